@@ -20,15 +20,13 @@ from cyber_inference_tui.client.completions import ChatDelta, chat_delta
 from cyber_inference_tui.client.sse import ServerEvent, follow_events, read_events
 from cyber_inference_tui.client.transport import Transport, parameters
 from cyber_inference_tui.records import ConfigCheckRecord, HubModelRecord, endpoints, queries
-from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR, Area, Endpoint
+from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
 from cyber_inference_tui.records.queries import EventsQuery, SearchQuery, TailQuery
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     import httpx
 
-EMBEDDING_WAIT = 600.0
-"""Seconds that an embedding request may take, including the load of its model."""
 STREAM_SILENCE = 90.0
 """Seconds without a byte after which a stream counts as lost."""
 
@@ -141,27 +139,6 @@ class ServiceClient(Transport):
                 delta = chat_delta(event)
                 if delta is not None:
                     yield delta
-
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
-        """Return the vector of each text, computed by an embedding model."""
-        body = {"model": model, "input": list(texts)}
-        answer = await self.call(_EMBEDDINGS, body=body, timeout=EMBEDDING_WAIT)
-        return [one.embedding for one in sorted(answer.data, key=lambda one: one.index)]
-
-
-class _Embedding(msgspec.Struct):
-    embedding: list[float]
-    index: int = 0
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[_Embedding]
-
-
-_EMBEDDINGS = Endpoint(
-    "POST /v1/embeddings", queries.Nothing, dict[str, Any], _Embeddings, "vectors", Area.MODEL
-)
-"""Not in the table of the service's endpoints, because the models' servers answer it."""
 
 
 def model_key(model_id: str, key: str) -> str:

@@ -22,7 +22,7 @@ from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
-from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, backoff
+from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, retry_delay
 from cyber_inference_tui.scheduler.server_interface import Server, ServerLauncher
 from cyber_inference_tui.scheduler.server_tasks import (
     Event,
@@ -521,7 +521,7 @@ class ControlLoop:
     def _count_failure(self, state: ModelState, *, counts: bool = True) -> None:
         """Set the time of the next try, which is later after each failure that ``counts``."""
         state.failures.count += counts
-        state.failures.retry_at = _now() + backoff(state.failures.count)
+        state.failures.retry_at = _now() + retry_delay(state.failures.count)
 
     def _fail(self, state: ModelState, error: CyberError, for_queue: CyberError | None) -> None:
         """Fail the model with ``error``, and its queue with ``for_queue``; ``None`` keeps it.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
 from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload, eviction_cost
@@ -40,7 +41,7 @@ MEMORY_RETRY = 30.0
 MEMORY_RETURN_POLL = 0.1
 """Seconds between memory readings while the memory of an ended server is awaited."""
 
-_BACKOFF_MOST = 60.0
+_LONGEST_DELAY = 60.0
 
 
 Policy = Callable[[Sequence[ModelView], LoadLimits, FreeMemory, float], Decision]
@@ -302,8 +303,6 @@ def _idle_at(model: ModelView) -> float:
     return model.last_used + model.idle_timeout
 
 
-def backoff(failures: int) -> float:
+def retry_delay(failures: int) -> float:
     """Return the pause after so many failures in a row, in seconds: 0, then 1, 2, 4 … 60."""
-    if failures <= 1:
-        return 0.0
-    return min(_BACKOFF_MOST, 2.0 ** min(failures - 2, 10))
+    return 0.0 if failures <= 1 else backoff(1.0, _LONGEST_DELAY, failures - 1)

@@ -1,1 +1,1 @@
-"""What the app and the command line share: characters, text widths, tones and table columns."""
+"""Shared by the app and the command line: characters, text widths, tones and table columns."""

@@ -1,4 +1,4 @@
-"""The two sets of characters for signs and marks, and which one a terminal can show."""
+"""The two character sets for signs and marks, and the choice for a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Charset:
     ellipsis: str
     """Marks a cut."""
     missing: str
-    """Stands where the machine does not tell a number."""
+    """Replaces an unknown value."""
     cursor: str
     ascending: str
     descending: str
@@ -42,16 +42,21 @@ class Charset:
     bar: tuple[str, str]
     """The full and the empty part of a bar."""
     signs: Mapping[str, str]
-    """By the name of a model's state."""
+    """Sign of each model state."""
     levels: Mapping[str, str]
-    """By how bad a finding of ``doctor`` is."""
+    """Sign of each level of ``doctor``'s findings."""
 
     def key(self, shown: str) -> str:
-        """A key as Textual shows it: in ASCII its signs are words."""
+        """Return a key's name from Textual; in ASCII its signs become words."""
         return shown if self.unicode else "".join(_KEY_WORDS.get(sign, sign) for sign in shown)
 
+    @property
+    def dots(self) -> str:
+        """Three dots, for something that takes time or goes on."""
+        return "…" if self.unicode else "..."
+
     def status_sign(self, status: ModelStatus) -> str:
-        """The sign of a model's state; a word always stands beside it."""
+        """Return the sign of a model's state; always show it with the word."""
         return self.signs[status]
 
     def status_text(self, status: ModelStatus, progress: float | None = None) -> str:
@@ -67,7 +72,7 @@ class Charset:
         return self.missing if value is None else text(value)
 
     def bar_text(self, share: float, width: int) -> str:
-        """A bar of ``width`` cells, filled up to ``share`` (0 to 1), rounded down."""
+        """Return a bar of ``width`` cells, filled to ``share`` (0 to 1), rounded down."""
         full = int(max(0.0, min(1.0, share)) * width)
         return self.bar[0] * full + self.bar[1] * (width - full)
 
@@ -121,9 +126,9 @@ ASCII = Charset(
 def charset_of(
     environ: Mapping[str, str], encoding: str | None, choice: CharsetChoice = "auto"
 ) -> Charset:
-    """The charset for a terminal: ``TERM`` of ``environ`` and the ``encoding`` of its stream.
+    """Return the charset for ``TERM`` in ``environ`` and the ``encoding`` of the stream.
 
-    ``choice`` is what the person asked for; anything but ``auto`` wins.
+    Any ``choice`` of the user but ``auto`` decides.
     """
     if choice != "auto":
         return UNICODE if choice == "unicode" else ASCII
@@ -133,7 +138,7 @@ def charset_of(
 
 
 def charset_for(encoding: str | None) -> Charset:
-    """The charset that a stream of ``encoding`` can write."""
+    """Return the charset that a stream with ``encoding`` can write."""
     try:
         "".join(("…▸⣿", *UNICODE.bar, *UNICODE.signs.values())).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

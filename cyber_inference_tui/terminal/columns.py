@@ -1,7 +1,4 @@
-"""The columns of a table: what each shows of a record, how wide it is, and how it sorts.
-
-The tables of the app and of the command line are made of them.
-"""
+"""Columns of tables in the app and on the command line: they draw, size and sort."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text with a meaning."""
+    """A text with a tone."""
 
     text: str
     tone: Tone = "none"
@@ -29,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RenderContext:
-    """What the cells of the app's tables depend on beside their record."""
+    """The context of the app's cells, beside their record."""
 
     charset: Charset
     now: datetime
@@ -41,10 +38,10 @@ Context = TypeVar("Context", RenderContext, Terminal)
 
 @dataclass(frozen=True)
 class Column(Generic[Record, Context]):
-    """A column of a table of ``Record``, shown as ``text`` of ``value`` or as ``cell`` draws it.
+    """A column of a table of ``Record``, which shows ``text`` of ``value``, or ``cell``.
 
-    Where the table is too narrow, the columns with the highest ``priority`` go first; those with 0
-    always stay. One column of a table of the app may have no ``width``: it takes the rest.
+    A table that is too narrow hides the columns with the highest ``priority`` first, and never
+    those with 0. One column of a table in the app may have no ``width``: it takes the rest.
     """
 
     key: str
@@ -53,10 +50,10 @@ class Column(Generic[Record, Context]):
     width: int | None = None
     """In cells. The command line measures its texts instead."""
     value: Callable[[Record], Any] | None = None
-    """What it shows and sorts by, ``None`` where that is unknown."""
+    """Returns the value to show and to sort by, or ``None`` if unknown."""
     _: KW_ONLY
     least: int = 0
-    """The least width where ``width`` is ``None``; on the command line 0 means: never cut."""
+    """Least width if ``width`` is ``None``; on the command line 0 means: never cut."""
     right: bool = False
     """Aligned to the right, as numbers are."""
     priority: int = 0
@@ -64,12 +61,12 @@ class Column(Generic[Record, Context]):
     """Formats the value."""
     tone: Tone = "none"
     cell: Callable[[Record, Context], Cell | str] | None = None
-    """What it shows where that takes more than the value."""
+    """Draws the cell if that needs more than the value."""
     largest_first: bool | None = None
-    """The direction in which it sorts at first; ``None``: numbers do."""
+    """Sort in descending order first; by default numbers do."""
 
     def draw(self, record: Record, context: Context) -> Cell | str:
-        """The cell of ``record``."""
+        """Return the cell of ``record``."""
         if self.cell is not None:
             return self.cell(record, context)
         value = None if self.value is None else self.value(record)
@@ -85,28 +82,25 @@ class Order(Generic[Record]):
     descending: bool = False
 
     def reversed(self) -> Order[Record]:
-        """The same column in the other direction."""
+        """Return the same column in the other direction."""
         return Order(self.column, not self.descending)
 
     def by(self, column: Column[Record, Any]) -> Order[Record]:
-        """Sorted by ``column``; in the other direction if it is already."""
+        """Return the order by ``column``; reversed if it is that already."""
         if column.value is None:
             return self
         first = column.right if column.largest_first is None else column.largest_first
         return self.reversed() if column == self.column else Order(column, first)
 
     def next(self, columns: Iterable[Column[Record, Any]]) -> Order[Record]:
-        """Sorted by the next of ``columns`` that sorts."""
+        """Return the order by the next of ``columns`` that can be sorted."""
         sortable = [column for column in columns if column.value is not None]
         at = sortable.index(self.column) + 1 if self.column in sortable else 0
         column = sortable[at % len(sortable)] if sortable else self.column
         return self if column == self.column else self.by(column)
 
     def sort(self, records: Iterable[Record]) -> list[Record]:
-        """``records`` in this order; those with an unknown value come last in both directions.
-
-        Equal ones stay in the order in which they come.
-        """
+        """Sort ``records``; unknown values come last in both directions. The sort is stable."""
         known: list[tuple[Any, Record]] = []
         unknown: list[Record] = []
         for record in records:
@@ -121,7 +115,7 @@ class Order(Generic[Record]):
 
 @dataclass(frozen=True)
 class PlacedColumn:
-    """A column that is shown: its index, and its cells from ``start`` on."""
+    """A visible column: its index and its cells."""
 
     index: int
     start: int
@@ -134,7 +128,7 @@ class PlacedColumn:
 
 
 def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: int) -> list[int]:
-    """The indexes of the columns that fit into ``room`` cells, each ``widths`` wide at least."""
+    """Return the indexes of the columns that fit into ``room`` cells at their least widths."""
     shown = list(range(len(columns)))
     while shown and _total(widths, shown) > room:
         last = max(shown, key=lambda index: (columns[index].priority, index))
@@ -147,13 +141,13 @@ def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: in
 def place_columns(
     columns: Sequence[Column[Any, Any]], width: int, start: int = 0
 ) -> list[PlacedColumn]:
-    """The columns that fit between the cells ``start`` and ``width``, from left to right."""
+    """Place the columns that fit between the cells ``start`` and ``width``, left to right."""
     least = [column.least if column.width is None else column.width for column in columns]
     shown = fitting(columns, least, width - start)
     rest = width - start - _total(least, shown)
     placed = []
     for index in shown:
-        # Too narrow even for those that stay: the one that can shrink does, then the right is cut.
+        # If even the columns with priority 0 do not fit, shrink the flexible one, then cut.
         size = max(1, least[index] + rest) if columns[index].width is None else least[index]
         size = min(size, width - start)
         if size <= 0:

@@ -1,4 +1,4 @@
-"""What an output stream can show: colours, characters, and how many columns."""
+"""The abilities of an output stream: colours, characters and width."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class Terminal:
 
     @property
     def interactive(self) -> bool:
-        """A person looks at it: signs, cuts and progress make sense."""
+        """It is a terminal, so that signs, cuts and progress make sense."""
         return self.width is not None
 
     @property
     def ellipsis(self) -> str:
-        """What marks a cut."""
-        return "…" if self.charset.unicode else "..."
+        """Marks a cut."""
+        return self.charset.dots
 
     def paint(self, text: str, *codes: str) -> str:
-        """``text`` in the SGR ``codes``, or as it is where there is no colour."""
+        """Return ``text`` with the SGR ``codes``, or unchanged without colours."""
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if self.color and codes and text else text
 
 
 def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
-    """The abilities of ``stream``. ``NO_COLOR`` (https://no-color.org) and ``TERM=dumb`` count.
+    """Return the abilities of ``stream``, by ``NO_COLOR`` (https://no-color.org) and ``TERM``.
 
-    The width is ``$COLUMNS`` where it is set, else what the terminal tells, else 80.
+    The width is ``$COLUMNS`` if set, else the terminal's, else 80.
     """
     if stream is None:
         return Terminal(charset=ASCII)
@@ -72,10 +72,10 @@ def _columns(stream: TextIO) -> int:
 
 
 def stdout_terminal(environ: Mapping[str, str]) -> Terminal:
-    """The abilities of standard output."""
+    """Return the abilities of standard output."""
     return terminal_of(sys.stdout, environ)
 
 
 def stderr_terminal(environ: Mapping[str, str]) -> Terminal:
-    """The abilities of standard error, where progress and notes go."""
+    """Return the abilities of standard error, which shows progress and notes."""
     return terminal_of(sys.stderr, environ)

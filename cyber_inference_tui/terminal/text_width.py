@@ -1,8 +1,8 @@
-"""Texts measured in terminal cells: some characters take two, some none.
+"""Measures and cuts texts in terminal cells: some characters take two, some none.
 
-Terminals do not agree on joined emoji and on variation selectors, so a row that holds them may
-come out too long. ``plain`` leaves those characters out; then a text is as wide as the sum of
-its characters, everywhere.
+Terminals disagree on joined emoji and variation selectors, so that a row with them may be too
+long. ``plain`` removes those characters. The width of a text is then the sum of its characters'
+widths in every terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _JOINERS = re.compile("[\u00ad\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\U000e0000-
 
 
 def plain(text: str, *, limit: int = 4096) -> str:
-    """``text`` as one line that is safe to show and as wide as the sum of its characters.
+    """Return ``text`` as one safe line whose width is the sum of its characters' widths.
 
     ``limit`` is in characters, as in ``clean_line``.
     """
@@ -31,7 +31,7 @@ def plain(text: str, *, limit: int = 4096) -> str:
 
 
 def cut(text: str, width: int, ellipsis: str) -> str:
-    """``text`` in at most ``width`` cells; ``ellipsis`` marks the cut."""
+    """Cut ``text`` to at most ``width`` cells; ``ellipsis`` marks the cut."""
     if len(text) <= width and text.isascii():
         return text
     if cell_len(text) <= width:
@@ -41,7 +41,7 @@ def cut(text: str, width: int, ellipsis: str) -> str:
 
 
 def head(text: str, width: int) -> str:
-    """The longest beginning of ``text`` that takes at most ``width`` cells."""
+    """Return the longest beginning of ``text`` of at most ``width`` cells."""
     if text.isascii():
         return text[: max(0, width)]
     used = 0
@@ -52,8 +52,8 @@ def head(text: str, width: int) -> str:
     return text
 
 
-def beyond(text: str, width: int) -> str:
-    """What ``text`` has after its first ``width`` cells; half a wide character is a space."""
+def tail(text: str, width: int) -> str:
+    """Return ``text`` after its first ``width`` cells; half a wide character becomes a space."""
     if text.isascii():
         return text[max(0, width) :]
     before = head(text, width)
@@ -63,14 +63,14 @@ def beyond(text: str, width: int) -> str:
 
 
 def fit(text: str, width: int, align: Align, ellipsis: str) -> str:
-    """``text`` in exactly ``width`` cells, cut or filled up with spaces."""
+    """Cut or pad ``text`` to exactly ``width`` cells."""
     text = cut(text, width, ellipsis)
     space = " " * (width - cell_len(text))
     return space + text if align == "right" else text + space
 
 
 def fold(text: str, width: int) -> list[str]:
-    """``text`` in pieces of at most ``width`` cells (at least 2), cut where a line is full."""
+    """Split ``text`` into pieces of at most ``width`` cells, at least 2, anywhere in a word."""
     width = max(2, width)
     if text.isascii():
         return [text[at : at + width] for at in range(0, len(text), width)] or [""]
@@ -83,7 +83,7 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def folded_count(text: str, width: int) -> int:
-    """How many pieces ``fold`` makes, without making them where that is possible."""
+    """Return the number of pieces that ``fold`` makes; ASCII needs no folding."""
     width = max(2, width)
     if text.isascii():
         return max(1, -(-len(text) // width))
@@ -91,9 +91,9 @@ def folded_count(text: str, width: int) -> int:
 
 
 def pasted_text(text: str, *, one_line: bool) -> str:
-    """What is pasted, without escape sequences, controls and bidi marks.
+    """Return pasted text without escape sequences, control characters and bidi marks.
 
-    ``one_line``: for where no second line can be; the lines then have spaces between them.
+    ``one_line`` joins its lines with spaces.
     """
     clean = clean_text(text.replace("\r\n", "\n").replace("\r", "\n"))
     if not one_line or "\n" not in clean:

@@ -1,11 +1,11 @@
-"""The meanings that a text can have. The app's theme and the command line give them colours."""
+"""Tones: the meanings of a text, which themes and the command line map to colours."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Tone = Literal["none", "good", "busy", "bad", "dim", "accent", "strong"]
-"""``none`` is the plain foreground. A word or a sign always says the same as the tone."""
+"""``none`` is the plain foreground. A tone never stands alone: a word or sign means the same."""
 
 STATUS_TONES: dict[str, Tone] = {
     "loaded": "good",

@@ -1,4 +1,4 @@
-"""The app: one service, seven pages, and what holds on all of them."""
+"""The terminal app: one service, seven pages, and the actions that every page has."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
-from cyber_inference_tui.tui.widgets.scroll_bar import choose_scroll_bars
+from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
 from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 MESSAGE_CHARACTERS = 400
-"""How much of a message a notification shows; the page it belongs to shows the whole."""
+"""Characters of a message that a notification shows; the page itself shows all of it."""
 
 
 def _page(mode: str) -> Screen[None]:
-    """The page of this mode; its module is imported when it is opened for the first time."""
+    """Return a new page; its module is imported when the page opens for the first time."""
     module = importlib.import_module(f"cyber_inference_tui.tui.pages.{mode}.page")
     page: Screen[None] = getattr(module, f"{mode.capitalize()}Page")()
     return page
 
 
 class CyberApp(App[AfterExit]):
-    """The terminal app on the service of ``client``. Returns how it was left."""
+    """The terminal app for the service behind ``client``. Its exit value is an ``AfterExit``."""
 
     TITLE = NAME
     CSS_PATH = "app.tcss"
@@ -57,7 +59,7 @@ class CyberApp(App[AfterExit]):
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         page.mode: partial(_page, page.mode) for page in PAGES
     }
-    # Not by way of Textual's own empty screen: a change of modes holds back what is painted.
+    # Textual would start with an empty screen, and changing the mode delays painting.
     DEFAULT_MODE = PAGES[0].mode
     HORIZONTAL_BREAKPOINTS = WIDTHS
     VERTICAL_BREAKPOINTS = HEIGHTS
@@ -86,13 +88,14 @@ class CyberApp(App[AfterExit]):
     def __init__(
         self, client: ServiceClient, options: AppOptions | None = None, *, add_demo: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.client = client
         self.options = options or AppOptions()
         self.painted = False
-        """Whether a first frame is on the screen: what it need not wait for is made after it."""
+        """The first frame is on the screen. Work that it does not need starts afterwards."""
+        self._keys = KeyQueue(self)
         self._add_demo = add_demo
-        choose_scroll_bars(self.options.charset)
+        set_scroll_bars(self.options.charset)
         self.feed = Feed(
             client,
             on_change=self._show,
@@ -109,11 +112,11 @@ class CyberApp(App[AfterExit]):
 
     @property
     def snapshot(self) -> Snapshot:
-        """What is known of the service now."""
+        """The newest state of the service."""
         return self.feed.snapshot
 
     def delay_update(self, delay: float = 0.05) -> None:
-        """Textual holds back all painting while pages change; ours are whole much sooner."""
+        """Shorten the time for which Textual stops painting when the page changes."""
         super().delay_update(min(delay, _PAGE_CHANGE_SECONDS))
 
     async def on_mount(self) -> None:
@@ -125,20 +128,20 @@ class CyberApp(App[AfterExit]):
         if self.options.ticking:
             self.set_interval(1.0, self._tick)
         for notice in self.options.notices:
-            self.tell(notice, "warning")
+            self.show_message(notice, "warning")
         if self._unknown_theme:
-            self.tell(f"There is no theme '{self._unknown_theme}'.", "warning")
+            self.show_message(f"There is no theme '{self._unknown_theme}'.", "warning")
 
     def on_ready(self) -> None:
-        """Once the first page is on the screen, begin to follow the service."""
+        """Follow the service once the first page is on the screen."""
         self.screen.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
         self.painted = True
         self._show(self.snapshot)
         if not gc.isenabled():
-            # What is there by now will stay: it is not looked through again and again. The rest is
-            # looked through seldom, as a key would have to wait for it.
+            # Objects made so far live as long as the app: exclude them from collection. Collect
+            # the rest rarely, because a key press has to wait for a collection.
             gc.freeze()
             gc.set_threshold(*_GARBAGE_THRESHOLDS)
             gc.enable()
@@ -147,27 +150,27 @@ class CyberApp(App[AfterExit]):
             self.do(self.client.call(endpoints.ADD_DEMO), group="demo")
 
     def _fatal_error(self) -> None:
-        """A fault of our own: a sentence for the person, the rest into a file.
+        """Print one sentence about a fault of the app, and write the traceback to a file.
 
-        Textual's own would print all local variables, passwords among them.
+        Textual's own handler would print all local variables, passwords among them.
         """
         error = sys.exc_info()[1] or self._exception
         kind = f"{type(error).__name__}: {error}" if error else "unknown"
-        message = f"The terminal app ended by a fault of its own ({clean_line(kind)})."
+        message = f"The terminal app crashed ({clean_line(kind)})."
         path = self.options.crash_path
         if path is not None and error is not None:
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-                message += f" {path} says where; please report it."
-        self._exit_renderables.append(Text(f"{message} The service still runs."))
+                message += f" The traceback is in {path}; please report it."
+        self._exit_renderables.append(Text(f"{message} The service is still running."))
         self._close_messages_no_wait()
 
     # Drawing
 
     def _show(self, snapshot: Snapshot) -> None:
         if not self.is_running:
-            return  # it is being left: pages have lost their widgets already
+            return  # the app is closing, and pages have lost their widgets already
         for screen in self.screen_stack:
             if isinstance(screen, Page):
                 screen.draw(snapshot)
@@ -176,19 +179,22 @@ class CyberApp(App[AfterExit]):
         self._show(self.snapshot)
 
     def on_page_tabs_chosen(self, message: PageTabs.Chosen) -> None:
-        """A page was clicked."""
+        """Open the page that was clicked."""
         self.switch_mode(message.mode)
 
     async def on_event(self, event: events.Event) -> None:
-        """Make what is pasted harmless, wherever it goes: it may come from anywhere."""
+        """Hand out keys in their turn, and remove control characters from pasted text."""
+        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and not self._keys.admits(event):
+            return
         if isinstance(event, events.Paste):
             event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
         await super().on_event(event)
 
-    # Telling and asking
+    # Messages and questions
 
-    def tell(self, message: str, severity: str = "information") -> None:
-        """A notification; never markup, never a control character."""
+    def show_message(self, message: str, severity: str = "information") -> None:
+        """Show a notification without markup and control characters."""
         text = "\n".join(clean_line(line) for line in message.splitlines()[:6])
         if len(text) > MESSAGE_CHARACTERS:
             text = f"{text[:MESSAGE_CHARACTERS]}…"
@@ -196,16 +202,16 @@ class CyberApp(App[AfterExit]):
         self.notify(text, severity=kind, markup=False)  # type: ignore[arg-type]
 
     def do(self, work: Coroutine[Any, Any, Any], *, done: str = "", group: str = "actions") -> None:
-        """Carry out what was asked for; says ``done`` when it is, or what went wrong."""
+        """Run ``work`` in the background; show ``done`` when it succeeds, else its error."""
 
         async def carry_out() -> None:
             try:
                 await work
             except CyberError as error:
-                self.tell(str(error), "error")
+                self.show_message(str(error), "error")
             else:
                 if done:
-                    self.tell(done)
+                    self.show_message(done)
 
         self.run_worker(carry_out(), group=group, exit_on_error=True)
 
@@ -227,46 +233,50 @@ class CyberApp(App[AfterExit]):
             try:
                 self.options.save_password(password)
             except CyberError as error:
-                self.tell(str(error), "error")
+                self.show_message(str(error), "error")
 
     # Actions
 
     async def action_open(self, mode: str) -> None:
-        """Open a page. Awaited: the next key may be meant for it already."""
+        """Open a page. It is awaited because the next key may be for the new page."""
         await self.switch_mode(mode)
 
     async def open_model(self, model_id: str) -> None:
-        """Open the models page at a model."""
+        """Open the Models page with the cursor on a model."""
         await self._open_at("models", "select", model_id)
 
     async def open_log(self, log_id: str) -> None:
-        """Open the logs page at a log."""
+        """Open a log on the Logs page."""
         await self._open_at("logs", "open", log_id)
 
     async def open_chat(self, model_id: str) -> None:
-        """Open the chat page with a model."""
+        """Open the Chat page with a model."""
         await self._open_at("chat", "choose", model_id)
 
     async def _open_at(self, mode: str, method: str, name: str) -> None:
-        """Open a page and call its ``method`` with ``name``, once it is there."""
+        """Open a page and call its ``method`` with ``name`` after the first layout."""
         await self.switch_mode(mode)
         call = getattr(self.screen, method, None)
-        if call is not None:
-            self.call_after_refresh(call, name)
+        if call is None:
+            return
+        opened = asyncio.Event()
+        self.call_after_refresh(call, name)
+        self.call_after_refresh(opened.set)
+        self.run_worker(opened.wait(), group=OPENING)
 
     def action_redraw(self) -> None:
-        """Draw everything anew, after something else wrote to the terminal."""
+        """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
 
     def action_keys(self) -> None:
-        """Show what the keys do here."""
+        """Show the keys of this page."""
         from cyber_inference_tui.tui.dialogs.keys import Keys  # noqa: PLC0415 - seldom
 
         if not isinstance(self.screen, Keys):
             self.push_screen(Keys(self.screen))
 
     async def action_leave(self) -> None:
-        """Leave; asks what to do with a service that was started for this app, if it works."""
+        """Leave the app; if it started the service and that one is busy, ask what to do with it."""
         if not self.options.owned:
             self.exit(AfterExit.KEEP)
         elif not (lost := would_be_lost(self.snapshot)):
@@ -287,10 +297,10 @@ class CyberApp(App[AfterExit]):
         self.push_screen(
             Question(
                 "Stop the service as well?",
-                f"It was started for this app. {lost}",
+                f"This app started it. {lost}",
                 (
                     Answer(AfterExit.KEEP, "l", "Leave it running"),
-                    Answer(AfterExit.STOP, "s", "Stop it", grave=True),
+                    Answer(AfterExit.STOP, "s", "Stop it", destructive=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -298,42 +308,40 @@ class CyberApp(App[AfterExit]):
         )
 
     def get_key_display(self, binding: Binding) -> str:
-        """The key in signs that the terminal has."""
+        """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every action that can be had now, for the palette."""
-        told = {"command_palette"}
+        """Yield every action that is available now, for the command palette."""
+        seen = {"command_palette"}
         for node, binding, enabled, tooltip in screen.active_bindings.values():
             if not enabled or binding.system or not binding.description:
                 continue
-            if binding.action not in told:
-                told.add(binding.action)
+            if binding.action not in seen:
+                seen.add(binding.action)
                 key = self.get_key_display(binding)
                 yield SystemCommand(
                     binding.description,
-                    # The palette reads markup, and keys are named [ and ], too.
+                    # The palette parses markup, and some keys are named [ and ].
                     escape(f"{key}   {tooltip or binding.tooltip or ''}".strip()),
-                    # Where it is bound: a pane has actions that its page does not know.
+                    # Run it on the node that binds it: a pane has actions that its page lacks.
                     partial(self.run_action, binding.action, node),
                 )
-        if "theme" not in told:  # the settings page has a key for it
+        if "theme" not in seen:  # the Settings page has a key for it
             yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
-        yield SystemCommand(
-            "Screenshot", "Save what is shown as an SVG file", self.deliver_screenshot
-        )
+        yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
 
 
 def would_be_lost(snapshot: Snapshot) -> str:
-    """What stopping the service would end, in a sentence; empty if nothing."""
+    """Return a sentence about what stopping the service would end; empty if nothing."""
     parts = []
     if snapshot.active:
         parts.append(counted(len(snapshot.active), "request"))
     moving = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING}
     if running := sum(one.status in moving for one in snapshot.downloads):
         parts.append(counted(running, "download"))
-    if awake := len(snapshot.awake):
-        parts.append(counted(awake, "loaded model"))
+    if active_models := len(snapshot.active_models):
+        parts.append(counted(active_models, "loaded model"))
     if not parts:
         return ""
     return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."

@@ -1,4 +1,4 @@
-"""What the terminal app is started with, and how it ends."""
+"""Options of the terminal app, and what its caller does with the service afterwards."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ if TYPE_CHECKING:
 
 
 class AfterExit(StrEnum):
-    """How the app was left: what its caller has to do with the service."""
+    """The caller's action on the service after the app has ended."""
 
     KEEP = "keep"
-    """Leave the service as it is."""
+    """Leave the service running."""
     STOP = "stop"
-    """Stop the service, which was started for this app."""
+    """Stop the service, which the caller started for the app."""
 
 
 def local_now() -> datetime:
-    """The present with its zone, as clocks on the wall have it."""
+    """Return the local time with its time zone."""
     return datetime.now().astimezone()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppOptions:
-    """How the app is to run."""
+    """Options of the terminal app."""
 
     attached: bool = False
-    """The service runs elsewhere."""
+    """The service runs on another machine."""
     owned: bool = False
-    """The service was started for this app."""
+    """The caller started the service for this app."""
     readonly: bool = False
-    """Every action is hidden."""
+    """Hide every action that changes something."""
     first_page: str = "dashboard"
     theme: str = DEFAULT
     charset: Charset = UNICODE
     rate: float = 4.0
-    """Updates a second, at most."""
+    """Maximum screen updates per second."""
     keymap: dict[str, str] = field(default_factory=dict)
-    """Keys by the id of their binding, instead of the built-in ones."""
+    """The user's keys, by the id of their binding."""
     keymap_path: Path | None = None
-    """Where the person's own keys are kept."""
+    """File of the user's keys."""
     crash_path: Path | None = None
-    """Where a fault of the app itself is written down."""
+    """File for the traceback of a crash."""
     notices: tuple[str, ...] = ()
-    """What went wrong before the app could tell it, one sentence each."""
+    """Problems found before the app started, one sentence each."""
     save_password: Callable[[str], None] | None = None
-    """Keeps a password that worked, if the person wants that."""
+    """Stores a password that worked, if the user agrees."""
     now: Callable[[], datetime] = local_now
     signals: bool = False
-    """SIGTERM ends the app in good order. (A hang-up ends it at once: its terminal is gone.)"""
+    """Handle SIGTERM: exit cleanly. (SIGHUP ends the app at once: its terminal is gone.)"""
     ticking: bool = True
-    """The clock and the countdowns run (they stand still in pictures)."""
+    """Update the clock and the countdowns every second; off in tests and pictures."""
 
     def render_context(self) -> RenderContext:
-        """What the tables are drawn with, as of now."""
+        """Return the context that table cells are drawn with now."""
         # The first frame has no table.
         from cyber_inference_tui.terminal.columns import RenderContext  # noqa: PLC0415
 

@@ -1,5 +1,4 @@
-"""What every page has: the line that says where one is, the pages by number, and the notice for
-terminals that are too small."""
+"""Parts that every page has: the status line, the page tabs and the notice for small terminals."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from cyber_inference_tui.units import duration_text
 
 NAME = "cyber-inference"
 STALE_SECONDS = 5.0
-"""Without any news for so long, the values of a live connection are shown with their age."""
+"""Seconds without an event after which the status line shows the age of the values."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageName:
-    """One of the pages: the key that opens it, its mode and its title."""
+    """A page: the key that opens it, its Textual mode and its title."""
 
     key: str
     mode: str
@@ -45,7 +44,7 @@ PAGES = (
 
 
 class StatusBar(Widget):
-    """One line: which service this is and how it stands with it; the machine; the time."""
+    """The first line: the service, the state of the connection, the machine and the time."""
 
     DEFAULT_CSS = """
     StatusBar { height: 1; padding: 0 1; background: $surface; }
@@ -57,36 +56,36 @@ class StatusBar(Widget):
         self._content = Content("")
 
     def show(self, snapshot: Snapshot, now: datetime, url: str) -> None:
-        """Draw the line anew if it says something else; ``url`` is where the service is asked."""
+        """Redraw the line if its text changed; ``url`` is the service's address."""
         content = status_line(snapshot, self._options, now, max(0, self.size.width), url)
         if not content.is_same(self._content):
             self._content = content
             self.refresh()
 
     def render(self) -> Content:
-        """The line."""
+        """Return the line."""
         return self._content
 
 
 def status_line(
     snapshot: Snapshot, options: AppOptions, now: datetime, width: int, url: str = ""
 ) -> Content:
-    """The line of ``StatusBar``, ``width`` cells wide; what matters least goes first."""
+    """Return the status line in ``width`` cells; less important parts are left out first."""
     where = snapshot.status
-    # Elsewhere, the address that the service has there tells nothing about where that is.
+    # The address that a remote service listens on does not say how it was reached.
     known = where is not None and not options.attached
     address = f"{where.host}:{where.port}" if where and known else clean_line(urlsplit(url).netloc)
     charset = options.charset
-    told, colour = _link(snapshot, charset, now)
+    link, colour = _link(snapshot, charset, now)
     parts = {
         "name": (NAME, "bold $accent"),
         "address": (f"   {address}" if address else "", ""),
         "kind": ("  attached" if options.attached else "  local", "$text-muted"),
         "readonly": ("  read-only" if options.readonly else "", "$text-muted"),
-        "link": (told, colour),
+        "link": (link, colour),
         "time": (now.strftime("  %H:%M:%S"), ""),
     }
-    # What is wrong is told in any case.
+    # A problem with the connection is always shown.
     calm = ["kind", "link", "readonly", "time"]
     for name in calm if colour == "$text-muted" else ["time", "kind", "readonly", "name"]:
         if sum(len(text) for text, _ in parts.values()) > width:
@@ -114,7 +113,7 @@ def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str
     if is_old(snapshot, now):
         return f"  {sign} no answer, values {_age(age)} old", "$warning"
     if snapshot.outdated:
-        return f"  {sign} no news of {' and '.join(sorted(snapshot.outdated))}", "$warning"
+        return f"  {sign} outdated: {', '.join(sorted(snapshot.outdated))}", "$warning"
     if snapshot.status is None or snapshot.status_at is None:
         return "", "$text-muted"
     up = snapshot.status.uptime_seconds + (now - snapshot.status_at).total_seconds()
@@ -122,19 +121,19 @@ def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str
 
 
 def is_old(snapshot: Snapshot, now: datetime) -> bool:
-    """What ``snapshot`` holds is from before: the connection is lost, or nothing is heard."""
+    """Return whether the values are old: the connection is lost, or no event came lately."""
     if snapshot.link is not Link.LIVE or snapshot.updated_at is None:
         return snapshot.link is Link.LOST
     return (now - snapshot.updated_at).total_seconds() > STALE_SECONDS
 
 
 def _age(seconds: float) -> str:
-    """Whole seconds: tenths only flicker."""
+    """Format an age in whole seconds, because tenths would flicker."""
     return f"{int(seconds)} s" if seconds < 60 else duration_text(seconds)
 
 
 def uptime_text(seconds: float) -> str:
-    """``3 d 04:12``, ``4:12 h``, ``12 min``: what changes once a minute."""
+    """Format an uptime to the minute: ``3 d 04:12``, ``4:12 h``, ``12 min``."""
     minutes = int(seconds) // 60
     days, hours = minutes // 1440, minutes // 60 % 24
     if days:
@@ -143,7 +142,7 @@ def uptime_text(seconds: float) -> str:
 
 
 def device_line(device: DeviceRecord, dot: str) -> str:
-    """The machine in a few words: its name, JetPack or system, power mode."""
+    """Describe the machine in a few words: its name, JetPack version and power mode."""
     name = device.name or device.processor
     parts = [name]
     if device.kind is DeviceKind.JETSON:
@@ -155,14 +154,14 @@ def device_line(device: DeviceRecord, dot: str) -> str:
 
 
 class PageTabs(Widget):
-    """The pages by number; a click opens one."""
+    """The page tabs with their numbers; a click opens a page."""
 
     DEFAULT_CSS = """
     PageTabs { height: 1; padding: 0 1; background: $surface; }
     """
 
     class Chosen(Message):
-        """A page was clicked."""
+        """Posted when a tab was clicked."""
 
         def __init__(self, mode: str) -> None:
             super().__init__()
@@ -173,7 +172,7 @@ class PageTabs(Widget):
         self._mode = mode
 
     def render(self) -> Content:
-        """Numbers and titles; titles go where there is no room for them."""
+        """Return the numbers and titles, with short titles on a narrow terminal."""
         width = sum(len(page.title) + 5 for page in PAGES)
         short = self.size.width < width
         parts: list[tuple[str, str]] = []
@@ -202,13 +201,13 @@ class PageTabs(Widget):
 
 
 class TooSmall(Widget):
-    """Stands alone in a terminal that has no room for a page."""
+    """Replaces the page in a terminal that is too small."""
 
     def render(self) -> Content:
-        """What is needed."""
+        """Return the notice."""
         size = self.app.size
         return Content.assemble(
             ("This terminal is too small.\n", "bold"),
-            f"It has {size.width} by {size.height} cells; the pages need 60 by 18.\n",
+            f"It has {size.width} by {size.height} cells; the app needs 60 by 18.\n",
             ("q quits.", "$text-muted"),
         )

@@ -1,4 +1,4 @@
-"""Open a file in the person's own editor, and suspend the app meanwhile."""
+"""Opens a file in the user's editor while the app is suspended."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _FALLBACKS = ("sensible-editor", "nano", "vim", "vi")
 
 
 def editor_command(environ: Mapping[str, str]) -> list[str]:
-    """``$VISUAL``, ``$EDITOR`` or one that is there; raises ``CyberError`` where none is."""
+    """Return ``$VISUAL``, ``$EDITOR`` or an installed editor; raise ``CyberError`` if none."""
     for name in ("VISUAL", "EDITOR"):
         if (command := environ.get(name, "").strip()) and (words := shlex.split(command)):
             return words
     for name in _FALLBACKS:
         if found := shutil.which(name, path=environ.get("PATH")):
             return [found]
-    raise CyberError("There is no editor.", hint="Set EDITOR.")
+    raise CyberError("No editor was found.", hint="Set EDITOR.")
 
 
 def run_editor(app: App[Any], path: Path) -> None:
-    """Open ``path`` in the person's editor and wait until it is closed; raises ``CyberError``."""
+    """Open ``path`` in the editor and wait until it closes; raise ``CyberError`` on failure."""
     command = editor_command(os.environ)
     try:
-        # A repaint while the app is suspended would wait for the terminal for ever.
+        # A repaint while the app is suspended would wait for the terminal forever.
         with app.batch_update(), app.suspend():
-            ended = subprocess.run([*command, str(path)], check=False)  # the person's own program
+            ended = subprocess.run([*command, str(path)], check=False)  # the user's program
     except SuspendNotSupported:
         raise CyberError("No editor can be opened in this terminal.") from None
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Keeps a snapshot of the service up to date: reads all, then follows the events, and again.
+"""Keeps a snapshot of the service up to date.
 
-What changes is gathered and handed out a few times a second at most, so that a busy service costs
-the terminal no more than a calm one.
+It reads everything, then follows the events, and starts again when the connection breaks. Changes
+are collected and delivered a few times per second, so that a busy service does not cost the
+terminal more than an idle one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.records import (
-    ActiveRequestRecord,
     DownloadRecord,
     ModelRecord,
     RequestRecord,
@@ -37,7 +37,13 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.tui.model_changes import model_change_event
-from cyber_inference_tui.tui.snapshot import Link, RecentEvent, Snapshot, trend_point
+from cyber_inference_tui.tui.snapshot import (
+    Link,
+    RecentEvent,
+    Snapshot,
+    request_identity,
+    trend_point,
+)
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -52,31 +58,30 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 3.0
-"""After so long without an event the service is asked whether it is there: a setting may have it
-tell of the machine seldom, and then nothing is wrong."""
+"""Seconds without an event after which the service's status is read: with a long
+``sample_interval`` a healthy service sends events rarely."""
 
 
 class _LostError(Exception):
-    """The event stream ended; everything is read anew after a new connection."""
+    """Raised when the event stream ended and everything has to be read again."""
 
 
-class _News(msgspec.Struct):
-    """The data of an event, as far as needed to tell a record from a removal."""
+class _ChangedRecord(msgspec.Struct):
+    """The data of an event: ``status`` is ``None`` when the record was removed."""
 
     id: str
     status: str | None = None
 
 
-class _ConfigNews(msgspec.Struct):
+class _ConfigEvent(msgspec.Struct):
     error: str | None = None
 
 
 class Feed:
-    """``run`` follows the service at ``client`` without end and calls ``on_change`` with each new
-    snapshot, ``rate`` times a second at most.
+    """Follows the service and calls ``on_change`` with new snapshots, at most ``rate`` per second.
 
-    ``on_login`` is awaited when the service wants a password: it logs ``client`` in. ``now`` gives
-    the time with its zone, ``sleep`` waits for seconds.
+    ``on_login`` is awaited when the service asks for a password, and logs ``client`` in. ``now``
+    returns the time with its time zone, ``sleep`` waits for seconds.
     """
 
     def __init__(
@@ -104,17 +109,17 @@ class Feed:
             "config": self._config,
             "service": self._service,
         }
-        self._wanted: set[Callable[[], Coroutine[Any, Any, None]]] = set()
+        self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
         self._wake = asyncio.Event()
         self.snapshot = Snapshot()
 
     async def run(self) -> None:
         """Follow the service until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hand_out())
+            tasks.create_task(self._deliver())
             tasks.create_task(self._follow())
 
-    async def _hand_out(self) -> None:
+    async def _deliver(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -140,13 +145,13 @@ class Feed:
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
-                told = str(problem) if isinstance(problem, CyberError) else ""
-                self._set(link=Link.LOST, problem=told or "The connection was lost.")
+                reason = str(problem) if isinstance(problem, CyberError) else ""
+                self._set(link=Link.LOST, problem=reason or "The connection was lost.")
                 failures += 1
                 await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
 
     async def _session(self) -> None:
-        """Read all and follow, until something goes wrong: raises a group of what did."""
+        """Read everything and follow the events; raise an exception group when that ends."""
         async with asyncio.TaskGroup() as tasks:
             after = await self._read_all()
             tasks.create_task(self._poll())
@@ -157,7 +162,7 @@ class Feed:
             raise _LostError
 
     async def _read_all(self) -> int | None:
-        """Read everything; returns the id of an event before which all of it is known."""
+        """Read everything; return the id of the last event that it includes."""
         client = self._client
         status = await client.call(endpoints.STATUS)
         models, samples, finished = await asyncio.gather(
@@ -168,7 +173,7 @@ class Feed:
         recent_events = self.snapshot.recent_events
         known = self.snapshot.status
         if known is not None:
-            again = "is back" if known.pid == status.pid else "was started anew"
+            again = "is connected again" if known.pid == status.pid else "was restarted"
             recent_events = self._with_event("service", again, "good")
         now = self._now()
         self._set(
@@ -190,18 +195,18 @@ class Feed:
         await self._read_downloads()
         await self._read_install()
         await self._read_problems()
-        return status.last_event_id or None  # an older service does not tell
+        return status.last_event_id or None  # an older service does not send it
 
     async def _poll(self) -> None:
-        """Ask once a second for what no event tells, while there is something to ask for."""
+        """Read once per second what events do not contain, while there is anything to read."""
         while True:
             if self.snapshot.active or any(m.in_flight or m.queued for m in self.snapshot.models):
                 await self._read_active()
-            wanted, self._wanted = self._wanted, set()
+            to_read, self._to_read = self._to_read, set()
             updated_at = self.snapshot.updated_at
             if updated_at and (self._now() - updated_at).total_seconds() >= _QUIET_SECONDS:
-                wanted.add(self._read_status)
-            for read in wanted:
+                to_read.add(self._read_status)
+            for read in to_read:
                 await read()
             await self._sleep(_POLL_SECONDS)
 
@@ -216,9 +221,9 @@ class Feed:
         active = await self._part(
             "live requests", self._client.call(endpoints.ACTIVE_REQUESTS), before, ()
         )
-        # The answer may be older than an event that told of one's end.
-        over = {_name(one) for one in self.snapshot.finished}
-        now = tuple(one for one in active if _name(one) not in over)
+        # The response may be older than an event about the end of a request.
+        over = {request_identity(one) for one in self.snapshot.finished}
+        now = tuple(one for one in active if request_identity(one) not in over)
         if now != self.snapshot.active:
             self._set(active=now)
 
@@ -251,8 +256,11 @@ class Feed:
         self._set(status=status, status_at=now, updated_at=now)
 
     async def _part(self, name: str, call: Awaitable[T], before: D, otherwise: E) -> T | D | E:
-        """A part of the whole: what stood there ``before`` stays where the service has a fault in
-        answering for it, and the snapshot names it; ``otherwise`` where it does not know of it."""
+        """Read one part of the snapshot.
+
+        If the service fails to answer, return ``before`` and add ``name`` to the outdated parts.
+        If it does not have the endpoint, return ``otherwise``.
+        """
         try:
             found: T | E = await call
         except NotFoundError:
@@ -280,11 +288,11 @@ class Feed:
         try:
             handle(event.data)
         except msgspec.MsgspecError as error:
-            raise CyberError(f"The service is of another version: {error}.") from error
+            raise CyberError(f"The service has an incompatible version: {error}.") from error
         self._set(updated_at=self._now())
 
     def _model(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=thread_safe(_News))
+        news = msgspec.json.decode(data, type=thread_safe(_ChangedRecord))
         after = (
             None
             if news.status is None
@@ -295,31 +303,31 @@ class Feed:
         models.pop(news.id, None)
         if after is not None:
             models[after.id] = after
-        told = model_change_event(before, after, self._now())
+        event = model_change_event(before, after, self._now())
         changes: dict[str, Any] = {"models": tuple(models[key] for key in sorted(models))}
-        if told is not None:
-            changes["recent_events"] = (told, *self.snapshot.recent_events)[:EVENTS_KEPT]
-            self._wanted |= {self._read_rooms, self._read_status}
+        if event is not None:
+            changes["recent_events"] = (event, *self.snapshot.recent_events)[:EVENTS_KEPT]
+            self._to_read |= {self._read_rooms, self._read_status}
         self._set(**changes)
 
     def _resources(self, data: bytes) -> None:
         sample = msgspec.json.decode(data, type=thread_safe(ResourceSample))
         trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
         self._set(sample=sample, trend=trend)
-        self._wanted.add(self._read_rooms)
+        self._to_read.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
         record = msgspec.json.decode(data, type=thread_safe(RequestRecord))
-        name = _name(record)
-        if any(name == _name(known) for known in self.snapshot.finished):
+        name = request_identity(record)
+        if any(name == request_identity(known) for known in self.snapshot.finished):
             return
         self._set(
             finished=(record, *self.snapshot.finished)[:FINISHED_KEPT],
-            active=tuple(one for one in self.snapshot.active if _name(one) != name),
+            active=tuple(one for one in self.snapshot.active if request_identity(one) != name),
         )
 
     def _download(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=thread_safe(_News))
+        news = msgspec.json.decode(data, type=thread_safe(_ChangedRecord))
         known = {one.id: one for one in self.snapshot.downloads}
         if news.status is None:
             known.pop(news.id, None)
@@ -328,24 +336,24 @@ class Feed:
         self._set(downloads=tuple(known.values()))
 
     def _config(self, data: bytes) -> None:
-        news = msgspec.json.decode(data, type=thread_safe(_ConfigNews))
+        news = msgspec.json.decode(data, type=thread_safe(_ConfigEvent))
         tone: Tone = "bad" if news.error else "good"
-        text = news.error or "took up changed settings"
+        text = news.error or "applied changed settings"
         self._set(
             config_version=self.snapshot.config_version + 1,
             config_problem=news.error or "",
             recent_events=self._with_event("service", text, tone),
         )
-        self._wanted.add(self._read_status)
+        self._to_read.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(ServiceEvent))
         if news.state == "stopping":
             self._set(recent_events=self._with_event("service", "is stopping", "busy"))
         elif news.state == "problems":
-            self._wanted.add(self._read_problems)
+            self._to_read.add(self._read_problems)
         elif news.state.startswith("install"):
-            self._wanted |= {self._read_install, self._read_status}
+            self._to_read |= {self._read_install, self._read_status}
             if news.state != "installing":
                 tone: Tone = "good" if news.state == "installed" else "bad"
                 text = news.message or news.state
@@ -356,13 +364,8 @@ class Feed:
         return (new, *self.snapshot.recent_events)[:EVENTS_KEPT]
 
 
-def _name(record: ActiveRequestRecord | RequestRecord) -> tuple[object, ...]:
-    """Says which request it is; a number it has only while it lives, and again in the history."""
-    return record.at, record.model, record.path, record.client
-
-
 def _first(group: BaseExceptionGroup[Any]) -> Exception:
-    """One of the errors that were raised together."""
+    """Return the first error of a group."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 

@@ -1,7 +1,7 @@
-"""The last line of a page: what the keys do here.
+"""The last line of a page, which shows its keys.
 
-One widget and one text. (Textual's own footer is a widget for each key, made anew whenever one
-changes, and what finds no room in it is cut, the ways to help and out among the first.)
+It is one widget with one text. Textual's own footer makes a widget for each key whenever one
+changes, and cuts what does not fit, Help and Quit first.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cyber_inference_tui.tui.key_table import shown_key
 GAP = 2
 """Cells between two keys."""
 _MARK = 2
-"""Cells of the mark of what is left out."""
+"""Cells of the ellipsis for keys without room."""
 _ALWAYS = ("app.help", "app.quit")
-"""Ids of the bindings that stand at the right end, however little room there is."""
+"""Ids of the bindings that are always shown, at the right end."""
 
 
 @dataclass(frozen=True, slots=True)
 class BarKey:
-    """A key of the line: ``press`` is what a click on it presses."""
+    """A key in the line; a click on it presses ``press``."""
 
     press: str
     shown: str
@@ -38,20 +38,20 @@ class BarKey:
 
     @property
     def width(self) -> int:
-        """In cells."""
+        """Its width in cells."""
         return cell_len(self.shown) + 1 + cell_len(self.does)
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A key, and the cell it begins at."""
+class PlacedKey:
+    """A key and the cell where it begins."""
 
     start: int
     key: BarKey
 
 
 def bar_keys(screen: Screen[Any]) -> tuple[list[BarKey], list[BarKey]]:
-    """The keys that work on ``screen`` now, one for each action; and those shown always."""
+    """Return the keys that work on ``screen`` now, one per action, and those always shown."""
     here: dict[str, BarKey] = {}
     always: dict[str, BarKey] = {}
     for _, binding, enabled, _ in screen.active_bindings.values():
@@ -64,32 +64,34 @@ def bar_keys(screen: Screen[Any]) -> tuple[list[BarKey], list[BarKey]]:
     return list(here.values()), list(always.values())
 
 
-def places(here: Sequence[BarKey], always: Sequence[BarKey], width: int) -> list[Placed]:
-    """Where they stand in ``width`` cells: ``always`` at the right, of the others those that find
-    room; none of them in part. Where not all do, they stand closer."""
+def place_keys(here: Sequence[BarKey], always: Sequence[BarKey], width: int) -> list[PlacedKey]:
+    """Place the keys in ``width`` cells: ``always`` at the right, then as many others as fit.
+
+    If not all fit, the gaps are narrower.
+    """
     keys = [*here, *always]
     gap = GAP if sum(key.width + GAP for key in keys) - GAP <= width else 1
     placed = []
     end = width
     for key in reversed(always):
         end -= key.width
-        placed.append(Placed(end, key))
+        placed.append(PlacedKey(end, key))
         end -= gap
     placed.reverse()
     at = 0
     shown = []
     for number, key in enumerate(here):
-        # Where others follow, a mark says so.
+        # Leave room for the ellipsis if other keys follow.
         mark = 0 if number == len(here) - 1 else _MARK
         if at + key.width + mark > end:
             break
-        shown.append(Placed(at, key))
+        shown.append(PlacedKey(at, key))
         at += key.width + gap
     return [*shown, *placed]
 
 
 class KeyBar(Widget):
-    """The line."""
+    """The line of keys."""
 
     DEFAULT_CSS = """
     KeyBar { dock: bottom; height: 1; padding: 0 1; background: $surface; }
@@ -102,7 +104,7 @@ class KeyBar(Widget):
         self._keys: tuple[list[BarKey], list[BarKey]] = ([], [])
 
     def on_mount(self) -> None:
-        """Follow what the keys do."""
+        """Redraw when the keys change."""
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
 
     def _changed(self, screen: Screen[Any]) -> None:
@@ -113,8 +115,8 @@ class KeyBar(Widget):
                 self.refresh()
 
     def render(self) -> Content:
-        """The keys that find room."""
-        placed = places(*self._keys, self.size.width)
+        """Return the keys that fit."""
+        placed = place_keys(*self._keys, self.size.width)
         parts: list[tuple[str, str]] = []
         at = 0
         left_out = len(placed) < sum(map(len, self._keys))
@@ -135,7 +137,7 @@ class KeyBar(Widget):
     def on_click(self, event: events.Click) -> None:
         """Press the key under the pointer."""
         x = event.get_content_offset_capture(self).x
-        for one in places(*self._keys, self.size.width):
+        for one in place_keys(*self._keys, self.size.width):
             if one.start <= x < one.start + one.key.width:
                 self.app.simulate_key(one.key.press)
                 return

@@ -1,4 +1,4 @@
-"""The keys as a table, read from the bindings: for the help, the documentation and key maps."""
+"""A table of the keys, made from the bindings, for the help, the docs and key maps."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _OURS = {
     "screen.copy_text": ("Copy", "the text selected with the mouse"),
     "command_palette": ("Command palette", "find any action by its name"),
 }
-"""What Textual's own keys do, in the words of this program."""
+"""Label and tooltip of Textual's own actions."""
 _PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}
-# Textual gives these to everything that scrolls; nothing of ours scrolls sideways.
+# Textual binds these wherever something scrolls; nothing here scrolls sideways.
 _SIDEWAYS = ("scroll_left", "scroll_right", "page_left", "page_right")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLine:
-    """One action: where it holds, its keys, what it does, and a few words more."""
+    """An action: its group, its keys, its label and its tooltip."""
 
     group: str
     keys: str
@@ -41,8 +41,7 @@ class KeyLine:
 
 
 def key_lines(screen: Screen[Any]) -> list[KeyLine]:
-    """What the keys do on ``screen`` as it is now: the page's first, then the focused widget's,
-    then those of the app."""
+    """Return the actions of ``screen`` now: the page's, the focused widget's, then the app's."""
     found: dict[tuple[str, str], tuple[list[str], str]] = {}
     for node, binding, enabled, tooltip in screen.active_bindings.values():
         if not enabled or not binding.description or binding.system:
@@ -71,7 +70,7 @@ def key_lines(screen: Screen[Any]) -> list[KeyLine]:
 
 
 def shown_key(screen: Screen[Any], binding: Binding) -> str:
-    """The name of a key as people know it; empty where the focused widget takes it as text."""
+    """Return a key's name, or "" if the focused widget would take the key as text."""
     shown = screen.app.get_key_display(binding)
     options = getattr(screen.app, "options", None)
     if not shown.isascii() and options is not None and not options.charset.unicode:
@@ -79,7 +78,7 @@ def shown_key(screen: Screen[Any], binding: Binding) -> str:
     focused = screen.focused
     if focused is None or not _is_typed(focused, binding.key, shown):
         return shown
-    # It may stand for another key as well, which is no text: f1 is shown as ? elsewhere.
+    # The binding may have another key that is no text: f1 is shown as ? elsewhere.
     other = format_key(binding.key)
     return "" if _is_typed(focused, binding.key, other) else other
 
@@ -89,7 +88,7 @@ def _is_typed(focused: Widget, key: str, shown: str) -> bool:
 
 
 def _group(node: object, screen: Screen[Any], binding: Binding) -> str:
-    # What Textual gives to every screen has no id.
+    # Textual's own bindings have no id.
     if isinstance(node, App) or (node is screen and binding.id is None):
         return EVERYWHERE
     if node is screen:
@@ -98,15 +97,12 @@ def _group(node: object, screen: Screen[Any], binding: Binding) -> str:
 
 
 def declared_bindings(owner: type[Any]) -> list[Binding]:
-    """The bindings that a class declares itself, one for each key it gives."""
+    """Return the bindings that a class itself declares, one per key."""
     return list(Binding.make_bindings(owner.__dict__.get("BINDINGS", ())))
 
 
 def every_binding(app: type[App[Any]]) -> list[tuple[str, Binding]]:
-    """All bindings of the program, whose app is ``app``, with the title of where they hold.
-
-    Imports every page.
-    """
+    """Return all bindings of the program with the title of their group; import every page."""
     from cyber_inference_tui.tui import dialogs, pages, widgets  # noqa: PLC0415 - all of it
 
     found = [(EVERYWHERE, binding) for binding in declared_bindings(app)]

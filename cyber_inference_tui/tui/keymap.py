@@ -1,4 +1,4 @@
-"""A person's own keys: ``keys.toml`` in the configuration directory, ``"action.id" = "key"``."""
+"""The user's key map: ``keys.toml`` in the configuration directory, ``"action.id" = "key"``."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Keymap:
-    """Keys by the id of their binding, and what is wrong with the file, a sentence each."""
+    """Keys by the id of their binding, and the problems of the file, one sentence each."""
 
     keys: dict[str, str]
     problems: tuple[str, ...] = ()
 
 
 def read_keymap(path: Path, known: Iterable[str] | None = None) -> Keymap:
-    """The key map in ``path``; an empty one where there is no file.
+    """Read the key map in ``path``; without the file it is empty.
 
-    ``known`` are the ids there are; ``None`` leaves that check to a later time.
+    ``known`` are the valid ids; ``None`` skips that check.
     """
     try:
         data = read_file(path, MAX_BYTES + 1)
@@ -54,9 +54,9 @@ def read_keymap(path: Path, known: Iterable[str] | None = None) -> Keymap:
 
 
 def example_text(bindings: Iterable[tuple[str, Binding]]) -> str:
-    """A key map with every action in a comment, under the titles of where they hold."""
+    """Return a key map with every action in a comment, by group."""
     lines = [
-        "# Keys of your own. Take the # away and change the key; several have commas between them.",
+        "# Your own keys. Remove the # and change the key; separate several keys by commas.",
         "# Names of keys: letters, digits, f1 to f12, enter, escape, tab, space, up, down, pageup,",
         "# and ctrl+, alt+ or shift+ before them.",
     ]

@@ -1,4 +1,4 @@
-"""Changes of a model, told as a person would tell them."""
+"""Events for the dashboard from the changes of a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from cyber_inference_tui.units import size_text
 def model_change_event(
     before: ModelRecord | None, after: ModelRecord | None, at: datetime
 ) -> RecentEvent | None:
-    """What is worth telling of the change from ``before`` to ``after``; mostly nothing is."""
+    """Return an event for the change from ``before`` to ``after``, or ``None`` if it is minor."""
     if after is None:
-        return (
-            RecentEvent(at=at, subject=before.id, text="is gone from the disk") if before else None
-        )
+        gone = "was removed from the disk"
+        return RecentEvent(at=at, subject=before.id, text=gone) if before else None
     if before is None:
         return RecentEvent(at=at, subject=after.id, text="was found", tone="good")
     if before.status is not after.status:
@@ -36,13 +35,13 @@ def _new_status(before: ModelRecord, after: ModelRecord) -> tuple[str, Tone]:
         case ModelStatus.LOADING:
             return "loading", "busy"
         case ModelStatus.LOADED:
-            took = f", takes {size_text(after.memory_bytes)}" if after.memory_bytes else ""
+            took = f", uses {size_text(after.memory_bytes)}" if after.memory_bytes else ""
             return f"loaded{took}", "good"
         case ModelStatus.UNLOADING:
             return "unloading", "none"
         case ModelStatus.FAILED:
             return (after.error or "failed").splitlines()[0], "bad"
         case ModelStatus.UNLOADED:
-            # A queued model that nobody waits for any more was never loaded.
+            # A queued model whose requests all ended was never loaded.
             was_up = before.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}
-            return ("unloaded" if was_up else "no longer wanted"), "none"
+            return ("unloaded" if was_up else "no longer needed"), "none"

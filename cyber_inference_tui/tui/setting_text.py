@@ -1,7 +1,7 @@
-"""Settings' values as people type them, and back.
+"""Converts the values of settings to text and back.
 
-Plain numbers, words and true or false; a list as its items with commas between them, or as JSON
-where an item needs one; a table as JSON.
+Numbers, words, true and false are plain text. A list is its items separated by commas, or JSON if
+an item contains a comma. A table is JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def to_text(value: Any) -> str:
-    """``value`` as it is shown and typed."""
+    """Return ``value`` as it is shown and typed."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -36,10 +36,9 @@ def to_text(value: Any) -> str:
 
 
 def parse(text: str, like: Any) -> Any:
-    """What ``text`` says, of the type that ``like`` (the default, or the present value) has.
+    """Parse ``text`` as a value of the type of ``like`` (the default, or the present value).
 
-    Raises ``InvalidRequestError`` with a sentence. Whether the value makes sense is the service's
-    to say.
+    Raise ``InvalidRequestError`` with a sentence. The service checks whether the value is valid.
     """
     text = text.strip()
     if isinstance(like, bool):
@@ -57,7 +56,7 @@ def parse(text: str, like: Any) -> Any:
 
 
 def whole_number(text: str) -> int:
-    """A whole number, with or without commas between thousands; ``InvalidRequestError``."""
+    """Parse a whole number, with or without thousands separators; ``InvalidRequestError``."""
     try:
         return int(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
     except ValueError:
@@ -65,7 +64,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> int | float:
-    """A number that is finite; ``InvalidRequestError``."""
+    """Parse a finite number; raise ``InvalidRequestError``."""
     with contextlib.suppress(InvalidRequestError):
         return whole_number(text)
     try:
@@ -83,7 +82,7 @@ def _items(text: str) -> list[Any]:
     try:
         items = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"This is no list in JSON: {error}.") from None
+        raise InvalidRequestError(f"This is not a JSON list: {error}.") from None
     if not isinstance(items, list):
         raise InvalidRequestError("Type a list.")
     return items

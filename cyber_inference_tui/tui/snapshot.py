@@ -1,4 +1,4 @@
-"""What the terminal app knows of the service at one moment. Frozen: pages are drawn from it."""
+"""The state of the service at one moment, as the app knows it. Pages draw themselves from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
     InstallRecord,
-    MemoryRoom,
+    MemoryPool,
     ModelRecord,
     ModelStatus,
     ProblemRecord,
@@ -22,18 +22,18 @@ from cyber_inference_tui.terminal.tone import Tone
 
 
 class Link(StrEnum):
-    """How it stands with the connection to the service."""
+    """The state of the connection to the service."""
 
     CONNECTING = "connecting"
-    """Nothing has been heard yet."""
+    """The service has not answered yet."""
     LIVE = "live"
     LOST = "lost"
-    """What is known is from before."""
+    """The connection broke; the snapshot is old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentEvent:
-    """Something that happened, in a few words."""
+    """An event on the dashboard."""
 
     at: datetime
     subject: str
@@ -44,7 +44,7 @@ class RecentEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrendPoint:
-    """What the graphs keep of one sample: percent, bytes, W, °C; ``None`` = not told."""
+    """The values of one sample that graphs show: percent, bytes, W, °C; ``None`` = unknown."""
 
     at: datetime
     cpu: float | None = None
@@ -56,59 +56,58 @@ class TrendPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The service as it was last heard of."""
+    """The newest known state of the service."""
 
     link: Link = Link.CONNECTING
     problem: str = ""
     """Why there is no connection, in one sentence."""
     updated_at: datetime | None = None
-    """When the last news came, by this machine's clock."""
+    """Time of the last event or response, by this machine's clock."""
     outdated: frozenset[str] = frozenset()
-    """Parts that the service could not answer for the last time, in plain words (``memory``): they
-    are as they were before."""
+    """Parts that could not be read the last time, in plain words (``memory``); they are old."""
     status: StatusRecord | None = None
     status_at: datetime | None = None
-    """When ``status`` was read, by this machine's clock."""
+    """Time at which ``status`` was read, by this machine's clock."""
     models: tuple[ModelRecord, ...] = ()
-    """By id."""
+    """Sorted by id."""
     problems: tuple[ProblemRecord, ...] = ()
-    """Files and settings that are no models."""
+    """Files and settings that cannot be used as models."""
     sample: ResourceSample | None = None
     trend: tuple[TrendPoint, ...] = ()
     """Oldest first."""
-    rooms: tuple[MemoryRoom, ...] = ()
+    rooms: tuple[MemoryPool, ...] = ()
     active: tuple[ActiveRequestRecord, ...] = ()
     """Requests that are not finished, oldest first."""
     finished: tuple[RequestRecord, ...] = ()
-    """The last ones, newest first."""
+    """The last finished requests, newest first."""
     recent_events: tuple[RecentEvent, ...] = ()
     """Newest first."""
     downloads: tuple[DownloadRecord, ...] = ()
     install: InstallRecord | None = None
-    """How getting a llama-server stands; ``None`` where the service does not know of it."""
+    """The installation of llama-server; ``None`` if the service has no such endpoint."""
     config_version: int = 0
-    """Grows with each change of the settings that the service reports."""
+    """Grows with each change of the settings."""
     config_problem: str = ""
     """Why the service refused the last change of its configuration file; empty if it did not."""
 
     @property
     def live(self) -> bool:
-        """What is shown is of now."""
+        """The connection works."""
         return self.link is Link.LIVE
 
     def model(self, model_id: str) -> ModelRecord | None:
-        """The model of this id."""
+        """Return the model with this id."""
         return next((model for model in self.models if model.id == model_id), None)
 
     @property
-    def awake(self) -> tuple[ModelRecord, ...]:
+    def active_models(self) -> tuple[ModelRecord, ...]:
         """The models that are neither unloaded nor failed."""
         asleep = {ModelStatus.UNLOADED, ModelStatus.FAILED}
         return tuple(model for model in self.models if model.status not in asleep)
 
 
 def trend_point(sample: ResourceSample) -> TrendPoint:
-    """What the graphs keep of ``sample``."""
+    """Return the values of ``sample`` that graphs show."""
     gpus = [gpu.utilization_percent for gpu in sample.gpus]
     known = [value for value in gpus if value is not None]
     return TrendPoint(
@@ -122,7 +121,7 @@ def trend_point(sample: ResourceSample) -> TrendPoint:
 
 
 def total_power(sample: ResourceSample) -> float | None:
-    """W of the whole board, or of its GPUs together, as far as the machine tells."""
+    """Return the power of the board in W, else the sum of its GPUs, else ``None``."""
     if (total := sample.power.get("total")) is not None:
         return total
     known = [gpu.power_w for gpu in sample.gpus if gpu.power_w is not None]
@@ -130,7 +129,7 @@ def total_power(sample: ResourceSample) -> float | None:
 
 
 def hottest(sample: ResourceSample) -> float | None:
-    """°C: a Jetson's junction (``tj``), else the hottest GPU, else the hottest of all sensors."""
+    """Return °C of a Jetson's junction (``tj``), else the hottest GPU, else the hottest sensor."""
     junction = [v for name, v in sample.temperatures.items() if name.lower().startswith("tj")]
     gpus = [gpu.temperature_c for gpu in sample.gpus]
     for values in (junction, gpus, list(sample.temperatures.values())):
@@ -138,3 +137,14 @@ def hottest(sample: ResourceSample) -> float | None:
         if known:
             return max(known)
     return None
+
+
+RequestIdentity = tuple[datetime, str, str, str | None]
+
+
+def request_identity(record: ActiveRequestRecord | RequestRecord) -> RequestIdentity:
+    """Return what identifies a request while it runs, after its end and in the history.
+
+    Its number differs between these.
+    """
+    return record.at, record.model, record.path, record.client

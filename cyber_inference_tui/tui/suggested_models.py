@@ -1,6 +1,6 @@
-"""Models worth trying first, by the memory that a machine has for them.
+"""Models to try first, by the memory of the machine.
 
-Sizes are those of the files as their makers publish them, rounded; the Hub page has all others.
+Sizes are those of the published files, rounded. The Hub page finds all other models.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 GB = 1_000_000_000
 _CONTEXT_SHARE = 0.12
-"""Of the file's size: the KV cache at 8,192 tokens, roughly, for models of this kind."""
+"""Approximate KV cache at 8,192 tokens, as a share of the file's size."""
 _FIXED = 600_000_000
-"""The server itself, its compute buffers and some air, in bytes."""
+"""Bytes for the server itself, its compute buffers and a reserve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A model in a repository whose preferred quantization is the one named here."""
+    """A repository, and the quantization that a download from it gets by default."""
 
     title: str
     repo: str
@@ -26,7 +26,7 @@ class Suggestion:
 
     @property
     def need_bytes(self) -> int:
-        """What it takes when it is loaded, roughly."""
+        """Approximate memory of the loaded model."""
         return int(self.size_bytes * (1 + _CONTEXT_SHARE)) + _FIXED
 
 
@@ -51,9 +51,9 @@ SUGGESTIONS = (
 
 
 def suggest(free_bytes: int | None, count: int = 3) -> tuple[Suggestion, ...]:
-    """The largest model that fits in ``free_bytes``, then smaller ones, quicker each.
+    """Return the largest model that fits in ``free_bytes``, then smaller and faster ones.
 
-    Where nothing fits, or nothing is known of the memory, the smallest ones are named.
+    If no model fits, or the memory is unknown, return the smallest models.
     """
     fitting = [one for one in SUGGESTIONS if free_bytes and one.need_bytes <= free_bytes]
     if not fitting:
@@ -61,7 +61,7 @@ def suggest(free_bytes: int | None, count: int = 3) -> tuple[Suggestion, ...]:
     best = fitting[-1]
     chosen = [best]
     for one in reversed(fitting[:-1]):
-        # Each clearly smaller than the one before: otherwise there is nothing to choose.
+        # Each is clearly smaller than the one before, so that there is a real choice.
         if one.size_bytes <= chosen[-1].size_bytes * 0.6 and len(chosen) < count:
             chosen.append(one)
     return tuple(chosen)

@@ -1,6 +1,6 @@
-"""The two themes: one accent, three meanings (good, busy, bad), everything else shades of text.
+"""The two themes: one accent colour, three meanings (good, busy, bad), else shades of text.
 
-Textual's own themes can be chosen as well; all colours in the program are theme variables:
+Textual's own themes work as well, because all colours in the program are theme variables:
 ``$accent``, ``$success`` (good), ``$warning`` (busy), ``$error`` (bad), ``$foreground`` and
 ``$text-muted``.
 """
@@ -64,7 +64,9 @@ DEFAULT = DARK.name
 
 
 def theme_for(environ: Mapping[str, str]) -> str:
-    """The theme for a terminal whose colours are known: ``COLORFGBG`` ends with the background's
-    number, as rxvt, Konsole and others set it; 7 and 15 are white."""
+    """Return the light theme if ``COLORFGBG`` ends with 7 or 15 (white), else the dark one.
+
+    rxvt, Konsole and others set it; its last part is the number of the background colour.
+    """
     background = environ.get("COLORFGBG", "").rpartition(";")[2]
     return LIGHT.name if background in {"7", "15"} else DARK.name

@@ -142,7 +142,7 @@ def test_a_model_comes_here_by_the_terminal_app(
         # Loaded, it is shown on the Models page.
         terminal.wait_for("MODEL", "Tiny-Q8_0", "● loaded")
         terminal.press("3")
-        terminal.wait_for("here already")
+        terminal.wait_for("✔ downloaded")
         terminal.press("q")
         terminal.wait_for("ended with 0")
 

@@ -17,8 +17,8 @@ from cyber_inference_tui.scheduler.policy import (
     MEMORY_RETURN_POLL,
     MEMORY_WATCH,
     PATIENCE,
-    backoff,
     decide,
+    retry_delay,
 )
 from cyber_inference_tui.scheduler.views import (
     AwaitedMemory,
@@ -542,8 +542,8 @@ def test_a_model_that_loads_only_into_free_memory_evicts_nobody() -> None:
 
 
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
-    assert [backoff(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
-    assert backoff(10**6) == 60
+    assert [retry_delay(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert retry_delay(10**6) == 60
 
 
 def test_a_busy_model_is_closed_for_one_that_has_waited_long_enough() -> None:

@@ -9,7 +9,7 @@ import pytest
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.model_details import context_sizes, settings_of
-from cyber_inference_tui.settings.load import Loaded, load_text
+from cyber_inference_tui.settings.load import LoadedSettings, load_text
 from cyber_inference_tui.settings.schema import MODEL_KEYS
 from tests.scheduler.virtual import model
 
@@ -29,7 +29,7 @@ def test_context_sizes(current: int, trained: int | None, sizes: list[int]) -> N
     assert context_sizes(current, trained) == sizes
 
 
-def loaded(text: str = "", **environ: str) -> Loaded:
+def loaded(text: str = "", **environ: str) -> LoadedSettings:
     return load_text(text, Path("/c.toml"), environ=environ, flags={})
 
 

@@ -31,7 +31,7 @@ def test_a_choice_wins_over_what_was_found() -> None:
 
 
 @pytest.mark.parametrize("charset", [UNICODE, ASCII])
-def test_every_status_has_a_sign_of_its_own(charset: object) -> None:
+def test_every_status_has_its_own_sign(charset: object) -> None:
     assert charset in (UNICODE, ASCII)
     signs = [(UNICODE if charset is UNICODE else ASCII).status_sign(s) for s in ModelStatus]
     assert len(set(signs)) == len(ModelStatus)

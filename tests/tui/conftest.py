@@ -1,4 +1,4 @@
-"""The app's style sheets are parsed once for all tests."""
+"""Parses the app's style sheets once for all tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from textual.css.stylesheet import Stylesheet
 
 @pytest.fixture(scope="session", autouse=True)
 def style_sheets_parsed_once() -> Iterator[None]:
-    """Textual parses the same text for each app, and twice for each page: a quarter of a test.
-
-    What it makes of one text, with the same variables, is the same, and only read.
-    """
+    """Cache parsed rules: Textual parses the same text for each app, a quarter of a test's time."""
     known: dict[object, list[RuleSet]] = {}
     parse_rules = Stylesheet._parse_rules
 

@@ -14,17 +14,18 @@ from textual.screen import Screen
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from tests import waiting
+from tests.fakes.service import World
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, World
+from tests.tui.world import NOW
 
 LAUNCH = AppOptions(now=lambda: NOW, ticking=False, rate=50.0)
-"""A clock that stands still, and no wait between updates."""
+"""A fixed clock and no delay between updates."""
 WIDE = (120, 40)
 SMALL = (80, 24)
 
 
 def app_on(client: FakeClient, **changes: Any) -> CyberApp:
-    """The app; ``changes`` of ``LAUNCH``. Its first page is the only one it makes at its start."""
+    """Return an app with ``changes`` of ``LAUNCH``; it makes only its first page at the start."""
     options = replace(LAUNCH, **changes)
     with mock.patch.object(CyberApp, "DEFAULT_MODE", options.first_page):
         return CyberApp(client, options)
@@ -34,26 +35,23 @@ def app_on(client: FakeClient, **changes: Any) -> CyberApp:
 async def running(
     world: World | FakeClient, *, size: tuple[int, int] = WIDE, **changes: Any
 ) -> AsyncIterator[tuple[CyberApp, FakeClient, Pilot[AfterExit]]]:
-    """The app, once it shows what the service tells."""
+    """Run the app until it shows the state of the service."""
     client = world if isinstance(world, FakeClient) else FakeClient(world)
     app = app_on(client, **changes)
 
-    def told() -> bool:
+    def is_ready() -> bool:
         follows = app.snapshot.live and client.streams > 0
         return follows or not client.up or bool(client.password)
 
     with painted_at_pauses():
         async with app.run_test(size=size, notifications=True) as pilot:
-            await until(pilot, told)
+            await until(pilot, is_ready)
             yield app, client, pilot
 
 
 @contextmanager
 def painted_at_pauses() -> Iterator[None]:
-    """Paint what a test waits for, not each frame on the way there: a third of its time.
-
-    What a frame would paint is remembered until the next ``pilot.pause``.
-    """
+    """Paint at ``pilot.pause`` instead of each frame, which saves a third of a test's time."""
     paint = Screen._compositor_refresh
     pause = Pilot.pause
 
@@ -78,14 +76,14 @@ def painted_at_pauses() -> Iterator[None]:
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
-    """Let the app work until ``condition`` holds, and all that it has begun by then is done."""
+    """Let the app run until ``condition`` holds and its pending work is done."""
     await pilot.pause()
     await waiting.until(condition, interval=0.02, what="what the app was to show")
     await pilot.pause()
 
 
 def screen_text(app: CyberApp) -> str:
-    """What is on the screen, line by line, without colours."""
+    """Return the screen as text without colours."""
     width = app.size.width
     strips = app.screen._compositor.render_strips(app.size)
     return "\n".join("".join(part.text for part in strip)[:width].rstrip() for strip in strips)

@@ -1,4 +1,4 @@
-"""``python -m tests.tui.pictures LLAMA_SERVER``: the pictures of the documentation, taken anew.
+"""``python -m tests.tui.pictures LLAMA_SERVER``: take the pictures of the documentation.
 
 The app itself makes them, on a real service with three models that are copies of the built-in one
 and a minute of real requests to them. Takes two minutes.
@@ -27,7 +27,7 @@ PLACE = Path(__file__).parent.parent.parent / "docs" / "pictures"
 SIZE = (120, 34)
 BUSY_SECONDS = 75
 PLACES: dict[str, str] = {}
-"""Where things lie on this machine, and what the pictures say instead."""
+"""Paths on this machine, and their replacement in the pictures."""
 QUESTIONS = (
     "Tell me about the sea.",
     "What do you know of the stars?",

@@ -1,4 +1,4 @@
-"""The tables of keys, made from the bindings: ``python -m tests.tui.regenerate`` writes them."""
+"""Writes the tables of keys from the bindings: ``python -m tests.tui.regenerate``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate --
 _END = "<!-- end of keys -->\n"
 _DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "List", "Sampling"}
 _PARTS = {"Logs": "Log"}
-"""Groups of keys that are most of what a page is for."""
+"""Further groups of keys that are essential for a page."""
 _SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}
 
 
 def shown_key(binding: Binding) -> str:
-    """The key as it is printed on a keyboard."""
+    """Return a key's name as on a keyboard."""
     name = binding.key
     if name in _SHOWN:
         return _SHOWN[name]
@@ -31,7 +31,7 @@ def shown_key(binding: Binding) -> str:
 
 
 def groups() -> dict[str, dict[str, tuple[list[str], str]]]:
-    """Group → what it does → its keys, and a few words more; the dialogs explain themselves."""
+    """Return group → label → (keys, tooltip), without the dialogs."""
     found: dict[str, dict[str, tuple[list[str], str]]] = {}
     for title, binding in every_binding(CyberApp):
         if title in _DIALOGS or not binding.description:
@@ -45,7 +45,7 @@ def groups() -> dict[str, dict[str, tuple[list[str], str]]]:
 
 
 def full_table() -> str:
-    """Every key, for the app's own page."""
+    """Return the table of all keys for docs/tui.md."""
     lines = ["| where | keys | |", "|---|---|---|"]
     for title, actions in groups().items():
         for does, (keys, why) in actions.items():
@@ -56,7 +56,7 @@ def full_table() -> str:
 
 
 def short_table() -> str:
-    """The keys of each page on one line."""
+    """Return the table of the keys of each page on one line."""
     found = groups()
     lines = ["| page | keys |", "|---|---|"]
     for page in PAGES:
@@ -79,7 +79,7 @@ def _code(keys: list[str]) -> str:
 
 
 def with_keys(text: str) -> str:
-    """The page with both tables as they have to be."""
+    """Return the page with both tables."""
     tables = iter([short_table(), full_table()])
     pattern = re.escape(_BEGIN) + ".*?" + re.escape(_END)
     return re.sub(pattern, lambda _: _BEGIN + next(tables) + _END, text, flags=re.DOTALL)

@@ -32,7 +32,7 @@ async def test_the_service_goes_and_comes_back() -> None:
         assert len(app.snapshot.models) == 5
         client.start(pid=4712)
         await until(pilot, lambda: app.snapshot.live)
-        assert app.snapshot.recent_events[0].text == "was started anew"
+        assert app.snapshot.recent_events[0].text == "was restarted"
         await until(pilot, lambda: "no connection" not in screen_text(app))
 
 
@@ -42,7 +42,7 @@ async def test_a_password_is_asked_for_until_it_is_right() -> None:
     async with running(client) as (app, _, pilot):
         await until(pilot, lambda: "Admin password" in screen_text(app))
         await pilot.press(*"wrong", "enter")
-        await until(pilot, lambda: "The password is wrong." in screen_text(app))
+        await until(pilot, lambda: "The admin password is wrong." in screen_text(app))
         await pilot.press(*"opensesame", "enter")
         await until(pilot, lambda: app.snapshot.live)
         assert ("login", "opensesame") in client.calls
@@ -121,7 +121,7 @@ async def test_the_palette_has_every_action_of_each_page() -> None:
             await until(pilot, lambda: isinstance(app.screen, Page))
 
 
-async def test_the_palette_knows_the_actions_of_the_pane_in_which_one_is() -> None:
+async def test_the_palette_has_the_actions_of_the_focused_pane() -> None:
     async with running(busy_world()) as (app, client, pilot):
         await pilot.press("3", "right_square_bracket")
         await until(pilot, lambda: "x Cancel" in screen_text(app))
@@ -156,7 +156,7 @@ def is_left(line: Input) -> bool:
 
 async def test_messages_show_no_markup_and_no_control_characters() -> None:
     async with running(busy_world()) as (app, _, pilot):
-        app.tell("[bold]plain[/] \x1b]52;c;aGVsbG8=\x07and \x1b[2Jquiet")
+        app.show_message("[bold]plain[/] \x1b]52;c;aGVsbG8=\x07and \x1b[2Jquiet")
         await until(pilot, lambda: "[bold]plain[/] and quiet" in screen_text(app))
 
 
@@ -179,9 +179,9 @@ async def test_the_box_that_keeps_a_password_is_empty_until_it_is_ticked() -> No
     client.password = "opensesame"
     kept: list[str] = []
     async with running(client, save_password=kept.append) as (app, _, pilot):
-        await until(pilot, lambda: "[ ] keep it in a file" in screen_text(app))
+        await until(pilot, lambda: "[ ] store it in a file" in screen_text(app))
         await pilot.press("tab", "space")
-        await until(pilot, lambda: "[x] keep it in a file" in screen_text(app))
+        await until(pilot, lambda: "[x] store it in a file" in screen_text(app))
         await pilot.press("shift+tab", *"opensesame", "enter")
         await until(pilot, lambda: app.snapshot.live)
         assert kept == ["opensesame"]

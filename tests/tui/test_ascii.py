@@ -1,4 +1,4 @@
-"""A terminal without Unicode gets ASCII, whatever is on the page."""
+"""A terminal without Unicode gets only ASCII on every page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat page: every key of it, and what its conversation looks like."""
+"""The Chat page: its keys and its conversation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def sent(pilot: Any, app: Any, text: str = "hello") -> None:
 
 
 def footer(app: Any) -> str:
-    """The last line: what can be done."""
+    """Return the line of keys."""
     return screen_text(app).splitlines()[-1]
 
 
@@ -61,7 +61,7 @@ async def test_a_message_is_sent_and_answered() -> None:
         # The last answer is copied.
         await until(pilot, lambda: screen_text(app).count("I am small") == 2)
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: "The answer is copied (24 characters)" in screen_text(app))
+        await until(pilot, lambda: "Copied the answer (24 characters)" in screen_text(app))
         assert app.clipboard == "Hello there, I am small."
         # The conversation is cleared after a question.
         await pilot.press("escape", "x")
@@ -84,7 +84,7 @@ async def test_an_answer_grows_as_it_comes() -> None:
         assert "I am small" not in screen_text(app)
         assert "Stop" in footer(app)
         await pilot.press(*"next", "enter")
-        await until(pilot, lambda: "An answer is on its way" in screen_text(app))
+        await until(pilot, lambda: "Wait for the answer" in screen_text(app))
         assert app.screen.query_one(MessageInput).text == "next"
         client.chat_pace.set()
         await until(pilot, lambda: "I am small" in screen_text(app))
@@ -138,7 +138,7 @@ async def test_what_is_written_and_sent() -> None:
         await until(pilot, lambda: app.current_mode == "dashboard")
 
 
-async def test_while_a_model_loads_the_wait_is_told() -> None:
+async def test_while_a_model_loads_the_wait_is_shown() -> None:
     client = FakeClient(busy_world())
     client.world.answer = ("a", "b")
     client.world.thinking = ()
@@ -202,9 +202,9 @@ async def test_the_values_are_sent_with_every_question() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         await pilot.press("s")
-        await until(pilot, lambda: "With every question" in screen_text(app))
+        await until(pilot, lambda: "Sampling options" in screen_text(app))
         await pilot.press(*"be short", "tab", *"hot", "ctrl+s")
-        await until(pilot, lambda: "temperature is a number" in screen_text(app))
+        await until(pilot, lambda: "temperature has to be a number" in screen_text(app))
         app.screen.query_one("#temperature", Input).value = "0.5"
         await pilot.press("enter")
         await until(pilot, lambda: "system prompt · temperature 0.5" in screen_text(app))
@@ -213,20 +213,20 @@ async def test_the_values_are_sent_with_every_question() -> None:
         assert client.calls[0][2][0] == {"role": "system", "content": "be short"}
         assert client.calls[0][3] == {"temperature": 0.5}
         await pilot.press("ctrl+s")
-        await until(pilot, lambda: "With every question" in screen_text(app))
+        await until(pilot, lambda: "Sampling options" in screen_text(app))
         assert app.screen.query_one("#system", TextArea).text == "be short"
         await pilot.press("escape")
-        await until(pilot, lambda: "With every question" not in screen_text(app))
-        # The model is chosen from a list, loaded ones first.
+        await until(pilot, lambda: "Sampling options" not in screen_text(app))
+        # The model is chosen from a list, with loaded models first.
         await until(pilot, lambda: not client.chats_open)
         await pilot.press("escape")
         await pilot.press("m")
-        await until(pilot, lambda: "Talk to" in screen_text(app))
-        shown = screen_text(app).split("Talk to")[1]
+        await until(pilot, lambda: "Chat with" in screen_text(app))
+        shown = screen_text(app).split("Chat with")[1]
         assert "nomic-embed" not in shown
         assert shown.index("qwen3-4b") < shown.index("gemma-3-4b") < shown.index("phi-4")
         await pilot.press(*"PHI")
-        await until(pilot, lambda: "gemma-3-4b" not in screen_text(app).split("Talk to")[1])
+        await until(pilot, lambda: "gemma-3-4b" not in screen_text(app).split("Chat with")[1])
         await pilot.press("enter")
         await until(pilot, lambda: "phi-4-mini" in screen_text(app).splitlines()[3])
         assert isinstance(app.focused, MessageInput)
@@ -278,7 +278,7 @@ async def test_an_answer_goes_on_while_another_page_is_open() -> None:
 
 async def test_without_a_model_the_page_says_what_to_do() -> None:
     async with on_page(empty_world(), size=SMALL) as (app, _, pilot):
-        await until(pilot, lambda: "There is no model to talk to yet." in screen_text(app))
+        await until(pilot, lambda: "There is no model to chat with yet." in screen_text(app))
         assert "Write" not in footer(app)
         await pilot.press("enter", "3")
         await until(pilot, lambda: app.current_mode == "hub")
@@ -286,7 +286,7 @@ async def test_without_a_model_the_page_says_what_to_do() -> None:
 
 async def test_a_read_only_app_does_not_chat() -> None:
     async with on_page(busy_world(), readonly=True) as (app, client, pilot):
-        await until(pilot, lambda: "The chat is off in a read-only app" in screen_text(app))
+        await until(pilot, lambda: "A read-only app cannot chat" in screen_text(app))
         for word in ("Write", "Model", "Retry", "Sampling", "Clear"):
             assert word not in footer(app)
         await app.open_chat(QWEN)
@@ -313,7 +313,7 @@ async def test_hostile_text_is_shown_as_it_is() -> None:
         assert "\x1b" not in screen_text(app)
 
 
-async def test_scrolled_up_the_text_stands_and_g_goes_to_its_end() -> None:
+async def test_scrolled_up_the_text_stays_and_g_goes_to_its_end() -> None:
     world = busy_world()
     world.answer = tuple(f"line {number}\n" for number in range(60))
     client = FakeClient(world)

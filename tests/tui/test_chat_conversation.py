@@ -1,4 +1,4 @@
-"""A conversation without a screen: what it holds, what it sends, and what is typed for it."""
+"""A conversation without a screen: its turns, its messages and its sampling options."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_answer_is_timed_from_sending_to_its_first_text() -> None:
     assert one.rate == pytest.approx(1.5)
 
 
-def test_what_the_server_tells_wins_over_what_was_counted() -> None:
+def test_the_figures_of_the_server_win_over_own_counts() -> None:
     one = turn()
     one.take(ChatDelta(text="a"), 11.0)
     one.take(ChatDelta(text="b"), 12.0)
@@ -88,9 +88,9 @@ def test_the_messages_are_the_answers_that_came_and_the_last_question() -> None:
 
 def test_asking_again_forgets_the_answer() -> None:
     talk = Conversation()
-    assert talk.again("m", 0) is None
+    assert talk.retry("m", 0) is None
     talk.begin("one", "m", 0).take(ChatDelta(text="1"), 1)
-    again = talk.again("other", 5)
+    again = talk.retry("other", 5)
     assert again is not None
     assert (again.question, again.answer, again.model, again.began) == ("one", "", "other", 5)
     assert talk.turns == [again]

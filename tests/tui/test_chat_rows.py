@@ -55,7 +55,7 @@ def test_a_text_that_grows_is_wrapped_as_if_it_had_come_at_once(
     assert grown.rows(text) == TextFlow(width).rows(text)
 
 
-def test_code_and_headings_are_told_apart() -> None:
+def test_code_and_headings_differ() -> None:
     text = "# Title\nplain # no title\n```python\nx = '# not a title'\n```\nafter\n#hashtag"
     rows = TextFlow(60).rows(text)
     assert roles(rows) == {
@@ -81,14 +81,14 @@ def test_thinking_is_folded_until_it_is_asked_for() -> None:
     assert "  thought  2 tokens" in shown(rows.rows(unfolded=False))
 
 
-def test_what_an_answer_took_stands_below_it() -> None:
+def test_the_figures_of_an_answer_are_below_it() -> None:
     turn = Turn(question="why", model="m", began=0.0)
     rows = TurnRows(turn, 80, ASCII)
     turn.take(ChatDelta(text="because"), 0.25)
     turn.take(ChatDelta(finish_reason="length", tokens_out=1, tokens_per_second=9.0), 0.5)
     turn.end(TurnState.DONE)
     assert shown(rows.rows(unfolded=False))[-2] == (
-        "  cut at the most tokens allowed - 1 token - 9.0 tok/s - first text after 0.25 s"
+        "  cut at max_tokens - 1 token - 9.0 tok/s - first text after 0.25 s"
     )
 
 

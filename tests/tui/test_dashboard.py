@@ -1,4 +1,4 @@
-"""The dashboard: its numbers, its words, and what each of its keys does."""
+"""The Dashboard: its numbers, its sentences and its keys."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cyber_inference_tui.records import (
     CpuRecord,
     GpuRecord,
     LlamaServerRecord,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelStatus,
     ModelUsage,
 )
@@ -80,7 +80,7 @@ def test_the_graphs_of_a_jetson() -> None:
     }
 
 
-def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_what_it_does_not_tell() -> None:
+def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_unknown_values() -> None:
     sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
     snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
     told = [(one.title, one.caption) for one in trends(snapshot, UNICODE)]
@@ -146,7 +146,7 @@ def test_a_gauge_is_as_wide_as_it_may_be_in_both_charsets() -> None:
 # Memory
 
 
-def test_the_memory_is_shared_out_by_the_service_s_own_reckoning() -> None:
+def test_the_memory_is_shared_out_by_the_service_s_own_figures() -> None:
     (pool,) = pools(snapshot_of(), UNICODE)
     assert pool.caption == "5.1 of 7.4 GiB"
     assert [(part.label, part.figure) for part in pool.parts] == [
@@ -156,7 +156,7 @@ def test_the_memory_is_shared_out_by_the_service_s_own_reckoning() -> None:
         ("free", "2.3"),
     ]
     assert pool.limit == int(5.9 * GIB)
-    assert pool.room == "room for 0.8 GiB"
+    assert pool.room == "0.8 GiB for models"
     assert pool.more == ""
     assert not pool.full
 
@@ -177,13 +177,13 @@ def test_a_machine_with_gpu_memory_shows_both() -> None:
         id="qwen3-4b-q4_k_m", pid=1, memory_private_bytes=GIB, gpu_memory_bytes=8 * GIB
     )
     rooms = (
-        MemoryRoom(
+        MemoryPool(
             pool="gpu",
             limit_bytes=22 * GIB,
             free_bytes=12 * GIB,
             free_after_unloading_bytes=20 * GIB,
         ),
-        MemoryRoom(pool="memory"),
+        MemoryPool(pool="memory"),
     )
     sample = jetson_sample(gpus=(gpu,), models=(usage,))
     first, second = pools(snapshot_of(sample=sample, rooms=rooms), UNICODE)
@@ -193,12 +193,12 @@ def test_a_machine_with_gpu_memory_shows_both() -> None:
         ("system", "2.0"),
         ("free", "14.0"),
     ]
-    assert first.room == "room for 12.0 GiB"
-    assert first.more == ", 20.0 without idle"
+    assert first.room == "12.0 GiB for models"
+    assert first.more == ", 20.0 after unloading idle"
     assert [part.figure for part in second.parts] == ["1.0", "4.1", "2.3"]
 
 
-def test_memory_that_is_not_told_is_not_made_up() -> None:
+def test_unknown_memory_is_not_made_up() -> None:
     sample = jetson_sample(memory=MemoryRecord(total=8 * GIB), models=())
     (pool,) = pools(snapshot_of(sample=sample, rooms=(), models=()), UNICODE)
     assert pool.caption == f"{DASH} of 8.0 GiB"
@@ -207,11 +207,11 @@ def test_memory_that_is_not_told_is_not_made_up() -> None:
     assert pools(snapshot_of(sample=nothing), UNICODE) == []
 
 
-def test_a_full_memory_is_told() -> None:
-    rooms = (MemoryRoom(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
+def test_a_full_memory_is_marked() -> None:
+    rooms = (MemoryPool(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
     (pool,) = pools(snapshot_of(rooms=rooms), UNICODE)
     assert pool.full
-    assert pool.room == "room for 0.0 GiB"
+    assert pool.room == "0.0 GiB for models"
 
 
 # Rows
@@ -251,7 +251,7 @@ def test_the_selected_model_is_explained() -> None:
     assert "its log" in explanation(failed, NOW, UNICODE).plain
     assert "needs 3.1 GiB" in explanation(model("a"), NOW, UNICODE).plain
     waiting = model("a", status=ModelStatus.QUEUED, queued=1, expected_wait_seconds=4.0)
-    assert "1 request waits, about 4.0 s to go" in explanation(waiting, NOW, UNICODE).plain
+    assert "1 request waits, ready in about 4.0 s" in explanation(waiting, NOW, UNICODE).plain
     broken = model("a", error="its file is cut off")
     assert "its file is cut off" in explanation(broken, NOW, UNICODE).plain
     assert explanation(None, NOW, UNICODE).plain == ""
@@ -282,7 +282,7 @@ async def test_one_glance_on_a_wide_screen() -> None:
         for part in (
             "GPU  40 %",
             "Power  4.0 W  of 25",
-            "room for 0.8 GiB",
+            "0.8 GiB for models",
             "system 1.6",
             "◐ loading 64 %",
             "3 ≈ 6 s",
@@ -341,7 +341,7 @@ async def test_l_loads_and_u_unloads_the_selected_model() -> None:
         await pilot.press("u")
         assert client.calls == []
         await pilot.press("l")
-        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m") in client.calls)
+        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m", False) in client.calls)
         models_table(app).move_to("nomic-embed-text-v2")
         await pilot.pause()
         await pilot.press("l")
@@ -452,7 +452,7 @@ async def test_slash_filters_the_models_and_esc_shows_all() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: len(models_table(app).rows) == 5)
         await pilot.press("slash", *"zzz")
-        await until(pilot, lambda: "No model has this" in screen_text(app))
+        await until(pilot, lambda: "No name contains this" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: len(models_table(app).rows) == 5)
 
@@ -471,7 +471,7 @@ async def test_space_freezes_everything_until_it_is_pressed_again() -> None:
         assert "FROZEN" not in screen_text(app)
 
 
-async def test_a_failed_action_is_told() -> None:
+async def test_the_error_of_an_action_is_shown() -> None:
     client = FakeClient(busy_world())
     async with running(client) as (app, _, pilot):
         await until(pilot, lambda: len(models_table(app).rows) == 5)

@@ -1,17 +1,19 @@
-"""What is known of a service that is quiet, or that does not move any more."""
+"""The feed: following a service that is quiet, frozen or broken."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from cyber_inference_tui.errors import UpstreamError
-from cyber_inference_tui.records import RequestRecord, StatusRecord
+from cyber_inference_tui.records import RequestRecord, endpoints
+from cyber_inference_tui.records.endpoints import Endpoint
 from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
 from cyber_inference_tui.tui.feed import Feed
@@ -30,10 +32,13 @@ class FreezingClient(FakeClient):
         self.answers.set()
         self.asked = 0
 
-    async def status(self) -> StatusRecord:
-        self.asked += 1
-        await self.answers.wait()
-        return await super().status()
+    async def call_with_headers(
+        self, endpoint: Endpoint[Any, Any, Any], *arguments: Any, **options: Any
+    ) -> tuple[Any, Mapping[str, str]]:
+        if endpoint is endpoints.STATUS:
+            self.asked += 1
+            await self.answers.wait()
+        return await super().call_with_headers(endpoint, *arguments, **options)
 
 
 class Clock:
@@ -49,7 +54,7 @@ class Clock:
 
 @asynccontextmanager
 async def followed(client: FakeClient, clock: Clock) -> AsyncIterator[Feed]:
-    """A feed that runs, and nobody who logs in."""
+    """Run a feed without a login."""
 
     async def login() -> None:
         raise AssertionError("no login is needed")
@@ -71,14 +76,14 @@ async def followed(client: FakeClient, clock: Clock) -> AsyncIterator[Feed]:
 
 
 async def happens(condition: Callable[[], bool]) -> None:
-    """Let the others run until it is so."""
+    """Let other tasks run until the condition holds."""
     async with asyncio.timeout(LIMIT):
         while not condition():
             await asyncio.sleep(0)
 
 
 def header(feed: Feed, clock: Clock) -> str:
-    """The line at the top of every page."""
+    """Return the status line."""
     return status_line(feed.snapshot, AppOptions(), clock.now, 120).plain
 
 
@@ -93,7 +98,7 @@ async def test_a_service_without_news_is_asked_and_not_called_old() -> None:
         assert "old" not in header(feed, clock)
 
 
-async def test_values_of_a_frozen_service_are_told_with_their_age() -> None:
+async def test_values_of_a_frozen_service_have_their_age() -> None:
     client, clock = FreezingClient(), Clock()
     async with followed(client, clock) as feed:
         await happens(lambda: feed.snapshot.live)
@@ -120,11 +125,11 @@ async def test_one_part_that_fails_is_named_and_the_rest_stays_live() -> None:
         assert feed.snapshot.live
         assert feed.snapshot.active == active
         assert feed.snapshot.rooms == tuple(client.world.rooms)
-        assert "no news of live requests and memory" in header(feed, clock)
+        assert "outdated: live requests, memory" in header(feed, clock)
         client.fail.clear()
         client.publish("resources", client.world.samples[-1])
         await happens(lambda: not feed.snapshot.outdated)
-        assert "no news" not in header(feed, clock)
+        assert "outdated" not in header(feed, clock)
 
 
 async def test_a_finished_request_is_live_no_longer() -> None:
@@ -132,7 +137,7 @@ async def test_a_finished_request_is_live_no_longer() -> None:
     async with followed(client, clock) as feed:
         await happens(lambda: feed.snapshot.live and len(feed.snapshot.active) > 0)
         over = feed.snapshot.active[0]
-        # The service's answer about the live ones may be older than the event of this one's end.
+        # The service's list may be older than the event about the end of this request.
         client.publish(
             "request",
             RequestRecord(
@@ -152,7 +157,7 @@ async def test_a_finished_request_is_live_no_longer() -> None:
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_the_first_line_fits_and_tells_what_is_wrong(lost: bool) -> None:
+def test_the_first_line_fits_and_says_what_is_wrong(lost: bool) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     world = busy_world()
     for attached in (False, True):

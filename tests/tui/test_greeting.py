@@ -1,4 +1,4 @@
-"""The first start: what is missing, and one key for each way to get it."""
+"""The greeting of a first start: its steps and their keys."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from cyber_inference_tui.tui.pages.dashboard.greeting import (
 from cyber_inference_tui.tui.pages.dashboard.page import needs_greeting
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggested_models import SUGGESTIONS, suggest
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
-from tests.tui.world import GIB, World, busy_world, empty_world, setting
+from tests.tui.world import GIB, busy_world, empty_world, setting
 
 
 def first_start(**changes: object) -> Snapshot:
@@ -85,7 +86,7 @@ def test_ways_that_are_not_possible_are_left_out_and_the_best_comes_first() -> N
     assert install_options(None) == ()
 
 
-def test_it_tells_the_progress_and_the_failure_of_what_was_begun() -> None:
+def test_it_shows_the_progress_and_the_failure_of_each_step() -> None:
     running_install = InstallRecord(
         state=InstallState.RUNNING, source="source", step="compiling", progress=0.42
     )
@@ -153,7 +154,7 @@ async def test_a_llama_server_that_is_there_is_named() -> None:
         assert client.calls == [("set_config", "llama_server_path", "/opt/x")]
 
 
-async def test_a_llama_server_that_is_not_there_is_told_and_not_kept() -> None:
+async def test_a_missing_llama_server_is_reported_and_not_kept() -> None:
     async with running(with_path_setting()) as (app, client, pilot):
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("p")
@@ -164,7 +165,7 @@ async def test_a_llama_server_that_is_not_there_is_told_and_not_kept() -> None:
         assert "Using" not in screen_text(app)
 
 
-async def test_a_path_that_the_environment_sets_is_told() -> None:
+async def test_a_path_from_the_environment_is_reported() -> None:
     async with running(with_path_setting(source="env", value="/gone")) as (app, _, pilot):
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("p")
@@ -173,7 +174,7 @@ async def test_a_path_that_the_environment_sets_is_told() -> None:
         await until(pilot, lambda: "The service cannot use /opt/x" in screen_text(app))
 
 
-def test_why_an_installed_llama_server_is_not_used_is_told() -> None:
+def test_it_says_why_an_installed_llama_server_is_not_used() -> None:
     installed = InstallRecord(
         state=InstallState.DONE,
         version="b9",
@@ -222,7 +223,7 @@ async def test_each_suggestion_is_a_key() -> None:
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("a", "b", "c")
         await until(pilot, lambda: len(client.calls) == 3)
-        assert client.calls == [("download", one.repo, None) for one in chosen]
+        assert client.calls == [("download", one.repo, None, None) for one in chosen]
         await until(pilot, lambda: "queued" in screen_text(app))
 
 
@@ -235,7 +236,7 @@ async def test_the_demo_and_the_hub_are_a_key_away() -> None:
         await until(pilot, lambda: client.calls == [("add_demo",)])
 
 
-async def test_a_readonly_app_only_tells() -> None:
+async def test_a_readonly_app_only_shows_the_state() -> None:
     async with running(empty_world(), readonly=True) as (app, client, pilot):
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("i", "u", "p", "a", "d", "x")

@@ -1,4 +1,4 @@
-"""The hub page: every key of it, a hub that is slow or away, and the downloads."""
+"""The Hub page: its keys, a slow or unreachable hub, and the downloads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages.hub import page as hub_module
 from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import GIB, World, ago, busy_world, empty_world
+from tests.tui.world import GIB, ago, busy_world, empty_world
 
 on_page = partial(running, first_page="hub")
 RESULTS = {column.key: column for column in RESULT_COLUMNS}
@@ -52,22 +53,22 @@ async def in_downloads(pilot: Any, app: Any) -> None:
 
 
 def repos(app: Any) -> list[str]:
-    """What is found."""
+    """Return the search results."""
     return [row.key for row in app.screen.query_one("#results", LiveTable).rows]
 
 
 def note(app: Any) -> str:
-    """The line that explains the chosen thing."""
+    """Return the sentence about the selection."""
     return str(app.screen.query_one("#note").content)
 
 
 def footer(app: Any) -> str:
-    """The last line: what can be done."""
+    """Return the line of keys."""
     return screen_text(app).splitlines()[-1]
 
 
 def found(number: int) -> World:
-    """A world whose hub finds so many repositories."""
+    """Return a world whose hub finds ``number`` repositories."""
     world = busy_world()
     world.found = [
         HubModelRecord(repo=f"org/model-{n:03}", downloads=1000 - n) for n in range(number)
@@ -92,7 +93,7 @@ async def test_typing_searches_once_it_pauses() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         await pilot.press("slash", *"gemma")
-        await until(pilot, lambda: "Found for gemma" in screen_text(app))
+        await until(pilot, lambda: "Results for gemma" in screen_text(app))
         await until(pilot, lambda: repos(app) == ["ggml-org/gemma-3-4b-it-GGUF"])
         assert client.searches[-1] == ("gemma", "downloads", None)
         assert len(client.searches) < 4
@@ -112,7 +113,7 @@ async def test_a_search_that_finds_nothing_says_so() -> None:
     async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await opened(pilot, app)
         await pilot.press("slash", *"[/nope]")
-        await until(pilot, lambda: "Nothing is found for [/nope]" in screen_text(app))
+        await until(pilot, lambda: "No results for [/nope]" in screen_text(app))
 
 
 async def test_the_order_is_cycled_and_chosen_by_a_title() -> None:
@@ -154,7 +155,7 @@ async def test_pages_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(client.searches) == 1
 
 
-async def test_a_slow_hub_is_told_and_the_page_stays_usable() -> None:
+async def test_a_slow_hub_is_shown_and_the_page_stays_usable() -> None:
     client = FakeClient(busy_world())
     client.hub_pace.clear()
     async with on_page(client) as (app, _, pilot):
@@ -187,16 +188,18 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
         for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
             assert word in text
         # The one that is suggested has the cursor.
-        assert "fits once qwen3-4b-q4_k_m is unloaded. The best of them" in note(app)
+        assert "fits once qwen3-4b-q4_k_m is unloaded. Suggested for this machine" in note(app)
         await pilot.press("k")
-        await until(pilot, lambda: "Q3_K_M.gguf: fits in what is free." in note(app))
+        await until(pilot, lambda: "Q3_K_M.gguf: fits in the free memory." in note(app))
         await pilot.press("escape")
         await until(pilot, lambda: "REPO" in screen_text(app))
         await pilot.press("j", "enter")
-        await until(pilot, lambda: "here already" in screen_text(app))
-        # What is here is not downloaded again.
+        await until(pilot, lambda: "✔ downloaded" in screen_text(app))
+        # A downloaded model is not downloaded again.
         await pilot.press("d")
-        await until(pilot, lambda: "here already as gemma-3-4b-it-q4_k_m." in screen_text(app))
+        await until(
+            pilot, lambda: "downloaded already as gemma-3-4b-it-q4_k_m." in screen_text(app)
+        )
         assert not client.calls
         await pilot.press("escape")
         table = app.screen.query_one("#results", LiveTable)
@@ -206,7 +209,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
         assert app.current_mode == "hub"
 
 
-async def test_files_that_cannot_be_read_are_told() -> None:
+async def test_an_error_for_files_is_shown() -> None:
     async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await opened(pilot, app)
         client.fail["hub_files"] = CyberError("This repository is gone.")
@@ -219,7 +222,7 @@ async def test_files_that_cannot_be_read_are_told() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: "REPO" in screen_text(app))
         await pilot.press("G", "enter")
-        await until(pilot, lambda: "There is no GGUF model in this repository" in screen_text(app))
+        await until(pilot, lambda: "This repository has no GGUF models" in screen_text(app))
 
 
 @pytest.mark.parametrize("key", ["d", "enter"])
@@ -228,10 +231,10 @@ async def test_the_chosen_file_is_downloaded(key: str) -> None:
         await in_files(pilot, app)
         await pilot.press("k", key)
         await until(pilot, lambda: bool(client.calls))
-        assert client.calls == [("download", QWEN, "Qwen3-8B-Q3_K_M.gguf")]
+        assert client.calls == [("download", QWEN, "Qwen3-8B-Q3_K_M.gguf", None)]
         await until(pilot, lambda: "Downloads 2" in screen_text(app))
         await pilot.press(key)
-        await until(pilot, lambda: "on its" in screen_text(app))
+        await until(pilot, lambda: "is being" in screen_text(app))
         assert len(client.calls) == 1
 
 
@@ -243,7 +246,7 @@ async def test_a_download_that_is_refused_says_why() -> None:
         await until(pilot, lambda: "The disk is full." in note(app))
         await pilot.press("j")
         await until(pilot, lambda: "The disk is full." not in note(app))
-        # One that is finished is here at once.
+        # A finished download is marked at once.
         await until(pilot, lambda: "downloading" in screen_text(app))
         files = client.world.hub_files[QWEN]
         client.world.hub_files[QWEN] = [
@@ -251,7 +254,7 @@ async def test_a_download_that_is_refused_says_why() -> None:
             for one in files
         ]
         finish(client, "d1", model_id="qwen3-8b")
-        await until(pilot, lambda: "here already" in screen_text(app))
+        await until(pilot, lambda: "✔ downloaded" in screen_text(app))
 
 
 async def test_a_gated_repository_says_what_to_do_first() -> None:
@@ -274,7 +277,7 @@ async def test_a_gated_repository_says_what_to_do_first() -> None:
 
 
 def finish(client: FakeClient, download_id: str, **changes: Any) -> None:
-    """A download is done."""
+    """Finish a download."""
     known = client.world.downloads[download_id]
     new = msgspec.structs.replace(known, status=DownloadStatus.DONE, **changes)
     client.world.downloads[download_id] = new
@@ -337,7 +340,7 @@ async def test_a_failed_download_says_why_and_is_tried_again() -> None:
         await until(pilot, lambda: client.calls == [("retry_download", "d1")])
 
 
-async def test_a_finished_one_is_loaded_and_shown() -> None:
+async def test_a_finished_download_is_loaded_and_shown() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "Load" not in footer(app)
@@ -346,7 +349,7 @@ async def test_a_finished_one_is_loaded_and_shown() -> None:
         assert "100 %" in screen_text(app)
         await pilot.press("l")
         await until(pilot, lambda: app.current_mode == "models")
-        assert client.calls == [("load", "qwen3-32b-q4_k_m")]
+        assert client.calls == [("load", "qwen3-32b-q4_k_m", False)]
 
 
 async def test_several_downloads_each_have_their_keys() -> None:
@@ -388,10 +391,10 @@ async def test_on_a_small_terminal_one_pane_is_shown() -> None:
 async def test_no_downloads_are_explained() -> None:
     async with on_page(empty_world(), size=SMALL, charset=ASCII) as (app, _, pilot):
         await in_downloads(pilot, app)
-        assert "Nothing is downloaded." in screen_text(app)
+        assert "No downloads." in screen_text(app)
 
 
-async def test_a_lost_connection_is_told_in_place() -> None:
+async def test_a_lost_connection_is_shown_in_place() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         client.stop()
@@ -436,7 +439,7 @@ async def test_without_downloads_what_was_found_has_the_room() -> None:
         await until(pilot, lambda: "RATE" in screen_text(app))
         full = app.screen.query_one("#results").size.height
         client.publish("download", {"id": "d1", "status": None})
-        await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
+        await until(pilot, lambda: "No downloads." in screen_text(app))
         assert app.screen.query_one("#results").size.height > full
 
 
@@ -453,10 +456,10 @@ async def test_a_readonly_app_names_no_key_that_changes_something() -> None:
         world.downloads["d1"], status=DownloadStatus.DONE, model_id="qwen3-8b"
     )
     async with on_page(world, readonly=True, first_page="hub") as (app, client, pilot):
-        await until(pilot, lambda: "It is here as qwen3-8b." in screen_text(app))
+        await until(pilot, lambda: "Downloaded as qwen3-8b." in screen_text(app))
         client.publish("download", {"id": "d1", "status": None})
-        await until(pilot, lambda: "Nothing is downloaded." in screen_text(app))
-        assert "begins a download" not in screen_text(app)
+        await until(pilot, lambda: "No downloads." in screen_text(app))
+        assert "starts one" not in screen_text(app)
 
 
 async def test_a_finished_download_says_what_state_its_model_is_in() -> None:
@@ -465,6 +468,6 @@ async def test_a_finished_download_says_what_state_its_model_is_in() -> None:
         world.downloads["d1"], status=DownloadStatus.DONE, model_id="nomic-embed-text-v2"
     )
     async with on_page(world) as (app, _, pilot):
-        await until(pilot, lambda: "It is here as nomic-embed-text-v2." in screen_text(app))
+        await until(pilot, lambda: "Downloaded as nomic-embed-text-v2." in screen_text(app))
         assert "● loaded" in screen_text(app)
         assert "l loads it" not in screen_text(app)

@@ -1,4 +1,4 @@
-"""What the hub page says of repositories, files and downloads."""
+"""Rows and sentences about repositories, files and downloads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.pages.hub.downloads_pane import (
+    download_name,
     download_rows,
     download_sentence,
-    name_of,
-    part_done,
     percent_text,
+    share_done,
 )
 from cyber_inference_tui.tui.pages.hub.table import (
+    active_download,
     file_rows,
     file_sentence,
-    in_order,
     result_rows,
     result_sentence,
-    under_way,
+    sorted_files,
 )
 from cyber_inference_tui.tui.widgets.live_table import Row
 from tests.tui.world import GIB, NOW, ago
@@ -63,7 +63,7 @@ def download(**changes: object) -> DownloadRecord:
     return DownloadRecord(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_what_a_repository_does_not_tell_is_a_dash() -> None:
+def test_unknown_values_of_a_repository_are_dashes() -> None:
     bare, full = result_rows(
         [
             HubModelRecord(repo="org/bare"),
@@ -92,7 +92,7 @@ def test_files_stand_by_quantization_the_smallest_first() -> None:
         entry("small-Q4", "Q4_K_M", 1),
         entry("odd", None, None),
     ]
-    assert [one.name for one in in_order(files)] == [
+    assert [one.name for one in sorted_files(files)] == [
         "odd",
         "small-Q4",
         "big-Q4",
@@ -113,7 +113,7 @@ def test_a_file_says_whether_it_fits_and_what_is_special() -> None:
     assert rows == [
         ["Q4", "1.0 GiB", "~2.0 GiB", "+ fits", "1", "", "P suggested", "a"],
         ["Q5", "1.0 GiB", "-", "- evicts", "1", "vision", "~ downloading", "b"],
-        ["Q6", "1.0 GiB", "-", "x too big", "1", "", "+ here already", "c"],
+        ["Q6", "1.0 GiB", "-", "x too big", "1", "", "+ downloaded", "c"],
         ["-", "-", "-", "-", "1", "", "", "d"],
     ]
 
@@ -122,12 +122,14 @@ def test_a_file_is_explained_in_sentences() -> None:
     says = file_sentence(
         entry("a", "Q4", fits=Fit.AFTER_UNLOADING, evicts=("x", "y"), suggested=True), gated=False
     )
-    assert says == "a: fits once x and y are unloaded. The best of them for this machine."
+    assert says == "a: fits once x and y are unloaded. Suggested for this machine."
     assert "hf_token" in file_sentence(entry("a", "Q4"), gated=True)
-    assert "whatever is unloaded" in file_sentence(entry("a", "Q4", fits=Fit.NEVER), gated=False)
-    assert "not known" in file_sentence(entry("a", "Q4"), gated=False)
+    assert "even with all models unloaded" in file_sentence(
+        entry("a", "Q4", fits=Fit.NEVER), gated=False
+    )
+    assert "is unknown" in file_sentence(entry("a", "Q4"), gated=False)
     assert "as here" in file_sentence(entry("a", "Q4", local_id="here"), gated=False)
-    assert "pictures" in file_sentence(
+    assert "vision projector" in file_sentence(
         entry("a", "Q4", projector=HubFileRecord(path="p")), gated=False
     )
     assert file_sentence(None, gated=False) == ""
@@ -136,9 +138,9 @@ def test_a_file_is_explained_in_sentences() -> None:
 
 def test_a_download_under_way_is_found_by_repository_and_file() -> None:
     one, over = download(), download(id="e", status=DownloadStatus.DONE, filename="other")
-    assert under_way([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
-    assert under_way([over, one], "org/name", "other") is None
-    assert under_way([over], "org/name") is None
+    assert active_download([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
+    assert active_download([over, one], "org/name", "other") is None
+    assert active_download([over], "org/name") is None
 
 
 def test_bars_are_full_only_at_the_end() -> None:
@@ -148,7 +150,7 @@ def test_bars_are_full_only_at_the_end() -> None:
     assert percent_text(0.999) == "99 %"
 
 
-def test_a_download_tells_its_rate_only_while_it_moves() -> None:
+def test_a_download_shows_its_rate_only_while_it_runs() -> None:
     row = texts(download_rows([download()], CONTEXT)[0])
     assert row == [
         "model-Q4_K_M",
@@ -163,11 +165,11 @@ def test_a_download_tells_its_rate_only_while_it_moves() -> None:
     paused = texts(download_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
     assert paused[1] == "o paused"
     assert paused[-2:] == ["-", "-"]
-    assert part_done(download(bytes_total=None)) is None
-    assert part_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
+    assert share_done(download(bytes_total=None)) is None
+    assert share_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
 
 
-def test_the_newest_download_stands_first() -> None:
+def test_the_newest_download_is_first() -> None:
     downloads = [
         download(id="old", created_at=ago(100)),
         download(id="unknown"),
@@ -181,9 +183,9 @@ def test_the_newest_download_stands_first() -> None:
     [
         ({}, "1.0 GiB of 4.0 GiB, from org/name"),
         ({"error": "The hub\nis away; the next try is in 5 s."}, "The hub is away; the next"),
-        ({"status": DownloadStatus.VERIFYING}, "compared with its checksum"),
-        ({"status": DownloadStatus.DONE, "model_id": "m"}, "here as m; l loads it"),
-        ({"status": DownloadStatus.DONE}, "It is here."),
+        ({"status": DownloadStatus.VERIFYING}, "verifying the checksum"),
+        ({"status": DownloadStatus.DONE, "model_id": "m"}, "Downloaded as m; l loads it"),
+        ({"status": DownloadStatus.DONE}, "Downloaded."),
     ],
 )
 def test_a_download_explains_itself(changes: dict[str, object], says: str) -> None:
@@ -191,4 +193,4 @@ def test_a_download_explains_itself(changes: dict[str, object], says: str) -> No
 
 
 def test_a_download_without_a_file_is_named_by_its_repository() -> None:
-    assert name_of(download(filename=None)) == "name"
+    assert download_name(download(filename=None)) == "name"

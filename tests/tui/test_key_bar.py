@@ -1,4 +1,4 @@
-"""The last line of a page: which keys stand there, and where."""
+"""The last line of a page: its keys and their places."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.terminal.charset import ASCII
-from cyber_inference_tui.tui.key_bar import BarKey, KeyBar, places
+from cyber_inference_tui.tui.key_bar import BarKey, KeyBar, place_keys
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.world import busy_world
 
@@ -25,7 +25,7 @@ def last_line(text: str) -> str:
 @given(KEYS, st.integers(20, 140))
 def test_keys_stand_whole_in_order_and_apart(here: list[BarKey], width: int) -> None:
     always = [BarKey("f1", "?", "Help"), BarKey("q", "q", "Quit")]
-    placed = places(here, always, width)
+    placed = place_keys(here, always, width)
     assert [one.key for one in placed] == [*here[: len(placed) - 2], *always]
     for one, other in pairwise(placed):
         assert one.start + one.key.width < other.start

@@ -1,4 +1,4 @@
-"""The documentation names the keys that there are."""
+"""The documentation has the tables of all keys."""
 
 from __future__ import annotations
 

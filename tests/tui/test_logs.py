@@ -25,7 +25,7 @@ QWEN = "qwen3-4b-q4_k_m"
 
 
 async def on_log(pilot: Pilot[Any], app: CyberApp, source: str) -> LogPane:
-    """Open the page on ``source``, whose end is shown then."""
+    """Open the page with the end of ``source``."""
     if app.current_mode != "logs":
         await pilot.press("4")
     await until(pilot, lambda: isinstance(app.screen, LogsPage) and "LOG" in screen_text(app))
@@ -40,7 +40,7 @@ async def on_log(pilot: Pilot[Any], app: CyberApp, source: str) -> LogPane:
 
 
 def write(client: FakeClient, source: str, *texts: str, level: LogLevel = LogLevel.INFO) -> None:
-    """A process writes lines."""
+    """Let a process write lines."""
     log = client.world.logs[source]
     first = log[-1].number + 1
     log += [line(first + place, text, level) for place, text in enumerate(texts)]
@@ -56,7 +56,7 @@ async def test_it_follows_what_is_written() -> None:
         write(client, "service", "of another log")
         await until(pilot, lambda: "a new line" in screen_text(app))
         assert "of another log" not in screen_text(app)
-        assert "follows" in screen_text(app)
+        assert "following" in screen_text(app)
         # Space stands still, and G follows again.
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))
@@ -64,18 +64,18 @@ async def test_it_follows_what_is_written() -> None:
         await until(pilot, lambda: "+2 new" in screen_text(app))
         assert "  two" not in screen_text(app)
         await pilot.press("G")
-        await until(pilot, lambda: "two" in screen_text(app) and "follows" in screen_text(app))
+        await until(pilot, lambda: "two" in screen_text(app) and "following" in screen_text(app))
         # Hostile lines are harmless.
         write(client, QWEN, "[/oops] \x1b[2J\x9b31m\u202eevil\u202c " + "x" * 100_000)
         await until(pilot, lambda: "[/oops] evil" in screen_text(app))
         shown = screen_text(app)
         assert not any(sign in shown for sign in "\x1b\x9b\u202e")
-        # What cannot be read is told.
+        # An error is shown.
         client.fail["log_lines"] = CyberError("The log is on fire.")
         await pilot.press("e")
         await until(pilot, lambda: "The log is on fire." in screen_text(app))
         client.fail.clear()
-        # The level leaves out what is less serious.
+        # The level hides less serious lines.
         await pilot.press("l", "l")
         await until(pilot, lambda: "warning and worse" in screen_text(app))
         await until(pilot, lambda: len(pane.view.lines) == 1)
@@ -122,7 +122,7 @@ async def test_a_hidden_page_reads_nothing_and_keeps_its_place() -> None:
         await until(pilot, lambda: "+5,000 new" in screen_text(app))
         await pilot.press("G")
         await until(pilot, lambda: "line 4999" in screen_text(app))
-        assert "follows" in screen_text(app)
+        assert "following" in screen_text(app)
 
 
 async def test_search_goes_from_match_to_match() -> None:
@@ -135,7 +135,7 @@ async def test_search_goes_from_match_to_match() -> None:
         await until(pilot, lambda: pane.view.target == 90)
         assert "/NEARLY" in screen_text(app)
         await pilot.press("n")
-        await until(pilot, lambda: "not after this line" in screen_text(app))
+        await until(pilot, lambda: "no match after this line" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: "/NEARLY" not in screen_text(app))
         await pilot.press("slash", *"(11", "enter")
@@ -178,7 +178,7 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: pane.view.target == 40)
         await pilot.press("e")
-        await until(pilot, lambda: "there is no error in this log" in screen_text(app))
+        await until(pilot, lambda: "this log has no error" in screen_text(app))
         write(client, QWEN, "it broke", level=LogLevel.ERROR)
         await pilot.press("e")
         await until(pilot, lambda: pane.view.target == 120)
@@ -227,13 +227,13 @@ async def test_copy_and_save(tmp_path: Path) -> None:
         await until(pilot, lambda: "Save the log of service" in screen_text(app))
         app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
         await pilot.press("enter")
-        await until(pilot, lambda: "3 lines are in" in screen_text(app))
+        await until(pilot, lambda: "Saved 3 lines to" in screen_text(app))
         assert path.read_text().count("\n") == 3
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "Save the log of service" in screen_text(app))
         app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
         await pilot.press("enter")
-        await until(pilot, lambda: "is there already" in screen_text(app))
+        await until(pilot, lambda: "exists already" in screen_text(app))
 
 
 async def test_it_goes_on_after_the_service_was_away() -> None:
@@ -270,11 +270,11 @@ async def test_an_empty_log_says_why() -> None:
     async with on_page(world) as (app, client, pilot):
         await on_log(pilot, app, QWEN)
         await pilot.press("l", "l", "l")
-        await until(pilot, lambda: "No line is of the level error" in screen_text(app))
+        await until(pilot, lambda: "No line has level error" in screen_text(app))
         page = app.screen
         assert isinstance(page, LogsPage)
         page.open(failed)
-        await until(pilot, lambda: "Its server wrote nothing." in screen_text(app))
+        await until(pilot, lambda: "The server wrote nothing." in screen_text(app))
         assert str(client.world.models[failed].error)[:20] in screen_text(app)
 
 
@@ -302,6 +302,6 @@ async def test_a_long_name_leaves_room_for_what_matters() -> None:
     world.logs[name] = [line(0, "hello")]
     async with on_page(world, size=SMALL) as (app, _, pilot):
         await on_log(pilot, app, name)
-        assert "follows" in screen_text(app)
+        assert "following" in screen_text(app)
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))

@@ -12,9 +12,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.records import ConfigCheckRecord, SettingEffect
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, model
+from tests.tui.world import busy_world, model
 
 QWEN = "qwen3-4b-q4_k_m"
 
@@ -76,12 +77,12 @@ async def test_saving_writes_only_what_was_changed() -> None:
             ("set_config", f'models."{QWEN}".context_size', 4096),
             ("set_config", f'models."{QWEN}".idle_timeout', 60),
         ]
-        await shows(app, pilot, f"Saved for {QWEN}")
+        await shows(app, pilot, f"Saved settings of {QWEN}")
         client.calls.clear()
         # An emptied line is taken out.
         await opened(app, pilot)
         await type_in(app, pilot, "context_size", "")
-        await shows(app, pilot, "context_size: is taken out of the table", "not set")
+        await shows(app, pilot, "context_size: removed from the file", "not set")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: not isinstance(app.screen, ModelForm))
         assert client.calls == [("unset_config", f'models."{QWEN}".context_size')]
@@ -105,7 +106,7 @@ async def test_only_what_can_be_saved_is_saved() -> None:
         await opened(app, pilot)
         await type_in(app, pilot, "context_size", "81")
         await pilot.press(*"92")
-        await shows(app, pilot, "Nothing is changed.")
+        await shows(app, pilot, "No changes.")
         await pilot.press("ctrl+s")
         await pilot.pause()
         assert isinstance(app.screen, ModelForm)
@@ -121,7 +122,7 @@ async def test_only_what_can_be_saved_is_saved() -> None:
         client.fail.clear()
         # A value that cannot be read stands with its mistake.
         await type_in(app, pilot, "pinned", "perhaps")
-        await shows(app, pilot, "Type true or false.", "Nothing is saved until")
+        await shows(app, pilot, "Type true or false.", "Correct the values marked in red")
         await type_in(app, pilot, "context_size", "4096")
         await pilot.press("ctrl+s")
         await until(pilot, lambda: app.focused is line(app, "pinned").input)
@@ -151,7 +152,7 @@ async def test_leaving_asks_only_when_something_would_be_lost() -> None:
         await opened(app, pilot)
         await type_in(app, pilot, "idle_timeout", "9")
         await pilot.press("escape")
-        await shows(app, pilot, "Leave without saving?", "What was typed is lost: idle_timeout.")
+        await shows(app, pilot, "Leave without saving?", "Your changes are lost: idle_timeout.")
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ModelForm))
         assert line(app, "idle_timeout").input.value == "9"

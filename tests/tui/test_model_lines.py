@@ -1,4 +1,4 @@
-"""What is said of the chosen model."""
+"""The sentences about the selected model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def test_what_it_is() -> None:
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
     assert description_text(record, UNICODE) == (
-        "qwen3 · 4.0B parameters · Q4_K_M · trained with 40K of context · 1.0 GiB · reads images"
+        "qwen3 · 4.0B parameters · Q4_K_M · trained context 40K · 1.0 GiB · vision"
         " · pinned · also one, two · from hub cache"
     )
-    assert description_text(ModelRecord(id="x"), ASCII) == "Nothing is known of it."
+    assert description_text(ModelRecord(id="x"), ASCII) == "No details are known."
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_it_is() -> None:
         ),
         (
             {"fits": None, "fits_reason": None},
-            f"{UNICODE.missing} nothing is known of the memory it needs",
+            f"{UNICODE.missing} the memory it needs is unknown",
             "dim",
         ),
         (
@@ -66,13 +66,13 @@ def test_what_it_is() -> None:
                 "queued": 1,
                 "expected_wait_seconds": 6.0,
             },
-            "◐ loading 99 %, 1 request waits, about 6.0 s to go",
+            "◐ loading 99 %, 1 request waits, ready in about 6.0 s",
             "busy",
         ),
         ({"status": ModelStatus.LOADING, "progress": None}, "◐ loading", "busy"),
         (
             {"status": ModelStatus.QUEUED, "queued": 2, "fits_reason": "no room"},
-            "◌ waits for its turn to load, 2 requests wait, no room",
+            "◌ queued for loading, 2 requests wait, no room",
             "busy",
         ),
         (
@@ -87,7 +87,7 @@ def test_what_it_is() -> None:
                 "memory_bytes": 3 * GIB,
                 "unload_at": ago(-192),
             },
-            "● loaded for 1 h, takes 3.0 GiB, context 8,192, idle, unloads in 3:12",
+            "● loaded for 1 h, uses 3.0 GiB, context 8,192, idle, unloads in 3:12",
             "good",
         ),
         (
@@ -97,7 +97,7 @@ def test_what_it_is() -> None:
         ),
         (
             {"status": ModelStatus.LOADED, "pinned": True, "context_length": None, "port": 8338},
-            "● loaded, stays: pinned, port 8338",
+            "● loaded, pinned, port 8338",
             "good",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Rows of models: what the columns say, their order, the filter."""
+"""The table of models: its cells, its order and its filter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyber_inference_tui.terminal.columns import Order, RenderContext, place_col
 from cyber_inference_tui.tui.pages.models.table import (
     COLUMNS,
     Rows,
-    marks_text,
+    flags_text,
     matches,
     model_row,
     sorted_models,
@@ -109,9 +109,9 @@ def test_columns_go_by_their_worth(width: int, keys: set[str]) -> None:
 
 
 def test_marks() -> None:
-    assert marks_text(model("a", pinned=True, embedding=True), UNICODE) == "◆ embed"
-    assert marks_text(model("a", pinned=True), ASCII) == "P"
-    assert marks_text(model("a"), ASCII) == ""
+    assert flags_text(model("a", pinned=True, embedding=True), UNICODE) == "◆ embed"
+    assert flags_text(model("a", pinned=True), ASCII) == "P"
+    assert flags_text(model("a"), ASCII) == ""
 
 
 def ids(models: list[ModelRecord]) -> list[str]:

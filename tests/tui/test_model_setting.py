@@ -1,4 +1,4 @@
-"""A model's settings as they are typed."""
+"""A model's settings as text."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_another_way_of_writing_the_same_changes_nothing() -> None:
 
 
 def test_hidden_values_go_back_as_they_are_shown() -> None:
-    # The service keeps what its stars stand for.
+    # The service keeps the masked secret.
     hidden = record("env", {"TOKEN": "********"})
     text = setting_text("env", hidden.value)
     assert change_of(hidden, text) is None
@@ -176,12 +176,12 @@ def test_every_key_of_the_schema_has_its_own_way_of_typing() -> None:
 @pytest.mark.parametrize(
     ("effect", "models", "text"),
     [
-        (SettingEffect.NOTHING, (), "is what holds already"),
+        (SettingEffect.NOTHING, (), "unchanged"),
         (SettingEffect.NOW, (), "applies now"),
         (SettingEffect.RESTARTS_MODELS, ("a",), "reloads a after its requests"),
-        (SettingEffect.RESTARTS_MODELS, (), "applies when it is loaded the next time"),
-        (SettingEffect.RESTARTS_SERVICE, (), "applies when the service is started again"),
-        (SettingEffect.OVERRIDDEN, (), "is written, but the environment or a flag wins over it"),
+        (SettingEffect.RESTARTS_MODELS, (), "applies at the next load"),
+        (SettingEffect.RESTARTS_SERVICE, (), "applies after a restart of the service"),
+        (SettingEffect.OVERRIDDEN, (), "saved, but overridden by the environment or a flag"),
     ],
 )
 def test_what_saving_would_do(effect: SettingEffect, models: tuple[str, ...], text: str) -> None:

@@ -1,4 +1,4 @@
-"""The models page: what it shows, and what its keys do."""
+"""The Models page: its contents and its keys."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, empty_world, model
+from tests.tui.world import busy_world, empty_world, model
 
 GEMMA, NOMIC, PHI, BIG, QWEN = (
     "gemma-3-4b-it-q4_k_m",
@@ -41,7 +42,7 @@ def order(app: CyberApp) -> list[str]:
 
 
 async def at(app: CyberApp, pilot: Pilot[Any], model_id: str) -> None:
-    """The cursor on a model."""
+    """Move the cursor to a model."""
     assert table(app).move_to(model_id)
     await pilot.pause()
 
@@ -57,7 +58,7 @@ async def shows(app: CyberApp, pilot: Pilot[Any], *texts: str) -> None:
 # What is shown
 
 
-async def test_the_table_and_the_line_below_tell_of_each_model_and_its_news() -> None:
+async def test_the_table_and_the_line_below_show_each_model_and_its_changes() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await shows(app, pilot, "Models  5", "◐ loading 64 %", "✖ failed", "● loaded")
         await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
@@ -67,7 +68,7 @@ async def test_the_table_and_the_line_below_tell_of_each_model_and_its_news() ->
         await shows(app, pilot, "enter opens its details")
         await at(app, pilot, PHI)
         await shows(app, pilot, "✖ The model needs more memory than the GPU has")
-        # News change its row, and what is told of it.
+        # An event changes its row and its sentence.
         client.set_model(GEMMA, progress=0.9)
         await shows(app, pilot, "◐ loading 90 %")
         await at(app, pilot, BIG)
@@ -82,7 +83,7 @@ async def test_the_table_and_the_line_below_tell_of_each_model_and_its_news() ->
         assert table(app).cursor_key == QWEN
 
 
-async def test_what_cannot_be_used_is_told_below_the_table() -> None:
+async def test_files_that_cannot_be_used_are_listed_below_the_table() -> None:
     world = busy_world()
     world.problems = [ProblemRecord(where="/m/lora.gguf", reason="it is an adapter \x1b[31m(LoRA)")]
     async with on_models(world) as (app, client, pilot):
@@ -108,7 +109,9 @@ async def test_on_a_low_screen_one_line_counts_what_cannot_be_used() -> None:
 
 async def test_without_models_the_page_says_how_to_get_one() -> None:
     async with on_models(empty_world()) as (app, _, pilot):
-        await shows(app, pilot, "No models yet.", "3  find one in the Hub", "put GGUF files into")
+        await shows(
+            app, pilot, "No models yet.", "3  finds models in the Hub", "Or put GGUF files into"
+        )
         # Nothing can be sorted or filtered.
         assert "Sort" not in screen_text(app)
         assert "Filter" not in screen_text(app)
@@ -124,7 +127,7 @@ async def test_the_models_stay_while_there_is_no_connection() -> None:
         client.stop()
         await until(pilot, lambda: page(app).has_class("-stale"))
         assert len(order(app)) == 5
-        # The details say so, and what is asked for.
+        # The details and actions show the error.
         await pilot.press("d")
         await shows(app, pilot, "No service answers")
         await pilot.press("escape")
@@ -139,7 +142,7 @@ async def test_a_small_terminal_keeps_what_matters() -> None:
         await shows(app, pilot, "STATE", "FITS", "MEMORY", "enter: details")
         assert "CONTEXT" not in screen_text(app)
         assert all(cell_len(line) <= 80 for line in screen_text(app).splitlines())
-        # Details that fill the page are not told twice.
+        # Details that fill the page are not repeated below.
         await pilot.press("enter")
         await shows(app, pilot, "COMMAND")
         assert not page(app).query_one("#line").display
@@ -167,7 +170,7 @@ async def test_hostile_names_break_nothing() -> None:
         await pilot.press("escape", "e")
         await shows(app, pilot, "Settings of z[/oops")
         await pilot.press("escape", "x")
-        await shows(app, pilot, "This is removed from the disk:")
+        await shows(app, pilot, "These files are removed from the disk:")
         text = screen_text(app)
         assert "\x1b" not in text
         assert "\u202e" not in text
@@ -219,7 +222,7 @@ async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None
         await pilot.press("escape")
         await until(pilot, lambda: "COMMAND" not in screen_text(app))
         assert table(app).has_focus
-        # They are read anew when the model or the settings change.
+        # They are read again when the model or the settings change.
         await at(app, pilot, PHI)
         await pilot.press("d")
         await shows(app, pilot, "layers")
@@ -289,7 +292,7 @@ async def test_load_unload_and_pin() -> None:
         await shows(app, pilot, "It has no room.")
         del client.fail["load"]
         await pilot.press("l")
-        await until(pilot, lambda: ("load", BIG) in client.calls)
+        await until(pilot, lambda: ("load", BIG, False) in client.calls)
         await shows(app, pilot, "◐ loading 0 %")
         # An idle model is unloaded at once.
         await at(app, pilot, NOMIC)
@@ -338,14 +341,14 @@ async def test_deleting_asks_with_the_size_and_the_files() -> None:
         await shows(app, pilot, "Delete qwen3")
         await pilot.press("d")
         await until(pilot, lambda: ("delete", BIG) in client.calls)
-        await shows(app, pilot, f"{BIG} is deleted.", "Models  4")
+        await shows(app, pilot, f"{BIG} was deleted.", "Models  4")
         # What cannot be deleted says why.
         client.calls.clear()
         client.set_model(PHI, origin="ollama")
         await until(pilot, lambda: app.snapshot.model(PHI) == client.world.models[PHI])
         await at(app, pilot, PHI)
         await pilot.press("x")
-        await shows(app, pilot, "it comes from ollama")
+        await shows(app, pilot, "cannot be deleted: it comes", "Only models in")
         await at(app, pilot, NOMIC)
         await pilot.press("x")
         await shows(app, pilot, "is loaded. Unload it first (u).")
@@ -430,9 +433,9 @@ async def test_hundreds_of_models_are_drawn_once() -> None:
         assert changed == [NOMIC]
 
 
-async def test_the_filter_is_live_stands_in_the_title_and_goes_with_escape() -> None:
+async def test_the_filter_works_at_once_is_in_the_title_and_escape_clears_it() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
-        # The footer tells what its line does.
+        # The footer shows the keys of the filter.
         await shows(app, pilot, GEMMA)
         await pilot.press("slash")
         await shows(app, pilot, "Back to the list", "esc Clear")
@@ -444,13 +447,13 @@ async def test_the_filter_is_live_stands_in_the_title_and_goes_with_escape() -> 
         await until(pilot, lambda: len(order(app)) == 5)
         # Escape in its line clears it and goes back to the table.
         await pilot.press("slash", *"nothing like it")
-        await shows(app, pilot, "No model has this in its name.")
+        await shows(app, pilot, "No model matches this text.")
         await pilot.press("escape")
         await until(pilot, lambda: len(order(app)) == 5)
         assert table(app).has_focus
         await pilot.press("escape")
         assert app.is_running
-        # It is live, and stands in the title.
+        # It filters at once, and the title shows it.
         await pilot.press("slash", *"qwen")
         await shows(app, pilot, "Models  2 of 5  /qwen")
         assert order(app) == [BIG, QWEN]

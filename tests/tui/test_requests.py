@@ -1,4 +1,4 @@
-"""The requests page: what it shows, and what each of its keys does."""
+"""The Requests page: its contents and its keys."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from cyber_inference_tui.tui.pages.requests.table import (
     request_row,
 )
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
+from tests.tui.world import NOW, ago, busy_world, empty_world, request
 
 on_page = partial(running, first_page="requests")
 
@@ -63,7 +64,7 @@ async def open_page(app: CyberApp, pilot: Pilot[AfterExit]) -> None:
 
 
 def long_world(number: int) -> World:
-    """A service that answered many requests, every tenth with an error."""
+    """Return a service with many finished requests, every tenth failed."""
     world = busy_world()
     world.active = []
     world.requests = [
@@ -106,7 +107,7 @@ def test_how_a_request_ended_has_sign_word_and_colour() -> None:
     assert outcome_tone(request(1, error="The stream broke off.")) == "bad"
 
 
-def test_what_is_not_told_is_a_dash() -> None:
+def test_unknown_values_are_dashes() -> None:
     row = request_row(
         request(1, tokens_in=None, tokens_out=None, tokens_per_second=None, client=None), CONTEXT
     )
@@ -119,7 +120,7 @@ def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
     assert request_row(request(1, stream=False), CONTEXT).cell(6)[0] == UNICODE.missing
 
 
-def test_a_day_before_today_is_told_as_the_day() -> None:
+def test_the_time_of_another_day_is_its_date() -> None:
     assert request_row(request(1, at=ago(2 * 86400)), CONTEXT).cell(0)[0] == "03 Mar"
 
 
@@ -185,7 +186,7 @@ def test_rows_are_made_once() -> None:
     assert again[2] is first[1]
 
 
-def test_the_details_tell_everything_and_the_error_first() -> None:
+def test_the_details_show_everything_and_the_error_first() -> None:
     lines = details(request(9, status=500, error="Line one\nand \x1b[31mtwo."), NOW, UNICODE)
     assert lines[0] == ("error", "Line oneand two.")
     text = details_text(lines)
@@ -253,7 +254,7 @@ async def test_live_requests_stand_above_the_finished_ones() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: len(table(app).rows) == 43)
         await pilot.press("slash", *"nothing like it")
-        await until(pilot, lambda: "No request is like that." in screen_text(app))
+        await until(pilot, lambda: "No request matches." in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: len(table(app).rows) == 43)
         assert table(app).has_focus
@@ -279,7 +280,7 @@ async def test_an_empty_page_says_what_it_is_for() -> None:
 
 
 def end_of(live: ActiveRequestRecord) -> RequestRecord:
-    """The record of a live request that is over."""
+    """Return the record of a running request after its end."""
     return request(0, at=live.at, model=live.model, path=live.path, client=live.client)
 
 
@@ -313,7 +314,7 @@ async def test_space_holds_the_display() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("space")
-        await until(pilot, lambda: "held: space continues" in screen_text(app))
+        await until(pilot, lambda: "frozen: space continues" in screen_text(app))
         client.publish("request", request(900, at=ago(0)))
         await until(pilot, lambda: app.snapshot.finished[0].id == 900)
         assert len(table(app).rows) == 43
@@ -453,7 +454,7 @@ async def test_older_ones_that_cannot_be_had_say_why() -> None:
         assert len(table(app).rows) == 200
 
 
-async def test_after_a_lost_connection_it_begins_anew() -> None:
+async def test_after_a_lost_connection_it_reads_again() -> None:
     async with on_page(long_world(500)) as (app, client, pilot):
         await open_page(app, pilot)
         await pilot.press("G")

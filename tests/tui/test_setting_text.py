@@ -1,4 +1,4 @@
-"""Values as people type them."""
+"""Values of settings as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Settings page: every key of it, and what it says before anything is written."""
+"""The Settings page: its keys, and the preview before a value is written."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world
+from tests.tui.world import busy_world
 
 on_page = partial(running, first_page="settings")
 
@@ -35,7 +36,7 @@ async def test_a_value_is_checked_while_it_is_typed_and_then_saved() -> None:
         await on_setting(pilot, app, "default_context_size")
         assert "Tokens of context; 0 = the model's own." in screen_text(app)
         await pilot.press("enter")
-        await until(pilot, lambda: "Enter saves" in screen_text(app))
+        await until(pilot, lambda: "enter saves" in screen_text(app))
         app.screen.query_one("#value", Input).value = "many"
         await until(pilot, lambda: "Type a number." in screen_text(app))
         await pilot.press("enter")
@@ -68,11 +69,11 @@ async def test_what_is_typed_is_judged_before_it_is_written() -> None:
         await pilot.press("escape")
         await until(pilot, lambda: not app.screen.query_one("#value").display)
         client.fail.clear()
-        # What the environment says is told.
+        # A value from the environment is marked.
         await on_setting(pilot, app, "model_idle_timeout")
         assert "CYBER_INFERENCE_MODEL_IDLE_TIMEOUT" in screen_text(app)
         await pilot.press("enter", *"0")
-        await until(pilot, lambda: "the environment or a flag wins" in screen_text(app))
+        await until(pilot, lambda: "overridden by the environment or a flag" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: not app.screen.query_one("#value").display)
         assert not client.calls
@@ -86,17 +87,17 @@ async def test_what_is_typed_is_judged_before_it_is_written() -> None:
         await until(pilot, lambda: client.calls == [("unset_config", "port")])
 
 
-async def test_a_secret_is_taken_out_after_a_question_and_never_shown() -> None:
+async def test_a_secret_is_reset_after_a_question_and_never_shown() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await on_setting(pilot, app, "api_keys")
         await pilot.press("x")
-        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
+        await until(pilot, lambda: "Reset api_keys to its default?" in screen_text(app))
         await pilot.press("enter")
-        await until(pilot, lambda: "Take api_keys" not in screen_text(app))
+        await until(pilot, lambda: "Reset api_keys" not in screen_text(app))
         assert not client.calls
         await pilot.press("x")
-        await until(pilot, lambda: "Take api_keys out of the file?" in screen_text(app))
-        await pilot.press("t")
+        await until(pilot, lambda: "Reset api_keys to its default?" in screen_text(app))
+        await pilot.press("r")
         await until(pilot, lambda: client.calls == [("unset_config", "api_keys")])
         client.calls.clear()
         # It is neither shown nor filled in.
@@ -113,16 +114,16 @@ async def test_a_secret_is_taken_out_after_a_question_and_never_shown() -> None:
         await until(pilot, lambda: client.calls == [("set_config", "api_keys", ["hidden"])])
 
 
-async def test_a_default_that_restarts_models_is_asked_for() -> None:
+async def test_a_reset_that_restarts_models_asks_first() -> None:
     world = busy_world()
     old = world.config["default_context_size"]
     world.config[old.key] = msgspec.structs.replace(old, source="file", value=4096)
     async with on_page(world) as (app, client, pilot):
-        client.restarts = ("qwen3-4b-q4_k_m",)
+        client.service.restarts = ("qwen3-4b-q4_k_m",)
         await on_setting(pilot, app, old.key)
         await pilot.press("x")
-        await until(pilot, lambda: "Loads qwen3-4b-q4_k_m again" in screen_text(app))
-        await pilot.press("t")
+        await until(pilot, lambda: "Reloads qwen3-4b-q4_k_m" in screen_text(app))
+        await pilot.press("r")
         await until(pilot, lambda: client.calls == [("unset_config", old.key)])
 
 
@@ -162,7 +163,7 @@ async def test_the_filter_narrows_and_escape_clears_it() -> None:
         assert "model_idle_timeout" in screen_text(app)
         await pilot.press("enter", "escape")
         await until(pilot, lambda: "1 of 8" not in screen_text(app))
-        # The table stays where it is, whatever the help says.
+        # The table stays in place with any help.
         await on_setting(pilot, app, "port")
         heights = set()
         for key in ("port", "model_idle_timeout", "theme"):

@@ -1,7 +1,6 @@
-"""How the pages look: compared with pictures that a person has looked at.
+"""Compares the pages with snapshots that a person has checked.
 
-``pytest tests/tui/test_snapshots.py --snapshot-update`` takes them anew; look at each that changed.
-What the pages do is tested elsewhere.
+``make snapshots`` takes them again; look at each that changed. Other tests check the behaviour.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, empty_world
+from tests.tui.world import busy_world, empty_world
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
@@ -212,7 +212,7 @@ def test_settings(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
         await until(pilot, lambda: "SETTING" in screen_text(app))
         await pilot.press("j", "enter", *"600")
-        await until(pilot, lambda: "wins over it" in screen_text(app))
+        await until(pilot, lambda: "overridden by" in screen_text(app))
 
     looks(busy_world(), steps, first_page="settings")
 

@@ -1,1 +1,1 @@
-"""Questions and forms that stand in front of a page."""
+"""Dialogs that open in front of a page."""

@@ -1,4 +1,4 @@
-"""One of many things, found by a part of its name."""
+"""A dialog to choose one row of a table, with a filter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 class ChoiceDialog(ModalScreen[str | None]):
     """Returns the key of the chosen row, or ``None`` for escape.
 
-    Typing leaves the rows that have the text in their first cell or in their key.
+    The typed text filters by the first cell and the key of a row.
     """
 
     DEFAULT_CSS = """
@@ -55,16 +55,16 @@ class ChoiceDialog(ModalScreen[str | None]):
         self._charset = charset
 
     def compose(self) -> ComposeResult:
-        """The line to type in, and the table."""
+        """Compose the filter and the table."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"))
             yield Input(placeholder="part of a name")
             yield LiveTable(
-                self._columns, empty="Nothing has this in its name.", charset=self._charset
+                self._columns, empty="No name contains this text.", charset=self._charset
             )
 
     def on_mount(self) -> None:
-        """Begin with all of them."""
+        """Show all rows."""
         line = self.query_one(Input)
         line.cursor_blink = False
         line.focus()
@@ -80,7 +80,7 @@ class ChoiceDialog(ModalScreen[str | None]):
             if wanted in row.key.lower() or wanted in row.cell(0)[0].lower()
         ]
         table = self.query_one(LiveTable)
-        # The height follows the rows that there are at most, not those that are left: it stands.
+        # The height is that of all rows, so that it does not change while the user types.
         table.styles.height = min(18, len(self._all) + 1)
         table.show(rows)
 
@@ -98,5 +98,5 @@ class ChoiceDialog(ModalScreen[str | None]):
         self.dismiss(event.key)
 
     def action_move(self, rows: int) -> None:
-        """Move the cursor while the line keeps the focus."""
+        """Move the cursor while the filter keeps the focus."""
         self.query_one(LiveTable).action_move(rows)

@@ -1,4 +1,4 @@
-"""What the keys do here: made from the bindings themselves."""
+"""The help: a table of the keys, made from the bindings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cyber_inference_tui.terminal.text_width import fit
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
 
 _AROUND = 6
-"""Cells of the box at the sides of its text, and the scroll bar."""
+"""Cells at the sides of the text, with the scroll bar."""
 
 
 class Keys(ModalScreen[None]):
-    """The keys of ``screen``, grouped by where they hold."""
+    """Shows the keys of ``screen`` by group."""
 
     DEFAULT_CSS = """
     Keys { align: center middle; background: $background 60%; }
@@ -41,7 +41,7 @@ class Keys(ModalScreen[None]):
         self._lines = key_lines(screen)
 
     def compose(self) -> ComposeResult:
-        """The table."""
+        """Compose the table."""
         width = min(84, int(self.app.size.width * 0.96)) - _AROUND
         with Vertical(id="box"), VerticalScroll():
             yield Static(keys_content(self._lines, width), id="lines")
@@ -56,7 +56,7 @@ class Keys(ModalScreen[None]):
 
 
 def keys_content(lines: list[KeyLine], width: int) -> Content:
-    """The lines in three columns, each group under its title; ``width`` in cells."""
+    """Return the lines in three columns, each group under its title; ``width`` in cells."""
     keys_width = max((cell_len(line.keys) for line in lines), default=0)
     does_width = max((cell_len(line.does) for line in lines if line.why), default=0)
     indent = keys_width + does_width + 6

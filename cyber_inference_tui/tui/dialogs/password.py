@@ -17,23 +17,23 @@ from cyber_inference_tui.text import clean_line
 
 
 class Tick(Checkbox):
-    """A box that is empty until it is ticked, also where there are no colours."""
+    """A check box that shows its state without colours, too."""
 
     BUTTON_LEFT = "["
     BUTTON_RIGHT = "]"
     BUTTON_INNER = " "
 
     def watch_value(self) -> None:
-        """Draw it ticked, or empty."""
+        """Draw the box checked or empty."""
         self.BUTTON_INNER = "x" if self.value else " "
         super().watch_value()
         self.refresh(layout=True)
 
 
 class Password(ModalScreen["tuple[str, bool] | None"]):
-    """Asks until ``login`` takes a password; returns it and whether to keep it, or ``None``.
+    """Asks until ``login`` accepts a password; returns it and whether to store it, or ``None``.
 
-    ``can_keep``: offer to keep it in a file.
+    ``can_keep`` offers to store it in a file.
     """
 
     CSS_PATH = "question.tcss"
@@ -57,20 +57,20 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
         self._can_keep = can_keep
 
     def compose(self) -> ComposeResult:
-        """The form."""
+        """Compose the form."""
         with Vertical(id="box"):
             yield Static(Content.styled("Admin password", "bold"))
-            yield Static(Content.styled(f"{self._url} asks for it.", "$text-muted"))
+            yield Static(Content.styled(f"{self._url} needs it.", "$text-muted"))
             yield Static(id="problem")
             line = Input(password=True, placeholder="password", id="password")
             line.cursor_blink = False
             yield line
             if self._can_keep:
-                yield Tick("keep it in a file that only you can read", id="keep", compact=True)
+                yield Tick("store it in a file that only you can read", id="keep", compact=True)
             yield Static(_hint(self._can_keep), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Try what was typed."""
+        """Try the typed password."""
         self.run_worker(self._try(event.value), exclusive=True, exit_on_error=False)
 
     async def _try(self, password: str) -> None:

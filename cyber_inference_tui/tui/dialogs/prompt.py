@@ -1,4 +1,4 @@
-"""Asks for one line of text."""
+"""A dialog that asks for one line of text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 
 
 class Prompt(ModalScreen[str | None]):
-    """Returns what was typed, or ``None`` for escape; an empty line counts as escape."""
+    """Returns the typed text, or ``None`` for escape or an empty line."""
 
     DEFAULT_CSS = """
     Prompt { align: center middle; background: $background 60%; }
@@ -35,7 +35,7 @@ class Prompt(ModalScreen[str | None]):
         self._placeholder = placeholder
 
     def compose(self) -> ComposeResult:
-        """The question and its line."""
+        """Compose the question and the line."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"))
             if self._text:
@@ -46,7 +46,7 @@ class Prompt(ModalScreen[str | None]):
             yield Static(
                 Content.assemble(
                     ("enter", "bold $accent"),
-                    (" takes it    ", "$text-muted"),
+                    (" accepts    ", "$text-muted"),
                     ("esc", "bold $accent"),
                     (" cancels", "$text-muted"),
                 ),
@@ -54,5 +54,5 @@ class Prompt(ModalScreen[str | None]):
             )
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Return what was typed."""
+        """Return the typed text."""
         self.dismiss(event.value.strip() or None)

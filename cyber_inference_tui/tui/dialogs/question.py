@@ -1,4 +1,4 @@
-"""One question with a few answers, each a key."""
+"""A dialog with a question and a few answers, each with a key."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from textual.widgets import Button, Static
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: ``value`` is what the question returns. A ``grave`` one is drawn as a warning."""
+    """An answer; the dialog returns ``value``. ``destructive`` draws it as a warning."""
 
     value: str
     key: str
     label: str
-    grave: bool = False
+    destructive: bool = False
 
 
 class Question(ModalScreen[str | None]):
-    """Asks ``title``; returns the chosen answer's value, or ``None`` for escape.
+    """Returns the value of the chosen answer, or ``None`` for escape.
 
-    The first answer has the focus, so it should be the harmless one.
+    The first answer has the focus, so it should be harmless.
     """
 
     CSS_PATH = "question.tcss"
@@ -43,7 +43,7 @@ class Question(ModalScreen[str | None]):
         self._answers = answers
 
     def compose(self) -> ComposeResult:
-        """The question and its answers."""
+        """Compose the question and its answers."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"), id="title")
             if self._text:
@@ -54,12 +54,12 @@ class Question(ModalScreen[str | None]):
                     yield Button(
                         label,
                         id=f"answer-{answer.value}",
-                        variant="error" if answer.grave else "default",
+                        variant="error" if answer.destructive else "default",
                         compact=True,
                     )
 
     def on_mount(self) -> None:
-        """Let each answer's key choose it."""
+        """Bind the answers' keys."""
         for answer in self._answers:
             self._bindings.bind(answer.key, f"choose('{answer.value}')", answer.label, show=False)
         self.query_one(Button).focus()

@@ -1,1 +1,1 @@
-"""The pages, a folder each: the page and its style, its tables, what it says and asks."""
+"""The pages, each in its own package with its style sheet, tables, texts and dialogs."""

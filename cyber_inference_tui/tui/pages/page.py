@@ -1,4 +1,4 @@
-"""What all pages have in common."""
+"""The base class of the pages."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
-"""Classes of a screen by the columns of the terminal; ``-tiny`` has no room for a page."""
+"""CSS classes of a screen by the terminal's columns; ``-tiny`` has no room for a page."""
 HEIGHTS: list[tuple[int, str]] = [(0, "-flat"), (18, "-short"), (32, "-tall")]
 
 
 class Page(Screen[None]):
-    """A page draws itself from snapshots: ``body`` composes it, ``show`` is called with each new
-    one while it is in front, once when it comes to the front, and once a second for what counts
-    down. ``show`` has to be cheap when nothing changed.
+    """A page, which draws itself from snapshots.
 
-    ``STEERING`` names the actions that change something: they are hidden in a read-only app.
+    ``body`` composes it. ``show`` is called with each new snapshot while the page is in front,
+    when it comes to the front, and every second for countdowns. It has to be cheap when nothing
+    changed. A read-only app hides the actions in ``STEERING``, which change something.
     """
 
     MODE: ClassVar[str]
@@ -36,8 +36,8 @@ class Page(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = []
 
     def compose(self) -> ComposeResult:
-        """The chrome, with the page's own body in it."""
-        # Told before there is anything on the page: later it would all be styled once more.
+        """Compose the parts that every page has, and the page's body."""
+        # Set these classes first: later Textual would style all widgets a second time.
         size = self.app.size
         self.add_class(_step(size.width, WIDTHS), _step(size.height, HEIGHTS))
         yield StatusBar(self.cyber.options)
@@ -47,31 +47,31 @@ class Page(Screen[None]):
         yield KeyBar(self.cyber.options.charset)
 
     def body(self) -> ComposeResult:
-        """What the page is made of."""
+        """Compose the page itself."""
         raise NotImplementedError
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw what ``snapshot`` tells."""
+        """Draw ``snapshot``."""
         raise NotImplementedError
 
     @property
     def cyber(self) -> CyberApp:
-        """The app, by its own type."""
+        """The app with its own type."""
         return cast("CyberApp", self.app)
 
     @property
     def client(self) -> ServiceClient:
-        """The service."""
+        """The client of the service."""
         return self.cyber.client
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether an action is to be had."""
+        """Return whether an action is available."""
         if action in self.STEERING and self.cyber.options.readonly:
             return False
         return super().check_action(action, parameters)
 
     def draw(self, snapshot: Snapshot) -> None:
-        """Draw the chrome and the page (called by the app)."""
+        """Draw the whole page; the app calls it."""
         if not self.is_mounted:
             return
         now = self.cyber.options.now()
@@ -80,25 +80,25 @@ class Page(Screen[None]):
         self.show(snapshot)
 
     def on_screen_resume(self) -> None:
-        """The page comes to the front: draw what is known now."""
+        """Draw the newest snapshot when the page comes to the front."""
         self.call_after_refresh(self.redraw)
 
     def on_resize(self) -> None:
-        """There is another amount of room."""
+        """Redraw for the new size."""
         self.call_after_refresh(self.redraw)
 
     def redraw(self) -> None:
-        """Draw the present snapshot again."""
+        """Draw the newest snapshot again."""
         self.draw(self.cyber.snapshot)
 
 
 def _step(size: int, steps: list[tuple[int, str]]) -> str:
-    """The class of the last step that is not above ``size``."""
+    """Return the class of the last step that is not above ``size``."""
     return [name for least, name in steps if least <= size][-1]
 
 
-def update_static(place: Static, content: Content, layout: bool = False) -> None:
-    """Show ``content`` where it is another one than before; ``layout`` where its size counts."""
-    before = place.content
+def update_static(widget: Static, content: Content, layout: bool = False) -> None:
+    """Update ``widget`` if ``content`` is new; with ``layout`` its size may change."""
+    before = widget.content
     if not (isinstance(before, Content) and before.is_same(content)):
-        place.update(content, layout=layout)
+        widget.update(content, layout=layout)

@@ -1,1 +1,1 @@
-"""The widgets of our own that the pages are made of."""
+"""The app's own widgets."""

@@ -1,4 +1,4 @@
-"""The line that `/` opens: what is typed filters at once, esc clears it and closes the line."""
+"""The filter that ``/`` opens: it filters while the user types, esc clears and closes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyber_inference_tui.terminal.text_width import plain
 
 
 class FilterLine(Input):
-    """Hidden until it is opened. ``enter`` goes back to what is filtered and keeps the text."""
+    """Hidden until it is opened. ``enter`` returns to the list and keeps the text."""
 
     KEYS_TITLE = "Filter"
     DEFAULT_CSS = """
@@ -27,7 +27,7 @@ class FilterLine(Input):
     ]
 
     class Filtered(Message):
-        """The text is another one."""
+        """Posted when the text changed."""
 
         def __init__(self, line: FilterLine, text: str) -> None:
             super().__init__()
@@ -41,46 +41,46 @@ class FilterLine(Input):
 
     def __init__(self, placeholder: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's
         super().__init__(placeholder=placeholder, id=id, max_length=200)
-        # As in each line to type in: a blinking cursor is sent to the terminal twice a second.
+        # A blinking cursor would be sent to the terminal twice a second.
         self.cursor_blink = False
         self._back: Widget | None = None
 
     @property
     def needle(self) -> str:
-        """What is looked for, in lower case; empty = everything is shown."""
+        """The text in lower case; empty shows everything."""
         return plain(self.value.strip()).lower()
 
     def open(self, back: Widget) -> None:
-        """Let a text be typed; the focus goes to ``back`` afterwards."""
+        """Open the filter; the focus returns to ``back`` afterwards."""
         self._back = back
         self.add_class("-open")
-        # At once: the next key is meant for the line.
+        # Focus it now, because the next key is for the filter.
         self.screen.set_focus(self)
 
     def clear_filter(self) -> bool:
-        """Show all again; ``False`` where nothing was filtered."""
+        """Clear the text; return whether there was any."""
         had = bool(self.value)
         self.value = ""
         self.action_close()
         return had
 
     def action_clear_and_close(self) -> None:
-        """Show all again and go back."""
+        """Clear the text and return to the list."""
         self.clear_filter()
 
     def action_close(self) -> None:
-        """Go back; the line stays while it filters."""
+        """Return to the list; the filter stays open while it has text."""
         if not self.value.strip():
             self.remove_class("-open")
         if self._back is not None and self.has_focus:
             self.screen.set_focus(self._back)
 
     def on_blur(self, event: events.Blur) -> None:
-        """An empty line has no reason to stay."""
+        """Close an empty filter."""
         if not self.value.strip():
             self.remove_class("-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Tell what is looked for now."""
+        """Post the new text."""
         event.stop()
         self.post_message(self.Filtered(self, self.needle))

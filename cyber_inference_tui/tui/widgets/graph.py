@@ -28,11 +28,10 @@ MOST_LINES = 4
 def rows(
     values: Sequence[float | None], width: int, height: int, maximum: float, charset: Charset
 ) -> list[str]:
-    """The lines of a graph, top first, each ``width`` cells wide; ``None`` leaves a gap.
+    """Return the lines of a graph, top first, each ``width`` cells wide; ``None`` leaves a gap.
 
-    Braille shows two values to a cell, ASCII one. The newest value (the last) is at the right. A
-    value of nothing is the lowest step, so that it differs from a gap; one above ``maximum`` is
-    shown as ``maximum``.
+    Braille shows two values per cell, ASCII one. The newest value, the last, is at the right.
+    Zero is the lowest step, so that it differs from a gap. Values are limited to ``maximum``.
     """
     if width <= 0 or height <= 0:
         return [""] * max(0, height)
@@ -59,7 +58,7 @@ def _part(level: int, base: int, steps: int) -> int:
 
 
 def _levels(values: Sequence[float | None], count: int, top: int, maximum: float) -> list[int]:
-    """The newest ``count`` values as steps from 1 to ``top``; 0 is a gap."""
+    """Return the newest ``count`` values as steps from 1 to ``top``; 0 is a gap."""
     shown = [_level(value, top, maximum) for value in values[-count:]]
     return [0] * (count - len(shown)) + shown
 
@@ -73,9 +72,9 @@ def _level(value: float | None, top: int, maximum: float) -> int:
 
 
 class Graph(Widget):
-    """A graph with a title line over it (none if ``title`` is ``None``); ``lines`` is 1 to 4.
+    """A graph of 1 to 4 ``lines``, with a title line above unless ``title`` is ``None``.
 
-    The classes ``-busy`` and ``-bad`` on the widget colour the graph.
+    The CSS classes ``-busy`` and ``-bad`` colour it.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"graph--title", "graph--caption", "graph--line"}
@@ -118,12 +117,11 @@ class Graph(Widget):
         caption: str | None = None,
         title: str | None = None,
     ) -> None:
-        """Show a history up to ``maximum``; ``caption`` stands after the title, which ``title``
-        replaces (where there is a line for it).
+        """Show a history up to ``maximum``, a ``caption`` after the title, and a new ``title``.
 
-        Only lines that differ are painted again.
+        Only lines that changed are painted.
         """
-        # Bounded by what the widest screen shows, whatever the caller keeps.
+        # Keep no more than the widest screen shows.
         self._values = tuple(values[-2048:])
         self._maximum = maximum
         if caption is not None:
@@ -133,7 +131,7 @@ class Graph(Widget):
         self._compute()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """The graph's lines, and one for the title."""
+        """Return the lines of the graph and its title."""
         return self._lines + (self._title is not None)
 
     def _on_resize(self, event: events.Resize) -> None:
@@ -157,7 +155,7 @@ class Graph(Widget):
         return fit(text, width, "left", self._charset.ellipsis)
 
     def render_line(self, y: int) -> Strip:
-        """One line of what was computed before."""
+        """Render a computed line."""
         width = self.size.width
         if y >= len(self._shown):
             return Strip.blank(width, self.rich_style)
@@ -174,7 +172,7 @@ class Graph(Widget):
 
 
 def _changed_to(old: str, new: str) -> int:
-    """Up to which cell two lines of one width differ: what follows need not be sent again."""
+    """Return the cell after which two lines of one width are equal; the rest is not painted."""
     same = 0
     while same < min(len(old), len(new)) and old[-1 - same] == new[-1 - same]:
         same += 1

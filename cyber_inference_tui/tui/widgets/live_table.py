@@ -1,8 +1,7 @@
-"""A table that repaints what changed and nothing else.
+"""A table that repaints only what changed.
 
-Textual paints what is marked as dirty, whether it changed or not; on a slow line every cell that
-is not sent counts. So this table compares what it is given with what it shows, and marks only the
-cells that differ.
+Textual paints every cell that is marked as dirty, changed or not, and on a slow line each cell
+counts. This table compares new rows with those on the screen and marks only cells that differ.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from cyber_inference_tui.terminal.tone import Tone
 
 _GUTTER = 2
 _LONGEST = 1000
-"""Characters of a cell that are looked at; no screen is that wide."""
+"""Maximum characters of a cell; no screen is that wide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: ``key`` says which thing it is for as long as the thing lives."""
+    """A row; ``key`` identifies its record for as long as that exists."""
 
     key: str
     cells: tuple[Cell | str, ...]
     tone: Tone = "none"
-    """For the cells that have none of their own."""
+    """For cells without their own tone."""
 
     def cell(self, index: int) -> tuple[str, Tone]:
-        """Text and tone of a cell; a row may be shorter than the table."""
+        """Return text and tone of a cell; a row may be shorter than the table."""
         if index >= len(self.cells):
             return "", "none"
         cell = self.cells[index]
@@ -66,14 +65,14 @@ def row_of(
     context: RenderContext,
     tone: Tone = "none",
 ) -> Row:
-    """The row of ``record``: what each column shows of it."""
+    """Return the row of ``record`` with the cell of each column."""
     return Row(key, tuple(column.draw(record, context) for column in columns), tone)
 
 
 class LiveTable(ScrollView, can_focus=True):
-    """Rows under a header, with a cursor that stays on its thing when the order changes.
+    """Rows under a header, with a cursor that stays on its record when the order changes.
 
-    ``empty`` is shown where there are no rows. Without ``cursor`` it is a list to look at.
+    ``empty`` is shown if there are no rows. Without ``cursor`` the table only scrolls.
     """
 
     KEYS_TITLE = "Table"
@@ -118,44 +117,36 @@ class LiveTable(ScrollView, can_focus=True):
     """
     ALLOW_SELECT = False
 
-    class RowHighlighted(Message):
-        """The cursor went to another thing (``None``: there are no rows)."""
+    class _Message(Message):
+        def __init__(self, table: LiveTable) -> None:
+            super().__init__()
+            self.table = table
+
+        @property
+        def control(self) -> LiveTable:
+            """The table, for ``@on`` with a selector."""
+            return self.table
+
+    class RowHighlighted(_Message):
+        """Posted when the cursor moved to another record (``None``: there are no rows)."""
 
         def __init__(self, table: LiveTable, key: str | None) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.key = key
 
-        @property
-        def control(self) -> LiveTable:
-            """The table, for ``@on`` with a selector."""
-            return self.table
-
-    class RowChosen(Message):
-        """Enter was pressed, or a row clicked twice."""
+    class RowChosen(_Message):
+        """Posted after enter or a double click."""
 
         def __init__(self, table: LiveTable, key: str) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.key = key
 
-        @property
-        def control(self) -> LiveTable:
-            """The table, for ``@on`` with a selector."""
-            return self.table
-
-    class HeaderSelected(Message):
-        """The title of a column was clicked."""
+    class HeaderSelected(_Message):
+        """Posted when the title of a column was clicked."""
 
         def __init__(self, table: LiveTable, column: Column[Any, RenderContext]) -> None:
-            super().__init__()
-            self.table = table
+            super().__init__(table)
             self.column = column
-
-        @property
-        def control(self) -> LiveTable:
-            """The table, for ``@on`` with a selector."""
-            return self.table
 
     def __init__(
         self,
@@ -171,7 +162,7 @@ class LiveTable(ScrollView, can_focus=True):
         super().__init__(id=id, classes=classes)
         self._columns = tuple(columns)
         self._empty = _content(empty)
-        self._told: tuple[object, list[Strip]] | None = None
+        self._empty_strips: tuple[object, list[Strip]] | None = None
         self._header = int(header)
         self._has_cursor = cursor
         self._charset = charset
@@ -181,13 +172,13 @@ class LiveTable(ScrollView, can_focus=True):
         self._places: list[PlacedColumn] = []
         self._clicked: str | None = None
         self.keeps_top = False
-        """A cursor on the first row stays there, whatever comes to be the first."""
+        """A cursor on the first row stays on the first row when rows are added."""
         self.set_reactive(LiveTable.virtual_size, Size(1, self._header))
 
-    # What is shown
+    # Contents
 
     def show(self, rows: Sequence[Row]) -> None:
-        """Show ``rows`` in this order; their keys differ. What is as it was costs nothing."""
+        """Show ``rows`` in this order; each has its own key. Unchanged rows cost nothing."""
         new, old = tuple(rows), self._rows
         if new == old:
             return
@@ -208,17 +199,17 @@ class LiveTable(ScrollView, can_focus=True):
             self.post_message(self.RowHighlighted(self, self.cursor_key))
 
     def show_sort(self, column: str | None, *, descending: bool = False) -> None:
-        """Put the arrow at ``column``; sorting itself is the page's."""
+        """Put the arrow at ``column``; the page sorts."""
         sort = None if column is None else (column, descending)
         if sort != self._sort:
             self._sort = sort
             self.refresh(Region(0, 0, self.size.width, 1))
 
     def show_empty(self, empty: Content | str) -> None:
-        """What is shown where there are no rows."""
+        """Set the content that is shown if there are no rows."""
         content = _content(empty)
         if not content.is_same(self._empty):
-            self._empty, self._told = content, None
+            self._empty, self._empty_strips = content, None
             if not self._rows:
                 self.refresh()
 
@@ -229,16 +220,16 @@ class LiveTable(ScrollView, can_focus=True):
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """What is shown, in order."""
+        """The rows in order."""
         return self._rows
 
     @property
     def shown_columns(self) -> tuple[Column[Any, RenderContext], ...]:
-        """The columns that the width leaves."""
+        """The columns that fit."""
         return tuple(self._columns[place.index] for place in self._places)
 
     def move_to(self, key: str) -> bool:
-        """Put the cursor on a row and show it; ``False`` where there is none of that key."""
+        """Move the cursor to a row and show it; ``False`` if no row has this key."""
         for index, row in enumerate(self._rows):
             if row.key == key:
                 self._move(index)
@@ -246,7 +237,7 @@ class LiveTable(ScrollView, can_focus=True):
         return False
 
     def _place_of(self, key: str | None, before: int) -> int:
-        """Where the row of ``key`` is now; where it is gone, the row that took its place."""
+        """Return the index of the row with ``key``, or of the row that took its place."""
         if before < len(self._rows) and self._rows[before].key == key:
             return before
         for index, row in enumerate(self._rows):
@@ -255,7 +246,7 @@ class LiveTable(ScrollView, can_focus=True):
         return max(0, min(before, len(self._rows) - 1))
 
     def _refresh_changes(self, old: tuple[Row, ...], old_cursor: int) -> None:
-        """Mark the cells on the screen that are not what they were."""
+        """Mark the visible cells that changed."""
         top = self.scroll_offset.y
         regions = []
         for y in range(self._page_size):
@@ -289,7 +280,7 @@ class LiveTable(ScrollView, can_focus=True):
         return top <= index < top + self._page_size
 
     def _reveal(self) -> None:
-        """Scroll as little as needed to see the cursor."""
+        """Scroll as little as needed to show the cursor."""
         top, size = self.scroll_offset.y, self._page_size
         if not self._has_cursor or size <= 0 or self._is_visible(self._cursor):
             return
@@ -310,31 +301,31 @@ class LiveTable(ScrollView, can_focus=True):
         self._reveal()
 
     def action_move(self, rows: int) -> None:
-        """Move the cursor; a list without one scrolls."""
+        """Move the cursor; a table without a cursor scrolls."""
         if self._has_cursor:
             self._move(self._cursor + rows)
         else:
             self.scroll_to(y=self.scroll_offset.y + rows, animate=False)
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by screens, leaving a line for the eye."""
+        """Move the cursor by screens less one line."""
         self.action_move(pages * max(1, self._page_size - 1))
 
     def action_first(self) -> None:
-        """To the first row."""
+        """Go to the first row."""
         self.action_move(-len(self._rows))
 
     def action_last(self) -> None:
-        """To the last row."""
+        """Go to the last row."""
         self.action_move(len(self._rows))
 
     def action_choose(self) -> None:
-        """Tell that the row under the cursor was chosen."""
+        """Post ``RowChosen`` for the row under the cursor."""
         if self._has_cursor and self.cursor_key is not None:
             self.post_message(self.RowChosen(self, self.cursor_key))
 
     def on_click(self, event: events.Click) -> None:
-        """A row takes the cursor, a second click chooses it; a title asks for its order."""
+        """Move the cursor to the clicked row; a second click chooses it. A title sorts."""
         offset = event.get_content_offset(self)
         if event.widget is not self or offset is None:
             return
@@ -347,7 +338,7 @@ class LiveTable(ScrollView, can_focus=True):
         if not self._has_cursor or index >= len(self._rows):
             return
         self._move(index)
-        # The order may change between two clicks: both must have hit the same thing.
+        # The order may change between two clicks: both must hit the same record.
         if event.chain > 1 and self._clicked == self.cursor_key:
             self.action_choose()
         self._clicked = self.cursor_key
@@ -356,14 +347,14 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _on_resize(self, event: events.Resize) -> None:
         start = _GUTTER if self._has_cursor else 0
-        # The scrollbar covers the right edge of what Textual calls the size.
+        # Textual's size includes the scrollbar.
         width = self.scrollable_content_region.width
         self._places = place_columns(self._columns, width, start)
         self._reveal()
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """A line of the screen: the header, a row or nothing."""
+        """Render a line: the header, a row or a blank."""
         width = self.size.width
         if y < self._header:
             return self._line(self._header_texts(), width, None)
@@ -400,7 +391,7 @@ class LiveTable(ScrollView, can_focus=True):
         width: int,
         cursor: Style | None,
     ) -> Strip:
-        """One line out of its cells: neighbours of one style become one piece."""
+        """Join cells to a line; neighbours of one style become one segment."""
         ground = self.rich_style if cursor is None else cursor
         pieces: list[tuple[str, Style]] = []
         at = 0
@@ -417,7 +408,7 @@ class LiveTable(ScrollView, can_focus=True):
         for text, style in pieces:
             if not text:
                 continue
-            # Spaces are the same in every colour of the foreground.
+            # Spaces look the same in every foreground colour.
             if segments and (segments[-1].style == style or text.isspace()):
                 segments[-1] = Segment(segments[-1].text + text, segments[-1].style)
             else:
@@ -433,16 +424,16 @@ class LiveTable(ScrollView, can_focus=True):
         return style + Style(bgcolor=ground.bgcolor, bold=ground.bold, reverse=ground.reverse)
 
     def _empty_line(self, y: int) -> Strip:
-        told = self._empty_told()
-        return told[y] if y < len(told) else Strip.blank(self.size.width, self.rich_style)
+        strips = self._lay_out_empty()
+        return strips[y] if y < len(strips) else Strip.blank(self.size.width, self.rich_style)
 
-    def _empty_told(self) -> list[Strip]:
-        """The lines of what an empty table says; laid out once, not for each line of it."""
+    def _lay_out_empty(self) -> list[Strip]:
+        """Return the lines of the empty content, laid out once for all lines."""
         width, height = self.size
         ground = self.rich_style
         laid_out_for = (width, height, ground)
-        if self._told is not None and self._told[0] == laid_out_for:
-            return self._told[1]
+        if self._empty_strips is not None and self._empty_strips[0] == laid_out_for:
+            return self._empty_strips[1]
         indent = min(_GUTTER, width - 1) if self._has_cursor else 0
         strips = []
         for strip in Visual.to_strips(
@@ -451,7 +442,7 @@ class LiveTable(ScrollView, can_focus=True):
             safe = [Segment(plain(text), style) for text, style, _ in strip]
             whole = Strip([Segment(" " * indent, ground), *safe])
             strips.append(whole.adjust_cell_length(width, ground))
-        self._told = (laid_out_for, strips)
+        self._empty_strips = (laid_out_for, strips)
         return strips
 
 

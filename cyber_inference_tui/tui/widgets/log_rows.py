@@ -1,4 +1,4 @@
-"""How a line of a log becomes rows of the screen."""
+"""Turns lines of a log into rows of the screen."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Literal
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import beyond, cut, fold, folded_count, plain
+from cyber_inference_tui.terminal.text_width import cut, fold, folded_count, plain, tail
 from cyber_inference_tui.tui.widgets.log_window import Entry, Gap
 from cyber_inference_tui.units import counted
 
 LONGEST_LINE = 2_000
-"""Characters of a line that are shown, even where lines wrap; the rest is counted."""
+"""Maximum characters of a line that are shown, even if lines wrap."""
 
 Role = Literal["text", "time", "debug", "warning", "error", "gap", "match"]
 
@@ -31,21 +31,22 @@ _TIME_CELLS = 9
 
 
 def line_text(line: NumberedLine) -> str:
-    """What is shown of a line."""
+    """Return the part of a line that is shown."""
     return plain(line.text, limit=LONGEST_LINE)
 
 
 @lru_cache(maxsize=8)
 def _folded(text: str, width: int) -> list[str]:
-    """``fold``, not once more for each of the rows: they are asked for one after the other."""
+    """Cache ``fold``, which is called for each row of a line in turn."""
     return fold(text, width)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowFormat:
-    """What the rows are made for: ``width`` cells, the time in ``timezone`` (``None``: the
-    machine's), ``pattern`` to be marked, ``gap_hint`` at the end of a line for missing ones.
-    Lines that do not wrap begin ``shift`` cells further right.
+    """The format of rows.
+
+    Times are in ``timezone``, by default the machine's. ``pattern`` is highlighted. ``gap_hint``
+    ends the row for missing lines. Lines that do not wrap are scrolled by ``shift`` cells.
     """
 
     width: int = 80
@@ -64,21 +65,20 @@ class RowFormat:
 
     @property
     def text_width(self) -> int:
-        """Cells for the text; at least one wide character."""
+        """Cells for the text, at least one wide character."""
         return max(2, self.width - self.text_start)
 
     def rows_of(self, entry: Entry) -> int:
-        """How many rows an entry takes."""
+        """Return the number of rows of an entry."""
         if not self.wrap or isinstance(entry, Gap):
             return 1
         return folded_count(line_text(entry), self.text_width)
 
     def pieces(self, entry: Entry, part: int, *, target: bool) -> list[tuple[str, Role]]:
-        """The row number ``part`` of an entry; ``target`` puts the cursor's sign on its first."""
+        """Return row ``part`` of an entry; ``target`` puts the cursor's sign on its first row."""
         if isinstance(entry, Gap):
-            dots = "…" if self.charset.unicode else "..."
             hint = f": {self.gap_hint}" if self.gap_hint else ""
-            text = f"{dots} {counted(entry.count, 'line')} not shown{hint}"
+            text = f"{self.charset.dots} {counted(entry.count, 'line')} not shown{hint}"
             return [(" " * self.text_start + text, "gap")]
         sign, level = _LEVELS[entry.level]
         text = line_text(entry)
@@ -86,7 +86,7 @@ class RowFormat:
             folded = _folded(text, self.text_width)
             text = folded[min(part, len(folded) - 1)]
         else:
-            if self.shift and (rest := beyond(text, self.shift + 1)):
+            if self.shift and (rest := tail(text, self.shift + 1)):
                 text = self.charset.ellipsis + rest
             elif self.shift:
                 text = ""
@@ -99,7 +99,7 @@ class RowFormat:
             return [(sign, level), *texts]
         time = entry.at.astimezone(self.timezone).strftime("%H:%M:%S ")
         if sign.isspace():
-            # One piece less: each costs some forty bytes on the terminal.
+            # Joined, because each piece costs about forty bytes on the terminal.
             return [(sign + time, "time"), *texts]
         return [(sign, level), (time, "time"), *texts]
 

@@ -1,4 +1,4 @@
-"""Rows of a log, painted: whole ones folded, or cut ones that can be moved sideways."""
+"""Paints the rows of a log: wrapped, or cut and scrolled sideways."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
 
 
 class LogSheet(ScrollView):
-    """Paints a window of at most ``window`` lines as ``form`` says; ``empty`` where there are
-    none."""
+    """Paints a window of at most ``window`` lines in the format ``form``, or else ``empty``."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "logview--time",
@@ -66,13 +65,13 @@ class LogSheet(ScrollView):
         self._window = LogWindow(window, self._rows_of)
         self._empty = plain(empty)
         self._target: int | None = None
-        """The line that is marked."""
+        """Number of the marked line."""
 
     def _rows_of(self, entry: Entry) -> int:
         return self._format.rows_of(entry)
 
     def show_empty(self, text: str) -> None:
-        """What is told where there are no lines."""
+        """Set the text that is shown if there are no lines."""
         if text != self._empty:
             self._empty = plain(text)
             if not len(self._window):
@@ -81,16 +80,16 @@ class LogSheet(ScrollView):
     # Sideways
 
     def action_shift(self, steps: int) -> None:
-        """See more of long lines, as far as there is one on the screen; or go back."""
+        """Scroll cut lines sideways, as far as the longest visible line."""
         if not self._format.wrap:
             self._shift_to(self._format.shift + steps * max(8, self._format.text_width // 3))
 
     def on_mouse_scroll_right(self, event: events.MouseScrollRight) -> None:
-        """As the key does."""
+        """Scroll right."""
         self.action_shift(1)
 
     def on_mouse_scroll_left(self, event: events.MouseScrollLeft) -> None:
-        """As the key does."""
+        """Scroll left."""
         self.action_shift(-1)
 
     def _shift_to(self, shift: int) -> None:
@@ -109,8 +108,8 @@ class LogSheet(ScrollView):
             self._format = replace(self._format, shift=shift)
             self.refresh()
 
-    def uncover_match(self, row: int) -> None:
-        """Where the text that is searched for stands beyond the edge, go there."""
+    def scroll_to_match(self, row: int) -> None:
+        """Scroll sideways to a match beyond the edge."""
         found = self._window.at(row)
         pattern = self._format.pattern
         if (
@@ -131,7 +130,7 @@ class LogSheet(ScrollView):
     # Painting
 
     def render_line(self, y: int) -> Strip:
-        """A row of the screen."""
+        """Render a row of the screen."""
         ground = self.rich_style
         width = self.size.width
         found = self._window.at(self.scroll_offset.y + y)
@@ -148,7 +147,7 @@ class LogSheet(ScrollView):
         width = self.size.width
         segments = [Segment(text, self._style(role, ground)) for text, role in pieces if text]
         space = width - sum(cell_len(segment.text) for segment in segments)
-        # Spaces look the same in every colour, so they need no piece of their own.
+        # Spaces look the same in every colour: append them to the last piece.
         if space > 0 and segments and pieces[-1][1] != "match":
             segments[-1] = Segment(segments[-1].text + " " * space, segments[-1].style)
         return Strip(segments).adjust_cell_length(width, ground)

@@ -1,4 +1,4 @@
-"""A window into a log, which follows its end or stays where the reader is."""
+"""A window into a log that follows its end, or stays where the user reads."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ from cyber_inference_tui.tui.widgets.log_rows import RowFormat, line_text
 from cyber_inference_tui.tui.widgets.log_sheet import LogSheet
 
 WINDOW = 20_000
-"""Lines kept by a view."""
+"""Maximum lines of a view."""
 
 
 class LogView(LogSheet, can_focus=True):
-    """Lines of a log. At the end it follows; scrolled up it stands still and counts what comes.
+    """Shows lines of a log. At the end it follows; scrolled up it pauses and counts new lines.
 
-    The view holds a window of at most ``window`` lines. It is *attached* while the window's end
-    is the log's end. A page feeds it: ``show`` at the start and after ``EndWanted``, ``extend``
-    with live lines (at most 4 times a second), ``prepend`` after ``OlderWanted``, ``append``
-    after ``NewerWanted``. Before it shows another log, or the same one filtered, it is cleared.
-    Lines that it has already are passed over, so that what was fetched and what came live may
-    overlap.
+    The view has a window of at most ``window`` lines. It is *attached* while the window's end is
+    the log's end. A page feeds it: ``show`` at the start and after ``EndWanted``, ``extend`` with
+    live lines (at most 4 times per second), ``prepend`` after ``OlderWanted``, ``append`` after
+    ``NewerWanted``. Clear it before it shows another log or another level. It ignores lines that
+    it has already, so that lines that were read and live lines may overlap.
 
-    ``gap_hint`` ends the line that stands for missing lines, such as ``r reads them``.
+    ``gap_hint`` ends the row for missing lines, such as ``r reads them``.
     """
 
     KEYS_TITLE = "Log lines"
@@ -67,13 +66,13 @@ class LogView(LogSheet, can_focus=True):
     ALLOW_SELECT = False
 
     following: var[bool] = var(True)
-    """The view sticks to the log's end."""
+    """The view follows the end of the log."""
     new_lines: var[int] = var(0)
-    """Lines that came since it stopped following: for a badge such as ``+12 new``."""
+    """Lines that came since the pause, for a badge such as ``+12 new``."""
     wrap: var[bool] = var(False)
     show_time: var[bool] = var(True)
     search: var[str] = var("")
-    """Marked wherever it occurs; upper and lower case are the same."""
+    """Text to highlight; case is ignored."""
 
     class _Message(Message):
         def __init__(self, view: LogView) -> None:
@@ -86,9 +85,9 @@ class LogView(LogSheet, can_focus=True):
             return self.view
 
     class OlderWanted(_Message):
-        """The reader is at the window's first line: lines before the number ``before`` please.
+        """Posted at the window's first line: the page reads lines before the number ``before``.
 
-        Sent once for each first line; ``prepend`` with nothing says that there are none.
+        It is posted once for each first line. ``prepend`` with no lines means that there are none.
         """
 
         def __init__(self, view: LogView, before: int) -> None:
@@ -96,14 +95,14 @@ class LogView(LogSheet, can_focus=True):
             self.before = before
 
     class NewerWanted(_Message):
-        """The reader is at the end of a detached window: lines from the number ``start`` on."""
+        """Posted at the end of a detached window: the page reads lines from ``start`` on."""
 
         def __init__(self, view: LogView, start: int) -> None:
             super().__init__(view)
             self.start = start
 
     class EndWanted(_Message):
-        """The reader wants the log's end, which a detached window has not: ``show`` it please."""
+        """Posted when a detached window should show the end of the log."""
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class LogView(LogSheet, can_focus=True):
         super().__init__(form, window, empty, id=id, classes=classes)
         self._gaps = True
         self._attached = True
-        # What came while the reader was elsewhere; the newest of it if it is too much.
+        # Lines that came during a pause; only the newest ones if there are too many.
         self._pending: deque[NumberedLine] = deque(maxlen=self._window.limit)
         self._asked_older: int | None = None
         self._asked_newer: int | None = None
@@ -132,9 +131,9 @@ class LogView(LogSheet, can_focus=True):
     def show(
         self, lines: Sequence[NumberedLine], *, at_end: bool = True, gaps: bool = True
     ) -> None:
-        """Replace the window. ``at_end``: its end is the log's end, which is followed.
+        """Replace the window. ``at_end``: its end is the log's end, and the view follows it.
 
-        ``gaps``: missing numbers are told by a line; off for lines that a search picked.
+        ``gaps`` shows a row for missing numbers; off for lines of a filtered log.
         """
         self._window.clear()
         self._gaps = gaps
@@ -150,13 +149,13 @@ class LogView(LogSheet, can_focus=True):
         self.refresh()
 
     def clear(self) -> None:
-        """Forget everything: another log is to be shown."""
+        """Remove all lines, to show another log."""
         self._pending.clear()
         self._target = None
         self.show(())
 
     def extend(self, lines: Sequence[NumberedLine]) -> None:
-        """New lines of the log itself, in order."""
+        """Add live lines in order."""
         if not lines:
             return
         if self.following:
@@ -164,13 +163,13 @@ class LogView(LogSheet, can_focus=True):
             return
         limit = self._window.limit
         if len(self._pending) + len(lines) > limit:
-            # Rather let the reader page through them than leave a hole.
+            # Detach, so that the user pages through them and no line is missing.
             self._attached = False
         self._pending.extend(lines)
         self.new_lines += len(lines)
 
     def prepend(self, lines: Sequence[NumberedLine]) -> None:
-        """Older lines, before the window; an empty sequence says that there are none."""
+        """Add older lines before the window; no lines means that there are none."""
         top = self.scroll_offset.y
         if self.following:
             lines = lines[max(0, len(lines) - (self._window.limit - len(self._window))) :]
@@ -184,7 +183,7 @@ class LogView(LogSheet, can_focus=True):
         self.refresh()
 
     def append(self, lines: Sequence[NumberedLine], *, at_end: bool) -> None:
-        """Newer lines, after a detached window; ``at_end`` attaches it again."""
+        """Add newer lines after a detached window; ``at_end`` attaches it again."""
         top = self.scroll_offset.y
         dropped = self._window.add_newer(lines, gaps=self._gaps)
         self._attached = at_end
@@ -194,26 +193,25 @@ class LogView(LogSheet, can_focus=True):
         self.refresh()
 
     def fall_behind(self, count: int) -> None:
-        """``count`` lines came that a reader who stands still was not given: they are to be had
-        by ``NewerWanted``."""
+        """Count ``count`` new lines of a pause that the page has to read after ``NewerWanted``."""
         self._attached = False
         self.new_lines += count
 
     @property
-    def given_to(self) -> int:
-        """The number after the last line that was given, shown already or not."""
+    def next_number(self) -> int:
+        """The number after the last line that was added, visible or not."""
         return self._pending[-1].number + 1 if self._pending else self.end_number
 
-    def ask_again(self) -> None:
-        """What was asked for could not be had: the next try to scroll there may ask again."""
+    def allow_requests(self) -> None:
+        """Allow the requests for older and newer lines to be posted again after a failure."""
         self._asked_older = self._asked_newer = None
 
     def _append(self, lines: Sequence[NumberedLine]) -> None:
         self._window.add_newer(lines, gaps=self._gaps)
         rows = self._window.rows
         if self.show_vertical_scrollbar and self._bar_rows and 0.9 <= rows / self._bar_rows <= 1.1:
-            # Neither the layout nor, to the eye, the scrollbar changes: they are passed by, as
-            # painting them four times a second takes a fifth of all the bytes.
+            # The layout and the visible scrollbar stay the same. Skip them, because painting
+            # them four times per second costs a fifth of all bytes.
             self.set_reactive(LogView.virtual_size, Size(1, rows))
             self.set_reactive(LogView.scroll_y, float(self.max_scroll_y))
             self.set_reactive(LogView.scroll_target_y, float(self.max_scroll_y))
@@ -228,7 +226,7 @@ class LogView(LogSheet, can_focus=True):
         self.virtual_size = Size(1, self._window.rows)
 
     def _show_bar(self) -> None:
-        """Bring the scrollbar up to date: what ``_append`` passed by."""
+        """Update the scrollbar, which ``_append`` may have skipped."""
         self._bar_rows = self._window.rows
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.window_virtual_size = self._bar_rows
@@ -244,13 +242,13 @@ class LogView(LogSheet, can_focus=True):
         self._append(pending)
 
     def pause(self) -> None:
-        """Stand still, where the reader is."""
+        """Stop following, at the present line."""
         if self.following:
             self.following = False
             self._show_bar()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Leaving the end stops following it, coming back resumes."""
+        """Pause when the user leaves the end, and follow again when they return."""
         super().watch_scroll_y(old_value, new_value)
         if self._moving or round(old_value) == round(new_value):
             return
@@ -282,7 +280,7 @@ class LogView(LogSheet, can_focus=True):
     # Moving
 
     def _go(self, y: int) -> None:
-        """Scroll without taking it for the reader's wish."""
+        """Scroll without pausing or resuming."""
         if not self.is_attached:
             return
         self._moving = True
@@ -292,7 +290,7 @@ class LogView(LogSheet, can_focus=True):
             self._moving = False
 
     def action_scroll_rows(self, rows: int) -> None:
-        """Scroll by rows; at the window's ends more is asked for."""
+        """Scroll by rows; at an end of the window, ask for more lines."""
         self.scroll_to(y=self.scroll_offset.y + rows, animate=False, force=True)
         self._at_the_ends(rows)
 
@@ -303,15 +301,15 @@ class LogView(LogSheet, can_focus=True):
             self._reached_bottom()
 
     def action_scroll_pages(self, pages: int) -> None:
-        """Scroll by screens, leaving a line for the eye."""
+        """Scroll by screens less one line."""
         self.action_scroll_rows(pages * max(1, self.size.height - 1))
 
     def action_first(self) -> None:
-        """To the window's first line."""
+        """Scroll to the window's first line."""
         self.action_scroll_rows(-self._window.rows)
 
     def action_follow(self) -> None:
-        """To the log's end, and stay there."""
+        """Go to the end of the log and follow it."""
         if self._attached:
             self._resume()
         else:
@@ -322,33 +320,33 @@ class LogView(LogSheet, can_focus=True):
         self.wrap = not self.wrap
 
     def action_toggle_time(self) -> None:
-        """Show the time of each line, or not."""
+        """Show or hide the times."""
         self.show_time = not self.show_time
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """At the top there is nothing to scroll, but more may be asked for."""
+        """Ask for older lines at the top, where nothing scrolls."""
         self._reached_top()
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        """At the end there is nothing to scroll, but it may be followed."""
+        """Follow or ask for newer lines at the end, where nothing scrolls."""
         self._reached_bottom()
 
     def goto(self, number: int) -> bool:
-        """Show the line of that number and mark it; ``False`` where the window has it not."""
+        """Show and mark the line with this number; ``False`` if the window does not have it."""
         row = self._window.row_of(number)
         if row is None:
             return False
         self._target = number
         self.pause()
         self._go(row - self.size.height // 3)
-        self.uncover_match(row)
+        self.scroll_to_match(row)
         self.refresh()
         return True
 
     def matches(self, *, after: int | None = None, before: int | None = None) -> Iterator[int]:
-        """Numbers of lines with ``search`` in them: up from ``after``, down from ``before`` or all.
+        """Yield the numbers of matches: upwards from ``after``, downwards from ``before``, or all.
 
-        For ``n`` and ``N``: ``next(view.matches(after=number), None)``.
+        For example ``next(view.matches(after=number), None)``.
         """
         pattern = self._format.pattern
         if pattern is None:
@@ -362,7 +360,7 @@ class LogView(LogSheet, can_focus=True):
             if pattern.search(line_text(line)):
                 yield line.number
 
-    # What is held
+    # Contents
 
     @property
     def lines(self) -> tuple[NumberedLine, ...]:
@@ -371,17 +369,17 @@ class LogView(LogSheet, can_focus=True):
 
     @property
     def first_number(self) -> int:
-        """The number of the window's first line; 0 where it is empty."""
+        """The number of the window's first line; 0 if it is empty."""
         return self._window.first_number
 
     @property
     def end_number(self) -> int:
-        """The number after the window's last line; 0 where it is empty."""
+        """The number after the window's last line; 0 if it is empty."""
         return self._window.end_number
 
     @property
     def top_number(self) -> int:
-        """The number of the first line on the screen; 0 where there is none."""
+        """The number of the first visible line; 0 if there is none."""
         found = self._window.at(self.scroll_offset.y)
         return found[0].number if found else 0
 
@@ -393,27 +391,27 @@ class LogView(LogSheet, can_focus=True):
     # Painting
 
     def watch_search(self, search: str) -> None:
-        """Mark another text."""
+        """Highlight another text."""
         pattern = re.compile(re.escape(search), re.IGNORECASE) if search else None
         self._format = replace(self._format, pattern=pattern)
         self.refresh()
 
     def watch_wrap(self) -> None:
-        """Lines take other numbers of rows."""
+        """Measure the lines again."""
         self._measure()
 
     def watch_show_time(self) -> None:
-        """The text is as much wider or narrower."""
+        """Measure the lines again, as the width of the text changes."""
         self._measure()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Lines may take other numbers of rows."""
+        """Measure the lines again for the new size."""
         self._measure()
 
     def _measure(self) -> None:
-        """Measure again, with the same line at the top."""
+        """Measure all lines, and keep the same line at the top."""
         top = self.top_number
-        # The scrollbar covers the right edge of what Textual calls the size.
+        # Textual's size includes the scrollbar.
         width = self.scrollable_content_region.width
         self._format = replace(
             self._format,

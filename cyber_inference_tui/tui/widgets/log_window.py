@@ -1,4 +1,4 @@
-"""The lines that a log view holds, and where each stands on the endless page that they make."""
+"""The lines of a log view and the row of each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cyber_inference_tui.records import NumberedLine
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Lines that the log has and the window has not."""
+    """Lines of the log that the window does not have."""
 
     number: int
-    """Of the first of them."""
+    """Number of the first one."""
     count: int
 
 
@@ -24,16 +24,16 @@ Entry = NumberedLine | Gap
 class LogWindow:
     """At most ``limit`` entries in the order of their numbers.
 
-    ``rows_of`` tells how many rows of the screen an entry takes; after its answers have changed
-    ``measure`` asks again. Row 0 is the first row of the first entry.
+    ``rows_of`` returns the number of screen rows of an entry; call ``measure`` when its results
+    change. Row 0 is the first row of the first entry.
     """
 
     def __init__(self, limit: int, rows_of: Callable[[Entry], int]) -> None:
         self._limit = max(1, limit)
         self._rows_of = rows_of
         self._entries: list[Entry] = []
-        # Where each entry begins, counted from a base that moves on when entries are dropped: so
-        # the others need no new numbers.
+        # First row of each entry, counted from a base that grows when entries are dropped, so that
+        # the others keep their numbers.
         self._tops: list[int] = []
         self._end = 0
 
@@ -42,12 +42,12 @@ class LogWindow:
 
     @property
     def limit(self) -> int:
-        """The most entries."""
+        """Maximum number of entries."""
         return self._limit
 
     @property
     def rows(self) -> int:
-        """All rows."""
+        """Number of all rows."""
         return self._end - self._base
 
     @property
@@ -62,12 +62,12 @@ class LogWindow:
 
     @property
     def first_number(self) -> int:
-        """The first line's number; 0 where there is none."""
+        """The first line's number; 0 if there is none."""
         return self._entries[0].number if self._entries else 0
 
     @property
     def end_number(self) -> int:
-        """The number after the last line's; 0 where there is none."""
+        """The number after the last line's; 0 if there is none."""
         return self._entries[-1].number + 1 if self._entries else 0
 
     @property
@@ -75,7 +75,7 @@ class LogWindow:
         return self._tops[0] if self._tops else self._end
 
     def at(self, row: int) -> tuple[Entry, int] | None:
-        """The entry at a row, and which of its own rows that is."""
+        """Return the entry at a row, and the row's index within the entry."""
         if not 0 <= row < self.rows:
             return None
         place = row + self._base
@@ -83,7 +83,7 @@ class LogWindow:
         return self._entries[index], place - self._tops[index]
 
     def row_of(self, number: int) -> int | None:
-        """The first row of a line; ``None`` where the window has it not."""
+        """Return the first row of a line; ``None`` if the window does not have it."""
         index = bisect_left(self._entries, number, key=lambda entry: entry.number)
         if index == len(self._entries):
             return None
@@ -93,21 +93,21 @@ class LogWindow:
         return self._tops[index] - self._base
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all entries."""
         self._entries.clear()
         self._tops.clear()
         self._end = 0
 
     def measure(self) -> None:
-        """Ask for every entry's rows again."""
+        """Measure every entry again."""
         self._end = 0
         self._tops.clear()
         self._place(self._entries)
 
     def add_newer(self, lines: Sequence[NumberedLine], *, gaps: bool) -> int:
-        """Add what is newer than the window at its end; what is too much goes at its front.
+        """Add lines newer than the window at its end, and drop as many at its front as needed.
 
-        Tells how many rows went.
+        Return the number of dropped rows.
         """
         end = self.end_number
         new = list(_with_gaps([line for line in lines if line.number >= end], gaps))
@@ -118,9 +118,9 @@ class LogWindow:
         return self._drop_front(len(self._entries) - self._limit)
 
     def add_older(self, lines: Sequence[NumberedLine], *, gaps: bool) -> int:
-        """Add what is older than the window at its front, and tell how many rows that made.
+        """Add lines older than the window at its front; return the number of added rows.
 
-        The window may grow beyond its limit: ``trim_end`` makes it keep it.
+        The window may grow beyond its limit until ``trim_end`` is called.
         """
         first = self.first_number
         older = [line for line in lines if not self._entries or line.number < first]
@@ -133,7 +133,7 @@ class LogWindow:
         return self.rows - rows
 
     def trim_end(self) -> bool:
-        """Drop what is too much at the end; whether there was anything."""
+        """Drop entries beyond the limit at the end; return whether there were any."""
         if len(self._entries) <= self._limit:
             return False
         keep = self._limit
@@ -159,7 +159,7 @@ class LogWindow:
 
 
 def _with_gaps(lines: Sequence[NumberedLine], gaps: bool) -> Iterator[Entry]:
-    """The lines in order, each once, with what lies between them told where ``gaps`` is on."""
+    """Yield each line once, in order, and with ``gaps`` the gaps between them."""
     before: int | None = None
     for line in lines:
         if before is not None and line.number <= before:

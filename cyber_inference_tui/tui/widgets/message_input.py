@@ -1,8 +1,8 @@
-"""Where a message is written: enter sends it.
+"""The message field, where enter sends the message.
 
-Which keys can make a new line is up to the terminal. Enter sends a carriage return and ctrl+j a
-line feed, everywhere. With shift, ctrl or alt, enter is another key only where the terminal knows
-the extended keyboard protocol; elsewhere it is enter.
+The terminal decides which keys can insert a new line. Everywhere enter is a carriage return and
+ctrl+j a line feed. Shift, ctrl or alt with enter are keys of their own only if the terminal has
+the extended keyboard protocol; elsewhere they are enter.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from textual.widgets import TextArea
 
 
 class MessageInput(TextArea):
-    """A few lines of text; ``Sent`` tells that enter was pressed."""
+    """A text area of a few lines that posts ``Sent`` on enter."""
 
     KEYS_TITLE = "Message"
     BINDINGS: ClassVar[list[BindingType]] = [
-        # Before the keys of the text itself, where enter makes a new line.
+        # Has priority over the text area's own enter key.
         Binding("enter", "send", "Send", priority=True, id="message.send"),
         Binding(
             "ctrl+j,shift+enter,ctrl+enter,alt+enter",
@@ -41,7 +41,7 @@ class MessageInput(TextArea):
     """
 
     class Sent(Message):
-        """The message is to be sent."""
+        """Posted when the message should be sent."""
 
         def __init__(self, view: MessageInput) -> None:
             super().__init__()
@@ -59,13 +59,13 @@ class MessageInput(TextArea):
         id: str | None = None,  # noqa: A002 - Textual's name
     ) -> None:
         super().__init__(placeholder=placeholder, id=id, compact=True, highlight_cursor_line=False)
-        # A blinking cursor is sent to the terminal twice a second, for ever.
+        # A blinking cursor would be sent to the terminal twice a second.
         self.cursor_blink = False
 
     def action_send(self) -> None:
-        """Tell that the message is to be sent."""
+        """Post ``Sent``."""
         self.post_message(self.Sent(self))
 
     def action_new_line(self) -> None:
-        """A new line at the cursor."""
+        """Insert a new line at the cursor."""
         self.insert("\n")

@@ -14,14 +14,14 @@ _THUMB = "#"
 
 
 class AsciiScrollBar(ScrollBarRender):
-    """Whole cells, with a sign on what is shown, instead of eighths of blocks."""
+    """A scrollbar of whole cells with ``#`` for its thumb, instead of eighths of blocks."""
 
     VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
     HORIZONTAL_BARS: ClassVar[list[str]] = [" "] * 8
 
     @classmethod
     def render_bar(cls, *sizes: Any, **named: Any) -> Segments:
-        """Textual's bar, whose thumb is of ``#``."""
+        """Render Textual's bar with a thumb of ``#``."""
         bar = super().render_bar(*sizes, **named)
         segments = [_signed(segment) for segment in bar.segments]
         return Segments(segments, new_lines=bar.new_lines)
@@ -35,6 +35,6 @@ def _signed(segment: Segment) -> Segment:
     return Segment(segment.text.replace(" ", _THUMB), upright)
 
 
-def choose_scroll_bars(charset: Charset) -> None:
-    """Use the scrollbars for ``charset`` in the whole program, as Textual wants it."""
+def set_scroll_bars(charset: Charset) -> None:
+    """Set the scrollbars for ``charset``; Textual has one renderer for the whole program."""
     ScrollBar.renderer = ScrollBarRender if charset.unicode else AsciiScrollBar

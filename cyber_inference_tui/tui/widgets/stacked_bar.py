@@ -1,4 +1,4 @@
-"""A bar of one line that shows the parts of a whole, such as a machine's memory."""
+"""A stacked bar of one line, such as for the parts of a machine's memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cyber_inference_tui.terminal.text_width import cut, plain
 BarPartKind = Literal["model", "system", "free"]
 SpanKind = Literal["model", "other-model", "system", "free", "rest", "mark", "label"]
 
-# Each kind has a filling of its own, so that the bar can be read without colour. Models take two
-# in turn: neighbours must be told apart even where no label fits.
+# Each kind has its own fill character, so that the bar is readable without colour. Models
+# alternate between two, so that neighbours differ even without labels.
 _UNICODE_FILL: dict[SpanKind, str] = {
     "model": "█",
     "other-model": "▓",
@@ -41,7 +41,7 @@ _SHORTEST_NAME = 4
 
 @dataclass(frozen=True)
 class BarPart:
-    """One part: ``value`` in the unit of the total, ``figure`` as it is written (``3.1``)."""
+    """A part: ``value`` in the unit of the total, ``figure`` as its text (``3.1``)."""
 
     label: str
     value: float
@@ -51,18 +51,18 @@ class BarPart:
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of the bar: a text of one kind."""
+    """A text of one kind in the bar."""
 
     text: str
     kind: SpanKind
 
 
 def shares(values: Sequence[float], total: float, width: int) -> list[int]:
-    """Cells for each of ``values`` out of ``total``, and last those for the rest of it.
+    """Return the cells for each of ``values`` out of ``total``, and for the rest of the total.
 
-    They sum up to ``width`` exactly: the largest remainders get the cells that rounding leaves. A
-    value above nothing gets a cell while there are enough. Where the values are more than the
-    total, they share the width among themselves.
+    The cells add up to ``width``: the largest remainders get the cells that rounding leaves. Each
+    positive value gets a cell while there are enough. If the values exceed the total, they share
+    the whole width.
     """
     width = max(0, width)
     clean = [value if value > 0 and math.isfinite(value) else 0.0 for value in values]
@@ -70,7 +70,7 @@ def shares(values: Sequence[float], total: float, width: int) -> list[int]:
     largest_value = max([*clean, total])
     if largest_value <= 0:
         return [0] * len(clean) + [width]
-    # Divided by the largest first: sums of huge numbers would be infinite.
+    # Divide by the largest value first, because a sum of huge numbers may be infinite.
     clean = [value / largest_value for value in clean]
     used = sum(clean)
     whole = max(used, total / largest_value)
@@ -91,7 +91,7 @@ def shares(values: Sequence[float], total: float, width: int) -> list[int]:
 def layout(
     parts: Sequence[BarPart], total: float, width: int, mark: float | None, charset: Charset
 ) -> list[Span]:
-    """The bar as spans that take ``width`` cells together."""
+    """Return the bar as spans of ``width`` cells in total."""
     cells = shares([part.value for part in parts], total, width)
     fill = _UNICODE_FILL if charset.unicode else _ASCII_FILL
     tick = _mark_cell(mark, max(total, 0.0), width)
@@ -105,7 +105,7 @@ def layout(
             kind = "model" if models % 2 else "other-model"
         before = size if tick is None or not start <= tick < start + size else tick - start
         after = size - before - (before < size)
-        # The label goes where there is more room: the tick may stand inside of the part.
+        # The tick may be inside the part: put the label on the longer side.
         label = "" if part is None else _label(part, max(before, after), charset)
         spans += _filled(fill[kind], kind, before, label if before >= after else "")
         if before < size:
@@ -122,7 +122,7 @@ def _mark_cell(mark: float | None, total: float, width: int) -> int | None:
 
 
 def _label(part: BarPart, room: int, charset: Charset) -> str:
-    """What of the label fits beside a space at each side and a bit of the filling."""
+    """Return as much of the label as fits with a space at each side and some fill."""
     room -= 3
     figure, name = plain(part.figure), plain(part.label)
     beside = f" {figure}" if figure else ""
@@ -137,7 +137,7 @@ def _filled(fill: str, kind: SpanKind, size: int, label: str) -> list[Span]:
 
 
 class StackedBar(Widget):
-    """Shows parts of a total, each as wide as its share, with their labels where they fit."""
+    """Shows parts of a total, each as wide as its share, with labels where they fit."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "stackedbar--model",
@@ -183,7 +183,7 @@ class StackedBar(Widget):
         self._compute()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """One line."""
+        """Return one line."""
         return 1
 
     def _on_resize(self, event: events.Resize) -> None:
@@ -196,7 +196,7 @@ class StackedBar(Widget):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """The bar as it was laid out."""
+        """Render the bar."""
         width = self.size.width
         if y or not self._spans:
             return Strip.blank(width, self.rich_style)

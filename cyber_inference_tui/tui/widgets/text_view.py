@@ -1,4 +1,4 @@
-"""Rows of text that grow at their end, painted where they differ from what is on the screen."""
+"""Rows of text that grow at their end; only changed cells are painted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from textual.strip import Strip
 
 Role = Literal["text", "name", "dim", "code", "heading", "busy", "error"]
 TextRow = tuple[tuple[str, Role], ...]
-"""Pieces from left to right; they must be free of control characters."""
+"""Pieces from left to right, without control characters."""
 
 
 class TextView(ScrollView, can_focus=True):
-    """Shows rows; at their end it follows, scrolled up it stands still.
+    """Shows rows. At their end it follows; scrolled up it stays.
 
-    ``WidthChanged`` tells that the rows have to be made for another ``text_width``.
+    It posts ``WidthChanged`` when the rows have to be made for another ``text_width``.
     """
 
     KEYS_TITLE = "Conversation"
@@ -62,10 +62,10 @@ class TextView(ScrollView, can_focus=True):
     ALLOW_SELECT = False
 
     following: var[bool] = var(True)
-    """The view sticks to the end."""
+    """The view follows the end."""
 
     class WidthChanged(Message):
-        """There is another width for the text."""
+        """Posted when the width for the text changed."""
 
         def __init__(self, view: TextView) -> None:
             super().__init__()
@@ -87,15 +87,15 @@ class TextView(ScrollView, can_focus=True):
         self._width = 0
         self._moving = False
         self._bar_rows = 0
-        """How many rows the scrollbar knows of."""
+        """Number of rows that the scrollbar shows."""
 
     @property
     def text_width(self) -> int:
-        """Cells of a row; 0 before the view has a place."""
+        """Cells of a row; 0 before the first layout."""
         return self._width
 
     def show(self, rows: Sequence[TextRow]) -> None:
-        """Show these rows. What is on the screen already is not painted again."""
+        """Show these rows; paint only what changed."""
         height = self.size.height
         top = self.scroll_offset.y
         before = [self._row(y) for y in range(top, top + height)]
@@ -114,14 +114,14 @@ class TextView(ScrollView, can_focus=True):
             self.refresh(*regions)
 
     def _measure(self, count: int) -> None:
-        """Take over how many rows there are."""
+        """Take over the number of rows."""
         bar = self.show_vertical_scrollbar
         if count == self.virtual_size.height:
             return
         few = count <= self.size.height and not bar
         if few or (bar and self._bar_rows and 0.95 <= count / self._bar_rows <= 1.05):
-            # Neither the layout nor, to the eye, the scrollbar changes: passed by, as otherwise
-            # all of the view is painted for each new row.
+            # The layout and the visible scrollbar stay the same. Skip them, because otherwise the
+            # whole view is painted for each new row.
             self.set_reactive(TextView.virtual_size, Size(1, count))
             most = float(self.max_scroll_y)
             y = most if self.following else min(self.scroll_y, most)
@@ -132,7 +132,7 @@ class TextView(ScrollView, can_focus=True):
         self.virtual_size = Size(1, count)
 
     def _show_bar(self) -> None:
-        """Bring the scrollbar up to date: what ``_measure`` passed by."""
+        """Update the scrollbar, which ``_measure`` may have skipped."""
         self._bar_rows = len(self._rows)
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.window_virtual_size = self._bar_rows
@@ -144,7 +144,7 @@ class TextView(ScrollView, can_focus=True):
     # Moving
 
     def _go(self, y: int) -> None:
-        """Scroll without taking it for the reader's wish."""
+        """Scroll without changing ``following``."""
         self._moving = True
         try:
             self.scroll_to(y=y, animate=False, force=True)
@@ -152,7 +152,7 @@ class TextView(ScrollView, can_focus=True):
             self._moving = False
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Leaving the end stops following it, coming back resumes."""
+        """Follow the end while the user is there."""
         super().watch_scroll_y(old_value, new_value)
         if not self._moving and round(old_value) != round(new_value):
             self.following = self.scroll_offset.y >= self.max_scroll_y
@@ -163,20 +163,20 @@ class TextView(ScrollView, can_focus=True):
         self.scroll_to(y=self.scroll_offset.y + rows, animate=False, force=True)
 
     def action_scroll_pages(self, pages: int) -> None:
-        """Scroll by screens, leaving a line for the eye."""
+        """Scroll by screens less one line."""
         self.action_scroll_rows(pages * max(1, self.size.height - 1))
 
     def action_first(self) -> None:
-        """To the first row."""
+        """Go to the first row."""
         self.action_scroll_rows(-len(self._rows))
 
     def action_follow(self) -> None:
-        """To the end, and stay there."""
+        """Go to the end and follow it."""
         self.following = True
         self._go(self.max_scroll_y)
 
     def _on_resize(self, event: Resize) -> None:
-        # The scrollbar covers the right edge of what Textual calls the size.
+        # Textual's size includes the scrollbar.
         width = self.scrollable_content_region.width
         if width != self._width:
             self._width = width
@@ -187,7 +187,7 @@ class TextView(ScrollView, can_focus=True):
     # Painting
 
     def render_line(self, y: int) -> Strip:
-        """A row of the screen."""
+        """Render a row."""
         width = self.size.width
         segments = [
             Segment(
@@ -202,10 +202,10 @@ class TextView(ScrollView, can_focus=True):
 
 
 def _differing(old: TextRow, new: TextRow) -> tuple[int, int]:
-    """From which cell to which two rows differ."""
+    """Return the first and the last cell where two rows differ."""
     was, now = ("".join(text for text, _ in row) for row in (old, new))
     end = max(cell_len(was), cell_len(now))
-    # The same text in another colour has to be painted, too.
+    # The same text in another colour has to be painted as well.
     if [role for _, role in old] != [role for _, role in new]:
         return 0, end
     pairs = zip(was, now, strict=False)

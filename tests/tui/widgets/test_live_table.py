@@ -78,7 +78,7 @@ def _rows(keys: Sequence[str], rate: str = "1.0") -> list[Row]:
     return [Row(key, (key, Cell("loaded", "good"), rate)) for key in keys]
 
 
-async def test_without_rows_it_tells_what_to_do() -> None:
+async def test_without_rows_it_says_what_to_do() -> None:
     app = _App()
     async with app.run_test(size=(60, 8)) as pilot:
         await pilot.pause()

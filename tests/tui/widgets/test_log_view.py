@@ -101,7 +101,7 @@ async def test_it_follows_the_end() -> None:
         assert app.follows()
 
 
-async def test_scrolled_up_it_stands_still_and_counts() -> None:
+async def test_scrolled_up_it_pauses_and_counts() -> None:
     app = _App()
     async with app.run_test(size=(60, 5)) as pilot:
         app.view.show(_lines(0, 30))
@@ -162,7 +162,7 @@ async def test_older_lines_are_asked_for_once_and_do_not_move_the_reader() -> No
         await pilot.press("up")
         await pilot.pause()
         assert app.older == [100, 50]
-        app.view.ask_again()
+        app.view.allow_requests()
         await pilot.press("up")
         await pilot.pause()
         assert app.older == [100, 50, 50]
@@ -201,7 +201,7 @@ async def test_paging_back_detaches_the_window_and_paging_on_attaches_it() -> No
         await pilot.press(*["pagedown"] * 12)
         await pilot.pause()
         assert app.follows()
-        # The lines that came live while the window was elsewhere are there, each once.
+        # Live lines that came during the pause are there, each once.
         assert [line.number for line in app.view.lines][-3:] == [139, 140, 141]
         assert app.lines[-1].endswith("line 141")
 
@@ -240,7 +240,7 @@ async def test_memory_is_bounded_whether_it_follows_or_not() -> None:
         assert app.view.end_number == 1000
 
 
-async def test_lines_left_out_of_a_flood_are_told() -> None:
+async def test_lines_left_out_of_a_flood_are_a_gap() -> None:
     app = _App()
     async with app.run_test(size=(60, 5)) as pilot:
         app.view.show(_lines(0, 2))
@@ -343,7 +343,7 @@ async def test_a_very_long_line_is_cut_with_a_mark() -> None:
         assert "(+8000 characters)" in "".join(line.strip() for line in app.lines)
 
 
-async def test_another_log_starts_anew() -> None:
+async def test_another_log_starts_empty() -> None:
     app = _App()
     async with app.run_test(size=(60, 5)) as pilot:
         app.view.show(_lines(0, 50))

@@ -25,7 +25,7 @@ def _entries(window: LogWindow) -> list[Entry]:
     return [entry for entry, part in (each for each in found if each) if part == 0]
 
 
-def test_missing_numbers_are_told_as_gaps() -> None:
+def test_missing_numbers_are_gaps() -> None:
     window = LogWindow(10, _rows_of)
     window.add_newer(_lines(4, 5, 8), gaps=True)
     window.add_newer(_lines(8, 9, 12), gaps=True)

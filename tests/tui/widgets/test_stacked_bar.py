@@ -59,7 +59,7 @@ def test_labels_stand_in_their_parts_as_far_as_they_fit() -> None:
     assert _text(parts, 8, ASCII) == "####%=.."
 
 
-def test_the_tick_stands_at_its_value_and_not_in_a_label() -> None:
+def test_the_tick_is_at_its_value_and_not_in_a_label() -> None:
     parts = [BarPart("free", 8, "free", "8.0")]
     assert _text(parts, 20, ASCII, mark=4)[10] == "|"
     assert " free 8.0 " in _text(parts, 30, ASCII, mark=4)

@@ -114,7 +114,7 @@ async def test_a_text_that_shrinks_is_shown_to_its_end() -> None:
         await pilot.press("g")
 
 
-async def test_another_width_is_told() -> None:
+async def test_another_width_is_posted() -> None:
     app = _App()
     async with app.run_test(size=(40, 10)) as pilot:
         await pilot.resize_terminal(60, 10)

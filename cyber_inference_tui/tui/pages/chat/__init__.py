@@ -1,1 +1,1 @@
-"""The chat page."""
+"""The Chat page."""

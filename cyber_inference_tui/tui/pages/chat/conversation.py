@@ -1,4 +1,4 @@
-"""A conversation as it is held: questions, answers and what they took. It has its bounds."""
+"""A conversation: questions, answers and their figures, within bounds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cyber_inference_tui.text import clean_line, clean_text
 
 TURNS_KEPT = 200
 CHARACTERS_KEPT = 500_000
-"""Of all questions and answers together; the oldest go first."""
+"""Of all questions and answers together; the oldest are dropped first."""
 ANSWER_CHARACTERS = 200_000
-"""An answer that grows longer is ended: the model repeats itself."""
+"""A longer answer is stopped: the model repeats itself."""
 RATE_SECONDS = 0.25
-"""A rate that is counted over less says nothing."""
+"""Least seconds over which a rate is measured."""
 QUESTION_CHARACTERS = 100_000
 
 
 class TurnState(StrEnum):
-    """Where an answer stands."""
+    """The state of an answer."""
 
     ANSWERING = "answering"
     DONE = "done"
@@ -30,7 +30,7 @@ class TurnState(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Turn:
-    """A question, and its answer as far as it is there. Times are of a clock that only grows."""
+    """A question and the answer so far. Times are of a monotonic clock."""
 
     question: str
     model: str
@@ -38,22 +38,22 @@ class Turn:
     answer: str = ""
     thinking: str = ""
     waiting: str = ""
-    """Why nothing comes yet, as the service tells it."""
+    """Why there is no text yet, from the service's comments."""
     error: str = ""
     state: TurnState = TurnState.ANSWERING
     first_at: float | None = None
-    """When the first text came, thought or said."""
+    """Time of the first text, thinking included."""
     last_at: float | None = None
     pieces: int = 0
     thought_pieces: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
-    told_rate: float | None = None
-    """Tokens a second, as the server measured it."""
+    server_rate: float | None = None
+    """Tokens per second, measured by the server."""
     finish_reason: str | None = None
 
     def take(self, delta: ChatDelta, at: float) -> None:
-        """Add what came at the moment ``at``; an answer that is too long ends."""
+        """Add a delta that came at ``at``; stop an answer that is too long."""
         if delta.waiting:
             self.waiting = clean_line(delta.waiting, limit=200)
         if delta.text or delta.thinking:
@@ -67,14 +67,14 @@ class Turn:
             self.thinking += clean_text(delta.thinking)
         self.tokens_in = delta.tokens_in if delta.tokens_in is not None else self.tokens_in
         self.tokens_out = delta.tokens_out if delta.tokens_out is not None else self.tokens_out
-        self.told_rate = delta.tokens_per_second or self.told_rate
+        self.server_rate = delta.tokens_per_second or self.server_rate
         self.finish_reason = delta.finish_reason or self.finish_reason
         if len(self.answer) + len(self.thinking) > ANSWER_CHARACTERS:
             self.end(TurnState.STOPPED)
             self.finish_reason = "too long"
 
     def end(self, state: TurnState, error: str = "") -> None:
-        """The answer is over."""
+        """End the answer, unless it has ended."""
         if self.state is TurnState.ANSWERING:
             self.state = state
             self.waiting = ""
@@ -82,19 +82,19 @@ class Turn:
 
     @property
     def first_seconds(self) -> float | None:
-        """From sending to the first text, in seconds."""
+        """Seconds from sending to the first text."""
         return None if self.first_at is None else self.first_at - self.began
 
     @property
     def tokens(self) -> int:
-        """Tokens that were generated: as told, else the pieces that came (one token each)."""
+        """Generated tokens: the server's count, else the number of deltas (one token each)."""
         return self.pieces if self.tokens_out is None else self.tokens_out
 
     @property
     def rate(self) -> float | None:
-        """Tokens a second: as told, else counted from the first piece to the last."""
-        if self.told_rate is not None:
-            return self.told_rate
+        """Tokens per second: the server's figure, else measured between first and last delta."""
+        if self.server_rate is not None:
+            return self.server_rate
         if self.first_at is None or self.last_at is None or self.pieces < 2:
             return None
         seconds = self.last_at - self.first_at
@@ -102,13 +102,13 @@ class Turn:
 
     @property
     def size(self) -> int:
-        """Characters that it holds."""
+        """Characters of the turn."""
         return len(self.question) + len(self.answer) + len(self.thinking)
 
 
 @dataclass(slots=True)
 class Conversation:
-    """Turns, oldest first; of ``dropped`` ones only the number is known."""
+    """Turns, oldest first, and the number of dropped ones."""
 
     turns: list[Turn] = field(default_factory=list)
     dropped: int = 0
@@ -119,7 +119,7 @@ class Conversation:
         return self.turns[-1] if self.turns else None
 
     def begin(self, question: str, model: str, at: float) -> Turn:
-        """A new turn; the oldest ones go where there is too much."""
+        """Add a turn; drop the oldest ones beyond the bounds."""
         turn = Turn(question=clean_text(question), model=model, began=at)
         self.turns.append(turn)
         while len(self.turns) > 1 and (
@@ -129,15 +129,15 @@ class Conversation:
             self.dropped += 1
         return turn
 
-    def again(self, model: str, at: float) -> Turn | None:
-        """The last question once more, its answer forgotten; ``None`` where there is none."""
+    def retry(self, model: str, at: float) -> Turn | None:
+        """Replace the last turn by a new one with its question; ``None`` if there is none."""
         if not self.turns:
             return None
         question = self.turns.pop().question
         return self.begin(question, model, at)
 
     def messages(self, system: str = "") -> list[dict[str, Any]]:
-        """What to send for the last turn: the answers that came, and its question."""
+        """Return the messages for the last turn: the questions and answers before, its question."""
         sent = [{"role": "system", "content": system}] if system.strip() else []
         for turn in self.turns[:-1]:
             if turn.answer and turn.state is not TurnState.FAILED:
@@ -148,6 +148,6 @@ class Conversation:
         return sent
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Drop all turns."""
         self.turns.clear()
         self.dropped = 0

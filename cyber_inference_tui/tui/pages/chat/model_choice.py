@@ -1,4 +1,4 @@
-"""The models to talk to: which comes first, and how they are told."""
+"""The models to chat with, and the texts about the selected model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
 def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
     """Return the models that can chat, the fastest to answer first.
 
-    Loaded models come first, then those that fit in memory, each by id.
+    Loaded models come first, then those that fit in the memory; each group is sorted by id.
     """
     return sorted(
         (model for model in models if not model.embedding),
@@ -44,12 +44,12 @@ def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
 
 
 def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Row]:
-    """The rows to choose from."""
+    """Return the rows to choose from."""
     return [row_of(model.id, model, COLUMNS, context) for model in chat_models(models)]
 
 
 def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charset) -> Content:
-    """The page's first line: the model, how it stands with it, what is sent along."""
+    """Return the page's title: the model, its state and the options that are set."""
     if model is None:
         return Content.styled("Chat", "bold $text-muted")
     colour = {"good": "$text-success", "busy": "$text-warning", "bad": "$text-error"}
@@ -68,24 +68,24 @@ def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charse
 
 
 def invitation(model: ModelRecord | None, url: str) -> str:
-    """What an empty page says, a paragraph a line."""
+    """Return the text of an empty page; each paragraph is a line."""
     if model is None:
         return (
-            "There is no model to talk to yet.\n\n"
-            "3 opens the Hub, where models are found and downloaded; "
-            "on the dashboard (1) a demo model can be added without a download."
+            "There is no model to chat with yet.\n\n"
+            "Press 3 to find and download models in the Hub. "
+            "The dashboard (1) offers a demo model that needs no download."
         )
     name = clean_line(model.id, limit=200)
     if model.status is ModelStatus.LOADED:
-        ready = f"{name} is loaded: it answers at once."
+        ready = f"{name} is loaded and answers at once."
     elif model.status is ModelStatus.FAILED:
         reason = clean_line(model.error or "", limit=400)
-        ready = f"{name} failed the last time: {reason} A message tries to load it again."
+        ready = f"{name} failed the last time: {reason} A message loads it again."
     elif model.fits is Fit.NEVER:
         ready = f"{name} is too big: {clean_line(model.fits_reason or '', limit=400)}."
     else:
-        ready = f"{name} is {model.status.value}: the first message loads it, which takes a while."
+        ready = f"{name} is {model.status.value}. The first message loads it, which takes a while."
     return (
         f"Write to try a model.\n\n{ready}\n\n"
-        f"It is asked as any client asks, at {clean_line(url, limit=200)}/v1/chat/completions."
+        f"Messages go to {clean_line(url, limit=200)}/v1/chat/completions, as from any client."
     )

@@ -1,4 +1,4 @@
-"""Talk to a model, as any client does, and see what an answer takes."""
+"""The Chat page: try a model over the same endpoint as any client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.content import Content
 from textual.events import DescendantBlur, DescendantFocus
 from textual.timer import Timer
 from textual.widgets import Static
@@ -36,29 +35,29 @@ from cyber_inference_tui.tui.pages.chat.model_choice import (
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
 from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 PAINTS = 8
-"""How often a second a growing answer is painted."""
+"""Updates per second of a growing answer."""
 STATE_SECONDS = 0.5
-"""How often the numbers of a growing answer are painted."""
-_READONLY = "The chat is off in a read-only app: a message loads its model."
+"""Seconds between updates of a growing answer's numbers."""
+_READONLY = "A read-only app cannot chat, because a message may load a model."
 _GROUP = "answer"
 
 
 class ChatPage(Page):
-    """The conversation over the line to write in.
+    """Shows the conversation above the message field.
 
-    ``clock`` gives seconds that only grow.
+    ``clock`` returns monotonic seconds.
     """
 
     MODE: ClassVar[str] = "chat"
     CSS_PATH = "page.tcss"
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"write", "stop", "model", "again", "sampling", "clear"}
+        {"write", "stop", "model", "retry", "sampling", "clear"}
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,i", "write", "Write", id="chat.write", tooltip="write a message"),
@@ -68,7 +67,7 @@ class ChatPage(Page):
         ),
         Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
         Binding(
-            "r,ctrl+r", "again", "Retry", id="chat.retry", tooltip="ask the last question again"
+            "r,ctrl+r", "retry", "Retry", id="chat.retry", tooltip="ask the last question again"
         ),
         Binding(
             "t,ctrl+t",
@@ -95,36 +94,37 @@ class ChatPage(Page):
         self._sampling = Sampling()
         self._conversation = Conversation()
         self._turn: Turn | None = None
-        """The one that is being answered."""
+        """The turn that is being answered."""
         self._rows: dict[int, TurnRows] = {}
         self._past: tuple[int, list[TextRow]] | None = None
         self._unfolded = False
         self._stated = 0.0
-        """When the line of the growing answer was painted last."""
+        """Time of the last update of the answer's numbers."""
         self._timer: Timer | None = None
-        self._shown: dict[str, Content] = {}
 
     def body(self) -> ComposeResult:
-        """The title, the conversation, how it stands with the answer, and the message."""
+        """Compose the title, the conversation, the answer's state and the message field."""
         with Vertical(classes="body"):
             yield Static(id="title")
             yield TextView(id="talk")
             yield Static(id="state")
-            yield MessageInput(placeholder="a message; enter sends it", id="message")
+            yield MessageInput(placeholder="message; enter sends it", id="message")
 
     def on_mount(self) -> None:
-        """Begin outside the message, where the numbers open pages."""
+        """Focus the conversation, so that numbers open pages."""
         self.query_one(TextView).focus()
         self.watch(self.query_one(TextView), "following", self._paint, init=False)
         self._timer = self.set_interval(1 / PAINTS, self._paint, pause=True)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the title; the conversation changes by itself."""
+        """Draw the title; the conversation is drawn when it changes."""
         if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
             self._chosen = next((model.id for model in chat_models(snapshot.models)), None)
         model, options = self._model, self.cyber.options
         self._show_message(model is not None and not options.readonly)
-        self._update("title", title_content(model, self._sampling, options.charset))
+        update_static(
+            self.query_one("#title", Static), title_content(model, self._sampling, options.charset)
+        )
         self._paint()
 
     def _show_message(self, shown: bool) -> None:
@@ -140,32 +140,29 @@ class ChatPage(Page):
         return None if self._chosen is None else self.cyber.snapshot.model(self._chosen)
 
     def choose(self, model_id: str) -> None:
-        """Talk to this model, and be ready to write."""
+        """Choose this model and focus the message field."""
         self._chosen = model_id
         self.redraw()
         self.call_after_refresh(self.action_write)
 
     # Drawing
 
-    def _update(self, name: str, content: Content) -> None:
-        if name not in self._shown or not content.is_same(self._shown[name]):
-            self._shown[name] = content
-            self.query_one(f"#{name}", Static).update(content)
-
     def _paint(self) -> None:
-        """Draw the conversation as far as it is there."""
+        """Draw the conversation."""
         if not self.is_current:
             return
         view = self.query_one(TextView)
         if view.text_width:
             view.show(self._all_rows(view.text_width))
         charset = self.cyber.options.charset
-        # Numbers that change eight times a second cannot be read.
+        # Numbers that change with each update could not be read.
         now = self._clock()
         if self._turn is None or now - self._stated >= STATE_SECONDS:
             self._stated = now
             more = "" if view.following else "G goes to the end"
-            self._update("state", state_content(self._turn, now, charset, more))
+            update_static(
+                self.query_one("#state", Static), state_content(self._turn, now, charset, more)
+            )
 
     def _all_rows(self, width: int) -> list[TextRow]:
         turns = self._conversation.turns
@@ -177,12 +174,12 @@ class ChatPage(Page):
         for turn in turns:
             if id(turn) not in self._rows:
                 self._rows[id(turn)] = TurnRows(turn, width, charset)
-        # Only the last one changes: what stands before it is put together once.
+        # Only the last turn changes: cache the rows of those before it.
         *past, last = turns
         if self._past is None or self._past[0] != id(last):
             rows: list[TextRow] = []
             if self._conversation.dropped:
-                dropped = f"{self._conversation.dropped:,} earlier messages are forgotten."
+                dropped = f"{self._conversation.dropped:,} earlier messages were dropped."
                 rows += [((dropped, "dim"),), ()]
             for turn in past:
                 rows += self._rows[id(turn)].rows(unfolded=self._unfolded)
@@ -190,7 +187,7 @@ class ChatPage(Page):
         return [*self._past[1], *self._rows[id(last)].rows(unfolded=self._unfolded)]
 
     @on(TextView.WidthChanged)
-    def _make_anew(self) -> None:
+    def _width_changed(self) -> None:
         self._rows.clear()
         self._past = None
         self._paint()
@@ -201,7 +198,7 @@ class ChatPage(Page):
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What can be done now."""
+        """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
         model, last = self._model, self._conversation.last
@@ -210,7 +207,7 @@ class ChatPage(Page):
             "stop": self._turn is not None,
             "leave": self._writing,
             "model": model is not None,
-            "again": last is not None and self._turn is None,
+            "retry": last is not None and self._turn is None,
             "thinking": any(turn.thinking for turn in self._conversation.turns),
             "copy": bool(self._last_answer),
             "sampling": model is not None,
@@ -225,12 +222,12 @@ class ChatPage(Page):
     # Asking
 
     def action_write(self) -> None:
-        """Write a message."""
+        """Focus the message field."""
         if self._model is not None and not self.cyber.options.readonly:
             self.screen.set_focus(self.query_one(MessageInput))
 
     def action_leave(self) -> None:
-        """Leave the message, so that the page's keys hold."""
+        """Leave the message field, so that letters are keys again."""
         self.screen.set_focus(self.query_one(TextView))
 
     @on(MessageInput.Sent)
@@ -240,9 +237,11 @@ class ChatPage(Page):
         if not text or self._chosen is None or self.cyber.options.readonly:
             return
         if self._turn is not None:
-            self.cyber.tell("An answer is on its way; esc ends it.", "warning")
+            self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
         elif len(text) > QUESTION_CHARACTERS:
-            self.cyber.tell(f"A message has {QUESTION_CHARACTERS:,} characters at most.", "warning")
+            self.cyber.show_message(
+                f"A message may have at most {QUESTION_CHARACTERS:,} characters.", "warning"
+            )
         else:
             message.clear()
             self._ask(self._conversation.begin(text, self._chosen, self._clock()))
@@ -263,7 +262,7 @@ class ChatPage(Page):
         messages = self._conversation.messages(self._sampling.system)
         answer = self.client.chat(turn.model, messages, sampling=self._sampling.values())
         try:
-            # Closing it ends the request, so that the model's slot is free again.
+            # Closing the stream cancels the request, which frees the model's slot.
             async with aclosing(answer) as deltas:
                 async for delta in deltas:
                     turn.take(delta, self._clock())
@@ -275,9 +274,9 @@ class ChatPage(Page):
         finally:
             turn.end(TurnState.STOPPED)
             if self._turn is turn:
-                self._over()
+                self._turn_ended()
 
-    def _over(self) -> None:
+    def _turn_ended(self) -> None:
         self._turn = None
         if self._timer is not None:
             self._timer.pause()
@@ -289,33 +288,33 @@ class ChatPage(Page):
         self.refresh_bindings()
 
     def action_stop(self) -> None:
-        """End the answer here."""
+        """Stop the answer."""
         if self._turn is not None:
             self._turn.end(TurnState.STOPPED)
-            self._over()
+            self._turn_ended()
             self.workers.cancel_group(self, _GROUP)
 
-    def action_again(self) -> None:
+    def action_retry(self) -> None:
         """Ask the last question again."""
         if self._turn is None and self._chosen is not None:
-            turn = self._conversation.again(self._chosen, self._clock())
+            turn = self._conversation.retry(self._chosen, self._clock())
             if turn is not None:
                 self._ask(turn)
 
-    # The rest
+    # Other actions
 
     @property
     def _last_answer(self) -> str:
         return next((t.answer for t in reversed(self._conversation.turns) if t.answer), "")
 
     def action_copy(self) -> None:
-        """Copy the last answer to the terminal's clipboard."""
+        """Copy the last answer to the clipboard."""
         text = self._last_answer.strip()
         self.app.copy_to_clipboard(text)
-        self.cyber.tell(f"The answer is copied ({len(text):,} characters).")
+        self.cyber.show_message(f"Copied the answer ({len(text):,} characters).")
 
     def action_thinking(self) -> None:
-        """Show what the model thought, or not."""
+        """Show or hide the model's thinking."""
         self._unfolded = not self._unfolded
         self._past = None
         self._paint()
@@ -331,11 +330,11 @@ class ChatPage(Page):
         context = self.cyber.options.render_context()
         rows = model_rows(self.cyber.snapshot.models, context)
         self.app.push_screen(
-            ChoiceDialog("Talk to", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
+            ChoiceDialog("Chat with", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
         )
 
     def action_sampling(self) -> None:
-        """What is sent with every question."""
+        """Edit the options that are sent with every question."""
 
         def saved(sampling: Sampling | None) -> None:
             if sampling is not None:
@@ -345,7 +344,7 @@ class ChatPage(Page):
         self.app.push_screen(SamplingForm(self._sampling), saved)
 
     def action_clear(self) -> None:
-        """Begin a new conversation."""
+        """Start a new conversation after a question."""
 
         def answered(value: str | None) -> None:
             if value == "clear":
@@ -359,10 +358,10 @@ class ChatPage(Page):
         self.app.push_screen(
             Question(
                 "Clear the conversation?",
-                f"The {what} are kept nowhere else.",
+                f"The {what} are stored nowhere else.",
                 (
                     Answer("keep", "k", "Keep it"),
-                    Answer("clear", "c", "Clear it", grave=True),
+                    Answer("clear", "c", "Clear it", destructive=True),
                 ),
             ),
             answered,

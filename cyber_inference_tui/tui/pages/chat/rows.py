@@ -1,4 +1,4 @@
-"""A conversation as rows of the screen. What has grown is wrapped; what stood is not again."""
+"""Turns a conversation into rows of the screen; only new text is wrapped again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 from cyber_inference_tui.units import counted, number_text
 
 TEXT_WIDTH = 100
-"""Cells of a line of text: longer ones are hard to read."""
+"""Maximum cells of a line of text; longer lines are hard to read."""
 _INDENT = "  "
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """One line in pieces of at most ``width`` cells, cut between words where there are some.
+    """Wrap one line to ``width`` cells, between words if possible.
 
-    What follows the first piece stands under the text of a list's item, not under its sign.
+    Further lines of a list item are indented below its text.
     """
     if cell_len(text) <= width:
         return [text]
@@ -34,7 +34,7 @@ def wrap(text: str, width: int) -> list[str]:
         room = width - len(space)
         piece = head(text, room)
         at = piece.rfind(" ") if text[len(piece)] != " " else len(piece)
-        # A break inside the indentation would leave a row without any text.
+        # A break inside the indentation would make a row without text.
         if at > len(piece) - len(piece.lstrip(" ")):
             piece = piece[:at]
         pieces.append(space + piece)
@@ -46,7 +46,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 class TextFlow:
-    """A text that grows at its end, as rows ``width`` cells wide."""
+    """Wraps a text that grows at its end to rows of ``width`` cells."""
 
     def __init__(self, width: int, role: Role = "text") -> None:
         self._width = max(8, width - len(_INDENT))
@@ -56,7 +56,7 @@ class TextFlow:
         self._code = False
 
     def rows(self, text: str) -> list[TextRow]:
-        """The rows of ``text``, which begins with what was given the last time."""
+        """Return the rows of ``text``, which has to begin with the text of the last call."""
         *whole, tail = text[self._done :].split("\n")
         for line in whole:
             self._rows += self._line(line)
@@ -79,7 +79,7 @@ class TextFlow:
 
 
 class TurnRows:
-    """One turn as rows, made again and again while it grows."""
+    """Makes the rows of a turn while it grows."""
 
     def __init__(self, turn: Turn, width: int, charset: Charset = UNICODE) -> None:
         self._turn = turn
@@ -95,7 +95,7 @@ class TurnRows:
         self._answer = TextFlow(self._width)
 
     def rows(self, *, unfolded: bool) -> list[TextRow]:
-        """All its rows; ``unfolded`` shows what the model thought."""
+        """Return all rows; ``unfolded`` shows the model's thinking."""
         turn = self._turn
         rows = list(self._head)
         if turn.thinking:
@@ -109,20 +109,19 @@ class TurnRows:
             rows += [((_INDENT + piece, "error"),) for piece in wrap(text, self._width - 2)]
             rows.append(((f"{_INDENT}ctrl+r tries again.", "dim"),))
         elif turn.state is not TurnState.ANSWERING:
-            rows.append(((_INDENT + figures(turn, self._charset), "dim"),))
+            rows.append(((_INDENT + answer_summary(turn, self._charset), "dim"),))
         return [*rows, ()]
 
 
 def thinking_text(turn: Turn, charset: Charset) -> str:
-    """``thinking … 212 tokens`` while it thinks, ``thought  212 tokens`` afterwards."""
-    dots = "…" if charset.unicode else "..."
+    """Return ``thinking … 212 tokens`` while the model thinks, then ``thought  212 tokens``."""
     busy = turn.state is TurnState.ANSWERING and not turn.answer
-    word = f"thinking {dots}" if busy else "thought "
+    word = f"thinking {charset.dots}" if busy else "thought "
     return f"{word} {counted(turn.thought_pieces, 'token')}"
 
 
-def figures(turn: Turn, charset: Charset) -> str:
-    """What an answer took, in one line: tokens, tokens a second, time to the first text."""
+def answer_summary(turn: Turn, charset: Charset) -> str:
+    """Return an answer's tokens, tokens per second and time to the first text."""
     parts = []
     if turn.state is TurnState.STOPPED:
         parts.append(
@@ -131,9 +130,9 @@ def figures(turn: Turn, charset: Charset) -> str:
             else "stopped"
         )
     elif turn.finish_reason == "length":
-        parts.append("cut at the most tokens allowed")
+        parts.append("cut at max_tokens")
     if turn.state is TurnState.DONE and not turn.pieces:
-        parts.append("an empty answer")
+        parts.append("empty answer")
     if turn.pieces:
         parts.append(counted(turn.tokens, "token"))
     if turn.rate is not None:
@@ -148,13 +147,13 @@ def _rate_text(rate: float) -> str:
 
 
 def state_content(turn: Turn | None, now: float, charset: Charset, more: str = "") -> Content:
-    """The line under the conversation: what the answer that is on its way is doing; ``more``."""
+    """Return the line below the conversation: the state of the running answer, and ``more``."""
     if turn is None:
         return Content.styled(more, "$text-muted")
     sign = charset.status_sign(ModelStatus.LOADING)
     if turn.first_at is None:
         doing = plain(turn.waiting, limit=200) or "waiting for the first word"
-        # Whole seconds: tenths would be painted eight times a second.
+        # Whole seconds, because tenths would be painted with each update.
         parts = [(f"{sign} {doing}", "$text-warning"), (f"  {int(now - turn.began)} s", "")]
     else:
         doing = "answering" if turn.answer else "thinking"

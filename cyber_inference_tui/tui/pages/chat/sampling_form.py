@@ -1,4 +1,4 @@
-"""A form for what is sent with every question."""
+"""The form for the options that are sent with every question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_s
 
 
 class SamplingForm(ModalScreen[Sampling | None]):
-    """Returns what was typed, or ``None`` for escape."""
+    """Returns the typed options, or ``None`` for escape."""
 
     CSS_PATH = "sampling_form.tcss"
     KEYS_TITLE = "Sampling"
@@ -31,9 +31,9 @@ class SamplingForm(ModalScreen[Sampling | None]):
         self._sampling = sampling
 
     def compose(self) -> ComposeResult:
-        """The prompt and a line for each value."""
+        """Compose the system prompt and a line for each value."""
         with Vertical(id="box"):
-            yield Static(Content.styled("With every question", "bold"), id="title")
+            yield Static(Content.styled("Sampling options", "bold"), id="title")
             yield Static("system prompt", classes="name")
             prompt = TextArea(
                 self._sampling.system,
@@ -54,19 +54,17 @@ class SamplingForm(ModalScreen[Sampling | None]):
                         else f"{value:g}"
                         if isinstance(value, float)
                         else f"{value}",
-                        placeholder="server's own",
+                        placeholder="server's default",
                         id=name,
                     )
                     line.cursor_blink = False
                     yield line
                     yield Static(Content(means), classes="means")
             yield Static(id="problem")
-            yield Static(
-                "tab moves, ctrl+s or enter in a line saves, esc drops it", classes="means"
-            )
+            yield Static("tab next field, ctrl+s or enter saves, esc cancels", classes="means")
 
     def on_mount(self) -> None:
-        """Begin with the prompt."""
+        """Focus the system prompt."""
         self.query_one("#system").focus()
 
     @on(Input.Submitted)
@@ -74,7 +72,7 @@ class SamplingForm(ModalScreen[Sampling | None]):
         self.action_save()
 
     def action_save(self) -> None:
-        """Return what was typed, if it can be meant."""
+        """Return the options if they are valid, else show the error."""
         typed = {name: self.query_one(f"#{name}", Input).value for name in FIELDS}
         try:
             sampling = read_sampling(self.query_one("#system", TextArea).text, typed)

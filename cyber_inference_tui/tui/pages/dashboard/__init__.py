@@ -1,1 +1,1 @@
-"""The first page: the machine, the models, requests and events."""
+"""The Dashboard: the machine, the models, requests and events."""

@@ -40,7 +40,7 @@ _POOLS = 2
 
 
 class ModelList(LiveTable):
-    """The models, where enter is told in the line of keys."""
+    """The table of models, with enter in the line of keys."""
 
     KEYS_TITLE = "Models"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -55,7 +55,7 @@ class ModelList(LiveTable):
 
 
 class Board(Vertical):
-    """Draws itself from snapshots; ``selected`` is the model that the keys are about."""
+    """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
     def __init__(self, charset: Charset) -> None:
         super().__init__(id="board", classes="body")
@@ -65,7 +65,7 @@ class Board(Vertical):
         self._selected_state: ModelStatus | None = None
 
     def compose(self) -> ComposeResult:
-        """Everything there may be to show; what has nothing to tell is hidden."""
+        """Compose all parts; those without values are hidden."""
         charset = self._charset
         yield Static(id="notice")
         with Horizontal(id="graphs"):
@@ -87,19 +87,19 @@ class Board(Vertical):
         with Horizontal(id="lists"):
             with Vertical(id="requests"):
                 yield Static(classes="heading list-title")
-                yield _list(REQUEST_COLUMNS, "No request yet.", charset, "request-list")
+                yield _list(REQUEST_COLUMNS, "No requests yet.", charset, "request-list")
             with Vertical(id="events"):
                 yield Static(classes="heading list-title")
-                yield _list(EVENT_COLUMNS, "Nothing happened yet.", charset, "event-list")
+                yield _list(EVENT_COLUMNS, "No events yet.", charset, "event-list")
 
     @property
     def models(self) -> LiveTable:
-        """The list of models."""
+        """The table of models."""
         return self.query_one("#models", LiveTable)
 
     @property
     def filter(self) -> FilterLine:
-        """Where a part of a model's name is typed."""
+        """The filter for models."""
         return self.query_one(FilterLine)
 
     @property
@@ -109,12 +109,12 @@ class Board(Vertical):
         return None if key is None else self._snapshot.model(key)
 
     def show(self, snapshot: Snapshot, now: datetime) -> None:
-        """Draw what ``snapshot`` tells, as of ``now``."""
+        """Draw ``snapshot`` at the time ``now``."""
         self._snapshot, self._now = snapshot, now
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw the same once more: there is other room, or another filter."""
+        """Draw the same snapshot for another size or filter."""
         if self._now is None:
             return
         self._draw_trends(self._snapshot)
@@ -123,11 +123,11 @@ class Board(Vertical):
         self._draw_lists(self._snapshot, self._now)
 
     def on_resize(self) -> None:
-        """How much of everything is shown depends on the room."""
+        """Redraw for the new size."""
         self.redraw()
 
-    def tell(self, notice: Content) -> None:
-        """Say something above everything else; empty to say nothing."""
+    def show_notice(self, notice: Content) -> None:
+        """Show a line above everything else; empty content hides it."""
         update_static(self.query_one("#notice", Static), notice)
 
     def _draw_trends(self, snapshot: Snapshot) -> None:
@@ -143,7 +143,7 @@ class Board(Vertical):
                 small.parent.display = trend is not None
             if graph.display != (trend is not None):
                 graph.display = trend is not None
-                # It has no width yet.
+                # It gets its width with the next layout.
                 self.call_after_refresh(self.redraw)
             if trend is None:
                 continue
@@ -158,22 +158,22 @@ class Board(Vertical):
     def _draw_pools(self, snapshot: Snapshot) -> None:
         found: list[Pool | None] = [*pools(snapshot, self._charset)]
         found += [None] * (_POOLS - len(found))
-        told = [pool for pool in found if pool is not None]
+        known = [pool for pool in found if pool is not None]
         wide = self.screen.has_class("-wide")
-        rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in told}
-        # Two bars below each other begin and end at the same cells.
-        title = max((len(pool.title) for pool in told), default=0)
-        caption = max((len(pool.caption) for pool in told), default=0)
+        rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in known}
+        # Align the bars of two pools.
+        title = max((len(pool.title) for pool in known), default=0)
+        caption = max((len(pool.caption) for pool in known), default=0)
         room = max(map(len, rooms.values()), default=0)
         for number, pool in enumerate(found):
             line = self.query_one(f"#pool-{number}")
             line.display = pool is not None
             if pool is None:
                 continue
-            said = Content.assemble(
+            caption_text = Content.assemble(
                 (f"{pool.title.ljust(title)}  ", "$text-muted"), pool.caption.rjust(caption)
             )
-            update_static(line.query_one(".caption", Static), said, True)
+            update_static(line.query_one(".caption", Static), caption_text, True)
             line.query_one(StackedBar).show(pool.parts, pool.total, pool.limit)
             tone = "$warning" if pool.full else ""
             free = Content.styled(rooms[pool.title].ljust(room), tone)
@@ -184,17 +184,17 @@ class Board(Vertical):
         table, needle = self.models, self.filter.needle
         found = ordered(snapshot.models, needle)
         table.show([model_row(one, snapshot.sample, context) for one in found])
-        table.show_empty("No model has this in its name. esc shows all." if needle else "")
+        table.show_empty("No name contains this text. esc shows all models." if needle else "")
         self._fit_table(table, len(found))
         self._explain()
 
     def _fit_table(self, table: LiveTable, rows: int) -> None:
-        """As high as its rows, as long as half of the page is left for the rest."""
+        """Make the table as high as its rows, but at most half of the page."""
         room = self.size.height // 2 - 2
         height = max(3, min(rows + 1, room))
         if table.styles.height is None or table.styles.height.value != height:
             table.styles.height = height
-            # The lists below fill what is left.
+            # The lists below fill the rest.
             self.call_after_refresh(self.redraw)
 
     def _explain(self) -> None:
@@ -205,7 +205,7 @@ class Board(Vertical):
         update_static(self.query_one("#explanation", Static), content, True)
         state = None if model is None else model.status
         if state is not self._selected_state:
-            # What check_action goes by: to look at all keys anew costs more than all the rest.
+            # check_action depends on it. Refreshing the bindings costs more than drawing the page.
             self._selected_state = state
             self.screen.refresh_bindings()
 
@@ -226,14 +226,14 @@ class Board(Vertical):
         requests, recent_events = self.query_one("#requests"), self.query_one("#events")
         for place, name in ((requests, "REQUESTS"), (recent_events, "EVENTS")):
             title = place.query_one(".list-title", Static)
-            told = counts if snapshot.active and name == "REQUESTS" else ""
+            suffix = counts if snapshot.active and name == "REQUESTS" else ""
             if narrow:
                 other = "REQUESTS" if name == "EVENTS" else "EVENTS"
                 order = [(name, "$accent"), (other, "$text-muted")]
                 (first, one), (second, two) = order if name == "REQUESTS" else order[::-1]
-                text = Content.assemble((first, one), "   ", (second, two), (told, "not bold"))
+                text = Content.assemble((first, one), "   ", (second, two), (suffix, "not bold"))
             else:
-                text = Content.assemble(name, (told, "not bold"))
+                text = Content.assemble(name, (suffix, "not bold"))
             update_static(title, text)
         if not narrow or not events:
             rows = request_rows(snapshot.active, snapshot.finished, context, needle)
@@ -246,13 +246,13 @@ class Board(Vertical):
 def _list(
     columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
 ) -> LiveTable:
-    """A list to look at."""
-    told = Content.styled(empty, "$text-muted")
-    table = LiveTable(columns, empty=told, header=False, cursor=False, charset=charset, id=name)
+    """Return a table without header and cursor."""
+    text = Content.styled(empty, "$text-muted")
+    table = LiveTable(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
     table.can_focus = False
     return table
 
 
 def _show_list(table: LiveTable, rows: Sequence[Row], least: int = 0) -> None:
-    """Show as many of ``rows`` as there is room for, but at least so many."""
+    """Show as many of ``rows`` as fit, but at least ``least``."""
     table.show(rows[: max(least, table.size.height)])

@@ -1,4 +1,4 @@
-"""What a first start shows: the three things to do, each one key away, with their progress."""
+"""The greeting of a first start: the three steps, their keys and their progress."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _MODEL_KEYS = "abc"
 _SOURCE_KEYS = "iuy"
 _BAR = 24
 _ROOMY = 70
-"""Cells from which on there is room for all that is said of a model."""
+"""Least width in cells for all remarks about a model."""
 _SETTERS = {"env": "environment", "flag": "command line"}
 Parts = list[tuple[str, str]]
 
 
 def free_for_models(snapshot: Snapshot) -> int | None:
-    """Bytes that models may take here: of the GPUs where they have memory of their own."""
+    """Return the bytes that models may use: of the GPUs if they have their own memory."""
     rooms = {room.pool: room for room in snapshot.rooms}
     room = rooms.get("gpu") or rooms.get("memory")
     return room.free_after_unloading_bytes if room else None
 
 
 def install_options(install: InstallRecord | None) -> tuple[InstallSource, ...]:
-    """The ways to get a llama-server that are possible here, the recommended one first."""
+    """Return the possible sources of llama-server, the recommended one first."""
     if install is None:
         return ()
     possible = [one for one in install.sources if one.possible]
@@ -57,7 +57,7 @@ def install_options(install: InstallRecord | None) -> tuple[InstallSource, ...]:
 
 
 class Greeting(VerticalScroll, can_focus=True):
-    """The first page while there is nothing to serve."""
+    """Replaces the dashboard until there is a llama-server and a model."""
 
     KEYS_TITLE = "First start"
     DEFAULT_CSS = """
@@ -99,7 +99,7 @@ class Greeting(VerticalScroll, can_focus=True):
         self._text = Static(id="text")
 
     def compose(self) -> ComposeResult:
-        """The text."""
+        """Compose the text."""
         self._text.update(self._content)
         yield self._text
 
@@ -108,7 +108,7 @@ class Greeting(VerticalScroll, can_focus=True):
         return cast("CyberApp", self.app)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw what there is and what is missing."""
+        """Draw the steps with their state."""
         before, self._snapshot = self._snapshot, snapshot
         content = greeting_content(
             snapshot,
@@ -124,11 +124,11 @@ class Greeting(VerticalScroll, can_focus=True):
             self.refresh_bindings()
 
     def on_resize(self) -> None:
-        """There is another amount of room."""
+        """Redraw for the new width."""
         self.show(self._snapshot)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done now."""
+        """Return whether an action is available now."""
         if action in self.STEERING and self._app.options.readonly:
             return False
         install = self._snapshot.install
@@ -143,22 +143,22 @@ class Greeting(VerticalScroll, can_focus=True):
         return True
 
     def action_install(self, place: int) -> None:
-        """Get a llama-server, in the way with this number."""
-        ways = install_options(self._snapshot.install)
-        if place < len(ways):
+        """Install llama-server from the source with this number."""
+        options = install_options(self._snapshot.install)
+        if place < len(options):
             self._app.do(
                 self._app.client.call(
-                    endpoints.INSTALL, body=queries.InstallWish(ways[place].name)
+                    endpoints.INSTALL, body=queries.InstallRequest(options[place].name)
                 ),
                 group="install",
             )
 
     def action_stop(self) -> None:
-        """Stop getting one."""
+        """Cancel the installation."""
         self._app.do(self._app.client.call(endpoints.CANCEL_INSTALL), group="install")
 
     def action_path(self) -> None:
-        """Ask where a llama-server is, and use that one."""
+        """Ask for the path of a llama-server and use it."""
         from cyber_inference_tui.tui.dialogs.prompt import Prompt  # noqa: PLC0415 - seldom
 
         def answered(path: str | None) -> None:
@@ -168,27 +168,29 @@ class Greeting(VerticalScroll, can_focus=True):
         self._app.push_screen(
             Prompt(
                 "Where is llama-server?",
-                "Its whole path, on the machine where the service runs.",
+                "The full path on the machine that runs the service.",
                 placeholder="/usr/local/bin/llama-server",
             ),
             answered,
         )
 
     async def _use(self, path: str) -> None:
-        """Use the llama-server at ``path``; a wrong one is taken out again."""
+        """Use the llama-server at ``path``, or restore the setting if it does not work."""
         client = self._app.client
         record = await client.call(
             endpoints.SET_CONFIG, "llama_server_path", body=queries.NewValue(path)
         )
         server = (await client.call(endpoints.STATUS)).llama_server
         if server.path is not None and record.source == "file":
-            self._app.tell(f"Using {clean_line(server.path)}.")
+            self._app.show_message(f"Using {clean_line(server.path)}.")
             return
         await client.call(endpoints.UNSET_CONFIG, "llama_server_path")
         if record.source != "file":
-            told = f"llama_server_path is set by its {_SETTERS.get(record.source, 'start')}."
-            raise CyberError(f"The service cannot use {path}: {told}")
-        raise CyberError(server.problem or f"No llama-server runs from {path}.")
+            setter = _SETTERS.get(record.source, "start")
+            raise CyberError(
+                f"The service cannot use {path}: llama_server_path is set by its {setter}."
+            )
+        raise CyberError(server.problem or f"{path} does not run as llama-server.")
 
     def action_model(self, place: int) -> None:
         """Download one of the suggested models."""
@@ -196,38 +198,38 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(chosen):
             self._app.do(
                 self._app.client.call(
-                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
+                    endpoints.DOWNLOAD, body=queries.DownloadRequest(chosen[place].repo)
                 ),
                 group="download",
             )
 
     def action_hub(self) -> None:
-        """Look for another model."""
+        """Open the Hub."""
         self._app.switch_mode("hub")
 
     def action_demo(self) -> None:
-        """Add the built-in model."""
+        """Add the built-in demo model."""
         self._app.do(
             self._app.client.call(endpoints.ADD_DEMO),
-            done="The model demo is here: 6 chats with it.",
+            done="The model demo is ready. Press 6 to chat with it.",
         )
 
 
 def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int) -> Content:
-    """The whole greeting. ``width`` in cells."""
+    """Return the whole greeting, ``width`` cells wide."""
     free = free_for_models(snapshot)
     machine = device_line(snapshot.sample.device, charset.dot) if snapshot.sample else ""
     parts: Parts = [("Welcome.", "bold $accent")]
     facts = [machine, f"{size_text(free)} free for models" if free is not None else ""]
-    told = f" {charset.dot} ".join(fact for fact in facts if fact)
-    if told:
-        parts.append((f"  {_folded(told, width, 10, first=10)}", ""))
+    line = f" {charset.dot} ".join(fact for fact in facts if fact)
+    if line:
+        parts.append((f"  {_folded(line, width, 10, first=10)}", ""))
     parts.append(("\n\n", ""))
     parts += _server_step(snapshot, charset, width)
     parts += _model_step(snapshot, charset, free, width)
     if snapshot.model("demo") is None:
-        parts += [*_step("3", "or just look"), *_key("d", "demo: a toy model of 5 MB")]
-        parts.append(("  nothing to download\n\n", "$text-muted"))
+        parts += [*_step("3", "or try a demo"), *_key("d", "add a tiny demo model of 5 MB")]
+        parts.append(("  no download\n\n", "$text-muted"))
     then, address = "Then point any OpenAI client at", f"{url}/v1"
     room = len(then) + 2 + len(address) <= width
     parts += [(then, "$text-muted"), ("  " if room else "\n  ", ""), (f"{address}\n", "bold")]
@@ -238,9 +240,9 @@ _INDENT = 5
 
 
 def _folded(text: str, width: int, indent: int, *, first: int | None = None) -> str:
-    """``text`` in lines of at most ``width`` cells, all but the first behind ``indent`` spaces.
+    """Wrap ``text`` to ``width`` cells; all lines but the first have ``indent`` spaces.
 
-    The first one begins at cell ``first`` (``indent`` if not given).
+    The first line begins at cell ``first``, by default ``indent``.
     """
     lines = textwrap.wrap(
         clean_line(text, limit=500),
@@ -265,7 +267,7 @@ def _key(key: str, does: str) -> Parts:
 
 
 def _line(text: str, width: int, style: str) -> Parts:
-    """A remark below a step, on lines of its own."""
+    """Return a remark below a step."""
     return [(f"{' ' * _INDENT}{_folded(text, width, _INDENT)}\n", style)]
 
 
@@ -289,9 +291,9 @@ def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
         return [*parts, ("\n\n", "")]
     missing = f"{charset.signs[ModelStatus.FAILED]} not found"
     parts = _step("1", "llama-server", missing, "$error")
-    for key, way in zip(_SOURCE_KEYS, install_options(install), strict=False):
-        told = _folded(way.summary, width, _INDENT + 3)
-        parts += [*_key(key, told), ("\n" + " " * _INDENT, "")]
+    for key, source in zip(_SOURCE_KEYS, install_options(install), strict=False):
+        summary = _folded(source.summary, width, _INDENT + 3)
+        parts += [*_key(key, summary), ("\n" + " " * _INDENT, "")]
     parts += [*_key("p", "I have one"), ("\n", "")]
     if problem := _server_problem(snapshot):
         sign = charset.signs[ModelStatus.FAILED]
@@ -301,14 +303,14 @@ def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
 
 
 def _server_problem(snapshot: Snapshot) -> str:
-    """What went wrong with getting one; empty where none was asked for."""
+    """Return why the installation failed; empty if there was none."""
     install = snapshot.install
     if install is not None and install.error:
         return install.error
     if install is not None and install.state is InstallState.DONE and install.warnings:
         return " ".join(install.warnings)
     server = snapshot.status.llama_server if snapshot.status else None
-    # That there is none is said already; that one is set which is none, is not.
+    # The step says "not found" already; a wrong llama_server_path needs a reason.
     return (
         server.problem
         if server and server.problem and "llama_server_path" in server.problem
@@ -368,7 +370,7 @@ def _download_note(download: DownloadRecord, charset: Charset, width: int) -> Pa
 
 
 def _bar(done: float | None, charset: Charset) -> str:
-    """A bar with its percentage; a line without either where nothing is known."""
+    """Return a bar with its percentage; an empty bar if the progress is unknown."""
     full, rest = charset.bar
     if done is None:
         return rest * _BAR

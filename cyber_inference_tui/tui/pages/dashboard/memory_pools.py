@@ -1,10 +1,10 @@
-"""How the machine's memory is shared out: by model, everything else, and what is free."""
+"""The parts of the machine's memory for the dashboard's bars: models, system and free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cyber_inference_tui.records import MemoryRoom, ModelRecord, ModelStatus, ResourceSample
+from cyber_inference_tui.records import MemoryPool, ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -14,25 +14,25 @@ from cyber_inference_tui.units import memory_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """One memory: its parts in bytes, and what stands before and after its bar."""
+    """A memory: its parts in bytes, and the texts before and after its bar."""
 
     title: str
     """``Memory`` or ``GPU memory``."""
     caption: str
     room: str
-    """What another model could take now."""
+    """Memory that another model may use now."""
     more: str
-    """What it could take if idle ones went, where that is more."""
+    """Memory that it may use after unloading idle models, if that is more."""
     parts: tuple[BarPart, ...]
     total: float
     limit: float | None = None
-    """Up to where models may take it."""
+    """Limit up to which models may use it."""
     full: bool = False
-    """Nothing is left for another model."""
+    """No memory is left for another model."""
 
 
 def pools(snapshot: Snapshot, charset: Charset) -> list[Pool]:
-    """Main memory, and that of the GPUs where they have their own."""
+    """Return the pools: main memory, and GPU memory where GPUs have their own."""
     sample = snapshot.sample
     if sample is None:
         return []
@@ -58,7 +58,7 @@ def _pool(
     models: list[tuple[ModelRecord, int | None]],
     total: int,
     free: int | None,
-    room: MemoryRoom | None,
+    room: MemoryPool | None,
     *,
     charset: Charset,
 ) -> Pool:
@@ -67,14 +67,14 @@ def _pool(
     if used is not None and free is not None:
         system = used - sum(int(part.value) for part in parts)
         if system > 0:
-            parts.append(BarPart("system", system, "system", _figure(system, charset)))
-        parts.append(BarPart("free", free, "free", _figure(free, charset)))
-    told = charset.missing if used is None else _figure(used, charset)
+            parts.append(BarPart("system", system, "system", _figure(system)))
+        parts.append(BarPart("free", free, "free", _figure(free)))
+    shown = charset.known(used, _figure)
     limit = room.limit_bytes if room else None
     free_text, more = _room_texts(room, charset)
     return Pool(
         title=title,
-        caption=f"{told} of {memory_text(total)}",
+        caption=f"{shown} of {memory_text(total)}",
         room=free_text,
         more=more,
         parts=tuple(parts),
@@ -85,21 +85,21 @@ def _pool(
 
 
 def _part(label: str, size: int, charset: Charset) -> BarPart:
-    return BarPart(label, size, "model", _figure(size, charset))
+    return BarPart(label, size, "model", _figure(size))
 
 
-def _figure(size: int, charset: Charset) -> str:
+def _figure(size: int) -> str:
     return memory_text(size).removesuffix(" GiB")
 
 
-def _room_texts(room: MemoryRoom | None, charset: Charset) -> tuple[str, str]:
+def _room_texts(room: MemoryPool | None, charset: Charset) -> tuple[str, str]:
     if room is None or room.free_bytes is None:
         return "", ""
     free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
-    now = f"room for {memory_text(free)}"
-    if after is None or _figure(after, charset) == _figure(free, charset):
+    now = f"{memory_text(free)} for models"
+    if after is None or _figure(after) == _figure(free):
         return now, ""
-    return now, f", {_figure(after, charset)} without idle"
+    return now, f", {_figure(after)} after unloading idle"
 
 
 def _loaded(snapshot: Snapshot) -> list[ModelRecord]:
@@ -107,12 +107,12 @@ def _loaded(snapshot: Snapshot) -> list[ModelRecord]:
     return [model for model in snapshot.models if model.status in up]
 
 
-def _room(snapshot: Snapshot, pool: str) -> MemoryRoom | None:
+def _room(snapshot: Snapshot, pool: str) -> MemoryPool | None:
     return next((room for room in snapshot.rooms if room.pool == pool), None)
 
 
 def _main_bytes(model: ModelRecord, sample: ResourceSample, own_gpus: bool) -> int | None:
-    """What it takes of main memory. Without GPUs that have their own, that is all it takes."""
+    """Return its main memory; if no GPU has its own memory, that is all its memory."""
     if not own_gpus and model.memory_bytes is not None:
         return model.memory_bytes
     usage = next((one for one in sample.models if one.id == model.id), None)
@@ -121,8 +121,8 @@ def _main_bytes(model: ModelRecord, sample: ResourceSample, own_gpus: bool) -> i
     sizes = [usage.memory_private_bytes, usage.memory_mapped_bytes]
     if not own_gpus:
         sizes.append(usage.gpu_memory_bytes)
-    told = [size for size in sizes if size is not None]
-    return sum(told) if told else None
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
 
 
 def _gpu_bytes(model: ModelRecord, sample: ResourceSample) -> int | None:
@@ -130,11 +130,11 @@ def _gpu_bytes(model: ModelRecord, sample: ResourceSample) -> int | None:
     return None if usage is None else usage.gpu_memory_bytes
 
 
-def _free(sample: ResourceSample, room: MemoryRoom | None) -> int | None:
-    """What is free of main memory.
+def _free(sample: ResourceSample, room: MemoryPool | None) -> int | None:
+    """Return the free main memory.
 
-    The kernel counts mapped weights as available though a model that is used needs them. The
-    service's own reckoning knows better, as long as it is not over its limit.
+    The kernel counts mapped weights as available, although a model in use needs them. The
+    service's own figure is better, unless memory is over the limit already.
     """
     total = sample.memory.total
     if room is not None and room.limit_bytes is not None and room.free_bytes and total is not None:

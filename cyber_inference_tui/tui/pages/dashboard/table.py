@@ -37,7 +37,7 @@ from cyber_inference_tui.units import (
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
-    """A model, and the speed at which its server writes now."""
+    """A model, and the tokens per second that its server generates now."""
 
     model: ModelRecord
     tokens_per_second: float | None
@@ -62,7 +62,7 @@ def _running(line: ModelLine) -> int | None:
 
 
 def _waiting_cell(line: ModelLine, context: RenderContext) -> str:
-    """How many wait for it, and for how long: ``3 ≈ 6 s``."""
+    """Return the number of waiting requests and the expected wait: ``3 ≈ 6 s``."""
     model = line.model
     if not model.queued:
         return context.charset.missing
@@ -98,7 +98,7 @@ def _tokens_cell(one: Request, _: RenderContext) -> str:
 
 
 def _event_cell(one: RecentEvent, context: RenderContext) -> Cell:
-    """What happened; what went wrong has a sign."""
+    """Return the text of an event, with a sign for a failure."""
     bad = one.tone == "bad"
     sign = f"{context.charset.status_sign(ModelStatus.FAILED)} " if bad else ""
     return Cell(f"{sign}{plain(one.text)}", "bad" if bad else "dim")
@@ -145,7 +145,7 @@ _MOST_LISTED = 50
 
 
 def ordered(models: Sequence[ModelRecord], needle: str) -> list[ModelRecord]:
-    """Those that are awake first, then the failed ones, then the rest, the last used first."""
+    """Return the matching models: active ones, then failed ones, then others by last use."""
 
     def place(model: ModelRecord) -> tuple[int, float, str]:
         used = model.last_used_at.timestamp() if model.last_used_at else 0.0
@@ -157,7 +157,7 @@ def ordered(models: Sequence[ModelRecord], needle: str) -> list[ModelRecord]:
 
 
 def model_row(model: ModelRecord, sample: ResourceSample | None, context: RenderContext) -> Row:
-    """The row of one model."""
+    """Return the row of a model."""
     usage = next((one for one in sample.models if one.id == model.id), None) if sample else None
     loaded = model.status is ModelStatus.LOADED
     line = ModelLine(model, usage.tokens_per_second if usage and loaded else None)
@@ -166,7 +166,7 @@ def model_row(model: ModelRecord, sample: ResourceSample | None, context: Render
 
 
 def explanation(model: ModelRecord | None, now: datetime, charset: Charset) -> Content:
-    """The state of the selected model, with its reason and the keys that help."""
+    """Return the state of the selected model with its reason and the keys that help."""
     if model is None:
         return Content("")
     text, tone = model_sentence(model, now, charset)
@@ -180,7 +180,7 @@ def request_rows(
     context: RenderContext,
     needle: str = "",
 ) -> list[Row]:
-    """The requests that are not finished, those that wait last, then the latest finished ones."""
+    """Return rows of the running requests, then of the waiting and the latest finished ones."""
     rows = [
         row_of(f"live {one.number}", one, REQUEST_COLUMNS, context)
         for one in active
@@ -198,7 +198,7 @@ def request_rows(
 def event_rows(
     recent_events: Sequence[RecentEvent], context: RenderContext, needle: str = ""
 ) -> list[Row]:
-    """What happened, the newest first."""
+    """Return rows of the events, newest first."""
     return [
         row_of(
             f"{one.at.timestamp()} {one.subject} {len(recent_events) - place}",

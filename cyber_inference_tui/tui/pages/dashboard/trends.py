@@ -1,4 +1,4 @@
-"""The dashboard's graphs as numbers and words: which there are, their captions, their histories."""
+"""The dashboard's graphs: their captions and histories."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from cyber_inference_tui.units import counted, number_text
 TrendName = Literal["gpu", "cpu", "memory", "power", "temperature"]
 
 SPAN_SECONDS = 300.0
-"""What a graph shows."""
+"""Seconds that a graph shows."""
 _LEAST_STEP = 2.0
 _LONGEST_HOLD = 15.0
-"""For so long a value stands for those that are missing after it (the service samples less often
-while nothing happens)."""
+"""Seconds for which a value fills a gap; the service samples less often while it is idle."""
 _SCALES = (5, 10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 1500, 2500, 5000)
 _WATTS = re.compile(r"(\d{1,4})\s*W", re.IGNORECASE)
 _GAUGE_TITLE = 6
@@ -33,26 +32,29 @@ _GAUGE_FIGURE = 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
-    """One graph: what it is of, what it says of now, and where its scale ends."""
+    """A graph: its title, its present value and the end of its scale."""
 
     name: TrendName
     title: str
     figure: str
-    """The value of now."""
+    """The present value."""
     note: str = ""
-    """What else is to be told of it where there is room."""
+    """A further remark, shown where it fits."""
     value: float | None = None
     maximum: float = 100.0
 
     @property
     def caption(self) -> str:
-        """What stands after the title."""
+        """The text after the title."""
         return f"{self.figure}  {self.note}" if self.note else self.figure
 
 
 def trends(snapshot: Snapshot, charset: Charset) -> list[Trend]:
-    """The graphs of this machine, four at most: a machine without a GPU, or one that does not
-    tell its power, shows its memory instead; one that never told a temperature shows none."""
+    """Return the graphs of this machine, at most four.
+
+    Memory replaces the GPU or the power if the machine does not have or report it. Without a
+    temperature sensor there is no temperature.
+    """
     sample = snapshot.sample
     if sample is None:
         return []
@@ -70,8 +72,8 @@ def trends(snapshot: Snapshot, charset: Charset) -> list[Trend]:
 
 def _gpu(sample: ResourceSample, charset: Charset) -> Trend:
     known = [gpu.utilization_percent for gpu in sample.gpus]
-    told = [value for value in known if value is not None]
-    mean = sum(told) / len(told) if told else None
+    values = [value for value in known if value is not None]
+    mean = sum(values) / len(values) if values else None
     note = ""
     if len(known) > 1:
         note = "each " + " ".join(charset.known(value, number_text) for value in known)
@@ -88,7 +90,7 @@ def _cpu(sample: ResourceSample, charset: Charset) -> Trend:
 
 
 def _memory(sample: ResourceSample, charset: Charset) -> Trend:
-    # Its bytes stand beside the memory's bar.
+    # Its bytes are beside the memory bar.
     value = sample.memory.percent
     figure = _percent(value, charset)
     return Trend(name="memory", title="Memory", figure=figure, value=value)
@@ -129,10 +131,10 @@ def _percent(value: float | None, charset: Charset) -> str:
 
 
 def history(points: Sequence[TrendPoint], name: TrendName, count: int) -> list[float | None]:
-    """The last minutes as ``count`` means over equal times, the newest last.
+    """Return the last minutes as ``count`` means over equal periods, newest last.
 
-    The times are cut by the clock and only those that are over are shown: so a graph moves once
-    in some seconds and not with every sample, which spares a slow line most of the bytes.
+    Periods are aligned to the clock, and only complete ones are shown. A graph then moves every
+    few seconds instead of with every sample, which saves most of the bytes on a slow line.
     """
     if count <= 0 or not points:
         return []
@@ -161,7 +163,7 @@ def history(points: Sequence[TrendPoint], name: TrendName, count: int) -> list[f
 
 
 def gauge(trend: Trend, points: Sequence[TrendPoint], width: int, charset: Charset) -> Content:
-    """A graph on one line, ``width`` cells wide: a meter of now, and a short history."""
+    """Return a graph on one line of ``width`` cells: a bar of the present value, and a history."""
     title = fit(trend.title, _GAUGE_TITLE, "left", charset.ellipsis)
     figure = fit(trend.figure, _GAUGE_FIGURE, "right", charset.ellipsis)
     room = width - _GAUGE_TITLE - _GAUGE_FIGURE - 4

@@ -1,1 +1,1 @@
-"""The hub page: searching and downloading."""
+"""The Hub page: searching and downloading models."""

@@ -1,4 +1,4 @@
-"""The pane of the downloads: how far they are, and what can be done with the chosen one."""
+"""The pane of downloads, with their progress and actions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.models.model_actions import RESTING
+from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
 from cyber_inference_tui.units import countdown_text, memory_text
 
@@ -53,15 +54,15 @@ def percent_text(part: float) -> str:
     return f"{int(part * 100)} %"
 
 
-def part_done(one: DownloadRecord) -> float | None:
-    """From 0 to 1; ``None`` while the whole is not known."""
+def share_done(one: DownloadRecord) -> float | None:
+    """Return the part done, 0 to 1, or ``None`` while the total is unknown."""
     if one.status is DownloadStatus.DONE:
         return 1.0
     return min(1.0, one.bytes_done / one.bytes_total) if one.bytes_total else None
 
 
-def name_of(one: DownloadRecord) -> str:
-    """What is downloaded, in one word."""
+def download_name(one: DownloadRecord) -> str:
+    """Return the short name of a download."""
     name = (one.filename or one.repo).rpartition("/")[2]
     return clean_line(name.removesuffix(".gguf"), limit=200)
 
@@ -74,7 +75,7 @@ def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
 
 
 def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
-    part = part_done(one)
+    part = share_done(one)
     if part is None:
         return ""
     return Cell(context.charset.bar_text(part, _BAR), "good" if part == 1 else "accent")
@@ -90,10 +91,10 @@ def _left(one: DownloadRecord) -> float | None:
 
 
 COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
-    Column("model", "DOWNLOAD", least=16, value=name_of),
+    Column("model", "DOWNLOAD", least=16, value=download_name),
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
-    Column("percent", "", 5, part_done, right=True, text=percent_text),
+    Column("percent", "", 5, share_done, right=True, text=percent_text),
     Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
     Column(
         "total",
@@ -111,16 +112,16 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
 
 
 def download_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
-    """The newest first."""
+    """Return the rows of the downloads, newest first."""
     first = datetime.min.replace(tzinfo=UTC)
     ordered = sorted(downloads, key=lambda one: one.created_at or first, reverse=True)
     return [row_of(one.id, one, COLUMNS, context) for one in ordered]
 
 
 def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
-    """What there is to say of a download: why it failed or waits, where it comes from.
+    """Return a sentence about a download: its error, its result or its progress and origin.
 
-    ``keys``: name the key that loads what it became.
+    ``keys`` adds the key that loads the model.
     """
     if one is None:
         return ""
@@ -129,17 +130,17 @@ def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
     if one.status is DownloadStatus.DONE:
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
         loads = "; l loads it" if keys else ""
-        return f"It is here as {name}{loads}." if name else "It is here."
+        return f"Downloaded as {name}{loads}." if name else "Downloaded."
     done = memory_text(one.bytes_done)
-    here = f"{done} of {charset.known(one.bytes_total, memory_text)}"
-    come = f"{here}, from {clean_line(one.repo, limit=200)}"
+    progress = f"{done} of {charset.known(one.bytes_total, memory_text)}"
+    progress = f"{progress}, from {clean_line(one.repo, limit=200)}"
     if one.status is DownloadStatus.VERIFYING:
-        return f"All of it is here and is compared with its checksum: {come}"
-    return come
+        return f"Complete, verifying the checksum: {progress}"
+    return progress
 
 
 class DownloadsPane(Vertical):
-    """The downloads, and what can be done with the chosen one."""
+    """Shows the downloads with the actions on the selected one."""
 
     KEYS_TITLE = "Downloads"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -154,95 +155,93 @@ class DownloadsPane(Vertical):
         super().__init__(id="transfers")
         self._charset = charset
         self._downloads: dict[str, DownloadRecord] = {}
-        self._told = ""
 
     def compose(self) -> ComposeResult:
-        """The table and the line of the chosen one."""
+        """Compose the table and the sentence about the selected download."""
         yield Static("Downloads", classes="heading")
         yield LiveTable(
             COLUMNS,
-            empty="Nothing is downloaded."
+            empty="No downloads."
             if self._cyber.options.readonly
-            else "Nothing is downloaded. d on a file of a repository begins a download.",
+            else "No downloads. d on a file of a repository starts one.",
             charset=self._charset,
             id="downloads",
         )
         yield Static(id="download-note")
 
     def show(self, downloads: Sequence[DownloadRecord]) -> None:
-        """Draw what changed."""
+        """Draw ``downloads``."""
         before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
         context = self._cyber.options.render_context()
         self.query_one(LiveTable).show(download_rows(downloads, context))
-        self._tell()
+        self._show_note()
         if before != {key: one.status for key, one in self._downloads.items()}:
             self.refresh_bindings()
 
     @property
     def chosen(self) -> DownloadRecord | None:
-        """The one under the cursor."""
+        """The selected download."""
         key = self.query_one(LiveTable).cursor_key
         return self._downloads.get(key) if key is not None else None
 
     @on(LiveTable.RowHighlighted)
     def _moved(self) -> None:
-        self._tell()
+        self._show_note()
         self.refresh_bindings()
 
-    def _tell(self) -> None:
+    def _show_note(self) -> None:
         one, options = self.chosen, self._cyber.options
         model = None
         if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
             model = self._cyber.snapshot.model(one.model_id)
-        keys = not options.readonly and (model is None or model.status in RESTING)
-        told = download_sentence(one, self._charset, keys=keys)
+        keys = not options.readonly and (model is None or model.status in INACTIVE)
+        note = download_sentence(one, self._charset, keys=keys)
         if model is not None:
-            told += f"  {model_sentence(model, options.now(), self._charset)[0]}"
-        if told != self._told:
-            self._told = told
-            style = "$text-error" if one is not None and one.error else "$text-muted"
-            self.query_one("#download-note", Static).update(Content.styled(told, style))
+            note += f"  {model_sentence(model, options.now(), self._charset)[0]}"
+        style = "$text-error" if one is not None and one.error else "$text-muted"
+        place = self.query_one("#download-note", Static)
+        update_static(place, Content.styled(note, style), layout=True)
 
     @property
     def _cyber(self) -> CyberApp:
         return cast("CyberApp", self.app)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What goes with the chosen one's state."""
-        goes = {
+        """Return whether an action is available for the selected download."""
+        allowed = {
             "pause": _MOVING,
             "resume": {DownloadStatus.PAUSED},
             "cancel": _OPEN,
             "retry": {DownloadStatus.FAILED, DownloadStatus.CANCELLED},
             "load": {DownloadStatus.DONE},
         }
-        if action in goes and self.is_mounted:
+        if action in allowed and self.is_mounted:
             one = self.chosen
-            if one is None or one.status not in goes[action] or self._cyber.options.readonly:
+            if one is None or one.status not in allowed[action] or self._cyber.options.readonly:
                 return False
             if action == "load" and one.model_id is None:
                 return False
         return super().check_action(action, parameters)
 
     def action_pause(self) -> None:
-        """Stop it for now."""
+        """Pause the download."""
         if (one := self.chosen) is not None:
             self._cyber.do(self._cyber.client.call(endpoints.PAUSE_DOWNLOAD, one.id))
 
     def action_resume(self) -> None:
-        """Let it go on."""
+        """Continue the download."""
         if (one := self.chosen) is not None:
             self._cyber.do(self._cyber.client.call(endpoints.RESUME_DOWNLOAD, one.id))
 
     def action_retry(self) -> None:
-        """Try it again."""
+        """Start the download again."""
         if (one := self.chosen) is not None:
             self._cyber.do(self._cyber.client.call(endpoints.RETRY_DOWNLOAD, one.id))
 
     def action_cancel(self) -> None:
-        """End it, once the person has said what is to become of the part that is there."""
+        """Cancel the download after asking whether to keep the downloaded part."""
         one = self.chosen
         if one is None:
             return
@@ -259,22 +258,22 @@ class DownloadsPane(Vertical):
                     )
                 )
 
-        here = memory_text(one.bytes_done)
+        done = memory_text(one.bytes_done)
         self.app.push_screen(
             Question(
-                f"Cancel the download of {name_of(one)}?",
-                f"{here} of it are here. A kept part is used when it is downloaded again.",
+                f"Cancel the download of {download_name(one)}?",
+                f"{done} are downloaded. If you keep them, a later download continues there.",
                 (
-                    Answer("on", "g", "Go on"),
-                    Answer("keep", "k", "Keep the part"),
-                    Answer("remove", "r", "Remove it", grave=True),
+                    Answer("on", "c", "Continue"),
+                    Answer("keep", "k", "Cancel, keep the part"),
+                    Answer("remove", "r", "Cancel and remove", destructive=True),
                 ),
             ),
             answered,
         )
 
     def action_load(self) -> None:
-        """Load what it became, and show it on the models page."""
+        """Load the downloaded model, and show it on the Models page."""
         one = self.chosen
         if one is not None and one.model_id is not None:
             self._cyber.do(self._load(one.model_id))

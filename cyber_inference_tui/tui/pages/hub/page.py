@@ -1,4 +1,4 @@
-"""The hub: find a model that fits, and have it downloaded."""
+"""The Hub page: find a model that fits, and download it."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
     SORTS,
+    active_download,
     file_rows,
     file_sentence,
     gated_sentence,
-    in_order,
     result_rows,
     result_sentence,
-    under_way,
+    sorted_files,
 )
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 SEARCH_DELAY = 0.3
-"""Seconds without a key until the hub is asked."""
+"""Seconds without a key until the search starts."""
 FOUND_KEPT = 600
-"""Further pages are not asked for: who has not found it by then had better search for it."""
+"""Search results after which no further pages are requested."""
 
 
 class Results(LiveTable):
-    """What a search found."""
+    """The search results."""
 
     KEYS_TITLE = "Search results"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -61,14 +61,14 @@ class Results(LiveTable):
 
 
 class HubPage(Page):
-    """Repositories, or the models of one, over the downloads.
+    """Shows repositories, or the models of one repository, above the downloads.
 
-    Nothing is asked of the hub before the page is opened.
+    The first search starts when the page opens.
     """
 
     MODE: ClassVar[str] = "hub"
     CSS_PATH = "page.tcss"
-    # No key that comes early may be taken for text.
+    # The search field must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#results"
     STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,7 +78,7 @@ class HubPage(Page):
         ),
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
-        Binding("r", "again", "Retry", id="hub.retry", tooltip="repeat the failed search"),
+        Binding("r", "retry", "Retry", id="hub.retry", tooltip="repeat the failed search"),
         Binding(
             "right_square_bracket",
             "pane(1)",
@@ -104,23 +104,24 @@ class HubPage(Page):
         self._found: dict[str, HubModelRecord] = {}
         self._cursor: str | None = None
         self._doing = ""
-        """What the hub is being asked for."""
+        """The running request, in words."""
         self._problem = ""
         self._refused = ""
-        """Why the download that was asked for last was refused."""
+        """Why the last download was refused."""
         self._repo: str | None = None
         """The repository whose files are shown."""
         self._files: dict[str, HubFilesRecord] = {}
         self._done: frozenset[str] = frozenset()
-        self._shown: dict[str, Content] = {}
 
     def body(self) -> ComposeResult:
-        """The search over the downloads."""
+        """Compose the search above the downloads."""
         charset = self.cyber.options.charset
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
-                line = Input(placeholder="search the hub; empty shows the most wanted", id="search")
+                line = Input(
+                    placeholder="search Hugging Face; empty shows the most downloaded", id="search"
+                )
                 line.cursor_blink = False
                 yield line
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
@@ -129,10 +130,10 @@ class HubPage(Page):
             yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
-        """Begin with what is wanted most."""
+        """Begin with the most downloaded models."""
         self._files_table.display = False
         self._results.focus()
-        self._ask()
+        self._start_search()
 
     @property
     def _results(self) -> LiveTable:
@@ -149,12 +150,12 @@ class HubPage(Page):
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the downloads; what was found changes by itself."""
+        """Draw the downloads; search results are drawn when they arrive."""
         self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
-        news, self._done = done - self._done, done
+        new, self._done = done - self._done, done
         if self._repo is not None and any(
-            one.repo == self._repo for one in snapshot.downloads if one.id in news
+            one.repo == self._repo for one in snapshot.downloads if one.id in new
         ):
             self._read_files(self._repo)
         self._draw(snapshot.downloads)
@@ -170,28 +171,23 @@ class HubPage(Page):
         empty = self._empty()
         self._results.show_empty(empty)
         self._files_table.show_empty(empty)
-        self._update("title", self._title(downloads))
-        self._update("note", self._note())
-
-    def _update(self, name: str, content: Content) -> None:
-        if name not in self._shown or not content.is_same(self._shown[name]):
-            self._shown[name] = content
-            self.query_one(f"#{name}", Static).update(content)
+        update_static(self.query_one("#title", Static), self._title(downloads))
+        update_static(self.query_one("#note", Static), self._note(), layout=True)
 
     def _empty(self) -> str:
         if self._doing or self._problem:
             return ""
         if self._repo is not None:
-            return "There is no GGUF model in this repository; esc goes back."
+            return "This repository has no GGUF models. esc goes back."
         if self._query:
-            return f"Nothing is found for {clean_line(self._query, limit=100)}; / searches again."
-        return "Nothing is found."
+            return f"No results for {clean_line(self._query, limit=100)}. / changes the search."
+        return "No results."
 
     def _title(self, downloads: Sequence[DownloadRecord]) -> Content:
         parts: list[tuple[str, str]] = []
         if self._one_pane:
             behind = self._in_downloads
-            running = sum(under_way([one], one.repo) is not None for one in downloads)
+            running = sum(active_download([one], one.repo) is not None for one in downloads)
             count = f" {running}" if running else ""
             parts += [
                 ("Search", "$text-muted" if behind else "bold $text-accent"),
@@ -204,32 +200,31 @@ class HubPage(Page):
         if self._repo is not None:
             parts.append((clean_line(self._repo, limit=120), "bold"))
         elif self._query:
-            parts.append((f"Found for {clean_line(self._query, limit=60)}", "bold"))
+            parts.append((f"Results for {clean_line(self._query, limit=60)}", "bold"))
         else:
             parts.append(("GGUF models", "bold"))
-        told = []
+        remarks = []
         if self._repo is None:
-            told.append(f"sorted by {self._sort}")
+            remarks.append(f"sorted by {self._sort}")
             if self._found:
-                more = "+" if self._more_to_ask else ""
-                told.append(f"{len(self._found)}{more} found")
-        parts.append((f"   {f' {self.cyber.options.charset.dot} '.join(told)}", "$text-muted"))
+                more = "+" if self._has_more else ""
+                remarks.append(f"{len(self._found)}{more} found")
+        parts.append((f"   {f' {self.cyber.options.charset.dot} '.join(remarks)}", "$text-muted"))
         if self._doing:
-            dots = "…" if self.cyber.options.charset.unicode else "..."
-            parts.append((f"   {self._doing} {dots}", "$text-warning"))
+            parts.append((f"   {self._doing} {self.cyber.options.charset.dots}", "$text-warning"))
         return Content.assemble(*parts)
 
     def _note(self) -> Content:
         if self._problem or self._refused:
-            told = clean_line(" ".join((self._problem or self._refused).split()), limit=600)
+            text = clean_line(" ".join((self._problem or self._refused).split()), limit=600)
             hint = "  r tries again." if self._problem else ""
-            return Content.assemble((told, "$text-error"), (hint, "$text-muted"))
+            return Content.assemble((text, "$text-error"), (hint, "$text-muted"))
         if self._repo is None:
             return Content(result_sentence(self._result))
         return Content(file_sentence(self._file, gated=self._gated))
 
     @property
-    def _more_to_ask(self) -> bool:
+    def _has_more(self) -> bool:
         return self._cursor is not None and len(self._found) < FOUND_KEPT
 
     @property
@@ -250,17 +245,17 @@ class HubPage(Page):
     # Searching
 
     def search(self, query: str) -> None:
-        """Search for ``query``, as if it had been typed."""
+        """Search for ``query`` as if it was typed."""
         line = self.query_one("#search", Input)
         with line.prevent(Input.Changed):
             line.value = query
         self._leave_files()
         self._query = query.strip()
-        self._ask()
+        self._start_search()
         self.screen.set_focus(self._results)
 
     def action_search(self) -> None:
-        """Type what to search for."""
+        """Focus the search field."""
         self.screen.set_focus(self.query_one("#search"))
 
     @on(Input.Changed, "#search")
@@ -268,40 +263,40 @@ class HubPage(Page):
         if event.value.strip() != self._query:
             self._query = event.value.strip()
             self._leave_files()
-            self._ask(SEARCH_DELAY)
+            self._start_search(SEARCH_DELAY)
 
     @on(Input.Submitted, "#search")
     def _entered(self) -> None:
         self.screen.set_focus(self._results)
 
     def action_sort(self) -> None:
-        """The next order."""
+        """Sort by the next order."""
         self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
-        self._ask(SEARCH_DELAY)
+        self._start_search(SEARCH_DELAY)
 
     @on(LiveTable.HeaderSelected, "#results")
     def _header(self, event: LiveTable.HeaderSelected) -> None:
         if event.column.key in SORTS and event.column.key != self._sort:
             self._sort = event.column.key
-            self._ask()
+            self._start_search()
 
-    def _ask(self, delay: float = 0.0) -> None:
-        """Ask the hub once ``delay`` seconds have gone by without another question."""
+    def _start_search(self, delay: float = 0.0) -> None:
+        """Search after ``delay`` seconds, unless another search replaces this one."""
         arrow = self._sort if self._sort in {one.key for one in RESULT_COLUMNS} else None
         self._results.show_sort(arrow, descending=True)
-        self._begin("searching")
+        self._show_request("searching")
         self._hub_worker(self._search(delay))
 
-    def _begin(self, doing: str) -> None:
+    def _show_request(self, doing: str) -> None:
         self._doing, self._problem, self._refused = doing, "", ""
         self._draw()
         self.refresh_bindings()
 
     def _hub_worker(self, work: object) -> None:
-        """One question at a time: a new one takes the place of the one before."""
+        """Run one request at a time; a new one cancels the one before."""
         self.run_worker(work, group="hub", exclusive=True, exit_on_error=False)  # type: ignore[arg-type]
 
-    def _end(self, problem: str = "") -> None:
+    def _finish_request(self, problem: str = "") -> None:
         self._doing, self._problem = "", problem
         self._draw()
         self.refresh_bindings()
@@ -313,42 +308,42 @@ class HubPage(Page):
                 queries.SearchQuery(q=self._query, sort=self._sort)
             )
         except CyberError as error:
-            self._end(str(error))
+            self._finish_request(str(error))
             return
         self._found = {one.repo: one for one in found}
         self._cursor = cursor
-        self._end()
+        self._finish_request()
         self._results.action_first()
 
-    async def _search_on(self) -> None:
+    async def _search_more(self) -> None:
         try:
             found, cursor = await self.client.search(
                 queries.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
             )
         except CyberError as error:
-            self._end(str(error))
+            self._finish_request(str(error))
             return
         self._found |= {one.repo: one for one in found if one.repo not in self._found}
         self._cursor = cursor
-        self._end()
+        self._finish_request()
 
     @on(LiveTable.RowHighlighted)
     def _moved(self, event: LiveTable.RowHighlighted) -> None:
         if event.table is self._results and self._found:
             at_end = event.key == next(reversed(self._found))
-            if at_end and self._more_to_ask and not self._doing and not self._problem:
-                self._begin("reading on")
-                self._hub_worker(self._search_on())
+            if at_end and self._has_more and not self._doing and not self._problem:
+                self._show_request("loading more")
+                self._hub_worker(self._search_more())
         self._refused = ""
-        self._update("note", self._note())
+        update_static(self.query_one("#note", Static), self._note(), layout=True)
         self.refresh_bindings()
 
-    def action_again(self) -> None:
-        """Ask the hub again for what it did not give."""
+    def action_retry(self) -> None:
+        """Repeat the failed request."""
         if self._repo is not None:
             self._read_files(self._repo)
         else:
-            self._ask()
+            self._start_search()
 
     # The models of a repository
 
@@ -364,7 +359,7 @@ class HubPage(Page):
             self._read_files(one.repo)
 
     def _read_files(self, repo: str) -> None:
-        self._begin("reading its files")
+        self._show_request("reading its files")
         self._hub_worker(self._files_of(repo))
 
     async def _files_of(self, repo: str) -> None:
@@ -373,11 +368,11 @@ class HubPage(Page):
                 endpoints.HUB_FILES, query=queries.RepositoryQuery(repo=repo)
             )
         except CyberError as error:
-            self._end(str(error))
+            self._finish_request(str(error))
             return
         first = not self._files
-        self._files = {one.name: one for one in in_order(files)}
-        self._end()
+        self._files = {one.name: one for one in sorted_files(files)}
+        self._finish_request()
         suggested = next((one.name for one in files if one.suggested), None)
         if first and suggested is not None:
             self._files_table.move_to(suggested)
@@ -389,10 +384,10 @@ class HubPage(Page):
         self.workers.cancel_group(self, "hub")
         self._files_table.display = False
         self._results.display = True
-        self._end()
+        self._finish_request()
 
     def action_back(self) -> None:
-        """Out of the line or the downloads, out of the repository, out of the search."""
+        """Leave the downloads, the search field, the repository or the search, in this order."""
         line = self.query_one("#search", Input)
         if self._in_downloads:
             self.action_pane(0)
@@ -412,14 +407,16 @@ class HubPage(Page):
             self.action_download()
 
     def action_download(self) -> None:
-        """Download the model under the cursor."""
+        """Download the selected model."""
         one, repo = self._file, self._repo
         if one is None or repo is None:
             return
-        if under_way(self.cyber.snapshot.downloads, repo, one.name) is not None:
-            self.cyber.tell(f"{one.name} is on its way already.", "warning")
+        if active_download(self.cyber.snapshot.downloads, repo, one.name) is not None:
+            self.cyber.show_message(f"{one.name} is being downloaded already.", "warning")
         elif one.local_id is not None:
-            self.cyber.tell(f"It is here already as {one.local_id}.", "warning")
+            self.cyber.show_message(
+                f"{one.name} is downloaded already as {one.local_id}.", "warning"
+            )
         elif self._gated:
             self._ask_gated(repo, one.name)
         else:
@@ -434,7 +431,7 @@ class HubPage(Page):
             Question(
                 "This repository is gated",
                 gated_sentence(repo),
-                (Answer("back", "b", "Back"), Answer("go", "d", "Done that, download")),
+                (Answer("back", "b", "Back"), Answer("go", "d", "Download")),
             ),
             answered,
         )
@@ -444,7 +441,7 @@ class HubPage(Page):
 
     async def _begin_download(self, repo: str, name: str) -> None:
         try:
-            await self.client.call(endpoints.DOWNLOAD, body=queries.NewDownload(repo, name))
+            await self.client.call(endpoints.DOWNLOAD, body=queries.DownloadRequest(repo, name))
         except CyberError as error:
             self._refused = str(error)
             self._draw()
@@ -460,12 +457,12 @@ class HubPage(Page):
         return self.has_class("-narrow") or self.has_class("-short")
 
     def action_pane(self, number: int) -> None:
-        """To what was found (0) or to the downloads (1)."""
+        """Go to the search results (0) or the downloads (1)."""
         self.query_one(".body").set_class(bool(number), "-downloads")
         self._pane_changed(self.query_one("#downloads") if number else self._table)
 
     def _pane_changed(self, target: Widget) -> None:
-        # What was hidden can be focused once it has been laid out.
+        # A hidden widget can be focused after the next layout.
         self.call_after_refresh(target.focus)
         self._draw()
         self.refresh_bindings()
@@ -480,7 +477,7 @@ class HubPage(Page):
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What can be done here."""
+        """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
         typing = isinstance(self.focused, Input)
@@ -489,7 +486,7 @@ class HubPage(Page):
             "download": finding and self._repo is not None and self._file is not None,
             "back": typing or self._in_downloads or self._repo is not None or bool(self._query),
             "sort": finding and self._repo is None,
-            "again": finding and bool(self._problem),
+            "retry": finding and bool(self._problem),
             "pane": (parameters == (1,)) != self._in_downloads,
         }
         return super().check_action(action, parameters) if possible.get(action, True) else False

@@ -1,4 +1,4 @@
-"""The columns, rows and sentences of the hub page: repositories, and the models in one."""
+"""The Hub page's tables of repositories and of their models, and their sentences."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from cyber_inference_tui.units import (
 )
 
 SORTS = ("downloads", "likes", "trending", "new")
-"""The orders that the service can be asked for."""
+"""The orders that the search offers."""
 
-_GATED = "Gated: accept its licence on its page on the hub, then set hf_token in Settings (7)."
+_GATED = "Gated: accept its licence on its Hugging Face page, then set hf_token in Settings (7)."
 _UNDER_WAY = frozenset(
     {
         DownloadStatus.QUEUED,
@@ -69,7 +69,7 @@ def _updated_cell(one: HubModelRecord, context: RenderContext) -> Cell:
 def _note_cell(line: FileLine, context: RenderContext) -> Cell:
     charset = context.charset
     if line.file.local_id is not None:
-        return Cell(f"{charset.check} here already", "good")
+        return Cell(f"{charset.check} downloaded", "good")
     if line.downloading:
         return Cell(f"{charset.status_sign(ModelStatus.LOADING)} downloading", "busy")
     return Cell(f"{charset.pin} suggested" if line.file.suggested else "", "accent")
@@ -105,8 +105,8 @@ FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
 )
 
 
-def in_order(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
-    """The smallest first, those of one quantization together."""
+def sorted_files(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
+    """Return the smallest models first, with those of one quantization together."""
     least: dict[str, int] = {}
     for one in files:
         quantization, size = one.quantization or "", one.size_bytes or 0
@@ -122,10 +122,10 @@ def in_order(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
     )
 
 
-def under_way(
+def active_download(
     downloads: Sequence[DownloadRecord], repo: str, name: str | None = None
 ) -> DownloadRecord | None:
-    """The download of this model that is not over, if there is one."""
+    """Return the unfinished download of this model, if any."""
     return next(
         (
             one
@@ -137,7 +137,7 @@ def under_way(
 
 
 def result_rows(found: Sequence[HubModelRecord], context: RenderContext) -> list[Row]:
-    """The repositories, in the order in which they were found."""
+    """Return the rows of the repositories, in the order of the search."""
     return [row_of(one.repo, one, RESULT_COLUMNS, context) for one in found]
 
 
@@ -147,47 +147,47 @@ def file_rows(
     downloads: Sequence[DownloadRecord],
     context: RenderContext,
 ) -> list[Row]:
-    """The models of a repository."""
-    lines = (FileLine(one, under_way(downloads, repo, one.name) is not None) for one in files)
+    """Return the rows of a repository's models."""
+    lines = (FileLine(one, active_download(downloads, repo, one.name) is not None) for one in files)
     return [row_of(line.file.name, line, FILE_COLUMNS, context) for line in lines]
 
 
 def result_sentence(one: HubModelRecord | None) -> str:
-    """What the keys do to a repository."""
+    """Return the hint for the selected repository."""
     if one is None:
         return ""
-    return _GATED if one.gated else "enter shows its files, and which of them fit this machine."
+    return _GATED if one.gated else "enter lists its files, and which fit this machine."
 
 
 def file_sentence(one: HubFilesRecord | None, *, gated: bool) -> str:
-    """What there is to know before a model is downloaded."""
+    """Return what to know before downloading a model."""
     if one is None:
         return ""
     parts = [f"{clean_line(one.name, limit=200)}:"]
     if one.local_id is not None:
-        parts.append(f"here already as {clean_line(one.local_id, limit=200)}.")
+        parts.append(f"downloaded already as {clean_line(one.local_id, limit=200)}.")
     elif one.fits is Fit.NOW:
-        parts.append("fits in what is free.")
+        parts.append("fits in the free memory.")
     elif one.fits is Fit.AFTER_UNLOADING:
-        gone = " and ".join(clean_line(name, limit=200) for name in one.evicts)
+        idle = " and ".join(clean_line(name, limit=200) for name in one.evicts)
         verb = "are" if len(one.evicts) > 1 else "is"
-        parts.append(f"fits once {gone or 'something idle'} {verb} unloaded.")
+        parts.append(f"fits once {idle or 'an idle model'} {verb} unloaded.")
     elif one.fits is Fit.NEVER:
-        parts.append("too big for this machine, whatever is unloaded.")
+        parts.append("too big for this machine, even with all models unloaded.")
     else:
-        parts.append("what it needs is not known.")
+        parts.append("the memory it needs is unknown.")
     if one.suggested and one.local_id is None:
-        parts.append("The best of them for this machine.")
+        parts.append("Suggested for this machine.")
     if one.projector is not None:
-        parts.append("Its projector for pictures comes with it.")
+        parts.append("Its vision projector is downloaded, too.")
     if gated:
         parts.append(_GATED)
     return " ".join(parts)
 
 
 def gated_sentence(repo: str) -> str:
-    """What to do before a gated repository's files can be had."""
+    """Return what to do before downloading from a gated repository."""
     return (
-        f"{clean_line(repo, limit=200)} is given to those only who accepted its licence. Do that "
-        "on its page on the hub, then set hf_token in Settings (7) to a token of that account."
+        f"Accept the licence of {clean_line(repo, limit=200)} on its Hugging Face page first, then "
+        "set hf_token in Settings (7) to a token of that account."
     )

@@ -1,1 +1,1 @@
-"""The logs page."""
+"""The Logs page."""

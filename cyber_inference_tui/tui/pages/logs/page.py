@@ -1,4 +1,4 @@
-"""Logs of every process, several side by side."""
+"""The Logs page: the logs of all processes, several side by side."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 MAX_PANES = 3
 LEAST_PANE = 50
-"""Cells that each of several logs needs; where the list leaves them less, it hides."""
+"""Least cells for each of several logs; the list hides if it leaves them less."""
 _LIST = 36
 
 
 class LogsPage(Page):
-    """A list of logs at the left, the opened ones beside it."""
+    """Shows a list of logs, with the open logs beside it."""
 
     MODE: ClassVar[str] = "logs"
     CSS_PATH = "page.tcss"
@@ -51,19 +51,19 @@ class LogsPage(Page):
         self._wanted: str | None = None
 
     def body(self) -> ComposeResult:
-        """The list and the panes."""
+        """Compose the list and the panes."""
         with Horizontal(classes="body"):
             yield LiveTable(
                 COLUMNS,
-                empty="There is no log yet.",
+                empty="No logs yet.",
                 charset=self.cyber.options.charset,
                 id="sources",
             )
             with Horizontal(id="panes"):
-                yield LogPane(self._wanted or SERVICE)
+                yield LogPane(self.client, self._wanted or SERVICE)
 
     def on_mount(self) -> None:
-        """The log has the focus: that is what one came for."""
+        """Focus the log."""
         self._panes[0].view.focus()
 
     @property
@@ -78,7 +78,7 @@ class LogsPage(Page):
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """The list follows the models; the panes follow their logs themselves."""
+        """Update the list after a change of the models; the panes follow their logs themselves."""
         self._arrange()
         seen = (snapshot.live, [(model.id, model.status) for model in snapshot.models])
         if snapshot.live and seen != self._seen:
@@ -89,7 +89,7 @@ class LogsPage(Page):
         try:
             self._logs = await self.client.call(endpoints.LOGS)
         except CyberError as error:
-            self.cyber.tell(str(error), "error")
+            self.cyber.show_message(str(error), "error")
             return
         self._show_sources()
 
@@ -100,19 +100,19 @@ class LogsPage(Page):
         self.query_one("#sources", LiveTable).show(rows)
 
     def on_screen_resume(self) -> None:
-        """Somebody looks again."""
+        """Read the logs while the page is in front."""
         for pane in self._panes:
-            pane.wake()
+            pane.start_reading()
         self._seen = None
         super().on_screen_resume()
 
     def on_screen_suspend(self) -> None:
-        """Nobody looks: nothing is read."""
+        """Stop reading while another page is in front."""
         for pane in self._panes:
-            pane.rest()
+            pane.stop_reading()
 
     def _arrange(self) -> None:
-        """Hide the list where it takes the room that the logs need, unless it is in use."""
+        """Hide the list if the logs need its room, unless it has the focus."""
         panes = len(self._panes)
         crowded = panes > 1 and (self.size.width - _LIST) // panes < LEAST_PANE
         used = self.query_one("#sources").has_focus
@@ -125,7 +125,7 @@ class LogsPage(Page):
     # Choosing
 
     def open(self, source: str) -> None:
-        """Show a log, in the pane that is in use (called from other pages)."""
+        """Show a log in the active pane; other pages call it, too."""
         if not self.is_mounted:
             self._wanted = source
             return
@@ -140,26 +140,26 @@ class LogsPage(Page):
         self.open(event.key)
 
     async def action_split(self) -> None:
-        """Open the log under the list's cursor beside the others."""
+        """Open the selected log, or the next one, beside the others."""
         panes = self._panes
         source = self.query_one("#sources", LiveTable).cursor_key
         if len(panes) >= MAX_PANES:
-            self.cyber.tell(f"{MAX_PANES} logs are open: x closes one.", "warning")
+            self.cyber.show_message(f"{MAX_PANES} logs are open. x closes one.", "warning")
             return
         opened = {pane.source for pane in panes}
         if source is None or source in opened:
             source = next((log.id for log in self._logs if log.id not in opened), None)
         if source is None:
-            self.cyber.tell("Every log is open already.")
+            self.cyber.show_message("Every log is open already.")
             return
-        pane = LogPane(source)
+        pane = LogPane(self.client, source)
         await self.query_one("#panes").mount(pane)
         self.screen.set_focus(pane.view)
         self._show_sources()
-        self.refresh_bindings()  # now there is one that can be closed
+        self.refresh_bindings()  # a log can be closed now
 
     async def action_close(self) -> None:
-        """Close the log in use; the last one stays."""
+        """Close the active log, unless it is the only one."""
         panes = self._panes
         if len(panes) > 1:
             await self._active.remove()
@@ -169,16 +169,16 @@ class LogsPage(Page):
             self.refresh_bindings()
 
     def action_maximize(self) -> None:
-        """The log in use alone, or all again."""
+        """Show only the active log, or all open logs."""
         active = self._active
-        full = not self.has_class("-maximized")
-        self.set_class(full, "-maximized")
+        maximized = not self.has_class("-maximized")
+        self.set_class(maximized, "-maximized")
         for pane in self._panes:
-            pane.display = not full or pane is active
+            pane.display = not maximized or pane is active
         self.screen.set_focus(active.view)
 
     def action_list(self) -> None:
-        """Go to the list, or from it back to the log."""
+        """Switch between the list and the log."""
         sources = self.query_one("#sources")
         if sources.has_focus:
             self.set_focus(self._active.view)
@@ -186,11 +186,11 @@ class LogsPage(Page):
         self.remove_class("-crowded")
         if self.has_class("-maximized"):
             self.action_maximize()
-        # At once: the next key may be here already.
+        # Focus it now, because the next key may be for the list.
         self.set_focus(sources)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Closing needs more than one."""
+        """Return whether an action is available; closing needs more than one log."""
         if action == "close" and self.is_mounted and len(self._panes) < 2:
             return False
         return super().check_action(action, parameters)

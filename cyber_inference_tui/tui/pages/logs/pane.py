@@ -1,4 +1,4 @@
-"""One log on the Logs page: its end as it grows, or any other part of it."""
+"""A log on the Logs page: its growing end, or any other part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import msgspec
 from textual import on
@@ -23,19 +23,12 @@ from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
-from cyber_inference_tui.records import (
-    LogEvent,
-    LogLevel,
-    LogPage,
-    LogRecord,
-    NumberedLine,
-    endpoints,
-    queries,
-)
+from cyber_inference_tui.records import LogEvent, LogLevel, NumberedLine, endpoints
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.logs.save import save_log
+from cyber_inference_tui.tui.pages.logs.reader import PAGE_LINES, LogReader
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.units import counted
 
@@ -45,15 +38,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25
-PAGE_LINES = 1000
 REMARK_SECONDS = 5.0
 _WAITING_LINES = 20_000
 _LEVELS: tuple[LogLevel | None, ...] = (None, LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR)
-_SERIOUSNESS = {level: place for place, level in enumerate(LogLevel)}
+_SEVERITY = {level: place for place, level in enumerate(LogLevel)}
 
 
 class LogPane(Vertical):
-    """Shows one log: ``open`` another, ``rest`` while nobody looks, ``wake`` afterwards."""
+    """Shows one log. It reads between ``start_reading`` and ``stop_reading``."""
 
     KEYS_TITLE = "Log"
     DEFAULT_CSS = """
@@ -71,7 +63,7 @@ class LogPane(Vertical):
             "level",
             "Level",
             id="pane.level",
-            tooltip="least level shown: all, info, warning, error",
+            tooltip="minimum level: all, info, warning or error",
         ),
         Binding("e", "error", "Last error", id="pane.error", tooltip="go to the last error"),
         Binding(
@@ -102,37 +94,36 @@ class LogPane(Vertical):
         Binding("escape", "clear", "Clear search", show=False, id="pane.clear"),
     ]
 
-    def __init__(self, source: str, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.source = source
-        self._record: LogRecord | None = None
-        self._level: LogLevel | None = None
+    def __init__(self, client: ServiceClient, source: str) -> None:
+        super().__init__()
+        self._client = client
+        self._reader = LogReader(client, source)
         self._waiting: list[NumberedLine] = []
         self._problem = ""
-        self._title = Content("")
-        self._awake = False
+        self._reading = False
         self._remark = ""
         self._forget: Timer | None = None
         self._service_pid: int | None = None
-        """Of the service that the lines are from."""
+        """Process id of the service that sent the lines."""
         self._former = False
-        """That service is gone, and its lines are still read."""
+        """The lines are from a service process that has ended."""
 
     @property
     def _app(self) -> CyberApp:
         return cast("CyberApp", self.app)
 
     @property
-    def _client(self) -> ServiceClient:
-        return self._app.client
+    def source(self) -> str:
+        """The id of the log."""
+        return self._reader.source
 
     @property
     def view(self) -> LogView:
-        """The lines."""
+        """The view of the lines."""
         return self.query_one(LogView)
 
     def compose(self) -> ComposeResult:
-        """A title over the lines."""
+        """Compose the title, the lines and the search field."""
         yield Static(classes="pane-title")
         yield LogView(
             timezone=self._app.options.now().tzinfo,
@@ -140,40 +131,39 @@ class LogPane(Vertical):
             gap_hint="r reads them",
             charset=self._app.options.charset,
         )
-        line = Input(placeholder="text to search for")
+        line = Input(placeholder="search text")
         line.cursor_blink = False
         yield line
 
     def on_mount(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self.set_interval(FLUSH_SECONDS, self._flush)
-        # By a message the title would come a frame later than the lines.
+        # Watch instead of handling messages, which would draw the title a frame late.
         self.watch(self.view, "following", self._following_changed, init=False)
         self.watch(self.view, "new_lines", self._show_title, init=False)
-        self.wake()
+        self.start_reading()
 
     def open(self, source: str) -> None:
         """Show another log."""
         if source != self.source:
-            self.source = source
-            self._level = None
+            self._reader = LogReader(self._client, source)
             self.view.search = ""
         self.action_reload()
 
-    def wake(self) -> None:
-        """Somebody looks: read what there is, and follow. Who stood still, still does."""
-        if not self._awake:
-            self._awake = True
+    def start_reading(self) -> None:
+        """Read the log and follow it; a paused view stays where it is."""
+        if not self._reading:
+            self._reading = True
             self._begin()
 
-    def rest(self) -> None:
-        """Nobody looks: follow no longer."""
-        self._awake = False
+    def stop_reading(self) -> None:
+        """Stop following the log."""
+        self._reading = False
         self._waiting.clear()
         self.workers.cancel_group(self, "follow")
 
     def action_reload(self) -> None:
-        """Read the log's end anew, and follow it."""
+        """Read the end of the log again and follow it."""
         self.view.clear()
         self.view.show_empty(f"reading {self._app.options.charset.ellipsis}")
         self._waiting.clear()
@@ -190,7 +180,8 @@ class LogPane(Vertical):
             try:
                 status = await self._client.call(endpoints.STATUS)
                 if self._service_pid not in {None, status.pid}:
-                    # Its numbers are others. What is being read stays until the reader lets go.
+                    # A new process numbers its lines from 0. Keep the old lines while the user
+                    # reads them.
                     self._former = bool(self.view.lines) and not self.view.following
                     self._waiting.clear()
                     if self._former:
@@ -211,7 +202,7 @@ class LogPane(Vertical):
                             break
                         self._take(msgspec.json.decode(event.data, type=thread_safe(LogEvent)))
             except NoServiceError:
-                pass  # the header tells it; the lines stay
+                pass  # the status line shows it; the lines stay
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()
@@ -219,54 +210,45 @@ class LogPane(Vertical):
             await asyncio.sleep(backoff(0.5, 3.0, failures))
 
     async def _catch_up(self) -> None:
-        """Read the end; who stands still is told how much came, and keeps the place."""
+        """Read the end of the log; a paused view keeps its place and counts the new lines."""
         view = self.view
         if view.following or not view.lines:
             await self._read_end()
             return
-        page = await self._lines()
-        self._problem = ""
-        self._note(page)
-        known = view.given_to
+        page = await self._reader.page()
+        self._clear_problem()
+        known = view.next_number
         new = [line for line in page.lines if line.number >= known]
         if len(new) == PAGE_LINES and new[0].number > known:
-            view.fall_behind(page.log.end - known if self._level is None else len(new))
+            view.fall_behind(page.log.end - known if self._reader.level is None else len(new))
         else:
             view.extend(new)
 
     async def _read_end(self) -> None:
-        page = await self._lines()
-        self._problem = ""
-        self._note(page)
-        self.view.show_empty(empty_text(self._level, self._app.snapshot.model(self.source)))
-        self.view.show(page.lines, gaps=self._level is None)
+        page = await self._reader.page()
+        self._clear_problem()
+        self.view.show_empty(empty_text(self._reader.level, self._app.snapshot.model(self.source)))
+        self.view.show(page.lines, gaps=self._reader.level is None)
 
     def _take(self, event: LogEvent) -> None:
         if self._former:
             return
-        least = _SERIOUSNESS[self._level] if self._level else 0
+        least = _SEVERITY[self._reader.level] if self._reader.level else 0
         self._waiting += [
             NumberedLine(number=number, at=line.at, text=line.text, level=line.level)
             for number, line in enumerate(event.lines, event.first)
-            if _SERIOUSNESS[line.level] >= least
+            if _SEVERITY[line.level] >= least
         ]
         del self._waiting[:-_WAITING_LINES]
 
     def _flush(self) -> None:
-        if self._waiting and self._awake:
+        if self._waiting and self._reading:
             lines, self._waiting = self._waiting, []
             self.view.extend(lines)
 
-    def _note(self, page: LogPage) -> None:
-        self._record = page.log
+    def _clear_problem(self) -> None:
+        self._problem = ""
         self._show_title()
-
-    async def _lines(self, **choice: Any) -> LogPage:
-        return await self._client.call(
-            endpoints.LOG_LINES,
-            self.source,
-            query=queries.LinesQuery(limit=PAGE_LINES, level=self._level, **choice),
-        )
 
     @on(LogView.OlderWanted)
     def _older(self, event: LogView.OlderWanted) -> None:
@@ -274,8 +256,7 @@ class LogPane(Vertical):
             self._read(self._read_older(event.before))
 
     async def _read_older(self, before: int) -> None:
-        page = await self._lines(before=before)
-        self._note(page)
+        page = await self._reader.page(before=before)
         self.view.prepend(page.lines)
 
     @on(LogView.NewerWanted)
@@ -284,8 +265,7 @@ class LogPane(Vertical):
             self._read(self._read_newer(event.start))
 
     async def _read_newer(self, start: int) -> None:
-        page = await self._lines(after=start)
-        self._note(page)
+        page = await self._reader.page(after=start)
         self.view.append(page.lines, at_end=page.searched_to >= page.log.end or not page.lines)
 
     @on(LogView.EndWanted)
@@ -296,30 +276,29 @@ class LogPane(Vertical):
         self._read(self._read_end())
 
     def _read(self, work: Awaitable[T]) -> None:
-        """Read in the background; what goes wrong is told, and may be tried again."""
+        """Run a request in the background; show its error and allow another attempt."""
 
         async def read() -> None:
             try:
                 await work
             except CyberError as error:
-                self.view.ask_again()
-                self._app.tell(str(error), "error")
+                self.view.allow_requests()
+                self._app.show_message(str(error), "error")
 
         self.run_worker(read(), group="read", exclusive=True, exit_on_error=False)
 
     async def _show_around(self, number: int) -> None:
-        """Show the line of that number, wherever in the log it is."""
+        """Show the line with this number, wherever it is in the log."""
         if self.view.goto(number):
             return
-        page = await self._lines(before=number + PAGE_LINES // 2)
-        self._note(page)
-        self.view.show(page.lines, at_end=False, gaps=self._level is None)
+        page = await self._reader.page(before=number + PAGE_LINES // 2)
+        self.view.show(page.lines, at_end=False, gaps=self._reader.level is None)
         self.view.goto(number)
 
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What makes sense with what is shown."""
+        """Return whether an action is available now."""
         if not self.is_mounted:
             return True
         view = self.view
@@ -332,7 +311,7 @@ class LogPane(Vertical):
         return possible.get(action, True)
 
     def action_search(self) -> None:
-        """Type what to search for."""
+        """Open the search field."""
         line = self.query_one(Input)
         line.value = self.view.search
         line.display = True
@@ -348,18 +327,18 @@ class LogPane(Vertical):
         self.query_one(Input).display = False
         self.screen.set_focus(self.view)
         if self.view.search:
-            # From the end of what is held: the newest match is what one looks for.
+            # Search from the end, because the newest match matters most.
             self._read(self._to_match(-1, self.view.end_number))
 
     def action_clear(self) -> None:
-        """Search for nothing any more."""
+        """Clear the search."""
         self.query_one(Input).display = False
         self.view.search = ""
         self.screen.set_focus(self.view)
         self._show_title()
 
     def action_match(self, step: int) -> None:
-        """To the next line with the text (1), or the one before (-1)."""
+        """Go to the next (1) or previous (-1) match."""
         self._read(self._to_match(step, self.view.target))
 
     async def _to_match(self, step: int, here: int | None) -> None:
@@ -374,96 +353,73 @@ class LogPane(Vertical):
             found = await self._search_further(step)
         if found is None:
             direction = "before" if step < 0 else "after"
-            self._say(f"not {direction} this line")
+            self._show_remark(f"no match {direction} this line")
         else:
             await self._show_around(found)
 
     async def _search_further(self, step: int) -> int | None:
-        """Beyond the window; the service looks for a second or so at a time."""
+        """Search beyond the loaded lines."""
         if self._former:
             return None
-        view = self.view
-        at = view.first_number if step < 0 else view.end_number
-        while True:
-            bound = {"before": at} if step < 0 else {"after": at}
-            page = await self._client.call(
-                endpoints.LOG_LINES,
-                self.source,
-                query=queries.LinesQuery(limit=1, level=self._level, q=view.search, **bound),
-            )
-            if page.lines:
-                return page.lines[0].number
-            over = (
-                page.searched_to <= page.log.first
-                if step < 0
-                else (page.searched_to >= page.log.end)
-            )
-            if over or page.searched_to == at:
-                return None
-            at = page.searched_to
+        start = self.view.first_number if step < 0 else self.view.end_number
+        return await self._reader.find(self.view.search, step, start)
 
     def action_level(self) -> None:
-        """Show only lines that are serious enough: all, info, warning, error, and all again."""
-        self._level = _LEVELS[(_LEVELS.index(self._level) + 1) % len(_LEVELS)]
+        """Show the next level: all, info, warning, error."""
+        place = _LEVELS.index(self._reader.level) + 1
+        self._reader.level = _LEVELS[place % len(_LEVELS)]
         self.action_reload()
 
-    def _let_go(self) -> None:
-        """Of the lines of a service that is gone."""
+    def _drop_former_lines(self) -> None:
+        """Read the log again if its lines are from a former service process."""
         if self._former:
             self.action_reload()
 
     def action_error(self) -> None:
-        """To the newest error."""
-        self._let_go()
+        """Go to the newest error."""
+        self._drop_former_lines()
         self._read(self._to_error())
 
     async def _to_error(self) -> None:
-        page = await self._client.call(
-            endpoints.LOG_LINES,
-            self.source,
-            query=queries.LinesQuery(limit=1, level=LogLevel.ERROR),
-        )
-        if page.lines:
-            await self._show_around(page.lines[0].number)
+        number = await self._reader.last_error()
+        if number is None:
+            self._show_remark("this log has no error")
         else:
-            self._say("there is no error in this log")
+            await self._show_around(number)
 
     def action_run(self, step: int) -> None:
-        """To the start of a run of the process."""
-        self._let_go()
+        """Go to the start of the next (1) or previous (-1) run of the process."""
+        self._drop_former_lines()
         self._read(self._to_run(step))
 
     async def _to_run(self, step: int) -> None:
-        page = await self._client.call(
-            endpoints.LOG_LINES, self.source, query=queries.LinesQuery(limit=1)
-        )
-        starts = [run.first for run in page.log.runs if run.first >= page.log.first]
+        starts = await self._reader.run_starts()
         here = self.view.top_number if self.view.target is None else self.view.target
         beyond = [start for start in starts if (start < here if step < 0 else start > here)]
         if beyond:
             await self._show_around(beyond[-1] if step < 0 else beyond[0])
         else:
-            self._say(f"no run starts {'before' if step < 0 else 'after'} this line")
+            self._show_remark(f"no run starts {'before' if step < 0 else 'after'} this line")
 
     def action_pause(self) -> None:
-        """Stand still."""
+        """Stop following."""
         self.view.pause()
 
     def action_resume(self) -> None:
-        """Follow again."""
+        """Follow the end again."""
         self.view.action_follow()
 
     def action_copy(self) -> None:
-        """Copy the lines on the screen."""
+        """Copy the visible lines."""
         view = self.view
         rows = max(1, view.size.height)
         top = view.top_number
         lines = [line for line in view.lines if line.number >= top][:rows]
         self.app.copy_to_clipboard("\n".join(line.text for line in lines))
-        self._say(f"{counted(len(lines), 'line')} copied")
+        self._show_remark(f"{counted(len(lines), 'line')} copied")
 
     def action_save(self) -> None:
-        """Write all that is kept of the log to a file, on this machine."""
+        """Save the log to a file on this machine, after asking for its path."""
         name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
 
         def answered(path: str | None) -> None:
@@ -473,7 +429,7 @@ class LogPane(Vertical):
         self.app.push_screen(
             Prompt(
                 f"Save the log of {clean_line(self.source, limit=60)}",
-                "A file on this machine; one that is there already is not overwritten.",
+                "A new file on the machine of this app.",
                 value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111
             ),
             answered,
@@ -481,23 +437,23 @@ class LogPane(Vertical):
 
     async def _save(self, path: Path) -> None:
         try:
-            saved = await save_log(self._client, self.source, self._level, path)
+            saved = await self._reader.save(path)
         except FileExistsError:
-            self._app.tell(f"{path} is there already; nothing was written.", "error")
+            self._app.show_message(f"{path} exists already. Nothing was written.", "error")
         except OSError as error:
-            self._app.tell(f"{path}: {error.strerror}.", "error")
+            self._app.show_message(f"{path}: {error.strerror}.", "error")
         else:
-            self._app.tell(f"{saved:,} lines are in {path}.")
+            self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
 
-    def _say(self, remark: str) -> None:
-        """Tell in the title what came of a key: over the lines it would cover the newest."""
+    def _show_remark(self, remark: str) -> None:
+        """Show a remark in the title for a few seconds."""
         self._remark = remark
         self._show_title()
         if self._forget is not None:
             self._forget.stop()
-        self._forget = self.set_timer(REMARK_SECONDS, self._say_no_more)
+        self._forget = self.set_timer(REMARK_SECONDS, self._clear_remark)
 
-    def _say_no_more(self) -> None:
+    def _clear_remark(self) -> None:
         self._remark = ""
         self._show_title()
 
@@ -506,21 +462,18 @@ class LogPane(Vertical):
         self.screen.refresh_bindings()
 
     def on_resize(self) -> None:
-        """The title is cut elsewhere."""
+        """Fit the title to the new width."""
         self._show_title()
 
     def _show_title(self) -> None:
-        content = self._title_content()
-        if not content.is_same(self._title):
-            self._title = content
-            with contextlib.suppress(LookupError):
-                self.query_one(".pane-title", Static).update(content, layout=False)
+        with contextlib.suppress(LookupError):  # the pane may be closing
+            update_static(self.query_one(".pane-title", Static), self._title_content())
 
     def _title_content(self) -> Content:
         view = self.view
         state = PaneState(
             source=self.source,
-            level=self._level,
+            level=self._reader.level,
             search=view.search,
             following=view.following,
             new_lines=view.new_lines,

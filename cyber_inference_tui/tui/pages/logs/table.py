@@ -1,4 +1,4 @@
-"""The logs there are, as rows to choose from."""
+"""The list of logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTALL = "install"
 
 @dataclass(frozen=True, slots=True)
 class LogItem:
-    """A log to choose, its model if it has one, and whether a pane shows it."""
+    """A log, its model if it has one, and whether a pane shows it."""
 
     log: LogRecord
     model: ModelRecord | None
@@ -48,23 +48,23 @@ COLUMNS: tuple[Column[LogItem, RenderContext], ...] = (
 
 
 def source_ids(logs: Sequence[LogRecord], snapshot: Snapshot) -> list[str]:
-    """The service first, then models that are awake or failed, then all others that have a log."""
-    # That of installations is there from the start, for those who want to follow the first one.
+    """Return the ids of the logs: service, installation, active and failed models, the rest."""
+    # The log of installations always exists; list it once it has lines.
     known = {log.id for log in logs if log.id != INSTALL or log.end}
-    lively = [
+    active = [
         model.id
         for model in snapshot.models
         if model.status is not ModelStatus.UNLOADED and model.id in known
     ]
     first = [name for name in (SERVICE, INSTALL) if name in known]
-    rest = sorted(known - {*first, *lively})
-    return [*first, *lively, *rest]
+    rest = sorted(known - {*first, *active})
+    return [*first, *active, *rest]
 
 
 def source_rows(
     logs: Sequence[LogRecord], snapshot: Snapshot, opened: Sequence[str], context: RenderContext
 ) -> list[Row]:
-    """One row for each log; those in ``opened`` are marked."""
+    """Return a row for each log; those in ``opened`` are marked."""
     by_id = {log.id: log for log in logs}
     lines = (
         LogItem(by_id[name], snapshot.model(name), name in opened)

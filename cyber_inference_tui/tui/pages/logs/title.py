@@ -1,4 +1,4 @@
-"""What a log's pane says about itself, in its title and where it has no lines."""
+"""The title of a log's pane, and its text if it has no lines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ _SHORTEST_NAME = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PaneState:
-    """How it stands with a pane. ``remark`` is what the last key came to, ``problem`` why nothing
-    can be read; ``former``: the lines are of a service that is gone."""
+    """The state of a pane.
+
+    ``remark`` is the result of the last key, ``problem`` an error. ``former``: the lines are from
+    a service process that has ended.
+    """
 
     source: str
     level: LogLevel | None = None
@@ -30,7 +33,7 @@ class PaneState:
 
 
 def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
-    """The title in ``width`` cells: where there is no room, the log's name is cut."""
+    """Return the title in ``width`` cells; the log's name is cut if it does not fit."""
     parts: list[tuple[str, str]] = []
     if state.level is not None:
         more = "" if state.level is LogLevel.ERROR else " and worse"
@@ -40,7 +43,7 @@ def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
     if state.former:
         parts.append(("from before the restart: G follows", "$warning"))
     elif state.following:
-        parts.append(("follows", "$text-muted"))
+        parts.append(("following", "$text-muted"))
     elif state.new_lines:
         parts.append((f"paused, +{state.new_lines:,} new: G follows", "bold $warning"))
     else:
@@ -56,12 +59,14 @@ def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
 
 
 def empty_text(level: LogLevel | None, model: ModelRecord | None) -> str:
-    """Why a log that was read has no lines to show, and what to do."""
+    """Return why a log has no lines, and what to do."""
     if level is not None:
-        return f"No line is of the level {level.value} or worse. l shows other levels."
+        return f"No line has level {level.value} or worse. l changes the level."
     if model is None:
         return "Nothing has been written to this log yet."
     if model.status is ModelStatus.FAILED:
         why = clean_line(model.error or "it failed", limit=600)
-        return f"Its server wrote nothing. {why}"
-    return "Its server has written nothing since the service started. It does once it is loaded."
+        return f"The server wrote nothing. {why}"
+    return (
+        "The server has written nothing since the service started. Load the model to see its log."
+    )

@@ -1,1 +1,1 @@
-"""The models page, and the actions and sentences that other pages share with it."""
+"""The Models page, with actions and sentences that other pages use, too."""

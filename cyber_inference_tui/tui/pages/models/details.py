@@ -1,4 +1,4 @@
-"""Everything about one model as a text of sections, for the details pane. Pure."""
+"""The text of the details pane: all about a model, in sections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADING = "bold $text-muted"
 _SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}
 _VALUE_CHARACTERS = 2000
 _LINES = 12
-"""Lines that one value may take; the whole stands in the file."""
+"""Maximum lines of one value; the file has all of it."""
 
 
 def details_content(
@@ -39,9 +39,9 @@ def details_content(
     width: int,
     keys: bool = True,
 ) -> Content:
-    """The pane of ``record``, ``width`` cells wide. ``problem``: why there are no details.
+    """Return the text of the pane in ``width`` cells.
 
-    ``keys``: name the key that edits its settings.
+    ``problem`` says why there are no details. ``keys`` adds the key that edits the settings.
     """
     parts = _head(record, now, charset, width)
     if record.error:
@@ -62,7 +62,7 @@ def details_content(
 
 
 def command_line(details: ModelDetails) -> str:
-    """Its server's command, as a shell takes it; empty where there is none."""
+    """Return its server's command for a shell; empty if there is none."""
     return shlex.join(details.command)
 
 
@@ -72,7 +72,7 @@ def _head(record: ModelRecord, now: datetime, charset: Charset, width: int) -> P
     return [
         *((f"{piece}\n", "bold") for piece in fold(name, width)),
         (f"{description_text(record, charset)}\n", _MUTED),
-        # The error stands in full below.
+        # The whole error follows below.
         *([] if record.error else [(f"{text}\n", STYLES[tone])]),
     ]
 
@@ -88,13 +88,13 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
     if not rows:
         return []
     return [
-        *_heading("MEMORY", "in GiB, by the size of the context"),
+        *_heading("MEMORY", "in GiB, by context size"),
         *_memory_table(rows, charset, width),
     ]
 
 
 def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
-    """The widest form that finds room: without it the single parts go."""
+    """Return the table with its parts if it fits, else only with the totals."""
     names = list(dict.fromkeys(part.name for row in rows for part in row.parts))
     for shown in (names, []):
         lines = _memory_cells(rows, shown, charset)
@@ -166,7 +166,7 @@ def _command(details: ModelDetails, pid: int | None, width: int) -> Parts:
 
 
 def command_lines(command: Sequence[str], width: int) -> list[str]:
-    """The command, each option with its values on a line of its own."""
+    """Return the command with each option and its values on its own line."""
     lines: list[str] = []
     for place, argument in enumerate(command):
         word = plain(shlex.quote(argument))
@@ -220,13 +220,13 @@ def _folded(text: str, room: int, charset: Charset) -> list[str]:
 
 
 def _facts(facts: dict[str, Any], width: int) -> Parts:
-    told = [(plain(name, limit=40), _fact_text(value)) for name, value in facts.items()]
-    told = [(name, text) for name, text in told if text]
-    if not told:
+    known = [(plain(name, limit=40), _fact_text(value)) for name, value in facts.items()]
+    known = [(name, text) for name, text in known if text]
+    if not known:
         return []
-    left = min(max(len(name) for name, _ in told), width // 2) + 2
+    left = min(max(len(name) for name, _ in known), width // 2) + 2
     parts = _heading("HEADER")
-    for name, text in told:
+    for name, text in known:
         label = fit(cut(name, left - 2, "."), left, "left", ".")
         parts += [(label, _MUTED), (f"{cut(text, max(4, width - left), '.')}\n", "")]
     return parts
@@ -251,7 +251,7 @@ def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
     for file in details.files:
         parts += _file(file, "", charset, width)
     if details.projector is not None:
-        parts += _file(details.projector, "  its projector", charset, width)
+        parts += _file(details.projector, "  projector", charset, width)
     return parts
 
 
@@ -266,7 +266,7 @@ def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
 
 
 def files_to_delete_text(details: ModelDetails, *, most: int = 6) -> str:
-    """What deleting it removes, a path on each line; of very many the rest only by number."""
+    """Return the files that deleting the model removes, one path per line, at most ``most``."""
     paths = [clean_line(file.path, limit=300) for file in details.files]
     if len(paths) > most:
         paths = [*paths[: most - 1], f"and {len(paths) - most + 1} more"]

@@ -1,4 +1,4 @@
-"""The pane of a model's details, and the reader that fetches them."""
+"""The pane of a model's details, and the reader that requests them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from textual.widgets import Static
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelDetails, ModelRecord, endpoints
+from cyber_inference_tui.tui.pages.page import update_static
 
 READ_DELAY = 0.12
-"""Seconds on one model until its details are asked for: a cursor that runs asks for none."""
+"""Seconds before details are requested, so that a moving cursor requests none."""
 
 
 class DetailsPane(VerticalScroll, can_focus=True):
-    """A text that scrolls."""
+    """A scrolling text."""
 
     KEYS_TITLE = "Details"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -33,34 +34,31 @@ class DetailsPane(VerticalScroll, can_focus=True):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._content = Content("")
         self.model_id = ""
-        """Whose details are shown."""
+        """Id of the model that is shown."""
 
     def compose(self) -> ComposeResult:
-        """The text."""
+        """Compose the text."""
         yield Static(id="text")
 
     @property
     def room(self) -> int:
-        """Cells that a line may take."""
+        """Width of a line in cells."""
         return self.scrollable_content_region.width
 
     def show(self, model_id: str, content: Content) -> None:
-        """Show this of a model; of another one than before, from its beginning."""
+        """Show the text of a model; a new model is shown from the top."""
         if model_id != self.model_id:
             self.model_id = model_id
             self.scroll_home(animate=False)
-        if not content.is_same(self._content):
-            self._content = content
-            self.query_one("#text", Static).update(content)
+        update_static(self.query_one("#text", Static), content, layout=True)
 
 
 class DetailsReader:
-    """Reads the details of one model at a time, and keeps the last ones.
+    """Reads the details of one model at a time and keeps the last ones.
 
-    They are wanted anew when the model is in another state than it was, and when the settings
-    have changed (``config_version`` grew).
+    They have to be read again when the model changes its state, and when the settings change
+    (``config_version`` grows).
     """
 
     def __init__(self) -> None:
@@ -69,7 +67,7 @@ class DetailsReader:
         self._problem = ("", "")
 
     def details_of(self, model: ModelRecord | None) -> ModelDetails | None:
-        """What is known of this model, even if it is about to be read anew."""
+        """Return the known details of this model, even if they have to be read again."""
         known = self._details
         return (
             known
@@ -78,16 +76,16 @@ class DetailsReader:
         )
 
     def problem_of(self, model: ModelRecord) -> str:
-        """Why there are no details of this model, in one sentence; empty if nothing is wrong."""
+        """Return a sentence on why this model has no details; empty if nothing is wrong."""
         model_id, problem = self._problem
         return problem if model_id == model.id else ""
 
     def wants(self, model: ModelRecord, config_version: int) -> bool:
-        """Whether there is something to read that has not been asked for."""
+        """Return whether the details have to be read."""
         return self._asked != _state(model, config_version)
 
     def forget(self) -> None:
-        """Read anew, whatever was read."""
+        """Read the details again the next time."""
         self._asked = None
 
     async def read(
@@ -97,7 +95,7 @@ class DetailsReader:
         config_version: int,
         then: Callable[[], None],
     ) -> None:
-        """Read the details of ``model``, and call ``then``; ``problem_of`` tells what failed."""
+        """Read the details of ``model`` and call ``then``; ``problem_of`` has the error."""
         asked = _state(model, config_version)
         self._asked = asked
         self._problem = ("", "")
@@ -115,7 +113,7 @@ class DetailsReader:
 
 
 def _state(model: ModelRecord, config_version: int) -> object:
-    """What the details depend on."""
+    """Return the values that the details depend on."""
     return (
         model.id,
         model.status,

@@ -1,4 +1,4 @@
-"""The form of a model's own table in the configuration file."""
+"""The form for a model's own settings in the configuration file."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
 CHECK_DELAY = 0.3
-"""Seconds without a key until the service is asked what a value would do."""
+"""Seconds without a key until the service checks a value."""
 
 
 class SettingLine(Vertical):
-    """One key: its name, the line to type in, and below it what is wrong with that."""
+    """A setting: its name, its input and, below it, the problem of the value."""
 
     def __init__(self, setting: ModelSettingRecord) -> None:
         super().__init__()
         self.setting = setting
         self.effect = ""
-        """What saving it would do, where that is known."""
-        self.grave = False
-        """That is more than to take note of it."""
+        """Effect of saving the value, if known."""
+        self.warns = False
+        """The effect deserves a warning."""
         self.problem = ""
 
     def compose(self) -> ComposeResult:
-        """The line."""
+        """Compose the line."""
         with Horizontal():
             yield Static(self._label(changed=False), classes="label")
             line = Input(
@@ -75,42 +75,42 @@ class SettingLine(Vertical):
 
     @property
     def input(self) -> Input:
-        """Where it is typed."""
+        """The input."""
         return self.query_one(Input)
 
     @property
-    def touched(self) -> bool:
-        """Something else stands there than at first."""
+    def changed(self) -> bool:
+        """The input differs from the saved value."""
         before = setting_text(self.setting.key, self.setting.value)
         return self.input.value.strip() != before.strip()
 
     def change(self) -> Change | None:
-        """What it changes; raises ``InvalidRequestError`` where it cannot be read."""
+        """Return the change; raise ``InvalidRequestError`` if the value cannot be parsed."""
         return change_of(self.setting, self.input.value)
 
     def show_change(self) -> None:
-        """Mark the name where something was typed."""
-        self.query_one(".label", Static).update(self._label(changed=self.touched))
+        """Mark the name if the value differs."""
+        self.query_one(".label", Static).update(self._label(changed=self.changed))
 
-    def show_verdict(self, *, problem: str = "", effect: str = "", grave: bool = False) -> None:
-        """Show what is wrong; remember what saving would do."""
-        self.effect, self.grave = effect, grave
+    def show_result(self, *, problem: str = "", effect: str = "", warns: bool = False) -> None:
+        """Show the problem of the value; remember the effect of saving."""
+        self.effect, self.warns = effect, warns
         if problem != self.problem:
             self.problem = problem
-            told = " ".join(clean_line(line) for line in problem.splitlines())
+            text = " ".join(clean_line(line) for line in problem.splitlines())
             below = self.query_one(".problem", Static)
-            below.update(Content(told))
-            below.display = bool(told)
+            below.update(Content(text))
+            below.display = bool(text)
 
     def saved(self, change: Change) -> None:
-        """This is now what its table says."""
+        """Take over the value that was saved."""
         self.setting = msgspec.structs.replace(self.setting, value=change.value)
         self.show_change()
-        self.show_verdict()
+        self.show_result()
 
 
 class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """The lines of the form; the arrows go from one to the next."""
+    """The lines of the form; the arrow keys move between them."""
 
     KEYS_TITLE = "Form"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -120,12 +120,14 @@ class Lines(VerticalScroll, can_focus=False, inherit_bindings=False):
 
 
 class ModelForm(ModalScreen[str | None]):
-    """Returns what was saved, in a few words; ``None`` where it was left as it is."""
+    """Returns the saved changes in a few words, or ``None`` if there are none."""
 
     CSS_PATH = "form.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "save", "Save", id="model-form.save", tooltip="write what was changed"),
-        Binding("escape", "leave", "Leave", id="model-form.leave", tooltip="without saving"),
+        Binding(
+            "ctrl+s", "save", "Save", id="model-form.save", tooltip="write the changes to the file"
+        ),
+        Binding("escape", "leave", "Cancel", id="model-form.leave", tooltip="leave without saving"),
     ]
 
     def __init__(self, details: ModelDetails, *, config_path: str = "") -> None:
@@ -136,7 +138,7 @@ class ModelForm(ModalScreen[str | None]):
         self._saving = False
 
     def compose(self) -> ComposeResult:
-        """The lines, and below them what they are for and what saving does."""
+        """Compose the lines, the help and the effect of saving."""
         name = clean_line(self._model_id, limit=200)
         table = clean_line(model_key(self._model_id, "")[:-1], limit=200)
         where = f" in {clean_line(self._config_path)}" if self._config_path else ""
@@ -153,13 +155,13 @@ class ModelForm(ModalScreen[str | None]):
                     ("ctrl+s", "bold $accent"),
                     (" saves    ", "$text-muted"),
                     ("esc", "bold $accent"),
-                    (" leaves    an empty line takes its key out", "$text-muted"),
+                    (" cancels    an empty line removes its key", "$text-muted"),
                 ),
                 id="keys",
             )
 
     def on_mount(self) -> None:
-        """Begin with the first line."""
+        """Focus the first line."""
         for line in self._lines():
             line.query_one(".problem").display = False
         first = next(iter(self._lines()), None)
@@ -168,11 +170,11 @@ class ModelForm(ModalScreen[str | None]):
         self._show_effect()
 
     def on_resize(self) -> None:
-        """There is another amount of room."""
+        """Fit the lines into the new size."""
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        """Let the lines scroll where there is no room for all of them and the words below."""
+        """Limit the height of the lines, so that they scroll and the help stays visible."""
         box = self.query_one("#box")
         around = sum(
             part.outer_size.height + part.styles.margin.height
@@ -200,7 +202,7 @@ class ModelForm(ModalScreen[str | None]):
     @on(events.DescendantBlur)
     def _blurred(self, event: events.DescendantBlur) -> None:
         line = _line_of(event.widget)
-        if line is not None and line.touched:
+        if line is not None and line.changed:
             self._check_soon(line, delay=0.0)
 
     @on(Input.Changed)
@@ -209,11 +211,11 @@ class ModelForm(ModalScreen[str | None]):
         if line is None:
             return
         line.show_change()
-        if line.touched:
+        if line.changed:
             self._check_soon(line, delay=CHECK_DELAY)
         else:
             self.workers.cancel_node(line)
-            line.show_verdict()
+            line.show_result()
         self._show_effect()
 
     @on(Input.Submitted)
@@ -227,45 +229,45 @@ class ModelForm(ModalScreen[str | None]):
 
     async def _check(self, line: SettingLine, delay: float) -> None:
         await asyncio.sleep(delay)
-        await self._verdict(line)
+        await self._check_line(line)
         self._show_effect()
 
-    async def _verdict(self, line: SettingLine) -> Change | None:
-        """Find out what is wrong with a line, or what it would do; what it changes, if it can."""
+    async def _check_line(self, line: SettingLine) -> Change | None:
+        """Check a line and show the result; return its change, if it is valid."""
         try:
             change = line.change()
             if change is None:
-                line.show_verdict()
+                line.show_result()
             elif change.unset:
-                line.show_verdict(effect="is taken out of the table")
+                line.show_result(effect="removed from the file")
             else:
                 path = model_key(self._model_id, change.key)
                 check = await self._app.client.check_config(path, change.value)
-                grave = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
-                line.show_verdict(effect=effect_text(check), grave=grave)
+                warns = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
+                line.show_result(effect=effect_text(check), warns=warns)
         except CyberError as error:
-            line.show_verdict(problem=str(error))
+            line.show_result(problem=str(error))
             return None
         return change
 
     def _show_effect(self) -> None:
-        """Say what saving would do."""
-        touched = [line for line in self._lines() if line.touched]
-        effects = [line for line in touched if line.effect and not line.problem]
-        if any(line.problem for line in touched):
-            told, style = "Nothing is saved until what stands in red is put right.", "$text-error"
+        """Show the effect of saving."""
+        changed = [line for line in self._lines() if line.changed]
+        effects = [line for line in changed if line.effect and not line.problem]
+        if any(line.problem for line in changed):
+            text, style = "Correct the values marked in red to save.", "$text-error"
         elif effects:
-            told = f"Saving {grouped((line.setting.key, line.effect) for line in effects)}."
-            grave = any(line.grave for line in effects)
-            style = "$text-warning" if grave else "$text-success"
+            text = f"Saving {grouped((line.setting.key, line.effect) for line in effects)}."
+            warns = any(line.warns for line in effects)
+            style = "$text-warning" if warns else "$text-success"
         else:
-            told, style = ("" if touched else "Nothing is changed."), "$text-muted"
-        self.query_one("#effect", Static).update(Content.styled(clean_line(told), style))
+            text, style = ("" if changed else "No changes."), "$text-muted"
+        self.query_one("#effect", Static).update(Content.styled(clean_line(text), style))
 
     # Saving and leaving
 
     def action_save(self) -> None:
-        """Check all that was changed, then write it."""
+        """Check all changes, then write them."""
         if not self._saving:
             self._saving = True
             self.run_worker(self._save(), group="save", exit_on_error=True)
@@ -279,20 +281,20 @@ class ModelForm(ModalScreen[str | None]):
             self.dismiss(saved)
 
     async def _write(self) -> str:
-        """Write the changes; nothing where one of them is wrong. What was saved, if all was."""
+        """Write the changes if all are valid; return them in words, or "" after an error."""
         changes: list[tuple[SettingLine, Change]] = []
         for line in self._lines():
             self.workers.cancel_node(line)
-            if line.touched and (change := await self._verdict(line)) is not None:
+            if line.changed and (change := await self._check_line(line)) is not None:
                 changes.append((line, change))
-        wrong = next((line for line in self._lines() if line.touched and line.problem), None)
+        wrong = next((line for line in self._lines() if line.changed and line.problem), None)
         saved: list[tuple[str, str]] = []
         for line, change in changes if wrong is None else ():
             effect = line.effect
             try:
                 await self._put(change)
             except CyberError as error:
-                line.show_verdict(problem=str(error))
+                line.show_result(problem=str(error))
                 wrong = line
                 break
             line.saved(change)
@@ -311,10 +313,10 @@ class ModelForm(ModalScreen[str | None]):
             await client.call(endpoints.SET_CONFIG, path, body=queries.NewValue(change.value))
 
     def action_leave(self) -> None:
-        """Leave; asks where something typed would be lost."""
+        """Leave; ask first if changes would be lost."""
         if self._saving:
             return
-        typed = [line.setting.key for line in self._lines() if line.touched]
+        typed = [line.setting.key for line in self._lines() if line.changed]
         if not typed:
             self.dismiss(None)
             return
@@ -326,8 +328,8 @@ class ModelForm(ModalScreen[str | None]):
         self.app.push_screen(
             Question(
                 "Leave without saving?",
-                f"What was typed is lost: {clean_line(', '.join(typed), limit=300)}.",
-                (Answer("stay", "s", "Stay"), Answer("leave", "l", "Leave", grave=True)),
+                f"Your changes are lost: {clean_line(', '.join(typed), limit=300)}.",
+                (Answer("stay", "s", "Stay"), Answer("leave", "l", "Leave", destructive=True)),
             ),
             answered,
         )
@@ -340,7 +342,7 @@ def _line_of(widget: object) -> SettingLine | None:
 
 
 def grouped(effects: Iterable[tuple[str, str]]) -> str:
-    """Keys with what their change does, those of one effect together."""
+    """Return the keys by the effect of their change."""
     keys: dict[str, list[str]] = {}
     for key, effect in effects:
         keys.setdefault(effect, []).append(clean_line(key, limit=24))
@@ -348,16 +350,16 @@ def grouped(effects: Iterable[tuple[str, str]]) -> str:
 
 
 def placeholder_text(setting: ModelSettingRecord) -> str:
-    """What stands greyed in an empty line: what holds without it, and where that comes from."""
+    """Return the grey text of an empty line: the value in effect and its source."""
     if setting.source == "model":
         return "not set"
-    told = setting_text(setting.key, setting.effective) or "none"
+    value = setting_text(setting.key, setting.effective) or "none"
     source = SOURCES.get(setting.source, clean_line(setting.source, limit=20))
-    return f"{clean_line(told, limit=400)}  ({source})"
+    return f"{clean_line(value, limit=400)}  ({source})"
 
 
 def help_content(setting: ModelSettingRecord) -> Content:
-    """What the key is for, how its value is typed, and what holds now."""
+    """Return what the setting is for, how to type it, and its value in effect."""
     now = setting_text(setting.key, setting.effective) or "none"
     source = SOURCES.get(setting.source, clean_line(setting.source, limit=20))
     return Content.assemble(

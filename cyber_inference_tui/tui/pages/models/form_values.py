@@ -1,4 +1,4 @@
-"""A model's settings as people type them, and back; what of it is a change. Pure."""
+"""Converts a model's settings to text and back, and finds changes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SOURCES = {
     "env": "environment",
     "flag": "flag",
 }
-"""Where a value comes from, in words."""
+"""The sources of a value in words."""
 
 _LONGEST = 1_000_000
-"""Characters of a value, which must not be cut: what is shown is what is saved."""
+"""Limit in characters, high enough to cut no value: the text shown is the text saved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What saving a line does: set the key to ``value``, or take it out of the table."""
+    """A change: set the key to ``value``, or remove it from the model's table."""
 
     key: str
     value: Any = None
@@ -43,22 +43,22 @@ class _Kind:
 
 
 def setting_text(key: str, value: Any) -> str:
-    """``value`` as it is typed; empty where there is none."""
+    """Return ``value`` as it is typed; empty if there is none."""
     if value is None or value in ([], {}, ()):
         return ""
     return clean_line(_kind(key, value).show(value), limit=_LONGEST)
 
 
 def type_hint(record: ModelSettingRecord) -> str:
-    """How a value of this key is typed, in a few words."""
+    """Return a hint on how to type a value of this key."""
     return _kind(record.key, record.effective).hint
 
 
 def change_of(record: ModelSettingRecord, text: str) -> Change | None:
-    """What ``text`` in the line of ``record`` changes; ``None`` = nothing.
+    """Return the change that ``text`` makes to ``record``, or ``None``.
 
-    Raises ``InvalidRequestError`` where it cannot be read. Whether the value makes sense is the
-    service's to say.
+    Raise ``InvalidRequestError`` if it cannot be parsed. The service checks whether the value is
+    valid.
     """
     text = text.strip()
     before = setting_text(record.key, record.value)
@@ -72,28 +72,28 @@ def change_of(record: ModelSettingRecord, text: str) -> Change | None:
 
 
 def effect_text(check: ConfigCheckRecord) -> str:
-    """What saving would do, in a few words."""
+    """Return the effect of saving in a few words."""
     match check.effect:
         case SettingEffect.NOTHING:
-            return "is what holds already"
+            return "unchanged"
         case SettingEffect.NOW:
             return "applies now"
         case SettingEffect.RESTARTS_MODELS:
             if not check.models:
-                return "applies when it is loaded the next time"
+                return "applies at the next load"
             names = ", ".join(clean_line(name, limit=60) for name in check.models[:5])
             return f"reloads {names} after its requests"
         case SettingEffect.RESTARTS_SERVICE:
-            return "applies when the service is started again"
+            return "applies after a restart of the service"
         case SettingEffect.OVERRIDDEN:
-            return "is written, but the environment or a flag wins over it"
+            return "saved, but overridden by the environment or a flag"
 
 
 # Kinds of values
 
 
 def _kind(key: str, like: Any) -> _Kind:
-    """How values of ``key`` are typed; of a key that a newer service has, by what holds there."""
+    """Return the kind of ``key``; for an unknown key, by the type of its value ``like``."""
     if (known := _KINDS.get(key)) is not None:
         return known
     if isinstance(like, bool):
@@ -124,7 +124,7 @@ def _arguments(text: str) -> list[Any]:
 
 
 def _show_arguments(value: Any) -> str:
-    """As a shell would have them, if that reads as the same list again; else as JSON."""
+    """Quote the arguments for a shell if that parses to the same list, else as JSON."""
     joined = shlex.join(str(item) for item in value)
     try:
         plain = _arguments(joined) == list(value)
@@ -144,11 +144,11 @@ def _table(text: str) -> Any:
 _SWITCH = _Kind(_switch, "true or false")
 _WHOLE = _Kind(whole_number, "a whole number")
 _NUMBER = _Kind(number, "a number")
-_NAMES = _Kind(_names, "names with commas between them")
-_ALIASES = _Kind(_aliases, "names with commas between them, or a table in JSON")
-_ARGUMENTS = _Kind(_arguments, "as in a shell, with spaces between them", _show_arguments)
-_TABLE = _Kind(_table, 'a table in JSON, such as {"temperature": 0.7}')
-_VARIABLES = _Kind(_table, 'a table in JSON, such as {"GGML_CUDA_P2P": "1"}')
+_NAMES = _Kind(_names, "names separated by commas")
+_ALIASES = _Kind(_aliases, "names separated by commas, or a JSON table")
+_ARGUMENTS = _Kind(_arguments, "arguments as in a shell, separated by spaces", _show_arguments)
+_TABLE = _Kind(_table, 'a JSON table such as {"temperature": 0.7}')
+_VARIABLES = _Kind(_table, 'a JSON table such as {"GGML_CUDA_P2P": "1"}')
 _TEXT = _Kind(str, "text")
 
 _KINDS = {

@@ -1,6 +1,6 @@
-"""The actions on one model and the questions they ask first, the same on every page.
+"""The actions on a model with their questions, the same on every page.
 
-What an action needs is imported when it is used: the dashboard is the first page to be shown.
+An action imports what it needs when it is used, because the first frame shows the dashboard.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.units import counted, memory_text
 
-RESTING = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
-"""The states in which a model has no server and waits for none."""
-_ON_MODEL = frozenset(
+INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
+"""States of a model without a server that is neither loading nor queued."""
+_MODEL_ACTIONS = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
 )
 
@@ -32,36 +33,36 @@ def model_bindings(page: str) -> list[BindingType]:
 
 
 class ModelActions(Page):
-    """A page with a chosen model, and the actions on it. A page binds keys to those it offers."""
+    """A page with a selected model. A page binds keys to the actions that it offers."""
 
     STEERING: ClassVar[frozenset[str]] = frozenset(
         {"load", "unload", "pin", "delete", "edit", "chat"}
     )
 
     def chosen(self) -> ModelRecord | None:
-        """The model that the actions are about."""
+        """Return the selected model."""
         raise NotImplementedError
 
     def chosen_details(self) -> ModelDetails | None:
-        """The details of the chosen model, if the page shows them."""
+        """Return the details of the selected model, if the page shows them."""
         return None
 
     def edited(self) -> None:
-        """Called when the settings of the chosen model may have changed."""
+        """React to a possible change of the selected model's settings."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer only what can be done with the chosen model in its state."""
+        """Return whether an action is available for the selected model in its state."""
         if not super().check_action(action, parameters):
             return False
-        if action not in _ON_MODEL or not self.is_mounted:
+        if action not in _MODEL_ACTIONS or not self.is_mounted:
             return True
         model = self.chosen()
         if model is None:
             return False
         if action == "load":
-            return model.status in RESTING
+            return model.status in INACTIVE
         if action == "unload":
-            return model.status not in RESTING | {ModelStatus.UNLOADING}
+            return model.status not in INACTIVE | {ModelStatus.UNLOADING}
         if action == "chat":
             return not model.embedding
         if action == "copy_command":
@@ -70,14 +71,14 @@ class ModelActions(Page):
         return True
 
     def action_load(self) -> None:
-        """Load it."""
+        """Load the model."""
         if (model := self.chosen()) is not None:
             self.cyber.do(
                 self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
             )
 
     def action_unload(self) -> None:
-        """Unload it; asks first where it has requests, running or waiting."""
+        """Unload the model; ask first if it has running or waiting requests."""
         model = self.chosen()
         if model is None:
             return
@@ -103,7 +104,7 @@ class ModelActions(Page):
                 f"{text}.",
                 (
                     Answer("wait", "w", "Wait"),
-                    Answer("now", "n", "Unload now", grave=True),
+                    Answer("now", "n", "Unload now", destructive=True),
                     Answer("cancel", "c", "Cancel"),
                 ),
             ),
@@ -111,14 +112,14 @@ class ModelActions(Page):
         )
 
     def action_pin(self) -> None:
-        """Keep it loaded, or no longer."""
+        """Pin or unpin the model."""
         if (model := self.chosen()) is not None:
             self.cyber.do(
                 self.client.call(endpoints.UNPIN if model.pinned else endpoints.PIN, model.id)
             )
 
     def action_delete(self) -> None:
-        """Delete its files, after asking."""
+        """Delete the model's files after a question."""
         model = self.chosen()
         if model is None:
             return
@@ -126,15 +127,17 @@ class ModelActions(Page):
         if model.origin != "models_dir":
             path = clean_line(model.path or "", limit=300)
             where = f" ({path})" if path else ""
-            self.cyber.tell(
-                f"{name} is not deleted: it comes from {clean_line(model.origin)}{where}. Only "
-                "models in the models directory can be deleted here.",
+            self.cyber.show_message(
+                f"{name} cannot be deleted: it comes from {clean_line(model.origin)}{where}. "
+                "Only models in the models directory can.",
                 "warning",
             )
-        elif model.status not in RESTING:
-            self.cyber.tell(f"{name} is {model.status.value}. Unload it first (u).", "warning")
+        elif model.status not in INACTIVE:
+            self.cyber.show_message(
+                f"{name} is {model.status.value}. Unload it first (u).", "warning"
+            )
         else:
-            self.cyber.do(self._ask_delete(model), group="ask")
+            self.cyber.do(self._ask_delete(model), group=OPENING)
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
@@ -142,7 +145,7 @@ class ModelActions(Page):
 
         details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
-            return  # meanwhile something else was asked for
+            return  # another page or dialog is open by now
         name = clean_line(model.id, limit=200)
         size = self.cyber.options.charset.known(model.size_bytes, memory_text)
         files = files_to_delete_text(details) or clean_line(model.path or "", limit=300)
@@ -150,62 +153,64 @@ class ModelActions(Page):
         def answered(value: str | None) -> None:
             if value == "delete":
                 self.cyber.do(
-                    self.client.call(endpoints.DELETE_MODEL, model.id), done=f"{name} is deleted."
+                    self.client.call(endpoints.DELETE_MODEL, model.id), done=f"{name} was deleted."
                 )
 
         self.app.push_screen(
             Question(
                 f"Delete {name}, {size}?",
-                f"This is removed from the disk:\n{files}",
-                (Answer("keep", "k", "Keep it"), Answer("delete", "d", "Delete", grave=True)),
+                f"These files are removed from the disk:\n{files}",
+                (Answer("keep", "k", "Keep it"), Answer("delete", "d", "Delete", destructive=True)),
             ),
             answered,
         )
 
     def action_edit(self) -> None:
-        """Change its own settings."""
+        """Edit the model's own settings."""
         if (model := self.chosen()) is not None:
-            self.cyber.do(self._edit(model), group="ask")
+            self.cyber.do(self._edit(model), group=OPENING)
 
     async def _edit(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.pages.models.form import ModelForm  # noqa: PLC0415 - seldom
 
         details = await self.client.call(endpoints.DETAILS, model.id)
         if not self.is_current:
-            return  # meanwhile something else was asked for
+            return  # another page or dialog is open by now
         status = self.cyber.snapshot.status
 
         def left(saved: str | None) -> None:
             self.edited()
             if saved:
-                self.cyber.tell(f"Saved for {clean_line(model.id, limit=200)}. {saved}.")
+                self.cyber.show_message(
+                    f"Saved settings of {clean_line(model.id, limit=200)}. {saved}."
+                )
 
         path = status.config_path if status is not None else None
         self.app.push_screen(ModelForm(details, config_path=path or ""), left)
 
     def action_copy_id(self) -> None:
-        """Copy its id."""
+        """Copy the model's id."""
         if (model := self.chosen()) is not None:
             self._copy(model.id, f"Copied {clean_line(model.id, limit=200)}.")
 
     def action_copy_command(self) -> None:
-        """Copy its server's command line."""
+        """Copy the command line of its server."""
         from cyber_inference_tui.tui.pages.models.details import command_line  # noqa: PLC0415
 
         details = self.chosen_details()
         if details is not None and details.command:
-            self._copy(command_line(details), "Copied the command of its server.")
+            self._copy(command_line(details), "Copied the command line of its server.")
 
-    def _copy(self, text: str, told: str) -> None:
+    def _copy(self, text: str, message: str) -> None:
         self.app.copy_to_clipboard(text)
-        self.cyber.tell(told)
+        self.cyber.show_message(message)
 
     async def action_log(self) -> None:
-        """Open its log."""
+        """Open the model's log."""
         if (model := self.chosen()) is not None:
             await self.cyber.open_log(model.id)
 
     async def action_chat(self) -> None:
-        """Open a chat with it."""
+        """Open a chat with the model."""
         if (model := self.chosen()) is not None:
             await self.cyber.open_chat(model.id)

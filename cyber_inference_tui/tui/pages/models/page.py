@@ -1,8 +1,8 @@
-"""The models page: every local model, whether it fits, and everything about the chosen one."""
+"""The Models page: all local models, whether they fit, and the details of the selected one."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -20,20 +20,21 @@ from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, Detai
 from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-BESIDE = 110
-"""Columns from which on the details stand beside the table, not in its place."""
+SIDE_BY_SIDE = 110
+"""Least columns for the details beside the table; else they replace it."""
 
 
 class ModelsPage(ModelActions):
-    """A table, a few words about the chosen model, and on demand its details."""
+    """A table, a summary of the selected model, and its details on demand."""
 
     MODE: ClassVar[str] = "models"
     CSS_PATH = "page.tcss"
-    # No key that comes early may be taken for text.
+    # The filter must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#table"
     BINDINGS: ClassVar[list[BindingType]] = [
         *model_bindings("models"),
@@ -89,12 +90,11 @@ class ModelsPage(ModelActions):
         self._wanted = ""
         self._open = False
         self._select: str | None = None
-        self._drawn: dict[str, Any] = {}
         self._offered: object = None
         self._reader = DetailsReader()
 
     def body(self) -> ComposeResult:
-        """The table with the pane beside it, the filter, and the words about the chosen one."""
+        """Compose the table, the details, the problems, the filter and the summary."""
         charset = self.cyber.options.charset
         self._rows = Rows(charset)
         with Vertical(classes="body"):
@@ -107,7 +107,7 @@ class ModelsPage(ModelActions):
             yield Static(id="line")
 
     def on_mount(self) -> None:
-        """Begin with the table."""
+        """Focus the table."""
         self.query_one(DetailsPane).display = False
         self._table.focus()
 
@@ -116,12 +116,12 @@ class ModelsPage(ModelActions):
         return self.query_one("#table", LiveTable)
 
     def chosen(self) -> ModelRecord | None:
-        """The model under the cursor."""
+        """Return the model under the cursor."""
         key = self._table.cursor_key
         return None if key is None else self.cyber.snapshot.model(key)
 
     def chosen_details(self) -> ModelDetails | None:
-        """What is known of it beyond its record, while that is on the screen."""
+        """Return the details of the selected model while they are shown."""
         return self._reader.details_of(self.chosen()) if self._open else None
 
     def edited(self) -> None:
@@ -130,14 +130,14 @@ class ModelsPage(ModelActions):
         self.redraw()
 
     def select(self, model_id: str) -> None:
-        """Put the cursor on a model, and take the filter away if it hides it."""
+        """Move the cursor to a model, and clear the filter if there is one."""
         self._select = model_id
         self.redraw()
 
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw what has changed."""
+        """Draw ``snapshot``."""
         wanted = self._select
         if wanted is not None and snapshot.model(wanted) is not None and self._wanted:
             self._stop_filter()
@@ -147,18 +147,22 @@ class ModelsPage(ModelActions):
             self._select = None
         self._table.show_empty(self._empty(snapshot))
         title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
-        self._update("#title", Content(title + self._hidden_order()))
+        update_static(self.query_one("#title", Static), Content(title + self._hidden_order()))
         self._show_problems(snapshot)
         self._show_chosen()
 
     def _show_problems(self, snapshot: Snapshot) -> None:
-        """Below the table: what is here and is no model."""
+        """List files that cannot be used, below the table."""
         box = self.query_one("#problems", Static)
-        box.display = bool(snapshot.problems) and (self._beside or not self._open)
+        box.display = bool(snapshot.problems) and (self._side_by_side or not self._open)
         if snapshot.problems:
             room, charset = box.content_size.width or self.size.width, self.cyber.options.charset
             lines = 3 if self.has_class("-tall") else 1
-            self._update("#problems", problems_content(snapshot.problems, lines, room, charset))
+            update_static(
+                self.query_one("#problems", Static),
+                problems_content(snapshot.problems, lines, room, charset),
+                layout=True,
+            )
 
     def _show_rows(self, snapshot: Snapshot) -> None:
         rows = self._rows.of(
@@ -171,7 +175,7 @@ class ModelsPage(ModelActions):
         self._table.show_sort(self._order.column.key, descending=self._order.descending)
 
     def _hidden_order(self) -> str:
-        """By what it is sorted, where there is no room for that column."""
+        """Return the order in words if its column is hidden."""
         shown = self._table.shown_columns
         if not shown or self._order.column in shown:
             return ""
@@ -186,34 +190,27 @@ class ModelsPage(ModelActions):
             return Content.styled("Waiting for the service.", "$text-muted")
         if snapshot.models:
             return Content.assemble(
-                "No model has this in its name. ", ("esc", "bold $accent"), " shows all again."
+                "No model matches this text. ", ("esc", "bold $accent"), " shows all models."
             )
         folder = clean_line(snapshot.status.models_dir or "the models directory", limit=300)
         return Content.assemble(
             ("No models yet.\n\n", "bold"),
-            "This page loads, unloads and sets up the models of this service.\n\n",
+            "This page loads, unloads and configures the models of this service.\n\n",
             ("3", "bold $accent"),
-            "  find one in the Hub and download it\n",
-            (f"or put GGUF files into {folder}; they show up by themselves.", "$text-muted"),
+            "  finds models in the Hub and downloads them\n",
+            (f"Or put GGUF files into {folder}; they appear here.", "$text-muted"),
         )
 
-    def _update(self, selector: str, content: Content) -> None:
-        """Update a text if it says something else."""
-        before = self._drawn.get(selector)
-        if before is None or not content.is_same(before):
-            self._drawn[selector] = content
-            self.query_one(selector, Static).update(content)
-
     def _show_chosen(self) -> None:
-        """Draw what depends on the model under the cursor."""
+        """Draw what depends on the selected model."""
         model = self.chosen()
-        if self._open and (model is None or self._is_gone()):
+        if self._open and (model is None or self._details_model_removed()):
             self._close()
-        self.query_one("#line").display = self._beside or not self._open
-        self._update("#line", self._line(model))
+        self.query_one("#line").display = self._side_by_side or not self._open
+        update_static(self.query_one("#line", Static), self._line(model))
         if self._open and model is not None:
             self._show_details(model)
-        # What check_action goes by: to look at all keys anew costs more than all the rest.
+        # check_action depends on these values. Refreshing the bindings costs more than drawing.
         details = self.chosen_details()
         offered = (
             None if model is None else model.status,
@@ -221,16 +218,20 @@ class ModelsPage(ModelActions):
             details is not None and bool(details.command),
             self._open,
             bool(self._wanted),
-            self._beside,
+            self._side_by_side,
         )
         if offered != self._offered:
             self._offered = offered
             self.refresh_bindings()
 
-    def _is_gone(self) -> bool:
-        """The model whose details fill the page is no more: those of its neighbour would puzzle."""
+    def _details_model_removed(self) -> bool:
+        """Return whether the details fill the page and their model was removed."""
         model_id = self.query_one(DetailsPane).model_id
-        return not self._beside and bool(model_id) and self.cyber.snapshot.model(model_id) is None
+        return (
+            not self._side_by_side
+            and bool(model_id)
+            and self.cyber.snapshot.model(model_id) is None
+        )
 
     def _line(self, model: ModelRecord | None) -> Content:
         if model is None:
@@ -238,7 +239,7 @@ class ModelsPage(ModelActions):
         options = self.cyber.options
         if self._open:
             hint = "esc closes its details"
-        elif not self._beside:
+        elif not self._side_by_side:
             hint = "enter: details"
         elif model.status is ModelStatus.FAILED:
             hint = "enter opens its details, o its log"
@@ -250,14 +251,14 @@ class ModelsPage(ModelActions):
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be done with the chosen model now."""
+        """Return whether an action is available now."""
         if not super().check_action(action, parameters):
             return False
         if not self.is_mounted:
             return True
-        if action in _FOR_ALL:
+        if action in _TABLE_ACTIONS:
             there = bool(self.cyber.snapshot.models)
-            return there and (self._beside or not self._open)
+            return there and (self._side_by_side or not self._open)
         if action == "back":
             return self._open or bool(self._wanted)
         return True
@@ -277,7 +278,7 @@ class ModelsPage(ModelActions):
         self._sort(self._order.by(event.column))
 
     def action_sort(self) -> None:
-        """Sort by the next column that is shown."""
+        """Sort by the next visible column."""
         self._sort(self._order.next(self._table.shown_columns))
 
     def action_reverse(self) -> None:
@@ -289,7 +290,7 @@ class ModelsPage(ModelActions):
         self.redraw()
 
     def action_filter(self) -> None:
-        """Type a part of a name."""
+        """Open the filter."""
         self.query_one(FilterLine).open(self._table)
 
     @on(FilterLine.Filtered)
@@ -302,7 +303,7 @@ class ModelsPage(ModelActions):
         self.query_one(FilterLine).clear_filter()
 
     def action_back(self) -> None:
-        """Close the details, or show all models again."""
+        """Close the details, or clear the filter."""
         if self._open:
             self._close()
         elif self._wanted:
@@ -314,18 +315,18 @@ class ModelsPage(ModelActions):
     # The details pane
 
     @property
-    def _beside(self) -> bool:
-        return self.size.width >= BESIDE
+    def _side_by_side(self) -> bool:
+        return self.size.width >= SIDE_BY_SIDE
 
     def action_details(self) -> None:
-        """Open the pane of the chosen model; where it is open, go into it, and back."""
+        """Open the details; if they are open beside the table, focus them, then close them."""
         if self.chosen() is None:
             return
         pane = self.query_one(DetailsPane)
         if not self._open:
             self._open = True
             self._arrange()
-        elif self._beside and not pane.has_focus:
+        elif self._side_by_side and not pane.has_focus:
             self.screen.set_focus(pane)
         else:
             self._close()
@@ -337,9 +338,9 @@ class ModelsPage(ModelActions):
         self._arrange()
 
     def _arrange(self) -> None:
-        """Beside each other, or one in place of the other."""
+        """Show the details beside the table, or one of the two."""
         pane = self.query_one(DetailsPane)
-        beside = self._beside
+        beside = self._side_by_side
         pane.display = self._open
         self._table.display = beside or not self._open
         self.set_class(beside, "-beside")
@@ -349,7 +350,7 @@ class ModelsPage(ModelActions):
             self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:
-        """There is another amount of room."""
+        """Arrange the parts for the new size."""
         self._arrange()
         super().on_resize()
 
@@ -366,7 +367,7 @@ class ModelsPage(ModelActions):
         options = self.cyber.options
         pane = self.query_one(DetailsPane)
         if pane.room <= 0:
-            return  # it has no place on the screen yet
+            return  # it has no size before its first layout
         pane.show(
             model.id,
             details_content(
@@ -381,5 +382,5 @@ class ModelsPage(ModelActions):
         )
 
 
-_FOR_ALL = frozenset({"filter", "sort", "reverse"})
-"""Actions on the table, which one has to see."""
+_TABLE_ACTIONS = frozenset({"filter", "sort", "reverse"})
+"""Actions that need a visible table."""

@@ -1,4 +1,4 @@
-"""The sentences about one model: what it is, and what state it is in. Every page uses them."""
+"""Sentences about a model and its state, the same on every page."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ STYLES: dict[Tone, str] = {
     "accent": "$text-accent",
     "strong": "bold",
 }
-"""Tones as the style of a text, the same as those of a table."""
+"""The style of each tone."""
 _LONGEST = 1000
 
 
 def description_text(model: ModelRecord, charset: Charset) -> str:
-    """Its nature in one line, what is not known left out."""
+    """Describe a model in one line, from the facts that are known."""
     trained = model.trained_context_length
     parts = [
         model.architecture,
         f"{count_text(model.parameters)} parameters" if model.parameters else None,
         model.quantization,
-        f"trained with {context_text(trained)} of context" if trained else None,
+        f"trained context {context_text(trained)}" if trained else None,
         memory_text(model.size_bytes) if model.size_bytes is not None else None,
-        "reads images" if model.vision else None,
-        "makes embeddings" if model.embedding else None,
+        "vision" if model.vision else None,
+        "embeddings" if model.embedding else None,
         "pinned" if model.pinned else None,
         f"also {', '.join(model.aliases[:5])}" if model.aliases else None,
         f"from {model.origin}" if model.origin != "models_dir" else None,
     ]
-    told = f" {charset.dot} ".join(part for part in parts if part)
-    return clean_line(told or "Nothing is known of it.", limit=_LONGEST)
+    text = f" {charset.dot} ".join(part for part in parts if part)
+    return clean_line(text or "No details are known.", limit=_LONGEST)
 
 
 def model_sentence(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
-    """The state of a model in one sentence with its reason, and the sentence's tone."""
+    """Return a model's state with its reason as a sentence, and the sentence's tone."""
     text, tone = _state(model, now, charset)
     return clean_line(text, limit=_LONGEST), tone
 
@@ -65,8 +65,7 @@ def model_sentence(model: ModelRecord, now: datetime, charset: Charset) -> tuple
 def chosen_content(
     model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
 ) -> Content:
-    """Two lines of at most ``width`` cells: its whole name and what it is, with ``hint`` at the
-    right; and its state."""
+    """Return two lines of ``width`` cells: name, description and ``hint``; then the state."""
     room = width - len(hint) - 2
     name = cut(plain(model.id), room, charset.ellipsis)
     left = room - cell_len(name) - 2
@@ -84,22 +83,22 @@ def chosen_content(
 def problems_content(
     problems: Sequence[ProblemRecord], lines: int, width: int, charset: Charset
 ) -> Content:
-    """At most ``lines`` lines of ``width`` cells: which files cannot be used, and why."""
+    """Return the files that cannot be used, with reasons, in ``lines`` of ``width`` cells."""
     shown = list(problems if len(problems) <= lines else problems[: max(1, lines - 1)])
     sign = charset.status_sign(ModelStatus.FAILED)
     texts = [f"{sign} {_file_name(one.where)}: {one.reason}" for one in shown]
     more = len(problems) - len(shown)
     if more and lines > 1:
-        texts.append(f"  and {more} more that cannot be used: list-models tells why")
+        texts.append(f"  and {more} more that cannot be used; see list-models")
     elif more:
-        texts[0] = f"{sign} {len(problems)} files cannot be used: list-models tells why"
+        texts[0] = f"{sign} {len(problems)} files cannot be used; see list-models"
     return Content.assemble(
         ("\n".join(cut(plain(text), width, charset.ellipsis) for text in texts), STYLES["busy"])
     )
 
 
 def _file_name(where: str) -> str:
-    """A path's last part; what is no path as it is."""
+    """Return the last part of a path; other text unchanged."""
     return where.rpartition("/")[2] if where.startswith("/") else where
 
 
@@ -126,29 +125,29 @@ def _first(error: str) -> str:
 
 def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
     if model.fits is None:
-        reason = model.fits_reason or "nothing is known of the memory it needs"
+        reason = model.fits_reason or "the memory it needs is unknown"
         return f"{charset.missing} {reason}", "dim"
     reason = model.fits_reason or ""
-    # A whole sentence stands by itself.
+    # A reason that is a whole sentence follows a full stop.
     reason = f"{'.' if reason[:1].isupper() else ':'} {reason}" if reason else ""
-    told = fit_cell(model.fits, charset).text
+    text = fit_cell(model.fits, charset).text
     if model.fits is Fit.AFTER_UNLOADING:
-        told = f"{told[:1]} fits after unloading"
-    return f"{told}{reason}", FIT_TONES[model.fits]
+        text = f"{text[:1]} fits after unloading"
+    return f"{text}{reason}", FIT_TONES[model.fits]
 
 
 def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
     parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
     if model.memory_bytes is not None:
-        parts.append(f"takes {memory_text(model.memory_bytes)}")
+        parts.append(f"uses {memory_text(model.memory_bytes)}")
     if model.context_length:
         parts.append(f"context {model.context_length:,}")
     if model.in_flight:
         of = f" in {model.slots} slots" if model.slots else ""
         parts.append(f"{counted(model.in_flight, 'request')}{of}")
     elif model.pinned:
-        parts.append("stays: pinned")
+        parts.append("pinned")
     elif model.unload_at is not None:
         left = countdown_text((model.unload_at - now).total_seconds())
         parts.append(f"idle, unloads in {left}")
@@ -160,7 +159,7 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
 def _waiting(model: ModelRecord) -> str:
     parts = []
     if model.status is ModelStatus.QUEUED:
-        parts.append("waits for its turn to load")
+        parts.append("queued for loading")
     elif model.progress is None:
         parts.append("loading")
     else:
@@ -170,7 +169,7 @@ def _waiting(model: ModelRecord) -> str:
             f"{counted(model.queued, 'request')} {'waits' if model.queued == 1 else 'wait'}"
         )
     if model.expected_wait_seconds is not None:
-        parts.append(f"about {duration_text(model.expected_wait_seconds)} to go")
+        parts.append(f"ready in about {duration_text(model.expected_wait_seconds)}")
     if model.status is ModelStatus.QUEUED and model.fits_reason:
         parts.append(model.fits_reason)
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The columns of a table of models, and the rows that the filter leaves."""
+"""The table of models: its columns, its filter and its rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIT_WORDS: dict[Fit, str] = {
 }
 FIT_TONES: dict[Fit, Tone] = {Fit.NOW: "good", Fit.AFTER_UNLOADING: "busy", Fit.NEVER: "bad"}
 
-# The busiest first: those are what one looks for.
+# The busiest states first.
 STATE_ORDER = (
     ModelStatus.LOADED,
     ModelStatus.LOADING,
@@ -39,12 +39,12 @@ STATE_ORDER = (
 
 
 def memory_of(model: ModelRecord) -> int | None:
-    """Bytes that it takes, or would take."""
+    """Return the bytes that it uses, or the estimate."""
     return model.memory_bytes if model.memory_bytes is not None else model.memory_estimate_bytes
 
 
 def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
-    """Whether it fits, as sign and word."""
+    """Return the sign and word for ``fit``."""
     if fit is None:
         return Cell(charset.missing, "dim")
     signs = {
@@ -55,8 +55,8 @@ def fit_cell(fit: Fit | None, charset: Charset) -> Cell:
     return Cell(f"{signs[fit]} {FIT_WORDS[fit]}", FIT_TONES[fit])
 
 
-def marks_text(model: ModelRecord, charset: Charset) -> str:
-    """What else there is to know, in 8 cells: the pin, and what it takes or makes."""
+def flags_text(model: ModelRecord, charset: Charset) -> str:
+    """Return the pin, and whether it has vision or makes embeddings, in 8 cells."""
     kinds = {(True, False): "vision", (False, True): "embed", (True, True): "vis+em"}
     pin = charset.pin if model.pinned else " "
     return f"{pin} {kinds.get((model.vision, model.embedding), '')}".rstrip()
@@ -67,7 +67,7 @@ def _unreadable(model: ModelRecord) -> bool:
 
 
 def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
-    """The state as sign and word, with the progress of a load."""
+    """Return the state as sign and word, with the progress of a load."""
     charset = context.charset
     if _unreadable(model):
         return Cell(f"{charset.status_sign(ModelStatus.FAILED)} unreadable", "bad")
@@ -86,8 +86,8 @@ def _name_cell(model: ModelRecord, _: RenderContext) -> str:
     return plain(model.id)
 
 
-def _marks_cell(model: ModelRecord, context: RenderContext) -> Cell:
-    return Cell(marks_text(model, context.charset), "accent")
+def _flags_cell(model: ModelRecord, context: RenderContext) -> Cell:
+    return Cell(flags_text(model, context.charset), "accent")
 
 
 def fits_cell(model: ModelRecord, context: RenderContext) -> Cell:
@@ -128,10 +128,10 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
         priority=5,
         text=context_text,
     ),
-    Column("marks", "", 8, priority=6, cell=_marks_cell),
+    Column("marks", "", 8, priority=6, cell=_flags_cell),
     Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
     Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
-    # By age, so that ascending begins with the last used one.
+    # By age, so that the ascending order begins with the most recently used model.
     Column(
         "used", "USED", 6, _age_order, right=True, priority=7, cell=_used_cell, largest_first=False
     ),
@@ -139,37 +139,36 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
 
 
 def sorted_models(models: Iterable[ModelRecord], order: Order[ModelRecord]) -> list[ModelRecord]:
-    """``models`` in this order, and by name where that makes no difference."""
+    """Sort ``models`` by ``order``, then by name."""
     return order.sort(sorted(models, key=lambda model: model.id.casefold()))
 
 
 def matches(model: ModelRecord, wanted: str) -> bool:
-    """Every word of ``wanted`` is in its id, an alias, its architecture or its quantization."""
+    """Return whether id, aliases, architecture and quantization contain every word."""
     words = wanted.casefold().split()
     if not words:
         return True
     names = (model.id, *model.aliases, model.architecture or "", model.quantization or "")
-    told = "\n".join(names).casefold()
-    return all(word in told for word in words)
+    text = "\n".join(names).casefold()
+    return all(word in text for word in words)
 
 
 def model_row(model: ModelRecord, context: RenderContext) -> Row:
-    """The row of one model."""
+    """Return the row of a model."""
     return row_of(model.id, model, COLUMNS, context, "dim" if _unreadable(model) else "none")
 
 
 def title_text(shown: int, total: int, wanted: str) -> str:
-    """The page's title: ``Models  12``, ``Models  3 of 12  /qwen``."""
+    """Return the page's title: ``Models  12``, ``Models  3 of 12  /qwen``."""
     if not wanted:
         return f"Models  {total}" if total else "Models"
     return f"Models  {shown} of {total}  /{clean_line(wanted, limit=60)}"
 
 
 class Rows:
-    """Makes rows, and keeps those whose models have not changed.
+    """Makes rows and reuses those of unchanged models.
 
-    A service sends news several times a second; with hundreds of models nearly all stay as they
-    were.
+    Events come several times per second, and of hundreds of models hardly any changes.
     """
 
     def __init__(self, charset: Charset) -> None:
@@ -184,7 +183,7 @@ class Rows:
         order: Order[ModelRecord],
         now: datetime,
     ) -> list[Row]:
-        """The rows of those that match, in order."""
+        """Return the rows of the matching models in order."""
         context = RenderContext(self._charset, now)
         chosen = sorted_models((model for model in models if matches(model, wanted)), order)
         made = {}

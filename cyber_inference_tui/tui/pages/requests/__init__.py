@@ -1,1 +1,1 @@
-"""The requests page: running and finished requests, and totals."""
+"""The Requests page: running and finished requests, and totals."""

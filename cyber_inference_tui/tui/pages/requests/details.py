@@ -1,4 +1,4 @@
-"""Everything that is known of one request, as lines of a name and a value."""
+"""The details of a request as names and values."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from cyber_inference_tui.units import number_text, seconds_text, speed_text
 _NAME = 14
 _LONGEST_ERROR = 4000
 _PHASES = {
-    RequestPhase.WAITING: "waits for its model",
-    RequestPhase.PROCESSING: "sent to the model's server, which has not answered yet",
-    RequestPhase.ANSWERING: "its answer is passing by",
+    RequestPhase.WAITING: "waiting for its model",
+    RequestPhase.PROCESSING: "sent to the model's server, no answer yet",
+    RequestPhase.ANSWERING: "answering",
 }
 Lines = list[tuple[str, str]]
 
 
 def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset: Charset) -> Lines:
-    """Names and values, what matters most first; an error is whole and comes first of all."""
+    """Return names and values, the most important first; an error is complete and first."""
     lines: Lines = []
     if isinstance(record, RequestRecord):
         if record.error is not None:
             lines.append(("error", clean_line(record.error, limit=_LONGEST_ERROR)))
         elif failed(record):
-            lines.append(("error", "The service tells no reason; the model's log may."))
+            lines.append(("error", "No reason is recorded. See the model's log."))
         lines.append(("status", _status(record)))
     else:
         place = "" if record.position is None else f", place {record.position}"
         lines.append(("status", f"{_PHASES[record.phase]}{place}"))
     if isinstance(record, RequestRecord):
         lines.append(("took", seconds_text(record.duration_seconds)))
-    # What grows every second stands in the table: here it would be sent over and over.
+    # The table shows growing times; here they would be painted every second.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
         lines.append(("queued", charset.known(record.queue_seconds, seconds_text)))
         first = charset.known(record.time_to_first_token_seconds, seconds_text)
-        lines.append(("first token" if record.stream else "answer after", first))
+        lines.append(("first token" if record.stream else "answered after", first))
     if isinstance(record, RequestRecord):
         lines += [
             ("tokens in", charset.known(record.tokens_in, number_text)),
@@ -51,7 +51,7 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         ]
     local = record.at.astimezone(now.tzinfo)
     lines += [
-        ("came", f"{local:%Y-%m-%d %H:%M:%S}"),
+        ("received", f"{local:%Y-%m-%d %H:%M:%S}"),
         ("path", plain(record.path)),
         ("model", plain(record.model or charset.missing)),
         ("streamed", "yes" if record.stream else "no"),
@@ -64,14 +64,16 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
 
 def _status(record: RequestRecord) -> str:
     if record.status == CLIENT_LEFT:
-        return f"{record.status}, the client went away first"
+        return f"{record.status}, the client disconnected"
     if failed(record):
-        return f"{record.status}, failed" if record.status >= 400 else f"{record.status}, broke off"
+        return (
+            f"{record.status}, failed" if record.status >= 400 else f"{record.status}, broken off"
+        )
     return f"{record.status}, answered"
 
 
 def details_content(lines: Lines, width: int) -> Content:
-    """The lines to look at, ``width`` cells wide: short ones beside each other where they fit."""
+    """Return the details in ``width`` cells, with short ones side by side."""
     columns = max(1, min(3, width // 36))
     cell = width // columns
     parts: list[tuple[str, str]] = []
@@ -92,5 +94,5 @@ def details_content(lines: Lines, width: int) -> Content:
 
 
 def details_text(lines: Lines) -> str:
-    """The lines as plain text, for the clipboard."""
+    """Return the details as plain text for the clipboard."""
     return "\n".join(f"{name}: {value}" for name, value in lines)

@@ -1,4 +1,4 @@
-"""Who asks for what, who waits, and who is slow: the requests, live ones on top."""
+"""The Requests page: running requests, the history, details and totals."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from cyber_inference_tui.tui.pages.requests.table import (
     FinishedRows,
     request_row,
     row_key,
+    searchable_text,
     total_rows,
-    words_of,
 )
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
 PAGE = 200
-"""Requests that are asked for at once."""
+"""Requests per page of the history."""
 _NEAR_END = 5
-"""So many rows before the last one, older requests are asked for."""
+"""Rows before the last one at which older requests are read."""
 
 
 class RequestList(LiveTable):
-    """The requests, where enter is told in the line of keys."""
+    """The table of requests, with enter in the line of keys."""
 
     KEYS_TITLE = "Requests"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,7 +56,7 @@ class RequestList(LiveTable):
 
 
 class TotalsList(LiveTable):
-    """The sums, where enter is told in the line of keys."""
+    """The table of totals, with enter in the line of keys."""
 
     KEYS_TITLE = "Totals"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,7 +71,7 @@ class TotalsList(LiveTable):
 
 
 class RequestsPage(Page):
-    """Requests in a table, all about the selected one below it, and the sums by model."""
+    """Shows a table of requests, the details of the selected one, and totals by model."""
 
     MODE: ClassVar[str] = "requests"
     CSS_PATH = "page.tcss"
@@ -136,12 +136,12 @@ class RequestsPage(Page):
         self._connection = 0
         self._was_live = False
         self._frozen: tuple[Snapshot, datetime] | None = None
-        """What is shown while the display is held, and since when."""
+        """The snapshot of a frozen display and its time."""
         self._summed: object = None
-        """The finished requests as they were when the sums were asked for."""
+        """The finished requests for which the totals were read."""
 
     def body(self) -> ComposeResult:
-        """The table with its pane, and the sums in their place."""
+        """Compose the table with its details, and the totals."""
         charset = self.cyber.options.charset
         with Vertical(id="page", classes="body"):
             yield Static(id="title", classes="heading")
@@ -154,16 +154,16 @@ class RequestsPage(Page):
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw what ``snapshot`` tells; while the display is held, what it told then."""
+        """Draw ``snapshot``, or the frozen one."""
         if self._frozen is not None:
             snapshot = self._frozen[0]
         if snapshot.link is Link.LIVE and not self._was_live:
-            # What happened meanwhile is not known: begin anew with what the service has.
+            # Requests of the meantime are missing: read the history again.
             self._start(self._history.choice)
         self._was_live = snapshot.link is Link.LIVE
         self._history.follow(snapshot.finished)
         if len(snapshot.finished) < FINISHED_KEPT:
-            self._history.complete = True  # so many are read at the start: there are no others
+            self._history.complete = True  # the service has no others
         self._draw_requests(snapshot)
         self._draw_totals()
         self._draw_details()
@@ -171,10 +171,12 @@ class RequestsPage(Page):
         self._want_older()
         if self.has_class("-totals") and snapshot.live and snapshot.finished is not self._summed:
             self._summed = snapshot.finished
-            self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
+            self.run_worker(
+                self._read_totals(), exclusive=True, group="totals", exit_on_error=False
+            )
 
     def _start(self, choice: RequestFilter) -> None:
-        """Begin to collect the requests of ``choice``."""
+        """Start with the requests of another selection."""
         self._history = KnownRequests(choice)
         self._problem = ""
         self._fetching = False
@@ -191,7 +193,7 @@ class RequestsPage(Page):
             for one in snapshot.active
             if choice.model in {None, one.model}
             and not choice.only_failures
-            and (not needle or needle in words_of(one, charset))
+            and (not needle or needle in searchable_text(one, charset))
         ]
         made = (self._history.records, needle, self._order, now.date())
         if made != self._made:
@@ -199,14 +201,14 @@ class RequestsPage(Page):
             records = self._order.sort(
                 one
                 for one in self._history.records
-                if not needle or needle in words_of(one, charset)
+                if not needle or needle in searchable_text(one, charset)
             )
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
             self._by_key = {row_key(one): one for one in records}
         live = [one for one in live if row_key(one) not in self._by_key]
         self._live = {row_key(one): one for one in live}
-        # Who looks at the newest goes on doing so; who went to one, or opened it, keeps that.
+        # The cursor follows the newest request unless the details are open.
         table.keeps_top = not self.has_class("-details")
         context = RenderContext(charset, now)
         table.show([*(request_row(one, context) for one in live), *self._finished])
@@ -218,16 +220,16 @@ class RequestsPage(Page):
 
     def _empty(self, needle: str) -> Content:
         if self._fetching:
-            return Content.styled("Looking …", "$text-muted")
+            return Content.styled(f"Reading {self.cyber.options.charset.dots}", "$text-muted")
         if self._history.choice != RequestFilter() or needle:
-            return Content.styled("No request is like that. esc shows all again.", "$text-muted")
+            return Content.styled("No request matches. esc shows all requests.", "$text-muted")
         return Content.assemble(
             ("No requests yet.\n\n", "bold"),
             ("Point any OpenAI client at  ", "$text-muted"),
             f"{self.client.url}/v1",
             (
-                "  or press 6 to chat.\nEach request appears here with its tokens, its speed and, "
-                "where it failed, why.",
+                "  or press 6 to chat.\nEach request appears here with its tokens, its speed "
+                "and its error, if it failed.",
                 "$text-muted",
             ),
         )
@@ -236,7 +238,8 @@ class RequestsPage(Page):
         options = self.cyber.options
         table = self.query_one("#totals", LiveTable)
         if self._totals is None:
-            table.show_empty(Content.styled(self._problem or "Adding up …", "$text-muted"))
+            text = self._problem or f"Reading {options.charset.dots}"
+            table.show_empty(Content.styled(text, "$text-muted"))
         else:
             table.show(total_rows(self._totals, options.render_context()))
             table.show_empty(Content.styled("No requests yet.", "$text-muted"))
@@ -245,9 +248,7 @@ class RequestsPage(Page):
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
         dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
-            text = Content.assemble(
-                "TOTALS", ("  by model, as far back as the history goes", "not bold")
-            )
+            text = Content.assemble("TOTALS", ("  by model, over the whole history", "not bold"))
             update_static(self.query_one("#title", Static), text)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
@@ -264,7 +265,7 @@ class RequestsPage(Page):
             filters.append(f"with '{plain(needle, limit=40)}'")
         parts = [("REQUESTS", ""), (counts, "not bold")]
         if self._frozen is not None:
-            parts.append(("   held: space continues", "$warning"))
+            parts.append(("   frozen: space continues", "$warning"))
         if filters:
             parts.append((f"   {', '.join(filters)}", "$accent"))
         if self._order != NEWEST_FIRST:
@@ -292,7 +293,7 @@ class RequestsPage(Page):
     # Older requests
 
     def _want_older(self) -> None:
-        """Ask for older requests once the cursor is near the end of those that are here."""
+        """Read older requests when the cursor is near the last row."""
         table = self.query_one("#requests", LiveTable)
         history = self._history
         if self._fetching or history.complete or self._problem or not self._was_live:
@@ -321,7 +322,7 @@ class RequestsPage(Page):
             )
         except CyberError as error:
             if history is self._history:
-                self._problem = f"Older ones could not be had: {error}"
+                self._problem = f"Older requests could not be read: {error}"
         else:
             history.add_older(page, PAGE)
         if history is self._history:
@@ -357,16 +358,16 @@ class RequestsPage(Page):
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What makes sense with what is shown."""
+        """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
-        if self.has_class("-totals") and action in _IN_LIST:
+        if self.has_class("-totals") and action in _LIST_ACTIONS:
             return False
         if action == "back" and not self._can_go_back:
             return False
         if action == "step" and not self.has_class("-details"):
             return False
-        if self.has_class("-details") and action in _IN_LIST - {"log", "copy"} | {"totals"}:
+        if self.has_class("-details") and action in _LIST_ACTIONS - {"log", "copy"} | {"totals"}:
             return False
         return super().check_action(action, parameters)
 
@@ -382,23 +383,23 @@ class RequestsPage(Page):
         self.refresh_bindings()
 
     def action_failures(self) -> None:
-        """Show only failed requests, or all again."""
+        """Show only failed requests, or all."""
         choice = self._history.choice
         self._choose(RequestFilter(choice.model, not choice.only_failures))
 
     def action_model(self) -> None:
-        """Show only the requests of the selected one's model, or all again."""
+        """Show only requests to the selected request's model, or all."""
         choice = self._history.choice
         record = self._selected()
         model = record.model if record is not None and choice.model is None else None
         self._choose(RequestFilter(model or None, choice.only_failures))
 
     def action_filter(self) -> None:
-        """Let a text be typed."""
+        """Open the filter."""
         self.query_one(FilterLine).open(self.query_one("#requests"))
 
     def action_sort(self) -> None:
-        """Sort by the next column that is shown."""
+        """Sort by the next visible column."""
         self._sort(self._order.next(self.query_one("#requests", LiveTable).shown_columns))
 
     def action_reverse(self) -> None:
@@ -410,7 +411,7 @@ class RequestsPage(Page):
         self.redraw()
 
     def action_totals(self) -> None:
-        """Show the sums by model, or the requests again."""
+        """Switch between totals and requests."""
         if self.has_class("-totals"):
             self._close_totals()
             return
@@ -419,10 +420,10 @@ class RequestsPage(Page):
         self._summed = self.cyber.snapshot.finished
         self.add_class("-totals")
         self.screen.set_focus(self.query_one("#totals"))
-        self.run_worker(self._add_up(), exclusive=True, group="totals", exit_on_error=False)
+        self.run_worker(self._read_totals(), exclusive=True, group="totals", exit_on_error=False)
         self.redraw()
 
-    async def _add_up(self) -> None:
+    async def _read_totals(self) -> None:
         try:
             self._totals = await self.client.call(endpoints.TOTALS)
         except CyberError as error:
@@ -436,32 +437,32 @@ class RequestsPage(Page):
         self.redraw()
 
     async def action_log(self) -> None:
-        """Open the log of the selected request's model; the service's where it has none."""
+        """Open the log of the selected request's model, or the service's log."""
         if (record := self._selected()) is not None:
             await self.cyber.open_log(record.model or "service")
 
     def action_copy(self) -> None:
-        """Copy what is known of the selected request."""
+        """Copy the details of the selected request."""
         if (record := self._selected()) is not None:
             options = self.cyber.options
             self.cyber.copy_to_clipboard(
                 details_text(details(record, options.now(), options.charset))
             )
-            self.cyber.tell("Copied.")
+            self.cyber.show_message("Copied the details.")
 
     def action_freeze(self) -> None:
-        """Hold the display, or let it go on."""
+        """Freeze the display, or continue."""
         held = (self.cyber.snapshot, self.cyber.options.now())
         self._frozen = held if self._frozen is None else None
         self.redraw()
         self.refresh_bindings()
 
     def action_step(self, rows: int) -> None:
-        """To another request while the details are open."""
+        """Move to another request while the details are open."""
         self.query_one("#requests", LiveTable).action_move(rows)
 
     def action_back(self) -> None:
-        """One step back: from the details, from the sums, from what is filtered."""
+        """Close the details or the totals, unfreeze, or clear the filters, in this order."""
         if self.has_class("-details"):
             self.remove_class("-details")
             self.query_one("#pane").can_focus = False
@@ -478,4 +479,4 @@ class RequestsPage(Page):
             self._choose(RequestFilter())
 
 
-_IN_LIST = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}
+_LIST_ACTIONS = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}

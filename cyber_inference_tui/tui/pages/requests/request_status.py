@@ -1,4 +1,4 @@
-"""Requests in words: what kind one is, where it stands, how it ended."""
+"""The kind, the phase and the result of a request in words."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 
 CLIENT_LEFT = 499
-"""The status of a request whose client went away first."""
+"""The status of a request whose client disconnected."""
 
-# Endings of the paths of the OpenAI API, of Anthropic's messages, and of llama-server.
+# Ends of paths of the OpenAI API, Anthropic's Messages API and llama-server.
 _KINDS = (
     ("/chat/completions", "chat"),
     ("/completions", "completion"),
@@ -37,7 +37,7 @@ _KINDS = (
 
 
 def request_kind(path: str) -> str:
-    """A short word for what is asked: ``chat``, ``embeddings``; else the end of the path."""
+    """Return a word for the endpoint such as ``chat``, else the last part of the path."""
     path = plain(path, limit=200).partition("?")[0].rstrip("/")
     for ending, word in _KINDS:
         if path.endswith(ending):
@@ -46,12 +46,12 @@ def request_kind(path: str) -> str:
 
 
 def failed(record: RequestRecord) -> bool:
-    """It ended with an error, or before its client had all of it."""
+    """Return whether it ended with an error or before its answer was complete."""
     return record.status >= 400 or record.error is not None
 
 
 def outcome_text(record: RequestRecord, charset: Charset) -> str:
-    """How it ended: sign and status, or ``gone`` where the client did not wait for the end."""
+    """Return its result as sign and status, or ``gone`` if the client disconnected."""
     if not failed(record):
         return f"{charset.check} {record.status}"
     sign = charset.status_sign(ModelStatus.FAILED)
@@ -61,14 +61,14 @@ def outcome_text(record: RequestRecord, charset: Charset) -> str:
 
 
 def outcome_tone(record: RequestRecord) -> Tone:
-    """Its colour: a client that went away is no failure of the service."""
+    """Return the tone of its result; a client that disconnected is no failure."""
     if not failed(record):
         return "good"
     return "dim" if record.status == CLIENT_LEFT else "bad"
 
 
 def phase_text(record: ActiveRequestRecord, charset: Charset) -> str:
-    """Where one that is not finished stands, with its place while it waits."""
+    """Return the phase of a running request, with its place in the queue."""
     if record.phase is RequestPhase.WAITING:
         place = "" if record.position is None else f" {record.position}"
         return f"{charset.status_sign(ModelStatus.QUEUED)} waiting{place}"
@@ -76,14 +76,14 @@ def phase_text(record: ActiveRequestRecord, charset: Charset) -> str:
 
 
 def status_cell(record: ActiveRequestRecord | RequestRecord, context: RenderContext) -> Cell:
-    """Where a running request stands, or how a finished one ended."""
+    """Return the phase of a running request or the result of a finished one."""
     if isinstance(record, RequestRecord):
         return Cell(outcome_text(record, context.charset), outcome_tone(record))
     return Cell(phase_text(record, context.charset), "busy")
 
 
 def clock_text(at: datetime, now: datetime) -> str:
-    """The time of day where ``now`` is; of another day, the day."""
+    """Return the local time of day, or the date of another day."""
     local = at.astimezone(now.tzinfo)
     if local.date() == now.date():
         return local.strftime("%H:%M:%S")

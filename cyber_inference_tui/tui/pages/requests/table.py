@@ -1,4 +1,4 @@
-"""The columns and rows of the requests page: requests, running and finished, and totals."""
+"""The tables of requests and of totals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, Reques
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.pages.requests.known_requests import Identity, identity
 from cyber_inference_tui.tui.pages.requests.request_status import (
     clock_text,
     outcome_text,
     request_kind,
     status_cell,
 )
+from cyber_inference_tui.tui.snapshot import RequestIdentity, request_identity
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
 
@@ -24,13 +24,12 @@ AnyRequest = ActiveRequestRecord | RequestRecord
 
 
 def first_token(record: AnyRequest) -> float | None:
-    """Seconds until the first token. An answer that is not streamed shows none of its tokens
-    before the last: what comes first of it is all of it."""
+    """Return the seconds to the first token of a stream; other answers come all at once."""
     return record.time_to_first_token_seconds if record.stream else None
 
 
 def _finished(name: str) -> Callable[[AnyRequest], Any]:
-    """What only a finished request has."""
+    """Return a function for a field that only finished requests have."""
     return lambda record: getattr(record, name, None)
 
 
@@ -70,7 +69,7 @@ def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
     return Cell(plain(record.client or context.charset.missing), "dim" if dim else "none")
 
 
-# Only finished requests are sorted: those that run stay on top, without what is not known yet.
+# Only finished requests are sorted; running ones stay on top.
 COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
     Column("model", "MODEL", least=18, value=lambda r: r.model.lower(), cell=_model_cell),
@@ -116,8 +115,8 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
 )
 
 
-def words_of(record: AnyRequest, charset: Charset) -> str:
-    """What a text filter looks in, in lower case."""
+def searchable_text(record: AnyRequest, charset: Charset) -> str:
+    """Return the text that a filter searches, in lower case."""
     parts = [record.model, record.path, request_kind(record.path), record.client or ""]
     if isinstance(record, RequestRecord):
         parts += [outcome_text(record, charset), record.error or ""]
@@ -127,34 +126,33 @@ def words_of(record: AnyRequest, charset: Charset) -> str:
 
 
 def row_key(record: AnyRequest) -> str:
-    """The key of its row: the same while it lives, when it is done, and when the history has
-    given it a number, so that the cursor stays on it."""
-    at, model, path, client = identity(record)
+    """Return the key of its row, which never changes, so that the cursor stays on it."""
+    at, model, path, client = request_identity(record)
     return f"{at.timestamp()} {model} {path} {client}"
 
 
 def request_row(record: AnyRequest, context: RenderContext) -> Row:
-    """The row of a request, running or finished."""
+    """Return the row of a running or finished request."""
     return row_of(row_key(record), record, COLUMNS, context)
 
 
 class FinishedRows:
-    """Makes rows of finished requests, each once: thousands of them are shown every second."""
+    """Makes and reuses rows of finished requests, as thousands are shown every second."""
 
     def __init__(self, charset: Charset) -> None:
         self._charset = charset
-        self._rows: dict[Identity, tuple[RequestRecord, Row]] = {}
+        self._rows: dict[RequestIdentity, tuple[RequestRecord, Row]] = {}
         self._day = ""
 
     def rows(self, records: Sequence[RequestRecord], now: datetime) -> list[Row]:
-        """One row for each of ``records``, in their order."""
+        """Return a row for each of ``records``, in their order."""
         day = f"{now:%Y-%m-%d %z}"
         before = self._rows if day == self._day else {}
         self._day = day
         context = RenderContext(self._charset, now)
-        made: dict[Identity, tuple[RequestRecord, Row]] = {}
+        made: dict[RequestIdentity, tuple[RequestRecord, Row]] = {}
         for record in records:
-            name = identity(record)
+            name = request_identity(record)
             known = before.get(name)
             if known is None or known[0] is not record:
                 known = (record, request_row(record, context))
@@ -164,6 +162,6 @@ class FinishedRows:
 
 
 def total_rows(totals: Sequence[ModelTotals], context: RenderContext) -> list[Row]:
-    """Sums by model, the last used first."""
+    """Return the rows of the totals, the most recently used model first."""
     ordered = sorted(totals, key=lambda one: one.last_used_at, reverse=True)
     return [row_of(one.model, one, TOTAL_COLUMNS, context) for one in ordered]

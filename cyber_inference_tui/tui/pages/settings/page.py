@@ -1,4 +1,4 @@
-"""All settings: what holds, where it comes from, and changing it with a look before the leap."""
+"""The Settings page: all settings with their sources, edited with a preview of the effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
-from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.pages.settings.table import (
     COLUMNS,
     GROUP,
@@ -44,11 +44,11 @@ from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 
 CHECK_DELAY = 0.3
-"""Seconds without a key until the service is asked what a value would do."""
+"""Seconds without a key until the service checks a value."""
 
 
 class SettingTable(LiveTable):
-    """The settings; enter edits one."""
+    """The table of settings; enter edits the selected one."""
 
     KEYS_TITLE = "Settings"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,14 +56,14 @@ class SettingTable(LiveTable):
     ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Only what can be edited."""
+        """Return whether an action is available; some rows cannot be edited."""
         if action == "choose":
             return self.screen.check_action("edit", ())
         return super().check_action(action, parameters)
 
 
 class ValueLine(Input):
-    """Where a value is typed."""
+    """The input for a value."""
 
     KEYS_TITLE = "Value"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -75,18 +75,22 @@ class ValueLine(Input):
 
 
 class SettingsPage(Page):
-    """A table of settings, the help of the chosen one, and a line to edit it in."""
+    """Shows a table of settings, the help of the selected one, and a line to edit it."""
 
     MODE: ClassVar[str] = "settings"
     CSS_PATH = "page.tcss"
-    # No key that comes early may be taken for text.
+    # The filter must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#table"
     STEERING: ClassVar[frozenset[str]] = frozenset({"edit", "reset", "file", "key_map"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "reset", "Default", id="settings.reset", tooltip="reset to the default"),
         Binding("slash", "filter", "Filter", key_display="/", id="settings.filter"),
         Binding(
-            "e", "file", "Edit file", id="settings.file", tooltip="the file itself, in $EDITOR"
+            "e",
+            "file",
+            "Edit file",
+            id="settings.file",
+            tooltip="edit the settings file in $EDITOR",
         ),
         Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
         Binding(
@@ -101,16 +105,15 @@ class SettingsPage(Page):
         self._version = -1
         self._filter = ""
         self._editing: str | None = None
-        self._told = Content("")
         self._shown_first = ""
-        """What stood in the line when it was opened."""
+        """The text of the line when it was opened."""
         self._file_edited = False
-        """The file was opened in the editor, and no change of it has been reported since."""
+        """The editor was open, and the service has reported no change of the file since."""
         self._at = 0
-        """The place of the setting that was under the cursor last."""
+        """The row of the setting that was selected last."""
 
     def body(self) -> ComposeResult:
-        """The table over the pane of the chosen setting."""
+        """Compose the table above the help and the line."""
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
             yield SettingTable(
@@ -128,15 +131,15 @@ class SettingsPage(Page):
             yield FilterLine("part of a setting's name or help", id="filter")
 
     def on_mount(self) -> None:
-        """Begin with the table."""
+        """Focus the table."""
         self.query_one("#value").display = False
         self.query_one("#table").focus()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Read the settings anew when they have changed."""
+        """Read the settings again when they have changed."""
         if not self._settings and snapshot.problem:
-            told = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            self.query_one("#table", LiveTable).show_empty(told)
+            text = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
+            self.query_one("#table", LiveTable).show_empty(text)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             if self._file_edited and snapshot.config_problem:
@@ -148,7 +151,7 @@ class SettingsPage(Page):
         try:
             settings = await self.client.call(endpoints.CONFIG)
         except CyberError as error:
-            self.cyber.tell(str(error), "error")
+            self.cyber.show_message(str(error), "error")
             return
         self._settings = {record.key: record for record in settings}
         self._show_table()
@@ -162,11 +165,11 @@ class SettingsPage(Page):
             if self._has(record, self._filter) and record.key != "models"
         ]
         table = self.query_one("#table", LiveTable)
-        table.show_empty("No setting has this in its name or help. esc shows all again.")
+        table.show_empty("No name or help contains this text. esc shows all settings.")
         table.show(setting_rows(chosen, self.cyber.options.render_context()))
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
-            # At once: a key that comes now is meant for a setting.
+            # Move at once, because the next key is for a setting.
             table.move_to(keys[keys.index(table.cursor_key) + 1])
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
@@ -181,15 +184,13 @@ class SettingsPage(Page):
 
     @staticmethod
     def _has(record: ConfigValueRecord, wanted: str) -> bool:
-        told = f"{record.key} {record.help}".casefold()
-        return all(word in told for word in wanted.casefold().split())
+        text = f"{record.key} {record.help}".casefold()
+        return all(word in text for word in wanted.casefold().split())
 
     def _show_pane(self) -> None:
         record = self._chosen()
-        told = setting_help(record) if record else Content("")
-        if not told.is_same(self._told):
-            self._told = told
-            self.query_one("#help", Static).update(told)
+        text = setting_help(record) if record else Content("")
+        update_static(self.query_one("#help", Static), text, layout=True)
 
     def _chosen(self) -> ConfigValueRecord | None:
         key = self.query_one("#table", LiveTable).cursor_key
@@ -201,7 +202,7 @@ class SettingsPage(Page):
         if event.key is None or not event.key.startswith(GROUP):
             self._at = keys.index(event.key) if event.key in keys else 0
         else:
-            # Titles are stepped over, in the direction of the last move.
+            # Skip a title in the direction of the last move.
             here = keys.index(event.key)
             step = -1 if here < self._at and here > 0 else 1
             event.table.move_to(keys[here + step])
@@ -211,12 +212,12 @@ class SettingsPage(Page):
 
     @on(LiveTable.RowChosen)
     def _row_chosen(self) -> None:
-        # A double click comes here, whatever the keys may do.
+        # A double click chooses a row even if editing is not available.
         if self.check_action("edit", ()):
             self.action_edit()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """No editing of a heading, of a file elsewhere, and no default for what has it already."""
+        """Return whether an action is available: not for titles, defaults and remote files."""
         if action == "file" and self.is_mounted and self._config_path() is None:
             return False
         if action in {"edit", "reset"} and self.is_mounted:
@@ -228,7 +229,7 @@ class SettingsPage(Page):
     # Editing one value
 
     def action_edit(self) -> None:
-        """Open the line for the chosen setting."""
+        """Edit the selected setting."""
         record = self._chosen()
         if record is None or self._editing is not None:
             return
@@ -240,9 +241,9 @@ class SettingsPage(Page):
         self.screen.set_focus(value)
         self._shown_first = value.value
         self._show_effect(
-            "It is not shown. What is typed takes its place; an empty line leaves it as it is."
+            "The secret is not shown. Type a new value to replace it; an empty line keeps it."
             if record.secret
-            else "Enter saves, esc leaves it as it is."
+            else "enter saves, esc cancels."
         )
 
     def _stop_editing(self) -> None:
@@ -263,7 +264,7 @@ class SettingsPage(Page):
             )
 
     async def _ask(self, key: str, text: str) -> None:
-        """Show what a value would do, before it is saved."""
+        """Show the effect of a value before it is saved."""
         await asyncio.sleep(CHECK_DELAY)
         try:
             check = await self.client.check_config(key, self._parsed(key, text))
@@ -279,7 +280,7 @@ class SettingsPage(Page):
     @on(Input.Submitted, "#value")
     def _save(self, event: Input.Submitted) -> None:
         if self._editing is not None and event.value.strip() == self._shown_first.strip():
-            self._stop_editing()  # nothing was changed; of a secret, nothing was typed
+            self._stop_editing()  # the value is unchanged, or no new secret was typed
         elif self._editing is not None:
             self.workers.cancel_group(self, "check")
             self.run_worker(
@@ -302,7 +303,7 @@ class SettingsPage(Page):
             self._stop_editing()
         self._show_table()
         self._take_theme(key, record)
-        self.cyber.tell(f"{key} is saved. {effect_text(check)}")
+        self.cyber.show_message(f"Saved {key}. {effect_text(check)}")
 
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
         style = {"good": "$success", "busy": "$warning", "bad": "$error"}.get(tone, "$text-muted")
@@ -310,7 +311,7 @@ class SettingsPage(Page):
         self.query_one("#effect", Static).update(Content.styled(line, style))
 
     def action_reset(self) -> None:
-        """Take the setting out of the file; asks where that is more than a change of a value."""
+        """Reset the setting; ask first if that restarts a model or removes a secret."""
         record = self._chosen()
         if record is not None and record.source == "file":
             self.cyber.do(self._ask_reset(record), group="ask")
@@ -319,11 +320,11 @@ class SettingsPage(Page):
         check = await self.client.check_config(record.key, record.default)
         restarts = check.effect is SettingEffect.RESTARTS_MODELS and bool(check.models)
         if not self.is_current:
-            return  # meanwhile something else was asked for
+            return  # another page or dialog is open by now
         if not (restarts or record.secret):
             await self._unset(record, check)
             return
-        secret = "It is not shown anywhere else. " if record.secret else ""
+        secret = "The secret is stored nowhere else. " if record.secret else ""
         text = f"{secret}{effect_text(check)}" if restarts else secret.strip()
 
         def answered(value: str | None) -> None:
@@ -332,11 +333,11 @@ class SettingsPage(Page):
 
         self.app.push_screen(
             Question(
-                f"Take {record.key} out of the file?",
+                f"Reset {record.key} to its default?",
                 text,
                 (
                     Answer("keep", "k", "Keep it"),
-                    Answer("reset", "t", "Take it out", grave=True),
+                    Answer("reset", "r", "Reset", destructive=True),
                 ),
             ),
             answered,
@@ -349,11 +350,11 @@ class SettingsPage(Page):
         self.refresh_bindings()
         self._take_theme(key, self._settings[key])
         default = to_text(record.default)
-        now = f"{default} again" if default else "not set any more"
-        self.cyber.tell(f"{key} is {now}. {effect_text(check)}")
+        value = f"reset to {default}" if default else "no longer set"
+        self.cyber.show_message(f"{key} is {value}. {effect_text(check)}")
 
     def _take_theme(self, key: str, record: ConfigValueRecord) -> None:
-        """This app's own colours follow, unless the service is another machine's."""
+        """Apply a changed theme to this app, if the service is on this machine."""
         name = record.value
         if key == "theme" and not self.cyber.options.attached and name in self.app.available_themes:
             self.app.theme = name
@@ -361,7 +362,7 @@ class SettingsPage(Page):
     # The filter, and going back
 
     def action_filter(self) -> None:
-        """Type a part of a name."""
+        """Open the filter."""
         self.query_one(FilterLine).open(self.query_one("#table"))
 
     @on(FilterLine.Filtered)
@@ -370,7 +371,7 @@ class SettingsPage(Page):
         self._show_table()
 
     def action_back(self) -> None:
-        """Leave the line, or show all again."""
+        """Cancel editing, or clear the filter."""
         if self._editing is not None:
             self._stop_editing()
         else:
@@ -379,29 +380,29 @@ class SettingsPage(Page):
     # The file, the theme and the keys
 
     def _config_path(self) -> Path | None:
-        """The configuration file, if it is on this machine."""
+        """Return the configuration file, if it is on this machine."""
         status = self.cyber.snapshot.status
         if status is None or not status.config_path or self.cyber.options.attached:
             return None
         return Path(status.config_path)
 
     def action_file(self) -> None:
-        """Open the configuration file in the person's editor; the service applies what changes."""
+        """Open the configuration file in the user's editor; the service applies changes."""
         path = self._config_path()
         if path is None:
             return
         if not path.is_file():
-            hint = "`cyber-inference-tui init` makes one."
-            self.cyber.tell(f"There is no file {path} on this machine. {hint}", "error")
+            hint = "`cyber-inference-tui init` creates one."
+            self.cyber.show_message(f"There is no file {path} on this machine. {hint}", "error")
             return
         self._file_edited = True
         try:
             run_editor(self.app, path)
         except CyberError as error:
-            self.cyber.tell(str(error), "error")
+            self.cyber.show_message(str(error), "error")
 
     def _show_refusal(self, problem: str) -> None:
-        """Show why the service refused the edited file, each mistake with its line."""
+        """Show the errors of the edited file with their lines."""
         text = "\n".join(clean_line(line) for line in problem.splitlines()[:20])
         again = Answer("again", "e", "Edit again")
         later = Answer("later", "l", "Later")
@@ -410,11 +411,11 @@ class SettingsPage(Page):
             if value == "again":
                 self.action_file()
 
-        asked = Question("The service refused the file; its settings stay", text, (again, later))
+        asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
         self.app.push_screen(asked, answered)
 
     def action_theme(self) -> None:
-        """Choose a theme, and keep it."""
+        """Choose a theme and save it."""
 
         def chosen(name: str | None) -> None:
             if name is None:
@@ -431,7 +432,7 @@ class SettingsPage(Page):
         rows = [row_of(name, name, (_THEME,), context) for name in names]
         self.app.push_screen(
             ChoiceDialog(
-                "Colours",
+                "Theme",
                 (_THEME,),
                 rows,
                 chosen=self.app.theme,
@@ -441,10 +442,10 @@ class SettingsPage(Page):
         )
 
     def action_key_map(self) -> None:
-        """The key map in the person's editor."""
+        """Edit the key map in the user's editor."""
         path = self.cyber.options.keymap_path
         if path is None:
-            self.cyber.tell("There is no place for a key map here.", "warning")
+            self.cyber.show_message("This app has no key map file.", "warning")
             return
         bindings = every_binding(type(self.app))
         try:
@@ -453,17 +454,17 @@ class SettingsPage(Page):
                 path.write_text(example_text(bindings), encoding="utf-8")
             run_editor(self.app, path)
         except OSError as error:
-            self.cyber.tell(f"{path}: {error.strerror}.", "error")
+            self.cyber.show_message(f"{path}: {error.strerror}.", "error")
             return
         except CyberError as error:
-            self.cyber.tell(str(error), "error")
+            self.cyber.show_message(str(error), "error")
             return
         keymap = read_keymap(path, (one.id for _, one in bindings if one.id is not None))
         self.app.set_keymap(keymap.keys)
         for problem in keymap.problems:
-            self.cyber.tell(problem, "error")
+            self.cyber.show_message(problem, "error")
         if not keymap.problems:
-            self.cyber.tell("The keys are taken up.")
+            self.cyber.show_message("The key map is in use.")
 
 
 _THEME: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)

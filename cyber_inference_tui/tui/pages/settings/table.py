@@ -1,4 +1,4 @@
-"""Settings as the rows of a table, and what is said of one and of its change. Pure."""
+"""The table of settings, their help and the effect of a change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.setting_text import to_text
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 GROUP = "group:"
-"""Before the key of a row that is a group's title."""
+"""Prefix of the key of a row with a group's title."""
 _SOURCES: dict[str, str] = {
     "default": "default",
     "file": "file",
@@ -54,7 +54,7 @@ COLUMNS: tuple[Column[ConfigValueRecord, RenderContext], ...] = (
 
 
 def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) -> list[Row]:
-    """The table's rows: each group's title, then its settings."""
+    """Return the rows: each group's title, then its settings."""
     rows = []
     for group, members in groupby(settings, lambda record: record.group or "Other"):
         rows.append(Row(f"{GROUP}{group}", (Cell(group, "accent"),)))
@@ -63,36 +63,36 @@ def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) 
 
 
 def setting_help(record: ConfigValueRecord) -> Content:
-    """What a setting is for, its default, and what keeps the file from having its way."""
+    """Return the help of a setting, its default, and what overrides the file."""
     default = to_text(record.default) or "none"
     parts = [(clean_line(record.help), ""), (f"\nDefault: {clean_line(default)}.", "$text-muted")]
     if record.source == "env":
         name = f"CYBER_INFERENCE_{record.key.upper()}"
-        parts.append((f"  The environment variable {name} wins over the file.", "$warning"))
+        parts.append((f"  The environment variable {name} overrides the file.", "$warning"))
     elif record.source == "flag":
-        parts.append(("  A flag of the running service wins over the file.", "$warning"))
+        parts.append(("  A command-line flag of the service overrides the file.", "$warning"))
     elif not record.live:
-        parts.append(("  Applies when the service is started again.", "$text-muted"))
+        parts.append(("  Applies after a restart of the service.", "$text-muted"))
     return Content.assemble(*parts)
 
 
 def effect_text(check: ConfigCheckRecord) -> str:
-    """What saving would do, in one sentence."""
+    """Return the effect of saving in one sentence."""
     match check.effect:
         case SettingEffect.NOTHING:
-            return "This is the value that holds already."
+            return "The value is unchanged."
         case SettingEffect.NOW:
             return "Applies at once."
         case SettingEffect.RESTARTS_MODELS:
             names = ", ".join(clean_line(name, limit=60) for name in check.models)
-            return f"Loads {names} again, after its requests." if names else "Applies at once."
+            return f"Reloads {names} after its requests." if names else "Applies at once."
         case SettingEffect.RESTARTS_SERVICE:
-            return "Applies when the service is started again."
+            return "Applies after a restart of the service."
         case SettingEffect.OVERRIDDEN:
-            return "Is written to the file, but the environment or a flag wins over it."
+            return "Saved to the file, but overridden by the environment or a flag."
 
 
 def effect_tone(check: ConfigCheckRecord) -> Tone:
-    """How much of a warning that is."""
+    """Return the tone of the effect."""
     tones: dict[SettingEffect, Tone] = {SettingEffect.NOTHING: "dim", SettingEffect.NOW: "good"}
     return tones.get(check.effect, "busy")
