@@ -1,10 +1,10 @@
-"""Numbers as people read them: sizes, durations, counts of tokens."""
+"""Formats numbers for people: sizes, durations, ages, counts."""
 
 from __future__ import annotations
 
 
 def size_text(size: int) -> str:
-    """Bytes in binary units: ``512 B``, ``3.9 MiB``, ``4.1 GiB``."""
+    """Format bytes in binary units: ``512 B``, ``3.9 MiB``, ``4.1 GiB``."""
     if size < 1024:
         return f"{size} B"
     value = float(size)
@@ -17,14 +17,14 @@ def size_text(size: int) -> str:
 
 
 def context_text(tokens: int) -> str:
-    """A context length as model cards give it: ``128K`` is 128 times 1,024 tokens."""
+    """Format a context length as on model cards: ``128K`` is 128 times 1,024 tokens."""
     if tokens >= 1024**2 and tokens % 1024**2 == 0:
         return f"{tokens // 1024**2}M"
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
 
 
 def duration_text(seconds: float) -> str:
-    """A duration in its two largest units: ``1.2 s``, ``4 min 10 s``, ``2 h 5 min``."""
+    """Format a duration in its two largest units: ``1.2 s``, ``4 min 10 s``, ``2 h 5 min``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -40,7 +40,7 @@ def duration_text(seconds: float) -> str:
 
 
 def count_text(number: int) -> str:
-    """A count of parameters the way model names give it: ``494M``, ``1.2B``, ``70B``."""
+    """Format a number of parameters as in model names: ``494M``, ``1.2B``, ``70B``."""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
         # 999.6M would round up to "1000M", which belongs to the next unit.
         if number >= 0.9995 * size:
