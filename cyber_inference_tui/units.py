@@ -1,4 +1,4 @@
-"""Formats numbers for people: sizes, durations, counts of tokens."""
+"""Formats numbers for people: sizes, durations, ages, counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def size_text(size: int) -> str:
 
 
 def context_text(tokens: int) -> str:
-    """Format a context length like model cards: ``128K`` is 128 times 1,024 tokens."""
+    """Format a context length as on model cards: ``128K`` is 128 times 1,024 tokens."""
     if tokens >= 1024**2 and tokens % 1024**2 == 0:
         return f"{tokens // 1024**2}M"
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
@@ -40,7 +40,7 @@ def duration_text(seconds: float) -> str:
 
 
 def count_text(number: int) -> str:
-    """Format a count of parameters like model names: ``494M``, ``1.2B``, ``70B``."""
+    """Format a number of parameters as in model names: ``494M``, ``1.2B``, ``70B``."""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
         # 999.6M would round up to "1000M", which belongs to the next unit.
         if number >= 0.9995 * size:

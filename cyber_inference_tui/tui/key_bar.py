@@ -90,6 +90,15 @@ def place_keys(here: Sequence[BarKey], always: Sequence[BarKey], width: int) -> 
     return [*shown, *placed]
 
 
+def key_hints(*hints: tuple[str, str]) -> Content:
+    """Return pairs of a key and its effect on one line, as for a dialog."""
+    parts: list[tuple[str, str]] = []
+    for key, does in hints:
+        space = "    " if parts else ""
+        parts += [(space, ""), (key, "bold $accent"), (f" {does}", "$text-muted")]
+    return Content.assemble(*parts)
+
+
 class KeyBar(Widget):
     """The line of keys."""
 

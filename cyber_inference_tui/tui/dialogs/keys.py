@@ -14,6 +14,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from cyber_inference_tui.terminal.text_width import fit
+from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
 
 _AROUND = 6
@@ -60,11 +61,9 @@ def keys_content(lines: list[KeyLine], width: int) -> Content:
     keys_width = max((cell_len(line.keys) for line in lines), default=0)
     does_width = max((cell_len(line.does) for line in lines if line.why), default=0)
     indent = keys_width + does_width + 6
-    parts: list[tuple[str, str]] = [
-        ("j k", "bold"),
-        (" scroll    ", "$text-muted"),
-        ("esc", "bold"),
-        (" closes\n", "$text-muted"),
+    parts: list[Content | tuple[str, str]] = [
+        key_hints(("j k", "scroll"), ("esc", "closes")),
+        ("\n", ""),
     ]
     group = ""
     for line in lines:

@@ -14,6 +14,7 @@ from textual.widgets import Checkbox, Input, Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.key_bar import key_hints
 
 
 class Tick(Checkbox):
@@ -67,7 +68,9 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             yield line
             if self._can_keep:
                 yield Tick("store it in a file that only you can read", id="keep", compact=True)
-            yield Static(_hint(self._can_keep), id="hint")
+            ticks = [("tab space", "ticks")] if self._can_keep else []
+            hints = (("enter", "logs in"), *ticks, ("esc", "leaves the app"))
+            yield Static(key_hints(*hints), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Try the typed password."""
@@ -84,10 +87,3 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
         else:
             keep = self._can_keep and self.query_one("#keep", Tick).value
             self.dismiss((password, keep))
-
-
-def _hint(can_keep: bool) -> Content:
-    parts = [("enter", "bold $accent"), (" logs in    ", "$text-muted")]
-    if can_keep:
-        parts += [("tab space", "bold $accent"), (" ticks    ", "$text-muted")]
-    return Content.assemble(*parts, ("esc", "bold $accent"), (" leaves the app", "$text-muted"))

@@ -11,6 +11,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from cyber_inference_tui.tui.key_bar import key_hints
+
 
 class Prompt(ModalScreen[str | None]):
     """Returns the typed text, or ``None`` for escape or an empty line."""
@@ -43,15 +45,7 @@ class Prompt(ModalScreen[str | None]):
             line = Input(self._value, placeholder=self._placeholder)
             line.cursor_blink = False
             yield line
-            yield Static(
-                Content.assemble(
-                    ("enter", "bold $accent"),
-                    (" accepts    ", "$text-muted"),
-                    ("esc", "bold $accent"),
-                    (" cancels", "$text-muted"),
-                ),
-                id="hint",
-            )
+            yield Static(key_hints(("enter", "accepts"), ("esc", "cancels")), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the typed text."""

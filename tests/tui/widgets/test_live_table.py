@@ -281,7 +281,7 @@ async def test_a_list_without_a_cursor_scrolls() -> None:
         table.show(_rows("abcdefgh"))
         await pilot.pause()
         table.focus()
-        assert table.render_line(0).text.startswith("a ")
+        await until(pilot, lambda: table.render_line(0).text.startswith("a "))
         await pilot.press("j", "j")
         await until(pilot, lambda: table.render_line(0).text.startswith("c "))
         await pilot.press("enter")

@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_sampling
 
 
@@ -61,7 +62,7 @@ class SamplingForm(ModalScreen[Sampling | None]):
                     yield line
                     yield Static(Content(means), classes="means")
             yield Static(id="problem")
-            yield Static("tab next field, ctrl+s or enter saves, esc cancels", classes="means")
+            yield Static(key_hints(("tab", "next field"), ("ctrl+s", "saves"), ("esc", "cancels")))
 
     def on_mount(self) -> None:
         """Focus the system prompt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -20,6 +20,7 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
+from cyber_inference_tui.records.endpoints import Endpoint
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
@@ -225,20 +226,21 @@ class DownloadsPane(Vertical):
                 return False
         return super().check_action(action, parameters)
 
+    def _call(self, endpoint: Endpoint[Any, Any, Any]) -> None:
+        if (one := self.chosen) is not None:
+            self._cyber.do(self._cyber.client.call(endpoint, one.id))
+
     def action_pause(self) -> None:
         """Pause the download."""
-        if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.call(endpoints.PAUSE_DOWNLOAD, one.id))
+        self._call(endpoints.PAUSE_DOWNLOAD)
 
     def action_resume(self) -> None:
         """Continue the download."""
-        if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.call(endpoints.RESUME_DOWNLOAD, one.id))
+        self._call(endpoints.RESUME_DOWNLOAD)
 
     def action_retry(self) -> None:
         """Start the download again."""
-        if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.call(endpoints.RETRY_DOWNLOAD, one.id))
+        self._call(endpoints.RETRY_DOWNLOAD)
 
     def action_cancel(self) -> None:
         """Cancel the download after asking whether to keep the downloaded part."""

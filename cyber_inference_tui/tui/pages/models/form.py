@@ -26,6 +26,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.models.form_values import (
     SOURCES,
     Change,
@@ -150,15 +151,8 @@ class ModelForm(ModalScreen[str | None]):
                     yield SettingLine(setting)
             yield Static(id="help")
             yield Static(id="effect")
-            yield Static(
-                Content.assemble(
-                    ("ctrl+s", "bold $accent"),
-                    (" saves    ", "$text-muted"),
-                    ("esc", "bold $accent"),
-                    (" cancels    an empty line removes its key", "$text-muted"),
-                ),
-                id="keys",
-            )
+            cancels = "cancels    an empty line removes its key"
+            yield Static(key_hints(("ctrl+s", "saves"), ("esc", cancels)), id="keys")
 
     def on_mount(self) -> None:
         """Focus the first line."""
