@@ -136,6 +136,8 @@ class Watched(World):
         self.waiting: dict[int, tuple[str, dict[str, int]]] = {}
         """Waiting requests: by arrival their model, and the later requests admitted elsewhere."""
         self.arrivals = 0
+        self.unpinned: dict[str, float] = {}
+        """By model: the time when its last pin was removed."""
 
     # Memory
 
@@ -266,7 +268,8 @@ class Watched(World):
 
     def _is_pinned(self, model_id: str) -> bool:
         state = self.scheduler.state(model_id)
-        return state is not None and state.is_pinned
+        # A refusal may be seen a moment after the decision, when the pin is gone.
+        return self.unpinned.get(model_id) == now() or (state is not None and state.is_pinned)
 
     def _count(self, model_id: str, arrival: int) -> None:
         state = self.scheduler.state(model_id)
@@ -311,6 +314,8 @@ async def _do(world: Watched, step: Step) -> None:
             case "fail":
                 world.launcher.failures.setdefault(chosen.id, []).append(load_error())
             case "pin" | "unpin":
+                if step.what == "unpin":
+                    world.unpinned[chosen.id] = now()
                 scheduler.pin(chosen, step.what == "pin")
             case "others":
                 world.others_take(int(step.seconds) * GB)
@@ -441,6 +446,16 @@ GIVEN_UP = [
 ]
 
 
+# A model is refused beside a pinned one, whose pin is removed at the same moment.
+UNPINNED_TOO_LATE = [
+    Step("use", 0, 0.0, 0.0),
+    Step("pin", 0, 0.0, 0.0),
+    Step("use", 1, 1.0, 0.0),
+    Step("use", 0, 0.0, 0.0),
+    Step("unpin", 0, 0.0, 0.0),
+]
+
+
 # While memory for one model is awaited, a later model that would fit does not get it.
 TAKING_TURNS = [
     Step("use", 0, 0.0, 7.0),
@@ -466,6 +481,10 @@ TAKING_TURNS = [
 @example(
     fleet=Fleet((6, 12), (False, True), 0, connections=1, back_seconds=0.3, cards=False),
     schedule=TAKING_TURNS,
+)
+@example(
+    fleet=Fleet((1, 12), (False, False), 0, connections=1, back_seconds=0.0, cards=False),
+    schedule=UNPINNED_TOO_LATE,
 )
 def test_the_invariants_hold_in_random_worlds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
