@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs this checkout apart from the system's Python, and a llama-server for it. See --help.
+# Install this checkout into its own environment, and a llama-server for it. See --help.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -13,25 +13,25 @@ Usage: ./install.sh [--no-llama] [--run ARGS...]
        ./install.sh --purge [--yes]
 
 Installs cyber-inference-tui from this checkout for the current user, root or not, links it into
-~/.local/bin, and gets a llama-server unless there is one. Run it again to update: what is up to
-date already is left alone, and an update that fails leaves the program as it was. Where there is
-no Python 3.11 or newer, uv brings one, which only this program uses.
+~/.local/bin, and gets a llama-server unless there is one. Run it again to update; an
+update that fails leaves the program unchanged. Without a Python 3.11 or newer, uv installs one,
+which only this program uses.
 
   --no-llama     leave out the llama-server
   --run ARGS...  afterwards run 'cyber-inference-tui ARGS...', for example --run --demo
   --uninstall    stop the service and remove the program, its systemd unit and its links; models,
                  settings and llama-server stay, and are listed
-  --purge        remove these as well, after a question
+  --purge        remove these, too, after asking
   --yes          with --purge: do not ask
   --help         show this
 
-CYBER_INFERENCE_HOME  where the program goes (~/.local/share/cyber-inference-tui/app)
+CYBER_INFERENCE_HOME  where the program is installed (~/.local/share/cyber-inference-tui/app)
 PYTHON                the Python to use (the first one that is 3.11 or newer)
-The variables of pip and uv for an index or a mirror count, too: docs/installing.md.
+The variables of pip and uv for an index or a mirror are used, too: docs/installing.md.
 TEXT
 }
 
-# A relative HOME is none, and so are relative XDG directories, as their specification says.
+# A relative HOME or XDG directory does not count, as the XDG specification says.
 case ${HOME:-} in
 /*) ;;
 *)
@@ -68,7 +68,7 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     *)
-        say "install.sh does not know '$1'."
+        say "There is no option '$1'."
         usage >&2
         exit 2
         ;;
@@ -80,7 +80,7 @@ if [ "$yes" = yes ] && [ "$remove" != purge ]; then
     exit 2
 fi
 
-# Another Python's settings must not reach into ours.
+# Settings of another Python must not affect ours.
 unset PYTHONHOME PYTHONPATH
 
 if [ "$remove" != no ]; then
@@ -103,7 +103,7 @@ pip_log=$(mktemp)
 tidy() {
     if [ -n "$new" ]; then
         rm -rf "$new"
-        [ -z "$kept" ] || say "The program that was installed is still there, unchanged."
+        [ -z "$kept" ] || say "The installed program is unchanged."
         mv "$pip_log" "$app/install.log" 2>/dev/null || true
     fi
     rm -f "$pip_log"
@@ -113,8 +113,8 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# install_new: a version beside the one in use, which is switched to only when it has been seen to
-# run. It is started with nothing of the user's, whose settings are not what is tried.
+# install_new: install a version beside the current one, and switch to it only after it has run.
+# That run gets no settings of the user, since it tests the program alone.
 install_new() {
     name=$(date -u +%Y%m%dT%H%M%S)-$$
     new=$app/versions/$name
@@ -141,7 +141,7 @@ put_extras
 clean_up_versions
 offer_restart
 
-# The settings that decide where llama-server goes and where the service will listen.
+# The settings that decide where llama-server is installed and where the service listens.
 config='' data='' port=${CYBER_INFERENCE_PORT:-8337} command='' previous=''
 for argument in "$@"; do
     case $previous in
@@ -168,7 +168,7 @@ ask="curl http://127.0.0.1:$port/v1/chat/completions -H 'Content-Type: applicati
 '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
 
 if [ "$run" = yes ]; then
-    # There is nothing to open the app in without a terminal: then the service runs alone.
+    # Without a terminal the service runs without the app.
     if [ -z "$command" ] && ! { [ -t 0 ] && [ -t 1 ]; }; then
         say "There is no terminal here, so the service runs without its app. When it listens, ask it:"
         say "  $ask"

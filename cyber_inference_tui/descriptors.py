@@ -1,7 +1,7 @@
-"""File descriptors: how many this process may have open, and how many of them clients may use.
+"""Limits of file descriptors: for this process, and for its clients.
 
-Every connection takes one, and so do the pipes of each model's server, the connections to it, the
-logs, the history and every look at a directory. Where clients take them all, nothing else works.
+Every connection takes one. So do the pipes and connections of each model's server, the logs, the
+history, and each look at a directory. If clients took all of them, nothing else would work.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import resource
 from typing import Final
 
 LIMITS_AT_START: Final = resource.getrlimit(resource.RLIMIT_NOFILE)
-"""Soft and hard, as this process was given them. Its children get them back: programs that use
-select(2) break on descriptors above 1,023, which is why the usual soft limit is that low."""
+"""The soft and hard limit that this process started with. Its children get them back: programs
+with select(2) fail on descriptors above 1,023, which is why the usual soft limit is that low."""
 
 LEAST: Final = 64
-"""With fewer the service does not start: it opens some 30 itself, and a model takes about 8."""
+"""With fewer the service does not start: it opens about 30 itself, and a model needs about 8."""
 
 _OWN: Final = 48
 _MOST_CONNECTIONS: Final = 4096
 _UNLIMITED: Final = 1 << 20
 _OPEN_MAX: Final = 10_240
-"""The largest soft limit on macOS where the hard limit is "unlimited": its setrlimit(2)."""
+"""The largest soft limit on macOS under a hard limit of "unlimited": its setrlimit(2)."""
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one; how many descriptors there are now."""
+    """Raise the soft limit to the hard one; return the number of descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # "unlimited" is refused where it is more than the kernel has.
+        # The kernel may refuse "unlimited".
         for limit in (hard, max(soft, _OPEN_MAX)):
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -38,9 +38,9 @@ def raise_limit() -> int:
 
 
 def most_connections(limit: int) -> int:
-    """The number of clients that may be connected at once, of ``limit`` descriptors.
+    """Return the number of clients that may be connected at once, for ``limit`` descriptors.
 
-    A quarter, and 48 at least, is kept for the service itself and for models' servers. A client
-    whose request is answered takes two: its own connection, and the one to the model's server.
+    A quarter, at least 48, is reserved for the service itself and for model servers. A client in a
+    request takes two: its own connection, and the connection to the model's server.
     """
     return max(1, min(_MOST_CONNECTIONS, (limit - max(_OWN, limit // 4)) // 2))

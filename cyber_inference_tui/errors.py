@@ -71,8 +71,7 @@ class CyberError(Exception):
     retry_after: float | None = None
     """Seconds after which another try may succeed, if known."""
     needs_person: bool = False
-    """Whether the same request fails until somebody changes something, though the failure's status
-    is one that may pass."""
+    """The same request fails until somebody changes something, whatever its status suggests."""
 
     def __init_subclass__(cls, *, status: int = 0, **differing: Any) -> None:
         super().__init_subclass__()
@@ -94,7 +93,7 @@ class CyberError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """Whether sending the same request again cannot cure it."""
+        """True if sending the same request again cannot succeed."""
         return self.needs_person or (400 <= self.status < 500 and self.status not in _PASSING)
 
 
@@ -263,7 +262,7 @@ class StorageError(CyberError, code="storage_silent", status=503):
 
 
 class DiskFullError(CyberError, code="disk_full", status=507, needs_person=True):
-    """A disk has not enough room for what is to be written to it."""
+    """A disk has not enough free space."""
 
 
 # Getting a llama-server
@@ -299,7 +298,7 @@ class HubError(CyberError, code="hub_failed", status=502):
     """The model hub failed, or what it sends is unusable."""
 
     passing: ClassVar[bool] = False
-    """Whether another try after a while may succeed."""
+    """Another try after a while may succeed."""
 
     def __init__(
         self,

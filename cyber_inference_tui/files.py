@@ -1,6 +1,6 @@
-"""Reading files without waiting for what is no file, and sentences for disks without room.
+"""Reads files without blocking on special files, and explains full disks.
 
-Opening a fifo waits until somebody writes to it, and a device may have no end.
+Opening a fifo blocks until a process writes to it, and a device may have no end.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _KINDS = {
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The first ``limit`` bytes of a regular file; ``/dev/null`` is an empty one.
+    """Return the first ``limit`` bytes of a regular file; ``/dev/null`` is an empty one.
 
-    Raises ``OSError``, whose ``strerror`` also says when ``path`` is no file but something else.
+    Raises ``OSError``; its ``strerror`` also explains a ``path`` that is not a regular file.
     """
     with _opened(path) as file:
         return file.read(limit)
 
 
 def read_tail(path: Path, limit: int) -> bytes:
-    """Whole lines from the end of a regular file, ``limit`` bytes at most; as ``read_file``."""
+    """Return whole lines from the end of a file, at most ``limit`` bytes; see ``read_file``."""
     with _opened(path) as file:
         cut = max(0, os.fstat(file.fileno()).st_size - limit)
         file.seek(cut)
@@ -43,7 +43,7 @@ def _opened(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        # How a socket, or a device that is not there, answers: on Linux, and a socket on macOS.
+        # The error of a socket or a missing device on Linux, and of a socket on macOS.
         if error.errno in {errno.ENXIO, errno.EOPNOTSUPP}:
             raise _not_a_file(path, path.stat().st_mode) from None
         raise
@@ -54,14 +54,24 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def flush_to_disk(descriptor: int) -> None:
-    """Have what was written to a file survive a power cut; raises ``OSError``.
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``path`` atomically: a reader sees the old file, none, or the complete new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
-    On macOS ``fsync`` leaves it in the drive's own cache, and there is no ``fdatasync``: fsync(2)
+
+def flush_to_disk(descriptor: int) -> None:
+    """Flush a file so that its content survives a power cut. Raises ``OSError``.
+
+    On macOS ``fsync`` leaves data in the drive's own cache, and there is no ``fdatasync``: fsync(2)
     and fcntl(2) there.
     """
     if (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
-        with contextlib.suppress(OSError):  # a file system that does not offer it
+        with contextlib.suppress(OSError):  # a file system without it
             fcntl.fcntl(descriptor, full)
             return
     getattr(os, "fdatasync", os.fsync)(descriptor)
@@ -75,12 +85,12 @@ _NO_ROOM = {
 
 
 def has_no_room(error: OSError) -> bool:
-    """Whether the disk is full or read-only: the program can do without, for a while."""
+    """Return whether the disk is full or read-only: the program can do without for a while."""
     return error.errno in _NO_ROOM
 
 
 def write_problem(path: Path, error: OSError) -> str:
-    """One sentence on a file or directory that cannot be written, and one on the way out."""
+    """Return a sentence on a file or directory that cannot be written, and one with the remedy."""
     way_out = _NO_ROOM.get(error.errno or 0, "Check who may write there.")
     return f"{path} cannot be written: {error.strerror}. {way_out}"
 

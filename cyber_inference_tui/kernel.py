@@ -1,6 +1,6 @@
-"""Questions that Linux answers through ``/proc`` and ``prctl(2)``, and how other systems are asked.
+"""Linux's answers from ``/proc`` and ``prctl(2)``, and replacements for other systems.
 
-Each function says what it gives where the Linux part is missing: macOS has neither of the two.
+Each function documents its result without the Linux part: macOS has neither of the two.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _PROGRAM_LIMIT = 5.0
 
 
 def child_pids(pid: int, proc: Path = PROC) -> list[int]:
-    """The children of process ``pid``; none if it is gone.
+    """Return the children of process ``pid``; none if it is gone.
 
-    Source: ``proc_tid_children(5)``; psutil, which looks at every process, where that does not
-    tell: on other systems, on kernels without it, and when a thread ends meanwhile.
+    Source: ``proc_tid_children(5)``. psutil, which examines every process, replaces it on other
+    systems, on kernels without it, and when a thread ends meanwhile.
     """
     task = proc / str(pid) / "task"
     found: list[int] = []
@@ -52,7 +52,7 @@ def child_pids(pid: int, proc: Path = PROC) -> list[int]:
 
 
 def find_prctl() -> Callable[..., int] | None:
-    """``prctl(2)``, ready to be called between fork and exec; ``None`` where there is none."""
+    """Return ``prctl(2)`` for calls between fork and exec; ``None`` = the system has none."""
     try:
         found: Callable[..., int] = ctypes.CDLL(None).prctl
     except (AttributeError, OSError):
@@ -61,7 +61,7 @@ def find_prctl() -> Callable[..., int] | None:
 
 
 def boot_id(root: Path = Path("/")) -> str:
-    """Names this run of the machine, from boot to shutdown; empty where nothing tells.
+    """Return an id of this run of the machine, from boot to shutdown; empty if unknown.
 
     https://www.kernel.org/doc/html/latest/admin-guide/sysctl/kernel.html#random; macOS has
     ``kern.bootsessionuuid``.
@@ -73,22 +73,22 @@ def boot_id(root: Path = Path("/")) -> str:
 
 
 def on_macos() -> bool:
-    """Whether this program runs on macOS."""
+    """Return whether this program runs on macOS."""
     return platform.system() == "Darwin"
 
 
 def on_apple_silicon() -> bool:
-    """Whether this is a Mac whose GPU is part of its chip and shares the machine's memory."""
+    """Return whether this is a Mac whose GPU is in its chip and shares the machine's memory."""
     return on_macos() and platform.machine() == "arm64"
 
 
 def sysctl(name: str) -> str | None:
-    """A value that macOS's ``sysctl(8)`` tells; ``None`` on other systems, and if it has none."""
+    """Return a value of macOS's ``sysctl(8)``; ``None`` = another system, or no such value."""
     return output_of("sysctl", "-n", name) if on_macos() else None
 
 
 def output_of(*command: str) -> str | None:
-    """What a small program of the system prints; ``None`` where it is missing or fails."""
+    """Return the output of a small system program; ``None`` = it is missing or fails."""
     try:
         done = subprocess.run(
             command,

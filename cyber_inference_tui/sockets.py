@@ -1,7 +1,7 @@
-"""The TCP sockets of this machine, as Linux lists them in ``/proc/net/tcp`` and ``tcp6``.
+"""Lists the TCP sockets of this machine from Linux's ``/proc/net/tcp`` and ``tcp6``.
 
 Source: ``proc_net_tcp.rst`` of the kernel's documentation. Other systems have no such list; the
-callers say what they do without.
+callers document their alternative.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _LISTEN = b"0A"
 
 
 class TcpSocket(NamedTuple):
-    """One socket; addresses are as ``hex_address`` has them."""
+    """A socket; addresses are in the form of ``hex_address``."""
 
     local: bytes
     remote: bytes
     listens: bool
     inode: bytes
-    """Found among the files of the process that has it; ``0`` = no process has it any more."""
+    """Listed among the open files of the socket's process; ``0`` = no process has it any more."""
 
 
 def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
-    """All sockets in this network namespace; ``None`` where there is no such list."""
+    """Return all sockets in this network namespace; ``None`` = the system has no such list."""
     found: list[TcpSocket] | None = None
     for name in ("tcp", "tcp6"):
         try:
@@ -46,7 +46,7 @@ def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
 
 
 def hex_address(host: str, port: int) -> bytes:
-    """An address as the list has it: words of four bytes in the machine's order, then the port."""
+    """Encode an address like the list: four-byte words in the machine's order, then the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     address = socket.inet_pton(family, host)
     words = (address[at : at + 4] for at in range(0, len(address), 4))

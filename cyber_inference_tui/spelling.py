@@ -1,4 +1,4 @@
-"""Which known names are close to a wrong one: the one rule for every "did you mean …?"."""
+"""Finds known names that are close to a wrong one, for every "did you mean …?"."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _COMPARED: Final = 64
-"""Characters of a name that are compared letter by letter."""
+"""The characters of a name that are compared one by one."""
 _SHORTEST: Final = 3
-"""Of a name that says anything."""
+"""The length of the shortest name that is compared."""
 _SHARED: Final = 0.6
-"""How much of a name its beginning has to be, to tell which model is meant."""
+"""The share of a name that a common beginning must have, to identify a model."""
 
 
 def close_names(wanted: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Those of ``known`` that somebody may have meant by ``wanted``, the closest first.
+    """Return the names among ``known`` that ``wanted`` may be meant to be, closest first.
 
-    Case and punctuation do not count. A name is close when ``wanted`` is a part of it that begins
-    and goes on with its words, or the other way round (``qwen3-4b``, ``Qwen3-4B-Q4_K_M``); when
-    its words are abbreviated; when one letter in four is wrong, three at most; or when they begin
-    alike for the most part (``Qwen3-4B-Q8_0``, ``Qwen3-4B-Q4_K_M``).
+    Case and punctuation are ignored. A name is close if ``wanted`` begins it or its words, or the
+    reverse (``qwen3-4b``, ``Qwen3-4B-Q4_K_M``); if ``wanted`` abbreviates its words; if one letter
+    in four is wrong, at most three; or if most of the two names begin alike (``Qwen3-4B-Q8_0``,
+    ``Qwen3-4B-Q4_K_M``).
     """
     words = _words(wanted)
     letters = "".join(words)
@@ -41,7 +41,7 @@ def _words(name: str) -> list[str]:
 
 
 def _rank(words: list[str], letters: str, known: list[str]) -> tuple[int, int] | None:
-    """The lower, the closer: the kind of likeness, and how far apart. ``None`` = not close."""
+    """Return the kind of similarity and the distance, lower is closer; ``None`` = not close."""
     other = "".join(known)
     if len(other) < _SHORTEST:
         return None
@@ -66,13 +66,13 @@ def _rank(words: list[str], letters: str, known: list[str]) -> tuple[int, int] |
 
 
 def _follows(words: list[str], known: list[str]) -> bool:
-    """Whether each word begins a later one of ``known``, in this order."""
+    """Return whether each word begins a later word of ``known``, in this order."""
     rest = iter(known)
     return all(any(other.startswith(word) for other in rest) for word in words)
 
 
 def _abbreviates(words: list[str], known: list[str]) -> bool:
-    """Whether some words are short for those in their place (``ctx_size``), and one is the same."""
+    """Return whether words abbreviate those at their place (``ctx_size``), and one is equal."""
     if len(words) != len(known) or not set(words) & set(known):
         return False
     return all(
@@ -82,9 +82,10 @@ def _abbreviates(words: list[str], known: list[str]) -> bool:
 
 
 def _mistakes(wanted: str, known: str) -> int | None:
-    """How many letters are wrong, missing, too many or swapped (Damerau's distance).
+    """Return the number of wrong, missing, extra or swapped letters (Damerau distance).
 
-    A long name may lack its end. ``None`` = too many mistakes: more than one in four letters.
+    The end of a long name may be missing. ``None`` = too many mistakes: more than one in four
+    letters.
     """
     allowed = min(3, max(1, len(wanted) // 4))
     far = allowed + 1
@@ -93,7 +94,7 @@ def _mistakes(wanted: str, known: str) -> int | None:
     for at, letter in enumerate(wanted, start=1):
         earlier, before = before, row
         row = [min(at, far)] + [far] * len(known)
-        # Farther from the diagonal there are too many mistakes anyway.
+        # Farther from the diagonal there are too many mistakes.
         for to in range(max(1, at - allowed), min(len(known), at + allowed) + 1):
             cost = before[to - 1] + (letter != known[to - 1])
             swapped = at > 1 and to > 1 and wanted[at - 2 : at] == known[to - 1] + known[to - 2]

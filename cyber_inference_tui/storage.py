@@ -1,7 +1,7 @@
-"""Blocking calls on files whose storage may hang: a network mount without its server, a dying disk.
+"""Runs blocking calls on files whose storage may hang: a dead network mount, a dying disk.
 
-Such a call cannot be ended. It gets a daemon thread of its own: whoever waits gives up after a
-time, no pool of threads fills up with such calls, and the program ends without them.
+Such a call cannot be cancelled, so each gets its own daemon thread. A caller stops waiting after a
+time, hanging calls fill no thread pool, and the program exits without them.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from cyber_inference_tui.text import clean_line
 T = TypeVar("T")
 
 SILENT: Final = "it does not answer (look for its disk or network mount)"
-"""What is wrong with a folder whose storage hangs."""
+"""The reason shown for a folder whose storage hangs."""
 LIMIT: Final = 3.0
-"""Seconds to wait for small questions: a status, a header."""
+"""Seconds for small calls: a status, a header."""
 START_LIMIT: Final = 10.0
-"""Seconds to wait for what a service cannot start without."""
+"""Seconds for calls that the service needs to start."""
 _MOST: Final = 32
 
 
 def begin(work: Callable[[], T]) -> Future[T]:
-    """Run ``work`` in a daemon thread. Raises ``RuntimeError`` where there is no thread left."""
+    """Run ``work`` in a daemon thread. Raises ``RuntimeError`` if no thread can be started."""
     future: Future[T] = Future()
-    # From here on nobody can cancel it.
+    # From now on it cannot be cancelled.
     future.set_running_or_notify_cancel()
 
     def carry_out() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+        except BaseException as error:  # noqa: BLE001 - the caller of result() gets it
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -49,19 +49,19 @@ def begin(work: Callable[[], T]) -> Future[T]:
 
 
 class Storages:
-    """Calls on folders, at most ``most`` at once on each, also of those that nobody waits for.
+    """Runs calls on folders, at most ``most`` at once on each, including abandoned ones.
 
-    While a call on a folder hangs, others on it fail at once.
+    While a call on a folder hangs, other calls on it fail at once.
     """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._lock = threading.Lock()
         self._running: dict[Path, list[tuple[Future[Any], float]]] = {}
-        """By folder, each with the time at which it counts as one that hangs."""
+        """By folder, each call with the time from which on it counts as hanging."""
 
     def ask(self, folder: Path, work: Callable[[], T], limit: float = LIMIT) -> T:
-        """What ``work`` gives or raises; it uses ``folder`` and blocks.
+        """Run ``work``, which uses ``folder`` and blocks; return its result or raise its error.
 
         Raises ``StorageError`` after ``limit`` seconds, and at once while an earlier call on this
         folder hangs or ``most`` of them are not done.
@@ -71,18 +71,18 @@ class Storages:
         return self._result(folder, future)
 
     async def ask_async(self, folder: Path, work: Callable[[], T], limit: float = LIMIT) -> T:
-        """As ``ask``, without blocking the event loop."""
+        """Do the same as ``ask`` without blocking the event loop."""
         import asyncio  # noqa: PLC0415 - not for --help
 
         future = self._begin(folder, work, limit)
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell(_: Future[T]) -> None:
-            # The loop may be closed: then nobody waits any more.
+        def wake(_: Future[T]) -> None:
+            # If the loop is closed, nobody waits any more.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(done.set)
 
-        future.add_done_callback(tell)
+        future.add_done_callback(wake)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await done.wait()
@@ -113,8 +113,10 @@ class Storages:
 def end_process_within(
     seconds: float, code: int = 0, *, first: Callable[[], None] = lambda: None
 ) -> None:
-    """Have the process end after ``seconds`` at the latest, whatever hangs; just before, ``first``
-    is called."""
+    """Exit the process after ``seconds`` at the latest, even if something hangs.
+
+    ``first`` is called just before.
+    """
 
     def end() -> None:
         time.sleep(seconds)
@@ -125,14 +127,14 @@ def end_process_within(
 
 
 def touch(files: Iterable[Path]) -> None:
-    """Return when their storage answers, whatever it says. Blocks."""
+    """Return when the storage of the files answers, with success or an error. Blocks."""
     for path in files:
         with contextlib.suppress(OSError, ValueError):
             path.stat()
 
 
 def silent_storage(folder: Path) -> StorageError:
-    """The error for a folder that does not answer."""
+    """Return the error for a folder that does not answer."""
     return StorageError(
         f"{clean_line(str(folder))} does not answer.", hint="Is its disk or network mount there?"
     )

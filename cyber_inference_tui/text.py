@@ -1,15 +1,15 @@
-"""The one sanitiser: outside text (logs, names, child output, hub texts) is made harmless here.
+"""Removes harmful characters from outside text: logs, names, output of children, hub texts.
 
-Terminals obey escape sequences, C1 controls and bidirectional overrides found in any text they
-show. Everything that comes from outside passes ``clean_line`` where it enters the program.
+Terminals obey escape sequences, C1 controls and bidirectional overrides in any text. All text from
+outside passes ``clean_line`` where it enters the program.
 """
 
 from __future__ import annotations
 
 import re
 
-# ESC sequences whole (CSI, OSC/DCS/PM/APC up to their terminator, two-byte escapes), so that no
-# remains such as "[31m" stay behind; then single controls and bidi marks.
+# Whole ESC sequences (CSI, OSC/DCS/PM/APC up to their terminator, two-byte escapes), so that no
+# remains such as "[31m" are left; then single controls and bidi marks.
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_][^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)?"
@@ -23,15 +23,15 @@ _CONTROLS = re.compile(
 
 
 MAX_CHARACTERS = 4096
-"""Of a line; what is longer is cut."""
+"""The maximum number of characters of a line; longer lines are cut."""
 
 
 def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
-    """One line of ``text`` without escape sequences, controls or bidi marks, tabs as spaces.
+    """Return ``text`` as a line without escape sequences, controls or bidi marks; tabs are spaces.
 
-    ``limit`` is in characters; what is cut is told: ``… (+N characters)``.
+    ``limit`` is in characters; a cut line ends with ``… (+N characters)``.
     """
-    # Most lines hold nothing to remove: one C-level check is the fast path.
+    # Fast path: most lines are printable, which a single call in C checks.
     if not text.isprintable():
         if "\x1b" in text or "\x9b" in text:
             text = _ESCAPES.sub("", text)
@@ -42,15 +42,15 @@ def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
 
 
 def clean_text(text: str, *, limit: int = 1_000_000) -> str:
-    """``text`` of several lines, each made harmless by ``clean_line``; ``limit`` in characters."""
+    """Clean each line of ``text`` with ``clean_line``; ``limit`` is in characters."""
     if text.isprintable() and len(text) <= limit:
         return text
     return "\n".join(clean_line(line, limit=limit) for line in text[:limit].split("\n"))
 
 
 def clean_lines(lines: list[str]) -> list[str]:
-    """``clean_line`` of each; quick for many lines in which there is nothing to remove."""
-    # Two passes in C over all of them, instead of a call for each.
+    """Clean each line; fast for many lines without anything to remove."""
+    # Two passes in C over all lines replace a call for each.
     if "".join(lines).isprintable() and max(map(len, lines), default=0) <= MAX_CHARACTERS:
         return lines
     return [clean_line(line) for line in lines]

@@ -1,12 +1,11 @@
 # shellcheck shell=sh
-# Sourced by install.sh and scripts/test: an environment of its own for the program, apart from
-# the system's Python, and a Python where the system has none that is new enough. POSIX sh;
-# everything is said on stderr.
+# Sourced by install.sh and scripts/test: make a virtual environment for the program, and install a
+# Python if the system's is too old or missing. POSIX sh; all messages go to stderr.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# The newest Python that uv may bring is the newest that the tests ran with.
+# uv installs no newer Python than the tests have run with.
 pythons='>=3.11,<3.15'
 
 # A later release of uv may behave differently. The checksums are those of its release archives,
@@ -22,11 +21,10 @@ uv_wheels='c4570eeeef838ddc6957e1b28c5e88305bb492c83b000ed3b8ff3cf86a8ecf00
 50ed2f31db45e620a10a9e9fc20d2a828a207db67b791e7b888395679e96bab4
 3b07f6867309ae1957b99d0ab9b008e3cea6497e2e9aec4a5c9642ddfc1fc3c3'
 
-# What pip said last. install.sh has it elsewhere, because it removes an environment that failed.
+# The output of pip. install.sh moves it, because it removes an environment that failed.
 pip_log=''
 
-# share_index: pip and uv name the package index and certificates by different variables. What is
-# set for one of them counts for both.
+# share_index: use the variables for index and certificates of pip also for uv, and the reverse.
 share_index() {
     index=${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-}}
     # uv allows NAME=URL.
@@ -44,8 +42,8 @@ is_suitable() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-# find_python BROUGHT: the first Python 3.11 or newer that can make environments; empty when there
-# is none. Debian's python3 lacks ensurepip until python3-venv is installed.
+# find_python DIR: print the first Python 3.11 or newer that can make environments, or nothing.
+# Debian's python3 lacks ensurepip until python3-venv is installed.
 find_python() {
     for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 \
         "$1"/python/*/bin/python3; do
@@ -56,7 +54,7 @@ find_python() {
     done
 }
 
-# python_state: a sentence on the Python that the system has, and why it will not do.
+# python_state: print why the system's Python cannot be used.
 python_state() {
     if ! command -v python3 >/dev/null 2>&1; then
         printf '%s\n' 'There is no python3 here.'
@@ -80,18 +78,18 @@ apt_install() {
         >/dev/null </dev/null
 }
 
-# apt_python: whether root's apt could make the system's python3 suitable, and has done so.
+# apt_python: make the system's python3 suitable with apt, as root; fail if that is not possible.
 apt_python() {
     is_root_with_apt || return 1
     apt-get -q -q update >/dev/null 2>&1 </dev/null || true
     case $(apt-cache policy python3 2>/dev/null | sed -n 's/^ *Candidate: *//p') in
     '' | '(none)' | [0-2].* | 3.[0-9].* | 3.[0-9]-* | 3.10.*) return 1 ;;
     esac
-    # A python3 that is first on PATH may be another one than apt's.
+    # The first python3 on PATH may not be the one of apt.
     ! is_suitable /usr/bin/python3 && apt_install python3 python3-venv && is_suitable python3
 }
 
-# fetch URL FILE: with the first downloader that is here and gets it.
+# fetch URL FILE: download with the first tool that is installed and succeeds.
 fetch() {
     limit=600
     if command -v curl >/dev/null 2>&1 &&
@@ -102,7 +100,7 @@ fetch() {
     if command -v wget >/dev/null 2>&1 && wget -q -T 60 -O "$2" "$1"; then
         return
     fi
-    # Any Python 3 will do.
+    # Any Python 3 can do it.
     command -v python3 >/dev/null 2>&1 && python3 - "$1" "$2" 2>/dev/null <<'PYTHON'
 import shutil, sys, urllib.request
 with urllib.request.urlopen(sys.argv[1], timeout=60) as answer, open(sys.argv[2], "wb") as file:
@@ -115,8 +113,8 @@ sha256_of() {
         cut -d ' ' -f 1
 }
 
-# uv_by_pip DIR: any python3 that has pip, or can make an environment with it, gets DIR/bin/uv.
-# pip checks what it gets.
+# uv_by_pip DIR: install DIR/bin/uv with any python3 that has pip or can make an environment with
+# it. pip checks the digests.
 uv_by_pip() {
     old=python3
     if ! "$old" -m pip --version >/dev/null 2>&1; then
@@ -135,7 +133,7 @@ uv_by_pip() {
         rm -rf "$1/old"
 }
 
-# uv_by_release DIR: uv's release archive gives DIR/bin/uv.
+# uv_by_release DIR: install DIR/bin/uv from uv's release archive.
 uv_by_release() {
     case $(uname -s)-$(uname -m) in
     Linux-x86_64) release=$uv_linux_x86_64 ;;
@@ -155,7 +153,7 @@ uv_by_release() {
     tar -xzf "$1/uv.tar.gz" -C "$1/bin" --strip-components=1 && rm -f "$1/uv.tar.gz"
 }
 
-# get_uv BROUGHT: sets $uv to a uv that runs: the one on PATH, or BROUGHT/uv/bin/uv.
+# get_uv DIR: set $uv to a uv that runs: the one on PATH, or DIR/uv/bin/uv.
 get_uv() {
     for uv in uv "$1/uv/bin/uv"; do
         "$uv" --version >/dev/null 2>&1 && return
@@ -170,8 +168,8 @@ get_uv() {
     return 1
 }
 
-# make_environment DIR BROUGHT: DIR/bin/python with pip, made only if it is not there or does not
-# work. What has to be brought for it lies in BROUGHT/uv and BROUGHT/python.
+# make_environment DIR BASE: make DIR/bin/python with pip, unless it exists and works. A Python that
+# has to be installed for it, and uv, are in BASE/python and BASE/uv.
 make_environment() {
     set -- "$1" "${2:-$1.brought}"
     if "$1/bin/python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' \
@@ -196,7 +194,7 @@ make_environment() {
     fi
     state=$(python_state)
     if ! get_uv "$2"; then
-        # Root can get a pip of any age.
+        # Root can install a pip of any age.
         { is_root_with_apt && apt_install python3-venv ca-certificates && get_uv "$2"; } ||
             fail "$state uv, which would bring a newer one, could not be had either: connect this" \
                 "machine to the network (or name mirrors with PIP_INDEX_URL and" \
@@ -215,7 +213,7 @@ make_environment() {
         fail "uv could not put pip into $1, for the reason above."
 }
 
-# install_once DIR STAMP ARGS...: pip install ARGS into DIR, unless STAMP says that this was done.
+# install_once DIR STAMP ARGS...: pip install ARGS into DIR, unless DIR has this STAMP already.
 install_once() {
     environment=$1 stamp=$2
     shift 2
@@ -230,7 +228,7 @@ install_once() {
     printf '%s\n' "$stamp" >"$environment/.installed"
 }
 
-# pip_problem DIR: one sentence on why pip failed there (its output is in $pip_log), and the way out.
+# pip_problem DIR: print why pip failed (its output is in $pip_log), and a way out.
 pip_problem() {
     if grep -q 'No space left on device\|Disk quota exceeded' "$pip_log" || ! has_room "$1"; then
         printf '%s\n' "There is no room left for $1: make some and try again."
@@ -251,7 +249,7 @@ no_network='NewConnectionError\|NameResolutionError\|ConnectTimeout\|ReadTimeout
 no_network="$no_network\\|SSLError\\|ConnectionResetError\\|ConnectionError\\|RemoteDisconnected"
 no_network="$no_network\\|(from versions: none)"
 
-# has_room DIR: at least a megabyte.
+# has_room DIR: succeed if at least a megabyte is free.
 has_room() {
     room=$(df -Pk "$1" 2>/dev/null | awk 'NR == 2 { print $4 }')
     [ "${room:-1024}" -ge 1024 ]

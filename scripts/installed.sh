@@ -1,14 +1,14 @@
 # shellcheck shell=sh disable=SC2154 # the variables of install.sh
-# Sourced by install.sh: what it has installed in $app, and which processes run it. POSIX sh.
+# Sourced by install.sh: manage the versions in $app, and find their processes. POSIX sh.
 #
 #   $app/versions/NAME   environments, each with the whole program in it
-#   $app/current         a link to the one in use: changing it is the switch to a new one
-#   $app/bin             links into current, which ~/.local/bin and systemd's unit lead to
-#   $app/uv, $app/python what had to be brought where the system's Python is too old
-#   $app/.cyber-inference-tui  marks $app as ours, and is locked by an installation at work
-#   $app/files           what was put elsewhere, one path a line: completions, the manual page
+#   $app/current         a link to the current version: changing it switches to a new one
+#   $app/bin             links into current, the targets of ~/.local/bin and systemd's unit
+#   $app/uv, $app/python uv and a Python, if the system's Python is too old
+#   $app/.cyber-inference-tui  marks $app as ours, and is locked by a running installation
+#   $app/files           files elsewhere, one path a line: completions, the manual page
 #
-# Before, $app itself was the environment: what is left of it goes once nothing runs it.
+# In earlier versions $app itself was the environment: it is removed once nothing runs it.
 
 unit=cyber-inference-tui.service
 former='lib lib64 include share pyvenv.cfg .installed .gitignore'
@@ -18,10 +18,10 @@ is_ours() {
         { [ -f "$app/pyvenv.cfg" ] && [ -e "$app/bin/python" ]; }
 }
 
-# take_lock: one installation at a time; it is held until the end of this process.
+# take_lock: allow one installation at a time, until the end of this process.
 take_lock() {
     exec 9>>"$app/.cyber-inference-tui" || fail "$app cannot be written."
-    # Any Python can lock for us: the lock belongs to the open file, which stays ours.
+    # Any Python can take the lock, which belongs to the open file and so stays ours.
     lock='import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)'
     waited=0
     while :; do
@@ -32,17 +32,17 @@ take_lock() {
         else
             return
         fi
-        [ $waited != 0 ] || say "another installation is at work in $app: waiting for its end"
+        [ $waited != 0 ] || say "waiting for another installation in $app"
         [ $waited -lt 900 ] || fail "The other installation in $app did not end in 15 minutes."
         waited=$((waited + 1))
         sleep 1
     done
 }
 
-# pids_with TEXT...: processes that were started from, or have loaded, a file whose path has TEXT.
+# pids_with TEXT...: print the processes that run or have loaded a file with TEXT in its path.
 pids_with() {
     if [ -d /proc/self ]; then
-        # By standard input, so that grep does not find itself.
+        # On standard input, so that grep does not find itself.
         # shellcheck disable=SC2062 # files, not a pattern
         printf '%s\n' "$@" | grep -lsF -f - -- /proc/[0-9]*/cmdline /proc/[0-9]*/maps 2>/dev/null |
             cut -d / -f 3 | sort -nu
@@ -53,7 +53,7 @@ pids_with() {
     fi
 }
 
-# paths_of DIR: it as it was named and as the kernel names it.
+# paths_of DIR: print the path as given, and as the kernel names it.
 paths_of() {
     printf '%s\n' "$1"
     real=$(CDPATH='' cd -P -- "$1" 2>/dev/null && pwd -P) && [ "$real" != "$1" ] &&
@@ -61,7 +61,7 @@ paths_of() {
     return 0
 }
 
-# pids_below DIR SUFFIX...: processes that run what lies in DIR under one of the names.
+# pids_below DIR SUFFIX...: print the processes that run files in DIR with one of the suffixes.
 pids_below() {
     below=$1
     shift
@@ -78,7 +78,7 @@ command_line() {
     fi
 }
 
-# services_of PID...: those of them that are services.
+# services_of PID...: print the pids of services.
 services_of() {
     for pid in "$@"; do
         case "$(command_line "$pid" 2>/dev/null) " in
@@ -87,7 +87,7 @@ services_of() {
     done
 }
 
-# pids_of_former: processes of versions that are no longer the current one.
+# pids_of_former: print the processes of versions other than the current one.
 pids_of_former() {
     [ ! -f "$app/pyvenv.cfg" ] || pids_below "$app" /lib/ /bin/python
     now=$(readlink "$app/current" || true)
@@ -96,8 +96,8 @@ pids_of_former() {
     done
 }
 
-# clean_up_versions: remove former versions and what an interrupted run left. A version that still
-# runs stays, because Python reads parts of a program only when they are used.
+# clean_up_versions: remove former versions and the remains of an interrupted run. A version that
+# still runs stays, because Python reads some modules only on use.
 clean_up_versions() {
     now=$(readlink "$app/current" || true)
     for version in "$app"/versions/*; do
@@ -111,7 +111,7 @@ clean_up_versions() {
     fi
 }
 
-# remove_former: what is left of the environment that $app itself was.
+# remove_former: remove the environment of earlier versions in $app itself.
 remove_former() {
     for name in $former; do rm -rf "${app:?}/$name"; done
     for file in "$app"/bin/*; do
@@ -122,16 +122,16 @@ remove_former() {
     done
 }
 
-# switch_to NAME: have $app/current lead to that version, in one step.
+# switch_to NAME: point $app/current to that version, atomically.
 switch_to() {
     rm -f "$app/.current"
     ln -s "versions/$1" "$app/.current"
-    # mv would move it into the directory that current leads to.
+    # mv would move the link into the directory that current points to.
     "$app/versions/$1/bin/python" -c 'import os, sys; os.replace(*sys.argv[1:])' \
         "$app/.current" "$app/current"
 }
 
-# link_programs: $app/bin and, where there is a home, ~/.local/bin lead to the current version.
+# link_programs: link the programs of the current version into $app/bin and ~/.local/bin.
 link_programs() {
     mkdir -p "$app/bin"
     for name in $names; do
@@ -144,17 +144,17 @@ link_programs() {
         if [ -z "$link" ]; then
             continue
         elif [ -e "$link" ] && [ ! -L "$link" ]; then
-            say "$link is there already and is not a link; it was left alone."
+            say "$link exists and is not a link; it was left unchanged."
         elif [ -e "$link" ] && [ "$name" = citui ] &&
             [ ! -e "$(dirname -- "$(readlink "$link")")/cyber-inference-tui" ]; then
-            say "$link is there already and leads to another program; it was left alone."
+            say "$link exists and is a link to another program; it was left unchanged."
         elif ! { mkdir -p "$HOME/.local/bin" && put_link "$app/bin/$name" "$link"; } 2>/dev/null; then
             say "$link cannot be made: run $app/bin/$name."
         fi
     done
 }
 
-# put_link TARGET LINK: in one step, so that LINK always leads somewhere.
+# put_link TARGET LINK: replace LINK atomically.
 put_link() {
     [ "$(readlink "$2" || true)" != "$1" ] || return 0
     rm -f "$2.new" && ln -s "$1" "$2.new" && mv -f "$2.new" "$2"
@@ -166,12 +166,12 @@ unlink_program() {
     rm -f "$app/bin/$1"
 }
 
-# put_file TARGET: standard input as that file, which --uninstall removes; nothing if it is empty.
+# put_file TARGET: write standard input to a file that --uninstall removes, unless it is empty.
 put_file() {
     content=$(cat && printf x)
     [ "$content" != x ] || return 0
     if [ -e "$1" ] && ! grep -qxF -- "$1" "$app/files" 2>/dev/null; then
-        say "$1 is there already; it was left alone."
+        say "$1 exists; it was left unchanged."
         return 0
     fi
     mkdir -p "$(dirname -- "$1")" 2>/dev/null &&
@@ -179,12 +179,12 @@ put_file() {
     grep -qxF -- "$1" "$app/files" 2>/dev/null || printf '%s\n' "$1" >>"$app/files"
 }
 
-# put_extras: shell completions and the manual page; the program does without them.
+# put_extras: install shell completions and the manual page; failures do not matter.
 put_extras() {
     [ -n "${HOME:-}${XDG_DATA_HOME:-}" ] || return 0
     for shell in bash zsh fish; do
         script=$("$program" completion $shell 2>/dev/null </dev/null) || continue
-        # bash and fish look for a file that has the name of the command.
+        # bash and fish look for a file with the name of the command.
         for name in $names; do
             case $shell-$name in
             bash-*) file=$share/bash-completion/completions/$name ;;
@@ -201,7 +201,7 @@ put_extras() {
     done
 }
 
-# unit_pid SCOPE: the pid of systemd's unit, --user or --system; nothing where it does not run.
+# unit_pid SCOPE: print the pid of systemd's unit, --user or --system; nothing if it does not run.
 unit_pid() {
     systemctl "$1" show --property=MainPID "$unit" 2>/dev/null | sed -n 's/^MainPID=0*//p'
 }
@@ -215,7 +215,7 @@ confirm() {
     case $answer in [yY] | [yY][eE][sS]) ;; *) return 1 ;; esac
 }
 
-# data_dir_of PID: a service holds a lock in its data directory.
+# data_dir_of PID: print a service's data directory, in which it holds a lock.
 data_dir_of() {
     for file in /proc/"$1"/fd/*; do
         case $(readlink "$file" 2>/dev/null) in
@@ -227,7 +227,7 @@ data_dir_of() {
     done
 }
 
-# quoted TEXT: as a shell reads it.
+# quoted TEXT: quote it for a shell.
 quoted() {
     case $1 in
     *[!A-Za-z0-9_./:=@%+,-]* | '') printf "'%s'\n" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
@@ -235,11 +235,11 @@ quoted() {
     esac
 }
 
-# offer_restart: tell which services still run a former version, and how they get the new one.
+# offer_restart: name the services that still run a former version, and offer to restart them.
 offer_restart() {
     # shellcheck disable=SC2046 # pids
     for pid in $(services_of $(pids_of_former)); do
-        say "A service (pid $pid) still runs the program as it was before."
+        say "A service (pid $pid) still runs the former version."
         if [ "$(unit_pid --user)" = "$pid" ]; then
             set -- systemctl --user restart "$unit"
         elif [ "$(unit_pid --system)" = "$pid" ]; then
@@ -249,7 +249,7 @@ offer_restart() {
             case "$(command_line "$pid") " in
             *' --background '*) ;;
             *)
-                say "Stop it and start it again where it was started to have it run the new one."
+                say "To run the new version, stop it and start it again where it was started."
                 continue
                 ;;
             esac
@@ -261,7 +261,7 @@ offer_restart() {
         if is_terminal && confirm "Restart it now? Requests in flight may finish first."; then
             "$@" >&2 9>&- || say "It could not be restarted; try it yourself:$shown"
         else
-            say "To have it run the new one:$shown"
+            say "To run the new version:$shown"
         fi
     done
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=sh disable=SC2154 # the variables of install.sh
 # Sourced by install.sh for --uninstall and --purge ($remove is program or purge). POSIX sh.
 
-# Nothing is guessed: the program says where its things are. Once it is gone, its settings do.
+# Nothing is guessed: the program names its directories, or its settings if it is removed.
 setting() {
     "$program" config get "$1" 2>/dev/null </dev/null || {
         path=$(sed -n "s/^$1 *= *[\"']\([^\"']*\)[\"'].*/\1/p" "$config_file" 2>/dev/null || true)
@@ -22,7 +22,7 @@ data=${data:-$share/cyber-inference-tui}
 models=$(setting models_dir)
 models=${models:-$data/models}
 
-# What the program makes in its data directory, besides models and llama-server.
+# The files of the program in its data directory, besides models and llama-server.
 state='logs demo history.sqlite3 history.sqlite3-wal history.sqlite3-shm headers.json servers.json
 service.json service.json.new service.lock start.lock login.secret passwords.json'
 
@@ -32,8 +32,8 @@ size_of() { du -skP "$1" 2>/dev/null | awk '{
     if (size >= 1024) { size /= 1024; unit = "GiB" }
     printf (unit == "KiB" ? "%d %s" : "%.1f %s"), size, unit }'; }
 
-# tell WHAT PATH
-tell() {
+# show WHAT PATH
+show() {
     [ -e "$2" ] || [ -L "$2" ] || return 0
     into=''
     [ ! -L "$2" ] || into=" (a link to $(readlink "$2"))"
@@ -41,7 +41,7 @@ tell() {
     say "  $(printf '%-13s %10s' "$1" "$(size_of "$2")")  $2$into"
 }
 
-# is_within DIR PATH: whether PATH lies in DIR, once links and dots are followed.
+# is_within DIR PATH: succeed if PATH is in DIR, after links and dots are resolved.
 is_within() {
     outer=$(CDPATH='' cd -P -- "$1" 2>/dev/null && pwd -P) || return 1
     inner=$(CDPATH='' cd -P -- "$(dirname -- "$2")" 2>/dev/null && pwd -P) || return 1
@@ -49,14 +49,14 @@ is_within() {
 }
 
 list_kept() {
-    tell models "$models"
-    tell llama-server "$data/llama"
-    tell settings "$config_file"
-    [ -z "$settings" ] || tell 'keys of the app' "$settings/keys.toml"
-    for entry in $state; do tell state "$data/$entry"; done
+    show models "$models"
+    show llama-server "$data/llama"
+    show settings "$config_file"
+    [ -z "$settings" ] || show 'keys of the app' "$settings/keys.toml"
+    for entry in $state; do show state "$data/$entry"; done
 }
 
-# stop_units: remove the units of systemd that run this program and were written by it.
+# stop_units: remove the systemd units that this program wrote for itself.
 stop_units() {
     case ${XDG_CONFIG_HOME:-} in
     /*) folder=$XDG_CONFIG_HOME ;;
@@ -75,14 +75,14 @@ stop_units() {
                 "sudo $(quoted "$program") service uninstall --system"
         fi
         say "removing the systemd unit $file"
-        # Without a systemd that answers there is nothing to stop.
+        # If systemd does not answer, there is nothing to stop.
         systemctl $scope disable --now "$unit" >/dev/null 2>&1 || true
         rm -f "$file"
         systemctl $scope daemon-reload >/dev/null 2>&1 || true
     done
 }
 
-# stop_services: those that run from this installation; they let requests in flight finish.
+# stop_services: stop the services of this installation; requests in flight may finish.
 stop_services() {
     # shellcheck disable=SC2046 # pids
     for pid in $(services_of $(pids_below "$app" /versions/ /lib/ /bin/)); do
@@ -92,7 +92,7 @@ stop_services() {
         waited=0
         while kill -0 "$pid" 2>/dev/null && [ "$(process_state "$pid")" != Z ]; do
             [ $waited -lt 90 ] ||
-                fail "The service (pid $pid) has not ended in 90 s: a second signal ends it at once" \
+                fail "The service (pid $pid) has not stopped within 90 s: a second signal stops it at once" \
                     "(kill $pid)."
             waited=$((waited + 1))
             sleep 1
@@ -100,7 +100,7 @@ stop_services() {
     done
 }
 
-# A process that has ended may wait for its parent to notice.
+# A process that has ended may still be a zombie.
 process_state() { ps -o stat= -p "$1" 2>/dev/null | cut -c 1 || true; }
 
 remove_program() {
@@ -108,7 +108,7 @@ remove_program() {
     if [ -f "$app/files" ]; then
         while IFS= read -r file; do rm -f "$file"; done <"$app/files"
     fi
-    # By name: only what was installed goes, wherever CYBER_INFERENCE_HOME leads.
+    # By name, so that only installed files are removed, whatever CYBER_INFERENCE_HOME is.
     [ ! -f "$app/pyvenv.cfg" ] || remove_former
     for name in versions current .current uv python files install.log .cyber-inference-tui; do
         rm -rf "${app:?}/$name"
@@ -122,7 +122,7 @@ purge() {
     if is_within "$data" "$models"; then
         rm -rf "${models:?}"
     elif [ -e "$models" ]; then
-        say "The models in $models are outside the data directory and were left:" \
+        say "The models in $models are outside the data directory and were kept:" \
             "rm -r $(quoted "$models") removes them."
     fi
     if [ -n "$settings" ]; then
@@ -130,10 +130,10 @@ purge() {
         rmdir "$settings" 2>/dev/null || true
     fi
     rmdir "$data" 2>/dev/null || true
-    [ ! -e "$config_file" ] || say "$config_file is elsewhere than usual and was left."
-    # What is a link stays, even when the folder is empty.
+    [ ! -e "$config_file" ] || say "$config_file is not in the default place and was kept."
+    # A linked folder stays, even if it is empty.
     if [ -n "$(ls -A "$data" 2>/dev/null)" ]; then
-        say "$data has more in it, which was left there."
+        say "$data has other files, which were kept."
     fi
 }
 
@@ -143,15 +143,15 @@ if ! is_ours && [ "$remove" = program ]; then
 fi
 if [ "$remove" = purge ]; then
     case ${data%/} in
-    '' | "${HOME%/}") fail "The data directory is $data, where other things are, too:" \
-        "remove the program with --uninstall, and what that lists yourself." ;;
+    '' | "${HOME%/}") fail "The data directory is $data, which has other files, too:" \
+        "remove the program with --uninstall, and the files that it lists by hand." ;;
     esac
 fi
 if [ "$remove" = purge ] && [ "$yes" = no ]; then
     is_terminal || fail "--purge removes models and settings: without a terminal to ask on, give --yes."
     say "This removes the program and:"
     list_kept
-    confirm "Remove all of it?" || fail "Nothing was removed."
+    confirm "Remove all this?" || fail "Nothing was removed."
 fi
 if is_ours; then
     take_lock
@@ -171,6 +171,6 @@ if [ "$remove" = purge ]; then
     fi
     purge
 elif [ -n "$kept" ]; then
-    say "Still there ('./install.sh --purge' removes it, too):"
+    say "Kept ('./install.sh --purge' removes them, too):"
     say "$kept"
 fi

@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import CyberError, InvalidRequestError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.tui.app_options import AppOptions
 
 KEYMAP_FILE = "keys.toml"
@@ -63,7 +63,7 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     return 0
 
 
-def _attach(loaded: Loaded, url: str, *, readonly: bool) -> int:
+def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.client.service_url import service_address
@@ -100,7 +100,7 @@ def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
     return leave
 
 
-def _launch(loaded: Loaded, **fields: object) -> AppOptions:
+def _launch(loaded: LoadedSettings, **fields: object) -> AppOptions:
     from cyber_inference_tui.terminal.charset import charset_of
     from cyber_inference_tui.tui.app_options import AppOptions
     from cyber_inference_tui.tui.keymap import read_keymap

@@ -32,7 +32,7 @@ from cyber_inference_tui.service.runtime import (
     read_runtime_file,
 )
 from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
-from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Loaded, Source
+from cyber_inference_tui.settings.load import CONFIG_VARIABLE, LoadedSettings, SettingSource
 from cyber_inference_tui.settings.schema import KEYS
 from cyber_inference_tui.text import clean_line
 
@@ -91,7 +91,7 @@ def find_or_start(
     found = _find(loaded.settings)
     if found is not None:
         return found
-    from cyber_inference_tui.settings.credentials import make_missing
+    from cyber_inference_tui.settings.credentials import make_credentials
 
     with _starting_alone(loaded.settings.data_dir, deadline, clock):
         # Another process may have started it while we waited.
@@ -102,12 +102,12 @@ def find_or_start(
                 return found
             _check_own_address(loaded.settings)
             # Made here, where somebody reads it: the service's output goes to a file.
-            loaded = make_missing(
+            loaded = make_credentials(
                 loaded,
                 loaded.settings.host,
                 environ=options.environ,
                 flags=options.flags,
-                tell=notify,
+                announce=notify,
             )
             found = _start(options, loaded, deadline, clock)
             if found is not None:
@@ -149,8 +149,10 @@ def has_clients(pid: int) -> bool:
         sockets = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
         return False
-    ports = {one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN}
-    return any(one.status == psutil.CONN_ESTABLISHED and one.laddr.port in ports for one in sockets)
+    ports = {sock.laddr.port for sock in sockets if sock.status == psutil.CONN_LISTEN}
+    return any(
+        sock.status == psutil.CONN_ESTABLISHED and sock.laddr.port in ports for sock in sockets
+    )
 
 
 def stop_limit(settings: Settings) -> float:
@@ -297,7 +299,7 @@ def _check_own_address(settings: Settings) -> None:
 
 
 def _start(
-    options: GlobalOptions, loaded: Loaded, deadline: float, clock: Callable[[], float]
+    options: GlobalOptions, loaded: LoadedSettings, deadline: float, clock: Callable[[], float]
 ) -> FoundService | None:
     """Start a service; ``None`` if another one took the data directory at the same moment."""
     data_dir = loaded.settings.data_dir
@@ -346,7 +348,7 @@ def _kill(pid: int) -> None:
         os.waitpid(pid, 0)
 
 
-def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
+def arguments_of(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
     """Return the command line of the service, with the same global options and absolute paths."""
     arguments = [sys.executable, "-P", "-m", "cyber_inference_tui", "--no-ui", "--background"]
     if options.config is not None:
@@ -356,13 +358,13 @@ def arguments_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
     return [*arguments, "--demo"] if options.demo else arguments
 
 
-def environment_of(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
+def environment_of(environ: Mapping[str, str], loaded: LoadedSettings) -> dict[str, str]:
     """Return our environment for the service, with relative paths made absolute."""
     result = dict(environ)
     if variable(environ, CONFIG_VARIABLE):
         result[CONFIG_VARIABLE] = str(loaded.config_path)
     for name, key in KEYS.items():
-        if loaded.sources[name] is Source.ENV and (key.is_path or key.form == "program"):
+        if loaded.sources[name] is SettingSource.ENV and (key.is_path or key.form == "program"):
             result[f"{ENV_PREFIX}{name.upper()}"] = _as_text(getattr(loaded.settings, name))
     return result
 
@@ -371,7 +373,7 @@ def _as_text(value: Any) -> str:
     import msgspec
 
     if isinstance(value, tuple):
-        return msgspec.json.encode([str(one) for one in value]).decode()
+        return msgspec.json.encode([str(item) for item in value]).decode()
     return str(value)
 
 

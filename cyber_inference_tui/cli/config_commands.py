@@ -96,12 +96,14 @@ def show(options: GlobalOptions, as_json: bool) -> None:
         return
     terminal = stdout_terminal(options.environ)
     columns: list[Column[ConfigValueRecord, Terminal]] = [
-        Column("key", "KEY", cell=lambda one, _: one.key),
-        Column("value", "VALUE", least=12, cell=lambda one, _: _shown(one.value)),
+        Column("key", "KEY", cell=lambda record, _: record.key),
+        Column("value", "VALUE", least=12, cell=lambda record, _: _shown(record.value)),
         Column(
             "from",
             "FROM",
-            cell=lambda one, _: Cell(one.source, "dim" if one.source == "default" else "none"),
+            cell=lambda record, _: Cell(
+                record.source, "dim" if record.source == "default" else "none"
+            ),
         ),
     ]
     print_lines(render_table(columns, records, terminal))
@@ -123,7 +125,7 @@ def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
     if as_json:
         print_json(record)
     elif isinstance(record.value, list):
-        print_lines([_shown(one) for one in record.value])
+        print_lines([_shown(item) for item in record.value])
     else:
         click.echo(_shown(record.value))
 
@@ -162,7 +164,9 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     path = config_path(options.config, options.environ)
     split_key(key)  # report an unknown key before mistakes in the file
     # From the file alone, so that a secret in a variable is not copied into it.
-    environ = {one: v for one, v in options.environ.items() if not one.startswith(ENV_PREFIX)}
+    environ = {
+        name: text for name, text in options.environ.items() if not name.startswith(ENV_PREFIX)
+    }
     try:
         present = load_if_there(path, environ=environ, flags={})
     except ConfigError:
@@ -191,7 +195,7 @@ def _from_here(key: Key, text: str) -> Any:
         if isinstance(value, str):
             return _absolute(value)
         if isinstance(value, list):
-            return [_absolute(one) if isinstance(one, str) else one for one in value]
+            return [_absolute(item) if isinstance(item, str) else item for item in value]
     return value
 
 

@@ -96,10 +96,11 @@ def download_model(
     terminal = stderr_terminal(options.environ)
     with ProgressLine(terminal) as line:
         progress = DownloadProgress(terminal, line)
+        line.show("connecting to the service")
         try:
             record = _download(options, wanted, progress)
         except KeyboardInterrupt:
-            line.clear()
+            progress.clear()
             click.echo(progress.stopped(), err=True)
             raise
     if as_json:
@@ -155,6 +156,7 @@ def _download(
             settings, lambda client: _follow(client, wanted, progress), url=service.url
         )
     finally:
+        progress.clear()
         if service.started and service.pid is not None:
             _stop_if_unused(service.url, service.pid, settings)
 
@@ -167,14 +169,14 @@ async def _follow(
 
     from cyber_inference_tui.records import DownloadStatus, endpoints, queries
 
-    record = await client.call(endpoints.DOWNLOAD, body=queries.NewDownload(*wanted))
+    record = await client.call(endpoints.DOWNLOAD, body=queries.DownloadRequest(*wanted))
     try:
         if record.status is DownloadStatus.PAUSED:
             record = await client.call(endpoints.RESUME_DOWNLOAD, record.id)
         while record.status in _UNDER_WAY:
             progress.show(record)
             await asyncio.sleep(_POLL)
-            known = {one.id: one for one in await client.call(endpoints.DOWNLOADS)}
+            known = {download.id: download for download in await client.call(endpoints.DOWNLOADS)}
             if record.id not in known:
                 raise ConflictError(f"The download of {record.repo} was taken from the list.")
             record = known[record.id]
@@ -201,8 +203,8 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
         models = await client.call(endpoints.MODELS)
         downloads = await client.call(endpoints.DOWNLOADS)
         idle = {ModelStatus.UNLOADED, ModelStatus.FAILED}
-        return any(one.status not in idle for one in models) or any(
-            one.status in _UNDER_WAY for one in downloads
+        return any(model.status not in idle for model in models) or any(
+            download.status in _UNDER_WAY for download in downloads
         )
 
     try:
@@ -239,6 +241,10 @@ class DownloadProgress:
         if step != self._printed:
             self._printed = step
             click.echo(progress_text(record), err=True)
+
+    def clear(self) -> None:
+        """Erase the bar before other output."""
+        self._line.clear()
 
     def stopped(self) -> str:
         """Return the message for an interrupted download."""

@@ -21,11 +21,13 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
     columns: list[Column[ModelRecord, Terminal]] = [
         _ID,
         _STATE,
-        Column("quant", "QUANT", priority=2, cell=lambda one, _: _text(one.quantization)),
-        Column("size", "SIZE", right=True, priority=1, cell=lambda one, _: _size(one.size_bytes)),
+        Column("quant", "QUANT", priority=2, cell=lambda model, _: _text(model.quantization)),
+        Column(
+            "size", "SIZE", right=True, priority=1, cell=lambda model, _: _size(model.size_bytes)
+        ),
         Column("context", "CONTEXT", right=True, priority=3, cell=_context_cell),
         _MEMORY,
-        Column("origin", "ORIGIN", priority=4, cell=lambda one, _: Cell(one.origin, "dim")),
+        Column("origin", "ORIGIN", priority=4, cell=lambda model, _: Cell(model.origin, "dim")),
         *_problem_columns(records),
     ]
     return render_table(columns, records, terminal)
@@ -52,17 +54,23 @@ def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal
         _ID,
         _STATE,
         Column(
-            "requests", "REQUESTS", right=True, priority=1, cell=lambda one, _: f"{one.in_flight}"
+            "requests",
+            "REQUESTS",
+            right=True,
+            priority=1,
+            cell=lambda model, _: f"{model.in_flight}",
         ),
-        Column("waiting", "WAITING", right=True, priority=3, cell=lambda one, _: f"{one.queued}"),
-        Column("port", "PORT", right=True, priority=4, cell=lambda one, _: _text(one.port)),
+        Column(
+            "waiting", "WAITING", right=True, priority=3, cell=lambda model, _: f"{model.queued}"
+        ),
+        Column("port", "PORT", right=True, priority=4, cell=lambda model, _: _text(model.port)),
         _MEMORY,
         Column(
             "used",
             "LAST USED",
             right=True,
             priority=3,
-            cell=lambda one, _: _ago(one.last_used_at, now),
+            cell=lambda model, _: _ago(model.last_used_at, now),
         ),
         *_problem_columns(records),
     ]
@@ -122,7 +130,7 @@ def _problem_columns(records: Sequence[ModelRecord]) -> list[Column[ModelRecord,
             "PROBLEM",
             least=16,
             priority=1,
-            cell=lambda one, _: Cell(one.error or "", "bad"),
+            cell=lambda model, _: Cell(model.error or "", "bad"),
         )
     ]
 
@@ -133,26 +141,35 @@ _MEMORY: Column[ModelRecord, Terminal] = Column(
     "memory", "MEMORY", right=True, priority=2, cell=_memory_cell
 )
 _HUB: tuple[Column[HubModelRecord, Terminal], ...] = (
-    Column("repo", "REPO", least=24, cell=lambda one, _: one.repo),
+    Column("repo", "REPO", least=24, cell=lambda model, _: model.repo),
     Column(
         "params",
         "PARAMS",
         right=True,
         priority=1,
-        cell=lambda one, _: _NOTHING if one.parameters is None else count_text(one.parameters),
+        cell=lambda model, _: (
+            _NOTHING if model.parameters is None else count_text(model.parameters)
+        ),
     ),
-    Column("arch", "ARCH", priority=3, cell=lambda one, _: _text(one.architecture)),
+    Column("arch", "ARCH", priority=3, cell=lambda model, _: _text(model.architecture)),
     Column(
-        "downloads", "DOWNLOADS", right=True, priority=2, cell=lambda one, _: _number(one.downloads)
+        "downloads",
+        "DOWNLOADS",
+        right=True,
+        priority=2,
+        cell=lambda model, _: _number(model.downloads),
     ),
-    Column("likes", "LIKES", right=True, priority=4, cell=lambda one, _: _number(one.likes)),
+    Column("likes", "LIKES", right=True, priority=4, cell=lambda model, _: _number(model.likes)),
     Column(
         "updated",
         "UPDATED",
         priority=3,
-        cell=lambda one, _: _text(one.updated_at and one.updated_at.date().isoformat()),
+        cell=lambda model, _: _text(model.updated_at and model.updated_at.date().isoformat()),
     ),
     Column(
-        "gated", "GATED", priority=2, cell=lambda one, _: Cell("gated" if one.gated else "", "busy")
+        "gated",
+        "GATED",
+        priority=2,
+        cell=lambda model, _: Cell("gated" if model.gated else "", "busy"),
     ),
 )

@@ -19,10 +19,10 @@ from cyber_inference_tui.service.listing import library_for, problem_records, un
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
 from cyber_inference_tui.service.runtime import data_directory_holder
 from cyber_inference_tui.settings.credentials import is_loopback
-from cyber_inference_tui.settings.load import Source
+from cyber_inference_tui.settings.load import SettingSource
 
 if TYPE_CHECKING:
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.settings.schema import Settings
 
 _LINE_BYTES = 4096
@@ -80,7 +80,9 @@ def local_deletion(
     return record, delete
 
 
-def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str]) -> LocalLog | None:
+def local_log(
+    loaded: LoadedSettings, name: str, lines: int, environ: Mapping[str, str]
+) -> LocalLog | None:
     """Return the last ``lines`` of a log; ``name`` is a log's id, or a model's id or alias.
 
     Return ``None`` if there is no such file, or if ``--host`` names another machine, whose logs
@@ -88,7 +90,7 @@ def local_log(loaded: Loaded, name: str, lines: int, environ: Mapping[str, str])
     """
     settings = loaded.settings
     host = urlsplit(base_url(settings.host, settings.port)).hostname or ""
-    if loaded.sources["host"] is Source.FLAG and not is_loopback(host):
+    if loaded.sources["host"] is SettingSource.FLAG and not is_loopback(host):
         return None
     folder = settings.data_dir / LOGS
     log_id, path = name, folder / _file_name(name)

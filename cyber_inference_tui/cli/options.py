@@ -17,7 +17,8 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
+
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -35,7 +36,7 @@ class GlobalOptions:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     demo: bool = False
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedSettings:
         """Load the effective settings. Raises ``ConfigError``, which names every mistake."""
         from cyber_inference_tui.settings.load import load
 

@@ -18,7 +18,7 @@ from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
-    from cyber_inference_tui.settings.load import Loaded
+    from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.settings.schema import Settings
 
 NOT_RUNNING = 3
@@ -73,15 +73,15 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
     systemd.check_there()
     _check_alone(loaded, systemd)
     if user == me:
-        from cyber_inference_tui.settings.credentials import make_missing
+        from cyber_inference_tui.settings.credentials import make_credentials
 
         # Made here, where somebody reads it: the journal would keep the secrets.
-        make_missing(
+        make_credentials(
             loaded,
             loaded.settings.host,
             environ=options.environ,
             flags=options.flags,
-            tell=partial(click.echo, err=True),
+            announce=partial(click.echo, err=True),
         )
     _warn_of_variables(options)
     systemd.install(text)
@@ -234,21 +234,22 @@ def _options_of(pid: int, options: GlobalOptions) -> GlobalOptions:
         return found
 
 
-def command_of(options: GlobalOptions, loaded: Loaded) -> list[str]:
+def command_of(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
     """Return the command line of the unit, with absolute paths.
 
     systemd starts it without this shell's variables: files that the variables name become options.
     """
     from cyber_inference_tui.settings.environment import variable
-    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, Source
+    from cyber_inference_tui.settings.load import CONFIG_VARIABLE, SettingSource
 
     command = [*_program(), "serve"]
     moved = variable(options.environ, "XDG_CONFIG_HOME") and loaded.config_path.exists()
     if options.config is not None or variable(options.environ, CONFIG_VARIABLE) or moved:
         command += ["--config", str(loaded.config_path)]
     flags = dict(options.flags)
-    if loaded.sources["data_dir"] is Source.ENV or (
-        loaded.sources["data_dir"] is Source.DEFAULT and variable(options.environ, "XDG_DATA_HOME")
+    if loaded.sources["data_dir"] is SettingSource.ENV or (
+        loaded.sources["data_dir"] is SettingSource.DEFAULT
+        and variable(options.environ, "XDG_DATA_HOME")
     ):
         flags["data_dir"] = loaded.settings.data_dir
     for name, value in flags.items():
@@ -284,7 +285,7 @@ def _systemd(options: GlobalOptions, system: bool) -> Systemd:
     return Systemd(environ=options.environ, folder=folder, system=system)
 
 
-def _check_alone(loaded: Loaded, systemd: Systemd) -> None:
+def _check_alone(loaded: LoadedSettings, systemd: Systemd) -> None:
     """Raise ``ConflictError`` if another service runs, since the unit's could not start."""
     from cyber_inference_tui.service.runtime import data_directory_holder
 

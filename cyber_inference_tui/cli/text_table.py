@@ -22,7 +22,7 @@ def render_table(
     pipe gets all columns. Control sequences are removed from cells.
     """
     rows = [[Cell(column.title, "dim") for column in columns]]
-    rows += [[_cell(column, one, terminal) for column in columns] for one in records]
+    rows += [[_cell(column, record, terminal) for column in columns] for record in records]
     widths = [max(cell_len(row[at].text) for row in rows) for at in range(len(columns))]
     shown = list(range(len(columns)))
     if terminal.width is not None:

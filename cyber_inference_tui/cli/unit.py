@@ -52,7 +52,7 @@ def user_units(environ: Mapping[str, str]) -> Path:
 def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) -> str:
     """Return the text of the unit. ``user`` is the user that runs a system unit; else ``None``.
 
-    It has only sandboxing directives that leave privileges alone: the NVIDIA driver's set-uid
+    No sandboxing directive may forbid new privileges: the NVIDIA driver's set-uid
     ``nvidia-modprobe`` makes device files on first use.
     """
     lines = [
@@ -66,7 +66,7 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
     if user is not None:
         lines += [f"User={user}", "ProtectSystem=yes"]
     lines += [
-        f"ExecStart={' '.join(word(one) for one in command)}",
+        f"ExecStart={' '.join(quoted(argument) for argument in command)}",
         "Restart=on-failure",
         "RestartSec=5",
         "# A restart does not help against wrong usage or a broken configuration.",
@@ -84,12 +84,12 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
     return "\n".join(lines) + "\n"
 
 
-def word(text: str) -> str:
-    """Quote one argument of ``ExecStart``: systemd.service(5), "Command lines"."""
+def quoted(text: str) -> str:
+    """Quote an argument of ``ExecStart`` if needed: systemd.service(5), "Command lines"."""
     escaped = text
     for sign, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%"), ("$", "$$")):
         escaped = escaped.replace(sign, written)
-    plain = text and all(one.isalnum() or one in "-_./:=@+," for one in text)
+    plain = text and all(sign.isalnum() or sign in "-_./:=@+," for sign in text)
     return text if plain else f'"{escaped}"'
 
 

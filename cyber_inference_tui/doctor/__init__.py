@@ -1,1 +1,1 @@
-"""What would keep this machine from working: facts are gathered, then judged."""
+"""Examines the machine for problems: facts are gathered, then judged."""

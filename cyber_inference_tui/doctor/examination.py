@@ -1,4 +1,4 @@
-"""Gathers all facts at once, each group within a time, and has them judged."""
+"""Gathers all facts at once, each group within a time limit, and judges them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from cyber_inference_tui.doctor import checks, gather, gather_network, hardware_checks
 from cyber_inference_tui.doctor.facts import ConfigurationFacts, MachineReport
-from cyber_inference_tui.doctor.records import Finding, Level
+from cyber_inference_tui.doctor.records import Finding
 from cyber_inference_tui.records import DeviceKind
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import LoadedSettings
 
 LIMIT = 25.0
-"""Seconds that all of it may take: more than all limits within."""
+"""Seconds for everything: more than all limits within."""
 
 _NAMES = {
     "machine": "machine",
@@ -33,7 +33,7 @@ _NAMES = {
 
 
 def examine(
-    loaded: Loaded | None,
+    loaded: LoadedSettings | None,
     broken: ConfigurationFacts | None,
     *,
     environ: Mapping[str, str],
@@ -41,10 +41,10 @@ def examine(
     container: Path = Path("/"),
     limit: float = LIMIT,
 ) -> tuple[Finding, ...]:
-    """Every finding. Without ``loaded``, the settings, only what needs none is looked at.
+    """Return every finding; without the settings ``loaded`` only those that do not need them.
 
-    ``broken`` is what is known of a configuration that cannot be read. ``container`` is where this
-    process's own ``proc/`` and ``sys/`` are. Blocks for ``limit`` seconds at most.
+    ``broken`` describes a configuration that cannot be read. ``container`` contains this process's
+    own ``proc/`` and ``sys/``. Blocks for at most ``limit`` seconds.
     """
     root = loaded.settings.system_root if loaded else Path("/")
     groups: dict[str, Callable[[], Any]] = {
@@ -69,9 +69,9 @@ def examine(
 
 
 def gather_all(groups: Mapping[str, Callable[[], Any]], limit: float) -> MachineReport:
-    """Call all of ``groups`` at once and wait ``limit`` seconds; what is not done is ``late``.
+    """Call all of ``groups`` at once and wait ``limit`` seconds; unfinished ones are ``late``.
 
-    Raises what one of them raises.
+    Raises an error of any group.
     """
     results: dict[str, Any] = {}
     errors: list[BaseException] = []
@@ -99,7 +99,7 @@ def gather_all(groups: Mapping[str, Callable[[], Any]], limit: float) -> Machine
 
 
 def judge(report: MachineReport) -> tuple[Finding, ...]:
-    """The findings on all facts that are there, in the order in which they are shown."""
+    """Return the findings on all gathered facts, in the order of the output."""
     found: list[Finding] = []
     machine, configuration = report.machine, report.configuration
     if machine is not None:
@@ -125,11 +125,10 @@ def judge(report: MachineReport) -> tuple[Finding, ...]:
     if report.hub is not None:
         found += checks.check_hub(report.hub)
     found += [
-        Finding(
-            check=_NAMES[name],
-            level=Level.WARNING,
-            message="This could not be looked at in time.",
-            fix="Try again; look for a disk or a driver that hangs (`dmesg`).",
+        Finding.warning(
+            _NAMES[name],
+            "This could not be checked in time.",
+            "Try again; look for a disk or a driver that hangs (`dmesg`).",
         )
         for name in report.late
     ]

@@ -1,4 +1,4 @@
-"""What is known of the machine before anything is judged. ``None`` is what it does not tell."""
+"""The facts about the machine, before any judgement. ``None`` = unknown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyber_inference_tui.records import DeviceRecord
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What machine this is, and for a Jetson how it is set."""
+    """The machine, and a Jetson's configuration."""
 
     device: DeviceRecord
     architecture: str
@@ -22,55 +22,55 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
     root_user: bool
     power_mode: str | None = None
     power_modes: dict[int, str] = {}
-    """All modes that the board has, by number."""
+    """All modes of the board, by number."""
     clocks_pinned: bool | None = None
-    """Whether ``jetson_clocks`` holds the processors at their highest clock."""
+    """Whether ``jetson_clocks`` keeps the processors at their highest clock."""
 
 
 class GpuFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """GPUs by what the system shows of them, and by what their drivers say."""
+    """GPUs as the system lists them, and as their drivers report them."""
 
     shown: tuple[Gpu, ...] = ()
-    """By the device tree and the drivers' device files."""
+    """From the device tree and the drivers' device files."""
     nvidia_card: bool = False
     """An NVIDIA card is on the PCI bus, with a driver or without."""
     nvml_library: bool = False
     """NVIDIA's management library, a part of the driver, can be loaded."""
     nvidia_names: tuple[str, ...] = ()
-    """The GPUs that the library knows."""
+    """The GPUs that the library reports."""
     amd_names: tuple[str, ...] = ()
     memory: tuple[GpuMemory, ...] = ()
-    """Of the GPUs that have their own."""
+    """Of the GPUs with their own memory."""
     kfd_usable: bool | None = None
-    """Whether we may use AMD's compute device; ``None`` where there is none."""
+    """Whether we may use AMD's compute device; ``None`` = there is none."""
 
 
 class LlamaFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The llama-server in use, or why there is none."""
+    """The llama-server in use, or the reason why there is none."""
 
     binary: LlamaBinary | None = None
     problem: str = ""
     way_out: str = ""
     vulkan_driver: bool = False
     update: str | None = None
-    """A newer version of the installed one that was seen at the last look."""
+    """A newer version of the installed build, from the last check."""
     source: str = ""
-    """Where the installed one is from."""
+    """The source of the installed build."""
 
 
 class ConfigurationFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration file and what it comes to."""
+    """The configuration file and its effects."""
 
     path: Path
     exists: bool = True
     mistakes: tuple[str, ...] = ()
-    """Each names its file, line and key."""
+    """Each with its file, line and key."""
     warnings: tuple[str, ...] = ()
     refusal: str = ""
-    """Why the service would not start with these settings."""
+    """The reason why the service would not start with these settings."""
     refusal_way_out: str = ""
     secrets: tuple[str, ...] = ()
-    """Settings in the file that others must not read."""
+    """Settings in the file that other users must not read."""
     mode: int | None = None
     """The file's permission bits."""
     open_host: str = ""
@@ -78,29 +78,29 @@ class ConfigurationFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_keys: bool = False
     has_password: bool = False
     to_be_made: tuple[str, ...] = ()
-    """Settings that the service fills in at its next start, because of the open address."""
+    """Settings that the service creates at its next start, because of the open address."""
 
 
 class DirectoryFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One directory of the settings."""
+    """A directory of the settings."""
 
     key: str
     path: Path
     exists: bool
     is_directory: bool = True
     usable: bool = True
-    """We may read it, and write to it where the setting needs that; or create it."""
+    """We can read it, and write to it if the setting needs that; or create it."""
     silent: bool = False
-    """Its disk or network mount does not answer; nothing else is known then."""
+    """Its disk or network mount does not answer; all other facts are unknown then."""
     must_write: bool = True
     free: int | None = None
-    """Bytes on its file system that are ours to take."""
+    """Free bytes on its file system for this user."""
     file_system: str | None = None
     """Its type, as ``/proc/mounts`` or mount(8) names it."""
 
 
 class PortState(StrEnum):
-    """Who has the service's port."""
+    """The owner of the service's port."""
 
     FREE = "free"
     OURS = "ours"
@@ -110,26 +110,26 @@ class PortState(StrEnum):
     FOREIGN = "foreign"
     """Another program."""
     REFUSED = "refused"
-    """The system does not let us listen there."""
+    """The system does not allow us to listen there."""
 
 
 class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The service's address, who answers there, and the ports of models' servers."""
+    """The service's address, the program that answers there, and the ports of model servers."""
 
     host: str
     port: int
     state: PortState
     reason: str = ""
-    """Why the system refuses the address."""
+    """The reason why the system refuses the address."""
     url: str = ""
-    """Where a running service is, or said it is."""
+    """The address of a running service, as found or as it recorded."""
     pid: int | None = None
     answers: bool = False
     running_version: str | None = None
     own_version: str
     base_port: int
     free_model_ports: int
-    """Of those that are tried, counting up from ``base_port``."""
+    """The number of free ports among those that are tried, counting up from ``base_port``."""
 
 
 class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,30 +137,30 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     machine_total: int | None = None
     total: int | None = None
-    """What we may use of it: less than the machine's under a limit."""
+    """The memory that we may use: less than the machine's under a limit."""
     available: int | None = None
     cache: int = 0
-    """The part of ``available`` that the kernel gets back from its caches."""
+    """The part of ``available`` that is cache and that the kernel frees on demand."""
     zfs_cache: int = 0
-    """The part of ``available`` that ZFS gives back from its cache."""
+    """The part of ``available`` that is ZFS's cache and that ZFS frees on demand."""
     swap: int | None = None
-    """On disks."""
+    """Swap on disks."""
     zram: int | None = None
-    """Compressed in main memory."""
+    """Swap compressed in main memory."""
 
 
 class ModelFact(msgspec.Struct, frozen=True, kw_only=True):
-    """One local model."""
+    """A local model."""
 
     id: str
     size: int | None = None
     problem: str | None = None
     elsewhere: bool = False
-    """Whether another program keeps it."""
+    """Another program keeps it."""
 
 
 class ModelsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The local models, and files and tables that are none."""
+    """The local models, and files and tables that are no models."""
 
     models: tuple[ModelFact, ...] = ()
     problems: tuple[str, ...] = ()
@@ -168,14 +168,14 @@ class ModelsFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The model hub as seen from here."""
+    """The model hub, as seen from this machine."""
 
     url: str
     problem: str = ""
 
 
 class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was gathered; a group is ``None`` if it was not asked for or did not come."""
+    """All gathered facts; a group is ``None`` if it was not requested or not finished."""
 
     machine: DeviceFacts | None = None
     gpus: GpuFacts | None = None
@@ -187,4 +187,4 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     models: ModelsFacts | None = None
     hub: HubFacts | None = None
     late: tuple[str, ...] = ()
-    """Groups that took too long, by their field's name."""
+    """Groups that took too long, by the name of their field."""

@@ -1,7 +1,7 @@
-"""Looks at the machine and at the settings. Everything blocks, and nothing is changed.
+"""Gathers facts about the machine and the settings. Everything blocks; nothing is changed.
 
-``root`` is where the machine's ``proc/``, ``sys/``, ``etc/``, ``dev/`` and ``var/`` are,
-``container`` where those of this process are (see ``monitor.main_memory``).
+``root`` contains the machine's ``proc/``, ``sys/``, ``etc/``, ``dev/`` and ``var/``, ``container``
+those of this process (see ``monitor.main_memory``).
 """
 
 from __future__ import annotations
@@ -41,26 +41,30 @@ from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
-from cyber_inference_tui.settings.credentials import check_possible, is_loopback, missing
-from cyber_inference_tui.settings.load import Loaded, Source, config_path
+from cyber_inference_tui.settings.credentials import (
+    check_possible,
+    is_loopback,
+    missing_credentials,
+)
+from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, config_path
 from cyber_inference_tui.settings.masks import holds_secret
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.storage import Storages
 from cyber_inference_tui.text import clean_line
 
 _SCAN_LIMIT = 15.0
-"""Seconds for storages that are slow and do answer."""
+"""Seconds for storages that are slow but do answer."""
 _PROGRAM_LIMIT = 5.0
-"""Seconds that llama-server has for each question; it is asked four at most."""
+"""Seconds for each run of llama-server; there are four at most."""
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"
-"""First byte of a PCI class: display controllers, those for computing alone included."""
+"""The first byte of a PCI class: display controllers, including those that only compute."""
 _MOST_POLICIES = 64
 _OTHER_PROGRAMS = frozenset({Origin.HUB_CACHE, Origin.LM_STUDIO, Origin.OLLAMA})
 
 
 def machine_facts(root: Path) -> DeviceFacts:
-    """What machine this is."""
+    """Describe the machine."""
     modes = read_bytes(root / "etc/nvpmodel.conf") or b""
     return DeviceFacts(
         device=read_device(root),
@@ -74,7 +78,7 @@ def machine_facts(root: Path) -> DeviceFacts:
 
 
 def _clocks_pinned(root: Path) -> bool | None:
-    """Whether every clock of the processors may only be its highest, as jetson_clocks has it."""
+    """Return whether every processor clock is fixed at its maximum, as by jetson_clocks."""
     folder = root / "sys/devices/system/cpu/cpufreq"
     bounds = [
         (
@@ -89,7 +93,7 @@ def _clocks_pinned(root: Path) -> bool | None:
 
 
 def gpu_facts(root: Path, environ: Mapping[str, str], nvml: Nvml | None = None) -> GpuFacts:
-    """The GPUs; ``nvml`` is the library where it is not to be looked for."""
+    """Describe the GPUs; ``nvml`` is the library, if it need not be loaded."""
     library = nvml is not None or load_pynvml() is not None
     nvml = nvml or Nvml()
     handles = [handle for handle in nvml.gpus() if handle is not None]
@@ -120,7 +124,7 @@ def _has_nvidia_card(root: Path) -> bool:
 
 
 def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
-    """The llama-server that the settings lead to, asked anew."""
+    """Probe the llama-server that the settings lead to."""
     vulkan = has_vulkan_driver(settings.system_root)
     path = None
     try:
@@ -131,7 +135,7 @@ def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
     except NoLlamaServerError as error:
         way_out = error.hint
         if path is not None and settings.llama_server_path:
-            # The setting is binding: installing another one would change nothing.
+            # The setting is binding: installing another build would not help.
             way_out = (
                 "Set llama_server_path to one that runs here, or remove it to use the installed "
                 "one."
@@ -142,14 +146,14 @@ def llama_facts(settings: Settings, environ: Mapping[str, str]) -> LlamaFacts:
     return LlamaFacts(
         binary=binary,
         vulkan_driver=vulkan,
-        # What is written down: the network is not asked.
+        # From the record of the last check, without network access.
         update=update_of(current, layout.newest()),
         source=current.source if current else "",
     )
 
 
-def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
-    """The configuration that was read, and its file."""
+def configuration_facts(loaded: LoadedSettings) -> ConfigurationFacts:
+    """Describe the configuration that was read, and its file."""
     settings, path = loaded.settings, loaded.config_path
     refusal = way_out = ""
     try:
@@ -159,7 +163,7 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
     secrets = [
         name
         for name, key in KEYS.items()
-        if loaded.sources[name] is Source.FILE and holds_secret(key, getattr(settings, name))
+        if loaded.sources[name] is SettingSource.FILE and holds_secret(key, getattr(settings, name))
     ]
     secrets += [
         f'models."{clean_line(model_id)}".{name}'
@@ -178,14 +182,14 @@ def configuration_facts(loaded: Loaded) -> ConfigurationFacts:
         open_host="" if is_loopback(settings.host) else settings.host,
         has_keys=bool(settings.api_keys),
         has_password=bool(settings.admin_password),
-        to_be_made=missing(settings, settings.host),
+        to_be_made=missing_credentials(settings, settings.host),
     )
 
 
 def broken_configuration(
     error: ConfigError, config: Path | None, environ: Mapping[str, str]
 ) -> ConfigurationFacts:
-    """A configuration that could not be read. Raises ``ConfigError`` if not even its path is."""
+    """Describe an unreadable configuration. Raises ``ConfigError`` if its path is invalid."""
     path = config_path(config, environ)
     return ConfigurationFacts(
         path=path, exists=path.exists(), mistakes=tuple(str(error).splitlines())
@@ -200,7 +204,7 @@ def _mode(path: Path) -> int | None:
 
 
 def directory_facts(settings: Settings, container: Path) -> tuple[DirectoryFacts, ...]:
-    """The directories of the settings."""
+    """Describe the directories of the settings."""
     mounts = mount_table(read_bytes(container / "proc/mounts") or b"")
     if not mounts and container == Path("/"):
         # A system without /proc.
@@ -228,7 +232,7 @@ def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) 
         free = room.f_bavail * room.f_frsize
         real = there.resolve()
     except (OSError, RuntimeError):
-        # A directory above that is closed to us, a loop of links, a network disk that is gone.
+        # No access to a directory above, a loop of links, a missing network disk.
         return DirectoryFacts(key=key, path=path, exists=True, usable=False, must_write=write)
     needed = os.R_OK | os.X_OK | (os.W_OK if write else 0)
     return DirectoryFacts(
@@ -244,24 +248,24 @@ def _directory(key: str, path: Path, mounts: Mapping[str, str], *, write: bool) 
 
 
 def mount_table(content: bytes) -> dict[str, str]:
-    """File system types by mount point (``proc_mounts(5)``); a later mount hides an earlier."""
+    """Return file system types by mount point (``proc_mounts(5)``); later mounts win."""
     table = {}
     for line in content.decode("utf-8", "surrogateescape").splitlines():
         fields = line.split(" ")
         if len(fields) >= 3:
-            # Blanks, tabs, newlines and backslashes are written as \040 and so on.
+            # Blanks, tabs, newlines and backslashes are encoded as \040 and so on.
             point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
             table[point] = clean_line(fields[2], limit=40)
     return table
 
 
 def file_system_of(path: Path, mounts: Mapping[str, str]) -> str | None:
-    """The type of the file system that ``path`` (absolute, no links) is on."""
+    """Return the type of the file system of ``path`` (absolute, no links)."""
     return next((mounts[str(one)] for one in (path, *path.parents) if str(one) in mounts), None)
 
 
 def memory_facts(root: Path, container: Path) -> MemoryFacts:
-    """Main memory and swap."""
+    """Describe main memory and swap."""
     main = MainMemory(root, container).read()
     swap = SwapSensor(root).read()
     return MemoryFacts(
@@ -276,8 +280,10 @@ def memory_facts(root: Path, container: Path) -> MemoryFacts:
 
 
 def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:
-    """The models that a service would list, those of other programs as well; unlike a service's
-    scan this leaves no cache behind."""
+    """Describe the models that a service would list, including those of other programs.
+
+    Unlike a service's scan, this one leaves no cache behind.
+    """
     catalog = Library(
         models_dir=settings.models_dir,
         model_dirs=settings.model_dirs,

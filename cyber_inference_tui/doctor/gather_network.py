@@ -1,4 +1,4 @@
-"""Looks at ports, at a service that may run, and at the model hub. Every wait has a limit."""
+"""Examines ports, a running service, and the model hub. Every wait has a limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cyber_inference_tui.text import clean_line
 
 _HUB_LIMIT = 3.0
 _SERVICE_LIMIT = 3.0
-"""Seconds for all questions to a service together."""
+"""Seconds for all requests to a service together."""
 _ANSWER_LIMIT = 65536
 
 
@@ -40,7 +40,7 @@ class _Health(msgspec.Struct):
 
 
 def service_facts(settings: Settings) -> ServiceFacts:
-    """The service's port and who answers there; ports are tried by binding them for a moment."""
+    """Examine the service's port and its program. Ports are tested by binding them."""
     record = read_runtime_file(settings.data_dir)
     error = _bind_error(settings.host.strip("[]"), settings.port)
     base = settings.llama_server_base_port
@@ -52,19 +52,19 @@ def service_facts(settings: Settings) -> ServiceFacts:
     if record is not None and _same_port(record, url):
         url = record.url
     elif record is not None and error is None:
-        # The service of this directory runs elsewhere, or did last.
+        # The service of this directory runs elsewhere, or ran there last.
         url = record.url
     in_use = error is not None and error.errno == errno.EADDRINUSE
     if in_use or record is not None:
-        # The token is for nobody but the service that wrote it down.
+        # The token is only for the service that wrote it.
         token = record.token if record is not None and url == record.url else ""
         healthy, status = asyncio.run(_ask(url, token))
     alive = record is not None and _is_alive(record)
     if in_use:
         state = PortState.ANOTHER if status is not None else PortState.FOREIGN
         if record is not None and _same_port(record, url):
-            # Health alone proves nothing: llama-server's answer is the same. One that hangs
-            # is still ours, and one that wants a password tells no pid.
+            # Health alone proves nothing: llama-server gives the same answer. A hanging service is
+            # still ours, and a service with a password does not give its pid.
             ours = alive if status is None else status.pid == record.pid
             state = PortState.OURS if ours else state
     elif error is not None:
@@ -93,22 +93,22 @@ def _same_port(record: RuntimeRecord, url: str) -> bool:
 
 
 def _is_alive(record: RuntimeRecord) -> bool:
-    """Whether the process still runs, and is not a later one that was given its pid."""
+    """Return whether the process still runs, and is not a later process with its pid."""
     try:
-        # A service writes down when it started after its process did; clocks differ a little.
+        # A service writes its start time after its process has started; clocks differ a little.
         return psutil.Process(record.pid).create_time() <= record.started_at.timestamp() + 1.0
     except (psutil.Error, ValueError, OverflowError):
         return False
 
 
 def _bind_error(host: str, port: int) -> OSError | None:
-    """Why nobody could listen there now; ``None`` if one could."""
+    """Return the reason why nobody can listen there now; ``None`` = it is possible."""
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         with socket.socket(family, kind, protocol) as probe:
-            # As the service does it: connections in TIME_WAIT are no reason.
+            # Like the service: connections in TIME_WAIT are ignored.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
@@ -117,10 +117,10 @@ def _bind_error(host: str, port: int) -> OSError | None:
 
 
 async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
-    """Whether ``GET /health`` is answered as a service would, and its status if it tells it."""
+    """Return whether ``GET /health`` is answered like a service, and its status, if any."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     healthy, status = False, None
-    # Whatever does not answer like a service is none; what was learned until then stands.
+    # A program that does not answer like a service is none; earlier results count.
     unlike = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, msgspec.MsgspecError, ValueError)
     with contextlib.suppress(*unlike):
         async with (
@@ -149,7 +149,7 @@ async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> 
 
 
 def hub_facts(settings: Settings, environ: Mapping[str, str]) -> HubFacts:
-    """Whether the hub that downloads would use answers; proxies of the environment are used."""
+    """Examine whether the hub for downloads answers, through the proxies of the environment."""
     try:
         url = read_endpoint(settings, environ).url
     except HubError as error:
@@ -161,7 +161,7 @@ async def _reach(url: str, environ: Mapping[str, str]) -> str:
     try:
         async with (
             asyncio.timeout(_HUB_LIMIT),
-            # As downloads have it: their proxy, and the certificates of the system.
+            # Like downloads: with their proxy and the system's certificates.
             httpx.AsyncClient(
                 timeout=_HUB_LIMIT,
                 proxy=proxy_for(URL(url), environ),
@@ -176,6 +176,6 @@ async def _reach(url: str, environ: Mapping[str, str]) -> str:
         return f"no answer within {_HUB_LIMIT:g} s"
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         # A ValueError is about a proxy of the environment.
-        said = re.sub(r"^\[Errno -?[0-9]+\] ", "", clean_line(str(error), limit=200))
-        return said or type(error).__name__
+        reason = re.sub(r"^\[Errno -?[0-9]+\] ", "", clean_line(str(error), limit=200))
+        return reason or type(error).__name__
     return f"status {response.status_code}" if response.status_code >= 500 else ""

@@ -1,10 +1,9 @@
-"""Judges the machine itself: what it is, its GPUs, its memory, how a Jetson is set."""
+"""Judges the machine itself: its GPUs, its memory, and a Jetson's configuration."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from cyber_inference_tui.doctor.facts import (
     DeviceFacts,
@@ -22,20 +21,15 @@ from cyber_inference_tui.units import size_text
 
 GIB = 1 << 30
 _SMALL_BOARD = 9 * GIB
-"""Boards of 8 GB and less; what the kernel sees is always a little under the label."""
+"""Boards with 8 GB or less; the kernel sees a little less than the label."""
 _LITTLE_MEMORY = 1 * GIB
 _NVMAP_SINCE = (36, 4, 7)
-"""The first L4T of whose allocator people report failures although memory is free."""
+"""The first L4T whose allocator is reported to fail although memory is free."""
 _WATTS = re.compile(r"([0-9]{1,3})\s*W", re.IGNORECASE)
 
 
-def finding_of(check: str) -> Callable[..., Finding]:
-    """Makes findings of one check: ``said("gpu")(level=…, message=…, fix=…)``."""
-    return partial(Finding, check=check)
-
-
 def check_machine(facts: DeviceFacts) -> list[Finding]:
-    """What it is; there is nothing to repair here."""
+    """Describe the machine; there is nothing to repair here."""
     device = facts.device
     system = [
         device.os,
@@ -45,33 +39,32 @@ def check_machine(facts: DeviceFacts) -> list[Finding]:
         facts.architecture,
         f"Python {facts.python}",
     ]
-    name = device.name or "A machine that does not tell its name"
-    told = ", ".join(part for part in system if part)
-    return [Finding(check="machine", level=Level.OK, message=f"{name}: {told}.")]
+    name = device.name or "An unknown machine"
+    details = ", ".join(part for part in system if part)
+    return [Finding.ok("machine", f"{name}: {details}.")]
 
 
 def check_jetson(facts: DeviceFacts) -> list[Finding]:
-    """How a Jetson is set; nothing of any other machine."""
+    """Judge a Jetson's configuration; no findings on other machines."""
     if facts.device.kind is not DeviceKind.JETSON:
         return []
-    finding = finding_of("jetson")
     found = [_power_mode(facts)]
     if facts.clocks_pinned is False:
         found.append(
-            finding(
-                level=Level.HINT,
-                message="The clocks go down when there is little to do (jetson_clocks is off).",
-                fix="`sudo jetson_clocks` keeps them up until the next boot: quicker first "
+            Finding.hint(
+                "jetson",
+                "The clocks go down when there is little to do (jetson_clocks is off).",
+                "`sudo jetson_clocks` keeps them up until the next boot: quicker first "
                 "tokens, at the price of more power and heat.",
             )
         )
     if facts.device.l4t and _release(facts.device.l4t) >= _NVMAP_SINCE:
         found.append(
-            finding(
-                level=Level.HINT,
-                message=f"L4T {facts.device.l4t} may refuse GPU memory (NvMap error 12) although "
+            Finding.hint(
+                "jetson",
+                f"L4T {facts.device.l4t} may refuse GPU memory (NvMap error 12) although "
                 "enough is free.",
-                fix="If a load fails with it: unload other models, drop the file cache with "
+                "If a load fails with it: unload other models, drop the file cache with "
                 "`sudo sysctl vm.drop_caches=3`, or reboot.",
             )
         )
@@ -79,7 +72,6 @@ def check_jetson(facts: DeviceFacts) -> list[Finding]:
 
 
 def _power_mode(facts: DeviceFacts) -> Finding | None:
-    finding = finding_of("jetson")
     if facts.power_mode is None:
         return None
     now = _power(facts.power_mode)
@@ -87,17 +79,17 @@ def _power_mode(facts: DeviceFacts) -> Finding | None:
     known = {number: power for number, power in powers.items() if power is not None}
     best = max(known, key=lambda number: known[number], default=None)
     if now is not None and best is not None and known[best] > now:
-        return finding(
-            level=Level.HINT,
-            message=f"The power mode is {facts.power_mode}; the board has "
+        return Finding.hint(
+            "jetson",
+            f"The power mode is {facts.power_mode}; the board has "
             f"{facts.power_modes[best]}, which is faster.",
-            fix=f"`sudo nvpmodel -m {best}` sets it, if the power supply and the cooling allow.",
+            f"`sudo nvpmodel -m {best}` sets it, if the power supply and the cooling allow.",
         )
-    return finding(level=Level.OK, message=f"The power mode is {facts.power_mode}.")
+    return Finding.ok("jetson", f"The power mode is {facts.power_mode}.")
 
 
 def _power(name: str) -> float | None:
-    """Watts of a mode by its name; ``MAXN`` and its like have no bound."""
+    """Return the watts of a mode from its name; ``MAXN`` and similar modes have no limit."""
     if name.upper().startswith("MAXN"):
         return float("inf")
     found = _WATTS.search(name)
@@ -109,27 +101,23 @@ def _release(text: str) -> tuple[int, ...]:
 
 
 def check_gpus(facts: GpuFacts, llama: LlamaFacts | None) -> list[Finding]:
-    """The GPUs, their drivers, and whether llama-server was built for them."""
-    finding = finding_of("gpu")
+    """Judge the GPUs, their drivers, and whether llama-server was built for them."""
     found = [
-        finding(
-            level=Level.OK,
-            message=f"{gpu.name}: {size_text(gpu.total)} of memory, {size_text(gpu.free)} free.",
+        Finding.ok(
+            "gpu", f"{gpu.name}: {size_text(gpu.total)} of memory, {size_text(gpu.free)} free."
         )
         for gpu in facts.memory
     ]
     if Gpu.JETSON in facts.shown:
-        found.append(
-            finding(level=Level.OK, message="The Jetson's GPU shares the machine's memory.")
-        )
+        found.append(Finding.ok("gpu", "The Jetson's GPU shares the machine's memory."))
     elif Gpu.APPLE in facts.shown:
-        found.append(finding(level=Level.OK, message="The Mac's GPU shares the machine's memory."))
+        found.append(Finding.ok("gpu", "The Mac's GPU shares the machine's memory."))
     else:
         found += _nvidia(facts)
     found += _amd(facts)
     present = _present(facts)
     if not present:
-        found.append(finding(level=Level.OK, message="No GPU was found: models run on the CPU."))
+        found.append(Finding.ok("gpu", "No GPU was found: models run on the CPU."))
     binary = llama.binary if llama is not None else None
     if binary is not None and binary.devices is None:
         found.append(_unlisted(present, binary.devices_problem))
@@ -150,45 +138,40 @@ def _present(facts: GpuFacts) -> tuple[Gpu, ...]:
 
 
 def _nvidia(facts: GpuFacts) -> list[Finding]:
-    finding = finding_of("gpu")
     if facts.nvidia_names:
         shared = [name for name in facts.nvidia_names if is_integrated(name)]
-        return [
-            finding(level=Level.OK, message=f"{name} shares the machine's memory.")
-            for name in shared
-        ]
+        return [Finding.ok("gpu", f"{name} shares the machine's memory.") for name in shared]
     if not (facts.nvidia_card or Gpu.NVIDIA in facts.shown):
         return []
     if not facts.nvml_library:
         return [
-            finding(
-                level=Level.WARNING,
-                message="There is an NVIDIA GPU, but no NVIDIA driver (libnvidia-ml.so.1).",
-                fix="Install NVIDIA's driver; in a container, start it with the NVIDIA runtime "
+            Finding.warning(
+                "gpu",
+                "There is an NVIDIA GPU, but no NVIDIA driver (libnvidia-ml.so.1).",
+                "Install NVIDIA's driver; in a container, start it with the NVIDIA runtime "
                 "(`--gpus all`).",
             )
         ]
     return [
-        finding(
-            level=Level.WARNING,
-            message="There is an NVIDIA GPU, and its driver is installed but does not answer.",
-            fix="`nvidia-smi` says why; after an update of the driver a reboot is needed.",
+        Finding.warning(
+            "gpu",
+            "There is an NVIDIA GPU, and its driver is installed but does not answer.",
+            "`nvidia-smi` says why; after an update of the driver a reboot is needed.",
         )
     ]
 
 
 def _amd(facts: GpuFacts) -> list[Finding]:
-    finding = finding_of("gpu")
     found = []
     if facts.amd_names and not any(gpu.name in facts.amd_names for gpu in facts.memory):
         names = ", ".join(facts.amd_names)
-        found.append(finding(level=Level.OK, message=f"{names} shares the machine's memory."))
+        found.append(Finding.ok("gpu", f"{names} shares the machine's memory."))
     if facts.kfd_usable is False:
         found.append(
-            finding(
-                level=Level.HINT,
-                message="The AMD GPU's compute device /dev/kfd is not open to this user.",
-                fix="`sudo usermod -aG render,video $USER`, then log in anew. Builds with ROCm "
+            Finding.hint(
+                "gpu",
+                "This user may not open the AMD GPU's compute device /dev/kfd.",
+                "`sudo usermod -aG render,video $USER`, then log in again. Builds with ROCm "
                 "need it, those with Vulkan do not.",
             )
         )
@@ -197,7 +180,8 @@ def _amd(facts: GpuFacts) -> list[Finding]:
 
 def _unlisted(present: tuple[Gpu, ...], problem: str) -> Finding:
     beginning = f"There is an {' and an '.join(present)}, but llama-server" if present else ""
-    return finding_of("gpu")(
+    return Finding(
+        check="gpu",
         level=Level.WARNING if present else Level.HINT,
         message=f"{beginning or 'llama-server'} did not list its devices: {problem}",
         fix="Check the driver, or set llama_server_path to a build that fits it.",
@@ -205,7 +189,6 @@ def _unlisted(present: tuple[Gpu, ...], problem: str) -> Finding:
 
 
 def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Finding:
-    finding = finding_of("gpu")
     names = " and an ".join(present)
     kind = "ROCm or Vulkan" if present == (Gpu.AMD,) else "CUDA"
     fix = f"Set llama_server_path to a build with {kind}"
@@ -215,47 +198,44 @@ def _unused(present: tuple[Gpu, ...], llama: LlamaFacts, *, offered: bool) -> Fi
         fix = "`cyber-inference-tui install-llama --from github --force` gets a build with Metal"
     elif offered and llama.vulkan_driver and Gpu.JETSON not in present:
         fix = f"`cyber-inference-tui install-llama --force` gets a build with Vulkan. Or: {fix}"
-    return finding(
-        level=Level.WARNING,
-        message=f"There is an {names}, but llama-server is a build for the CPU alone: models "
+    return Finding.warning(
+        "gpu",
+        f"There is an {names}, but llama-server is a build for the CPU alone: models "
         "run many times slower than they could.",
-        fix=f"{fix}.",
+        f"{fix}.",
     )
 
 
 def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool) -> list[Finding]:
-    """Main memory, its limit, and swap. ``board`` = it is a small computer with shared memory."""
-    finding = finding_of("memory")
+    """Judge main memory, its limit, and swap. ``board`` = a small computer with shared memory."""
     if facts.total is None:
         return [
-            finding(
-                level=Level.WARNING,
-                message="The machine does not tell how much memory it has.",
-                fix="Check that system_root has the machine's proc/ in it.",
+            Finding.warning(
+                "memory",
+                "The size of the memory is unknown.",
+                "Check that system_root has the machine's proc/ in it.",
             )
         ]
     free = size_text(facts.available) if facts.available is not None else "an unknown part"
     caches = caches_in_words(facts.cache, facts.zfs_cache)
     includes = f", {caches} included" if caches else ""
-    found = [
-        finding(level=Level.OK, message=f"{size_text(facts.total)}, {free} available{includes}.")
-    ]
+    found = [Finding.ok("memory", f"{size_text(facts.total)}, {free} available{includes}.")]
     if facts.available is not None and facts.available < _LITTLE_MEMORY:
         found.append(
-            finding(
-                level=Level.WARNING,
-                message=f"Only {size_text(facts.available)} of memory are available: hardly any "
+            Finding.warning(
+                "memory",
+                f"Only {size_text(facts.available)} of memory are available: hardly any "
                 "model fits.",
-                fix="End other programs, or unload models with `cyber-inference-tui unload`.",
+                "End other programs, or unload models with `cyber-inference-tui unload`.",
             )
         )
     if facts.machine_total is not None and facts.total < facts.machine_total:
         found.append(
-            finding(
-                level=Level.HINT,
-                message=f"A limit lets us use {size_text(facts.total)} of the machine's "
+            Finding.hint(
+                "memory",
+                f"A limit lets us use {size_text(facts.total)} of the machine's "
                 f"{size_text(facts.machine_total)}.",
-                fix="Raise the limit of the container or the systemd unit for larger models.",
+                "Raise the limit of the container or the systemd unit for larger models.",
             )
         )
     return found + _swap(facts, facts.total, models, board=board)
@@ -264,7 +244,6 @@ def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool)
 def _swap(
     facts: MemoryFacts, total: int, models: ModelsFacts | None, *, board: bool
 ) -> list[Finding]:
-    finding = finding_of("memory")
     if facts.swap is None:
         return []
     if facts.swap or facts.zram:
@@ -274,18 +253,18 @@ def _swap(
             if size
         ]
         message = f"Swap: {', '.join(kinds)}. It does not count as room for models."
-        return [finding(level=Level.OK, message=message)]
+        return [Finding.ok("memory", message)]
     large = _larger(models, total)
     if board and total < _SMALL_BOARD and large:
         return [
-            finding(
-                level=Level.HINT,
-                message=f"There is no swap, and {_list(large)} larger than the memory: such a "
+            Finding.hint(
+                "memory",
+                f"There is no swap, and {_list(large)} larger than the memory: such a "
                 "load may end other programs.",
-                fix="Make a swap file of some gigabytes, or use smaller quantizations.",
+                "Make a swap file of some gigabytes, or use smaller quantizations.",
             )
         ]
-    return [finding(level=Level.OK, message="There is no swap.")]
+    return [Finding.ok("memory", "There is no swap.")]
 
 
 def _larger(models: ModelsFacts | None, total: int) -> Sequence[str]:

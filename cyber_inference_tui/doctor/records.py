@@ -1,4 +1,4 @@
-"""What the doctor says."""
+"""The findings of the doctor."""
 
 from __future__ import annotations
 
@@ -8,32 +8,52 @@ import msgspec
 
 
 class Level(StrEnum):
-    """How bad it is; a later one is worse."""
+    """The severity of a finding; later levels are worse."""
 
     OK = "ok"
     HINT = "hint"
-    """Worth knowing: everything works without it."""
+    """Everything works without a change."""
     WARNING = "warning"
-    """Something will work badly, or not at all for some models or clients."""
+    """Something works badly, or not at all for some models or clients."""
     ERROR = "error"
     """The service does not start, or no model can be loaded."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at: what it is like, and what to do about it."""
+    """The result of a check, and the remedy."""
 
     check: str
-    """What it is about: one of a few fixed words, such as ``llama-server``."""
+    """The subject: one of a few fixed words, such as ``llama-server``."""
     level: Level
     message: str
     fix: str | None = None
-    """The way out; ``None`` only where nothing is wrong."""
+    """The remedy; ``None`` only if nothing is wrong."""
+
+    @classmethod
+    def ok(cls, check: str, message: str) -> Finding:
+        """Make a finding that needs no fix."""
+        return cls(check=check, level=Level.OK, message=message)
+
+    @classmethod
+    def hint(cls, check: str, message: str, fix: str) -> Finding:
+        """Make a finding of the level ``hint``."""
+        return cls(check=check, level=Level.HINT, message=message, fix=fix)
+
+    @classmethod
+    def warning(cls, check: str, message: str, fix: str) -> Finding:
+        """Make a finding of the level ``warning``."""
+        return cls(check=check, level=Level.WARNING, message=message, fix=fix)
+
+    @classmethod
+    def error(cls, check: str, message: str, fix: str | None) -> Finding:
+        """Make a finding of the level ``error``."""
+        return cls(check=check, level=Level.ERROR, message=message, fix=fix)
 
 
 def exit_code(findings: tuple[Finding, ...]) -> int:
-    """What the command ends with: 0 if there is no error.
+    """Return the exit code of the command: 0 = there is no error.
 
-    5 if all errors are the configuration's, 6 if all are llama-server's, else 1.
+    5 = all errors are in the configuration, 6 = all errors are about llama-server, else 1.
     """
     wrong = {finding.check for finding in findings if finding.level is Level.ERROR}
     if not wrong:

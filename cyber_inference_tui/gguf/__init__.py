@@ -1,1 +1,1 @@
-"""GGUF files: a bounded header reader, what it tells of a model, and the built-in demo model."""
+"""GGUF files: a bounded header reader, memory estimates, and the built-in demo model."""

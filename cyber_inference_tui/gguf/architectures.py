@@ -1,4 +1,4 @@
-"""Which layers of a model keep what of the tokens they have read, by architecture.
+"""Describes the memory of each layer for the tokens it has read, by architecture.
 
 Facts of llama.cpp (github.com/ggml-org/llama.cpp, build 11434): ``llama_model::create_memory`` in
 ``src/llama-model.cpp`` chooses the kind of memory, ``load_arch_hparams`` in ``src/models/*.cpp``
@@ -17,27 +17,27 @@ MAX_LAYERS: Final = 512
 
 
 class Layer(NamedTuple):
-    """What one layer keeps."""
+    """The memory of one layer."""
 
     attention: bool
-    """A key and a value for each token in reach."""
+    """It keeps a key and a value for each token in reach."""
     windowed: bool = False
     """Only the last tokens are in reach."""
     recurrent: bool = False
-    """A state of fixed size for each sequence."""
+    """It keeps a state of fixed size for each sequence."""
 
 
 class _Window(NamedTuple):
-    """How an architecture uses a sliding window when its header does not say it layer by layer."""
+    """The sliding window of an architecture whose header does not list the layers."""
 
     period: int | None
-    """Every so many-th layer attends to everything; ``None``: the header has to list the layers."""
+    """Every n-th layer attends to all tokens; ``None`` = the header must list the layers."""
     first: bool = False
-    """The first of each period does, instead of the last."""
+    """The first layer of each period attends to all tokens, not the last."""
     tokens: int | None = None
-    """The window's length when the header does not tell."""
+    """The length of the window if the header lacks it."""
     fixed: int | None = None
-    """The window's length, whatever the header says (0 there still means none)."""
+    """The length of the window, whatever the header says (0 in the header still means none)."""
 
 
 _WINDOWS: Final = {
@@ -70,10 +70,11 @@ ENCODERS: Final = frozenset(
     {"bert", "clef", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert"}
     | {"neo-bert", "nomic-bert", "nomic-bert-moe", "wavtokenizer-dec"}
 )
-"""They read all of a text at once and tell no next token."""
+"""They read a whole text at once and do not predict a next token."""
 
 WITHOUT_CACHE: Final = ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}
-"""Nothing is kept: encoders, and models that write a whole text at once (diffusion)."""
+"""Architectures without any memory: encoders, and models that generate a whole text at once
+(diffusion)."""
 
 _VECTOR_MAKERS: Final = (ENCODERS - {"wavtokenizer-dec"}) | {"llama-embed", "t5encoder"}
 
@@ -88,7 +89,7 @@ _NEMOTRON: Final = frozenset({"nemotron_h", "nemotron_h_moe"})
 DELTA_NETS: Final = _HYBRID_BY_INTERVAL
 """Their recurrent layers have no separate projection into the convolution."""
 
-# Every layer attends to everything; also those whose window llama.cpp leaves unused (phi3).
+# Every layer attends to all tokens; llama.cpp ignores the window of some of these (phi3).
 _FULL: Final = frozenset(
     {"apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet", "bloom"}
     | {"chameleon", "chatglm", "codeshell", "cogvlm", "command-r", "dbrx", "deci", "deepseek"}
@@ -102,12 +103,12 @@ _FULL: Final = frozenset(
     | {"smollm3", "stablelm", "starcoder", "starcoder2", "xverse"}
 )
 
-# llama.cpp sets it for gemma3n (src/models/gemma3n.cpp); gemma4's header tells.
+# llama.cpp sets it for gemma3n (src/models/gemma3n.cpp); gemma4's header has the number.
 _GEMMA3N_LAYERS_WITH_CACHE: Final = 20
 
 
 def is_understood(architecture: str | None) -> bool:
-    """Whether ``layers`` knows how this architecture keeps what it has read."""
+    """Return whether ``layers`` knows the memory of this architecture."""
     return (
         architecture in _FULL | WITHOUT_CACHE | _RECURRENT | _HYBRID_BY_HEADS | _HYBRID_BY_INTERVAL
         or architecture in _WINDOWS
@@ -117,19 +118,19 @@ def is_understood(architecture: str | None) -> bool:
 
 
 def is_embedding_model(metadata: ModelMetadata) -> bool:
-    """Whether it is for embeddings or reranking rather than for text.
+    """Return whether a model is for embeddings or reranking rather than for text.
 
-    Encoders are, by their architecture. Others are converted from a model for text and have that
-    one's architecture (Qwen3-Embedding is ``qwen3``): they are told by ``pooling_type``, which
-    llama.cpp's converter writes only for models that come with a pooling layer
-    (``_try_set_pooling_type`` in its ``convert_hf_to_gguf.py``). No look at ``attention.causal``:
-    models that write a text by diffusion have it off as well.
+    Encoders are, by their architecture. Others are converted from a model for text and have its
+    architecture (Qwen3-Embedding is ``qwen3``). They are recognized by ``pooling_type``, which
+    llama.cpp's converter writes only for models with a pooling layer (``_try_set_pooling_type`` in
+    its ``convert_hf_to_gguf.py``). ``attention.causal`` is not used: diffusion models for text
+    switch it off as well.
     """
     return metadata.architecture in _VECTOR_MAKERS or metadata.pooling not in {None, "none"}
 
 
 def window_tokens(metadata: ModelMetadata) -> int:
-    """The sliding window's length in tokens; 0 where no layer has one."""
+    """Return the length of the sliding window in tokens; 0 = no layer has one."""
     if metadata.architecture == "exaone4" and (metadata.layers or 0) != 64:
         return 0
     window = _WINDOWS.get(metadata.architecture or "")
@@ -139,10 +140,10 @@ def window_tokens(metadata: ModelMetadata) -> int:
 
 
 def layers(metadata: ModelMetadata) -> list[Layer]:
-    """What each layer keeps, without layers for predicting ahead (llama-server does not use them).
+    """Return the memory of each layer, without prediction layers (llama-server does not use them).
 
-    An architecture that is not understood counts as attending to everything in every layer, and
-    as recurrent in every layer where its header tells of a state.
+    An architecture that is not understood counts as attending to all tokens in every layer, and as
+    recurrent in every layer if its header has the size of a state.
     """
     count = _count(metadata)
     architecture = metadata.architecture or ""
@@ -166,7 +167,7 @@ def layers(metadata: ModelMetadata) -> list[Layer]:
 
 
 def state_numbers(metadata: ModelMetadata) -> int:
-    """How many numbers one recurrent layer keeps for each sequence.
+    """Return the number of values that a recurrent layer keeps for each sequence.
 
     Source: ``llama_hparams::n_embd_r`` and ``n_embd_s`` in ``src/llama-hparams.cpp``.
     """
@@ -188,13 +189,13 @@ def state_numbers(metadata: ModelMetadata) -> int:
 
 
 def convolved_numbers(facts: RecurrentFacts) -> int:
-    """How many numbers of each token go through a recurrent layer's convolution."""
+    """Return the number of values of each token in a recurrent layer's convolution."""
     return (facts.inner_size or 0) + 2 * (facts.group_count or 0) * (facts.state_size or 0)
 
 
 def _count(metadata: ModelMetadata) -> int:
     every = min(metadata.layers or 0, MAX_LAYERS)
-    # A file may hold nothing but such layers: then they are what is used.
+    # A file with prediction layers only is used as a model of its own.
     return max(0, every - (metadata.predict_layers or 0)) or every
 
 
@@ -232,7 +233,7 @@ def _windowed(metadata: ModelMetadata, count: int) -> list[bool]:
 
 
 def _with_cache(metadata: ModelMetadata, count: int) -> int:
-    """How many of the first layers have a cache of their own."""
+    """Return how many of the first layers have a cache of their own."""
     if metadata.architecture == "gemma3n":
         return _GEMMA3N_LAYERS_WITH_CACHE
     if metadata.architecture == "gemma4":

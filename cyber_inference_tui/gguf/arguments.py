@@ -17,20 +17,20 @@ _AUTO: Final = object()
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options that decide a server's memory, context and requests; llama-server's defaults."""
+    """Options that decide a server's memory, context and requests, with llama-server's defaults."""
 
     context_size: int | None = None
     """Tokens; 0 = the model's own length; ``None`` = not named."""
     slots: int = 0
-    """0 = llama-server's choice."""
+    """0 = llama-server decides."""
     unified: bool | None = None
-    """Whether slots share one cache; ``None`` = llama-server's choice."""
+    """Whether slots share one cache; ``None`` = llama-server decides."""
     slot_context: int | None = None
-    """Tokens that one slot may use at most; ``None`` = its whole part of the cache."""
+    """The maximum tokens of one slot; ``None`` = its whole part of the cache."""
     trained: int | None = None
     """Overrides the trained context length; ``None`` = the header's counts."""
     yarn: bool = False
-    """Positions are scaled by YaRN, so that the model reads more than it was trained with."""
+    """YaRN scales positions, so that the model reads more than its trained length."""
     rope_scale: float = 1.0
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
@@ -41,31 +41,31 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     embedding: bool = False
     """For embeddings or reranking."""
     pooling: str | None = None
-    """How the vectors of a text's tokens become one; ``None`` = as the model's header says."""
+    """The method that combines the tokens' vectors; ``None`` = as in the model's header."""
     cache_on_device: bool = True
-    """The cache lies beside the layers on a GPU; else in main memory."""
+    """The cache is beside its layers on a GPU; otherwise in main memory."""
     http_threads: int | None = None
-    """0 = llama-server's choice; ``None`` = not named."""
+    """0 = llama-server decides; ``None`` = not named."""
     mapped: bool = True
-    """Weights are mapped from the file; else read into memory."""
+    """Weights are mapped from the file; otherwise read into memory."""
     repack: bool = True
-    """Weights are copied into the processor's own layout, where it has one."""
+    """Weights are copied into the processor's own layout, if it has one."""
     gpu_layers: int | None = None
     """Layers on GPUs; ``None`` = as many as possible."""
     gpus: bool = True
-    """GPUs are used, where there are any."""
+    """GPUs are used, if there are any."""
     fits_itself: bool = True
-    """llama-server may place fewer layers on GPUs than asked for, where memory is short."""
+    """llama-server may place fewer layers on GPUs than requested, if memory is short."""
     projector_on_gpu: bool = True
     keeps_parts_back: bool = False
-    """Some parts of layers stay in main memory; their size is not known here."""
+    """Some parts of layers stay in main memory; their size is not computed here."""
 
 
 def read_options(args: Sequence[str], *, base: ServerOptions | None = None) -> ServerOptions:
     """Read ``args`` on top of ``base`` (``None`` = llama-server's defaults).
 
-    Takes ``--option value`` and ``--option=value``; the last one wins. It skips values that
-    llama-server refuses: the server's own message explains them.
+    Takes ``--option value`` and ``--option=value``; the last one wins. Values that llama-server
+    refuses are skipped: the server's own message explains them.
     """
     found: dict[str, object] = {}
     words = iter(args)
@@ -92,7 +92,7 @@ def read_options(args: Sequence[str], *, base: ServerOptions | None = None) -> S
 
 
 def _count(value: str) -> int | None:
-    """A number from 0 on; negative ones leave the choice to llama-server, as 0 does."""
+    """Read a number from 0 on; like 0, a negative number leaves the choice to llama-server."""
     try:
         number = int(value)
     except ValueError:
@@ -134,7 +134,7 @@ def _inverse(value: str) -> float | None:
 
 
 def _length_in_header(value: str) -> int | None:
-    """The context length among overridden fields of a header, ``KEY=TYPE:VALUE,…``."""
+    """Read the context length from overridden header fields, ``KEY=TYPE:VALUE,…``."""
     found = _LENGTH.findall(value)
     return _size(found[-1]) if found else None
 
@@ -161,7 +161,7 @@ def _yes(_: str) -> bool:
     return True
 
 
-# Options of common/arg.cpp in llama.cpp, older names included: which field, and read how.
+# Options of common/arg.cpp in llama.cpp, including older names, with their field and parser.
 _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "-c": ("context_size", _count),
     "--ctx-size": ("context_size", _count),
@@ -228,7 +228,7 @@ _ALONE: Final[Mapping[str, Mapping[str, object]]] = {
     "--reranking": {"embedding": True, "pooling": "rank"},
 }
 
-# Variables that llama-server reads for want of the option; the arguments win.
+# Variables that llama-server reads; an option on the command line wins.
 _VARIABLES: Final = {
     "LLAMA_ARG_N_PARALLEL": "--parallel",
     "LLAMA_ARG_BATCH": "--batch-size",
@@ -248,9 +248,9 @@ _SWITCH_VARIABLES: Final = {
 
 
 def words_of_variables(environment: Mapping[str, str]) -> list[str]:
-    """The arguments that a server's environment stands for, except the context size.
+    """Return the arguments that a server's environment is equivalent to, without the context size.
 
-    The service always names the context size itself, so a variable for it has no effect.
+    The service always passes the context size itself, so a variable for it has no effect.
     """
     switches = [
         option

@@ -1,17 +1,16 @@
-"""The built-in model ``demo``: a small file that a real llama-server talks with, made on the spot.
+"""Writes the built-in model ``demo``: a small file for a real llama-server, made at the start.
 
-Nothing is trained. The weights spell out, by hand, what was found in a short text:
+Nothing is trained. The weights encode statistics of a short text by hand:
 
-- a token's embedding is one-hot (its *state*), beside a constant and a one-hot for its topic;
-- each attention head looks exactly one, two or three tokens back (a rotary phase does that) and
-  copies what stands there into the residual stream, one-hot; the last head instead averages the
-  topics of all tokens so far;
+- a token's embedding is one-hot (its *state*), with a constant and a one-hot for its topic;
+- each attention head looks exactly one, two or three tokens back (by a rotary phase) and copies the
+  state there into the residual stream; the last head averages the topics of all tokens so far;
 - the feed-forward layer is zero;
-- the output matrix adds a score for the last token, for each of the three before it, and for how
-  much was said of each topic.
+- the output matrix adds a score for the last token, for each of the three before it, and for the
+  share of each topic.
 
-So an answer is a walk through the text that picks up the subject of the question, differs from
-seed to seed, is the same every time at temperature 0, and comes to an end by itself.
+So an answer is a walk through the text that picks up the subject of the question, differs between
+seeds, is always the same at temperature 0, and ends on its own.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.gguf.demo_text import JSON_SAMPLES, TOPICS
 from cyber_inference_tui.gguf.file_writer import (
     Row,
@@ -33,13 +32,12 @@ from cyber_inference_tui.gguf.file_writer import (
     f32_vector,
     gguf_bytes,
     q8_0_matrix,
-    replace_file,
 )
 
 DEMO_ID = "demo"
 _SIZE = 5_468_288
 _SHA256 = "838550aab23c392ffdf368fb44776edd013f057186b154efd9387b8adb1c75ab"
-"""Of the file; a change of its text changes them."""
+"""The digest of the file. Size and digest change with its text."""
 
 _UNKNOWN, _BOS, _END, _ASSISTANT = "<unk>", "<s>", "<|end|>", "<|assistant|>"
 _CALL, _CALL_END = "<tool_call>", "</tool_call>"
@@ -48,25 +46,26 @@ _PIECES = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
 
 _CONTEXT = 32768
 _HEAD_LENGTH = 128
-# A small base makes the phases of neighbouring positions differ clearly: looking one token back
-# scores some 3.8 (of 64) below it on either side, and less further away, times 19.
+# A small base separates the phases of neighbouring positions: the positions beside the right one
+# score about 3.8 (of 64) lower, and those further away even lower, times 19.
 _ROPE_BASE = 100.0
 _LOOK_BACK = 14.5
 _FEED_FORWARD = 32
 
-# For each distance back that is looked at, beyond the last token itself: how many columns tell what
-# stood there. Fewer than there are words, so some words share one.
+# By distance before the last token: the number of columns for the state there. There are more words
+# than columns, so some words share one.
 _LOOKS_BACK = {1: 256, 2: 128, 3: 128}
 _HEADS = sum(_LOOKS_BACK.values()) // _HEAD_LENGTH + 1
 
-# Scores, in nats before the softmax. A token that never followed the last one has 0. What is right
-# after the last four tokens is scored at least the margin above what is right only after the last
+# Scores in nats before the softmax. A token that never followed the last one has 0. A token that
+# follows the last four tokens scores at least the margin above tokens that follow only the last
 # one: the smaller the margin, the more an answer strays.
 _FOLLOWS, _MARGIN, _STEP, _ROUNDS = 24.0, 2.5, 0.25, 40
-# An end is surer. Next to it stands a call of a tool, too unlikely to be chosen (llama-server drops
-# what is 20 times less likely than the best) unless the request rules the end out.
+# The end of a text has a larger margin. A tool call is the next likely token there, but too
+# unlikely to be chosen unless the request rules the end out (llama-server drops tokens that are 20
+# times less likely than the best).
 _END_MARGIN, _CALL_BELOW_END = 4.5, 3.25
-# This is multiplied by the topic's share of the context, some 5 to 20 % at the start of an answer.
+# It is multiplied by the topic's share of the context: about 5 to 20 % at the start of an answer.
 _ON_TOPIC = 40.0
 _NEVER = -30.0
 
@@ -89,34 +88,35 @@ CHAT_TEMPLATE = """\
 
 
 def write_demo(path: Path) -> None:
-    """Writes the demo model to ``path`` atomically (5 MB in some 0.2 s, always the same).
+    """Write the demo model to ``path`` atomically (5 MB in about 0.2 s, always the same).
 
-    A file that is this model already is left alone: that spares the disk, which may be full, and
-    the time of making it.
+    If the file is this model already, nothing is written: that saves time, and the disk may be
+    full.
     """
     with contextlib.suppress(OSError):
         if hashlib.sha256(read_file(path, _SIZE + 1)).hexdigest() == _SHA256:
             return
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, demo_bytes())
 
 
 def demo_bytes() -> bytes:
-    """The demo model's whole GGUF file."""
+    """Return the demo model's GGUF file."""
     return _Demo().file()
 
 
 class _Demo:
-    """Vocabulary and counts of the text, and the weights that follow from them.
+    """The vocabulary and statistics of the text, and the weights that follow from them.
 
-    The residual stream's columns are: a constant; the token's own topic; the mean topics of the
-    context; the last token's state; what stood before it, by distance. Each kind has blocks of its
-    own, because 32 columns share a scale.
+    The columns of the residual stream are: a constant, the token's own topic, the mean topics of
+    the context, the last token's state, and the states before it, by distance. Each kind has its
+    own blocks, because 32 columns share a scale.
     """
 
     def __init__(self) -> None:
         self.texts = pieces = [_PIECES.findall(topic.text) for topic in TOPICS]
         samples = [_PIECES.findall(sample) for sample in JSON_SAMPLES]
-        # A question may name its subject in either form.
+        # A question may contain a word in either form.
         calls = [
             {form for word in topic.calls.split() for form in (word, f" {word}")}
             for topic in TOPICS
@@ -130,7 +130,7 @@ class _Demo:
             {piece for text in pieces + samples for piece in text}
             | {_END, _ASSISTANT, _CALL, _CALL_END}
         )
-        # State 0 stands for everything the text does not hold.
+        # State 0 is for all tokens that are not in the text.
         self.state_of = {piece: index for index, piece in enumerate(spoken, start=1)}
         self.topic_of = {word: topic for topic, called in enumerate(calls) for word in called}
         self.scores = _learned([[_END, _ASSISTANT, *text, _END] for text in pieces], self._features)
@@ -139,12 +139,12 @@ class _Demo:
 
     def _learn_json(self, pieces: list[str]) -> None:
         for last, piece in pairwise(pieces):
-            # Low where prose has a say too: where JSON is wanted, a grammar rules prose out.
+            # Low if the token is in prose as well: for JSON, a grammar excludes prose.
             prose = any(last in text for text in self.texts)
             score = 8.0 if prose else _FOLLOWS
-            if last == '"' and len(piece) == 1:  # a string is not left empty
+            if last == '"' and len(piece) == 1:  # avoid empty strings
                 score = _FOLLOWS - 8.0
-            if piece in "]}":  # what is open is soon closed
+            if piece in "]}":  # close brackets soon
                 score += 1.0
             self.scores.setdefault(piece, {}).setdefault(self._last(self.state_of[last]), score)
 
@@ -174,7 +174,7 @@ class _Demo:
         return self._last(self._states) + nearer + column
 
     def _features(self, context: Sequence[str]) -> list[int]:
-        """The columns that are 1 after ``context``, which ends with the last token."""
+        """Return the columns that are 1 after ``context``, which ends with the last token."""
         columns = [self._last(self.state_of[context[-1]])]
         for distance, size in _LOOKS_BACK.items():
             if distance < len(context):
@@ -184,7 +184,7 @@ class _Demo:
     def file(self) -> bytes:
         tensors = [
             q8_0_matrix("token_embd.weight", self._embedding(), self._width),
-            # After the norms a one-hot of the stream is 1 again: the stream's mean square is known.
+            # The norms keep a one-hot at 1: the mean square of the stream is known.
             self._norm("blk.0.attn_norm", ones=3),
             *self._attention(),
             self._norm("blk.0.ffn_norm", ones=3 + len(_LOOKS_BACK)),
@@ -232,7 +232,7 @@ class _Demo:
                     values[head * _HEAD_LENGTH + column][self._last(state)] = 1.0
             for column in range(_HEAD_LENGTH):
                 merged[self._back(distance, first + column)][head * _HEAD_LENGTH + column] = 1.0
-        # The last head's queries are zero: it sees all positions alike.
+        # The last head's queries are zero, so it averages all positions.
         queries += [{}] * _HEAD_LENGTH
         keys += [{}] * _HEAD_LENGTH
         for topic in range(len(TOPICS)):
@@ -267,19 +267,19 @@ class _Demo:
         rows[self.id_of[_CALL_END]][self._last(self.state_of["}"])] = _FOLLOWS
         rows[self.id_of[_END]][self._last(self.state_of[_CALL_END])] = _FOLLOWS
         for topic, text in enumerate(self.texts):
-            # Each text has a first word of its own: that chooses the topic, then the text leads.
+            # Each text has its own first word: it chooses the topic, and the text continues.
             rows[self.id_of[text[0]]][self._context_topic(topic)] = _ON_TOPIC
-        # Asked about nothing it knows, it says what it is.
+        # Without a known topic, it introduces itself.
         rows[self.id_of["Hello"]][self._last(self.state_of[_ASSISTANT])] += 0.5
         rows[self.id_of[_ASSISTANT]] = {0: _NEVER}
-        # After a word the text does not know, and where nothing else fits, a sentence goes on.
+        # After an unknown word, continue a sentence if nothing else fits.
         for piece, score in ((" and", 3.0), (" is", 4.0), (".", 3.0), (",", 2.0)):
             rows[self.id_of[piece]][self._last(0)] = _FOLLOWS + score
         return rows
 
     def _metadata(self) -> dict[str, object]:
-        # The "rwkv" tokenizer of llama.cpp takes the longest known token at each place: any word
-        # list works, all 256 bytes stand beside it, and every text survives the round trip.
+        # The "rwkv" tokenizer of llama.cpp takes the longest known token at each place. Any word
+        # list works: with all 256 bytes added, every text survives the round trip.
         return {
             "general.architecture": "llama",
             "general.name": "Demo",
@@ -317,10 +317,10 @@ class _Demo:
 def _learned(
     sequences: list[list[str]], features: Callable[[Sequence[str]], list[int]]
 ) -> dict[str, dict[int, float]]:
-    """For each token its score per column, so that their sum tells what follows a context.
+    """Return for each token a score for each column; their sum predicts the next token.
 
-    A perceptron with a margin: every step is a multiple of 1/4, so that the result is the same on
-    every machine.
+    A perceptron with a margin: every step is a multiple of 1/4, so the result is the same on every
+    machine.
     """
     follows: dict[str, dict[str, None]] = {}
     right: dict[tuple[str, ...], set[str]] = {}
@@ -362,7 +362,7 @@ def _up_to_block(columns: int) -> int:
 
 
 def _escaped(token: str) -> str:
-    """A token as the "rwkv" vocabulary spells it: bytes that are not plain ASCII as ``\\xNN``."""
+    r"""Return a token in the "rwkv" spelling: other bytes than printable ASCII as ``\xNN``."""
     return "".join(
         "\\\\" if char == "\\" else char if " " <= char <= "~" else f"\\x{ord(char):02x}"
         for char in token

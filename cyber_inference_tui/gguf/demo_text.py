@@ -1,8 +1,8 @@
-"""What the demo model has to say: a few short pieces, each about one thing.
+"""The text of the demo model: a few short pieces, each about one topic.
 
-The wording is shared between the pieces on purpose: the model learns which word follows which
-four, and the more two pieces have in common, the more often an answer strays between them. Each
-piece begins with a word that begins no other.
+The pieces share wording on purpose. The model learns the words after each four words, and the more
+two pieces have in common, the more often an answer strays between them. Each piece begins with its
+own first word.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Topic(NamedTuple):
-    """One subject: words that call it up when they stand in a question, and what it says."""
+    """A topic: the words of a question that choose it, and its text."""
 
     calls: str
     text: str
@@ -138,4 +138,4 @@ JSON_SAMPLES = (
     '{"items": [3], "count": 7}',
     '{"value": 12}',
 )
-"""How an answer looks where a request asks for JSON: short strings, short numbers, soon closed."""
+"""Samples for requests for JSON: short strings, short numbers, soon closed."""

@@ -5,10 +5,8 @@ Layout: github.com/ggml-org/ggml/blob/master/docs/gguf.md (version 3, little-end
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 ALIGNMENT = 32
@@ -18,7 +16,7 @@ T = TypeVar("T")
 _Q8_0_BLOCK = struct.Struct("<e32b")
 
 Row = Mapping[int, float]
-"""Column to value; every column that is not named is zero."""
+"""Column to value; all other columns are zero."""
 
 
 class Tensor(NamedTuple):
@@ -31,14 +29,14 @@ class Tensor(NamedTuple):
 
 
 def f32_vector(name: str, values: Sequence[float]) -> Tensor:
-    """A vector in 32-bit floats, as norm weights are stored."""
+    """Return a vector of 32-bit floats, the format of norm weights."""
     return Tensor(name, _F32, (len(values),), struct.pack(f"<{len(values)}f", *values))
 
 
 def q8_0_matrix(name: str, rows: Sequence[Row], columns: int) -> Tensor:
-    """A matrix in Q8_0: 32 values of a row share one half-float scale (34 bytes a block).
+    """Return a matrix in Q8_0: 32 values of a row share one half-float scale (34 bytes a block).
 
-    ``columns`` is a multiple of 32. A row with one value per block keeps it to 0.05 %.
+    ``columns`` is a multiple of 32. A row with one value in each block is exact to 0.05 %.
     """
     blocks = columns // _BLOCK_VALUES
     zeros = bytes(blocks * _Q8_0_BLOCK.size)
@@ -64,7 +62,7 @@ def _q8_0_row(row: Row, zeros: bytes) -> bytes:
 
 
 def gguf_bytes(metadata: Mapping[str, object], tensors: Sequence[Tensor]) -> bytes:
-    """A whole GGUF file.
+    """Return a whole GGUF file.
 
     Metadata values: bool, int (as uint32), float (as float32), str, and lists of str, of int (as
     int32) or of float.
@@ -81,17 +79,6 @@ def gguf_bytes(metadata: Mapping[str, object], tensors: Sequence[Tensor]) -> byt
     parts = [bytes(header).ljust(_padded(len(header)), b"\0")]
     parts += [tensor.data.ljust(_padded(len(tensor.data)), b"\0") for tensor in tensors]
     return b"".join(parts)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes ``path`` atomically: a reader sees the old file, none, or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _padded(size: int) -> int:

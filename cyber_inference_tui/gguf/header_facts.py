@@ -1,7 +1,7 @@
-"""What a header says of a model, by plain names, for a person to read. Pure.
+"""Lists the facts in a model's header under plain names, for a user to read. Pure.
 
 Keys: github.com/ggml-org/ggml/blob/master/docs/gguf.md and ``gguf-py/gguf/constants.py`` in
-llama.cpp. What is not in the header is not among the facts.
+llama.cpp. Facts that the header lacks are left out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cyber_inference_tui.text import clean_line
 Fact = bool | int | float | str
 
 _LONGEST: Final = 200
-"""Characters of a text."""
+"""The maximum number of characters of a text."""
 
-# ``*`` stands for the architecture. The order is the one in which a person reads them.
+# ``*`` is the architecture. The order is that of the page.
 _KEYS: Final = (
     ("name", "general.name"),
     ("base name", "general.basename"),
@@ -58,9 +58,9 @@ _KEYS: Final = (
 
 
 def facts_of(header: Header) -> dict[str, Fact]:
-    """The facts, at most some forty, each a number, a truth value or one clean line.
+    """Return the facts, about forty at most: each is a number, a truth value or a clean line.
 
-    A number that differs from layer to layer is told as its least and its greatest.
+    A number that differs between layers is given as its minimum and maximum.
     """
     metadata = metadata_of(header)
     found: dict[str, Fact | None] = {}
@@ -93,7 +93,7 @@ def _fact(value: Value | None) -> Fact | None:
 
 
 def _number(value: bool | int | float) -> Fact | None:
-    """JSON has no infinite numbers."""
+    """Return a number for JSON, which has no infinite numbers."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

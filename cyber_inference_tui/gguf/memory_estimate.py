@@ -1,9 +1,9 @@
-"""What a llama-server needs in memory for a model: pure arithmetic on what its header tells.
+"""Computes the memory that a llama-server needs for a model from the model's header. Pure.
 
 The sizes follow llama.cpp's own (github.com/ggml-org/llama.cpp, build 11434); each function names
-its source. What is cached is exact for architectures that ``architectures`` understands. What is
-computed with is the largest set of intermediate results that live at once, found by comparing with
-a real server: see docs/memory.md.
+its source. The cache is exact for architectures that ``architectures`` understands. The compute
+buffer is the largest set of intermediate results in memory at once, found by comparison with a real
+server: see docs/memory.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
 from cyber_inference_tui.gguf.repacking import Processor, repacked
 
 DEFAULT_SLOTS: Final = 4
-"""llama-server's own choice (``--parallel -1``): four slots that share one cache."""
+"""llama-server's default (``--parallel -1``): four slots that share one cache."""
 
 _CACHE_TYPES: Final = {
     kind.name.lower(): kind
@@ -39,51 +39,51 @@ _CACHE_TYPES: Final = {
     if kind.name in {"F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"}
 }
 _F32, _F16 = 4, 2
-_CELLS: Final = 256  # caches come in multiples of it
-# Headers may claim anything: no part is told as more than this, so that all sums fit 64 bits.
+_CELLS: Final = 256  # cache sizes are multiples of this
+# Headers may claim anything: each part is limited to this, so that all sums fit into 64 bits.
 _MOST: Final = 2**60
 
-# Plain feed-forward parts, not gated ones, in architectures small enough for it to matter.
+# Architectures without gated feed-forward parts that are small enough for it to matter.
 _UNGATED: Final = frozenset({"bert", "jina-bert-v3"})
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server takes, in bytes, by what it is for."""
+    """The memory of a server, in bytes, by purpose."""
 
     weights: int
-    """All shards' tensors, some of them as copies for the processor."""
+    """All shards' tensors; some of them are copies for the processor."""
     kv_cache: int
     """The attention cache of all layers, and the state of recurrent ones."""
     projector: int
-    """The projector's weights, and what it computes with for one image, where that is known."""
+    """The projector's weights and, if known, its compute buffer for one image."""
     compute: int
-    """Buffers for one batch's intermediate results and for the output."""
+    """The buffers for one batch's intermediate results and for the output."""
     upper_bound: bool
-    """The architecture is not fully understood: it may take less."""
+    """The architecture is not fully understood: the real use may be lower."""
     note: str | None
-    """Why it is an upper bound, in a short phrase."""
+    """A short phrase on why it is an upper bound."""
     repacked: int = 0
-    """Bytes of the weights that are repacked: allocated, not mapped from the file."""
+    """The bytes of repacked weights: allocated, not mapped from the file."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights + self.kv_cache + self.projector + self.compute
 
 
 class _Batch(NamedTuple):
-    """What one step of the server works on."""
+    """The work of one step of the server."""
 
     tokens: int
     outputs: int
-    """How many of the tokens have their probabilities told."""
+    """The number of tokens whose probabilities are returned."""
     slots: int
     streams: int
-    """Separate caches: 1, or one per slot."""
+    """Separate caches: 1, or one for each slot."""
     cells: int
-    """Of each stream."""
+    """The cells of each stream."""
     window_cells: int
-    """Of each stream, in layers with a sliding window."""
+    """The cells of each stream in layers with a sliding window."""
     embedding: bool
 
 
@@ -106,14 +106,15 @@ def estimate(
     pooling: str | None = None,
     processor: Processor = Processor.PLAIN,
 ) -> MemoryEstimate:
-    """What a llama-server with these settings needs for the model of this header, in bytes.
+    """Return the memory that a llama-server with these settings needs for this model, in bytes.
 
-    ``context_size`` 0 is the model's own length. ``slots`` 0 is llama-server's choice: four, that
-    share one cache of ``context_size`` cells; otherwise each has an equal part of its own, unless
-    ``unified``. ``embedding``: the server is started for embeddings or reranking, with ``pooling``
-    (``None`` = as the header says). ``processor``: the one that the weights are repacked for.
+    ``context_size`` 0 is the model's own length. ``slots`` 0 is llama-server's default: four slots
+    that share one cache of ``context_size`` cells. Otherwise each slot has an equal part of its
+    own, unless ``unified``. ``embedding``: the server is started for embeddings or reranking, with
+    ``pooling`` (``None`` = as in the header). ``processor``: the processor that the weights are
+    repacked for.
 
-    Never raises, whatever the header says; what it does not tell counts as nothing, with a note.
+    Never raises, for any header. Missing sizes count as 0, with a note.
     """
     slots = max(0, slots)
     batch = _batch(
@@ -153,11 +154,11 @@ def estimate(
 
 
 def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | None:
-    """Tokens of context that one request may use at a server that is started with ``cache``.
+    """Return the tokens of context for one request at a server with the options ``cache``.
 
-    ``trained`` = what the model was trained with. ``None`` = nothing is known. No slot gets more
-    than the model was trained with (``n_ctx_slot`` in tools/server), scaled by YaRN if that is
-    asked for; with ``-c 0`` each slot gets all of it.
+    ``trained`` = the model's trained length. ``None`` = nothing is known. No slot gets more than
+    the trained length (``n_ctx_slot`` in tools/server), scaled by YaRN if that is on; with ``-c 0``
+    each slot gets all of it.
     """
     most = trained
     if trained is not None and cache.yarn:
@@ -172,7 +173,7 @@ def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | Non
 
 
 def _cells(context: int, streams: int) -> int:
-    """Tokens that each of so many caches holds (``n_ctx_seq`` in src/llama-context.cpp)."""
+    """Return the tokens in each of ``streams`` caches (``n_ctx_seq`` in src/llama-context.cpp)."""
     return _padded(_padded(context, _CELLS) // streams, _CELLS)
 
 
@@ -182,14 +183,14 @@ def _note(metadata: ModelMetadata, kept: list[Layer], cells: int) -> str | None:
     if (metadata.layers or 0) > MAX_LAYERS:
         return "it has more layers than llama.cpp loads"
     attending = any(layer.attention for layer in kept)
-    told = (
+    complete = (
         metadata.embedding_length
         and kept
         and not (attending and (metadata.key_length is None or cells == 0))
         and not (attending and len(metadata.kv_heads or ()) < len(kept))
         and not (_has_state(kept) and not state_numbers(metadata))
     )
-    return None if told else "its header does not tell its sizes"
+    return None if complete else "its header lacks sizes"
 
 
 def _batch(
@@ -205,9 +206,9 @@ def _batch(
     pooled: bool,
     causal: bool,
 ) -> _Batch:
-    """Sizes as ``llama_context`` (src/llama-context.cpp) and ``llama_kv_cache_iswa`` choose them.
+    """Choose sizes as ``llama_context`` (src/llama-context.cpp) and ``llama_kv_cache_iswa`` do.
 
-    Outputs: one per slot, or every token for vectors that are not pooled
+    Outputs: one for each slot, or every token for embeddings without pooling
     (tools/server/server-context.cpp, ``server_output_limits``).
     """
     tokens = min(batch_size, ubatch_size)
@@ -236,10 +237,10 @@ def _cache(
     cache_type_v: str,
     flash_attention: bool,
 ) -> int:
-    """Keys and values of all layers: ``llama_kv_cache`` in src/llama-kv-cache.cpp.
+    """Return the size of the keys and values: ``llama_kv_cache`` in src/llama-kv-cache.cpp.
 
-    With latent attention (MLA) only keys are kept. Without flash attention values are stored
-    transposed, in rows as long as the longest layer's.
+    With latent attention (MLA) only keys are stored. Without flash attention values are stored
+    transposed, in rows as long as those of the longest layer.
     """
     keys, values = [], []
     for layer, kv_heads in zip(kept, metadata.kv_heads or (), strict=False):
@@ -262,13 +263,13 @@ def _cache(
 def _compute(
     metadata: ModelMetadata, kept: list[Layer], batch: _Batch, *, flash_attention: bool
 ) -> int:
-    """The compute buffer and the output buffer.
+    """Return the size of the compute buffer and the output buffer.
 
-    ``ggml-alloc`` lets intermediate results share their place once they are used. What lives at
-    the same time at most, measured: the mask of each kind of cache, five rows per token of the
-    embedding's length (three of them inputs, ``build_inp_embd`` in src/llama-graph.cpp), and what
-    the largest part of a layer needs, or the scores of all tokens at the end. The output buffer
-    (``output_reserve`` in src/llama-context.cpp) holds them for one token of each slot.
+    ``ggml-alloc`` reuses the memory of intermediate results after their last use. The maximum at
+    one time, measured, is: the mask of each kind of cache, five rows of the embedding's length for
+    each token (three of them inputs, ``build_inp_embd`` in src/llama-graph.cpp), and the largest
+    part of a layer, or the scores of all tokens at the end. The output buffer (``output_reserve``
+    in src/llama-context.cpp) holds the scores for one token of each slot.
     """
     width = metadata.embedding_length or 0
     vocabulary = 0 if metadata.architecture in ENCODERS else metadata.vocabulary or 0
@@ -292,7 +293,7 @@ def _compute(
 
 
 def _reach(metadata: ModelMetadata, kept: list[Layer], batch: _Batch) -> list[int]:
-    """How many cells one token may attend to, for each mask there is.
+    """Return the number of cells that one token may attend to, for each mask.
 
     Source: ``build_attn_inp_kq_mask`` and ``build_attn_inp_no_cache`` in src/llama-graph.cpp.
     """
@@ -303,7 +304,7 @@ def _reach(metadata: ModelMetadata, kept: list[Layer], batch: _Batch) -> list[in
 
 
 def _attention_numbers(metadata: ModelMetadata) -> int:
-    """For each token: queries, keys and values of a layer, some before and after their rotation."""
+    """Count for each token the queries, keys and values of a layer, some before rotation, too."""
     heads, kv_heads = metadata.heads or 0, max(metadata.kv_heads or (), default=0)
     key, value = _head_lengths(metadata, windowed=False)
     window_key, window_value = _head_lengths(metadata, windowed=True)
@@ -315,7 +316,7 @@ def _attention_numbers(metadata: ModelMetadata) -> int:
 
 
 def _feed_forward_numbers(metadata: ModelMetadata) -> int:
-    """For each token: both inputs and the product of a gated part, of each expert it uses."""
+    """Count for each token both inputs and the product of a gated part, for each expert in use."""
     width, inner = metadata.embedding_length or 0, metadata.feed_forward_length or 0
     facts = metadata.recurrent
     if metadata.architecture in _UNGATED or (facts is not None and facts.wkv_head_size):
@@ -328,10 +329,10 @@ def _feed_forward_numbers(metadata: ModelMetadata) -> int:
 
 
 def _beside_numbers(metadata: ModelMetadata, kept: list[Layer], largest: int) -> int:
-    """For each token: what gemma3n and gemma4 hold beside ``largest``, the largest part of a layer.
+    """Count for each token the values of gemma3n and gemma4 besides ``largest``, a layer's part.
 
-    Embeddings for all layers at once, several times over at the start; gemma3n also has four
-    streams, and both what it predicts of them and what becomes of that.
+    These are embeddings for all layers at once, several copies at the start. gemma3n also has four
+    streams, with their predictions and corrections.
     """
     inputs = len(kept) * (metadata.embedding_length_per_layer or 0)
     if metadata.architecture != "gemma3n":
@@ -342,7 +343,7 @@ def _beside_numbers(metadata: ModelMetadata, kept: list[Layer], largest: int) ->
 
 
 def _recurrent_numbers(metadata: ModelMetadata, kept: list[Layer]) -> int:
-    """For each token: what a recurrent layer computes with, by its kind."""
+    """Count for each token the intermediate results of a recurrent layer, by its kind."""
     facts = metadata.recurrent
     if facts is None or not _has_state(kept):
         return 0
@@ -377,7 +378,7 @@ def _is_latent(metadata: ModelMetadata) -> bool:
 
 
 def _row_bytes(numbers: int, cache_type: str) -> int:
-    """A cache row: whole blocks (``ggml_row_size``). An unknown type counts as 32-bit floats."""
+    """Return the size of a cache row in blocks (``ggml_row_size``). Unknown types count as F32."""
     kind = _CACHE_TYPES.get(cache_type.lower(), _CACHE_TYPES["f32"])
     return -(-numbers // kind.values) * kind.bytes
 

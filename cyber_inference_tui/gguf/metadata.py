@@ -1,4 +1,4 @@
-"""What a GGUF header tells of a model: its kind, its size, and what memory estimates need."""
+"""Reads a model's kind and sizes, and the inputs of memory estimates, from a GGUF header."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _SHORT = 256
 
 
 class ProjectorFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a projector (``mmproj``) adds to a model."""
+    """The properties of a projector (``mmproj``)."""
 
     kind: str | None
     vision: bool
     audio: bool
     width: int | None
-    """Its output's length, the embedding length of the models it fits."""
+    """The length of its output, which is the embedding length of matching models."""
     image_size: int | None = None
-    """Pixels a side of the images it takes, or was trained with."""
+    """Pixels on each side of its images, or of its training images."""
     patch_size: int | None = None
-    """Pixels a side of what it takes as one."""
+    """Pixels on each side of a patch."""
     merge: int | None = None
-    """How many patches a side become one token."""
+    """Patches on each side that become one token."""
     embedding_length: int | None = None
     feed_forward_length: int | None = None
     gated: bool = False
@@ -37,7 +37,7 @@ class ProjectorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecurrentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How large the state is that recurrent layers keep: lengths in numbers, counts as such."""
+    """Sizes of the state of recurrent layers, in values."""
 
     conv_kernel: int | None = None
     """``ssm.conv_kernel``, and so on below."""
@@ -55,9 +55,9 @@ class RecurrentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """One file's header in the field's terms; ``None`` where the header does not tell.
+    """The header of one file in the usual terms; ``None`` = the header lacks it.
 
-    Lengths are in tokens for the context and in numbers for vectors.
+    Lengths are in tokens for the context and in values for vectors.
     """
 
     architecture: str | None = None
@@ -71,62 +71,62 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     layers: int | None = None
     embedding_length: int | None = None
     feed_forward_length: int | None = None
-    """The largest, where layers differ."""
+    """The largest, if layers differ."""
     feed_forward_lengths: tuple[int, ...] | None = None
     """For each layer."""
     heads: int | None = None
     kv_heads: tuple[int, ...] | None = None
-    """For each layer; 0 where a layer keeps no attention cache."""
+    """For each layer; 0 = a layer without attention cache."""
     key_length: int | None = None
     """Of one head."""
     value_length: int | None = None
     window_key_length: int | None = None
-    """Of one head in layers that attend within the window, where it differs."""
+    """Of one head in layers with a window, if it differs."""
     window_value_length: int | None = None
     latent_key_length: int | None = None
-    """``attention.key_length_mla``: with it, the layers cache one short row for all heads."""
+    """``attention.key_length_mla``: if present, layers cache one short row for all heads."""
     latent_value_length: int | None = None
     sliding_window: int | None = None
-    """In tokens; 0 where the header says that there is none."""
+    """In tokens; 0 = the header says that there is none."""
     sliding_window_period: int | None = None
-    """Every so many-th layer attends to everything."""
+    """Every n-th layer attends to all tokens."""
     sliding_window_layers: tuple[bool, ...] | None = None
     """For each layer whether it only attends within the window."""
     shared_kv_layers: int | None = None
-    """How many of the last layers use the cache of earlier ones."""
+    """The number of last layers that use the cache of earlier ones."""
     predict_layers: int | None = None
-    """How many of the layers, at the end, are for predicting ahead (``nextn_predict_layers``)."""
+    """The number of prediction layers at the end (``nextn_predict_layers``)."""
     recurrent: RecurrentFacts | None = None
     recurrent_layers: tuple[bool, ...] | None = None
     """For each layer whether it is recurrent."""
     full_attention_interval: int | None = None
-    """Every so many-th layer has attention, the others are recurrent."""
+    """Every n-th layer has attention, the others are recurrent."""
     embedding_length_per_layer: int | None = None
     experts: int | None = None
     experts_used: int | None = None
     expert_feed_forward_length: int | None = None
     chat_template: str | None = None
-    """As it stands in the file, up to 256 KiB: not for showing without cleaning."""
+    """Unchanged from the file, up to 256 KiB: clean it before showing it."""
     pooling: str | None = None
     is_projector: bool = False
     projector: ProjectorFacts | None = None
     split_count: int = 1
-    """How many files the model is split into."""
+    """The number of files of the model."""
     split_number: int = 0
-    """Which of them this is, from 0."""
+    """The number of this file, from 0."""
     tensor_count: int = 0
     tensor_bytes: int = 0
     matrices: tuple[Matrices, ...] = ()
-    """The tensors that are multiplied by, as far as the header was read."""
+    """The matrices of the model's multiplications, as far as the header was read."""
 
 
 def read_metadata(path: Path) -> ModelMetadata:
-    """Reads the header of one file; raises ``GGUFError`` when it is not a readable GGUF file."""
+    """Read the header of one file. Raises ``GGUFError`` if it is not a readable GGUF file."""
     return metadata_of(read_header(path))
 
 
 def metadata_of(header: Header) -> ModelMetadata:
-    """A header's facts. A value of the wrong type counts as not there."""
+    """Return a header's facts. A value of the wrong type counts as missing."""
     values = header.values
     architecture = _text(values.get("general.architecture"))
     kind = _text(values.get("general.type")) or "model"
@@ -197,14 +197,14 @@ def _template(value: Value | None) -> str | None:
 
 
 def _count(value: Value | None) -> int | None:
-    """A number that counts something: whole, not negative and of a size that can be true."""
+    """Return a value that is a count: whole, not negative and of a plausible size."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48:
         return value
     return None
 
 
 def _first(value: Value | None) -> int | None:
-    """A number given once, or the largest of one given per layer."""
+    """Return a single number, or the largest of a number for each layer."""
     if isinstance(value, tuple):
         counts = [count for item in value if (count := _count(item)) is not None]
         return max(counts, default=None)

@@ -1,4 +1,4 @@
-"""What a vision projector computes with when it reads an image."""
+"""Estimates the memory that a vision projector needs to read an image."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from cyber_inference_tui.gguf.metadata import ProjectorFacts
 
 _F32: Final = 4
 
-# Kinds that take images of any size: llama-server sets up its buffers for one of so many tokens a
-# side, each of so many patches a side unless the header tells (``set_warmup_n_tokens`` and
-# ``n_merge`` in tools/mtmd/clip.cpp of llama.cpp, build 11434).
+# Kinds that take images of any size. llama-server sizes its buffers for an image with this number
+# of tokens on each side, and this number of patches on each side of a token unless the header
+# differs (``set_warmup_n_tokens`` and ``n_merge`` in tools/mtmd/clip.cpp of llama.cpp, build
+# 11434).
 _TOKENS_AND_MERGE: Final = {
     "dots_ocr": (46, 1),
     "exaone4_5": (46, 2),
@@ -34,10 +35,10 @@ _TOKENS_AND_MERGE: Final = {
 
 
 def image_compute_bytes(facts: ProjectorFacts) -> int:
-    """The compute buffer for one image, as a server has it once it is ready; 0 where unknown.
+    """Return the size of the compute buffer for one image when the server is ready; 0 = unknown.
 
-    For each patch of the image: three rows of the embedding's length, and the largest part of a
-    layer (measured, with flash attention). Larger images may take more later.
+    For each patch of the image it holds three rows of the embedding's length, and the largest part
+    of a layer (measured, with flash attention). Larger images may take more later.
     """
     width, inner = facts.embedding_length or 0, facts.feed_forward_length or 0
     rows = 3 * width + max((3 if facts.gated else 1) * inner, 4 * width)

@@ -1,4 +1,4 @@
-"""Names of quantizations: what a header's numbers mean, and how file names spell them."""
+"""Names quantizations, from a header's numbers and from file names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class TensorType(NamedTuple):
-    """A ``ggml`` tensor type: its name and how many values one block of bytes holds."""
+    """A ``ggml`` tensor type: its name, and the values and bytes of a block."""
 
     name: str
     values: int
@@ -90,7 +90,7 @@ _FILE_TYPES = {
     39: "NVFP4",
     40: "Q1_0",
 }
-_GUESSED = 1024  # a flag beside the number: the writer was not sure
+_GUESSED = 1024  # a flag: the writer guessed the number
 
 _WORD = (
     r"(?:^|[-._ ])((?:UD[-_])?(?:"
@@ -102,26 +102,26 @@ _ANYWHERE = re.compile(rf"{_WORD}(?=$|[-._ ])", re.IGNORECASE)
 
 
 def file_type_name(file_type: int) -> str | None:
-    """The name of a header's ``general.file_type``; ``None`` for an unknown number."""
+    """Return the name of a header's ``general.file_type``; ``None`` = an unknown number."""
     return _FILE_TYPES.get(file_type & ~_GUESSED)
 
 
 def split_quantization(stem: str) -> tuple[str, str | None]:
-    """A file's stem without its quantization, and that in capitals (``None``: it names none).
+    """Split a file's stem into its name and its quantization in capitals (``None`` = it has none).
 
     ``Qwen3-4B-UD-Q4_K_XL`` is ``("Qwen3-4B", "UD-Q4_K_XL")``.
     """
     found = _IN_NAME.search(stem)
     if found is None:
         return stem, None
-    return stem[: found.start()], _spelt(found[1])
+    return stem[: found.start()], _normalized(found[1])
 
 
 def named_quantization(stem: str) -> str | None:
-    """The last quantization that a name mentions, wherever: ``Model-q4_k_m-v2`` is ``Q4_K_M``."""
+    """Return the last quantization in a name: ``Model-q4_k_m-v2`` is ``Q4_K_M``."""
     found = _ANYWHERE.findall(stem)
-    return _spelt(found[-1]) if found else None
+    return _normalized(found[-1]) if found else None
 
 
-def _spelt(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.upper().replace("UD_", "UD-")

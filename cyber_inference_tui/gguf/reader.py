@@ -1,9 +1,9 @@
-"""Reads the header of a GGUF file, and nothing more of it, within fixed bounds.
+"""Reads the header of a GGUF file, and nothing more, within fixed limits.
 
-Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. The
-file may be truncated, damaged or made to do harm: every count, length and offset is checked
-against the file's size before it is used, large values are skipped instead of built, and whatever
-is wrong with the file is one ``GGUFError``.
+Format: github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. A file
+may be truncated, damaged or malicious. Every count, length and offset is compared with the file's
+size before it is used, large values are skipped without being built, and every error in the file is
+a ``GGUFError``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_KEY: Final = 65_535
 _MAX_NAME: Final = 1024
 _MAX_DIMENSIONS: Final = 8
 _MAX_NESTED: Final = 65_536
-# What is kept in memory: longer strings and arrays are skipped, and so is all beyond the total.
+# Limits of the values in memory: longer strings and arrays are skipped. A larger total is an error.
 _MAX_STRING: Final = 256 * 1024
 _MAX_ARRAY: Final = 1024
 _MAX_KEPT: Final = 4 * 2**20
@@ -60,34 +60,34 @@ _SCALARS = {
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """What the list of tensors adds up to. Sizes are bytes."""
+    """The sums over the list of tensors. Sizes are bytes."""
 
     count: int
     parameters: int
-    """Numbers in all tensors together."""
+    """The numbers in all tensors together."""
     size: int
     size_by_type: dict[str, int]
-    """``"?"`` stands for types that are not known here, with 0 bytes."""
+    """``"?"`` = unknown types, with 0 bytes."""
     matrices: tuple[Matrices, ...] = ()
-    """The matrices that the model multiplies by."""
+    """The matrices of the model's multiplications."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header says."""
+    """The content of a header."""
 
     version: int
     values: dict[str, Value]
     """Scalars, strings up to 256 KiB and arrays of up to 1,024 numbers, by key."""
     array_lengths: dict[str, int]
-    """How many items each array has, also those whose items were skipped."""
+    """The number of items of each array, including arrays whose items were skipped."""
     tensors: Tensors
 
 
 def read_header(path: Path) -> Header:
-    """The header of the file at ``path``; raises ``GGUFError`` for all that is wrong with it.
+    """Return the header of the file at ``path``. Raises ``GGUFError`` for every error in it.
 
-    A few MiB of memory at most, whatever the file says. Never waits: a pipe is refused.
+    Takes a few MiB of memory at most, for any file. Never waits: a pipe is refused.
     """
     try:
         with _regular_file(path) as (descriptor, size):
@@ -97,10 +97,10 @@ def read_header(path: Path) -> Header:
 
 
 def read_beginning(data: bytes) -> Header:
-    """What the first bytes of a file say, as far as they go: no tensors, and the keys that come
-    first. Raises ``GGUFError`` where they are no beginning of a GGUF file.
+    """Return the header in the first bytes of a file: no tensors, and only the first keys.
 
-    Writers put the architecture's keys before the vocabulary, so that 64 KiB have them all.
+    Writers put the architecture's keys before the vocabulary, so 64 KiB contain them all. Raises
+    ``GGUFError`` if the bytes are not the start of a GGUF file.
     """
     cursor = _Beginning(data)
     values: dict[str, Value] = {}
@@ -130,7 +130,7 @@ def _regular_file(path: Path) -> Iterator[tuple[int, int]]:
 
 
 class _Cursor:
-    """A position in the file that only moves forward, with one chunk of it in memory."""
+    """A position in the file that only moves forward, with one chunk of the file in memory."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
@@ -146,7 +146,7 @@ class _Cursor:
         return self._start + self._at
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes; few enough for memory, by the caller's own limits."""
+        """Return the next ``count`` bytes. The caller limits ``count``."""
         if self._at + count > len(self._chunk):
             self._fill(count)
         taken = self._chunk[self._at : self._at + count]
@@ -179,7 +179,7 @@ class _Cursor:
         return int(_UINT64.unpack(self.take(8))[0])
 
     def array_length(self) -> int:
-        """How many items the array has that begins here, without going on."""
+        """Return the number of items of the array that begins here; stay at the position."""
         start = self.take(12)
         self._at -= 12
         return int(_UINT64.unpack(start[4:])[0])
@@ -197,7 +197,7 @@ class _Cursor:
         return self.take(length).decode("utf-8", "replace")
 
     def skip_nested_array(self) -> None:
-        """Past an array within an array: of plain values only."""
+        """Skip an array within an array; it may only contain plain values."""
         self._nested += 1
         kind, count = self.uint32(), self.uint64()
         scalar = _SCALARS.get(kind)
@@ -209,7 +209,7 @@ class _Cursor:
             raise GGUFError("its header holds arrays within arrays beyond reason")
 
     def skip_strings(self, count: int) -> None:
-        """Past ``count`` strings: the inner loop of a header, as vocabularies are long."""
+        """Skip ``count`` strings. This is the inner loop for a header: vocabularies are long."""
         self._strings += count
         if count > (self.size - self.position) // 8:
             raise self.cut_short()
@@ -229,11 +229,11 @@ class _Cursor:
 
 
 class _BeginningEndsError(GGUFError):
-    """The bytes that are there end; the file goes on."""
+    """The available bytes end before the header does."""
 
 
 class _Beginning(_Cursor):
-    """A cursor over the first bytes of a file that are in memory."""
+    """A cursor over the first bytes of a file, in memory."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(-1, len(data))
@@ -247,7 +247,7 @@ class _Beginning(_Cursor):
 
 
 def _counts(cursor: _Cursor) -> tuple[int, int, int]:
-    """The version, and how many tensors and metadata entries follow."""
+    """Return the version, and the numbers of tensors and metadata entries."""
     magic = cursor.take(4) if cursor.size >= 24 else b""
     if magic == b"vers" and cursor.take(20) == b"ion https://git-lfs.":
         raise GGUFError("it is a Git LFS pointer, not the model itself: get that with git lfs pull")
@@ -278,7 +278,7 @@ def _read(cursor: _Cursor) -> Header:
 def _read_metadata(
     cursor: _Cursor, entries: int, values: dict[str, Value], lengths: dict[str, int]
 ) -> None:
-    """Fill in ``values`` and ``lengths``, of an array its length even if its items are cut off."""
+    """Fill in ``values`` and ``lengths``; an array has a length even if its items are cut off."""
     kept = 0
     for _ in range(entries):
         key = cursor.key()
@@ -296,14 +296,14 @@ def _read_metadata(
 
 
 def _weight(value: Value | None) -> int:
-    """A measure of the memory ``value`` takes, in bytes."""
+    """Return an estimate of the bytes of memory that ``value`` takes."""
     if isinstance(value, str):
         return len(value)
     return 64 + (32 * len(value) if isinstance(value, tuple) else 0)
 
 
 def _value(cursor: _Cursor, kind: int) -> Value | None:
-    """A value; ``None`` when it was skipped."""
+    """Return a value; ``None`` = it was skipped."""
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         raw = cursor.take(scalar.size)
@@ -378,7 +378,7 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
         raise GGUFError(
             f"it is cut short: {cursor.size:,} of at least {start + end:,} bytes are there"
         )
-    if "?" in by_type:  # what the known types do not account for is theirs
+    if "?" in by_type:  # all other bytes belong to the unknown types
         total = cursor.size - start
     alike = tuple(Matrices(*kind, size) for kind, size in matrices.items())
     return Tensors(count, parameters, total, by_type, alike)

@@ -1,10 +1,10 @@
-"""Sizes of the weights that llama.cpp repacks into a layout for the processor.
+"""Computes the sizes of the weights that llama.cpp repacks into a layout for the processor.
 
-Matrices that a layer multiplies by are copied ("repacked") into a buffer in main memory while the
-model is loaded, if the processor has kernels for their type; the rest stays mapped from the file.
-All of this follows ggml and llama.cpp (github.com/ggml-org/llama.cpp, builds 11434 to 11669):
+While the model is loaded, the matrices of a layer's multiplications are copied ("repacked") into a
+buffer in main memory if the processor has kernels for their type; all others stay mapped from the
+file. This follows ggml and llama.cpp (github.com/ggml-org/llama.cpp, builds 11434 to 11669):
 
-- which tensors are multiplied by: ``LLM_TENSOR_INFOS`` in src/llama-arch.cpp;
+- the tensors of multiplications: ``LLM_TENSOR_INFOS`` in src/llama-arch.cpp;
 - the buffer type of a tensor is the first that supports its operation, AMX before repacking:
   ``ggml_backend_cpu_get_extra_buffer_types`` in ggml/src/ggml-cpu/ggml-cpu.cpp,
   ``select_weight_buft`` in src/llama-model-loader.cpp;
@@ -26,35 +26,35 @@ from cyber_inference_tui.files import read_file
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES, TensorType
 
 MOST_STEP: Final = 32
-"""AMX works on so many rows at once, which is the most."""
+"""The rows that AMX processes at once, the largest step of all."""
 
 _AMX_COLUMNS: Final = 16  # TILE_N: of half floats; blocks of quantized types are longer
 
 
 class Role(StrEnum):
-    """The use that a model makes of a matrix."""
+    """The use of a matrix in a model."""
 
     LAYER = "layer"
     EXPERTS = "experts"
     """One matrix for each expert of a layer."""
     EMBEDDINGS = "embeddings"
-    """Rows are looked up; also multiplied by, where the model has no matrix for its output."""
+    """Rows are looked up; without an output matrix this one is also used for the output."""
     OUTPUT = "output"
 
 
 class Matrices(msgspec.Struct, frozen=True):
-    """Tensors of one file that are alike, summed up."""
+    """Similar tensors of one file, added up."""
 
     type: str
     role: Role
     step: int
-    """The largest power of two, up to 32, that divides their number of rows; 1 as well where their
-    rows have a length that no kernel takes."""
+    """The largest power of two, up to 32, that divides their number of rows; also 1 if no kernel
+    accepts the length of their rows."""
     bytes: int
 
 
 class Processor(StrEnum):
-    """The instructions that decide what is repacked, from none to the most."""
+    """Instruction sets that decide the repacking, from the least to the most capable."""
 
     PLAIN = "plain"
     DOTPROD = "dotprod"
@@ -66,10 +66,10 @@ class Processor(StrEnum):
 
 
 class Repacked(NamedTuple):
-    """Bytes."""
+    """Sizes in bytes."""
 
     replaced: int
-    """Of weights in the file that the copies stand for: they need not stay in memory."""
+    """The weights in the file that the copies replace: they need not stay in memory."""
     copies: int
 
 
@@ -91,8 +91,8 @@ _AMX_MORE: Final = {
     **{"Q8_0": 4, "Q4_K": 4, "Q5_K": 4, "IQ4_XS": 2},
 }
 _BLOCKS: Final = {kind.name: kind.bytes for kind in TENSOR_TYPES.values()}
-# For each type of which number the rows have to be a multiple. These copies are as large as the
-# weights (``ggml_backend_cpu_repack_buffer_type``: no ``get_alloc_size``).
+# By type: the number of rows must be a multiple of this. These copies are as large as the weights
+# (``ggml_backend_cpu_repack_buffer_type``: no ``get_alloc_size``).
 _AVX2_STEPS: Final = {"Q4_0": 8, "Q4_K": 8, "IQ4_NL": 8, "MXFP4": 8}
 _STEPS: Final[dict[Processor, dict[str, int]]] = {
     Processor.PLAIN: {},
@@ -107,7 +107,7 @@ _STEPS: Final[dict[Processor, dict[str, int]]] = {
 
 _ROLES: Final = {"token_embd.weight": Role.EMBEDDINGS, "output.weight": Role.OUTPUT}
 _EXPERTS: Final = re.compile(r"^blk\.\d+\.ffn_(?:gate|up|down|gate_up)_(?:ch)?exps\.weight$")
-# Matrices that are looked up, added, convolved or scaled by, none of which has such kernels.
+# Matrices for lookups, additions, convolutions or scaling, which have no such kernels.
 _OTHER: Final = re.compile(
     r"norm|conv1d|shortconv\.conv\.|convnext\.\d+\.dw|posnet\.\d+\.conv|_conv_base"
     r"|^rope_|^per_layer_token_embd|^position_embd|^token_types|^d2t|markov_w1"
@@ -118,16 +118,16 @@ _OTHER: Final = re.compile(
 
 
 def processor_of(cpuinfo: str) -> Processor:
-    """The processor that the text of ``/proc/cpuinfo`` describes."""
+    """Return the processor that the text of ``/proc/cpuinfo`` describes."""
     found = _FEATURES.search(cpuinfo)
     features = frozenset(found[1].split()) if found else frozenset()
     return next((kind for kind, needed in _NEEDED.items() if needed <= features), Processor.PLAIN)
 
 
 def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """This machine's; plain where the file is missing, as on macOS."""
+    """Return the processor of this machine; plain if the file is missing, as on macOS."""
     try:
-        # One core tells of all: what they do not share, the kernel leaves out.
+        # The first core is enough: the kernel lists only features that all cores share.
         return processor_of(read_file(cpuinfo, _MOST_READ).decode("ascii", "replace"))
     except OSError:
         return Processor.PLAIN
@@ -136,9 +136,9 @@ def read_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
 def matrix_kind(
     name: str, kind: TensorType, shape: tuple[int, ...]
 ) -> tuple[str, Role, int] | None:
-    """Type, role and step of the ``Matrices`` that a tensor counts among.
+    """Return the type, role and step of the ``Matrices`` that a tensor belongs to.
 
-    ``None`` where nothing is multiplied by it. ``shape`` begins with the length of a row.
+    ``None`` = the tensor is not used in multiplications. ``shape`` begins with the length of a row.
     """
     while shape and shape[-1] == 1:
         shape = shape[:-1]
@@ -157,11 +157,11 @@ def matrix_kind(
 def repacked(
     matrices: Iterable[Matrices], processor: Processor, *, has_output: bool = True
 ) -> Repacked:
-    """What of these weights is repacked on ``processor``.
+    """Return the sizes of the weights that ``processor`` repacks.
 
-    ``has_output``: the model tells probabilities of tokens. One that has no matrix for that takes
-    its embeddings, which are copied then and stay mapped as well
-    (``TENSOR_DUPLICATED`` in src/models).
+    ``has_output``: the model computes probabilities of tokens. Without a matrix for them it uses
+    its embeddings, which are then copied and stay mapped as well (``TENSOR_DUPLICATED`` in
+    src/models).
     """
     known = list(matrices)
     tied = has_output and all(one.role is not Role.OUTPUT for one in known)
@@ -177,7 +177,7 @@ def repacked(
 
 
 def _copy(one: Matrices, processor: Processor) -> int | None:
-    """How large its copy is; ``None`` where it has none."""
+    """Return the size of its copy; ``None`` = it is not copied."""
     if processor is Processor.AMX and one.role is not Role.EXPERTS and one.step == MOST_STEP:
         more = _AMX_MORE.get(one.type)
         if more is not None:

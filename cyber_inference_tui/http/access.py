@@ -106,9 +106,16 @@ def _is_private(name: str) -> bool:
     return not (address.is_global or address.is_multicast or address.is_unspecified)
 
 
-def _digest(text: str) -> bytes:
-    # Header values carry bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+def bearer_token(headers: Mapping[str, str]) -> str:
+    """Return the token of ``Authorization: Bearer TOKEN``; empty without one."""
+    scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def digest_of(secret: str) -> bytes:
+    """Return a digest to compare secrets in constant time."""
+    # Header values contain bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 class AccessRules:
@@ -131,7 +138,7 @@ class AccessRules:
         self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
         self._origins = {parse_origin(origin) for origin in settings.cors_origins} - {None}
         self._any_origin = "*" in settings.cors_origins
-        self._keys = [_digest(key) for key in settings.api_keys]
+        self._keys = [digest_of(key) for key in settings.api_keys]
         self._hosts: dict[tuple[str, str], bool] = {}
 
     def allows_host(self, host: str, local: str) -> bool:
@@ -178,11 +185,9 @@ class AccessRules:
         if not self._keys:
             return True
         found = False
-        scheme, _, bearer = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        offered = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key")]
-        for text in offered:
+        for text in (bearer_token(headers), headers.get("x-api-key")):
             if text:
-                digest = _digest(text)
+                digest = digest_of(text)
                 for key in self._keys:
                     found |= hmac.compare_digest(digest, key)
         return found

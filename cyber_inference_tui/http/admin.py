@@ -44,18 +44,20 @@ def add_admin(table: RouteTable, service: Service) -> None:
         endpoints.HUB_FILES,
         lambda call: service.hub_files(call.query.repo, call.query.revision or None),
     )
-    table.answer(endpoints.DOWNLOADS, lambda call: service.downloads.records())
+    table.answer(endpoints.DOWNLOADS, lambda call: service.hub.downloads.records())
     table.answer(
         endpoints.DOWNLOAD,
-        lambda call: service.downloads.add(call.body.repo, call.body.filename, call.body.revision),
+        lambda call: service.hub.downloads.add(
+            call.body.repo, call.body.filename, call.body.revision
+        ),
     )
     table.answer(
         endpoints.CANCEL_DOWNLOAD,
-        lambda call: service.downloads.cancel(call.name, keep=call.query.keep),
+        lambda call: service.hub.downloads.cancel(call.name, keep=call.query.keep),
     )
-    table.answer(endpoints.PAUSE_DOWNLOAD, lambda call: service.downloads.pause(call.name))
-    table.answer(endpoints.RESUME_DOWNLOAD, lambda call: service.downloads.resume(call.name))
-    table.answer(endpoints.RETRY_DOWNLOAD, lambda call: service.downloads.retry(call.name))
+    table.answer(endpoints.PAUSE_DOWNLOAD, lambda call: service.hub.downloads.pause(call.name))
+    table.answer(endpoints.RESUME_DOWNLOAD, lambda call: service.hub.downloads.resume(call.name))
+    table.answer(endpoints.RETRY_DOWNLOAD, lambda call: service.hub.downloads.retry(call.name))
 
     table.answer(endpoints.LOGS, lambda call: service.logs.records())
     table.answer(endpoints.LOG_TAIL, lambda call: _log_tail(service, call))

@@ -38,7 +38,6 @@ from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
-from cyber_inference_tui.scheduler.state import Waiter
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -116,94 +115,105 @@ class Forwarder:
         on_request: Callable[[RequestRecord, str | None], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._service = service
-        self._on_request = on_request
+        self.service = service
+        self.on_request = on_request
         self._now = now
         self._targets = TargetFinder(service)
-        self._pool = ConnectionPool(SERVER_HOST)
-        self._stalls = StallWatch()
-        self._retry_queue = RetryQueue()
+        self.pool = ConnectionPool(SERVER_HOST)
+        self.stalls = StallWatch()
+        self.retry_queue = RetryQueue()
 
     async def close(self) -> None:
         """Close the idle connections."""
-        self._pool.close()
+        self.pool.close()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, wait for a place, pass on the request, and pass back the answer."""
         log = RequestLog(request, self._now)
         target = await self._targets.find(request)
-        answer = ClientResponse(request, target.stream, _name_replacer(target.model))
-        number = self._service.active.come(log.start(target, answer))
+        return await _Forwarding(self, request, target, log).run()
+
+
+class _Forwarding:
+    """The forwarding of a request whose target is known."""
+
+    def __init__(
+        self, forwarder: Forwarder, request: web.Request, target: Target, log: RequestLog
+    ) -> None:
+        self._shared = forwarder
+        self._service = forwarder.service
+        self._request = request
+        self._target = target
+        self._log = log
+        self._answer = ClientResponse(request, target.stream, _name_replacer(target.model))
+
+    async def run(self) -> web.StreamResponse:
+        """Have the request answered, and record it."""
+        answer, log = self._answer, self._log
+        number = self._service.active.add(log.start(self._target, answer).active)
         try:
-            await self._serve(request, target, answer, log)
+            await self._serve()
         except CyberError as error:
             log.error = error
             if not answer.begun:
                 # Not raised: the middleware would record the request a second time.
-                return error_response(error, request.path)
+                return error_response(error, self._request.path)
             answer.fail(error)
         except (asyncio.CancelledError, ConnectionError):
-            self._client_gone(answer, log)
+            self._client_gone()
             raise
         except Exception:
             log.error = internal_error()
             if not answer.begun:
                 raise
             # Our own defect. A second answer inside the first would make it worse.
-            _logger.exception("forwarding %s failed", target.path)
+            _logger.exception("forwarding %s failed", self._target.path)
             answer.cut()
         finally:
-            self._service.active.go(number)
-            self._note(target, answer, log)
+            self._service.active.remove(number)
+            self._note()
         return _WrittenResponse(keep_alive=answer.keep_alive)
 
-    def _client_gone(self, answer: ClientResponse, log: RequestLog) -> None:
+    def _client_gone(self) -> None:
         """Note that the client has left, or that the service ends."""
         if self._service.scheduler.closing:
-            log.error = ShuttingDownError("The service is shutting down.")
-        elif not (answer.complete or answer.says_done):
-            log.client_left = True
-        answer.cut()
+            self._log.error = ShuttingDownError("The service is shutting down.")
+        elif not (self._answer.complete or self._answer.says_done):
+            self._log.client_left = True
+        self._answer.cut()
 
-    def _note(self, target: Target, answer: ClientResponse, log: RequestLog) -> None:
-        if not (target.is_work or answer.refused or log.failed):
+    def _note(self) -> None:
+        if not (self._target.is_work or self._answer.refused or self._log.failed):
             return
         try:
-            self._on_request(log.record(), log.error_code)
+            self._shared.on_request(self._log.record(), self._log.error_code)
         except Exception:
             # An error in recording must not break the answer.
             _logger.exception("a request was not recorded")
 
-    async def _serve(
-        self, request: web.Request, target: Target, answer: ClientResponse, log: RequestLog
-    ) -> None:
+    async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
 
         That is possible as long as the client has received only comments. If the request was the
         only one at a second server that crashed, it caused the crash, and fails. Otherwise it is
         sent again, at most ``_MOST_TRIES`` times in total.
         """
-        lost = await self._try(request, target, answer, log)
+        lost = await self._try()
         tries = 1
         while lost is not None:
             if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
                 raise lost.error
             _logger.warning("%s Sending the request again.", lost.error.message)
-            answer.reset()
+            self._answer.reset()
             tries += 1
             trial = TRIAL if tries == 2 else LONG_TRIAL
-            with self._retry_queue.retry(target.model.id, trial, suspect=lost.alone) as retry:
-                lost = await self._try(request, target, answer, log, retry=retry, before=lost)
+            with self._shared.retry_queue.retry(
+                self._target.model.id, trial, suspect=lost.alone
+            ) as retry:
+                lost = await self._try(retry, lost)
 
     async def _try(
-        self,
-        request: web.Request,
-        target: Target,
-        answer: ClientResponse,
-        log: RequestLog,
-        *,
-        retry: Retry | None = None,
-        before: _LostServer | None = None,
+        self, retry: Retry | None = None, before: _LostServer | None = None
     ) -> _LostServer | None:
         """Have the request answered by a server.
 
@@ -211,11 +221,11 @@ class Forwarder:
         for its ``retry``.
         """
         lease = None
-        if not self._retry_queue.is_active(target.model.id):
-            lease = self._service.scheduler.try_acquire(target.model)
+        if not self._shared.retry_queue.is_active(self._target.model.id):
+            lease = self._service.scheduler.try_acquire(self._target.model)
         if lease is None:
             try:
-                lease = await self._place(target, answer, log, retry)
+                lease = await self._place(retry)
             except CyberError as error:
                 if before is None or isinstance(error, ShuttingDownError):
                     raise
@@ -225,23 +235,14 @@ class Forwarder:
                 failed.needs_person = error.permanent
                 raise failed from error
         try:
-            await self._use(lease, request, target, answer, log=log, retry=retry)
+            await self._use(lease, retry)
         except UpstreamError as error:
-            if answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
+            if self._answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
                 raise
             return _LostServer(error, alone=lease.was_alone)
         return None
 
-    async def _use(
-        self,
-        lease: Lease,
-        request: web.Request,
-        target: Target,
-        answer: ClientResponse,
-        *,
-        log: RequestLog,
-        retry: Retry | None = None,
-    ) -> None:
+    async def _use(self, lease: Lease, retry: Retry | None) -> None:
         """Have the request answered by the server of ``lease``."""
         with lease:
             if retry is not None:
@@ -250,26 +251,24 @@ class Forwarder:
                 retry.begin_trial()
             lease.sent()
             try:
-                await self._exchange(request, target, lease, answer, retry)
+                await self._exchange(lease, retry)
                 lease.answered()
             finally:
-                if target.is_work or answer.refused:
-                    usage = log.usage = answer.usage()
+                if self._target.is_work or self._answer.refused:
+                    usage = self._log.usage = self._answer.usage()
                     lease.count(usage.tokens_in, usage.tokens_out)
 
     # A place at the model
 
-    async def _place(
-        self, target: Target, answer: ClientResponse, log: RequestLog, retry: Retry | None = None
-    ) -> Lease:
+    async def _place(self, retry: Retry | None) -> Lease:
         """Wait for the ``retry``, if any, and for a place at the model."""
-        log.start_waiting()
+        self._log.start_waiting()
         try:
-            return await self._wait_for_place(target, answer, log, retry)
+            return await self._wait_for_place(retry)
         finally:
-            log.stop_waiting()
+            self._log.stop_waiting()
 
-    async def _acquire(self, target: Target, log: RequestLog, retry: Retry | None) -> Lease:
+    async def _acquire(self, retry: Retry | None) -> Lease:
         limit = self._service.settings.queue_timeout
         if retry is not None:
             try:
@@ -280,12 +279,14 @@ class Forwarder:
                     f"Other requests of a crashed server took longer than {limit:g} s."
                 ) from None
         else:
-            await self._retry_queue.wait_until_empty(
-                target.model.id, timeout=limit, most=self._service.settings.max_queue
+            await self._shared.retry_queue.wait_until_empty(
+                self._target.model.id, timeout=limit, most=self._service.settings.max_queue
             )
         while True:
             try:
-                return await self._service.scheduler.acquire(target.model, on_wait=log.set_waiter)
+                return await self._service.scheduler.acquire(
+                    self._target.model, on_wait=self._log.set_waiter
+                )
             except ModelLoadError as error:
                 pause = error.retry_after
                 if retry is None or retry.suspect or pause is None or pause > TRIAL:
@@ -293,16 +294,14 @@ class Forwarder:
                 # Other requests crashed the servers before, so the pause is short.
                 await asyncio.sleep(pause)
 
-    async def _wait_for_place(
-        self, target: Target, answer: ClientResponse, log: RequestLog, retry: Retry | None
-    ) -> Lease:
-        if not answer.may_comment:
-            return await self._acquire(target, log, retry)
-        waiting = asyncio.ensure_future(self._acquire(target, log, retry))
+    async def _wait_for_place(self, retry: Retry | None) -> Lease:
+        if not self._answer.may_comment:
+            return await self._acquire(retry)
+        waiting = asyncio.ensure_future(self._acquire(retry))
         try:
             pause = FIRST_COMMENT_AFTER
             while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-                answer.comment(self._wait_text(target.model, log.waiter))
+                self._answer.comment(self._wait_text())
                 pause = COMMENT_INTERVAL
         except BaseException:
             waiting.cancel()
@@ -312,40 +311,34 @@ class Forwarder:
             raise
         return waiting.result()
 
-    def _wait_text(self, model: LocalModel, waiter: Waiter | None) -> str:
-        outlook = None
+    def _wait_text(self) -> str:
+        model_id, waiter = self._target.model.id, self._log.waiter
+        estimate = None
         if waiter is not None:
-            outlook = self._service.scheduler.waits.estimate(model.id, waiter)
-        return outlook.in_words(model.id) if outlook else f"queued {model.id}"
+            estimate = self._service.scheduler.waits.estimate(model_id, waiter)
+        return estimate.in_words(model_id) if estimate else f"queued {model_id}"
 
     # The exchange
 
-    async def _exchange(
-        self,
-        request: web.Request,
-        target: Target,
-        lease: Lease,
-        answer: ClientResponse,
-        retry: Retry | None,
-    ) -> None:
-        head = self._request_head(request, target, lease.port)
+    async def _exchange(self, lease: Lease, retry: Retry | None) -> None:
+        head = self._request_head(lease.port)
         limit = self._service.settings.stall_timeout
         fresh = False
         while True:
             try:
-                connection = await self._pool.connect(lease.port, fresh=fresh)
+                connection = await self._shared.pool.connect(lease.port, fresh=fresh)
             except OSError:
                 raise await self._upstream_error(lease, "its server does not answer") from None
-            exchange = connection.begin(request.method, head, target.body)
+            exchange = connection.begin(self._request.method, head, self._target.body)
             end = partial(exchange.fail, UpstreamLostError(untouched=False))
             lease.on_forced_unload.add(end)
             try:
-                with self._stalls.watch(exchange, lease, limit) if limit else _UNWATCHED:
+                with self._shared.stalls.watch(exchange, lease, limit) if limit else _UNWATCHED:
                     response = await exchange.head()
                     lease.begun()
                     if retry is not None:
                         retry.end()
-                    await answer.relay(response, exchange)
+                    await self._answer.relay(response, exchange)
             except UpstreamLostError as error:
                 if connection.reused and error.untouched and not fresh:
                     # The server closed a kept connection just as it was used again, and sent no
@@ -380,7 +373,8 @@ class Forwarder:
             await lease.wait_exited(_KILL_NOTICE)
         return UpstreamError(f"{lease.model_id} failed to answer: its server {stalled}.")
 
-    def _request_head(self, request: web.Request, target: Target, port: int) -> bytes:
+    def _request_head(self, port: int) -> bytes:
+        request, target = self._request, self._target
         dropped = _DROPPED | _KEYS if self._service.settings.api_keys else _DROPPED
         lines = [
             f"{request.method} {target.path} HTTP/1.1\r\nHost: {SERVER_HOST}:{port}\r\n".encode()

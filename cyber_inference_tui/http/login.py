@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import ipaddress
 import logging
@@ -34,6 +33,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
+from cyber_inference_tui.http.access import bearer_token, digest_of
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
@@ -142,14 +142,14 @@ class AdminLogin:
         self._preparing = asyncio.Lock()
         self.process_token = secrets.token_urlsafe(32)
         """Valid until the process ends, with any password."""
-        self._process_digest = _digest(self.process_token)
+        self._process_digest = digest_of(self.process_token)
         self._process_id = secrets.token_hex(8)
 
     async def check(self, headers: Mapping[str, str]) -> None:
         """Raise ``AdminLoginError`` unless a request may use the admin endpoints."""
         if not self._service.settings.admin_password:
             return
-        token = _bearer(headers)
+        token = bearer_token(headers)
         if token and not self._is_own(token):
             await self._prepare()
         if not self.admits(headers):
@@ -164,7 +164,7 @@ class AdminLogin:
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Check again whether a request may use the admin endpoints, after ``check``."""
         password = self._service.settings.admin_password
-        token = _bearer(headers)
+        token = bearer_token(headers)
         return not password or self._is_own(token) or self._is_valid(token, password)
 
     async def login(self, request: web.Request) -> web.Response:
@@ -183,7 +183,7 @@ class AdminLogin:
             )
             error.retry_after = pause
             raise error
-        if not hmac.compare_digest(_digest(given.password), _digest(password)):
+        if not hmac.compare_digest(digest_of(given.password), digest_of(password)):
             self._attempts.failed(request.remote)
             _logger.warning("a login from %s had a wrong password", request.remote)
             raise InvalidAdminPasswordError("The admin password is wrong.")
@@ -197,7 +197,7 @@ class AdminLogin:
         return json_answer(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     def _is_own(self, token: str) -> bool:
-        return hmac.compare_digest(_digest(token), self._process_digest)
+        return hmac.compare_digest(digest_of(token), self._process_digest)
 
     def _is_valid(self, token: str, password: str) -> bool:
         if self._signer is None or not token:
@@ -276,7 +276,9 @@ class _Signer:
             return None
 
     def _key(self, password: str) -> bytes:
-        return hmac.digest(self._secret, _PURPOSE + _bytes(password), "sha256")
+        return hmac.digest(
+            self._secret, _PURPOSE + password.encode("utf-8", "surrogatepass"), "sha256"
+        )
 
 
 def kept_secret(path: Path) -> bytes:
@@ -298,17 +300,3 @@ def kept_secret(path: Path) -> bytes:
         os.fsync(file.fileno())
     temporary.replace(path)
     return secret
-
-
-def _bearer(headers: Mapping[str, str]) -> str:
-    scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _bytes(text: str) -> bytes:
-    # Header values carry bytes that are not UTF-8 as surrogates.
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(_bytes(text)).digest()

@@ -26,7 +26,7 @@ class RetryQueue:
     """The retries of each model whose server crashed."""
 
     def __init__(self) -> None:
-        self._lines: WeakValueDictionary[str, _ModelQueue] = WeakValueDictionary()
+        self._queues: WeakValueDictionary[str, _ModelQueue] = WeakValueDictionary()
 
     def retry(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
         """Return a retry for a lost request. ``Retry.wait_turn`` puts it into the model's queue.
@@ -34,15 +34,15 @@ class RetryQueue:
         Its trial takes at most ``trial`` seconds. ``suspect`` means that the request was the only
         one at the server that crashed.
         """
-        line = self._lines.get(model_id)
-        if line is None:
-            line = self._lines[model_id] = _ModelQueue()
-        return Retry(line, trial, suspect)
+        queue = self._queues.get(model_id)
+        if queue is None:
+            queue = self._queues[model_id] = _ModelQueue()
+        return Retry(queue, trial, suspect)
 
     def is_active(self, model_id: str) -> bool:
         """Check whether a request of the model waits for its retry or is being retried."""
-        line = self._lines.get(model_id)
-        return line is not None and line.turns > 0
+        queue = self._queues.get(model_id)
+        return queue is not None and queue.retries > 0
 
     async def wait_until_empty(self, model_id: str, *, timeout: float, most: int) -> None:
         """Wait, with a new request, until the model's queue is empty.
@@ -50,23 +50,23 @@ class RetryQueue:
         Raises ``QueueTimeoutError`` after ``timeout`` seconds (0 = no limit), and
         ``QueueFullError`` if ``most`` new requests wait already.
         """
-        while (line := self._lines.get(model_id)) is not None and line.turns:
-            if line.held >= most:
+        while (queue := self._queues.get(model_id)) is not None and queue.retries:
+            if queue.waiting >= most:
                 raise QueueFullError(
                     f"{model_id} is recovering from a crash, and as many requests wait for it as"
-                    f" max_queue allows ({line.held}).",
+                    f" max_queue allows ({queue.waiting}).",
                     retry_after=TRIAL,
                 )
-            line.held += 1
+            queue.waiting += 1
             try:
                 async with asyncio.timeout(timeout or None):
-                    await line.over.wait()
+                    await queue.empty.wait()
             except TimeoutError:
                 raise QueueTimeoutError(
                     f"{model_id} did not recover from a crash within {timeout:g} s."
                 ) from None
             finally:
-                line.held -= 1
+                queue.waiting -= 1
 
 
 class _ModelQueue:
@@ -74,28 +74,28 @@ class _ModelQueue:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.turns = 0
+        self.retries = 0
         """Requests that wait for their retry or are being retried."""
-        self.held = 0
+        self.waiting = 0
         """New requests that wait for the end of the last retry."""
-        self.over = asyncio.Event()
+        self.empty = asyncio.Event()
 
 
 class Retry:
     """The retry of a request. Use it with ``with``: at the end the next retry may start."""
 
-    def __init__(self, line: _ModelQueue, trial: float, suspect: bool) -> None:
+    def __init__(self, queue: _ModelQueue, trial: float, suspect: bool) -> None:
         self.trial = trial
         """Seconds. The request also waits at most this long for others at the server to end."""
         self.suspect = suspect
-        self._line = line
+        self._queue = queue
         self._is_over = False
         self._has_turn = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait_turn(self) -> None:
         """Wait until no other request of the model is on trial."""
-        await self._line.lock.acquire()
+        await self._queue.lock.acquire()
         self._has_turn = True
 
     def begin_trial(self) -> None:
@@ -108,16 +108,16 @@ class Retry:
             self._timer.cancel()
         if self._has_turn:
             self._has_turn = False
-            self._line.lock.release()
+            self._queue.lock.release()
         if not self._is_over:
             self._is_over = True
-            self._line.turns -= 1
-            if not self._line.turns:
-                self._line.over.set()
+            self._queue.retries -= 1
+            if not self._queue.retries:
+                self._queue.empty.set()
 
     def __enter__(self) -> Self:
-        self._line.turns += 1
-        self._line.over.clear()
+        self._queue.retries += 1
+        self._queue.empty.clear()
         return self
 
     def __exit__(

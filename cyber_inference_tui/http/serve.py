@@ -39,8 +39,8 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
-from cyber_inference_tui.settings.credentials import make_missing
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.credentials import make_credentials
+from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import START_LIMIT, Storages, begin, end_process_within
 
@@ -56,7 +56,7 @@ _logger = logging.getLogger(__name__)
 
 
 def serve(
-    loaded: Loaded,
+    loaded: LoadedSettings,
     *,
     demo: bool,
     announce: Callable[[str], None],
@@ -102,12 +102,12 @@ def serve(
         for warning in (*loaded.warnings, *([lock.problem] if lock.problem else [])):
             _logger.warning("%s", warning)
         # The address is the one that the name resolved to. No request is served before this.
-        loaded = make_missing(
+        loaded = make_credentials(
             loaded,
             listener.getsockname()[0],
             environ=environ,
             flags=flags,
-            tell=tell,
+            announce=tell,
             reveal=not goes_to_journal(environ),
         )
 

@@ -149,7 +149,7 @@ class TargetFinder:
     def _means(self, name: str, model: LocalModel) -> bool:
         """Check whether ``name`` is a name of this model."""
         try:
-            return self._service.catalog.resolve(name).id == model.id
+            return self._service.models.catalog.resolve(name).id == model.id
         except ModelNotFoundError:
             return False
 
@@ -159,26 +159,28 @@ class TargetFinder:
         while end > 0:
             name = unquote(rest[:end])
             with contextlib.suppress(ModelNotFoundError):
-                return _Addressed(self._service.catalog.resolve(name), name, rest[end:] or "/")
+                return _Addressed(
+                    self._service.models.catalog.resolve(name), name, rest[end:] or "/"
+                )
             end = rest.rfind("/", 0, end)
         raise self._unknown(unquote(rest.partition("/")[0]))
 
     def _unknown(self, name: str) -> CyberError:
         try:
-            self._service.catalog.resolve(name)
+            self._service.models.catalog.resolve(name)
         except CyberError as error:
             return error
         return ModelNotFoundError(f"There is no model {name}.")
 
     def _has_commands(self) -> bool:
-        return any(model.settings.command for model in self._service.catalog.models.values())
+        return any(model.settings.command for model in self._service.models.catalog.models.values())
 
     def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
         """Return the model with this name, or without a name the only candidate.
 
         A path with a ``refusal`` needs a name, unless there is only one model.
         """
-        catalog = self._service.catalog
+        catalog = self._service.models.catalog
         if name:
             return catalog.resolve(name)
         if refusal is not None and len(catalog.models) != 1:

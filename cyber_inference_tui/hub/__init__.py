@@ -1,1 +1,1 @@
-"""Models on the Hugging Face Hub: looking for them, and bringing them here."""
+"""Search for models on the Hugging Face Hub, and download them."""

@@ -63,8 +63,7 @@ class BlockWriter:
         while left:
             self._partial.write(self._blocks[0])
             self.checkpoint = self._partial.checkpoint()
-            # A block leaves the queue when it is written, so that ``put`` sees that this thread
-            # runs.
+            # A block stays queued until it is written: ``put`` starts a thread for the first.
             with self._lock:
                 self._blocks.popleft()
                 left = bool(self._blocks)

@@ -135,8 +135,7 @@ class Download:
         self._transfers, self._bytes_here = {}, {}
 
     def abandon(self) -> None:
-        """Keep its transfers from syncing when they are cancelled, since their files are
-        removed."""
+        """Make its transfers skip the last sync when they are cancelled and removed."""
         for transfer in self._transfers.values():
             transfer.abandoned = True
 
@@ -211,8 +210,7 @@ class Download:
             raise _first(failures) from None
 
     async def _is_here(self, file: PlannedFile) -> bool:
-        """Return whether a file is staged or at its final path, so that nothing is fetched
-        twice."""
+        """Return whether a file is staged or at its final path already."""
         staging = self.staging
         if await self._in_thread(staging.is_whole, file):
             return True

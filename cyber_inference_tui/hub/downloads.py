@@ -104,7 +104,7 @@ class Downloads:
     async def stop(self) -> None:
         """Interrupt the running downloads; the journal keeps them as queued."""
         self._running = False
-        tasks = [one.task for one in self._downloads.values() if one.task is not None]
+        tasks = [task for download in self._downloads.values() if (task := download.task)]
         tasks += self._background
         if self._ticker is not None:
             tasks.append(self._ticker)
@@ -156,7 +156,7 @@ class Downloads:
                 self._publish(download)
                 return download.record()
             return await self._enqueue(download)
-        active = sum(one.entry.status in _ACTIVE for one in self._downloads.values())
+        active = sum(download.entry.status in _ACTIVE for download in self._downloads.values())
         if active >= MAX_ACTIVE:
             raise ConflictError(
                 f"There are {active} downloads already.", hint="Wait for some, or cancel some."
@@ -244,14 +244,14 @@ class Downloads:
 
     def _start_next(self) -> None:
         """Start queued downloads while fewer than ``AT_ONCE`` run."""
-        free = AT_ONCE - sum(one.task is not None for one in self._downloads.values())
+        free = AT_ONCE - len(self._with_tasks())
         for download in self._downloads.values():
             if free <= 0 or not self._running:
                 break
             if download.task is None and download.entry.status is DownloadStatus.QUEUED:
                 free -= 1
                 self._start_task(download, self._run(download))
-        if any(one.task is not None for one in self._downloads.values()):
+        if self._with_tasks():
             self._busy.set()
         else:
             self._busy.clear()
@@ -287,10 +287,10 @@ class Downloads:
         A file that several of them need counts once.
         """
         left: dict[Path, int] = {}
-        for one in self._downloads.values():
-            if one.task is not None and one.entry.models_dir == download.entry.models_dir:
-                for place, count in one.bytes_left().items():
-                    left[place] = min(count, left.get(place, count))
+        for other in self._with_tasks():
+            if other.entry.models_dir == download.entry.models_dir:
+                for path, count in other.bytes_left().items():
+                    left[path] = min(count, left.get(path, count))
         return sum(left.values())
 
     def _on_end(self, download: Download, task: asyncio.Task[None]) -> None:
@@ -313,8 +313,7 @@ class Downloads:
         self._publish(download)
 
     async def _remove_files(self, download: Download) -> None:
-        """Remove the files once nothing writes to them, unless the download is queued again by
-        then."""
+        """Remove the files once nothing writes to them, unless it is queued again by then."""
         while download.task is not None and download.entry.status not in _ACTIVE:
             await asyncio.wait([download.task], timeout=_END_TIME)
         if download.entry.status not in _ACTIVE:
@@ -337,13 +336,16 @@ class Downloads:
         self._on_removed(download.entry.id)
 
     def _forget_oldest(self) -> None:
-        finished = [one for one in self._known() if one.entry.status not in _ACTIVE]
+        finished = [download for download in self._known() if download.entry.status not in _ACTIVE]
         for download in finished[: max(len(finished) - MAX_FINISHED, 0)]:
             download.being_forgotten = True
             self._spawn(self._forget(download))
 
+    def _with_tasks(self) -> list[Download]:
+        return [download for download in self._downloads.values() if download.task is not None]
+
     def _known(self) -> list[Download]:
-        return [one for one in self._downloads.values() if not one.being_forgotten]
+        return [download for download in self._downloads.values() if not download.being_forgotten]
 
     def _find(self, download_id: str) -> Download:
         download = self._downloads.get(download_id)
@@ -372,10 +374,9 @@ class Downloads:
             await self._busy.wait()
             await asyncio.sleep(TICK)
             now = self._transport.clock()
-            for download in list(self._downloads.values()):
-                if download.task is not None:
-                    download.update_rate(now)
-                    self._publish(download)
+            for download in self._with_tasks():
+                download.update_rate(now)
+                self._publish(download)
 
     async def _save(self) -> None:
         """Write the journal if it has changed."""
@@ -396,5 +397,5 @@ class Downloads:
         return task
 
 
-def _same_model(one: DownloadPlan, other: DownloadPlan) -> bool:
-    return (one.repo.lower(), one.filename) == (other.repo.lower(), other.filename)
+def _same_model(plan: DownloadPlan, other: DownloadPlan) -> bool:
+    return (plan.repo.lower(), plan.filename) == (other.repo.lower(), other.filename)

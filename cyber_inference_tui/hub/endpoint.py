@@ -76,10 +76,9 @@ class HubEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 def read_endpoint(settings: Settings, environ: Mapping[str, str]) -> HubEndpoint:
     """Read the hub from the settings, else from the environment, else from the hub's own files.
 
-    It may read a file, so do not call it on the event loop. The variables and files are those of
-    the hub's own tools:
-    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables Raises
-    ``HubError`` if the hub's address is not valid.
+    It may read a file, so do not call it on the event loop. Raises ``HubError`` if the hub's
+    address is not valid. The variables and files are those of the hub's own tools:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
     """
     url = (settings.hf_endpoint or variable(environ, "HF_ENDPOINT") or PUBLIC_HUB).rstrip("/")
     try:

@@ -1,6 +1,6 @@
 """Turn the hub's refusals into errors with a sentence and a way out.
 
-Its answers carry ``X-Error-Code`` and ``X-Error-Message``, as its own client library reads them:
+The headers ``X-Error-Code`` and ``X-Error-Message`` are read as in the hub's own client library:
 https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_http.py
 """
 

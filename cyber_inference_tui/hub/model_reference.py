@@ -62,8 +62,8 @@ def parse_reference(
         ) from error
     return ModelReference(
         found.repo,
-        _one_of(found.filename, filename, "file"),
-        _one_of(found.revision, revision, "revision"),
+        _agreed(found.filename, filename, "file"),
+        _agreed(found.revision, revision, "revision"),
     )
 
 
@@ -90,11 +90,11 @@ def _with_quantization(text: str) -> ModelReference:
     return ModelReference(repo, quantization or None)
 
 
-def _one_of(one: str | None, other: str | None, what: str) -> str | None:
-    if one and other and one != other:
+def _agreed(text: str | None, option: str | None, what: str) -> str | None:
+    if text and option and text != option:
         raise InvalidRequestError(
-            f"Which {what} is meant, {clean_line(one, limit=200)} or"
-            f" {clean_line(other, limit=200)}?",
+            f"Which {what} is meant, {clean_line(text, limit=200)} or"
+            f" {clean_line(option, limit=200)}?",
             hint="Say it once.",
         )
-    return other or one
+    return option or text

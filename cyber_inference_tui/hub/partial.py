@@ -50,9 +50,9 @@ class HubFile(msgspec.Struct, frozen=True, kw_only=True):
 
     def same_content(self, other: HubFile) -> bool:
         """Return whether both have the same bytes, as far as they are known."""
-        for one, another in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
-            if one and another:
-                return one == another
+        for ours, theirs in ((self.sha256, other.sha256), (self.git_sha1, other.git_sha1)):
+            if ours and theirs:
+                return ours == theirs
         place = (self.repo, self.revision, self.path)
         sizes = {self.size, other.size} - {None}
         return place == (other.repo, other.revision, other.path) and len(sizes) < 2
@@ -75,10 +75,11 @@ class _Note(msgspec.Struct, kw_only=True):
 
 
 class Partial:
-    """Get one from ``open_partial``, then call ``hash_more`` until it returns true; ``close`` it at
-    the end.
+    """A partial file: get one from ``open_partial``, call ``hash_more`` until it is true, then
+    write.
 
-    Methods raise ``DiskFullError``, or ``CyberError`` if the file cannot be read or written.
+    ``close`` it at the end. Methods raise ``DiskFullError``, or ``CyberError`` if the file cannot
+    be read or written.
     """
 
     def __init__(self, target: Path, file: int, note: _Note, boot: str) -> None:

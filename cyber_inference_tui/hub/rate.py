@@ -10,14 +10,13 @@ _MAX_SAMPLES = 64
 
 
 class TransferRate:
-    """The mean rate of the last seconds. ``add`` takes a count that only grows, and monotonic
-    seconds."""
+    """The mean rate of the last seconds, from counts that only grow."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque(maxlen=_MAX_SAMPLES)
 
     def add(self, count: int, now: float) -> None:
-        """Record the count at the time ``now``; call it a few times a second."""
+        """Record the count at ``now``, in monotonic seconds; call it a few times a second."""
         while self._samples and now - self._samples[0][0] > _WINDOW:
             self._samples.popleft()
         self._samples.append((now, count))

@@ -31,14 +31,12 @@ class Body(Protocol):
         ...
 
     def take(self) -> Sequence[bytes | memoryview]:
-        """Return the bytes that have arrived. Their memory is reused after ``MAX_BLOCKS`` more
-        takes."""
+        """Return the bytes that have arrived; ``MAX_BLOCKS`` more takes reuse their memory."""
         ...
 
 
 def body_of(answer: aiohttp.ClientResponse, stall_timeout: float) -> Body:
-    """Return the fast reader if the body's length is known, else aiohttp's. Proxies and TLS are
-    fine."""
+    """Return the fast reader if the body's length is known, else aiohttp's."""
     connection = answer.connection
     if (
         answer.content_length is None
@@ -180,8 +178,8 @@ class GzipBody:
                 raise aiohttp.ClientPayloadError("the body is not valid gzip") from error
             self._packed = self._gzip.unconsumed_tail or self._gzip.unused_data
             if self._gzip.eof and self._packed:
-                # https://www.rfc-editor.org/rfc/rfc1952#section-2.2: a gzip file may have several
-                # members.
+                # A gzip file may have several members:
+                # https://www.rfc-editor.org/rfc/rfc1952#section-2.2
                 self._gzip = zlib.decompressobj(wbits=31)
             elif not self._bytes_here and not self._packed:
                 if not await self._body.wait():

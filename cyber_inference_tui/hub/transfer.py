@@ -106,8 +106,7 @@ def open_session(pace: TransferLimits) -> aiohttp.ClientSession:
 class Transfer:
     """Downloads ``origin`` to ``target``; call ``run`` once.
 
-    If it is cancelled, it keeps the bytes that have arrived, and another transfer continues from
-    there.
+    If it is cancelled, it keeps the bytes that have arrived; another transfer continues from there.
     """
 
     def __init__(
@@ -141,8 +140,7 @@ class Transfer:
         """Set before a cancellation that removes the file, so that nothing is synced."""
 
     async def run(self) -> None:
-        """Download the file. Raises ``CyberError``: an error of the hub, a full disk, a damaged
-        file."""
+        """Download the file. Raises ``CyberError``."""
         self.running = True
         try:
             partial = await self._in_thread(self._open)

@@ -61,12 +61,13 @@ class Configured(NamedTuple):
     """The reason why its files cannot be read now: ``files`` are the earlier ones."""
 
 
-class GivenProjector(NamedTuple):
-    """A projector that a table names; ``file`` is ``None`` if it is missing."""
+class NamedPath(NamedTuple):
+    """The file or directory at a path that a table names."""
 
-    file: ModelFile | None
+    file: ModelFile | None = None
+    is_directory: bool = False
     unread: str = ""
-    """As in ``Configured``."""
+    """The reason why it cannot be read now: ``file`` is the earlier one."""
 
 
 class _Read(NamedTuple):
@@ -85,7 +86,7 @@ class Assembly:
         *,
         models_dir: Path,
         model_settings: Mapping[str, ModelSettings],
-        projectors: Mapping[Path, GivenProjector],
+        projectors: Mapping[Path, NamedPath],
         read: Callable[[ModelFile], ModelMetadata],
     ) -> None:
         self._models_dir = models_dir

@@ -17,7 +17,7 @@ class Disk:
     """Reads directories, statuses and small files. Tests replace it with a faulty one."""
 
     def reach(self, path: Path) -> None:
-        """Called before a file is read in another way. Raises ``OSError``."""
+        """Prepare for reading ``path`` in another way. Raises ``OSError``."""
 
     def entries(self, directory: Path, most: int) -> list[os.DirEntry[str]]:
         """Return the first ``most`` entries of a directory. Raises ``OSError``, ``ValueError``."""

@@ -79,20 +79,20 @@ class FolderReader(Generic[T]):
             self.found = found.future.result()
 
 
-def wait_for(looks: Collection[FolderReader[T]], limit: float) -> None:
+def wait_for(readers: Collection[FolderReader[T]], limit: float) -> None:
     """Wait until all readers are done or hang, at most ``limit`` seconds, then ``end`` all."""
     end = time.monotonic() + limit
-    while pending := _pending(looks):
+    while pending := _pending(readers):
         left = end - time.monotonic()
         if left <= 0:
             break
         concurrent.futures.wait(pending, min(left, _STEP))
-    for one in looks:
+    for one in readers:
         one.end()
 
 
-def _pending(looks: Iterable[FolderReader[T]]) -> list[concurrent.futures.Future[T]]:
-    return [future for one in looks if (future := one.pending()) is not None]
+def _pending(readers: Iterable[FolderReader[T]]) -> list[concurrent.futures.Future[T]]:
+    return [future for one in readers if (future := one.pending()) is not None]
 
 
 class _Attempt(Generic[T]):

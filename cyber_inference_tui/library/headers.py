@@ -11,8 +11,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import GGUFError
-from cyber_inference_tui.files import read_file
-from cyber_inference_tui.gguf.file_writer import replace_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.library.disk import Disk, error_text
 from cyber_inference_tui.library.scan import ModelFile, unread_above
@@ -82,8 +81,7 @@ class HeaderCache:
         self._fetched |= fetched
 
     def read(self, file: ModelFile) -> ModelMetadata:
-        """Return the file's header without its chat template, from the cache or the fetched
-        results.
+        """Return the file's header without chat template, from the cache or the fetched results.
 
         Raises ``GGUFError``. Reads no file.
         """
@@ -121,8 +119,7 @@ class HeaderCache:
 
     @staticmethod
     def _read(file: ModelFile) -> _CachedHeader:
-        """Read the header, or the error in the file. Raises ``GGUFError`` if the system cannot
-        read it."""
+        """Read the header, or the error in the file. Raises ``GGUFError`` for system errors."""
         try:
             found = read_metadata(file.path)
         except GGUFError as error:
@@ -173,6 +170,7 @@ class HeaderCache:
         if self._file is None:
             return
         try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._file, msgspec.json.encode(_Stored(_VERSION, self._entries)))
         except OSError as error:
             _logger.warning("cannot keep model headers in %s: %s", self._file, error.strerror)

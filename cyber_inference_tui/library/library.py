@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cyber_inference_tui.errors import ConflictError
-from cyber_inference_tui.library.assemble import Assembly, Configured, GivenProjector
+from cyber_inference_tui.library.assemble import Assembly, Configured, NamedPath
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.disk import Disk, error_text
 from cyber_inference_tui.library.folder_reader import FolderReader, wait_for
@@ -52,7 +52,7 @@ class _Seen(NamedTuple):
 
     found: Found = Found()
     configured: tuple[Configured, ...] = ()
-    projectors: Mapping[Path, GivenProjector] = {}
+    projectors: Mapping[Path, NamedPath] = {}
     """The projectors that tables name."""
     elsewhere: Elsewhere = Elsewhere()
 
@@ -72,36 +72,6 @@ class _Seen(NamedTuple):
         return self._replace(
             found=self.found._replace(files=left(self.found.files)), configured=tuple(configured)
         )
-
-
-class _Walked(NamedTuple):
-    """The contents of a model directory."""
-
-    found: Found
-    headers: Fetched
-
-
-class _NamedPath(NamedTuple):
-    """The file or directory at a path that a table names."""
-
-    file: ModelFile | None = None
-    is_directory: bool = False
-    unread: str = ""
-    """The reason why it cannot be read now: ``file`` is the earlier one."""
-
-
-class _Statuses(NamedTuple):
-    """The files of one folder that tables name."""
-
-    named: Mapping[Path, _NamedPath]
-    headers: Fetched
-
-
-class _Others(NamedTuple):
-    """Another program's models."""
-
-    found: Elsewhere
-    headers: Fetched
 
 
 class Library:
@@ -132,9 +102,9 @@ class Library:
         self._headers = HeaderCache(cache_file, clock)
         self._disk = disk
         self._clock = clock
-        self._folders: dict[Path, FolderReader[_Walked]] = {}
-        self._tables: dict[Path, FolderReader[_Statuses]] = {}
-        self._stores: dict[Path, FolderReader[_Others]] = {}
+        self._folders: dict[Path, FolderReader[tuple[Found, Fetched]]] = {}
+        self._tables: dict[Path, FolderReader[tuple[Mapping[Path, NamedPath], Fetched]]] = {}
+        self._stores: dict[Path, FolderReader[tuple[Elsewhere, Fetched]]] = {}
         self._scans: dict[Path, StoreScan] = {}
         self._theirs: dict[Path, Elsewhere] = {}
         self._before = _Seen()
@@ -210,14 +180,14 @@ class Library:
             folder.begin(partial(self._walk, root, root != self._models_dir, taken), self._disk)
         for path, table in self._tables.items():
             table.begin(partial(self._statuses, paths[path]), self._disk)
-        for path, store_looks in self._stores.items():
-            store_looks.begin(partial(self._others, self._scans[path]), self._disk)
-        looks: list[FolderReader[Any]] = [
+        for path, store_reader in self._stores.items():
+            store_reader.begin(partial(self._others, self._scans[path]), self._disk)
+        readers: list[FolderReader[Any]] = [
             *self._folders.values(),
             *self._tables.values(),
             *self._stores.values(),
         ]
-        wait_for(looks, limit)
+        wait_for(readers, limit)
         before = self._before.files()
         found = self._merged().keeping(self._before.found)
         # The root of a kept file may have been removed from the settings.
@@ -227,50 +197,52 @@ class Library:
         ]
         files.sort(key=lambda file: (self._roots.index(file.root), file.path))
         named = self._named(paths, before)
-        projectors = {
-            path: GivenProjector(named[path].file, named[path].unread) for path in self._mmprojs()
-        }
+        projectors = {path: named[path] for path in self._mmprojs()}
         configured = tuple(self._configured(*one, named) for one in given)
         found = found._replace(files=tuple(files))
         seen = _Seen(found, configured, projectors, self._elsewhere())
-        return seen, [one.folder for one in looks if one.found is None]
+        return seen, [one.folder for one in readers if one.found is None]
 
     @staticmethod
     def _tend(
-        looks: dict[Path, FolderReader[T]], folders: Iterable[Path], *, alone: bool = False
+        readers: dict[Path, FolderReader[T]], folders: Iterable[Path], *, alone: bool = False
     ) -> None:
         """Keep one reader for each of ``folders``, in their order, and no others."""
-        former = dict(looks)
-        looks.clear()
+        former = dict(readers)
+        readers.clear()
         for path in folders:
-            looks[path] = former.get(path) or FolderReader(path, alone=alone)
+            readers[path] = former.get(path) or FolderReader(path, alone=alone)
 
     # In the readers' threads
 
-    def _walk(self, root: Path, required: bool, taken: Collection[Path], disk: Disk) -> _Walked:
+    def _walk(
+        self, root: Path, required: bool, taken: Collection[Path], disk: Disk
+    ) -> tuple[Found, Fetched]:
         found = find_files((root,), required=(root,) if required else (), taken=taken, disk=disk)
-        return _Walked(found, self._headers.fetch(found.files, disk))
+        return found, self._headers.fetch(found.files, disk)
 
-    def _statuses(self, paths: Iterable[Path], disk: Disk) -> _Statuses:
-        named: dict[Path, _NamedPath] = {}
+    def _statuses(
+        self, paths: Iterable[Path], disk: Disk
+    ) -> tuple[Mapping[Path, NamedPath], Fetched]:
+        named: dict[Path, NamedPath] = {}
         for path in paths:
             try:
                 status = disk.status(path)
                 inside = self._is_inside(path)
             except OSError as error:
-                named[path] = _NamedPath(unread=error_text(error))
+                named[path] = NamedPath(unread=error_text(error))
                 continue
             mode = 0 if status is None else status.st_mode
             file = None
             if status is not None and stat.S_ISREG(mode):
                 file = model_file(path, path.parent, status, inside=inside)
-            named[path] = _NamedPath(file, stat.S_ISDIR(mode))
+            named[path] = NamedPath(file, stat.S_ISDIR(mode))
         files = [one.file for one in named.values() if one.file is not None]
-        return _Statuses(named, self._headers.fetch(files, disk))
+        return named, self._headers.fetch(files, disk)
 
-    def _others(self, scan: StoreScan, disk: Disk) -> _Others:
+    def _others(self, scan: StoreScan, disk: Disk) -> tuple[Elsewhere, Fetched]:
         found = scan.look(disk)
-        return _Others(found, self._headers.fetch(found.all_files(), disk))
+        return found, self._headers.fetch(found.all_files(), disk)
 
     # The readers' results
 
@@ -281,38 +253,37 @@ class Library:
         unread: list[Unread] = []
         known: set[tuple[str, tuple[int, int]]] = set()
         reported: set[str] = set()
-        for root, look in self._folders.items():
-            walked = look.found
+        for root, reader in self._folders.items():
+            walked = reader.found
             if walked is None:
                 had = any(file.path.is_relative_to(root) for file in self._before.found.files)
                 slow = "" if had else SLOW
-                unread.append(Unread(root, SILENT if look.hangs else slow))
+                unread.append(Unread(root, SILENT if reader.hangs else slow))
                 continue
-            self._headers.take(walked.headers)
-            new = [file for file in walked.found.files if (file.path.name, file.inode) not in known]
+            found, headers = walked
+            self._headers.take(headers)
+            new = [file for file in found.files if (file.path.name, file.inode) not in known]
             known |= {(file.path.name, file.inode) for file in new}
             files += new
-            problems += [one for one in walked.found.problems if one.where not in reported]
-            reported |= {one.where for one in walked.found.problems}
-            unread += walked.found.unread
+            problems += [one for one in found.problems if one.where not in reported]
+            reported |= {one.where for one in found.problems}
+            unread += found.unread
         return Found(tuple(files), tuple(problems), tuple(unread))
 
     def _named(
         self, paths: Mapping[Path, Sequence[Path]], before: Mapping[Path, ModelFile]
-    ) -> dict[Path, _NamedPath]:
+    ) -> dict[Path, NamedPath]:
         """Return the file or directory at each path that a table names."""
-        named: dict[Path, _NamedPath] = {}
-        for folder, look in self._tables.items():
-            statuses = look.found
-            if statuses is not None:
-                self._headers.take(statuses.headers)
+        named: dict[Path, NamedPath] = {}
+        for folder, reader in self._tables.items():
+            statuses, headers = reader.found or ({}, {})
+            self._headers.take(headers)
             for path in paths[folder]:
-                one = statuses.named.get(path) if statuses is not None else None
-                one = one or _NamedPath(unread=SILENT if look.hangs else SLOW)
+                one = statuses.get(path) or NamedPath(unread=SILENT if reader.hangs else SLOW)
                 if one.unread and (file := before.get(path)) is not None:
                     # A slow folder is reported only until its files are known.
                     unread = "" if one.unread == SLOW else one.unread
-                    one = _NamedPath(file._replace(root=path.parent), unread=unread)
+                    one = NamedPath(file._replace(root=path.parent), unread=unread)
                 named[path] = one
         return named
 
@@ -321,13 +292,13 @@ class Library:
         places: dict[Path, StoreRoot] = {}
         ollama: list[OllamaModel] = []
         problems: list[Problem] = []
-        for path, look in self._stores.items():
-            others = look.found
+        for path, reader in self._stores.items():
+            others = reader.found
             if others is not None:
-                self._headers.take(others.headers)
-                self._theirs[path] = others.found
+                self._theirs[path], headers = others
+                self._headers.take(headers)
             found = self._theirs.get(path, Elsewhere())
-            if others is None and look.hangs:
+            if others is None and reader.hangs:
                 problems.append(Unread(path, SILENT).problem(kept=bool(found.all_files())))
             files += found.files
             places |= found.places
@@ -433,7 +404,7 @@ class Library:
         path: Path,
         settings: ModelSettings,
         origin: Origin,
-        named: Mapping[Path, _NamedPath],
+        named: Mapping[Path, NamedPath],
     ) -> Configured:
         shards = [named[shard] for shard in shard_names(path)]
         return Configured(

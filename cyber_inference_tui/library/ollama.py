@@ -131,7 +131,7 @@ def _blob(root: Path, digest: str, disk: Disk) -> ModelFile | None:
 def _manifests(
     top: Path, on_directory: Callable[[Path], None], disk: Disk, unread: list[Unread]
 ) -> list[Path]:
-    """The files four or more levels down, in order; what cannot be read is added to ``unread``."""
+    """Return the files four or more levels down, in order; add unreadable places to ``unread``."""
     found: list[Path] = []
     left = _MAX_ENTRIES
     waiting = [(top, 1)]
@@ -158,7 +158,7 @@ def _manifests(
             elif depth >= _PARTS:
                 found.append(path)
         if left <= 0 or len(found) >= _MAX_MANIFESTS:
-            # Nobody looks at the rest.
+            # The rest is not looked at.
             rest = [directory, *(path for path, _ in waiting)]
             unread += [Unread(path, "", lasting=True) for path in rest]
             break

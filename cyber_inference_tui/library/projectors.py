@@ -17,7 +17,7 @@ from cyber_inference_tui.library.scan import ModelFile
 
 _WORDS: Final = re.compile(r"[^a-z0-9]+")
 _SIZE: Final = re.compile(r"(?:\d+x)?\d+(?:b|m)")
-# Half precision is what llama-server computes projectors in; larger files gain nothing.
+# llama-server computes projectors in half precision: larger files have no advantage.
 _PREFERRED: Final = ("F16", "BF16", "Q8_0", "F32")
 # Names of draft models, small models that speed up a large one, in repositories.
 _DRAFT: Final = re.compile(r"^(?:mtp|eagle\d*|dflash)\b|\b(?:draft|drafter)\b")
@@ -152,7 +152,7 @@ class _Form(NamedTuple):
             return False
         if shared == shorter:
             return True  # Name and Name-imat
-        # Name-Quality and Name-Compact: one network, and the name as far as its size in common.
+        # Name-Quality and Name-Compact: one network, and a common name up to the size.
         rest = (*self.words[shared:], *other.words[shared:])
         return None not in {*self.network, *other.network} and not any(map(_SIZE.fullmatch, rest))
 
@@ -236,8 +236,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def _is_of_kind(model: Candidate, projector: Projector) -> bool:
-    """Return whether the projector's kind (``gemma3``, ``qwen2vl_merger``) names the
-    architecture."""
+    """Return whether the projector's kind (``qwen2vl_merger``) names the architecture."""
     kind = projector.metadata.projector.kind if projector.metadata.projector else None
     architecture = model.metadata.architecture
     return bool(kind and architecture and kind.startswith(architecture))
@@ -255,8 +254,7 @@ def _rank(pair: tuple[int, Projector]) -> tuple[int, int, str]:
 
 
 def _closeness(model: Candidate, projector: Projector, *, alone: bool) -> int:
-    """Rate how certainly the two belong together: 0 = unknown; else the length of the common
-    name."""
+    """Rate how certainly they belong together: 0 = unknown, else the common name's length."""
     named = _projector_base(projector.file.stem)
     base = _base(model.name)
     if named:

@@ -233,8 +233,7 @@ class _FileWalk:
         return Found(tuple(self._files), tuple(self._problems), tuple(self._unread))
 
     def _directory(self, folder: _Folder, root: Path) -> tuple[list[_Folder], list[_Folder]]:
-        """Add the files of a directory; return the directories in it, and the links to
-        directories."""
+        """Add the files of a directory; return its directories, and its links to directories."""
         below: list[_Folder] = []
         links: list[_Folder] = []
         directory = folder.path

@@ -135,8 +135,7 @@ class StoreScan:
         self._settled = False
 
     def look(self, disk: Disk = Disk()) -> Elsewhere:  # noqa: B008 - it has no state
-        """Return the present models. Never raises: unreadable places are problems, and keep
-        their models."""
+        """Return the present models. Unreadable places keep their models and are problems."""
         self._disk = disk
         if (
             self._found is None

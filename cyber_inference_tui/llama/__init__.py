@@ -1,1 +1,1 @@
-"""llama-server: finding it, its arguments, and one process from spawn to exit."""
+"""llama-server: its installation, arguments, processes, logs and memory."""

@@ -1,5 +1,4 @@
-"""Finds llama-server, and probes each build once for its version, options and GPUs. Everything
-blocks."""
+"""Finds llama-server, and probes the abilities of each build once. Everything blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.llama.command import child_environment
 from cyber_inference_tui.llama.footprint import is_host
 from cyber_inference_tui.llama.program import last_line, read_output
@@ -100,8 +99,7 @@ def find_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str
 
 
 def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, str]) -> Path:
-    """Return the path of llama-server: from the setting, else the installed one, else from
-    ``PATH``.
+    """Return the path of llama-server: by the setting, else installed, else on ``PATH``.
 
     Raises ``NoLlamaServerError``. The setting is binding: if it names no file, that is an error.
     """
@@ -314,6 +312,4 @@ def _write_record(path: Path, record: _Probe) -> None:
     # The record only saves time: without it the next start probes again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-        temporary.write_bytes(msgspec.json.encode(record, enc_hook=str))
-        temporary.replace(path)
+        replace_file(path, msgspec.json.encode(record, enc_hook=str))

@@ -54,8 +54,7 @@ def server_alias(model_id: str) -> str:
 
 
 def _unnamed(arguments: Sequence[str]) -> list[str]:
-    """Return the user's arguments without names for the model: the setting ``aliases`` gives
-    these."""
+    """Return the user's arguments without model names: the setting ``aliases`` gives these."""
     words = iter(arguments)
     kept = []
     for word in words:
@@ -122,8 +121,7 @@ def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
 
 
 def custom_argv(spec: ServerSpec, *, host: str, port: int | str) -> list[str]:
-    """Return the command line of a model with its own ``command``, with its placeholders filled
-    in."""
+    """Fill in the placeholders of a model's own ``command``."""
     values = {"port": str(port), "host": host, "path": str(spec.path or ""), "id": spec.model_id}
     # Not str.format: it would fail on other braces (JSON arguments are common), and a path that
     # is filled in may contain braces, too.

@@ -54,8 +54,7 @@ def start_of(process: psutil.Process) -> float:
 
 
 class KnownProcess(NamedTuple):
-    """A process that was seen: its pid, its start time (``start_of``) and the name of its
-    program."""
+    """A process that was seen: its pid, start time (``start_of``) and program name."""
 
     pid: int
     started: float
@@ -67,8 +66,7 @@ class KnownProcess(NamedTuple):
         return cls(process.pid, start_of(process), process.name())
 
     def find(self) -> psutil.Process | None:
-        """Return the process if it still exists; a later process with the same pid does not
-        count."""
+        """Return the process if it still exists, but not a later process with its pid."""
         try:
             process = psutil.Process(self.pid)
             same = abs(start_of(process) - self.started) <= _SAME_START
@@ -221,8 +219,7 @@ class Family:
         )
 
     def _may_have_lost(self, process: psutil.Process, me: psutil.Process) -> bool:
-        """Return whether a process is adopted, younger than the child, and has no trace of its
-        origin."""
+        """Return whether a process is adopted, younger than the child, and of unknown origin."""
         if self not in self._claimants:
             return False
         if process.ppid() != me.pid or start_of(process) < self._started:
@@ -245,8 +242,7 @@ class Family:
         return os.getpid() == 1 or any(one._started <= start_of(process) for one in others)
 
     def orphans(self) -> tuple[KnownProcess, ...]:
-        """Return the running processes that were adopted when the child ended. Fast enough for the
-        loop."""
+        """Return running processes adopted when the child ended. Fast enough for the loop."""
         me = psutil.Process()
         found = []
         for pid in child_pids(me.pid):
@@ -266,8 +262,7 @@ class Family:
 
 
 def sweep(mark: str, known: Iterable[KnownProcess], timeout: float) -> KillResult:
-    """Kill every process whose mark is ``mark`` or below it, all ``known`` ones, and all below
-    them."""
+    """Kill every process with the mark ``mark`` or one below it, ``known`` ones, and all below."""
     seen = list(known)
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 

@@ -285,8 +285,7 @@ def _in_background(returncode: int) -> Diagnosis:
 
 
 def _after_trials(lines: Sequence[str]) -> Sequence[str]:
-    """Return the lines after the last trial without memory: trials that were given up explain
-    nothing."""
+    """Return the lines after the last trial without memory, since failed trials explain nothing."""
     last = max((at for at, line in enumerate(lines) if _TRIED.search(line)), default=-1)
     return lines[last + 1 :]
 

@@ -70,8 +70,7 @@ async def fitted_footprint(
 
 
 def known_only(words: Sequence[str], known: frozenset[str]) -> list[str]:
-    """Return the options that are ``known`` with their values, and leave out all others with
-    theirs."""
+    """Return only the ``known`` options, with their values."""
     kept: list[str] = []
     keeps = False
     for word in words:

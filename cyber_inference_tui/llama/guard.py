@@ -126,7 +126,7 @@ class ProcessGuard:
         self._groups.pop(group, None)
         self._write(f"del {group}")
 
-    def know(self, known: Iterable[KnownProcess]) -> None:
+    def set_known(self, known: Iterable[KnownProcess]) -> None:
         """Set the processes that have neither a watched group nor a mark."""
         if (new := tuple(known)) != self._known:
             self._known = new

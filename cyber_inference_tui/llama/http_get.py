@@ -1,4 +1,4 @@
-"""Asks a server on this machine a small question over HTTP."""
+"""Sends a small HTTP request to a server on this machine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _MOST_STATUS_LINE = 8192
 async def http_get(
     host: str, port: int, path: str, *, timeout: float, most_bytes: int
 ) -> tuple[int, bytes]:
-    """Return the status and the body of ``GET path``, asked on a connection of its own.
+    """Return the status and the body of ``GET path``, over a new connection.
 
-    The status is 0 where the answer is not HTTP. The body is cut where headers and body exceed
-    ``most_bytes``; with 0 neither is waited for. Raises ``OSError``, such as ``TimeoutError``
-    after ``timeout`` seconds.
+    The status is 0 if the answer is not HTTP. Headers and body are read up to about ``most_bytes``;
+    with 0 they are not awaited. Raises ``OSError``, such as ``TimeoutError`` after ``timeout``
+    seconds.
     """
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(host, port, limit=_MOST_STATUS_LINE)
@@ -24,7 +24,7 @@ async def http_get(
             try:
                 version, _, rest = (await reader.readline()).partition(b" ")
             except ValueError:
-                # A line without end.
+                # The line is too long.
                 return 0, b""
             answer = bytearray()
             while len(answer) < most_bytes and (part := await reader.read(65536)):

@@ -160,7 +160,7 @@ class Launcher:
 
     async def start(self) -> None:
         """Kill leftovers of a former service, then start the guard."""
-        for orphan in await asyncio.to_thread(self._pids.end_orphans):
+        for orphan in await asyncio.to_thread(self._pids.kill_orphans):
             _logger.warning("killed %s (pid %d), left by an earlier run", orphan.name, orphan.pid)
         adopt_orphans()
         await self.guard.start()
@@ -184,15 +184,15 @@ class Launcher:
                 if round_number % _LOOK_EVERY == 0:
                     for server in list(self._servers.values()):
                         await server.processes()
-                self._note_strays()
+                self._record_strays()
             except (OSError, psutil.Error) as error:
                 # Too many open files, for example: the next look may succeed.
                 _logger.debug("cannot look at the processes: %s", error)
 
-    def _note_strays(self) -> None:
+    def _record_strays(self) -> None:
         for pid, server in self._servers.items():
-            self._pids.note_strays(pid, server.strays)
-        self.guard.know(stray for one in self._servers.values() for stray in one.strays)
+            self._pids.record_strays(pid, server.strays)
+        self.guard.set_known(stray for one in self._servers.values() for stray in one.strays)
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         """Find out the memory that a server needs: measured, by the engine, or by the formula.
@@ -303,7 +303,7 @@ class Launcher:
                 mark.close()
 
     async def _check_storage(self, spec: ServerSpec) -> None:
-        """Refuse a load whose files do not respond: other loads would wait for it."""
+        """Raise ``ModelLoadError`` if the files' storage hangs: other loads would have to wait."""
         if spec.path is None or not spec.files:
             return
         try:
@@ -404,7 +404,7 @@ class Launcher:
                 )
             if measure and launch.context_size is not None:
                 await server.wait_settled(_SETTLE_TIMEOUT)
-            self._note_strays()
+            self._record_strays()
             # Read it now: later lines of the log are not parsed any more.
             server.footprint()
         except ServerExitedError as error:

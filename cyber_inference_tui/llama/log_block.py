@@ -129,8 +129,7 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
 def find(
     block: Block, low: int, high: int, wanted: LineFilter
 ) -> tuple[Sequence[int], Sequence[str]]:
-    """Return the offsets of matching lines from ``low`` to ``high`` (exclusive), and all lines'
-    texts.
+    """Return the offsets of matches from ``low`` to ``high`` (exclusive), and all lines' texts.
 
     Both are empty if no line matches.
     """

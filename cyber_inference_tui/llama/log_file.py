@@ -44,8 +44,7 @@ def log_file_name(model_id: str) -> str:
 
 
 def id_of_log_file(name: str) -> str | None:
-    """Return the id for the log file ``name``; ``None`` = the name contains only a part of the
-    id."""
+    """Return the id for the log file ``name``; ``None`` = the name has only a part of it."""
     log_id = unquote(name.removesuffix(".log"))
     return log_id if log_file_name(log_id) == name else None
 
@@ -72,8 +71,7 @@ def read_earlier_logs(directory: Path) -> dict[str, list[tuple[datetime, str]]]:
 
 
 def read_earlier_lines(path: Path, *, limit: int = RESTORED_BYTES) -> list[tuple[datetime, str]]:
-    """Return the last lines of one log with their times, oldest first, from at most ``limit``
-    bytes."""
+    """Return the last lines of one log with their times, oldest first; reads ``limit`` bytes."""
     return _timed_lines(_last_bytes(path, limit))
 
 
@@ -153,8 +151,7 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
-        """Create the directory and start the thread. Raises ``OSError``, but not if the disk is
-        full."""
+        """Create the directory and start the thread. Raises ``OSError`` except for a full disk."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:

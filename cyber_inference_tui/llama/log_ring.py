@@ -242,8 +242,7 @@ class LogRing:
     # Runs
 
     def begin_run(self, pid: int | None, *, first: int | None = None) -> None:
-        """Begin the run of a process; ``first`` is the number of its first line (default: the
-        next)."""
+        """Begin the run of a process; ``first`` is the number of its first line (else the next)."""
         number = self.end if first is None else first
         self.runs.append(LogRun(first=number, started_at=self._now(), pid=pid))
         self.running = True

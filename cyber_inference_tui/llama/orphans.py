@@ -15,7 +15,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.files import read_file, write_problem
+from cyber_inference_tui.files import read_file, replace_file, write_problem
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.llama.descendants import (
     MARK,
@@ -32,8 +32,7 @@ _MAX_BYTES = 1 << 20
 
 
 class ServerPid(msgspec.Struct, frozen=True):
-    """A server process: its pid, which is also its process group, and its start time
-    (``start_of``)."""
+    """A server process: its pid (also its process group) and start time (``start_of``)."""
 
     pid: int
     started: float
@@ -66,7 +65,7 @@ class PidRecord:
         self._servers[pid] = ServerPid(pid, started, model, boot=boot_id())
         self._write()
 
-    def note_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
+    def record_strays(self, pid: int, strays: Sequence[KnownProcess]) -> None:
         """Record the descendants of a server that do not have the mark."""
         server = self._servers.get(pid)
         if server is not None and server.strays != (new := tuple(strays)):
@@ -79,10 +78,8 @@ class PidRecord:
             self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.new")
         try:
-            temporary.write_bytes(msgspec.json.encode(list(self._servers.values())))
-            temporary.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(list(self._servers.values())))
         except OSError as error:
             _logger.warning("cannot write %s: %s", self._path, error.strerror)
 
@@ -96,9 +93,8 @@ class PidRecord:
             _logger.warning("cannot read %s: %s", self._path, error)
             return []
 
-    def end_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
-        """Kill the processes that a former service on this data directory left; return them.
-        Blocks.
+    def kill_orphans(self, timeout: float = 5.0) -> list[KnownProcess]:
+        """Kill and return the processes left by a former service on this data directory. Blocks.
 
         Processes without a record, descendants of servers and of other programs, are found by their
         mark. Waits at most twice ``timeout`` seconds for all to be gone.

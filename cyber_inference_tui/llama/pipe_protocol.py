@@ -19,6 +19,17 @@ _LAST_OUTPUT_SECONDS = 1.0
 _logger = logging.getLogger(__name__)
 
 
+async def wait_killed(exited: asyncio.Future[int], pid: int) -> int:
+    """Wait for the end of a process that was killed; return its exit code.
+
+    Raises ``TimeoutError`` if it survives.
+    """
+    await asyncio.wait({exited}, timeout=2 * KILL_TIMEOUT)
+    if not exited.done():
+        raise TimeoutError(f"process {pid} does not die (it hangs in the kernel)")
+    return exited.result()
+
+
 class ProcessOwner(Protocol):
     """The owner of a subprocess."""
 

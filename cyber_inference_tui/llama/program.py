@@ -56,8 +56,8 @@ def run_program(
         start_new_session=True,
         preexec_fn=prepare_child(),  # noqa: PLW1509 - it takes no lock
     )
-    family = Family(process.pid, environment[MARK])
     _running.add(process)
+    family = Family(process.pid, environment[MARK])
     try:
         with _guard(process.pid) if guarded else contextlib.nullcontext():
             _pass_output(process, deadline, on_output, stop or threading.Event())
@@ -145,7 +145,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _guard(group: int) -> Iterator[None]:
-    """Have a shell end the process group if this process is killed meanwhile."""
+    """Start a shell that kills the process group if this process is killed meanwhile."""
     shell = subprocess.Popen(
         ["/bin/sh", "-c", GUARD_SCRIPT, "guard"],
         env={"PATH": os.defpath},

@@ -46,7 +46,7 @@ from cyber_inference_tui.llama.health import (
 from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
 from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT, PipeProtocol
+from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 from cyber_inference_tui.llama.port_owner import foreign_listener
 from cyber_inference_tui.records import LogLevel
 
@@ -135,8 +135,7 @@ _decode_state = msgspec.json.Decoder(thread_safe(_State)).decode
 
 
 class ServerProcess:
-    """A running server. Create it with ``ServerProcess.spawn``; it has ended when ``exited`` is
-    done.
+    """A running server, made by ``ServerProcess.spawn``; it has ended when ``exited`` is done.
 
     ``progress`` is called with 0 to 1 whenever the server reports progress, and with ``None`` for a
     sign of life without a number.
@@ -301,8 +300,7 @@ class ServerProcess:
         self.kill()
 
     async def stop(self, timeout: float) -> int:
-        """Ask the server to exit, kill its process group after ``timeout`` seconds; return the exit
-        code.
+        """Ask the server to exit, kill its group after ``timeout`` seconds; return the exit code.
 
         Returns only when the process and its descendants are gone and all output is read. It may be
         called at any time, and twice.
@@ -324,14 +322,10 @@ class ServerProcess:
         if not self.exited.done():
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
             self.kill()
-            await asyncio.wait({self.exited}, timeout=2 * KILL_TIMEOUT)
-        if not self.exited.done():
-            raise TimeoutError(f"process {self.pid} does not die (it hangs in the kernel)")
-        return self.exited.result()
+        return await wait_killed(self.exited, self.pid)
 
     def kill(self) -> None:
-        """SIGKILL the whole process group at once. Other descendants follow when the process is
-        gone."""
+        """SIGKILL the process group at once. Other descendants follow when the process is gone."""
         if self.pid <= 0 or self._process_gone.done():
             # Group 0 would be our own, and a released number may belong to another process by now.
             return

@@ -33,11 +33,10 @@ class Task(msgspec.Struct, frozen=True):
 
 
 async def ask_slots(host: str, port: int, timeout: float) -> tuple[Task, ...] | None:
-    """Return the tasks in progress by ``GET /slots``; ``None`` = no valid answer in ``timeout``
-    seconds.
+    """Return the tasks in progress by ``GET /slots``; ``None`` = no valid answer in time.
 
-    The server answers between two steps of its work, so the counts are current. The fields are
-    those of build 11669 (``tools/server/README.md`` of llama.cpp).
+    The server answers between two steps of its work, so the counts are current. ``timeout`` is in
+    seconds. The fields are those of build 11669 (``tools/server/README.md`` of llama.cpp).
     """
     try:
         status, body = await http_get(host, port, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)

@@ -169,7 +169,7 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
 
 
 def asked_requests(own: ModelSettings, settings: Settings) -> int:
-    """Requests that a model may get at once by the settings; 0 = as many as its server takes."""
+    """Return the settings' limit of a model's concurrent requests; 0 = the server's limit."""
     return int(effective(own, settings, "max_concurrent_requests"))
 
 
@@ -180,8 +180,7 @@ def _http_threads(own: ModelSettings, settings: Settings) -> int:
 
 
 def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tuple[int, str]:
-    """Return the tokens of context, and the general setting that decided (empty = the model's
-    table).
+    """Return the tokens of context and the deciding general setting (empty = the model's table).
 
     The user's own argument wins. A model's own ``context_size`` is used as it is (0 = the trained
     length); ``default_context_size`` is limited by ``max_context_size`` and by the model's trained

@@ -1,1 +1,1 @@
-"""What this machine is doing: memory, processors, heat and power, read without root."""
+"""Reads the state of this machine without root: memory, processors, heat, power and GPUs."""

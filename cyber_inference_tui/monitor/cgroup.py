@@ -1,4 +1,4 @@
-"""What the control group of this process, or of its container, lets it use of main memory.
+"""Reads the limits of main memory of this process's control group, or of its container.
 
 Sources: the kernel's ``cgroup-v2.rst`` and ``cgroup-v1/memory.rst``, and ``cgroups(7)``.
 """
@@ -15,12 +15,12 @@ _DEEPEST = 32
 
 
 class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that one version of control groups gives to the same figures."""
+    """The names of the same values in one version of control groups."""
 
     limit: str
     usage: str
     prefix: str
-    """Before a field of ``memory.stat``: version 1 counts the groups below in other fields."""
+    """The prefix of fields in ``memory.stat`` that include the groups below (version 1)."""
     all_files: str
     dirty: str
     writeback: str
@@ -45,20 +45,20 @@ _V1 = _Version(
 
 
 class MemoryLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """A bound on main memory, and how much of it is taken; bytes."""
+    """A limit of main memory, and its use, in bytes."""
 
     limit: int
     used: int | None
-    """Without ``reclaimable``; ``None`` if the group does not say."""
+    """Without ``reclaimable``; ``None`` = the group does not report it."""
     reclaimable: int = 0
-    """File cache and kernel caches that the kernel gives back before it refuses memory."""
+    """File cache and kernel caches that the kernel frees before it refuses memory."""
 
 
 class CgroupMemory:
-    """The memory limits that apply to this process, its own group's and those of the groups above.
+    """The memory limits of this process: its own group's and those of the groups above.
 
-    ``root`` is where this process's own ``proc/`` and ``sys/fs/cgroup`` are. The groups are looked
-    up once: a process stays in its group.
+    ``root`` contains this process's own ``proc/`` and ``sys/fs/cgroup``. The groups are looked up
+    once: a process stays in its group.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +71,7 @@ class CgroupMemory:
         ]
 
     def limits(self, total: int) -> list[MemoryLimit]:
-        """The limits that are smaller than ``total``, the machine's memory (in bytes)."""
+        """Return the limits below ``total``, the machine's memory (in bytes)."""
         found = (group.read(total) for group in self._groups)
         return [limit for limit in found if limit is not None]
 
@@ -84,7 +84,7 @@ class _Group:
         self._version = version
 
     def read(self, total: int) -> MemoryLimit | None:
-        # "max" is no number; version 1 says "none" with a number beyond any machine's memory.
+        # "max" is not a number; version 1 writes a number beyond any machine's memory for "none".
         limit = self._limit.number()
         if limit is None or not 0 <= limit < total:
             return None
@@ -96,12 +96,12 @@ class _Group:
 
 
 def _reclaimable(stat: bytes, version: _Version) -> int:
-    """What the kernel takes back from a group before it refuses memory to it; bytes.
+    """Return the bytes that the kernel frees in a group before it refuses memory.
 
-    Pages of files, whether they were used once (``inactive_file``) or again (``active_file``), but
-    not those that have to be written first, and neither shared memory nor locked pages, which
-    are in other lists; and the part of the kernel's own caches that it calls reclaimable. Where
-    the lists and the sum of all file pages without shared memory differ, the smaller one counts.
+    These are pages of files, whether used once (``inactive_file``) or repeatedly (``active_file``),
+    without pages that must be written first, and the reclaimable part of the kernel's own caches.
+    Shared memory and locked pages are in other lists. If the lists and the sum of all file pages
+    without shared memory differ, the smaller one counts.
     """
     words = (entry.split() for entry in stat.splitlines())
     fields = {pair[0].decode("latin-1"): integer(pair[1]) for pair in words if len(pair) == 2}
@@ -120,7 +120,7 @@ def _reclaimable(stat: bytes, version: _Version) -> int:
 
 
 def _own_groups(content: bytes) -> tuple[str, str]:
-    """This process's paths below the mounts of version 1's memory controller and of version 2."""
+    """Return our paths below the mounts of version 1's memory controller and of version 2."""
     v1 = v2 = "/"
     for entry in content.decode("utf-8", "surrogateescape").splitlines()[:64]:
         number, _, rest = entry.partition(":")
@@ -133,10 +133,10 @@ def _own_groups(content: bytes) -> tuple[str, str]:
 
 
 def _upwards(mount: Path, path: str) -> list[Path]:
-    """The group's directory and those above it, up to the mount's own.
+    """Return the group's directory and those above it, up to the mount's own.
 
-    Directories that do not exist do no harm: in a container without a namespace for groups the
-    path is the host's, and only the mount's own directory is there.
+    Missing directories are harmless: in a container without its own group namespace the path is the
+    host's, and only the mount's own directory exists.
     """
     parts = [part for part in PurePosixPath(path).parts if part not in {"/", "..", "."}]
     parts = [part for part in parts if "\0" not in part][:_DEEPEST]

@@ -1,4 +1,4 @@
-"""What machine this is: its model, its system, and for a Jetson the chip and the JetPack."""
+"""Identifies the machine: its model, its system, and a Jetson's chip and JetPack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TEGRA = re.compile(r"nvidia,(tegra[0-9]{3})")
 _RELEASE = re.compile(rb"# R([0-9]{1,3}) \(release\), REVISION: ([0-9]{1,3}(?:\.[0-9]{1,3}){0,2}),")
 _PRETTY_NAME = re.compile(rb"^PRETTY_NAME=[\"']?([^\"'\n]+)", re.MULTILINE)
 _MODEL_NAME = re.compile(rb"^model name\s*: (.+)$", re.MULTILINE)
-# What firmware says that was never filled in.
+# Placeholders in firmware whose names were never filled in.
 _NO_NAME = re.compile(r"o\.?e\.?m\.?|^system |^default string$|^not specified$", re.IGNORECASE)
 
 # https://developer.nvidia.com/embedded/jetpack-archive
@@ -38,9 +38,9 @@ _JETPACK_MAJOR = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 
 
 def read_device(root: Path = Path("/")) -> DeviceRecord:
-    """The machine whose ``proc/``, ``sys/`` and ``etc/`` are below ``root``.
+    """Identify the machine whose ``proc/``, ``sys/`` and ``etc/`` are below ``root``.
 
-    Its power mode is left out: it changes while the machine runs.
+    The power mode is left out, because it changes at run time.
     """
     if root == Path("/") and on_macos():
         return _read_mac()
@@ -62,7 +62,7 @@ def read_device(root: Path = Path("/")) -> DeviceRecord:
 
 
 def _read_mac() -> DeviceRecord:
-    # "Apple M1 Pro"; Intel's names have more blanks than one wants to see.
+    # "Apple M1 Pro"; Intel's names contain runs of blanks.
     processor = " ".join((sysctl("machdep.cpu.brand_string") or "").split()) or None
     return DeviceRecord(
         name=processor or sysctl("hw.model"),
@@ -73,9 +73,9 @@ def _read_mac() -> DeviceRecord:
 
 
 def mac_gpus(device: DeviceRecord, root: Path = Path("/")) -> tuple[GpuRecord, ...]:
-    """The GPU of Apple's chip in this Mac; none on other machines.
+    """Return the GPU of Apple's chip in this Mac; none on other machines.
 
-    What it does is told to root alone (powermetrics(1)).
+    Only root can read its load (powermetrics(1)).
     """
     if root != Path("/") or not on_apple_silicon():
         return ()
@@ -83,14 +83,14 @@ def mac_gpus(device: DeviceRecord, root: Path = Path("/")) -> tuple[GpuRecord, .
 
 
 def device_tree(root: Path, name: str) -> bytes | None:
-    """A property of the device tree's root; NULs separate the parts of a list."""
-    # The first is a link to the second, by a path that leads out of a mount of the host's files.
+    """Return a property of the device tree's root; NULs separate the items of a list."""
+    # The first is a link to the second, and its path leads out of a mount of the host's files.
     content = read_bytes(root / "proc/device-tree" / name)
     return content or read_bytes(root / "sys/firmware/devicetree/base" / name)
 
 
 def tegra_chip(compatible: bytes | None) -> str | None:
-    """The chip in the device tree's ``compatible``, such as ``tegra234`` (Orin)."""
+    """Return the chip in the device tree's ``compatible``, such as ``tegra234`` (Orin)."""
     for entry in (compatible or b"").split(b"\0")[:64]:
         if found := _TEGRA.fullmatch(entry.decode("ascii", "replace")):
             return found[1]
@@ -98,13 +98,13 @@ def tegra_chip(compatible: bytes | None) -> str | None:
 
 
 def l4t_release(content: bytes) -> str | None:
-    """The release in ``/etc/nv_tegra_release``, such as ``35.3.1``."""
+    """Return the release in ``/etc/nv_tegra_release``, such as ``35.3.1``."""
     found = _RELEASE.match(content)
     return f"{found[1].decode()}.{found[2].decode()}" if found else None
 
 
 def jetpack(release: str) -> str | None:
-    """The JetPack of a release of Linux for Tegra; its first number where no more is known."""
+    """Return the JetPack for a release of Linux for Tegra, or only its major version."""
     exact = _JETPACK.get(release) or _JETPACK.get(release.removesuffix(".0"))
     return exact or _JETPACK_MAJOR.get(int(release.partition(".")[0]))
 

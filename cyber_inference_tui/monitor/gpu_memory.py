@@ -1,4 +1,4 @@
-"""GPUs that have memory of their own, and how much of it is free."""
+"""Reads the free and total memory of GPUs with their own memory."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from cyber_inference_tui.records import GpuRecord
 from cyber_inference_tui.text import clean_line
 
 _MOST_INSTANCES = 16
-# What NVML calls GPUs that are part of a chip and share its memory: "Orin (nvgpu)", "NVIDIA
-# Thor", "NVIDIA GB10".
+# NVML's names for GPUs in a chip whose memory they share: "Orin (nvgpu)", "NVIDIA Thor",
+# "NVIDIA GB10".
 _TEGRA = re.compile(r"\b(?:nvgpu|Tegra|Xavier|Orin|Thor)\b", re.IGNORECASE)
 _OTHERS = re.compile(r"\bGB10\b", re.IGNORECASE)
 
 
 def is_tegra(name: str | None) -> bool:
-    """Whether NVML's name for a GPU is that of a Jetson's.
+    """Return whether NVML's name for a GPU is a Jetson's.
 
-    What NVML tells of their memory, clocks and power means nothing.
+    NVML's values for a Jetson's memory, clocks and power are meaningless.
     """
     return name is not None and _TEGRA.search(name) is not None
 
 
 def tells_its_load(name: str) -> bool:
-    """Whether NVML tells a Jetson's load and processes: on Thor and not before."""
+    """Return whether NVML reports a Jetson's load and processes: on Thor, not before."""
     return "thor" in name.lower()
 
 
 def is_integrated(name: str | None) -> bool:
-    """Whether NVML's name for a GPU is that of one that shares the machine's memory."""
+    """Return whether NVML's name for a GPU is that of a GPU that shares main memory."""
     return is_tegra(name) or (name is not None and _OTHERS.search(name) is not None)
 
 
 def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
-    """The memory of NVIDIA GPUs that CUDA programs see.
+    """Return the memory of the NVIDIA GPUs that CUDA programs see.
 
-    ``visible`` is as ``nvml.visible_gpus`` gives it. Of a GPU that is divided (MIG), a program
-    sees the first instance if none is named.
+    ``visible`` is a result of ``nvml.visible_gpus``. On a divided GPU (MIG), a program sees the
+    first instance unless another is named.
     """
     handles = nvml.gpus()
     if visible is None:
@@ -52,7 +52,7 @@ def nvidia_memory(nvml: Nvml, visible: Sequence[str] | None) -> list[GpuMemory]:
 
 
 def amd_memory(gpus: Iterable[GpuRecord]) -> list[GpuMemory]:
-    """The memory of those AMD GPUs that have their own."""
+    """Return the memory of the AMD GPUs that have their own."""
     return [
         GpuMemory(
             name=gpu.name,
@@ -76,7 +76,7 @@ def _chosen(nvml: Nvml, handles: Sequence[Any], visible: Sequence[str]) -> list[
             pool = [p for h in handles for p in _instances(nvml, h)] if parts else handles
             handle = _by_uuid(nvml, pool, word)
         if handle is None:
-            break  # as CUDA does: what follows an unknown entry is not visible either
+            break  # like CUDA, which also hides the entries after an unknown one
         chosen.setdefault(nvml.text("nvmlDeviceGetUUID", handle) or word, handle)
     return list(chosen.values())
 
@@ -91,7 +91,7 @@ def _by_uuid(nvml: Nvml, handles: Iterable[Any], start: str) -> Any | None:
 
 
 def _instances(nvml: Nvml, handle: Any) -> list[Any]:
-    """The handles of a GPU's MIG instances; none if it is not divided."""
+    """Return the handles of a GPU's MIG instances; none if it is not divided."""
     mode = nvml.call("nvmlDeviceGetMigMode", handle)
     if handle is None or not isinstance(mode, list | tuple) or not mode or mode[0] != 1:
         return []

@@ -1,6 +1,6 @@
-"""Reading the kernel's small files: cheaply, again and again, and trusting nothing in them.
+"""Reads the kernel's small files cheaply and repeatedly, without trusting their content.
 
-A file that is missing, cut short, full of rubbish or a directory reads as ``None``. Nothing here
+A file that is missing, truncated, full of garbage or a directory reads as ``None``. Nothing here
 raises.
 """
 
@@ -8,30 +8,49 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from cyber_inference_tui.text import clean_line
 
 READ_LIMIT = 262144
-"""Bytes of a file that are looked at; ``/proc/stat`` of 1,024 cores has about 100,000."""
+"""The maximum bytes of a file; ``/proc/stat`` of 1,024 cores has about 100,000."""
 LIST_LIMIT = 4096
-"""Entries of a directory that are looked at."""
+"""The maximum entries of a directory."""
 LARGEST = 1 << 56
-"""Nothing that is counted here (bytes, Hz, µW) reaches this; sums stay within 64 bits."""
+"""All values here (bytes, Hz, µW) are below this, so their sums fit into 64 bits."""
 
+_PROBE_SECONDS = 30.0
 _CHUNK = 65536
-# The kernel hands out such files in whole lines, up to a page at a time. A line is shorter than
-# 1 KiB, so that a read with more room than that left in its page was the last one.
+# The kernel returns such files in whole lines, up to a page at a time. Lines are shorter than 1
+# KiB, so a read that leaves more space than that in its page was the last one.
 _LAST_CHUNK = 3072
 _INTEGER = re.compile(rb"\s*(-?[0-9]{1,19})\s*\Z")
 
 
-class KeptFile:
-    """A file that is opened once and read again and again from its start.
+class ProbeTimer:
+    """Decides when a sensor looks for its files: at first, and then every 30 s of ``clock``."""
 
-    It may appear late: as long as it cannot be opened, each ``read`` tries again. A device that
-    went away and came back is opened anew. Only for files of ``/proc`` and ``/sys``, which are
-    changed in place; a file that programs replace must be opened each time (``read_bytes``).
+    __slots__ = ("_clock", "_next")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next = float("-inf")
+
+    def is_due(self) -> bool:
+        """Return whether to look now, and count the next 30 s if so."""
+        due = (now := self._clock()) >= self._next
+        if due:
+            self._next = now + _PROBE_SECONDS
+        return due
+
+
+class KeptFile:
+    """A file that is opened once and read repeatedly from its start.
+
+    While it cannot be opened, each ``read`` tries again, so it may appear later. If its device
+    disappears and returns, it is opened again. Only for files of ``/proc`` and ``/sys``, which
+    change in place; use ``read_bytes`` for files that programs replace.
     """
 
     __slots__ = ("_descriptor", "_path")
@@ -41,18 +60,18 @@ class KeptFile:
         self._path = str(path)
 
     def read(self) -> bytes | None:
-        """What it holds now, or ``None`` if it cannot be read."""
+        """Return its present content; ``None`` = it cannot be read."""
         kept = self._descriptor >= 0
         content = self._read()
-        # ENODEV and its like: the device behind the descriptor is gone, perhaps not its name.
+        # ENODEV or similar: the device is gone, but its name may exist again.
         return self._read() if content is None and kept else content
 
     def number(self) -> int | None:
-        """The one integer that it holds."""
+        """Return its content as an integer."""
         return integer(self.read())
 
     def text(self) -> str | None:
-        """The one line of text that it holds, cleaned; ``None`` if that is empty."""
+        """Return its content as a clean line; ``None`` if that is empty."""
         return line(self.read())
 
     def close(self) -> None:
@@ -75,7 +94,7 @@ class KeptFile:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """A file's content (up to ``READ_LIMIT``), or ``None`` if it cannot be read."""
+    """Return a file's content (up to ``READ_LIMIT``); ``None`` = it cannot be read."""
     return KeptFile(path).read()
 
 
@@ -90,24 +109,24 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def read_integer(path: Path) -> int | None:
-    """The one integer that a file holds."""
+    """Return the integer that a file contains."""
     return integer(read_bytes(path))
 
 
 def read_line(path: Path, limit: int = 200) -> str | None:
-    """The first line of a file, cleaned; ``None`` if it is empty or cannot be read."""
+    """Return the first line of a file, cleaned; ``None`` if it is empty or cannot be read."""
     return line(read_bytes(path), limit)
 
 
 def integer(content: bytes | None) -> int | None:
-    """The one integer that ``content`` consists of, apart from white space."""
-    # int() alone would take "1_000" and "+5", which no kernel writes.
+    """Return ``content`` as an integer; white space is allowed."""
+    # int() alone accepts "1_000" and "+5", which no kernel writes.
     found = _INTEGER.match(content) if content else None
     return int(found[1]) if found else None
 
 
 def celsius(millidegrees: int | None) -> float | None:
-    """A temperature as the kernel writes it, in °C; ``None`` for what no sensor can mean.
+    """Convert a kernel temperature to °C; ``None`` = an implausible value.
 
     A zone without power reads as -256 °C on some boards.
     """
@@ -117,7 +136,7 @@ def celsius(millidegrees: int | None) -> float | None:
 
 
 def line(content: bytes | None, limit: int = 200) -> str | None:
-    """The first line of ``content`` (a NUL ends it as well), cleaned; ``None`` if empty."""
+    """Return the first line of ``content`` (a NUL also ends it), cleaned; ``None`` if empty."""
     if not content:
         return None
     first = content.split(b"\0", 1)[0].split(b"\n", 1)[0]
@@ -125,7 +144,7 @@ def line(content: bytes | None, limit: int = 200) -> str | None:
 
 
 def entries(folder: Path) -> tuple[str, ...]:
-    """The names in a directory, numbers in their order (``card2`` before ``card10``)."""
+    """Return the names in a directory in natural order (``card2`` before ``card10``)."""
     try:
         with os.scandir(folder) as found:
             names = [entry.name for entry, _ in zip(found, range(LIST_LIMIT), strict=False)]

@@ -1,9 +1,9 @@
-"""The machine's main memory, or what a container may use of it.
+"""Reads the machine's main memory, or the part that a container may use.
 
-macOS is asked through vm_stat(1). psutil reads the same counters, but calls free and *inactive*
-pages available. Inactive pages include programs' own data, which would have to be compressed or
-swapped out, and leave out cached files that were read just now. The scheduler decides by this
-number what fits, so it has to mean the same as on Linux.
+On macOS the source is vm_stat(1). psutil reads the same counters, but counts free and *inactive*
+pages as available. Inactive pages include programs' own data, which would have to be compressed or
+swapped out, and exclude cached files that were read recently. The scheduler decides with this
+number which models fit, so it must mean the same as on Linux.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
     """Main memory at one moment, in bytes."""
 
     total: int
-    """What there is, or the limit of the container or service if that is smaller."""
+    """The memory of the machine, or the limit of the container or service if that is smaller."""
     available: int | None
-    """What programs can get without swapping; ``None`` if a limit hides how much is taken."""
+    """The memory that programs can get without swapping; ``None`` = a limit hides its use."""
     cache: int = 0
-    """The part of ``available`` that is cache now, and that the kernel gives back on demand."""
+    """The part of ``available`` that is now cache, and that the kernel frees on demand."""
     zfs_cache: int = 0
-    """The part of ``available`` that ZFS caches now, and gives back on demand."""
+    """The part of ``available`` that is now ZFS's cache, and that ZFS frees on demand."""
 
 
 class MainMemory:
     """Reads ``proc/meminfo`` of ``root``, and the group limits of this process in ``container``.
 
-    ZFS keeps its cache (ARC) outside the page cache, so that ``MemAvailable`` counts it as taken.
-    It shrinks to its minimum, ``c_min``, when programs need memory (``arcstats`` of OpenZFS).
+    ZFS keeps its cache (ARC) outside the page cache, so ``MemAvailable`` counts it as used. The
+    cache shrinks to its minimum, ``c_min``, when programs need memory (``arcstats`` of OpenZFS).
 
-    The two differ only where ``root`` is a mount of the host's files in a container: the memory
-    is the host's, the limit is the container's.
+    The two paths differ only if ``root`` is a mount of the host's files in a container: the memory
+    is the host's, and the limit is the container's.
 
-    Where this machine itself has no ``/proc`` it is ``read_by_psutil``.
+    A machine without ``/proc`` is read by ``read_by_psutil``.
     """
 
     def __init__(self, root: Path = Path("/"), container: Path = Path("/")) -> None:
@@ -59,7 +59,7 @@ class MainMemory:
         self._cgroup = CgroupMemory(container)
 
     def read(self) -> MainMemoryReading | None:
-        """The reading, or ``None`` where the machine does not tell."""
+        """Return a reading; ``None`` = the machine does not report its memory."""
         fields = meminfo(self._meminfo.read() or b"")
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
@@ -77,23 +77,24 @@ class MainMemory:
 
 
 def read_by_psutil() -> MainMemoryReading | None:
-    """The reading where there is no ``/proc``; ``None`` if nothing tells."""
+    """Return a reading without ``/proc``; ``None`` = there is no source."""
     try:
         memory = psutil.virtual_memory()
     except (psutil.Error, OSError, RuntimeError, ValueError):
         return None
-    told = vm_stat(output_of("vm_stat") or "", memory.total) if on_macos() else None
-    return told or MainMemoryReading(
+    reading = vm_stat(output_of("vm_stat") or "", memory.total) if on_macos() else None
+    return reading or MainMemoryReading(
         total=memory.total, available=min(memory.available, memory.total)
     )
 
 
 def vm_stat(output: str, total: int) -> MainMemoryReading | None:
-    """What ``vm_stat`` of macOS prints, on a machine with ``total`` bytes.
+    """Parse the output of macOS's ``vm_stat`` on a machine with ``total`` bytes.
 
-    Available are the free pages, the file-backed ones (those read ahead, "speculative", are among
-    them) and the purgeable ones: what Activity Monitor calls neither used nor wired. Weights that a
-    GPU uses are wired, so they are not among these. ``None`` = the output is not understood.
+    Available are the free pages, the file-backed ones (which include those read ahead,
+    "speculative") and the purgeable ones: Activity Monitor counts these as neither used nor wired.
+    Weights in use by a GPU are wired, so they are not included. ``None`` = the output has another
+    form.
     """
     size = _PAGE_SIZE.search(output)
     pages = {name: int(count) for name, count in _PAGES.findall(output)}
@@ -107,19 +108,19 @@ def vm_stat(output: str, total: int) -> MainMemoryReading | None:
 
 
 def meminfo(content: bytes) -> Mapping[str, int]:
-    """The fields of ``/proc/meminfo`` that are whole, in bytes (``proc_meminfo(5)``)."""
+    """Return the complete fields of ``/proc/meminfo`` in bytes (``proc_meminfo(5)``)."""
     return {name.decode(): int(size) * 1024 for name, size in _FIELD.findall(content)}
 
 
 def _within(reading: MainMemoryReading, bound: MemoryLimit) -> MainMemoryReading:
-    """``reading`` as it is under one more limit."""
+    """Apply one more limit to ``reading``."""
     total = min(reading.total, bound.limit)
     if bound.used is None or reading.available is None:
         return MainMemoryReading(total=total, available=None)
     room = max(0, bound.limit - bound.used)
     if room >= reading.available:
         return msgspec.structs.replace(reading, total=total)
-    # ZFS's cache belongs to no group, so that it takes nothing from this limit.
+    # ZFS's cache belongs to no group, so it does not count against this limit.
     return MainMemoryReading(total=total, available=room, cache=min(room, bound.reclaimable))
 
 
@@ -131,7 +132,7 @@ def _zfs_cache(arcstats: bytes) -> int:
 def _available(fields: Mapping[str, int]) -> int | None:
     if (available := fields.get("MemAvailable")) is not None:
         return available
-    # Kernels before 3.14. Shared memory is counted as cache there, but cannot be dropped.
+    # Kernels before 3.14 count shared memory as cache, but it cannot be dropped.
     needed = [fields.get(name) for name in ("MemFree", "Cached", "Shmem")]
     free, cached, shared = needed
     if free is None or cached is None or shared is None:

@@ -1,4 +1,4 @@
-"""Reads how much memory there is for models, and how much of it our servers hold."""
+"""Reads the memory for models, and the part of it that our servers hold."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_PIDS = 1024
 
 
 class MemoryReader:
-    """``read`` answers with what is free now. It blocks: call it in a thread, one at a time.
+    """Reads the present memory. ``read`` blocks: call it in a thread, one call at a time.
 
-    ``root`` is where the machine's ``proc/`` and ``sys/`` are. ``container`` is where those of this
-    process are, with its pids and its limits: they differ if ``root`` is a mount of the host's in a
-    container. ``environment`` is the one that servers are started with: ``CUDA_VISIBLE_DEVICES``
-    says which NVIDIA GPUs they see, by their order on the bus (see ``llama.command``).
+    ``root`` contains the machine's ``proc/`` and ``sys/``. ``container`` contains those of this
+    process, with its pids and limits: they differ if ``root`` is a mount of the host's files in a
+    container. ``environment`` is the environment of servers: its ``CUDA_VISIBLE_DEVICES`` selects
+    their NVIDIA GPUs, by their order on the bus (see ``llama.command``).
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class MemoryReader:
         self._visible = visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
 
     def read(self, pids: Collection[int] = (), variables: Collection[str] = ()) -> MemoryReading:
-        """The memory of the machine, of its GPUs, and of the processes ``pids`` that still run.
+        """Return the memory of the machine, its GPUs, and those of ``pids`` that still run.
 
-        ``variables`` are the values of ``CUDA_VISIBLE_DEVICES`` that models have of their own.
-        Nothing is raised. A machine that tells nothing of its memory has 0 bytes of it.
+        ``variables`` are the values of ``CUDA_VISIBLE_DEVICES`` of single models. Raises nothing. A
+        machine that does not report its memory has 0 bytes.
         """
-        # Also where a mount of the host's files was asked for and is not there.
+        # Also for a mount of the host's files that is missing.
         main = self._main.read() or read_by_psutil() or MainMemoryReading(total=0, available=0)
         found = ((pid, self._processes.read(pid)) for pid in list(pids)[:_MOST_PIDS])
         amd = amd_memory(self._amd.read_memory())
         return MemoryReading(
             total=main.total,
-            # All of a limit might be taken where nobody tells how much is.
+            # If the use under a limit is unknown, all of it may be in use.
             available=main.available or 0,
             cache=main.cache,
             zfs_cache=main.zfs_cache,

@@ -1,6 +1,6 @@
-"""How much memory there is for models, and how much of it our servers hold.
+"""The memory for models, and the part of it that our servers hold.
 
-Sizes are bytes. Swap never counts as room.
+Sizes are bytes. Swap never counts as free.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from cyber_inference_tui.units import size_text
 
 
 class GpuMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """The memory of one GPU that has its own (one that shares the machine's is not listed)."""
+    """The memory of a GPU that has its own; GPUs that share main memory are not listed."""
 
     name: str
     total: int
     free: int
     uuid: str = ""
-    """Tells two cards of the same name apart; empty where the driver gives none."""
+    """Distinguishes cards with the same name; empty if the driver gives none."""
 
 
 class ProcessMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server and its children hold in main memory."""
+    """The main memory of a server and its children."""
 
     private: int
-    """Anonymous and shared memory: what the kernel gets back when they end."""
+    """Anonymous and shared memory, which is free when they exit."""
     mapped: int
-    """Pages of files that are in memory for them, the weights of models above all."""
+    """Pages of mapped files in memory, above all the weights of models."""
     locked: int = 0
     """The part of ``mapped`` that the kernel may not drop (``--mlock``)."""
 
 
 class MemoryReading(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it at one moment."""
+    """A reading of all memory at one moment."""
 
     total: int
-    """Main memory, or what the container may use of it."""
+    """Main memory, or the limit of the container."""
     available: int
-    """What programs can get without swapping."""
+    """The memory that programs can get without swapping."""
     cache: int = 0
-    """The part of ``available`` that is cache now, and that the kernel gives back on demand."""
+    """The part of ``available`` that is now cache, and that the kernel frees on demand."""
     zfs_cache: int = 0
-    """The part of ``available`` that ZFS caches now, and gives back on demand."""
+    """The part of ``available`` that is now ZFS's cache, and that ZFS frees on demand."""
     gpus: tuple[GpuMemory, ...] = ()
-    """Those that the service's environment lets servers see."""
+    """The GPUs that the service's environment makes visible to servers."""
     gpus_by_variable: Mapping[str, tuple[GpuMemory, ...]] = {}
-    """Those that a model sees with this value as its own ``CUDA_VISIBLE_DEVICES``."""
+    """The visible GPUs by a model's own ``CUDA_VISIBLE_DEVICES``."""
     processes: Mapping[int, ProcessMemory] = {}
-    """By the pids that were asked for; one that is gone is missing."""
+    """By the requested pids; a process that is gone is missing."""
 
 
 def caches_in_words(cache: int, zfs_cache: int) -> str:
-    """The caches that count as available, for a person; empty where there are none."""
+    """Describe the caches that count as available; empty if there are none."""
     caches = ((cache, "file cache"), (zfs_cache, "ZFS cache"))
     return " and ".join(f"{size_text(size)} of {name}" for size, name in caches if size)

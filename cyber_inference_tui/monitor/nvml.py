@@ -1,7 +1,7 @@
-"""NVIDIA's management library, held at arm's length.
+"""Calls NVIDIA's management library safely.
 
-It may be absent, know a GPU but tell nothing of it, or lose its driver and find it again while we
-run. Whatever happens, a call here answers with a value or with ``None``.
+It may be missing, know a GPU without its values, or lose its driver and find it again while we run.
+Whatever happens, a call here returns a value or ``None``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RETRY_SECONDS = 30.0
 _VISIBLE = re.compile(r"[0-9]{1,4}|(?:GPU|MIG)-.{0,200}")
 _MOST_GPUS = 64
 _NOT_SUPPORTED = 3  # NVML_ERROR_NOT_SUPPORTED
-# nvmlReturn_t: what says that the connection is of no use any more, rather than a single value.
+# nvmlReturn_t: errors that make the connection useless, not just one value.
 _LOST = frozenset(
     {
         1,  # NVML_ERROR_UNINITIALIZED
@@ -31,7 +31,7 @@ _LOST = frozenset(
 
 
 def load_pynvml() -> Any | None:
-    """The module ``pynvml``, or ``None`` where the driver's library is not installed."""
+    """Return the module ``pynvml``; ``None`` = the driver's library is not installed."""
     # Its import costs megabytes, which a machine without an NVIDIA driver need not pay.
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
@@ -41,11 +41,11 @@ def load_pynvml() -> Any | None:
 
 
 class Nvml:
-    """The library: ``gpus`` hands out handles, ``call`` asks about one.
+    """The library: ``gpus`` returns handles, ``call`` asks about one.
 
-    It starts with the first question. Where it does not start, or is lost later, it is tried again,
-    at most every 30 s. ``load`` gives the module (or ``None``), ``clock`` is monotonic, in seconds.
-    Threads may share one.
+    It starts with the first call. If it fails to start, or is lost later, it is started again, at
+    most every 30 s. ``load`` returns the module (or ``None``); ``clock`` is monotonic, in seconds.
+    Threads may share an instance.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Nvml:
         self._next_try = float("-inf")
 
     def gpus(self) -> tuple[Any, ...]:
-        """The handles of all GPUs by index; ``None`` in the place of one that gives none."""
+        """Return the handles of all GPUs by index; ``None`` for a GPU without a handle."""
         with self._lock:
-            # What NVML set up does not work in a forked child.
+            # NVML's state does not work in a forked child.
             forked = self._pid not in {0, os.getpid()}
             if (self._lost or forked) and (forked or self._clock() >= self._next_try):
                 self._next_try = self._clock() + _RETRY_SECONDS
@@ -73,7 +73,7 @@ class Nvml:
             return self._handles
 
     def call(self, function: str, *arguments: Any) -> Any | None:
-        """What ``pynvml``'s ``function`` answers, or ``None`` if it fails in any way."""
+        """Return the result of ``pynvml``'s ``function``; ``None`` = it failed."""
         module = self._module
         if module is None:
             return None
@@ -85,7 +85,7 @@ class Nvml:
             return None
 
     def is_unsupported(self, function: str, *arguments: Any) -> bool:
-        """Whether the driver says that this GPU has no such thing, rather than failing."""
+        """Return whether the driver reports that this GPU lacks the function."""
         module = self._module
         try:
             getattr(module, function)(*arguments)
@@ -94,12 +94,12 @@ class Nvml:
         return False
 
     def number(self, function: str, *arguments: Any) -> int | None:
-        """The same for a function that answers with a count; a negative one is none."""
+        """Call a function that returns a count; a negative count is ``None``."""
         value = self.call(function, *arguments)
         return value if isinstance(value, int) and value >= 0 else None
 
     def text(self, function: str, *arguments: Any) -> str | None:
-        """The same for a function that answers with a text (bytes in old versions), uncleaned."""
+        """Call a function that returns a text (bytes in old versions); the text is not cleaned."""
         value = self.call(function, *arguments)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
@@ -127,21 +127,21 @@ class Nvml:
         self._handles = tuple(
             self.call("nvmlDeviceGetHandleByIndex", index) for index in range(count)
         )
-        # GPUs can be slow to come up after boot: one that is not there yet is asked for again.
+        # GPUs can be slow to start after boot: try again while one is missing.
         self._lost = self._lost or not self._handles or None in self._handles
 
 
 def _errors(module: Any) -> tuple[type[BaseException], ...]:
-    """What a call into the library can end with, a symbol that an old driver lacks included."""
+    """Return the errors of a call into the library, including a symbol that an old driver lacks."""
     own = getattr(module, "NVMLError", OSError)
     return (own, AttributeError, OSError, TypeError, ValueError, ctypes.ArgumentError)
 
 
 def visible_gpus(variable: str | None) -> Sequence[str] | None:
-    """The entries of ``CUDA_VISIBLE_DEVICES``; ``None`` = it is not set, all GPUs are visible.
+    """Return the entries of ``CUDA_VISIBLE_DEVICES``; ``None`` = not set: all GPUs are visible.
 
-    As in the CUDA programming guide: indices, or UUIDs that may be shortened; the first entry that
-    is neither hides itself and all that follow.
+    As in the CUDA programming guide, entries are indexes or (shortened) UUIDs; the first other
+    entry hides itself and all that follow.
     """
     if variable is None:
         return None

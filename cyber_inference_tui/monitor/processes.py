@@ -1,4 +1,4 @@
-"""What a process and its descendants hold in main memory, and what they compute."""
+"""Reads the main memory and the processor time of a process and its descendants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyber_inference_tui.monitor.memory_reading import ProcessMemory
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12
-"""Their places in ``stat`` behind the name."""
+"""Indexes in ``stat`` after the name."""
 _MOST_PROCESSES = 256
 # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's own pids, not a container's.
 _INITIAL_NAMESPACE = "pid:[4026531836]"
@@ -24,33 +24,33 @@ _RSS = re.compile(rb"^(VmLck|VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB
 
 
 class ProcessUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """A process and its descendants at one moment."""
+    """The use of a process and its descendants at one moment."""
 
     pids: tuple[int, ...]
     memory: ProcessMemory
     cpu_ms: int | None = None
-    """Processor time they used so far, in milliseconds; it falls when a descendant ends."""
+    """Their processor time so far, in milliseconds; it falls when a descendant exits."""
 
 
 class ProcessReader:
-    """Reads the processes below ``root``, which has this process's own ``proc/``."""
+    """Reads processes; ``root`` contains this process's own ``proc/``."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._proc = root / "proc"
-        # psutil looks at this machine only, which a fixture is not.
+        # psutil reads only this machine, not a fixture.
         self._is_this_machine = root == Path("/")
 
     def read(self, pid: int) -> ProcessMemory | None:
-        """The memory of ``pid`` and its descendants; ``None`` if it is gone.
+        """Return the memory of ``pid`` and its descendants; ``None`` = it is gone.
 
-        Source: ``/proc/PID/status`` (``proc_pid_status(5)``). Memory that a descendant shares
-        with its parent is counted in each of them.
+        Source: ``/proc/PID/status`` (``proc_pid_status(5)``). Memory that processes share counts in
+        each of them.
         """
         memory = self._one(pid)
         return None if memory is None else self._sum(memory, self._descendants(pid))
 
     def usage(self, pid: int) -> ProcessUsage | None:
-        """The same with the processor time; ``None`` if it is gone.
+        """Return the memory and the processor time; ``None`` = it is gone.
 
         Source of the times: ``/proc/PID/stat`` (``proc_pid_stat(5)``).
         """
@@ -66,9 +66,9 @@ class ProcessReader:
         )
 
     def pids_are_the_machines(self) -> bool:
-        """Whether a driver that names pids of the whole machine means the same by them.
+        """Return whether our pids are those of the whole machine, which drivers report.
 
-        It does not in a container with pids of its own.
+        In a container with its own pids they are not.
         """
         try:
             return (self._proc / "self" / "ns" / "pid").readlink().name == _INITIAL_NAMESPACE
@@ -85,7 +85,7 @@ class ProcessReader:
 
     def _cpu_ms(self, pid: int) -> int | None:
         stat = read_bytes(self._proc / str(pid) / "stat")
-        # A name may hold anything, a parenthesis included; what follows the last one are numbers.
+        # A name may contain anything, even a parenthesis; numbers follow the last one.
         fields = (stat or b"").rpartition(b")")[2].split()
         if len(fields) > _STIME:
             user, system = integer(fields[_UTIME]), integer(fields[_STIME])
@@ -106,15 +106,15 @@ class ProcessReader:
             return ProcessMemory(
                 private=rss[b"RssAnon"] + rss[b"RssShmem"],
                 mapped=rss[b"RssFile"],
-                # ``--mlock`` locks the weights only; what else is locked is not counted here.
+                # ``--mlock`` locks only the weights; other locked memory is not counted here.
                 locked=min(rss.get(b"VmLck", 0), rss[b"RssFile"]),
             )
         except KeyError:
             pass
-        # One that has ended and was not waited for has no memory any more, and says nothing of it.
+        # A zombie has no memory, and no fields for it.
         if not self._is_this_machine or (status is not None and b"VmRSS" not in rss):
             return None
-        # Kernels before 4.5 and systems without /proc tell the parts in another way.
+        # Kernels before 4.5 and systems without /proc need another source for the parts.
         try:
             info = psutil.Process(pid).memory_info()
         except (psutil.Error, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Counters that only grow, as rates."""
+"""Turns counters that only grow into rates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Rate:
         self._at = 0.0
 
     def per_second(self, value: int | None, now: float) -> float | None:
-        """The mean rate since the call before, ``now`` in seconds of a monotonic clock.
+        """Return the mean rate since the last call; ``now`` is in seconds of a monotonic clock.
 
-        ``None`` the first time, after a gap, and for a counter that began anew.
+        ``None`` at the first call, after a gap, and for a counter that was reset.
         """
         before, self._value = self._value, value
         seconds, self._at = now - self._at, now
@@ -25,9 +25,9 @@ class Rate:
 
 
 def percent(part: int | None, whole: int | None) -> float | None:
-    """How much of ``whole`` is ``part``, in percent, to a tenth.
+    """Return ``part`` as a percentage of ``whole``, to a tenth.
 
-    ``None`` where either is unknown, and where the part is larger than the whole.
+    ``None`` if either is unknown, or the part is larger than the whole.
     """
     if part is None or not whole or not 0 <= part <= whole:
         return None

@@ -1,4 +1,4 @@
-"""A bounded history of samples: all of the last minutes, and one a minute before them."""
+"""Keeps a bounded history of samples: all of the last minutes, and one a minute before them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 RECENT = timedelta(minutes=15)
 RECENT_SAMPLES = 1800
-"""Twice what 15 minutes have at one a second; at higher rates fewer minutes are kept in full."""
+"""Twice the number of 15 minutes at one sample a second; at higher rates fewer minutes are kept."""
 THINNED = timedelta(hours=24)
 THINNED_SAMPLES = 24 * 60 + 1
 
@@ -18,10 +18,10 @@ _MINUTE = 60
 
 
 class SampleRing(Generic[T]):
-    """``add`` samples in the order of their times; ``since`` gives back what is kept of them.
+    """A history of samples in order of time.
 
-    The last ``RECENT`` are kept as they come, before that the last sample of each minute, for
-    ``THINNED``. It has no clock: what is old, the newest sample's time tells.
+    All samples of the last ``RECENT`` are kept, and before that the last sample of each minute, for
+    ``THINNED``. It has no clock: ages are relative to the newest sample.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class SampleRing(Generic[T]):
         self._thinned: deque[tuple[datetime, T]] = deque()
 
     def add(self, at: datetime, sample: T) -> None:
-        """Keep ``sample``, taken ``at``. A clock that was set back makes later samples go."""
+        """Add ``sample``, taken ``at``. If the clock was set back, later samples are dropped."""
         for kept in (self._recent, self._thinned):
             while kept and kept[-1][0] >= at:
                 kept.pop()
@@ -41,7 +41,7 @@ class SampleRing(Generic[T]):
         _forget(self._thinned, at - THINNED, THINNED_SAMPLES)
 
     def since(self, begin: datetime) -> list[T]:
-        """What was taken at ``begin`` or later, oldest first."""
+        """Return the samples taken at ``begin`` or later, oldest first."""
         if not self._recent:
             return []
         first = self._recent[0][0]
@@ -49,7 +49,7 @@ class SampleRing(Generic[T]):
         return thinned + [sample for at, sample in self._recent if begin <= at]
 
     def __len__(self) -> int:
-        """How many samples are held."""
+        """Return the number of samples."""
         return len(self._recent) + len(self._thinned)
 
 

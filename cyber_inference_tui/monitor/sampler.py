@@ -1,4 +1,4 @@
-"""Takes samples of the machine."""
+"""Takes samples of the machine, composed of the readings of its sensors."""
 
 from __future__ import annotations
 
@@ -7,22 +7,36 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from cyber_inference_tui.monitor.device import mac_gpus, read_device
+from cyber_inference_tui.monitor.gpu_memory import is_tegra
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sample import compose
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
-from cyber_inference_tui.monitor.sensors.host import HostSensor
+from cyber_inference_tui.monitor.sensors.host import HostReading, HostSensor
 from cyber_inference_tui.monitor.sensors.nvidia import NvidiaSensor
-from cyber_inference_tui.monitor.sensors.tegra import TegraSensor
-from cyber_inference_tui.records import ResourceSample
+from cyber_inference_tui.monitor.sensors.tegra import TegraReading, TegraSensor
+from cyber_inference_tui.records import (
+    CpuRecord,
+    DeviceRecord,
+    GpuRecord,
+    MemoryRecord,
+    ResourceSample,
+    SwapRecord,
+)
+
+_TOTAL = "total"
+_GPU_ZONE = "gpu"
+_GPU_RAILS = ("VDD_GPU", "GPU")
+"""Rails that feed only the GPU."""
 
 
-class Sampler:
-    """``sample`` reads everything once. It blocks: call it in a thread, one at a time.
+class MachineSampler:
+    """Samples the machine. ``sample`` blocks: call it in a thread, one call at a time.
 
-    ``root`` is where the machine's ``proc/``, ``sys/``, ``etc/`` and ``var/`` are, ``container``
-    where those of this process are, with its memory limits. ``disks`` are paths whose file systems
-    are of interest. ``clock`` is monotonic, in seconds; ``now`` gives the time of day.
+    ``root`` contains the machine's ``proc/``, ``sys/``, ``etc/`` and ``var/``, ``container`` those
+    of this process, with its memory limits. ``disks`` are paths whose file systems are sampled.
+    ``clock`` is monotonic, in seconds; ``now`` returns the time of day.
     """
 
     def __init__(
@@ -44,11 +58,11 @@ class Sampler:
         self._amd = AmdSensor(root, clock)
 
     def sample(self) -> ResourceSample:
-        """The machine now; percentages of processors and rates are since the sample before.
+        """Return a sample; percentages of processors and rates are since the last sample.
 
-        It never raises. What the machine does not tell is ``None``.
+        Never raises. Values that the machine does not report are ``None``.
         """
-        return compose(
+        return _compose(
             at=self._now(),
             device=self._device,
             host=self._host.read(),
@@ -56,3 +70,61 @@ class Sampler:
             nvidia=self._nvidia.read() or (),
             others=(*(self._amd.read() or ()), *self._mac_gpus),
         )
+
+
+def _compose(
+    *,
+    at: datetime,
+    device: DeviceRecord,
+    host: HostReading,
+    tegra: TegraReading | None,
+    nvidia: Sequence[GpuRecord],
+    others: Sequence[GpuRecord],
+) -> ResourceSample:
+    """Return the sample taken at ``at``."""
+    temperatures = host.temperatures or {}
+    power: dict[str, float | None] = {}
+    gpus = [*nvidia, *others]
+    if tegra is not None:
+        device = msgspec.structs.replace(device, power_mode=tegra.power_mode)
+        if tegra.power is not None:
+            power = {_TOTAL: tegra.power.total, **tegra.power.rails}
+        # NVML lists a Jetson's own GPU as well as cards that are plugged in.
+        own = next((gpu for gpu in nvidia if is_tegra(gpu.name)), None)
+        cards = [gpu for gpu in gpus if not is_tegra(gpu.name)]
+        gpus = [_jetson_gpu(tegra, own, temperatures.get(_GPU_ZONE), power), *cards]
+    return ResourceSample(
+        at=at,
+        device=device,
+        cpu=host.cpu or CpuRecord(),
+        memory=host.memory or MemoryRecord(),
+        swap=host.swap.disk if host.swap else SwapRecord(),
+        zram=host.swap.zram if host.swap else None,
+        gpus=tuple(gpus),
+        temperatures=temperatures,
+        power=power,
+        fan=host.fan,
+        disks=host.disks or (),
+        networks=host.networks or (),
+        memory_clock_hz=tegra.memory_clock_hz if tegra else None,
+        uptime_seconds=host.uptime_seconds,
+    )
+
+
+def _jetson_gpu(
+    tegra: TegraReading,
+    nvml: GpuRecord | None,
+    temperature: float | None,
+    power: dict[str, float | None],
+) -> GpuRecord:
+    # Thor's driver has no file with the load; NVML reports it.
+    load = tegra.gpu_percent
+    return GpuRecord(
+        name=tegra.gpu_name,
+        utilization_percent=nvml.utilization_percent if load is None and nvml else load,
+        temperature_c=temperature,
+        power_w=next((power[rail] for rail in _GPU_RAILS if rail in power), None),
+        shared_memory=True,
+        clock_hz=tegra.gpu_clock_hz,
+        processes=nvml.processes if nvml else None,
+    )

@@ -1,7 +1,7 @@
-"""The records that travel the wire between the service and its clients: one definition for both.
+"""The records that the service and its clients exchange.
 
 Sizes are bytes, durations seconds, times ISO 8601 in UTC (``datetime`` with a zone). A field is
-``None`` where the machine or the file does not tell; a number is never made up.
+``None`` if the machine or the file does not provide it; no number is made up.
 """
 
 from cyber_inference_tui.records.hub import (
@@ -27,8 +27,8 @@ from cyber_inference_tui.records.machine import (
     DiskRecord,
     FanRecord,
     GpuRecord,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelUsage,
     NetworkRecord,
     ResourceSample,
@@ -99,8 +99,8 @@ __all__ = [
     "LoginRecord",
     "MemoryAtContext",
     "MemoryPart",
+    "MemoryPool",
     "MemoryRecord",
-    "MemoryRoom",
     "ModelDetails",
     "ModelRecord",
     "ModelSettingRecord",

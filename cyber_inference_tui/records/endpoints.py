@@ -14,7 +14,7 @@ import msgspec
 
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
 from cyber_inference_tui.records.logs import LogPage, LogRecord
-from cyber_inference_tui.records.machine import MemoryRoom, ResourceSample
+from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
     ModelDetails,
     ModelRecord,
@@ -25,13 +25,13 @@ from cyber_inference_tui.records.queries import (
     CancelQuery,
     CheckQuery,
     Credentials,
+    DownloadRequest,
     EventsQuery,
     HistoryQuery,
-    InstallWish,
+    InstallRequest,
     LinesQuery,
     LoadQuery,
     LogEventsQuery,
-    NewDownload,
     NewValue,
     Nothing,
     RepositoryQuery,
@@ -58,9 +58,9 @@ from cyber_inference_tui.records.service import (
 )
 
 NEXT_CURSOR = "X-Next-Cursor"
-"""Header of a page of a search: the ``cursor`` of the next one; it is missing on the last page."""
+"""Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
 LOG_POSITION = "X-Last-Event-ID"
-"""Header of a log: the newest event when it was read, to follow the log from there."""
+"""Header of a log: the id of the newest event when it was read, to follow the log from there."""
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -68,33 +68,33 @@ A = TypeVar("A")
 
 
 class Area(Enum):
-    """Who may call an endpoint."""
+    """The clients that may call an endpoint."""
 
     OPEN = auto()
-    """Everybody, without a key: health and the front page."""
+    """All clients, without a key: health and the front page."""
     MODEL = auto()
-    """Clients of models: with a key, when ``api_keys`` is set."""
+    """Clients of models, with a key if ``api_keys`` is set."""
     LOGIN = auto()
-    """Where the password is sent: no foreign pages, writes only as JSON."""
+    """The login: no pages of other sites, and only JSON bodies."""
     ADMIN = auto()
-    """The owner: as ``LOGIN``, and with a token, when ``admin_password`` is set."""
+    """The owner: as ``LOGIN``, and with a token if ``admin_password`` is set."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
-    """One method of one path: what it takes and what it answers.
+    """A method of a path, with the types of its query, body and answer.
 
     ``route`` is the method and the path. A path has at most one parameter, which may contain
-    slashes; one segment may follow it. Where two endpoints have the same route, the first whose
-    required query parameters are given (a flag: is 1) answers.
+    slashes; one segment may follow it. Where two endpoints have the same route, the first
+    whose required query parameters are given answers (for a flag: is 1).
     """
 
     route: str
     query: type[Q]
-    """Its fields are the query parameters."""
+    """A struct whose fields are the query parameters."""
     body: type[B]
-    """Of a write, the JSON body; an empty body counts as ``{}``."""
+    """The JSON body of a write; an empty body counts as ``{}``."""
     answer: type[A]
-    """What the JSON of the answer decodes to; ``str`` is plain text."""
+    """The type of the answer's JSON; ``str`` is plain text."""
     summary: str
     area: Area = Area.ADMIN
     status: int = 200
@@ -111,7 +111,7 @@ class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
 
     @property
     def writes(self) -> bool:
-        """Whether it has a body."""
+        """True if the request has a body."""
         return self.method != "GET"
 
 
@@ -135,9 +135,9 @@ HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
 FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
 LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
-LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one model", Area.MODEL)
 LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
-LISTED = _plain("GET /models/{id}", dict[str, Any], "one of them", Area.MODEL)
+LISTED = _plain("GET /models/{id}", dict[str, Any], "one model", Area.MODEL)
 METRICS = _asking("GET /metrics", ServerQuery, str, "figures for Prometheus", Area.MODEL)
 OPENAPI = _asking(
     "GET /openapi.json",
@@ -149,12 +149,12 @@ OPENAPI = _asking(
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
 )
-STATUS = _plain("GET /admin/status", StatusRecord, "the service in one glance")
+STATUS = _plain("GET /admin/status", StatusRecord, "the state of the service")
 RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
 RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
-MEMORY = _plain("GET /admin/memory", list[MemoryRoom], "the memory that models may have")
+MEMORY = _plain("GET /admin/memory", list[MemoryPool], "the memory that models may have")
 QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
 PROBLEMS = _plain(
     "GET /admin/problems", list[ProblemRecord], "files and settings that are no models, and why"
@@ -182,9 +182,9 @@ UNLOAD = _asking(
 PIN = _plain(
     "POST /admin/models/{id}/pin",
     ModelRecord,
-    "keeps a model from being evicted and idled out, until the service ends",
+    "keeps a model from being evicted or unloaded when idle, until the service ends",
 )
-UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "takes that back")
+UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "undoes `pin`")
 SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
 HUB_FILES = _asking(
     "GET /admin/hub/files",
@@ -194,13 +194,18 @@ HUB_FILES = _asking(
 )
 DOWNLOADS = _plain("GET /admin/downloads", list[DownloadRecord], "every download, oldest first")
 DOWNLOAD = Endpoint(
-    "POST /admin/downloads", Nothing, NewDownload, DownloadRecord, "queues a download", status=202
+    "POST /admin/downloads",
+    Nothing,
+    DownloadRequest,
+    DownloadRecord,
+    "queues a download",
+    status=202,
 )
 CANCEL_DOWNLOAD = _asking(
     "DELETE /admin/downloads/{id}",
     CancelQuery,
     DownloadRecord,
-    "cancels a download and removes what is here of it; `keep=1` leaves that for a later try",
+    "cancels a download and removes its files; `keep=1` keeps them for a later try",
 )
 PAUSE_DOWNLOAD = _plain("POST /admin/downloads/{id}/pause", DownloadRecord, "pauses a download")
 RESUME_DOWNLOAD = _plain("POST /admin/downloads/{id}/resume", DownloadRecord, "resumes a download")
@@ -218,7 +223,7 @@ LOG_LINES = _asking(
 ACTIVE_REQUESTS = _plain(
     "GET /admin/requests/active",
     list[ActiveRequestRecord],
-    "every request that is not finished, oldest first",
+    "the requests in progress, oldest first",
 )
 REQUESTS = _asking(
     "GET /admin/requests", RequestQuery, list[RequestRecord], "finished requests, newest first"
@@ -252,7 +257,7 @@ SET_CONFIG = Endpoint(
 UNSET_CONFIG = _plain(
     "DELETE /admin/config/{key}",
     ConfigValueRecord,
-    "takes a setting out of the file, so that its default holds again",
+    "removes a setting from the file, so that its default applies again",
 )
 INSTALLATION = _plain(
     "GET /admin/install",
@@ -262,7 +267,7 @@ INSTALLATION = _plain(
 INSTALL = Endpoint(
     "POST /admin/install",
     Nothing,
-    InstallWish,
+    InstallRequest,
     InstallRecord,
     "begins to install a llama-server",
     status=202,
@@ -283,4 +288,4 @@ STATUS_EVENTS = _asking(
 ENDPOINTS: dict[str, Endpoint[Any, Any, Any]] = {
     name: value for name, value in list(globals().items()) if isinstance(value, Endpoint)
 }
-"""All of them by name, in this order."""
+"""All endpoints by name, in this order."""

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub, and downloads of them."""
+"""Models on the Hugging Face Hub, and their downloads."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cyber_inference_tui.records.models import Fit
 
 
 class HubModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One repository that a search found."""
+    """A repository that a search found."""
 
     repo: str
     downloads: int | None = None
     likes: int | None = None
     updated_at: datetime | None = None
     gated: bool = False
-    """Its licence has to be accepted on its page first."""
+    """Its licence has to be accepted on its page before a download."""
     parameters: int | None = None
     architecture: str | None = None
     context_length: int | None = None
 
 
 class HubFileRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One file in a repository."""
+    """A file in a repository."""
 
     path: str
     size_bytes: int | None = None
@@ -33,27 +33,27 @@ class HubFileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubFilesRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One model in a repository: its shards in ``files``, and what goes with it."""
+    """A model in a repository, with its shards in ``files``."""
 
     name: str
-    """What to ask a download for: the path of its first file."""
+    """The ``filename`` of a download: the path of the first file."""
     quantization: str | None = None
     size_bytes: int | None = None
-    """Of all its files and its projector."""
+    """The size of all files and the projector."""
     files: tuple[HubFileRecord, ...]
     projector: HubFileRecord | None = None
     memory_estimate_bytes: int | None = None
     fits: Fit | None = None
     evicts: tuple[str, ...] = ()
-    """The loaded models that would have to go, where it fits after unloading."""
+    """The loaded models that a load would unload."""
     suggested: bool = False
-    """The best of them for this machine."""
+    """The best model of the repository for this machine."""
     local_id: str | None = None
-    """The local model that this is, where it is here already."""
+    """The id of the local model, if it is downloaded already."""
 
 
 class DownloadStatus(StrEnum):
-    """Where a download stands."""
+    """The state of a download."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -65,12 +65,12 @@ class DownloadStatus(StrEnum):
 
 
 class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One download of a model with all its files (``GET /admin/downloads``)."""
+    """A download of a model with all its files (``GET /admin/downloads``)."""
 
     id: str
     repo: str
     revision: str | None = None
-    """The commit it is taken from, once that is known."""
+    """The commit that it is taken from, once known."""
     filename: str | None = None
     """The model's first file."""
     quantization: str | None = None
@@ -78,10 +78,10 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     bytes_done: int = 0
     bytes_total: int | None = None
     bytes_per_second: float | None = None
-    """Over the last seconds; ``None`` while nothing moves."""
+    """The rate over the last seconds; ``None`` while nothing is received."""
     seconds_left: float | None = None
     model_id: str | None = None
-    """The local model it became, once done."""
+    """The id of the local model, once done."""
     error: str | None = None
-    """Why it failed, or why it waits before the next try."""
+    """The reason of a failure, or of the wait for the next try."""
     created_at: datetime | None = None

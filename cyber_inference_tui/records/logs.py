@@ -1,4 +1,4 @@
-"""Logs: lines of the processes' output, numbered from the first one of each log."""
+"""Logs: lines of output, numbered from the first line of each log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class LogLevel(StrEnum):
-    """How serious a line is, as far as it says so; the order is that of seriousness."""
+    """The severity of a line, in rising order."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -21,7 +21,7 @@ class LogLevel(StrEnum):
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One line of a process's output, cleaned of control sequences."""
+    """A line of a process's output, without control sequences."""
 
     at: datetime
     text: str
@@ -32,15 +32,15 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Data of a ``log`` event: new lines of one process, in order."""
 
     id: str
-    """A model's id, ``service`` or ``install``."""
+    """The log's id: a model's id, ``service`` or ``install``."""
     first: int = 0
-    """The number of the first of ``lines``. Where it is not the number after the last one of the
-    event before, lines between were left out of a flood: the log has them."""
+    """The number of the first line. If it does not follow the previous event's last line, lines
+    of a flood were left out: the log has them."""
     lines: tuple[LogLine, ...]
 
 
 class LogRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a process, as a part of its log."""
+    """The part of a log that a run of its process wrote."""
 
     first: int
     """The number of its first line."""
@@ -49,24 +49,24 @@ class LogRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One log (``GET /admin/logs``)."""
+    """A log (``GET /admin/logs``)."""
 
     id: str
     first: int
     """The number of the oldest line that is kept."""
     end: int
-    """The number that the next line will get: ``end - first`` lines are kept."""
+    """The number of the next line: ``end - first`` lines are kept."""
     running: bool = False
-    """A process writes to it."""
+    """A process writes to the log now."""
     last_at: datetime | None = None
     last_error: int | None = None
-    """The number of the newest line of the level ``error`` that is kept."""
+    """The number of the newest line of level ``error``."""
     runs: tuple[LogRun, ...] = ()
     """Oldest first."""
 
 
 class NumberedLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One line with its place in its log."""
+    """A line with its number in its log."""
 
     number: int
     at: datetime
@@ -79,7 +79,7 @@ class LogPage(msgspec.Struct, frozen=True, kw_only=True):
 
     log: LogRecord
     lines: tuple[NumberedLine, ...]
-    """In order; all of them lie between the asked for bounds and match what was asked for."""
+    """The lines that match, in order."""
     searched_to: int
-    """How far it was looked: going backwards the number of the first line looked at, forwards that
-    after the last. A search that found too little in its time goes on from there."""
+    """The end of the search: the number of the first line that was read backwards, or the number
+    after the last line that was read forwards. A search that found too little can resume there."""

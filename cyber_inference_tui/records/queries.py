@@ -1,6 +1,6 @@
-"""What the endpoints take: query parameters and JSON bodies.
+"""Query parameters and JSON bodies of the endpoints.
 
-The bounds of a number are those of the service: it takes a number above ``le`` for ``le``.
+The service treats a number above its bound ``le`` as ``le``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AtMost1000 = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Of which past things, newest first: those before an id, of a model, since a time."""
+    """A page of the history: entries before an id, of a model, since a time."""
 
     limit: _AtMost1000 = 100
     before: _Count | None = None
@@ -34,41 +34,41 @@ class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestQuery(HistoryQuery, frozen=True, kw_only=True):
-    """Of requests also: only those that failed, or only those that did not."""
+    """A page of requests; ``failed`` selects failed or successful requests."""
 
     failed: bool | None = None
 
 
 class TimeQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The samples of the last so many seconds."""
+    """The seconds of samples to return, up to now."""
 
     history: _Count
 
 
 class LoadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the answer waits until the model is loaded or has failed."""
+    """``wait``: the answer waits until the model is loaded or has failed."""
 
     wait: bool = True
 
 
 class UnloadQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the requests of the model are ended."""
+    """``force``: the model's requests are ended."""
 
     force: bool = False
 
 
 class TailQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """How many lines from the end of a log."""
+    """The number of lines from the end of a log."""
 
     lines: Annotated[int, Meta(ge=0, le=100_000)] = 200
 
 
 class LinesQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines of a log.
+    """A selection of a log's lines.
 
-    Without a number they are the newest. ``before`` gives those nearest below that number,
-    ``after`` those from that number on, both together those between, from the lower end. ``level``
-    is the least; ``q`` is in each line, in any case.
+    Without a number it has the newest lines. ``before`` selects the nearest lines below a number,
+    ``after`` the lines from a number on; both together select from the lower end. ``level`` is the
+    lowest level; each line contains ``q``, in any case.
     """
 
     limit: Annotated[int, Meta(ge=0, le=5000)] = 1000
@@ -79,7 +79,7 @@ class LinesQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What to look for on the hub.
+    """A search on the hub.
 
     ``sort`` is ``downloads``, ``likes``, ``trending`` or ``new``; ``limit`` at most 100.
     """
@@ -99,19 +99,19 @@ class RepositoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether what is here of the download stays."""
+    """``keep``: the files of the download stay."""
 
     keep: bool = False
 
 
 class CheckQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Asks for the effect of a change instead of the change."""
+    """``check``: return the effect of a change instead of making it."""
 
     check: bool
 
 
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events: of topics (separated by commas), of logs (``log`` may be repeated)."""
+    """The events to send: of topics, separated by commas, and of logs (``log`` may be repeated)."""
 
     topics: str = ""
     log: tuple[str, ...] = ()
@@ -119,20 +119,20 @@ class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogEventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which log, and after which event."""
+    """The log to send, and the event after which to begin."""
 
     id: str | None = None
     last_event_id: _Count | None = None
 
 
 class StatusEventsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """After which event."""
+    """The event after which to begin."""
 
     last_event_id: _Count | None = None
 
 
 class ServerQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A model whose server answers instead of the service; it is loaded if need be."""
+    """A model whose server answers instead of the service, loaded if need be."""
 
     model: str | None = None
 
@@ -143,7 +143,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a login is given for."""
+    """The password of a login."""
 
     password: str = ""
 
@@ -154,16 +154,16 @@ class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Any
 
 
-class NewDownload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What to download."""
+class DownloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A model to download."""
 
     repo: _Name
     filename: _Name | None = None
     revision: _Name | None = None
 
 
-class InstallWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to get a llama-server from."""
+class InstallRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The source of an installation."""
 
     source: Literal["auto", "github", "debian", "source"] = msgspec.field(
         default="auto", name="from"

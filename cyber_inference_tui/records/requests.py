@@ -1,4 +1,4 @@
-"""Requests: those that wait, those that are answered, those that are done."""
+"""Requests: waiting, in progress and finished."""
 
 from __future__ import annotations
 
@@ -9,84 +9,84 @@ import msgspec
 
 
 class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that waits for a model (``GET /admin/queue``)."""
+    """A request that waits for a model (``GET /admin/queue``)."""
 
     model: str
     position: int
-    """From 1, among those that wait for this model."""
+    """The position in the model's queue, from 1."""
     waited_seconds: float
     expected_wait_seconds: float | None
-    """From now on; ``None`` where nothing is known of it."""
+    """Seconds from now on; ``None`` if unknown."""
 
 
 class RequestPhase(StrEnum):
-    """Where a request that is not finished stands."""
+    """The phase of a request in progress."""
 
     WAITING = "waiting"
-    """For its model."""
+    """It waits for its model."""
     PROCESSING = "processing"
-    """Sent to the model's server, which has not answered yet."""
+    """The model's server has it, and has not answered yet."""
     ANSWERING = "answering"
-    """Its answer is passing by."""
+    """The client receives the answer."""
 
 
 class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that is not finished (``GET /admin/requests/active``)."""
+    """A request in progress (``GET /admin/requests/active``)."""
 
     number: int
-    """Its name while it lives; the history gives another."""
+    """Its number while it is in progress; the history gives it another."""
     at: datetime
-    """When it came."""
+    """The time of its arrival."""
     model: str
     path: str
     phase: RequestPhase
     stream: bool = False
     position: int | None = None
-    """While it waits: from 1, among those that wait for its model."""
+    """While it waits: the position in the model's queue, from 1."""
     queue_seconds: float = 0.0
-    """How long it waited for its model, or does so far."""
+    """Seconds that it has waited for its model so far."""
     time_to_first_token_seconds: float | None = None
     client: str | None = None
-    """The address it came from."""
+    """The client's address."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished request (``GET /admin/requests``). Never its prompt, never its answer."""
+    """A finished request (``GET /admin/requests``), without prompt and answer."""
 
     id: int = 0
-    """Given by the history; it grows with time."""
+    """The number in the history; it grows with time."""
     at: datetime
-    """When it came."""
+    """The time of its arrival."""
     model: str
-    """Of a request that was refused, the name that it asked for; empty = it gave none."""
+    """The model's id; of a refused request the name that it asked for, or empty."""
     path: str
     status: int
-    """The HTTP status that the client saw; 499 = it went away first."""
+    """The HTTP status of the answer; 499 = the client left first."""
     stream: bool = False
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_per_second: float | None = None
-    """While answering, as the server measured it."""
+    """The speed of the answer, as the server measured it."""
     time_to_first_token_seconds: float | None = None
-    """From its arrival to the first byte of the answer's body, waiting included."""
+    """From the arrival to the first byte of the answer's body, waiting included."""
     queue_seconds: float = 0.0
-    """How long it waited for a place at its model."""
+    """Seconds that it waited for its model."""
     duration_seconds: float
     client: str | None = None
-    """The address it came from."""
+    """The client's address."""
     error: str | None = None
-    """What went wrong, in one sentence."""
+    """The error, in one sentence."""
 
 
 class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's requests summed up, as far back as the history goes (``GET /admin/totals``)."""
+    """Sums over a model's requests in the history (``GET /admin/totals``)."""
 
     model: str
     requests: int
     failures: int
-    """Those with a status of 400 or more, or with an error."""
+    """Requests with a status of 400 or more, or with an error."""
     tokens_in: int
-    """Of the requests whose number of tokens is known."""
+    """The sum over requests whose number of tokens is known."""
     tokens_out: int
     last_used_at: datetime
-    """When the latest one came."""
+    """The arrival of the latest request."""

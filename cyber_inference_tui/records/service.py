@@ -15,13 +15,13 @@ class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     version: str | None = None
     problem: str | None = None
-    """Why there is none, in a sentence or two."""
+    """The reason why there is no llama-server, in a sentence or two."""
     devices_problem: str | None = None
-    """Why it did not tell which GPUs it would use."""
+    """The reason why it did not list its GPUs."""
 
 
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The service in one glance (``GET /admin/status``)."""
+    """The state of the service (``GET /admin/status``)."""
 
     version: str
     pid: int
@@ -36,14 +36,14 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     requests_in_flight: int
     requests_queued: int
     last_event_id: int = 0
-    """The newest event: whoever follows the events after it misses nothing."""
+    """The id of the newest event: a client that follows the events after it misses none."""
 
 
 class InstallState(StrEnum):
-    """Where getting a llama-server stands."""
+    """The state of an installation."""
 
     IDLE = "idle"
-    """None was begun since the service started."""
+    """No installation was started since the service runs."""
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -51,42 +51,42 @@ class InstallState(StrEnum):
 
 
 class InstallSource(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to get a llama-server on this machine."""
+    """A source to install a llama-server from."""
 
     name: Literal["github", "debian", "source"]
     summary: str
-    """What one gets, and what it takes, in a few words."""
+    """A few words on the result and its cost."""
     possible: bool = True
     problem: str | None = None
-    """Why it is not possible here."""
+    """The reason why it is not possible on this machine."""
     recommended: bool = False
-    """What ``auto`` would take."""
+    """``auto`` would choose it."""
 
 
 class InstallRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Getting a llama-server (``GET /admin/install``); its output is the log ``install``."""
+    """The installation of a llama-server (``GET /admin/install``); its log is ``install``."""
 
     state: InstallState = InstallState.IDLE
     source: str | None = None
     step: str | None = None
-    """What is being done, in a few words: ``downloading``, ``compiling`` …"""
+    """The present step, in a few words: ``downloading``, ``compiling`` …"""
     progress: float | None = None
-    """0 to 1 of the whole, where that is known."""
+    """0 to 1 of the whole, if known."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     error: str | None = None
     version: str | None = None
-    """What was installed."""
+    """The installed version."""
     warnings: tuple[str, ...] = ()
-    """What does not keep it from working, such as a GPU that it does not use."""
+    """Problems that do not prevent its use, such as an unused GPU."""
     update: str | None = None
-    """A newer version that could be had, where that is known."""
+    """A newer version, if one is known."""
     sources: tuple[InstallSource, ...] = ()
 
 
 class LoginRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to ``POST /admin/login``: for ``expires_in`` seconds, ``access_token`` is sent as
-    ``Authorization: Bearer``."""
+    """The answer to ``POST /admin/login``. ``access_token`` is valid for ``expires_in`` seconds,
+    as ``Authorization: Bearer``."""
 
     access_token: str
     token_type: str = "bearer"  # noqa: S105 - what kind it is, in the words of RFC 6750
@@ -94,33 +94,33 @@ class LoginRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettingEffect(StrEnum):
-    """What a changed setting does to a running service."""
+    """The effect of a changed setting on a running service."""
 
     NOTHING = "nothing"
-    """The value is the one that holds already."""
+    """The value applies already."""
     NOW = "now"
-    """It applies at once, and stops nothing."""
+    """It applies at once and restarts nothing."""
     RESTARTS_MODELS = "restarts models"
-    """Models are loaded anew, each after its requests."""
+    """Models are reloaded, each after its requests."""
     RESTARTS_SERVICE = "restart needed"
-    """It applies when the service is started the next time."""
+    """It applies after a restart of the service."""
     OVERRIDDEN = "overridden"
-    """It is written to the file, but an environment variable or a flag says otherwise."""
+    """It is written to the file, but an environment variable or a flag overrides it."""
 
 
 class ConfigCheckRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a change would do, told before it is made (``PUT /admin/config/KEY?check=1``)."""
+    """The effect that a change would have (``PUT /admin/config/KEY?check=1``)."""
 
     key: str
     value: Any
-    """As it would hold, after reading; secrets masked."""
+    """The value as it would apply; secrets are masked."""
     effect: SettingEffect
     models: tuple[str, ...] = ()
-    """The loaded models that would be loaded anew."""
+    """The loaded models that would be reloaded."""
 
 
 class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting's effective value (``GET /admin/config``); secrets are masked."""
+    """The effective value of a setting (``GET /admin/config``); secrets are masked."""
 
     key: str
     value: Any
@@ -138,9 +138,8 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Data of a ``service`` event.
 
-    ``state`` is ``started`` or ``stopping``; ``problems`` when ``/admin/problems`` has changed;
-    and, while a llama-server is got, ``installing``, ``installed``, ``install failed`` or
-    ``install cancelled``.
+    ``state`` is ``started``, ``stopping``, ``problems`` (``/admin/problems`` has changed), or that
+    of an installation: ``installing``, ``installed``, ``install failed``, ``install cancelled``.
     """
 
     state: str
@@ -148,9 +147,9 @@ class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of a ``gap`` event: a reader was too slow, or resumed too late, and lost events."""
+    """Data of a ``gap`` event: a reader was too slow or resumed too late, and lost events."""
 
     missed: int | None
-    """How many; ``None`` where that is not known."""
+    """The number of lost events; ``None`` if unknown."""
     topic: str | None
-    """Of which topic; ``None`` = of all, because the service was started anew since."""
+    """The topic of the lost events; ``None`` = all topics, after a restart of the service."""

@@ -1,4 +1,4 @@
-"""A record as JSON."""
+"""Encode records as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def to_json(value: Any) -> bytes:
-    """A record (or a list, a dict of them) as JSON on one line.
+    """Return a record, or a list or dict of records, as JSON on one line.
 
     A file name that is not UTF-8 holds lone surrogates, which JSON cannot carry: they become "?".
     """

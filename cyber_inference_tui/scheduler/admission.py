@@ -48,7 +48,7 @@ class Admission:
         )
 
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
-        """Append to the model's queue; the waiter's future is done when it is admitted."""
+        """Append to the model's queue; the future of the waiter ends when it is admitted."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(
             loop.create_future(),
@@ -83,8 +83,10 @@ class Admission:
             state.overtaken = 0
 
     def pop_loads(self, state: ModelState) -> list[Waiter]:
-        """Take the explicit loads out of the queue of a loaded model: they have ended, however
-        many requests wait before them."""
+        """Take the explicit loads out of the queue of a loaded model.
+
+        They end with the load, without regard to the requests before them.
+        """
         if not _is_open(state):
             return []
         loads = [waiter for waiter in state.waiters if not waiter.takes_place]
@@ -121,15 +123,14 @@ class Admission:
             if (other := self._states.get(model_id)) is not None
         )
 
-    def take_place(self, state: ModelState, arrival: int) -> bool:
-        """Count an admitted request; return whether it was the last that may overtake a head."""
+    def take_place(self, state: ModelState, arrival: int) -> None:
+        """Count an admitted request, and the heads that it overtakes."""
         state.in_flight += 1
         self.in_flight += 1
         if state.session is not None:
             state.session.requests += 1
         if not self.waiting or state.is_pinned:
-            return False
-        was_last = False
+            return
         for other in self._states.values():
             if (
                 other is not state
@@ -138,8 +139,6 @@ class Admission:
                 and other.waiters[0].arrival < arrival
             ):
                 other.overtaken += 1
-                was_last |= other.overtaken == self.max_overtake
-        return was_last
 
     def free_place(self, state: ModelState, seconds: float) -> None:
         """Count the end of a request that held a place for so many seconds."""
@@ -165,7 +164,7 @@ class Admission:
 
 
 def _is_open(state: ModelState) -> bool:
-    # After the death of a server a moment ago, the next server serves the queue.
+    # If the server died a moment ago, the queue waits for the next server.
     return (
         state.status is ModelStatus.LOADED
         and state.leaving is None

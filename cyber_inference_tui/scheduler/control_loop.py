@@ -22,7 +22,7 @@ from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
-from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, backoff
+from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, retry_delay
 from cyber_inference_tui.scheduler.server_interface import Server, ServerLauncher
 from cyber_inference_tui.scheduler.server_tasks import (
     Event,
@@ -147,11 +147,9 @@ class ControlLoop:
         for refusal in decision.refuse:
             self._refuse(self.states[refusal.id], refusal)
         for state in list(self.states.values()):
-            former, state.admit_before = (
-                state.admit_before,
-                decision.admit_before.get(state.model.id),
-            )
-            if former != state.admit_before:
+            admit_before = decision.admit_before.get(state.model.id)
+            if admit_before != state.admit_before:
+                state.admit_before = admit_before
                 self.step()
             if state.waiters:
                 self._admit(state)
@@ -216,11 +214,9 @@ class ControlLoop:
         return None if state.server is None else Lease(self.release, state, state.server, now)
 
     def _take_place(self, state: ModelState, arrival: int, now: float) -> None:
-        was_last = self.admission.take_place(state, arrival)
+        self.admission.take_place(state, arrival)
         state.touch(now)
         self.on_detail(state.model.id)
-        if was_last:
-            self.step()
 
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
@@ -237,8 +233,6 @@ class ControlLoop:
         self.admission.free_place(state, now - since)
         state.touch(now)
         self.on_detail(state.model.id)
-        if self.admission.waiting:
-            self._admit(state)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and
         # memory readings, and in most cases the timer is set for that or for an earlier time.
         if self.admission.waiting or state.leaving is not None or self._timer_is_late(state):
@@ -415,7 +409,7 @@ class ControlLoop:
         state.touch(now)
         self.set_status(state, ModelStatus.LOADED)
         self.restart_if_changed(state)
-        # The policy first says who is blocked by it now; then requests are admitted.
+        # First the policy decides which models it blocks now, then requests are admitted.
         self.step()
         self._admit(state)
         self.on_detail(state.model.id)
@@ -528,7 +522,7 @@ class ControlLoop:
     def _count_failure(self, state: ModelState, *, counts: bool = True) -> None:
         """Set the time of the next try, which is later after each failure that ``counts``."""
         state.failures.count += counts
-        state.failures.retry_at = _now() + backoff(state.failures.count)
+        state.failures.retry_at = _now() + retry_delay(state.failures.count)
 
     def _fail(self, state: ModelState, error: CyberError, for_queue: CyberError | None) -> None:
         """Fail the model with ``error``, and its queue with ``for_queue``; ``None`` keeps it.

@@ -13,7 +13,7 @@ from cyber_inference_tui.settings.schema import Settings
 
 
 class Estimates:
-    """Makes a list of all models possible without reading files.
+    """The specifications and needs of all models, so that a list of them reads no files.
 
     A spec is resolved when a model or the settings change. A need is estimated when the spec or a
     measurement of it changes.

@@ -1,4 +1,4 @@
-"""Describes whether models fit and which others would be evicted, for records and error messages.
+"""Describes whether models fit and which others would be evicted, for records and errors.
 
 It uses the ``MemoryPlan`` of the policy, so a description always agrees with the decision. Pure.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import Fit, MemoryRoom, ModelStatus
+from cyber_inference_tui.records import Fit, MemoryPool, ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
 from cyber_inference_tui.scheduler.load_errors import refusal_error
 from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload
@@ -124,15 +124,15 @@ class FitCheck:
             Fit.AFTER_UNLOADING, f"{numbers}: {', '.join(names)} would be unloaded for it.", names
         )
 
-    def rooms(self) -> list[MemoryRoom]:
+    def rooms(self) -> list[MemoryPool]:
         """Return the memory for models: of the machine, and of all GPUs that have their own."""
         reading, free = self._reading, self._free
         if reading is None or free is None:
-            return [MemoryRoom(pool="memory")]
+            return [MemoryPool(pool="memory")]
         idle = [model for model in self._views if can_unload(model) and not model.pinned]
         later = sum((model.freed_on_unload for model in idle), start=free)
         rooms = [
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(reading.total * self._settings.max_memory_percent / 100),
                 free_bytes=max(0, free.host),
@@ -142,7 +142,7 @@ class FitCheck:
         if self._memory.cards:
             share = self._settings.max_gpu_memory_percent / 100
             rooms.append(
-                MemoryRoom(
+                MemoryPool(
                     pool="gpu",
                     limit_bytes=sum(int(gpu.total * share) for gpu in reading.gpus),
                     free_bytes=max(0, free.device),

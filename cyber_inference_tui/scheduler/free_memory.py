@@ -47,14 +47,14 @@ class Amount(msgspec.Struct, frozen=True):
 
 
 class OwnCards(msgspec.Struct, frozen=True, kw_only=True):
-    """The cards that models with one ``CUDA_VISIBLE_DEVICES`` of their own see."""
+    """The cards that a ``CUDA_VISIBLE_DEVICES`` in the table of a model selects."""
 
     free: int
     """Bytes that are free under the limit."""
     has_any: bool
     shares: Mapping[str | None, float]
-    """By the variable of other models (``None`` = without one): the share of their memory on cards
-    that lies on these cards. llama-server spreads a model over its cards by their size."""
+    """By the variable of other models (``None`` = without one): the share of their card memory that
+    is on these cards. llama-server spreads a model over its cards by their size."""
 
 
 class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +66,13 @@ class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The rest under the limits, negative if they are exceeded; ``None`` = unknown, so nothing is
     refused."""
     cards: bool = False
-    """Whether there are GPUs with memory of their own."""
+    """True if there are GPUs with memory of their own."""
     own_cards: Mapping[str, OwnCards] = {}
-    """By the variable of the models; ``free`` and ``cards`` are for models without one."""
+    """By the value of the variable; ``free`` and ``cards`` are for models without it."""
     general_shares: Mapping[str, float] = {}
     """As ``OwnCards.shares``, for the cards in ``free``."""
     short: bool = False
-    """So little memory is available that idle models should be unloaded."""
+    """True if so little is available that idle models should be unloaded."""
 
     def free_for(self, visible: str | None) -> Amount | None:
         """Return the free memory for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
@@ -107,7 +107,7 @@ class UsedMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The memory that one server uses."""
 
     unseen: Amount
-    """The part that the reading of the machine shows as available."""
+    """The part that a reading of the machine still shows as available."""
     freed_on_unload: Amount
     """The memory that becomes free when it ends."""
 
@@ -173,7 +173,7 @@ def free_memory(
 
 
 def _share(cards: tuple[GpuMemory, ...], among: tuple[GpuMemory, ...]) -> float:
-    """The share of the memory of ``cards`` that is on cards in ``among``."""
+    """Return the share of the memory of ``cards`` that is on cards in ``among``."""
     there = {gpu.uuid for gpu in among}
     total = sum(gpu.total for gpu in cards)
     return sum(gpu.total for gpu in cards if gpu.uuid in there) / total if total else 0.0
@@ -218,7 +218,7 @@ def excess_of(
     """Return the excess of a load that uses more than it needs; ``None`` = it does not.
 
     ``taken`` is the anonymous and shared memory of its processes, without file pages, which the
-    kernel can drop. A load is a runaway if it uses more than 1.5 times its need and 1 GiB; or if
+    kernel can drop. A load is a runaway if it uses more than 1.5 times its need plus 1 GiB, or if
     more than ``max_percent`` of the memory is used and would not be without the excess, which must
     be larger than the error of an estimate.
     """
@@ -257,9 +257,9 @@ def footprint_by_change(
     """Return the memory of a server that does not report it: that of its processes, and the loss
     of free memory on the cards since before the load. ``None`` = unknown.
 
-    Without cards, the driver of a GPU may have allocated memory that no process has. It is the loss
-    of available memory, if that is far more than the memory of the processes; a small difference
-    comes from other programs.
+    Without cards, the driver of a GPU may have allocated main memory that the kernel counts for no
+    process. It counts as the loss of available memory, if this is far larger than the memory of the
+    processes. A small difference comes from other programs.
     """
     process = after.processes.get(pid)
     if process is None:

@@ -89,8 +89,10 @@ class Lease:
             session.tokens_out += tokens_out or 0
 
     def mark_retry(self) -> None:
-        """Note that a former server died with this request: if this one dies, too, the request is
-        blamed and not the server."""
+        """Note that a former server died with this request.
+
+        If this server dies, too, the request is blamed and not the server.
+        """
         if self._session is not None and not self._is_retry:
             self._is_retry = True
             self._session.retries += 1

@@ -76,7 +76,7 @@ def refusal_error(
 
 
 def retry_later_error(failure: CyberError, seconds: float) -> ModelLoadError:
-    """Return ``failure`` for a request that arrives so many seconds before the next try."""
+    """Return ``failure`` as the error of a request that arrives ``seconds`` before the next try."""
     tail = failure.log_tail if isinstance(failure, ModelLoadError) else ()
     hint = f"The next try is possible in {math.ceil(seconds)} s."
     error = ModelLoadError(

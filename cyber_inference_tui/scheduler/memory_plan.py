@@ -10,8 +10,8 @@ from cyber_inference_tui.scheduler.views import LoadLimits, ModelView, Refusal
 
 _LINGER_MOST = 0.5
 _LINGER_SHARE = 0.2
-"""Of a model's load time. It is not evicted for this long after a request, or a client that sends
-one request after the other would have it loaded again and again."""
+"""The share of its load time for which a model is not evicted after a request. Without that pause,
+a client that sends one request after the other could have it loaded for each."""
 
 _LEAST_LOAD = 1.0
 """Seconds. Below this, the duration of a load makes no difference to the cost."""
@@ -111,7 +111,7 @@ class MemoryPlan:
         return memory
 
     def amount(self, model: ModelView) -> Amount:
-        """Return the memory that it needs."""
+        """Return the memory that ``model`` needs."""
         if model.need is None:
             return Amount()
         device = 0

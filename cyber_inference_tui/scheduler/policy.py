@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
+from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
 from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload, eviction_cost
@@ -40,7 +41,7 @@ MEMORY_RETRY = 30.0
 MEMORY_RETURN_POLL = 0.1
 """Seconds between memory readings while the memory of an ended server is awaited."""
 
-_BACKOFF_MOST = 60.0
+_LONGEST_DELAY = 60.0
 
 
 Policy = Callable[[Sequence[ModelView], LoadLimits, FreeMemory, float], Decision]
@@ -63,8 +64,8 @@ def decide(
     * A request waits behind at most ``max_overtake`` later requests for other models, and not much
       longer than a change of models takes. Then the busy models in its way get no later requests,
       and are evicted when theirs have ended.
-    * A model that does not fit even alone is refused. A model that is wanted only in free memory
-      is refused if it does not fit now.
+    * A model that would not fit even after all possible evictions is refused. A preload is refused
+      if the model does not fit now.
     * If other programs leave too little memory, an idle model is unloaded.
     * If more models are loaded than ``max_loaded_models`` allows (after a change), idle models are
       unloaded.
@@ -179,7 +180,7 @@ class _LoadOrder:
             self._enough()
 
     def _enough(self) -> None:
-        """Begin nothing for later models: the next decision does that after this action."""
+        """Begin nothing for later models; the next decision is about them."""
         self._may_load = self._may_unload = False
 
     def _hold(self, model: ModelView, victims: Sequence[ModelView]) -> None:
@@ -302,8 +303,6 @@ def _idle_at(model: ModelView) -> float:
     return model.last_used + model.idle_timeout
 
 
-def backoff(failures: int) -> float:
+def retry_delay(failures: int) -> float:
     """Return the pause after so many failures in a row, in seconds: 0, then 1, 2, 4 … 60."""
-    if failures <= 1:
-        return 0.0
-    return min(_BACKOFF_MOST, 2.0 ** min(failures - 2, 10))
+    return 0.0 if failures <= 1 else backoff(1.0, _LONGEST_DELAY, failures - 1)

@@ -36,7 +36,7 @@ class ChangeNotifier:
             self._events.publish("model", record)
 
     def detail_changed(self, model_id: str) -> None:
-        """Publish a model's record soon: one of its numbers has changed."""
+        """Publish a model's record soon, after a change of a number in it."""
         self._models.add(model_id)
         self._start_timer()
 
@@ -54,7 +54,7 @@ class ChangeNotifier:
         self._start_timer()
 
     def flush(self) -> None:
-        """Publish what was gathered."""
+        """Publish the gathered changes and lines now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,8 +1,8 @@
-"""What happens, told to whoever listens, in memory that has a bound.
+"""Publish events to any number of readers, in bounded memory.
 
-Each topic keeps its last events in a ring; a subscriber is only a cursor into the rings. So a slow
-reader costs nothing: what it did not fetch in time is gone, and it is told so by a ``gap`` event.
-Everything here runs on one event loop.
+Each topic keeps its last events in a ring, and a subscription is only a cursor into the rings. So a
+slow reader costs nothing: it loses the events that it did not read in time, and gets a ``gap``
+event in their place. Everything here runs on one event loop.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import msgspec
 from cyber_inference_tui.records import GapEvent, LogEvent, to_json
 
 TOPICS = frozenset({"model", "log", "resources", "request", "download", "config", "service"})
-"""What can be subscribed to."""
+"""The topics of subscriptions."""
 
 GAP = "gap"
-"""The topic of the event that tells of lost ones; nobody subscribes to it or publishes it."""
+"""The topic of an event that reports lost events; nobody subscribes to it or publishes it."""
 
 BATCH_EVENTS = 256
 BATCH_BYTES = 256 * 1024
 
 _ASSUMED_BYTES = 512
-"""What an event counts for until it is encoded; log events are weighed by their text."""
+"""The weight of an event that is not encoded yet; log events are weighed by their text."""
 
 Data = msgspec.Struct | dict[str, Any] | bytes
-"""A record, what makes one, or JSON that is encoded already."""
+"""A record, its fields, or JSON that is encoded already."""
 
 
 class Event:
-    """One event: ``id`` is its sequence number over all topics, ``data`` what was published."""
+    """A published event; ``id`` is its sequence number over all topics."""
 
     __slots__ = ("_json", "data", "id", "topic", "weight")
 
@@ -51,12 +51,12 @@ class Event:
         elif type(data) is LogEvent:
             self.weight = sum(100 + len(line.text) for line in data.lines)
         elif type(data) is dict:
-            # Its size is unknown and its owner may change it later: take it as it is now.
+            # Its size is unknown and its owner may change it later: encode it now.
             self.weight = len(self.json)
 
     @property
     def json(self) -> bytes:
-        """``data`` as JSON on one line; encoded when the first reader asks, then kept."""
+        """``data`` as JSON on one line, encoded for the first reader and then kept."""
         if self._json is None:
             self._json = to_json(self.data)
         return self._json
@@ -66,7 +66,7 @@ class Event:
 
 
 class _Ring:
-    """The last events of one topic. ``first`` is the ordinal of the oldest kept, counted from 0."""
+    """The last events of a topic; ``first`` is the ordinal of the oldest event kept, from 0."""
 
     __slots__ = ("bytes", "dropped_id", "dropped_logs", "events", "first")
 
@@ -77,7 +77,7 @@ class _Ring:
         self.dropped_id = 0
         """The id of the newest event that is no longer kept."""
         self.dropped_logs: dict[str, int] = {}
-        """The same for each log, by its id: as many as there are logs."""
+        """The same for each log, by the log's id."""
 
     def drop_oldest(self) -> None:
         event = self.events.popleft()
@@ -89,17 +89,16 @@ class _Ring:
 
     @property
     def end(self) -> int:
-        """The ordinal that the next event will get."""
+        """The ordinal of the next event."""
         return self.first + len(self.events)
 
 
 class EventBus:
-    """``publish`` from anywhere on the loop; ``subscribe`` to read.
+    """Keeps the last events of each topic for its subscriptions.
 
-    ``keep`` and ``keep_bytes`` bound what each topic holds. Ids go up by one from ``first_id``;
-    by default that is the wall clock in milliseconds, so that ids of an earlier life of the
-    service are always lower, and a client that resumes with one is told what it missed.
-    ``clock`` is monotonic, in seconds.
+    ``keep`` and ``keep_bytes`` bound each topic. Ids go up by one from ``first_id``, which is by
+    default the wall clock in milliseconds: ids of an earlier service are lower, so a client that
+    resumes with such an id learns that it missed events. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class EventBus:
         self.closed = False
 
     def publish(self, topic: str, data: Data) -> None:
-        """Tell ``data`` to whoever listens to ``topic``. A struct must not change afterwards."""
+        """Publish ``data`` to the readers of ``topic``. A struct must not change afterwards."""
         ring = self.rings[topic]
         self.last_id += 1
         event = Event(self.last_id, topic, data)
@@ -143,13 +142,12 @@ class EventBus:
         *,
         logs: Collection[str] | None = None,
     ) -> Subscription:
-        """Read ``topics`` (``None`` = all): what is published from now on, or, to resume, what
-        came after the event with the id ``after``, as far as it is kept.
+        """Return a subscription to ``topics`` (``None`` = all) from now on.
 
-        With ``logs``, ids of logs, the events of all other logs are left out, and a gap is told
-        only where events of these were lost.
-
-        ``ValueError`` names a topic that does not exist. A subscription needs no closing.
+        With ``after`` it resumes after the event with this id, as far as events are kept. With
+        ``logs`` (ids of logs) the events of all other logs are left out, and gaps are reported
+        only if events of these logs were lost. Raises ``ValueError`` for an unknown topic. A
+        subscription needs no closing.
         """
         chosen = TOPICS if topics is None else frozenset(topics)
         if unknown := chosen - TOPICS:
@@ -157,9 +155,9 @@ class EventBus:
         return Subscription(self, chosen, after, None if logs is None else frozenset(logs))
 
     def has_readers(self, topic: str, patience: float) -> bool:
-        """Whether somebody waits for events of ``topic``, or looked in the last ``patience`` s.
+        """Return whether a reader of ``topic`` waits, or has read in the last ``patience`` s.
 
-        A reader that has left, or that does not take what it was sent, is none.
+        A reader that has left, or that does not take what it was sent, does not count.
         """
         read_at = self._read_at.get(topic)
         if read_at is not None and self._clock() - read_at < patience:
@@ -167,31 +165,31 @@ class EventBus:
         return any(topic in subscription.topics for subscription in self._waiting)
 
     def close(self) -> None:
-        """End all subscriptions, after they delivered what was published until now."""
+        """End all subscriptions once they have delivered all events."""
         self.closed = True
         for subscription in list(self._waiting):
             subscription.wake()
 
     def wait(self, subscription: Subscription) -> None:
-        """Have ``subscription`` woken by the next event of its topics (called by it)."""
+        """Wake ``subscription`` at the next event of its topics. For ``Subscription``."""
         self._waiting.add(subscription)
 
     def forget(self, subscription: Subscription) -> None:
-        """The opposite of ``wait``."""
+        """Undo ``wait``. For ``Subscription``."""
         self._waiting.discard(subscription)
 
     def note_read(self, subscription: Subscription) -> None:
-        """``subscription`` looks for events (called by it)."""
+        """Note that ``subscription`` reads now. For ``Subscription``."""
         now = self._clock()
         for topic in subscription.topics:
             self._read_at[topic] = now
 
 
 class Subscription:
-    """One reader's place: an async iterator of non-empty batches of events, ordered by id.
+    """An async iterator of non-empty batches of events, ordered by id, for one reader.
 
-    A batch is bounded in count and bytes, so that it can be written out whole. Cancelling a wait
-    loses nothing. One reader at a time.
+    A batch is bounded in count and bytes, so that it can be written as a whole. Cancelling a wait
+    loses nothing.
     """
 
     def __init__(
@@ -204,24 +202,24 @@ class Subscription:
         self.topics = topics
         self._logs = logs
         self._looked_to = bus.last_id if after is None else after
-        """The newest log event that was looked at, at least."""
+        """The id of the newest log event that was looked at, or a later one."""
         self._bus = bus
         self._rings = [(topic, ring) for topic, ring in bus.rings.items() if topic in topics]
         self._wakeup: asyncio.Future[None] | None = None
         self._from_elsewhere = False
         self._unknown: set[str] = set()
-        """Topics of which an unknown number was lost before the subscription began."""
+        """Topics that lost an unknown number of events before the subscription began."""
         if after is None:
             self._next = {topic: ring.end for topic, ring in self._rings}
             return
-        # An id that this bus never gave is from another life of the service: all it knows is new.
+        # An id that this bus never gave is that of another service: all events are new.
         self._from_elsewhere = not bus.first_id - 1 <= after <= bus.last_id
         if self._from_elsewhere:
             self._looked_to = after = bus.first_id - 1
         self._next = {topic: self._resume(topic, ring, after) for topic, ring in self._rings}
 
     def _resume(self, topic: str, ring: _Ring, after: int) -> int:
-        """The ordinal of the first event of ``ring`` after the id ``after``."""
+        """Return the ordinal of the first event of ``ring`` after the id ``after``."""
         if after < ring.dropped_id:
             self._unknown.add(topic)
             return ring.first
@@ -247,12 +245,12 @@ class Subscription:
                 self._wakeup = None
 
     def wake(self) -> None:
-        """There is something to read (called by the bus)."""
+        """Wake the reader. For ``EventBus``."""
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
     def take(self) -> list[Event]:
-        """What is there now, at most one batch of it; empty if nothing is."""
+        """Return a batch of the events there are now; may be empty."""
         batch: list[Event] = []
         if self._from_elsewhere:
             self._from_elsewhere = False
@@ -260,7 +258,7 @@ class Subscription:
             batch.append(Event(self._bus.first_id - 1, GAP, GapEvent(missed=None, topic=None)))
         size = 0
         while len(batch) < BATCH_EVENTS and size < BATCH_BYTES:
-            # The oldest over all topics; a gap stands where the newest of the lost events stood.
+            # The oldest of all topics; a gap has the place of the newest lost event.
             heads = [
                 (head, topic, ring)
                 for topic, ring in self._rings
@@ -297,13 +295,13 @@ class Subscription:
         return type(event.data) is LogEvent and event.data.id in (self._logs or ())
 
     def _has_lost(self, topic: str, ring: _Ring) -> bool:
-        """Whether something that this reader wants is among what was dropped unread."""
+        """Return whether events that this reader wants were dropped unread."""
         if not self._chooses(topic):
             return True
         return any(ring.dropped_logs.get(log, -1) > self._looked_to for log in self._logs or ())
 
     def _head(self, topic: str, ring: _Ring) -> int | None:
-        """The id of the next thing to tell of this topic."""
+        """Return the id of the next event or gap of this topic, ``None`` if there is none."""
         at = self._next[topic]
         if at < ring.first or topic in self._unknown:
             return ring.dropped_id

@@ -7,6 +7,7 @@ crash of the service loses the last batch at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -66,10 +67,10 @@ class History:
     """Keeps records in the file ``path``; ``start`` and ``stop`` it on the event loop that uses it.
 
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
-    sessions older than ``max_age_days`` are removed, and the oldest ones while the file exceeds
+    sessions older than ``max_age_days`` are removed, and the oldest while the file exceeds
     ``max_bytes``: at the start, every hour and when it has grown. An unusable file is set aside
-    at the start. If no file can be opened, that is logged and nothing is kept. ``now`` is called
-    on the history's thread.
+    at the start. If no file can be opened, that is logged, nothing is kept, and there is nothing to
+    read. ``now`` is called on the history's thread.
     """
 
     def __init__(
@@ -93,8 +94,7 @@ class History:
         self._pending: list[Record] = []
         self._queries: list[_Query] = []
         self._is_stopping = False
-        self._closed: CyberError | None = None
-        """Why there is no file any more, once the thread has ended."""
+        self._has_ended = False
         self._dropped = False
         # The thread's own.
         self._is_failing = False
@@ -109,7 +109,7 @@ class History:
             _logger.warning("the history is not ready yet: %s", error)
 
     async def stop(self) -> None:
-        """Write what is pending and close the file; gives up after some seconds."""
+        """Write the pending records and close the file; gives up after some seconds."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -121,7 +121,7 @@ class History:
     def add(self, record: Record) -> None:
         """Keep a record; returns at once. A measurement replaces that of the same signature."""
         with self._changed:
-            if self._closed is not None:
+            if self._has_ended:
                 return
             if len(self._pending) >= MAX_PENDING:
                 self._note_dropped()
@@ -131,15 +131,12 @@ class History:
                 self._changed.notify()
 
     async def flush(self) -> None:
-        """Wait until what was added so far is written, or a try to write it has failed.
+        """Wait until all records so far are written, or an attempt to write them has failed.
 
         Raises ``CyberError`` if the disk does not answer.
         """
-        try:
-            await self._read(lambda connection: None, limit=_FLUSH_SECONDS)
-        except CyberError:
-            if self._closed is None:
-                raise
+        with contextlib.suppress(ShuttingDownError):
+            await self._read(lambda connection: [], limit=_FLUSH_SECONDS)
 
     async def requests(self, query: RequestQuery = _NEWEST) -> list[RequestRecord]:
         """Return finished requests, newest first; ``before`` is the last id of the previous page.
@@ -162,17 +159,19 @@ class History:
         return await self._read(select_totals)
 
     async def _read(
-        self, ask: Callable[[sqlite3.Connection], T], limit: float = _READ_SECONDS
-    ) -> T:
+        self, ask: Callable[[sqlite3.Connection], list[T]], limit: float = _READ_SECONDS
+    ) -> list[T]:
         query = _Query(ask, Future())
         with self._changed:
-            if self._closed is not None:
-                raise self._closed
+            if self._is_stopping:
+                raise ShuttingDownError("The history is closed.")
+            if self._has_ended:
+                return []
             self._queries.append(query)
             self._changed.notify()
         try:
             async with asyncio.timeout(limit):
-                found: T = await asyncio.wrap_future(query.answer)
+                found: list[T] = await asyncio.wrap_future(query.answer)
         except TimeoutError:
             raise CyberError("The disk of the history does not answer.") from None
         return found
@@ -189,12 +188,10 @@ class History:
     # On the history's thread
 
     def _run(self) -> None:
-        closed: CyberError = ShuttingDownError("The history is closed.")
         try:
             connection = open_history(self._path, now=self._now())
         except (OSError, UnusableFileError, *FAULTS) as error:
             reason = reason_of(error)
-            closed = CyberError(f"The history {self._path} cannot be opened: {reason}.")
             _logger.warning("no history is kept: %s cannot be opened: %s", self._path, reason)
         else:
             try:
@@ -203,11 +200,11 @@ class History:
                 close(connection)
         finally:
             with self._changed:
-                self._closed = closed
+                self._has_ended = True
                 queries, self._queries = self._queries, []
             for query in queries:
                 if query.answer.set_running_or_notify_cancel():
-                    query.answer.set_exception(closed)
+                    query.answer.set_result([])
 
     def _use(self, connection: sqlite3.Connection) -> None:
         """Write records and answer queries until the history stops."""

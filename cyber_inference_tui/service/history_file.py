@@ -94,7 +94,7 @@ def write(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
 def prune(
     connection: sqlite3.Connection, *, older_than: datetime, now: datetime, max_bytes: int
 ) -> None:
-    """Remove what is too old, then the oldest rows until the file fits; give the space back."""
+    """Remove old rows, then the oldest until the file fits; give the space back."""
     with _transaction(connection):
         delete_older(connection, older_than, now)
     if used_bytes(connection) > max_bytes:
@@ -111,7 +111,7 @@ def prune(
 
 
 def close(connection: sqlite3.Connection) -> None:
-    """Merge what was written into the file and close it."""
+    """Merge SQLite's log into the file and close it."""
     with contextlib.suppress(*FAULTS):
         connection.close()
 
@@ -131,17 +131,17 @@ def reason_of(error: Exception) -> str:
 def _open_file(
     path: Path, now: datetime, steps: Sequence[Sequence[str]], failed: contextlib.ExitStack
 ) -> sqlite3.Connection:
-    """A connection to a file that is sound, ours and up to date; ``failed`` closes it."""
+    """Return a connection to a sound, up-to-date history; ``failed`` closes it."""
     try:
         found = path.stat()
     except FileNotFoundError:
-        # Before SQLite makes it: its other files get the mode of this one.
+        # SQLite gives its other files the mode of this one.
         path.touch(mode=0o600)
     else:
         if not stat.S_ISREG(found.st_mode):
             raise UnusableFileError("it is not a file")
         if stat.S_IMODE(found.st_mode) != 0o600:
-            # Another owner's file may still be good to read and write.
+            # Another owner's file may still be readable and writable.
             with contextlib.suppress(OSError):
                 path.chmod(0o600)
     try:
@@ -152,7 +152,7 @@ def _open_file(
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         _check(connection, len(steps))
         if _version(connection) == 0:
-            # Before the first table, or it would be too late for it.
+            # It has no effect once there is a table.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute("PRAGMA synchronous=NORMAL")
@@ -169,7 +169,7 @@ def _open_file(
 
 
 def _check(connection: sqlite3.Connection, newest: int) -> None:
-    """Whether the file is sound and of a version up to ``newest``; changes nothing."""
+    """Raise ``UnusableFileError`` unless the file is sound and of a version up to ``newest``."""
     (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if answer != "ok":
         raise UnusableFileError(clean_line(str(answer), limit=200))
@@ -197,7 +197,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _try_out(connection: sqlite3.Connection, now: datetime) -> None:
-    """Add records and take them back: the tables are ours, and can be written."""
+    """Add records and roll back, to check that the tables are ours and writable."""
     found = last_id(connection)
     if not isinstance(found, int) or not 0 <= found < MAX_ID:
         raise UnusableFileError("its numbers are out of bounds")
@@ -227,7 +227,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 
 def _set_aside(path: Path, now: datetime, word: str) -> Path:
-    """Rename a file (and what SQLite keeps beside it) out of the way; its new place."""
+    """Rename a file and SQLite's files beside it; returns the new path."""
     stem = f"{path.name}.{word}-{now.astimezone(UTC):%Y%m%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     aside = next(
@@ -250,12 +250,12 @@ def _remove_oldest_damaged(path: Path) -> None:
     found: dict[str, list[Path]] = {}
     for entry in path.parent.iterdir():
         match = pattern.fullmatch(entry.name)
-        # What else lay in the history's place, a directory, is not ours to remove.
+        # A directory in the history's place is not ours to remove.
         if match and entry.is_file():
             found.setdefault(match[1], []).append(entry)
     for stamp in sorted(found)[:-KEEP_DAMAGED]:
         for entry in found[stamp]:
-            # What cannot be removed now may be the next time.
+            # Perhaps it can be removed the next time.
             with contextlib.suppress(OSError):
                 entry.unlink()
 

@@ -1,7 +1,7 @@
-"""What the history keeps: its tables, and how records become rows and rows records.
+"""The tables of the history: write records as rows, and read rows as records.
 
-Times are stored as microseconds since 1970 (UTC). What a file tells is not trusted: a row that is
-no record is left out.
+Times are stored as microseconds since 1970 (UTC). The file is not trusted: a row that is not a
+valid record is left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,16 +23,16 @@ from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 T = TypeVar("T")
 
 MAX_TEXT = 2_000
-"""Characters of a text that are kept."""
+"""Characters that are kept of a text."""
 MAX_MEASUREMENTS = 2_000
 MAX_ID = 1 << 53
-"""The largest number that every reader of JSON can hold; no history counts that far."""
+"""The largest whole number that every JSON reader can hold."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime(2024, 1, 1, tzinfo=UTC)
-"""There was no such program before: an earlier time comes from a clock that was not set."""
+"""The program is younger: an earlier time comes from a clock that was not set."""
 _JUMP = timedelta(days=365)
-"""A longer time without a record is a clock that jumped, until records on its far side are old."""
+"""A longer time without a record means that the clock jumped, and removes nothing."""
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_INTEGER = (1 << 63) - 1
 _TIMES = ("at", "loaded_at", "unloaded_at", "last_used_at")
@@ -57,26 +58,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
-What was released is never changed: a new version is a new step."""
+A released step is never changed: a new version is a new step."""
 
 
 Record = RequestRecord | SessionRecord | Measurement
 
-_INSERT_REQUEST = """INSERT INTO requests (at, model, path, status, stream, tokens_in, tokens_out,
-    tokens_per_second, time_to_first_token_seconds, queue_seconds, duration_seconds, client, error)
-    VALUES (:at, :model, :path, :status, :stream, :tokens_in, :tokens_out, :tokens_per_second,
-    :time_to_first_token_seconds, :queue_seconds, :duration_seconds, :client, :error)"""
-_INSERT_SESSION = """INSERT INTO sessions (model, load_reason, unload_reason, loaded_at,
-    unloaded_at, load_seconds, requests, tokens_in, tokens_out, context_size,
-    memory_estimate_bytes, memory_bytes)
-    VALUES (:model, :load_reason, :unload_reason, :loaded_at, :unloaded_at, :load_seconds,
-    :requests, :tokens_in, :tokens_out, :context_size, :memory_estimate_bytes, :memory_bytes)"""
-_INSERT_MEASUREMENT = """INSERT OR REPLACE INTO measurements (signature, model, mapped, host,
-    device, context_size, load_seconds, size_bytes, at)
-    VALUES (:signature, :model, :mapped, :host, :device, :context_size, :load_seconds,
-    :size_bytes, :at)"""
-
-
+_TABLES = {RequestRecord: "requests", SessionRecord: "sessions", Measurement: "measurements"}
+"""A new field of one of these records needs a new step."""
 _AGES = {"requests": "at", "sessions": "coalesce(unloaded_at, loaded_at)"}
 # By table: the newest row that is too old, the oldest one that is not, and the removal.
 _PRUNE = {
@@ -92,19 +80,21 @@ _PRUNE = {
 
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
-    """Add records within the present transaction, in order."""
+    """Add records in order, within the present transaction."""
     for record in records:
         values = {name: _storable(value) for name, value in _fields(record)}
-        if isinstance(record, RequestRecord):
-            connection.execute(_INSERT_REQUEST, values)
-        elif isinstance(record, SessionRecord):
-            connection.execute(_INSERT_SESSION, values)
-        else:
-            connection.execute(_INSERT_MEASUREMENT, values)
+        connection.execute(_insertion(type(record), tuple(values)), values)
+
+
+@cache
+def _insertion(kind: type[Record], columns: tuple[str, ...]) -> str:
+    places = ", ".join(f":{column}" for column in columns)
+    table = _TABLES[kind]
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
 
 
 def samples(at: datetime) -> tuple[Record, ...]:
-    """One record of each kind, to try a file with."""
+    """Return a record of each kind, to test a file with."""
     return (
         RequestRecord(at=at, model="", path="", status=200, duration_seconds=0.0),
         SessionRecord(model="", load_reason="", loaded_at=at, load_seconds=0.0),
@@ -121,7 +111,7 @@ def samples(at: datetime) -> tuple[Record, ...]:
 
 
 def last_id(connection: sqlite3.Connection) -> object:
-    """The highest id given so far; in a damaged file it may be anything."""
+    """Return the highest id so far; a damaged file may hold anything."""
     (found,) = connection.execute(
         "SELECT max(coalesce((SELECT max(id) FROM requests), 0),"
         " coalesce((SELECT max(id) FROM sessions), 0),"
@@ -131,7 +121,7 @@ def last_id(connection: sqlite3.Connection) -> object:
 
 
 def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list[RequestRecord]:
-    """Finished requests, newest first."""
+    """Return finished requests, newest first."""
     rows = connection.execute(
         # "+at": the rows are walked by id, not gathered by time and then sorted.
         "SELECT * FROM requests WHERE id < :before AND (:model IS NULL OR model = :model)"
@@ -143,7 +133,7 @@ def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list
 
 
 def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list[SessionRecord]:
-    """Ended sessions, newest first; ``since``: loaded at that time, or later."""
+    """Return ended sessions, newest first; ``since``: loaded at that time or later."""
     rows = connection.execute(
         "SELECT * FROM sessions WHERE id < :before AND (:model IS NULL OR model = :model)"
         " AND coalesce(unloaded_at, loaded_at) >= :since ORDER BY id DESC LIMIT :limit",
@@ -153,7 +143,7 @@ def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list
 
 
 def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
-    """The newest ``MAX_MEASUREMENTS``, newest first."""
+    """Return the ``MAX_MEASUREMENTS`` newest measurements, newest first."""
     rows = connection.execute(
         "SELECT * FROM measurements ORDER BY at DESC LIMIT ?", (MAX_MEASUREMENTS,)
     )
@@ -161,7 +151,7 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
 
 
 def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
-    """Sums over all requests that are kept, by model."""
+    """Return sums over all requests that are kept, by model."""
     rows = connection.execute(
         # total() is a float and cannot overflow, as sum() can with a damaged row.
         "SELECT model, count(*) AS requests,"
@@ -177,10 +167,10 @@ def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
     """Remove requests and sessions from before ``than``, and all but the newest measurements.
 
-    The clock of a machine without a battery may start in 1970 or in the future. A record whose
-    time cannot be right goes with the next older one that came after it, and a clock that jumped
-    far ahead removes nothing for now.
-    A measurement has no age: a model that is used once a year still takes as much memory.
+    The clock of a machine without a battery may start in 1970 or in the future. A record with an
+    impossible time is removed with the first old record that was written after it, and a clock that
+    jumped far ahead removes nothing. Measurements do not age: a model that is used once a year
+    still takes as much memory.
     """
     times = {"first": _storable(_FIRST), "cutoff": _storable(than), "now": _storable(now)}
     for table in ("requests", "sessions"):
@@ -199,10 +189,10 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
 
 
 def delete_oldest(connection: sqlite3.Connection) -> bool:
-    """Remove the oldest eighth of the requests, and sessions that ended before those came.
+    """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
-    Where no requests are left it is an eighth of the sessions, then of the measurements. False
-    when there is nothing left to remove.
+    Without requests it removes an eighth of the sessions, and then of the measurements. Returns
+    false if nothing is left to remove.
     """
     (count,) = connection.execute("SELECT count(*) FROM requests").fetchone()
     (last, until) = connection.execute(
@@ -210,7 +200,7 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
         (max(1, count // 8),),
     ).fetchone()
     if last is not None:
-        # Not by the latest time alone: it may come from a clock that was ahead.
+        # The latest time alone may come from a clock that was ahead.
         (first_kept,) = connection.execute(
             "SELECT min(at) FROM requests WHERE id > ? AND at >= ?", (last, _storable(_FIRST))
         ).fetchone()
@@ -244,6 +234,8 @@ def _filters(query: HistoryQuery) -> dict[str, Any]:
 def _fields(record: Record) -> Iterable[tuple[str, Any]]:
     for name in record.__struct_fields__:
         value = getattr(record, name)
+        if name == "id":
+            continue  # SQLite gives it
         if isinstance(value, Footprint):
             yield from (("mapped", value.mapped), ("host", value.host), ("device", value.device))
         else:
@@ -251,7 +243,7 @@ def _fields(record: Record) -> Iterable[tuple[str, Any]]:
 
 
 def _storable(value: Any) -> Any:
-    """What SQLite can hold of a value; a number that it cannot hold is not known."""
+    """Return the value as SQLite can hold it; a number that it cannot hold becomes unknown."""
     if isinstance(value, str):
         # A name that is not UTF-8 holds lone surrogates.
         return value[:MAX_TEXT].encode("utf-8", "replace").decode()

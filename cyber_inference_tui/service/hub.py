@@ -1,4 +1,4 @@
-"""Downloads from the model hub as part of the service: settings in, events and models out."""
+"""The model hub as the service uses it: search, and downloads that publish events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.load import CurrentSettings
 
 _JOURNAL = "downloads.json"
 _THREADS = 8
@@ -31,27 +31,27 @@ _logger = logging.getLogger(__name__)
 
 
 class Hub:
-    """Owns the downloads, and what they go over. ``start`` it, and ``stop`` it.
+    """Owns the downloads with their session and threads. ``start`` it, and ``stop`` it.
 
-    ``rescan`` has the library look for models again and gives what is there then.
+    ``rescan`` looks for models again, and returns the new catalog.
     """
 
     def __init__(
         self,
         *,
-        settings: Callable[[], Settings],
+        current: CurrentSettings,
         environ: Mapping[str, str],
         events: EventBus,
         now: Callable[[], datetime],
         rescan: Callable[[], Awaitable[Catalog]],
     ) -> None:
-        self._settings = settings
+        self._current = current
         self._environ = environ
         self._events = events
         self._now = now
         self._rescan = rescan
         self.browse = Browse(endpoint=self._endpoint, session=self._open_session, environ=environ)
-        """A look around there."""
+        """Search, and the files of repositories."""
         self._session: aiohttp.ClientSession | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._downloads: Downloads | None = None
@@ -59,15 +59,15 @@ class Hub:
 
     @property
     def downloads(self) -> Downloads:
-        """The queue. Raises ``ShuttingDownError`` unless started."""
+        """The queue of downloads. Raises ``ShuttingDownError`` unless started."""
         if self._downloads is None:
             raise ShuttingDownError("The service takes no downloads now.")
         return self._downloads
 
     async def start(self) -> None:
-        """Go on with what a former service has left."""
+        """Start, and resume the downloads of an earlier service."""
         pace = TransferLimits()
-        # Threads of its own: a card that hangs holds up nothing else.
+        # Threads of its own: a memory card that hangs holds up nothing else.
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
         self._session = open_session(pace)
         transport = TransferContext(
@@ -75,27 +75,29 @@ class Hub:
             endpoint=self._endpoint,
             executor=self._executor,
             environ=self._environ,
-            boot=boot_id(self._settings().system_root),
+            boot=boot_id(self._current.settings.system_root),
             pace=pace,
         )
         self._downloads = Downloads(
-            journal=self._settings().data_dir / _JOURNAL,
-            models_dir=lambda: self._settings().models_dir,
+            journal=self._current.settings.data_dir / _JOURNAL,
+            models_dir=lambda: self._current.settings.models_dir,
             transport=transport,
             resolve=self.browse.resolve,
             now=self._now,
             on_change=lambda record: self._events.publish("download", record),
-            on_removed=lambda one: self._events.publish("download", {"id": one, "status": None}),
+            on_removed=lambda download_id: self._events.publish(
+                "download", {"id": download_id, "status": None}
+            ),
             on_done=self._model_of,
         )
-        # Parts of files may lie on a storage that does not answer.
+        # The storage of partial files may not answer.
         self._starting = asyncio.create_task(self._downloads.start(), name="take up downloads")
         done, _ = await asyncio.wait({self._starting}, timeout=_START_TIME)
         for task in done:
             task.result()
 
     async def stop(self) -> None:
-        """Interrupt what runs; the next service goes on with it."""
+        """Interrupt the downloads; the next service resumes them."""
         downloads, self._downloads = self._downloads, None
         tasks: set[asyncio.Task[None]] = set()
         if self._starting is not None and not self._starting.done():
@@ -111,7 +113,7 @@ class Hub:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _endpoint(self) -> HubEndpoint:
-        return read_endpoint(self._settings(), self._environ)
+        return read_endpoint(self._current.settings, self._environ)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -125,5 +127,5 @@ class Hub:
             _logger.warning("what %s has become is not known: %s", record.repo, error.strerror)
             return None
         files = set(paths)
-        found = (one.id for one in catalog.models.values() if files.intersection(one.shards))
+        found = (model.id for model in catalog.models.values() if files.intersection(model.shards))
         return next(found, None)

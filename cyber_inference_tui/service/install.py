@@ -1,4 +1,4 @@
-"""Getting a llama-server while the service runs: ``install-llama`` as a child of it."""
+"""Install a llama-server while the service runs, with ``install-llama`` as a child process."""
 
 from __future__ import annotations
 
@@ -22,70 +22,68 @@ from cyber_inference_tui.service.update_check import UpdateCheck
 from cyber_inference_tui.text import clean_line
 
 INSTALL_LOG = "install"
-"""The id of the log with an installation's output."""
+"""The id of the log with the output of installations."""
 
 _TIME_LIMIT = 6 * 3600.0
-"""Seconds for all of it: a build on a small board takes hours."""
+"""Seconds for an installation: a build on a small board takes hours."""
 _GRACE = 0.3
-_NEWS_INTERVAL = 0.5
-_TIDY_LIMIT = 10.0
+_PROGRESS_INTERVAL = 0.5
+_CLEAN_UP_LIMIT = 10.0
 
 _logger = logging.getLogger(__name__)
 
 
 class Installation:
-    """At most one installation at a time, and how the last one went.
+    """Runs at most one installation at a time, and keeps the result of the last one.
 
-    ``found`` is awaited once a llama-server is installed. ``publish`` gets an event for every
-    change of state and, at most two a second, for progress.
+    ``on_installed`` is awaited once a llama-server is installed. ``publish`` is called with an
+    event for every change of state and, at most twice a second, for progress.
     """
 
     def __init__(
         self,
-        ground: InstallContext,
+        context: InstallContext,
         *,
         guard: ProcessGuard,
         log: LogRing,
         publish: Callable[[ServiceEvent], None],
-        found: Callable[[], Awaitable[None]],
+        on_installed: Callable[[], Awaitable[None]],
         now: Callable[[], datetime],
     ) -> None:
-        self._ground = ground
+        self._context = context
         self._guard = guard
         self._log = log
         self._publish = publish
-        self._found = found
+        self._on_installed = on_installed
         self._now = now
-        self._updates = UpdateCheck(
-            known=ground.known, argv=ground.check_argv, environ=ground.environ, guard=guard
-        )
+        self._updates = UpdateCheck(context, guard)
         self._record = InstallRecord()
         self._process: InstallerProcess | None = None
         self._task: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()
+        self._finished = asyncio.Event()
         self._cancelled = False
         self._closed = False
         self._error: str | None = None
         self._last_line = ""
-        self._notifier: asyncio.TimerHandle | None = None
+        self._progress_timer: asyncio.TimerHandle | None = None
 
     async def state(self) -> InstallRecord:
-        """How it stands, and which ways there are now."""
-        sources = await asyncio.to_thread(self._ground.sources)
+        """Return the state of the installation, with the sources there are now."""
+        sources = await asyncio.to_thread(self._context.sources)
         idle = not self._closed and self._record.state is not InstallState.RUNNING
         update = await self._updates.version(look=idle)
         return msgspec.structs.replace(self._record, sources=sources, update=update)
 
     async def start(self, source: str) -> InstallRecord:
-        """Begin; raises ``ConflictError`` while one is running."""
+        """Start an installation; raises ``ConflictError`` while one is running."""
         if self._closed:
             raise ShuttingDownError("The service is stopping.")
         if self._record.state is InstallState.RUNNING:
             raise ConflictError(
                 "A llama-server is being installed already.", hint="Wait for it, or cancel it."
             )
-        former = self._task
-        self._settled = asyncio.Event()
+        previous = self._task
+        self._finished = asyncio.Event()
         self._cancelled, self._error, self._last_line = False, None, ""
         self._record = InstallRecord(
             state=InstallState.RUNNING,
@@ -93,19 +91,19 @@ class Installation:
             step="starting",
             started_at=self._now(),
         )
-        self._task = asyncio.create_task(self._run(source, former), name="install llama-server")
-        self._tell()
+        self._task = asyncio.create_task(self._run(source, previous), name="install llama-server")
+        self._publish_progress()
         return await self.state()
 
     async def cancel(self) -> InstallRecord:
-        """End the one that is running; nothing to do without one."""
+        """End the installation that is running, if any."""
         if self._record.state is InstallState.RUNNING:
             self._cancelled = True
             try:
                 if self._process is not None:
                     await self._process.stop(_GRACE)
-                async with asyncio.timeout(_TIDY_LIMIT):
-                    await self._settled.wait()
+                async with asyncio.timeout(_CLEAN_UP_LIMIT):
+                    await self._finished.wait()
             except TimeoutError as error:
                 raise CyberError(
                     "The installation does not end.", hint="See the service's log."
@@ -113,7 +111,7 @@ class Installation:
         return await self.state()
 
     async def close(self) -> None:
-        """End what is running, for good."""
+        """End an installation and a check that are running; none can be started afterwards."""
         self._closed = True
         await self._updates.stop()
         task, self._task = self._task, None
@@ -122,20 +120,20 @@ class Installation:
             if self._process is not None:
                 with contextlib.suppress(TimeoutError):
                     await self._process.stop(_GRACE)
-            await asyncio.wait({task}, timeout=_TIDY_LIMIT)
+            await asyncio.wait({task}, timeout=_CLEAN_UP_LIMIT)
             task.cancel()
             await asyncio.wait({task})
-        self._forget_news()
+        self._cancel_timer()
 
-    async def _run(self, source: str, former: asyncio.Task[None] | None) -> None:
-        if former is not None:
-            # It may still be tidying up.
-            await asyncio.wait({former}, timeout=_TIDY_LIMIT)
+    async def _run(self, source: str, previous: asyncio.Task[None] | None) -> None:
+        if previous is not None:
+            # It may still be cleaning up.
+            await asyncio.wait({previous}, timeout=_CLEAN_UP_LIMIT)
         try:
             await self._work(source)
         finally:
-            if not self._settled.is_set():
-                self._settle(
+            if not self._finished.is_set():
+                self._finish(
                     InstallState.FAILED,
                     "install failed",
                     "Something unexpected went wrong; see the service's log.",
@@ -143,13 +141,13 @@ class Installation:
 
     async def _work(self, source: str) -> None:
         _logger.info("installing a llama-server (from %s)", source)
-        # Both would want the same lock.
+        # A check and an installation need the same lock.
         await self._updates.stop()
         code: int | None = None
         result = b""
         try:
-            argv = await asyncio.to_thread(self._ground.argv, source)
-            environ = await asyncio.to_thread(self._ground.environ)
+            argv = await asyncio.to_thread(self._context.argv, source)
+            environ = await asyncio.to_thread(self._context.environ)
             first = self._log.end
             self._log.add([f"{RUN_MARK}{' '.join(argv)}"])
             process = await InstallerProcess.spawn(argv, environ, self._take)
@@ -161,24 +159,24 @@ class Installation:
             self._log.end_run(process.pid)
             result = process.result
         if self._cancelled and code != 0:
-            self._settle(InstallState.CANCELLED, "install cancelled", "The installation was ended.")
+            self._finish(InstallState.CANCELLED, "install cancelled", "The installation was ended.")
         elif code == 0:
             await self._installed(result)
         else:
             reason = self._error or self._last_line or f"The installer ended with {code}."
-            self._settle(InstallState.FAILED, "install failed", reason)
+            self._finish(InstallState.FAILED, "install failed", reason)
         if code != 0:
-            await self._tidy()
+            await self._clean_up()
 
     async def _follow(self, process: InstallerProcess) -> int | None:
-        """Wait for its end; the exit code, ``None`` when it took too long."""
+        """Wait for the process to end; returns its exit code, ``None`` if it took too long."""
         self._process = process
         self._guard.add(process.pid)
         try:
             if not self._cancelled:
                 await asyncio.wait({process.exited}, timeout=_TIME_LIMIT)
             if not process.exited.done():
-                # Cancelled before it was there, or too slow.
+                # Cancelled before it was started, or too slow.
                 self._error = f"It took longer than {_TIME_LIMIT / 3600:g} hours."
                 await process.stop(_GRACE)
                 return None
@@ -195,12 +193,12 @@ class Installation:
         try:
             outcome = msgspec.json.decode(result, type=thread_safe(InstallResult))
         except msgspec.MsgspecError:
-            self._settle(
+            self._finish(
                 InstallState.FAILED, "install failed", "The installer's answer is not understood."
             )
             return
         try:
-            await self._found()
+            await self._on_installed()
         except CyberError as error:
             _logger.warning("the new llama-server is not used: %s", error)
         self._record = msgspec.structs.replace(
@@ -211,10 +209,10 @@ class Installation:
         )
         what = f"llama-server {outcome.version} ({outcome.source})"
         state = "is installed." if outcome.installed else "is there already."
-        self._settle(InstallState.DONE, "installed", " ".join([what, state, *outcome.warnings]))
+        self._finish(InstallState.DONE, "installed", " ".join([what, state, *outcome.warnings]))
 
     def _take(self, lines: list[bytes]) -> None:
-        """Lines of its standard error: reports, and what is for the log."""
+        """Take lines of its standard error: reports, and lines for the log."""
         texts = []
         for line in lines:
             report = read_report(line)
@@ -238,11 +236,13 @@ class Installation:
             step=step,
             progress=report.progress,
         )
-        if self._notifier is None:
-            self._notifier = asyncio.get_running_loop().call_later(_NEWS_INTERVAL, self._tell)
+        if self._progress_timer is None:
+            self._progress_timer = asyncio.get_running_loop().call_later(
+                _PROGRESS_INTERVAL, self._publish_progress
+            )
 
-    def _tell(self) -> None:
-        self._forget_news()
+    def _publish_progress(self) -> None:
+        self._cancel_timer()
         if self._record.state is not InstallState.RUNNING:
             return
         share = self._record.progress
@@ -251,13 +251,13 @@ class Installation:
             ServiceEvent(state="installing", message=f"{self._record.step or 'working'}{percent}")
         )
 
-    def _forget_news(self) -> None:
-        if self._notifier is not None:
-            self._notifier.cancel()
-            self._notifier = None
+    def _cancel_timer(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
 
-    def _settle(self, state: InstallState, event: str, message: str) -> None:
-        self._forget_news()
+    def _finish(self, state: InstallState, event: str, message: str) -> None:
+        self._cancel_timer()
         done = state is InstallState.DONE
         self._record = msgspec.structs.replace(
             self._record,
@@ -270,10 +270,10 @@ class Installation:
         self._log.add([f"--- {event}: {message}"])
         _logger.log(logging.INFO if done or self._cancelled else logging.WARNING, "%s", message)
         self._publish(ServiceEvent(state=event, message=message))
-        self._settled.set()
+        self._finished.set()
 
-    async def _tidy(self) -> None:
+    async def _clean_up(self) -> None:
         try:
-            await asyncio.to_thread(self._ground.tidy)
+            await asyncio.to_thread(self._context.clean_up)
         except (CyberError, OSError) as error:
-            _logger.warning("what the installation left cannot be removed: %s", error)
+            _logger.warning("the files that the installation left cannot be removed: %s", error)

@@ -1,4 +1,4 @@
-"""The logs of the service and of every model's server: in memory, on the disk, and as events."""
+"""The logs of the service and of the models' servers: in memory, in files, and as events."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ LOGS = "logs"
 _SERVICE_FILE = f"{SERVICE_LOG}.log"
 
 SEARCH_SECONDS = 1.0
-"""How long one request looks through a log; it tells how far it came."""
+"""Seconds that a request may search a log; its answer says how far it came."""
 
 _SEARCHES = 2
-"""Searches at once; others wait for their turn."""
+"""Searches at the same time; others wait."""
 
 _READERS = _SEARCHES + 1
-"""Threads that read. One more than may search: a page does not wait behind searches."""
+"""Threads that read: one more than may search, so that a page never waits for searches."""
 
 
 def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
-    """The service's own log: the last lines of earlier runs, and the first of this one. Blocks."""
+    """Return the service's own log, with the last lines of earlier runs. Blocks."""
     ring = LogRing(now=now)
     ring.restore(read_earlier_lines(directory / _SERVICE_FILE))
     ring.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
@@ -58,7 +58,7 @@ def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
 
 
 class Logs:
-    """One log for each id, every line of it also written to a file in ``directory``.
+    """Keeps a log for each id, and writes each line to a file in ``directory``.
 
     ``space`` is the memory they share. ``on_lines`` is called with a log's id and its new lines.
     ``clock`` is monotonic, in seconds.
@@ -81,14 +81,14 @@ class Logs:
         self._writer = LogWriter(directory)
         self._rings: dict[str, LogRing] = {}
         self._unnamed: dict[str, LogRing] = {}
-        """Logs of earlier runs by the name of their file, where that does not hold the id."""
+        """Logs of earlier runs by the name of their file, if it does not contain the id."""
         self._readers = ThreadPoolExecutor(_READERS, "log-reader")
         self._searching = asyncio.Semaphore(_SEARCHES)
 
     async def restore(self) -> None:
         """Fill the logs with the last lines of earlier runs, from their files.
 
-        To be awaited before anything is written to a log.
+        Await it before anything is written to a log.
         """
         for name, lines in (await asyncio.to_thread(read_earlier_logs, self._directory)).items():
             if name == _SERVICE_FILE:
@@ -101,11 +101,11 @@ class Logs:
                 self._unnamed[name].restore(lines)
 
     def start(self) -> None:
-        """Begin to write; raises ``OSError`` when the directory cannot be made."""
+        """Begin to write; raises ``OSError`` if the directory cannot be made."""
         self._writer.start()
 
     async def stop(self) -> None:
-        """Take no further lines, and write what waits."""
+        """Take no further lines, and write the pending lines."""
         for ring in self._rings.values():
             ring.listeners.clear()
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -115,7 +115,7 @@ class Logs:
         return self._known(log_id) is not None
 
     def ring(self, log_id: str) -> LogRing:
-        """The log of this id, made when first asked for."""
+        """Return the log of this id; makes it if there is none."""
         ring = self._known(log_id)
         if ring is None:
             ring = LogRing(now=self._now, space=self._space)
@@ -130,7 +130,7 @@ class Logs:
         return self._rings.get(log_id)
 
     def adopt(self, log_id: str, ring: LogRing) -> None:
-        """Keep a log that is there already, in the same space; its lines are written as well."""
+        """Keep an existing log of the same space, and write its new lines, too."""
         self._rings[log_id] = ring
         name = _SERVICE_FILE if log_id == SERVICE_LOG else log_file_name(log_id)
 
@@ -146,7 +146,7 @@ class Logs:
     # Reading
 
     def record(self, log_id: str) -> LogRecord:
-        """What there is of a log; an empty one where there is none."""
+        """Return the record of a log; an empty one if there is no log."""
         ring = self._known(log_id)
         if ring is None:
             return LogRecord(id=log_id, first=0, end=0)
@@ -161,11 +161,11 @@ class Logs:
         )
 
     def records(self) -> list[LogRecord]:
-        """Every log, by id."""
+        """Return the record of every log, by id."""
         return [self.record(log_id) for log_id in sorted(self._rings)]
 
     async def tail(self, log_id: str, lines: int) -> str:
-        """The last lines as text; nothing where there is no such log."""
+        """Return the last lines as text; empty if there is no such log."""
         blocks = self._blocks(log_id)
 
         def read() -> str:
@@ -174,10 +174,10 @@ class Logs:
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     async def page(self, log_id: str, query: LinesQuery) -> LogPage:
-        """At most ``query.limit`` lines, in order: the newest ones, or those nearest to a number.
+        """Return up to ``query.limit`` lines, in order: the newest, or those nearest to a number.
 
-        A search looks for ``SEARCH_SECONDS`` (but at one block of lines at least): the page tells
-        how far.
+        A search ends after ``SEARCH_SECONDS``, but not before it has read one block of lines. The
+        page says how far it came.
         """
         before, after, level, limit = query.before, query.after, query.level, query.limit
         record = self.record(log_id)
@@ -204,12 +204,12 @@ class Logs:
 
         loop = asyncio.get_running_loop()
         try:
-            # Taken when its turn has come: who waits keeps no memory.
+            # Taken when the search begins: a waiting search keeps no memory.
             async with contextlib.nullcontext() if wanted.everything else self._searching:
                 blocks = self._blocks(log_id)
                 lines, reached = await loop.run_in_executor(self._readers, read, blocks)
         finally:
-            # Whoever has left needs no thread any more.
+            # A client that has left needs no thread any more.
             left.set()
         return LogPage(log=record, lines=tuple(lines), searched_to=reached)
 

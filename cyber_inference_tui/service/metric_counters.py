@@ -93,7 +93,7 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """For each bound the values up to it and above the one before; last, those above all."""
+        """Values up to each bound, without those of lower buckets; last, values above all."""
         self.total = 0.0
 
     def observe(self, value: float | None) -> None:
@@ -118,7 +118,7 @@ class ModelCounters:
     def __init__(self) -> None:
         self.counters: dict[str, Counter[tuple[str, ...]]] = {name: Counter() for name in COUNTERS}
         """Each by the values of its labels."""
-        self.histograms = {name: Histogram(one.bounds) for name, one in HISTOGRAMS.items()}
+        self.histograms = {name: Histogram(family.bounds) for name, family in HISTOGRAMS.items()}
         # rate() does not see a counter's first event if the counter begins with it.
         self.counters["tokens"].update({("input",): 0, ("output",): 0})
         self.counters["loads"].update({(reason,): 0 for reason in LOAD_REASONS})
@@ -150,8 +150,8 @@ class ModelCounters:
     def copy(self) -> ModelCounters:
         """Return counters that do not change with these."""
         copied = ModelCounters.__new__(ModelCounters)
-        copied.counters = {name: one.copy() for name, one in self.counters.items()}
-        copied.histograms = {name: one.copy() for name, one in self.histograms.items()}
+        copied.counters = {name: counter.copy() for name, counter in self.counters.items()}
+        copied.histograms = {name: histogram.copy() for name, histogram in self.histograms.items()}
         return copied
 
 

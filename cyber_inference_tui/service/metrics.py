@@ -1,7 +1,7 @@
 """The service's metrics: counted as things happen, and rendered for each scrape.
 
-Counting is a few additions on the event loop. A scrape copies the numbers there, and a thread makes
-the text of them. It holds up nothing, and it neither loads, wakes nor keeps any model.
+Counting is a few additions on the event loop. A scrape copies the numbers there, and a thread
+formats them, so it does not block the loop. It neither loads, wakes nor keeps any model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cyber_inference_tui.service.metric_counters import ModelCounters
 from cyber_inference_tui.service.metrics_text import MetricsState, label, render
 
 MAX_MODELS = 200
-"""Models with metrics; of more, those that were used last."""
+"""Models with metrics; of more models, the last used."""
 
 _AT_REST = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
@@ -49,7 +49,7 @@ class Metrics:
     async def scrape(self) -> bytes:
         """Return the metrics in Prometheus' text format.
 
-        Scrapes at the same time share one text: there is never more than one thread for it.
+        Scrapes at the same time share a text, so at most one thread formats it.
         """
         if self._scrape is None:
             self._scrape = asyncio.create_task(self._render(), name="make the metrics' text")
@@ -73,15 +73,17 @@ class Metrics:
         state = msgspec.structs.replace(state, models=self._most_used(state.models))
         there = {label(model.id) for model in state.models}
         there.update(label(session.model) for session in state.running)
-        self._counters = {name: one for name, one in self._counters.items() if name in there}
-        counters = {name: one.copy() for name, one in self._counters.items()}
+        self._counters = {
+            name: model_counters for name, model_counters in self._counters.items() if name in there
+        }
+        counters = {name: model_counters.copy() for name, model_counters in self._counters.items()}
         for session in state.running[:MAX_MODELS]:
             # Counted for good when it ends.
             counters.setdefault(label(session.model), ModelCounters()).add_load(session)
         return state, counters
 
     def _of(self, model: str) -> ModelCounters:
-        """Return a model's counters; new ones may push out those of the model used longest ago."""
+        """Return a model's counters; new counters may replace those of the least recently used."""
         name = label(model)
         counters = self._counters.pop(name) if name in self._counters else ModelCounters()
         self._counters[name] = counters
@@ -90,7 +92,7 @@ class Metrics:
         return counters
 
     def _most_used(self, models: list[ModelRecord]) -> list[ModelRecord]:
-        """Return at most ``MAX_MODELS``: first those in use, then those that were used."""
+        """Return at most ``MAX_MODELS``: first loaded models, then models with counters."""
         if len(models) <= MAX_MODELS:
             return models
         return sorted(

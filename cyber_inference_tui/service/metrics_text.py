@@ -57,7 +57,7 @@ class MetricsState(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Sample(NamedTuple):
     value: float | None
-    """``None`` = not known: there is no line for it."""
+    """``None`` = not known: the sample is left out."""
     labels: Mapping[str, str] = {}
     suffix: str = ""
     """Of the family's name."""
@@ -89,7 +89,7 @@ def render(
 
 
 def label(text: str) -> str:
-    """Return ``text`` as a label's value: what is not UTF-8 in a file's name is spelled out."""
+    """Return ``text`` as a label's value; bytes of a file's name that are not UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -142,16 +142,16 @@ def _counted(counters: Mapping[str, ModelCounters]) -> Iterator[_Family]:
             text,
             [
                 _Sample(count, {"model": model, **dict(zip(labels, values, strict=True))})
-                for model, one in counters.items()
-                for values, count in one.counters[name].items()
+                for model, model_counters in counters.items()
+                for values, count in model_counters.counters[name].items()
             ],
         )
     for name, (text, _) in HISTOGRAMS.items():
         samples = [
             sample
-            for model, one in counters.items()
-            if any(one.histograms[name].counts)
-            for sample in _histogram(model, one.histograms[name])
+            for model, model_counters in counters.items()
+            if any(model_counters.histograms[name].counts)
+            for sample in _histogram(model, model_counters.histograms[name])
         ]
         yield _Family(PREFIX + name, "histogram", text, samples)
 

@@ -27,7 +27,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.state import ModelState
-from cyber_inference_tui.settings.load import Loaded, plain_value
+from cyber_inference_tui.settings.load import LoadedSettings, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
     MODEL_KEYS,
@@ -46,7 +46,7 @@ async def details_of(
     *,
     state: ModelState | None,
     spec: ServerSpec,
-    loaded: Loaded,
+    loaded: LoadedSettings,
     launcher: Launcher,
     fit_check: FitCheck,
     storages: Storages,
@@ -168,7 +168,7 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
 
 
 def settings_of(
-    model: LocalModel, state: ModelState | None, loaded: Loaded
+    model: LocalModel, state: ModelState | None, loaded: LoadedSettings
 ) -> tuple[ModelSettingRecord, ...]:
     """Return every key of a model's table, with the value in force and its source."""
     spec = resolve(model, loaded.settings)
@@ -179,7 +179,7 @@ _BLANK = ModelSettings()
 
 
 def _setting(
-    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: Loaded
+    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> ModelSettingRecord:
     own = getattr(model.settings, key.name)
     is_set = own != getattr(_BLANK, key.name)
@@ -198,7 +198,7 @@ def _setting(
 
 
 def _effective(
-    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: Loaded
+    key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> Any:
     special: dict[str, Any] = {
         "path": model.path,

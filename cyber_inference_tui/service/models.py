@@ -15,7 +15,7 @@ from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
-    MemoryRoom,
+    MemoryPool,
     ModelDetails,
     ModelRecord,
     ModelStatus,
@@ -271,7 +271,7 @@ class Models:
             storages=self._storages,
         )
 
-    def memory_rooms(self) -> list[MemoryRoom]:
+    def memory_rooms(self) -> list[MemoryPool]:
         """Return the limits and the free memory for models."""
         return self._scheduler.fit_check().rooms()
 

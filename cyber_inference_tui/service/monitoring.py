@@ -1,4 +1,4 @@
-"""The loop that samples the machine and its models: often while somebody watches, else seldom."""
+"""Sample the machine and its models: often while somebody watches, otherwise seldom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -35,9 +34,9 @@ TOPIC = "resources"
 UNWATCHED_INTERVAL = 10.0
 """Seconds between samples while nobody watches."""
 WATCHED_SECONDS = 10.0
-"""How long somebody who asked, or read events, counts as watching."""
+"""Seconds for which a client counts as watching after a question or after reading events."""
 ANSWER_TIMEOUT = 5.0
-"""Seconds a question waits for a new sample."""
+"""Seconds that a question waits for a new sample."""
 
 _CHECK_INTERVAL = 1.0
 _LONGEST = THINNED.total_seconds()
@@ -45,18 +44,8 @@ _LONGEST = THINNED.total_seconds()
 _logger = logging.getLogger(__name__)
 
 
-class Sampler(Protocol):
-    """Samples of the machine; making one and calling it block."""
-
-    def sample(self) -> ResourceSample:
-        """The machine now."""
-
-
-class MakeSampler(Protocol):
-    """Makes a sampler that tells of the disks of these paths. It blocks."""
-
-    def __call__(self, *, disks: Collection[Path]) -> Sampler:
-        """The sampler."""
+ReadMachine = Callable[[], ResourceSample]
+"""Samples the machine. Blocks."""
 
 
 async def _ask_slots(port: int) -> tuple[Task, ...] | None:
@@ -66,16 +55,17 @@ async def _ask_slots(port: int) -> tuple[Task, ...] | None:
 class Monitoring:
     """Publishes every sample as an event and keeps it in a ring. ``start`` it, then ``stop`` it.
 
-    ``states`` is called for each sample. ``now`` returns the time of day, ``clock`` monotonic
-    seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks the server on a port for its
-    tasks.
+    ``make_sampler`` is called in a thread with the paths whose disks to sample, again when they
+    change; ``states`` is called for each sample. ``now`` returns the time of day, ``clock``
+    monotonic seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks the server on a port
+    for its tasks.
     """
 
     def __init__(
         self,
         *,
         current: CurrentSettings,
-        make_sampler: MakeSampler,
+        make_sampler: Callable[[tuple[Path, ...]], ReadMachine],
         states: Callable[[], Collection[ModelState]],
         events: EventBus,
         now: Callable[[], datetime],
@@ -92,7 +82,7 @@ class Monitoring:
         self._sleep = sleep
         self._ring: SampleRing[bytes] = SampleRing()
         self._tokens = TokenMeters(ask, clock)
-        self._sampler: tuple[tuple[Path, ...], Sampler] | None = None
+        self._sampler: tuple[tuple[Path, ...], ReadMachine] | None = None
         self._processes: ProcessMeter | None = None
         self._latest: ResourceSample | None = None
         self._taken_at = float("-inf")
@@ -101,14 +91,14 @@ class Monitoring:
         self._stopped = False
         self._loop_task: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[None] | None = None
-        """The one sample under way."""
+        """The sample in progress; there is at most one."""
 
     def start(self) -> None:
         """Begin to sample."""
         self._loop_task = asyncio.create_task(self._run(), name="sample the machine")
 
     async def stop(self) -> None:
-        """End it; a reading in a thread that is under way is left to end by itself."""
+        """Stop sampling; a reading that is under way in a thread is not awaited."""
         self._stopped = True
         tasks = [task for task in (self._loop_task, self._taking) if task is not None]
         for task in tasks:
@@ -118,13 +108,13 @@ class Monitoring:
 
     @property
     def last(self) -> ResourceSample | None:
-        """The latest sample, however old; asking for it has nothing sampled more often."""
+        """The latest sample, however old. Reading it does not count as watching."""
         return self._latest
 
     async def latest(self) -> ResourceSample:
-        """The latest sample, or a new one where that is older than two intervals.
+        """Return the latest sample, or a new one if that is older than two intervals.
 
-        Raises ``CyberError`` if there is none yet and none comes in ``ANSWER_TIMEOUT``.
+        Raises ``CyberError`` if there is no sample yet and none is made in ``ANSWER_TIMEOUT``.
         """
         self._asked_at = self._clock()
         if not self._stopped and self._clock() - self._taken_at > 2 * self._interval:
@@ -134,7 +124,7 @@ class Monitoring:
         return self._latest
 
     def history(self, seconds: float) -> list[bytes]:
-        """The samples of the last ``seconds``, oldest first, each as JSON on one line."""
+        """Return the samples of the last ``seconds``, oldest first, each as JSON on one line."""
         self._asked_at = self._clock()
         return self._ring.since(self._now() - timedelta(seconds=min(seconds, _LONGEST)))
 
@@ -142,7 +132,7 @@ class Monitoring:
         while True:
             await self._take()
             while (left := self._taken_at + self._pause() - self._clock()) > 0:
-                # In short steps: somebody may begin to watch, and the setting may change.
+                # In short steps: a client may begin to watch, and the setting may change.
                 await self._sleep(min(left, _CHECK_INTERVAL))
 
     @property
@@ -150,16 +140,16 @@ class Monitoring:
         return self._current.settings.sample_interval
 
     def _pause(self) -> float:
-        """Seconds from one sample to the next."""
+        """Return the seconds from one sample to the next."""
         asked = self._clock() - self._asked_at < WATCHED_SECONDS
         watched = asked or self._events.has_readers(TOPIC, WATCHED_SECONDS)
         return self._interval if watched else max(UNWATCHED_INTERVAL, self._interval)
 
     async def _take(self, timeout: float | None = None) -> None:
-        """A new sample, or the end of the one that is being taken; or ``timeout`` seconds."""
+        """Wait for a new sample, or that in progress; ``timeout`` is in seconds."""
         if self._taking is None or self._taking.done():
             self._taking = asyncio.create_task(self._sample(), name="a sample")
-        # Who gives up, or goes away, leaves it to the others.
+        # Cancelling this wait does not cancel the sample: others may wait for it, too.
         await asyncio.wait({self._taking}, timeout=timeout)
 
     async def _sample(self) -> None:
@@ -167,7 +157,7 @@ class Monitoring:
         try:
             sample = await self._read()
         except Exception:
-            # Whatever is wrong with this machine's sensors, the service goes on.
+            # A fault of this machine's sensors must not stop the service.
             if not self._failing:
                 _logger.exception("the machine cannot be read")
             self._failing = True
@@ -194,10 +184,10 @@ class Monitoring:
     def _read_machine(
         self, disks: tuple[Path, ...], pids: Collection[int]
     ) -> tuple[ResourceSample, dict[int, tuple[ProcessUsage, float | None]], bool]:
-        """What blocks; runs in a thread, never in two at once."""
+        """Read the machine. Blocks; runs in one thread at a time."""
         if self._sampler is None or self._sampler[0] != disks:
-            self._sampler = disks, self._make_sampler(disks=disks)
+            self._sampler = disks, self._make_sampler(disks)
         if self._processes is None:
             self._processes = ProcessMeter(self._clock)
-        sample = self._sampler[1].sample()
+        sample = self._sampler[1]()
         return sample, self._processes.read(pids), self._processes.sees_the_drivers_pids

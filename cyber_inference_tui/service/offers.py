@@ -13,7 +13,7 @@ from cyber_inference_tui.hub.repository import RepoModel, Repository
 from cyber_inference_tui.hub.suggestion import QuantizationOption, suggest
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
-from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryRoom
+from cyber_inference_tui.records import Fit, HubFileRecord, HubFilesRecord, MemoryPool
 from cyber_inference_tui.scheduler.fit import FitCheck
 
 EstimateNeed = Callable[[LocalModel], Need]
@@ -86,7 +86,7 @@ def _file(file: PlannedFile) -> HubFileRecord:
     return HubFileRecord(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
 
 
-def _room(rooms: Sequence[MemoryRoom]) -> int | None:
+def _room(rooms: Sequence[MemoryPool]) -> int | None:
     """Return the free memory after unloading: that of the GPUs if they have their own."""
     # A model that does not fit into the memory of the GPUs is slow.
     pool = next((room for room in rooms if room.pool == "gpu"), rooms[0] if rooms else None)

@@ -1,4 +1,4 @@
-"""The service's own log: to stderr, into its ring and its file, from the standard logging."""
+"""Send the records of the standard logging to stderr, and to the service's own log."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FORMAT = "%(levelname).1s %(name)s: %(message)s"
 
 
 class _Formatter(logging.Formatter):
-    """Names a module of ours without the package, which is the same in every line."""
+    """Leaves the package out of a module's name, which is the same in every line."""
 
     def format(self, record: logging.LogRecord) -> str:
         if record.name.startswith(f"{_PACKAGE}."):
-            # A copy: other handlers have the record, too.
+            # A copy, because other handlers format the same record.
             record = copy.copy(record)
             record.name = record.name.removeprefix(f"{_PACKAGE}.")
         return super().format(record)
@@ -31,8 +31,8 @@ class _Formatter(logging.Formatter):
 class RingHandler(logging.Handler):
     """Puts log records into a ring.
 
-    The ring and its listeners belong to the event loop: records of worker threads are handed
-    over to it once ``attach`` was called.
+    The ring and its listeners belong to the event loop: once ``attach`` was called, records of
+    other threads are passed to it.
     """
 
     def __init__(self, ring: LogRing) -> None:
@@ -43,12 +43,12 @@ class RingHandler(logging.Handler):
         self.setFormatter(_Formatter(_FORMAT))
 
     def attach(self) -> None:
-        """From now on the running loop's thread owns the ring."""
+        """Make the thread of the running loop the owner of the ring."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append the record; each line of a traceback becomes one, of the record's level."""
+        """Append the record; each line of a traceback becomes a line of the record's level."""
         try:
             lines = self.format(record).splitlines()
             level = _level(record.levelno)
@@ -69,7 +69,7 @@ def _level(number: int) -> LogLevel:
 
 
 def configure_logging(level: str, ring: LogRing) -> RingHandler:
-    """Send the program's log records to stderr and the ring; the latter's handler is returned."""
+    """Send the program's log records to stderr and the ring; returns the ring's handler."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     logging.getLogger(_PACKAGE).setLevel(level.upper())
@@ -81,15 +81,15 @@ def configure_logging(level: str, ring: LogRing) -> RingHandler:
 
 
 def leave_stderr() -> None:
-    """From now on log records go to the ring alone (and from there into the log's file)."""
+    """Send log records to the ring alone, and through it to the log's file."""
     root = logging.getLogger()
-    root.handlers[:] = [one for one in root.handlers if isinstance(one, RingHandler)]
+    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, RingHandler)]
 
 
 def goes_to_journal(environ: Mapping[str, str]) -> bool:
-    """Whether stderr is systemd's journal, which keeps what is written and lets others read it.
+    """Return whether stderr is systemd's journal, which others may read.
 
-    ``JOURNAL_STREAM`` is device and inode of that stream (systemd.exec(5)); programs started from
+    ``JOURNAL_STREAM`` holds the stream's device and inode (systemd.exec(5)). Programs started from
     a desktop inherit the variable without the stream.
     """
     named = environ.get("JOURNAL_STREAM", "")

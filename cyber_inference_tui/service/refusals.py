@@ -1,4 +1,4 @@
-"""Refused requests: which of them are kept, so that strangers cannot fill the history."""
+"""Limit how many refused requests are kept, so that strangers cannot fill the history."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ BURST = 100
 """Refused requests of a kind that are kept at once; after them one every ``PAUSE`` seconds."""
 PAUSE = 30.0
 
-_AT_THE_DOOR = frozenset({"invalid_api_key", "forbidden_host", "forbidden_origin"})
+_BY_STRANGERS = frozenset({"invalid_api_key", "forbidden_host", "forbidden_origin"})
 
 
 class Refusals:
-    """Chooses those to keep. ``clock`` gives seconds.
+    """Chooses the refused requests to keep. ``clock`` returns seconds.
 
-    What anybody can cause, by a wrong key or a foreign name, leaves the room of the others alone.
+    Anybody can cause those with a wrong key or a foreign name, so they have a limit of their own.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._at_the_door = _Allowance()
-        self._inside = _Allowance()
+        self._by_strangers = _Allowance()
+        self._others = _Allowance()
 
     def keeps(self, code: str) -> bool:
-        """Whether the next one, with this code, is to be kept."""
-        allowance = self._at_the_door if code in _AT_THE_DOOR else self._inside
+        """Return whether to keep the next refused request, which has this code."""
+        allowance = self._by_strangers if code in _BY_STRANGERS else self._others
         return allowance.take(self._clock())
 
 

@@ -1,8 +1,8 @@
-"""What a running service leaves in ``data_dir`` for others: a lock, and where it listens.
+"""The files of a running service in ``data_dir``: its lock, and its address for other programs.
 
-``service.lock`` is held (flock) as long as the service lives and tells who holds it;
-``service.json`` (mode 0600) holds the address and a token for the admin endpoints, and is
-removed at the end.
+The service holds ``service.lock`` (flock) as long as it runs; the file names its pid.
+``service.json`` (mode 0600) has the address and a token for the admin endpoints. The service
+removes it at the end.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _MAX_BYTES = 65_536
 
 
 class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the service of a data directory listens, and how its user's programs get in."""
+    """The address of the service of a data directory, and a token for its user's programs."""
 
     pid: int
     url: str
-    """Of the address that it is bound to, which may be a wildcard."""
+    """The URL of the bound address, which may be a wildcard."""
     version: str
     started_at: datetime
     token: str = ""
-    """A secret: good for the admin endpoints as long as the process lives."""
+    """A secret that opens the admin endpoints as long as the process runs."""
 
 
 class DataDirectoryLock:
-    """Holds ``data_dir`` for one service: use it as ``with``.
+    """Locks ``data_dir`` for one service; use it as ``with``.
 
-    Entering raises ``ConflictError`` naming the process that holds it, and ``CyberError`` when the
-    directory cannot be used. On a full or read-only disk the service runs all the same: then
-    ``problem`` says what could not be written. ``close`` leaves it.
+    Entering raises ``ConflictError``, which names the process that holds the lock, and
+    ``CyberError`` if the directory is unusable. On a full or read-only disk the service runs all
+    the same, and ``problem`` says what could not be written.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -57,10 +57,10 @@ class DataDirectoryLock:
             # O_CLOEXEC (Python's default): a server of ours must not keep the lock.
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
             self._hold(self._file)
-            # Over what is there: that needs no room on a full disk.
+            # Overwrite the content: that needs no room on a full disk.
             os.ftruncate(self._file, os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0))
         except OSError as error:
-            # Without a lock nothing is at stake: a second service could not write there either.
+            # A lock is not needed then: a second service could not write there either.
             if not has_no_room(error) and not self._path.exists():
                 raise CyberError(
                     f"Cannot write to the data directory {self._path.parent}: {error.strerror}.",
@@ -77,7 +77,7 @@ class DataDirectoryLock:
             self.close()
             raise ConflictError(
                 f"{self._path.parent} is in use by another service (pid {holder}).",
-                hint="Stop that one, or choose another directory with --data-dir.",
+                hint="Stop that service, or choose another directory with --data-dir.",
             ) from None
 
     def __exit__(
@@ -89,16 +89,16 @@ class DataDirectoryLock:
         self.close()
 
     def close(self) -> None:
-        """Let another service have the directory."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def data_directory_holder(data_dir: Path) -> int | None:
-    """The pid of the service that holds ``data_dir`` (0 = it did not say), ``None`` if none does.
+    """Return the pid of the service that holds ``data_dir``; 0 = unknown, ``None`` = no service.
 
-    The lock is taken for a moment to find out.
+    Takes the lock for a moment.
     """
     try:
         file = os.open(data_dir / _LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK)
@@ -116,9 +116,9 @@ def data_directory_holder(data_dir: Path) -> int | None:
 
 
 def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:
-    """Tell where the service listens; written whole or not at all. Raises ``OSError``.
+    """Write the record, whole or not at all. Raises ``OSError``.
 
-    On a full disk a file that a former service left is written over.
+    On a full disk it overwrites the file that an earlier service left.
     """
     path = data_dir / RUNTIME_FILE
     content = msgspec.json.encode(record)
@@ -139,14 +139,14 @@ def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:
             finally:
                 os.close(file)
         except OSError:
-            # What another process said there holds no longer.
+            # What an earlier process wrote there is no longer true.
             with contextlib.suppress(OSError):
                 path.unlink()
             raise error from None
 
 
 def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
-    """Where a service of this directory listens, or said so last; ``None`` if nothing is known."""
+    """Return the record of the present or the last service; ``None`` if there is none."""
     try:
         return msgspec.json.decode(
             read_file(data_dir / RUNTIME_FILE, _MAX_BYTES), type=thread_safe(RuntimeRecord)
@@ -156,5 +156,5 @@ def read_runtime_file(data_dir: Path) -> RuntimeRecord | None:
 
 
 def remove_runtime_file(data_dir: Path) -> None:
-    """The service has ended. Raises ``OSError``."""
+    """Remove the record of a service that has ended. Raises ``OSError``."""
     (data_dir / RUNTIME_FILE).unlink(missing_ok=True)

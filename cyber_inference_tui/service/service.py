@@ -1,6 +1,6 @@
-"""The service: settings, library, servers, scheduler and events, composed and kept going.
+"""The service: composes settings, library, servers, scheduler and events, and runs them.
 
-It is what the HTTP layer talks to; it knows nothing of HTTP itself.
+The HTTP layer calls it; it knows nothing of HTTP itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any, Self
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
-from cyber_inference_tui.hub.downloads import Downloads
-from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.log_ring import LogRing
@@ -31,7 +29,7 @@ from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sampler import Sampler
+from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     HubFilesRecord,
@@ -46,14 +44,14 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.records.queries import HistoryQuery
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
-from cyber_inference_tui.service.configuring import Configuration
+from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
-from cyber_inference_tui.service.install_context import install_context
+from cyber_inference_tui.service.install_context import InstallContext
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
@@ -61,29 +59,29 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.refusals import Refusals
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
 
 _FIRST_SCAN = 10.0
-"""Seconds that the start waits for storages that are slow and do answer."""
+"""Seconds that the start waits for slow storages."""
 _RECENT = 3.0
-"""Seconds for which a reading of the memory is good enough to judge a repository by."""
+"""Seconds for which a reading of the memory is recent enough to judge a repository."""
 
 _logger = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
-    """The present, with its zone."""
+    """Return the present time with its zone."""
     return datetime.now(UTC)
 
 
 class Service:
-    """Everything below the HTTP layer. Use it as ``async with``; one event loop owns it all."""
+    """Everything below the HTTP layer. Use it as ``async with``, on one event loop."""
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedSettings,
         *,
         demo: bool,
         environ: Mapping[str, str],
@@ -114,7 +112,8 @@ class Service:
         self._binary_problem: str | None = None
         self._load_history = LoadHistory(on_new=self.history.add)
         nvml = Nvml()
-        self._memory_reader = MemoryReader(loaded.settings.system_root, nvml, environment=environ)
+        root = loaded.settings.system_root
+        self._memory_reader = MemoryReader(root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.logs.ring,
@@ -142,21 +141,21 @@ class Service:
         )
         self.monitoring = Monitoring(
             current=current,
-            make_sampler=partial(Sampler, loaded.settings.system_root, nvml=nvml),
+            make_sampler=lambda disks: MachineSampler(root, disks, nvml).sample,
             states=self.scheduler.states,
             events=self.events,
             now=utc_now,
         )
         self.installation = Installation(
-            install_context(current, environ, utc_now),
+            InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
             log=self.logs.ring(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),
-            found=self._binary_changed,
+            on_installed=self._binary_changed,
             now=utc_now,
         )
         self.hub = Hub(
-            settings=lambda: current.settings,
+            current=current,
             environ=environ,
             events=self.events,
             now=utc_now,
@@ -181,17 +180,7 @@ class Service:
         """The settings in force."""
         return self._current.settings
 
-    @property
-    def catalog(self) -> Catalog:
-        """The models that lie on the disk."""
-        return self.models.catalog
-
-    @property
-    def downloads(self) -> Downloads:
-        """Models on their way from the hub."""
-        return self.hub.downloads
-
-    # Life
+    # Start and end
 
     async def __aenter__(self) -> Self:
         try:
@@ -250,7 +239,7 @@ class Service:
         await self.logs.stop()
 
     def close_events(self) -> None:
-        """Tell all who watch that the service ends, and end their streams."""
+        """Publish that the service ends, and end all event streams."""
         self._notifier.flush()
         self.events.publish("service", ServiceEvent(state="stopping"))
         self.events.close()
@@ -284,22 +273,23 @@ class Service:
         return binary
 
     async def _look_for_binary(self) -> None:
-        """Find it for the status; why there is none is said there, and again by a load."""
+        """Find the llama-server for the status, which also reports why there is none."""
         with contextlib.suppress(CyberError):
             await asyncio.to_thread(self._find_binary)
 
     async def _binary_changed(self) -> None:
-        """Another llama-server may be there: models take it at their next load."""
+        """Find the llama-server again; models use it from their next load on."""
         await asyncio.to_thread(self._find_binary)
         self.scheduler.binary_changed()
         await self.models.update_estimates()
 
     async def _recall(self) -> None:
         """Take over what earlier runs measured of loads."""
-        # The history itself logs why there is none.
-        with contextlib.suppress(CyberError):
+        try:
             for measurement in reversed(await self.history.measurements()):
                 self._load_history.recall(measurement)
+        except CyberError as error:
+            _logger.warning("earlier measurements of loads are not known: %s", error)
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         variables = {
@@ -318,18 +308,18 @@ class Service:
         await self._look_for_binary()
         await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
-            # When it idles out, and how it is configured, may have changed.
+            # Its idle timeout and its other settings may have changed.
             self._notifier.detail_changed(model_id)
 
     # Reading
 
     def status(self) -> StatusRecord:
-        """The service in one glance."""
+        """Return the state of the service."""
         binary = self._binary
         return StatusRecord(
             version=__version__,
             pid=os.getpid(),
-            # Not by the time of day: a board without a clock of its own gets it from the network.
+            # Not by the time of day: a board without a clock sets it late, from the network.
             uptime_seconds=round(time.monotonic() - self._began, 3),
             host=self.address[0],
             port=self.address[1],
@@ -349,36 +339,38 @@ class Service:
         )
 
     def _record(self, model_id: str) -> ModelRecord | None:
-        return self.models.record(model_id) if model_id in self.catalog.models else None
+        return self.models.record(model_id) if model_id in self.models.catalog.models else None
 
     def active_requests(self) -> list[ActiveRequestRecord]:
-        """Every request that is not finished, the oldest first."""
+        """Return the requests in progress, oldest first."""
         return self.active.records(self.scheduler.waits.positions())
 
     def log_id(self, name: str) -> str:
-        """The id of the log of ``name``: a log's id, or a model's id or alias.
+        """Return the id of the log of ``name``: a log's id, or a model's id or alias.
 
         Raises ``ModelNotFoundError``.
         """
-        return name if name in self.logs else self.catalog.resolve(name).id
+        return name if name in self.logs else self.models.catalog.resolve(name).id
 
     async def log_tail(self, name: str, lines: int) -> str:
-        """The last lines of a log as text; raises ``ModelNotFoundError``."""
-        # What is in the answer must not come again as an event after it.
+        """Return the last lines of a log as text; raises ``ModelNotFoundError``."""
+        # Lines of the answer must not come as events after it.
         self._notifier.flush()
         return await self.logs.tail(self.log_id(name), lines)
 
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
-        """Sessions, newest first: those that have not ended stand before all others."""
+        """Return sessions, newest first; running sessions come before all others."""
         ended = await self.history.sessions(query)
         if query.before is not None:
             return ended
-        running = [one for one in self.scheduler.sessions() if query.model in {None, one.model}]
-        running.sort(key=lambda one: one.loaded_at, reverse=True)
+        running = [
+            session for session in self.scheduler.sessions() if query.model in {None, session.model}
+        ]
+        running.sort(key=lambda session: session.loaded_at, reverse=True)
         return [*running, *ended][: query.limit]
 
     def queue(self) -> list[WaitingRecord]:
-        """Every request that waits for its model."""
+        """Return the requests that wait for their model."""
         return self.scheduler.waits.records()
 
     def _metrics_state(self) -> MetricsState:
@@ -395,7 +387,7 @@ class Service:
     # The hub
 
     async def hub_files(self, repo: str, revision: str | None = None) -> list[HubFilesRecord]:
-        """What a repository has, and how it would fit here now."""
+        """Return the models in a repository, and how they would fit here."""
         repository = await self.hub.browse.repository(repo, revision)
         headers = await self.hub.browse.headers(repository)
         devices = await self._launcher.devices()
@@ -403,7 +395,7 @@ class Service:
         return offers(
             repository,
             headers,
-            local=self.catalog.models.values(),
+            local=self.models.catalog.models.values(),
             estimate_need=lambda model: formula_need(
                 resolve(model, self.settings), devices=devices, processor=self._launcher.processor
             ),
@@ -413,13 +405,13 @@ class Service:
     # Events
 
     def note_request(self, record: RequestRecord, error_code: str | None) -> None:
-        """A request is finished: keep it, count it, and tell whoever watches."""
+        """Keep, count and publish a finished request."""
         self.history.add(record)
         self.metrics.note_request(record, error_code)
         self.events.publish("request", record)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
-        """A request was refused before its model was known: count it, and keep some of them."""
+        """Count a request that was refused before its model was known; keep a limited number."""
         self.metrics.note_refusal(code)
         if self._refusals.keeps(code):
             self.history.add(record)

@@ -1,59 +1,36 @@
-"""Whether there is a newer llama-server: looked up beside everything else, once a day at most."""
+"""Look for a newer llama-server in the background, once a day at most."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-
-import msgspec
 
 from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.service.install_context import InstallContext
 from cyber_inference_tui.service.installer_process import InstallerProcess
 
 _TIME_LIMIT = 180.0
-"""Seconds for one look: Debian's package lists are long."""
+"""Seconds for a check: Debian's package lists are long."""
 _RETRY = 3600.0
-"""Seconds after a look in which no other is begun, however it went."""
+"""Seconds from a check to the next, also after a failure."""
 _GRACE = 0.3
 
 _logger = logging.getLogger(__name__)
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a newer version."""
-
-    version: str | None = None
-    due: bool = False
-    """It is time to look again."""
-
-
 class UpdateCheck:
-    """Runs ``argv`` when what ``known`` tells has become old; nobody ever waits for it.
+    """Looks for a newer version in the background when a client asks and the last check is old."""
 
-    Both functions, and ``environ``, block and are called in a thread. Nothing is looked up unless
-    somebody asks.
-    """
-
-    def __init__(
-        self,
-        *,
-        known: Callable[[], Known],
-        argv: Callable[[], Sequence[str]],
-        environ: Callable[[], Mapping[str, str]],
-        guard: ProcessGuard,
-    ) -> None:
-        self._known = known
-        self._argv = argv
-        self._environ = environ
+    def __init__(self, context: InstallContext, guard: ProcessGuard) -> None:
+        self._context = context
         self._guard = guard
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
 
     async def version(self, *, look: bool) -> str | None:
-        """The newer version, as far as it is known now; with ``look`` one is begun if it is due."""
-        known = await asyncio.to_thread(self._known)
+        """Return the newer version, if one is known; ``look`` starts a check that is due."""
+        known = await asyncio.to_thread(self._context.newer_version)
         now = asyncio.get_running_loop().time()
         if look and known.due and self._task is None and now >= self._not_before:
             self._not_before = now + _RETRY
@@ -65,15 +42,15 @@ class UpdateCheck:
         self._task = None
 
     async def stop(self) -> None:
-        """End a look that is under way."""
+        """End a check that is under way."""
         task = self._task
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
 
     async def _look(self) -> None:
-        argv = await asyncio.to_thread(self._argv)
-        environ = await asyncio.to_thread(self._environ)
+        argv = await asyncio.to_thread(self._context.check_argv)
+        environ = await asyncio.to_thread(self._context.environ)
         try:
             process = await InstallerProcess.spawn(argv, environ, lambda _: None)
         except OSError as error:
@@ -83,7 +60,7 @@ class UpdateCheck:
         try:
             await asyncio.wait({process.exited}, timeout=_TIME_LIMIT)
         finally:
-            # To its end even when this task is ended: its own limits bound it.
+            # Also when this task is cancelled; the process' own limits bound the wait.
             with contextlib.suppress(TimeoutError):
                 await process.stop(_GRACE)
             self._guard.remove(process.pid)

@@ -1,1 +1,1 @@
-"""What a person configures: one schema, its sources merged, its file edited with care."""
+"""The settings: their schema, reading them from all sources, and editing the file."""

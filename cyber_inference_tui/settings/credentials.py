@@ -1,6 +1,6 @@
-"""An address that other machines reach is guarded: the key and the password that are made for it.
+"""Make the API key and the password of a service that other machines can reach.
 
-Everything but ``is_loopback`` and ``missing`` blocks (it reads and writes the configuration file).
+Everything but ``is_loopback`` and ``missing_credentials`` blocks: it reads and writes files.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.edit import set_value, write_default
 from cyber_inference_tui.settings.environment import ENV_PREFIX
-from cyber_inference_tui.settings.load import Loaded, Source, load_if_there
+from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 
-GUARDS = ("api_keys", "admin_password")
-"""The settings that guard the model endpoints and the admin endpoints."""
+CREDENTIALS = ("api_keys", "admin_password")
+"""The settings that protect the model endpoints and the admin endpoints."""
 
-_WAYS_ROUND = (
+_ALTERNATIVES = (
     "Set api_keys and admin_password yourself, bind to 127.0.0.1 (and use an SSH tunnel), or let "
     "everybody in with insecure_no_auth = true."
 )
-# Without letters and digits that are taken for one another: it is typed from paper, too.
+# Without letters and digits that look alike: people also type it from paper.
 _PASSWORD_SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - an alphabet
 _PASSWORD_GROUPS = 5
-"""Of four signs each: 31 ** 20 is about 2 ** 99."""
+"""Groups of four signs: 31 ** 20 is about 2 ** 99."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -43,50 +43,51 @@ def is_loopback(host: str) -> bool:
     return address.is_loopback
 
 
-def missing(settings: Settings, host: str) -> tuple[str, ...]:
-    """Which of ``GUARDS`` a service that is bound to ``host`` lacks."""
+def missing_credentials(settings: Settings, host: str) -> tuple[str, ...]:
+    """Return those of ``CREDENTIALS`` that a service bound to ``host`` lacks."""
     if is_loopback(host) or settings.insecure_no_auth:
         return ()
-    return tuple(name for name in GUARDS if not getattr(settings, name))
+    return tuple(name for name in CREDENTIALS if not getattr(settings, name))
 
 
-def check_possible(loaded: Loaded, host: str) -> None:
-    """Raise ``ConfigError`` where what is missing cannot come from the file."""
-    for name in missing(loaded.settings, host):
-        if loaded.sources[name] is Source.ENV:
+def check_possible(loaded: LoadedSettings, host: str) -> None:
+    """Raise ``ConfigError`` if an empty variable would override a credential in the file."""
+    for name in missing_credentials(loaded.settings, host):
+        if loaded.sources[name] is SettingSource.ENV:
             raise ConfigError(
                 f"{ENV_PREFIX}{name.upper()} is empty, but other machines can reach {host}, so "
                 f"{name} has to be set.",
-                hint=f"Give the variable a value, or unset it. Else: {_WAYS_ROUND}",
+                hint=f"Give the variable a value, or unset it. Else: {_ALTERNATIVES}",
             )
 
 
 def check_kept(old: Settings, new: Settings, host: str) -> None:
-    """Refuse settings that take a guard away from a service that runs. Raises ``ConfigError``."""
-    lost = [name for name in missing(new, host) if getattr(old, name)]
+    """Raise ``ConfigError`` if new settings lack a credential that a running service needs."""
+    lost = [name for name in missing_credentials(new, host) if getattr(old, name)]
     if lost:
         raise ConfigError(
             f"{' and '.join(lost)} cannot be empty while other machines can reach {host}.",
             hint="Set insecure_no_auth = true as well to let everybody in, or change host and "
-            "start the service anew.",
+            "restart the service.",
         )
 
 
-def make_missing(
-    loaded: Loaded,
+def make_credentials(
+    loaded: LoadedSettings,
     host: str,
     *,
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
-    tell: Callable[[str], None],
+    announce: Callable[[str], None],
     reveal: bool = True,
-) -> Loaded:
-    """Make what a service bound to ``host`` lacks, write it to the file, and tell it once.
+) -> LoadedSettings:
+    """Make the credentials that a service bound to ``host`` lacks, and write them to the file.
 
-    Returns the settings as they are then. With ``reveal`` false the text names the file alone (for
-    a place where it would be kept). Raises ``ConfigError`` when the file cannot take it.
+    ``announce`` is called once with a text that shows them; with ``reveal`` false, for an output
+    that is kept, it only names the file. Returns the new settings. Raises ``ConfigError`` if the
+    file cannot be written.
     """
-    lacking = missing(loaded.settings, host)
+    lacking = missing_credentials(loaded.settings, host)
     if not lacking:
         return loaded
     check_possible(loaded, host)
@@ -95,20 +96,20 @@ def make_missing(
     try:
         _make_private(path)
         for name in lacking:
-            word, value = _made(name)
+            word, value = _new_credential(name)
             set_value(path, name, [value] if name == "api_keys" else value)
             lines.append(f"  {word:<16}{value}" if reveal else f"  {word}")
     except ConfigError as error:
         raise ConfigError(
             f"Other machines can reach {host}, so it needs {' and '.join(lacking)}, but: "
             f"{error.message}",
-            hint=_WAYS_ROUND,
+            hint=_ALTERNATIVES,
         ) from error
     finally:
-        # What has been stored is told, even if the second one failed.
+        # Also if only the first was stored.
         if lines:
             shown = "are not shown again" if reveal else "are not shown here"
-            tell(
+            announce(
                 "\n".join(
                     (
                         f"Other machines can reach {host}. These were made, and are needed from "
@@ -121,8 +122,8 @@ def make_missing(
     return load_if_there(path, environ=environ, flags=flags)
 
 
-def _made(name: str) -> tuple[str, str]:
-    """What it is called, and a new one."""
+def _new_credential(name: str) -> tuple[str, str]:
+    """Return the name of a credential, and a new value."""
     if name == "api_keys":
         return "API key", f"sk-{secrets.token_hex(24)}"
     groups = (
@@ -132,7 +133,7 @@ def _made(name: str) -> tuple[str, str]:
 
 
 def _make_private(path: Path) -> None:
-    """Have a file that only its owner can read. Raises ``ConfigError``."""
+    """Make the file readable by its owner only. Raises ``ConfigError``."""
     try:
         if not write_default(path):
             path.chmod(path.stat().st_mode & 0o7700)

@@ -25,15 +25,15 @@ from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import load_text, read_config
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
-from cyber_inference_tui.settings.values import UnfitValueError, convert, nearest, parsed
+from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
 
 _LOCK_TIMEOUT = 5.0
-"""Seconds; an edit takes milliseconds."""
+"""Seconds to wait for another edit, which takes milliseconds."""
 _NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
 
 
 def split_key(key: str) -> tuple[str | None, Key]:
-    """``(model id or None, what is known of the key)``; raises ``NotFoundError``."""
+    """Return the model's id (or ``None``) and the key; raises ``NotFoundError``."""
     parts = key_path(key) or (key,)
     if parts[0] == "models" and len(parts) == 3:
         model_id, name = parts[1:]
@@ -52,9 +52,9 @@ def split_key(key: str) -> tuple[str | None, Key]:
 
 
 def key_in(tables: Collection[str], key: str) -> tuple[str, str | None, Key]:
-    """The key as it stands in a file that has these models' ``tables``, and its parts.
+    """Return the key as it is written in a file with these models' ``tables``, and its parts.
 
-    A table whose name differs from the model's id in case only is the model's, too. Raises
+    A table whose name differs from the model's id only in case is the model's, too. Raises
     ``NotFoundError``.
     """
     model_id, known = split_key(key)
@@ -67,9 +67,9 @@ def key_in(tables: Collection[str], key: str) -> tuple[str, str | None, Key]:
 
 
 def write_default(path: Path) -> bool:
-    """Write the commented file, unless there is one already (then ``False``).
+    """Write the commented file; returns ``False`` if there is a file already.
 
-    Raises ``OSError`` and leaves no part of a file.
+    Raises ``OSError``, and then leaves no part of a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -89,26 +89,22 @@ def write_default(path: Path) -> bool:
 def set_value(path: Path, key: str, value: Any) -> None:
     """Set one key, ``host`` or ``models."ID".context_size``.
 
-    ``value`` is typed or a command line's text; a relative path counts from the file's folder, as
-    everything in the file does. Raises ``NotFoundError`` for an unknown key, ``ConfigError`` for
-    an unfit value or when the file is or would be invalid, and ``ConflictError`` when another
-    program keeps changing it; nothing is written then.
+    ``value`` is typed, or a command line's text; a relative path starts from the file's folder.
+    Raises ``NotFoundError`` for an unknown key, ``ConfigError`` for an invalid value or file, and
+    ``ConflictError`` if another program keeps changing the file; nothing is written then.
     """
-    check_fit(path, key, value)
+    check_valid(path, key, value)
     _rewrite(path, lambda text: with_key(text, path, key, value))
 
 
 def unset_value(path: Path, key: str) -> None:
-    """Take one key out of the file, so that its default holds; raises as ``set_value`` does.
-
-    A key that is not in the file is as it should be.
-    """
+    """Remove a key from the file, if it is there; raises as ``set_value`` does."""
     split_key(key)
     _rewrite(path, lambda text: without_key(text, path, key))
 
 
-def check_fit(path: Path, key: str, value: Any) -> None:
-    """Raises ``NotFoundError`` for an unknown key and ``ConfigError`` for an unfit value."""
+def check_valid(path: Path, key: str, value: Any) -> None:
+    """Raise ``NotFoundError`` for an unknown key and ``ConfigError`` for an invalid value."""
     _, known = split_key(key)
     try:
         convert(
@@ -118,26 +114,26 @@ def check_fit(path: Path, key: str, value: Any) -> None:
             home=home_of(os.environ),
             is_text=isinstance(value, str),
         )
-    except UnfitValueError as error:
+    except InvalidValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None
 
 
 def with_key(text: str, path: Path, key: str, value: Any) -> str:
-    """The text of the file ``path`` with one key set, everything else as it is.
+    """Return the text of the file ``path`` with one key set and all else unchanged.
 
-    Raises ``ConfigError`` when the text is no TOML, or would be invalid: a mistake in it may be
-    what is mended.
+    Raises ``ConfigError`` if the text is not TOML or the result would be invalid. The text itself
+    may be invalid: the change may correct it.
     """
     model_id, known = split_key(key)
     _check_syntax(text, path)
-    return _sound(_with_value(text, model_id, known, _plain(parsed(known, value))), path, key)
+    return _checked(_with_value(text, model_id, known, _plain(parsed(known, value))), path, key)
 
 
 def without_key(text: str, path: Path, key: str) -> str:
-    """The text of the file ``path`` without one key; as ``with_key``."""
+    """Return the text of the file ``path`` without one key; raises as ``with_key`` does."""
     model_id, known = split_key(key)
     _check_syntax(text, path)
-    return _sound(_without_value(text, model_id, known), path, key)
+    return _checked(_without_value(text, model_id, known), path, key)
 
 
 def _check_syntax(text: str, path: Path) -> None:
@@ -147,10 +143,10 @@ def _check_syntax(text: str, path: Path) -> None:
         load_text(text, path, environ={}, flags={})  # says where
 
 
-def _sound(new: str | None, path: Path, key: str) -> str:
+def _checked(new: str | None, path: Path, key: str) -> str:
     if new is None:
         raise ConfigError(
-            f"{path}: {key} cannot be changed without disturbing what is around it.",
+            f"{path}: {key} cannot be changed without changing more of the file.",
             hint="Please edit the file by hand.",
         )
     load_text(new, path, environ={}, flags={})
@@ -158,41 +154,41 @@ def _sound(new: str | None, path: Path, key: str) -> str:
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> None:
-    """Put the changed text in the file's place, unless it is the same."""
+    """Replace the file with the changed text, if it differs."""
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent):
+        with _locked(target.parent):
             try:
                 text = read_config(path)
             except FileNotFoundError:
                 text = ""
             new = change(text)
             if new != text:
-                _put_in_place(target, new.encode())
+                _replace_or_overwrite(target, new.encode())
     except OSError as error:
         raise _not_written(path, error) from error
 
 
 def _not_written(path: Path, error: OSError) -> ConfigWriteError:
-    """Why the file stays as it is, and what can be done instead."""
+    """Return the error for a file that cannot be written."""
     return ConfigWriteError(
         f"{path}: cannot be written: {error.strerror}.",
-        hint="Make it writable, or change it where it comes from: a running service applies it.",
+        hint="Make it writable, or change its original: a running service applies the change.",
     )
 
 
 def _plain(value: Any) -> Any:
-    """What TOML holds: paths stay as they were written, not as what they stand for."""
+    """Return the value as TOML can hold it; paths stay as they were written."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value
 
 
 def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | None:
-    """The text with one value set, or ``None`` if no way of writing it changes just that."""
+    """Return the text with one value set, or ``None`` if no notation changes only that."""
     path = (key.name,) if model_id is None else ("models", model_id, key.name)
     before = tomllib.loads(text)
     wanted = copy.deepcopy(before)
@@ -207,12 +203,12 @@ def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | 
     ]
     if is_new:
         ways.insert(0, _inserted(text, path, value))
-    # Whatever wrote it: only a text that a plain reader takes for exactly this is good enough.
+    # A text is accepted only if the standard reader reads exactly the wanted settings from it.
     return next((new for new in ways if new is not None and _reads_as(new, wanted)), None)
 
 
 def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
-    """The text without one value, or ``None`` if no way of writing it changes just that."""
+    """Return the text without one value, or ``None`` if no notation changes only that."""
     path = (key.name,) if model_id is None else ("models", model_id, key.name)
     wanted = copy.deepcopy(tomllib.loads(text))
     table: Any = wanted
@@ -223,7 +219,7 @@ def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
     del table[key.name]
     emptied = copy.deepcopy(wanted)
     if model_id is not None and not table:
-        # Dotted keys imply their tables, which go with the last of them.
+        # Dotted keys imply their tables, which vanish with the last key.
         del emptied["models"][model_id]
         if not emptied["models"]:
             del emptied["models"]
@@ -239,7 +235,7 @@ def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
 
 
 def _line_cut(text: str, path: tuple[str, ...]) -> str | None:
-    """The text without the line of the key: right where that is all there is of it."""
+    """Return the text without the line of the key, which may be only a part of its value."""
     line = key_lines(text).get(path)
     if line is None:
         return None
@@ -248,7 +244,7 @@ def _line_cut(text: str, path: tuple[str, ...]) -> str | None:
 
 
 def _removed(text: str, path: tuple[str, ...]) -> str | None:
-    """The text as tomlkit writes it without the key; ``None`` where it cannot."""
+    """Return the text as tomlkit writes it without the key; ``None`` if it cannot."""
     import tomlkit  # noqa: PLC0415 - only needed to write
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
 
@@ -271,7 +267,7 @@ def _reads_as(text: str, wanted: dict[str, Any]) -> bool:
 
 
 def _inserted(text: str, path: tuple[str, ...], value: Any) -> str | None:
-    """A new line: where the commented default is, else behind what belongs together."""
+    """Return the text with a new line: after the commented default, or at the end of its table."""
     end = "\r\n" if "\r\n" in text else "\n"
     new = f"{toml_key(path[-1])} = {toml_value(value)}{end}"
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)  # TOML's lines; splitlines() knows more ends
@@ -299,7 +295,7 @@ def _inserted(text: str, path: tuple[str, ...], value: Any) -> str | None:
 
 
 def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -> str | None:
-    """The text as tomlkit writes it after the change; ``None`` where it cannot."""
+    """Return the text as tomlkit writes it after the change; ``None`` if it cannot."""
     import tomlkit  # noqa: PLC0415 - only needed to write
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
 
@@ -320,8 +316,8 @@ def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two edits at once do not undo each other."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two simultaneous edits do not undo each other."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _LOCK_TIMEOUT
@@ -337,17 +333,17 @@ def _alone_in(folder: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.02)
             except OSError:
-                break  # a file system without locks: as safe as it can be there
+                break  # a file system without locks
         yield
     finally:
         os.close(lock)
 
 
-def _put_in_place(target: Path, data: bytes) -> None:
-    """Put ``data`` in the file's place at once, with its old mode and owner.
+def _replace_or_overwrite(target: Path, data: bytes) -> None:
+    """Replace the file with ``data`` in one step, keeping its mode and owner.
 
-    A file that is a mount of its own (a single file in a container) cannot be replaced, and one
-    may be writable in a folder that is not: such a file is written in place. Raises ``OSError``.
+    A file that is a mount of its own (a single file in a container), or that is in a folder that is
+    not writable, cannot be replaced: it is overwritten. Raises ``OSError``.
     """
     try:
         _replace(target, data)
@@ -358,7 +354,7 @@ def _put_in_place(target: Path, data: bytes) -> None:
 
 
 def _overwrite(target: Path, data: bytes) -> None:
-    """Write a file in place; what it held comes back where the disk has no room for the new."""
+    """Overwrite a file; restores its content if the disk has no room for the new."""
     with target.open("r+b", buffering=0) as file:
         old = file.read()
         try:
@@ -388,7 +384,7 @@ def _replace(target: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             if status is not None:
-                # An administrator's edit must not take the file from its user.
+                # An edit by the administrator must not change the owner.
                 with contextlib.suppress(PermissionError):
                     os.fchown(file, status.st_uid, status.st_gid)
                 os.fchmod(file, status.st_mode & 0o7777)
@@ -399,7 +395,7 @@ def _replace(target: Path, data: bytes) -> None:
         raise
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # Without this a power cut may bring the old file back; some file systems refuse it.
+        # Otherwise a power cut may restore the old file; some file systems refuse this.
         with contextlib.suppress(OSError):
             os.fsync(folder)
     finally:

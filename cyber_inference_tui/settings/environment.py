@@ -1,4 +1,4 @@
-"""The environment as the program reads it: what counts as set, and where the home is."""
+"""Read variables of the environment, the home directory and the platform's directories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENV_PREFIX = "CYBER_INFERENCE_"
 _USUAL_FOLDERS = {"CONFIG": ".config", "DATA": ".local/share"}
 _PLATFORM_FOLDERS = {"CONFIG": platformdirs.user_config_path, "DATA": platformdirs.user_data_path}
 
-# Variables of other programs whose values the program reads as they do.
+# Variables of other programs that this program reads, too.
 _OTHERS = frozenset(
     {"HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH"}
     | {"HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "OLLAMA_MODELS"}
@@ -26,7 +26,7 @@ _OTHERS = frozenset(
 
 
 def variable(environ: Mapping[str, str], name: str) -> str:
-    """The value of a variable; empty where it is not set, or set to nothing but blanks.
+    """Return the value of a variable; empty if it is not set, or blank.
 
     Quotes around the whole value are removed: ``docker --env-file`` keeps those of the file.
     """
@@ -34,14 +34,14 @@ def variable(environ: Mapping[str, str], name: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """``text`` without the pair of quotes around it; empty where only blanks are left.
+    """Return ``text`` without the pair of quotes around it; empty if only blanks are left.
 
-    A carriage return at the end is no part of it either: a file with Windows line ends left it.
+    A carriage return at the end, from a file with Windows line ends, is removed, too.
     """
     text = text.rstrip("\r")
     stripped = text.strip()
     inner = stripped[1:-1]
-    # "a","b" is a list of two, and no pair goes around it; "["a"]" is one array.
+    # "a","b" is a list of two without a pair around it; "["a"]" is an array in quotes.
     if (
         len(stripped) > 1
         and stripped[0] in "\"'"
@@ -53,7 +53,7 @@ def unquoted(text: str) -> str:
 
 
 def quoted_variables(environ: Mapping[str, str]) -> list[str]:
-    """The variables the program reads whose values have quotes around them, by name."""
+    """Return the names of variables whose values have quotes around them."""
     return [
         name
         for name, value in sorted(environ.items())
@@ -64,9 +64,9 @@ def quoted_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def home_of(environ: Mapping[str, str]) -> str:
-    """The home directory, which ``~`` stands for; empty where there is none.
+    """Return the home directory for ``~``; empty if there is none.
 
-    A ``HOME`` that is relative leads nowhere; then the system's user database is asked.
+    If ``HOME`` is not absolute, the system's user database is asked.
     """
     home = environ.get("HOME", "")
     if not Path(home).is_absolute():
@@ -80,10 +80,7 @@ def home_of(environ: Mapping[str, str]) -> str:
 def needed_home(
     environ: Mapping[str, str], *, hint: str = "Give --config and --data-dir, or set HOME."
 ) -> Path:
-    """The home directory, for a place that nothing else names.
-
-    Raises ``ConfigError`` with ``hint`` where there is none.
-    """
+    """Return the home directory. Raises ``ConfigError`` with ``hint`` if there is none."""
     home = home_of(environ)
     if not home:
         raise ConfigError("There is no home directory.", hint=hint)
@@ -91,7 +88,7 @@ def needed_home(
 
 
 def platform_folder(kind: str, environ: Mapping[str, str]) -> Path:
-    """The user's folder for what is of this kind. Raises ``ConfigError`` without a home.
+    """Return the user's folder of this kind. Raises ``ConfigError`` without a home.
 
     https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is ignored.
     """
@@ -100,8 +97,8 @@ def platform_folder(kind: str, environ: Mapping[str, str]) -> Path:
         return named / APP_NAME
     home = needed_home(environ)
     try:
-        # The platform's place, below the home that ``environ`` names.
+        # The platform's folder, below the home of ``environ``.
         return home / _PLATFORM_FOLDERS[kind](APP_NAME).relative_to(Path.home())
     except (RuntimeError, ValueError):
-        # This process has no home, or its own variables lead elsewhere.
+        # This process has no home, or its own variables name other folders.
         return home / _USUAL_FOLDERS[kind] / APP_NAME

@@ -1,4 +1,4 @@
-"""Texts made from the schema: the commented configuration file and the table of settings."""
+"""Render the commented configuration file and the table of settings, and values as TOML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODELS = """\
 
 
 def render() -> str:
-    """The commented configuration file: every key with its help and its default."""
+    """Render the commented configuration file: every key with its help and default."""
     lines = [_HEAD]
     group = ""
     for key in KEYS.values():
@@ -41,12 +41,12 @@ def render() -> str:
 
 
 def render_table(keys: dict[str, Key]) -> str:
-    """A Markdown table of settings."""
+    """Render a Markdown table of settings."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for key in keys.values():
         default = _shown_default(key)
         shown = "" if default is None else f"`{toml_value(default)}`"
-        # In the file it has to be a path; here it may be told as what it follows.
+        # The file needs a path; the table may say what it depends on.
         shown = "`<data_dir>/models`" if key.name == "models_dir" else shown
         marks = " Secret." if key.secret else ""
         if keys is KEYS and not key.live:
@@ -60,7 +60,7 @@ def _markdown(text: str) -> str:
 
 
 def _shown_default(key: Key) -> Any:
-    # The platform's directories differ from machine to machine.
+    # Those of this machine would make the output differ from machine to machine.
     shown = {
         "data_dir": "~/.local/share/cyber-inference-tui",
         "models_dir": "~/.local/share/cyber-inference-tui/models",
@@ -73,7 +73,7 @@ def _comment(key: Key) -> list[str]:
 
 
 def toml_value(value: Any) -> str:
-    """A value in TOML's notation, on one line: the types of settings, and of JSON."""
+    """Return a value of a setting or of JSON in TOML's notation, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -81,15 +81,15 @@ def toml_value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(toml_value(one) for one in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, dict):
-        inner = ", ".join(f"{toml_key(name)} = {toml_value(one)}" for name, one in value.items())
+        inner = ", ".join(f"{toml_key(name)} = {toml_value(item)}" for name, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
-    # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+    # JSON's escapes are also TOML's, but TOML escapes DEL, too.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def toml_key(name: str) -> str:
-    """A key as TOML writes it: bare where that is allowed, else in quotes."""
+    """Return a key in TOML's notation: bare if possible, else in quotes."""
     bare = name.replace("_", "").replace("-", "")
     return name if bare.isascii() and bare.isalnum() else toml_value(name)

@@ -1,7 +1,7 @@
-"""Reading the settings: defaults < file < environment < flags, every value with its source.
+"""Read the settings: defaults < file < environment < flags, each value with its source.
 
-All mistakes are found before any is reported, each with its place, what was expected and, for an
-unknown name, the nearest one that exists.
+All mistakes are reported together, each with its place, the expected value and, for an unknown
+name, the nearest known name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cyber_inference_tui.settings.environment import (
 )
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
-from cyber_inference_tui.settings.owned import is_option_variable, why_owned_variable
+from cyber_inference_tui.settings.owned_options import is_option_variable, owned_variable_problem
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     ALIASES,
@@ -43,7 +43,7 @@ from cyber_inference_tui.settings.schema import (
     Settings,
 )
 from cyber_inference_tui.settings.values import (
-    UnfitValueError,
+    InvalidValueError,
     alias_tables,
     convert,
     expanded,
@@ -58,12 +58,12 @@ CONFIG_FILE = "config.toml"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 _MAX_FILE = 1 << 20
 
-# Variables of this prefix that belong to other parts of the program, not to a setting.
+# Variables of this prefix that are no settings.
 _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}HOME"})
 
 
-class Source(StrEnum):
-    """Where a value comes from; a later one wins."""
+class SettingSource(StrEnum):
+    """The source of a value; a later source wins."""
 
     DEFAULT = "default"
     FILE = "file"
@@ -71,17 +71,17 @@ class Source(StrEnum):
     FLAG = "flag"
 
 
-class Loaded(msgspec.Struct, frozen=True):
-    """The settings in force, where each comes from, and the file they were read from."""
+class LoadedSettings(msgspec.Struct, frozen=True):
+    """The settings, the source of each, and the file that they were read from."""
 
     settings: Settings
-    sources: dict[str, Source]
+    sources: dict[str, SettingSource]
     config_path: Path
     warnings: tuple[str, ...] = ()
-    """What is odd without being wrong, such as an unknown variable."""
+    """Remarks that are no mistakes, such as an unknown variable."""
 
     def records(self) -> list[ConfigValueRecord]:
-        """Every setting as the wire shows it; secrets masked."""
+        """Return the record of every setting; secrets are masked."""
         shown = [self.record(key) for key in KEYS.values()]
         blank = ModelSettings()
         for model_id, table in self.settings.models.items():
@@ -93,7 +93,7 @@ class Loaded(msgspec.Struct, frozen=True):
         return shown
 
     def value(self, key: Key, model_id: str | None = None) -> Any:
-        """What a setting holds; of a model's table where ``model_id`` is given."""
+        """Return the value of a setting, with ``model_id`` that of a model's table."""
         if model_id is None:
             return getattr(self.settings, key.name)
         return getattr(self.settings.models.get(model_id, ModelSettings()), key.name)
@@ -101,13 +101,13 @@ class Loaded(msgspec.Struct, frozen=True):
     def record(
         self, key: Key, model_id: str | None = None, *, reveal: bool = False
     ) -> ConfigValueRecord:
-        """One setting, of the service or of a model's table; ``reveal`` shows a secret as it is."""
+        """Return the record of a setting; ``reveal`` shows a secret as it is."""
         value = self.value(key, model_id)
         if model_id is None:
             name, source = key.name, self.sources[key.name]
         else:
             name = f"models.{toml_value(model_id)}.{key.name}"
-            source = Source.DEFAULT if value == key.default else Source.FILE
+            source = SettingSource.DEFAULT if value == key.default else SettingSource.FILE
         if not reveal:
             value = masked_value(key, value)
         default = key.default
@@ -131,43 +131,44 @@ class CurrentSettings:
     Whoever needs them at any time keeps this holder, whose ``loaded`` is replaced on a change.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedSettings) -> None:
         self.replace(loaded)
 
-    def replace(self, loaded: Loaded) -> None:
+    def replace(self, loaded: LoadedSettings) -> None:
         """Put other settings into force."""
         self.loaded = loaded
         self.settings = loaded.settings
 
 
 def usual_models_dir(data_dir: Path) -> Path:
-    """Where models are if ``models_dir`` is not set."""
+    """Return the models' directory if ``models_dir`` is not set."""
     return data_dir / "models"
 
 
 def plain_value(value: Any) -> Any:
-    """A setting's value as JSON has it."""
+    """Return a setting's value as JSON has it."""
     plain = msgspec.to_builtins(value, enc_hook=str)
     return list(plain) if isinstance(plain, tuple) else plain
 
 
 def config_path(config: Path | None, environ: Mapping[str, str]) -> Path:
-    """The configuration file: the flag, else the variable, else the platform's place."""
+    """Return the configuration file: the flag's, the variable's, or the platform's."""
     named = config if config is not None else variable(environ, CONFIG_VARIABLE)
     if named:
         try:
             return expanded(Path(named), folder=None, home=home_of(environ))
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             raise ConfigError(f"The configuration file {named}: {error}.") from None
     return platform_folder("CONFIG", environ) / CONFIG_FILE
 
 
-def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
-    """The settings from all sources.
+def load(
+    *, config: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> LoadedSettings:
+    """Load the settings from all sources.
 
-    Raises ``ConfigError`` whose message has one line for every mistake, and where nothing says
-    where the data directory is. A file that does not exist is no mistake, unless ``config`` names
-    it.
+    Raises ``ConfigError``, whose message has a line for each mistake, also if there is no data
+    directory. A file that does not exist is a mistake only if ``config`` or the variable names it.
     """
     path = config_path(config, environ)
     try:
@@ -181,13 +182,15 @@ def load(*, config: Path | None, environ: Mapping[str, str], flags: Mapping[str,
             ) from None
         text = ""
     loaded = load_text(text, path, environ=environ, flags=flags)
-    if loaded.sources["data_dir"] is Source.DEFAULT:
+    if loaded.sources["data_dir"] is SettingSource.DEFAULT:
         platform_folder("DATA", environ)
     return loaded
 
 
-def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
-    """As ``load``, for a file that need not be there, whoever named it."""
+def load_if_there(
+    path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> LoadedSettings:
+    """Load the settings as ``load`` does; a file that does not exist is no mistake."""
     try:
         text = read_config(path)
     except FileNotFoundError:
@@ -196,7 +199,7 @@ def load_if_there(path: Path, *, environ: Mapping[str, str], flags: Mapping[str,
 
 
 def read_config(path: Path) -> str:
-    """The file's text. Raises ``FileNotFoundError``, or ``ConfigError`` when it is unreadable."""
+    """Return the file's text. Raises ``FileNotFoundError``, or ``ConfigError`` if unreadable."""
     try:
         data = read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
@@ -216,8 +219,8 @@ def read_config(path: Path) -> str:
 
 def load_text(
     text: str, path: Path, *, environ: Mapping[str, str], flags: Mapping[str, Any]
-) -> Loaded:
-    """As ``load``, for a file's text that need not be on the disk (yet)."""
+) -> LoadedSettings:
+    """Load the settings as ``load`` does, from the text of a file."""
     reader = _Reader(text, path, environ)
     reader.take_file()
     reader.take_environment()
@@ -226,7 +229,7 @@ def load_text(
 
 
 class _Reader:
-    """Collects values and mistakes from one source after the other."""
+    """Collects values and mistakes, source after source."""
 
     def __init__(self, text: str, path: Path, environ: Mapping[str, str]) -> None:
         self._text = text
@@ -234,30 +237,30 @@ class _Reader:
         self._environ = environ
         self._home = home_of(environ)
         self._values: dict[str, Any] = {}
-        self._sources = dict.fromkeys(KEYS, Source.DEFAULT)
+        self._sources = dict.fromkeys(KEYS, SettingSource.DEFAULT)
         self._models: dict[str, ModelSettings] = {}
         self._mistakes: list[str] = []
         self._warnings: list[str] = []
         self._lines: dict[KeyPath, int] = {}
 
-    def result(self) -> Loaded:
+    def result(self) -> LoadedSettings:
         self._check_names()
         if self._mistakes:
-            # Names and values of a file are outside text: one mistake stays one harmless line.
-            raise ConfigError("\n".join(clean_line(one) for one in self._mistakes))
+            # Names and values are outside text: keep each mistake on one harmless line.
+            raise ConfigError("\n".join(clean_line(mistake) for mistake in self._mistakes))
         if "data_dir" not in self._values:
-            # Without a home this leads nowhere: ``load`` refuses it.
+            # ``load`` refuses it without a home.
             with contextlib.suppress(ConfigError):
                 self._values["data_dir"] = platform_folder("DATA", self._environ)
             self._values.setdefault("data_dir", KEYS["data_dir"].default)
         self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
         settings = Settings(**self._values, models=self._models)
-        return Loaded(settings, self._sources, self._path, tuple(self._warnings))
+        return LoadedSettings(settings, self._sources, self._path, tuple(self._warnings))
 
     def take_environment(self) -> None:
-        """Variables that are set; one that is set to nothing is not."""
+        """Take the variables; a variable that is set to nothing is not set."""
         self._warnings += [
-            f"{name}: the quotes around its value are no part of it, and were removed"
+            f"{name}: the quotes around its value were removed"
             for name in quoted_variables(self._environ)
         ]
         for given, text in sorted(self._environ.items()):
@@ -267,12 +270,12 @@ class _Reader:
             name = given.removeprefix(ENV_PREFIX).lower()
             if given == f"{ENV_PREFIX}{name.upper()}" and (key := KEYS.get(name)) is not None:
                 if key.is_list and not value.lstrip().startswith("["):
-                    # Each part may be a variable that is empty, or have quotes of its own.
+                    # Each part may be empty, or have quotes of its own.
                     value = ",".join(filter(None, map(unquoted, value.split(","))))
                 if value:
-                    self._take_given(name, value, Source.ENV, given)
+                    self._take_given(name, value, SettingSource.ENV, given)
                 continue
-            # Another program may use the prefix, too: odd, but no reason not to start.
+            # Another program may use the prefix, too, so this is no mistake.
             close = close_names(name, KEYS, 1)
             hint = f"; did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
             self._warnings.append(clean_line(f"{given}: unknown setting{hint}"))
@@ -286,10 +289,10 @@ class _Reader:
 
     def take_flags(self, flags: Mapping[str, Any]) -> None:
         for name, value in flags.items():
-            self._take_given(name, value, Source.FLAG, f"--{name.replace('_', '-')}")
+            self._take_given(name, value, SettingSource.FLAG, f"--{name.replace('_', '-')}")
 
-    def _take_given(self, name: str, value: Any, source: Source, where: str) -> None:
-        """From a variable or a flag: text for any type, paths from the working directory."""
+    def _take_given(self, name: str, value: Any, source: SettingSource, where: str) -> None:
+        """Take a variable or a flag: text for any type, paths relative to the working directory."""
         key = KEYS.get(name)
         if key is None:
             self._mistakes.append(f"{where}: unknown setting{nearest(name, KEYS)}")
@@ -297,7 +300,7 @@ class _Reader:
         try:
             self._values[name] = convert(key, value, folder=None, home=self._home, is_text=True)
             self._sources[name] = source
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             self._mistakes.append(f"{where}: {error}")
 
     def take_file(self) -> None:
@@ -311,7 +314,7 @@ class _Reader:
             self._mistakes.append(f"{self._path}: is nested too deeply")
             return
         except ValueError:
-            # Python refuses to read numbers of thousands of digits; it does not say where.
+            # Python refuses numbers of thousands of digits without their line.
             line = _line_of_endless_number(self._text)
             self._mistakes.append(f"{self._path}:{line}: has a number of too many digits")
             return
@@ -323,7 +326,7 @@ class _Reader:
             typed = self._from_file((), name, value, KEYS)
             if typed is not None:
                 self._values[name] = typed
-                self._sources[name] = Source.FILE
+                self._sources[name] = SettingSource.FILE
 
     def _take_models(self, tables: Any) -> None:
         if not isinstance(tables, dict):
@@ -342,15 +345,15 @@ class _Reader:
                 if (typed := self._from_file(path, name, value, MODEL_KEYS)) is not None
             }
             own = self._models[model_id] = ModelSettings(**values)
-            # Another program's variables are its own affair.
+            # The variables of another program are not checked.
             for given in () if own.command else own.env:
-                if (why := why_owned_variable(given)) is not None:
+                if (why := owned_variable_problem(given)) is not None:
                     self._note((*path, "env"), why, at=(*path, "env", given))
 
     def _from_file(
         self, table: tuple[str, ...], name: str, value: Any, keys: Mapping[str, Key]
     ) -> Any:
-        """The typed value, or ``None`` when it is a mistake (TOML itself has no such value)."""
+        """Return the typed value, or ``None`` for a mistake (TOML has no such value)."""
         key = keys.get(name)
         path = (*table, name)
         if key is None:
@@ -370,15 +373,15 @@ class _Reader:
             return found
         try:
             return convert(key, value, folder=folder, home=self._home, is_text=False)
-        except UnfitValueError as error:
+        except InvalidValueError as error:
             self._note_unfit(path, error)
             return None
 
-    def _note_unfit(self, path: tuple[str, ...], error: UnfitValueError) -> None:
+    def _note_unfit(self, path: tuple[str, ...], error: InvalidValueError) -> None:
         self._note(path, str(error), at=path if error.item is None else (*path, error.item))
 
     def _check_names(self) -> None:
-        """No name may mean two models."""
+        """Note names that two models have."""
         owners = {model_id: model_id for model_id in self._models}
         for model_id, table in self._models.items():
             for number, alias in enumerate(table.aliases):
@@ -397,10 +400,10 @@ class _Reader:
         *,
         at: KeyPath | None = None,
     ) -> None:
-        """A mistake of the file: its line (of ``at``, else of ``path``), its key, what it is."""
+        """Note a mistake in the file at the line of ``at``, or of ``path``."""
         where = path if at is None else at
         known = (self._lines.get(where[:end]) for end in range(len(where), 0, -1))
-        line = next((one for one in known if one is not None), None)
+        line = next((line for line in known if line is not None), None)
         place = str(self._path) if line is None else f"{self._path}:{line}"
         if value is not msgspec.UNSET:
             message += in_words(value)
@@ -408,10 +411,10 @@ class _Reader:
 
 
 def _named(path: Sequence[str]) -> str:
-    """A key for a message: ``host``, ``models."ID".path``, ``models."ID".aliases."NAME"…``."""
+    """Return a key for a message: ``host``, ``models."ID".path``, ``….aliases."NAME".…``."""
     if path[0] != "models":
         return path[0]
-    names = {1, 3}  # of models and of aliases: a person's own
+    names = {1, 3}  # of models and of aliases
     return ".".join(
         toml_value(part) if number in names else part for number, part in enumerate(path)
     )
@@ -425,7 +428,7 @@ def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:
 
 
 def _in_words(error: tomllib.TOMLDecodeError, text: str, line: int) -> str:
-    """What is wrong; Python's reader does not name a key that is there twice."""
+    """Return the error in words; Python's reader does not name a key that is set twice."""
     if str(error).startswith("Cannot overwrite a value"):
         name = text.split("\n")[line - 1].partition("=")[0].strip()
         if key_path(name) is not None:
@@ -439,9 +442,9 @@ def _line_of_endless_number(text: str) -> int:
 
 
 def check_value(key: str, value: Any) -> Any:
-    """A top-level setting's value, from a command line's text or from JSON, checked and typed.
+    """Return a top-level setting's typed value, from a command line's text or from JSON.
 
-    Raises ``NotFoundError`` for an unknown key and ``ConfigError`` for an unfit value.
+    Raises ``NotFoundError`` for an unknown key and ``ConfigError`` for an invalid value.
     """
     known = KEYS.get(key)
     if known is None:
@@ -450,5 +453,5 @@ def check_value(key: str, value: Any) -> Any:
         return convert(
             known, value, folder=None, home=home_of(os.environ), is_text=isinstance(value, str)
         )
-    except UnfitValueError as error:
+    except InvalidValueError as error:
         raise ConfigError(f"{key}: {error}.", param="value") from None

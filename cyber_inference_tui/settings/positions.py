@@ -1,9 +1,8 @@
-"""Where a key stands in a TOML text, so that a mistake can be named with its line.
+"""Find the line of each key in a TOML text, for messages about mistakes.
 
-The standard reader does not tell lines. This scanner knows just enough TOML to walk a text that
-the standard reader took: strings, comments, arrays, inline tables, headers and (dotted, quoted)
-keys. It follows the grammar instead of looking for patterns in lines, so a ``#``, ``=`` or
-bracket inside a string means nothing to it.
+The standard reader does not report lines. This scanner knows just enough TOML to walk a text that
+the standard reader accepts: strings, comments, arrays, inline tables, headers and (dotted, quoted)
+keys. It follows the grammar, so a ``#``, ``=`` or bracket inside a string does not confuse it.
 """
 
 from __future__ import annotations
@@ -30,20 +29,19 @@ _REST_OF_LINE = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line (from 1) of every table, key and array item, by its full path.
+    """Return the line (from 1) of every table, key and array item, by its full path.
 
-    What a dotted key or a header implies on its way has the line where it is first named.
-    ``text`` must be valid TOML; for anything else what was found so far is given.
+    A table that a dotted key or a header implies has the line that names it first. Of a text that
+    is not valid TOML, the part before the first error counts.
     """
     scanner = _Scanner(text)
-    # Of a text that is broken, what came before is the best that can be told.
     with contextlib.suppress(_UnexpectedError, RecursionError):
         scanner.document()
     return scanner.lines
 
 
 def key_path(key: str) -> tuple[str, ...] | None:
-    """The parts of a dotted key as TOML writes it (``models."a.b".path``), or ``None``."""
+    """Return the parts of a dotted key (``models."a.b".path``), or ``None`` if it is none."""
     try:
         parts, end = _Scanner(key).key(0)
     except _UnexpectedError:
@@ -52,11 +50,11 @@ def key_path(key: str) -> tuple[str, ...] | None:
 
 
 class _UnexpectedError(Exception):
-    """The text is not what TOML allows here."""
+    """The text is not valid TOML."""
 
 
 class _Scanner:
-    """Walks a text once; ``lines`` fills on the way."""
+    """Walks a text once and fills ``lines``."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[KeyPath, int] = {}
@@ -64,7 +62,7 @@ class _Scanner:
         self._line_ends = [match.start() for match in re.finditer("\n", text)]
 
     def document(self) -> None:
-        """Everything, from the first line to the last."""
+        """Walk the whole text."""
         table: KeyPath = ()
         position = self._skip_blank(0)
         while position < len(self._text):
@@ -84,7 +82,7 @@ class _Scanner:
             position = self._skip_blank(rest.end())
 
     def key(self, position: int) -> tuple[tuple[str, ...], int]:
-        """A dotted key at ``position``, and where it ends."""
+        """Return the dotted key at ``position``, and its end."""
         parts: list[str] = []
         while match := _KEY_PART.match(self._text, position):
             raw = match[1]
@@ -103,7 +101,7 @@ class _Scanner:
         return self._value(table + parts, end + 1)
 
     def _value(self, path: KeyPath, position: int) -> int:
-        """Behind the value at ``position``; what stands inside it is noted."""
+        """Note the keys inside the value at ``position``; returns its end."""
         position = self._skip_blank(position)
         opening = self._text[position : position + 1]
         if opening in {'"', "'"}:

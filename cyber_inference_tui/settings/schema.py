@@ -92,7 +92,7 @@ _Defaults = Annotated[
 _Overrides = Annotated[
     dict[str, Any],
     setting(
-        "Fields put into every request, whatever the client sets.",
+        "Fields set in every request, even if the client sets them.",
         form=FIELDS,
         example={"reasoning_format": "none"},
     ),
@@ -325,7 +325,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     llama_server_path: Annotated[
         str,
         setting(
-            "The llama-server to use; empty = the installed one, else the one on PATH.",
+            "The llama-server to use; empty = the installed one, else that on PATH.",
             Group.LLAMA_SERVER,
             form="program",
         ),
@@ -537,22 +537,22 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_table(self) -> bool:
-        """Whether its value is a table of its own."""
+        """True if its value is a table."""
         return get_origin(self.bare_type) is dict
 
     @property
     def is_list(self) -> bool:
-        """Whether its value is a list; that of ``aliases`` may be a table as well."""
+        """True if its value is a list; that of ``aliases`` may be a table, too."""
         return self.form == ALIASES or get_origin(self.bare_type) is tuple
 
     @property
     def is_arguments(self) -> bool:
-        """Whether its value is a command line, words of which may be secrets (see ``masks``)."""
+        """True if its value is a command line, whose words may be secrets (see ``masks``)."""
         return self.form in {ARGUMENTS, LLAMA_ARGUMENTS}
 
     @property
     def is_path(self) -> bool:
-        """Whether its value is a path, or a list of paths."""
+        """True if its value is a path, or a list of paths."""
         return self.bare_type is Path or Path in get_args(self.bare_type)
 
     @property
@@ -592,13 +592,13 @@ def _bare(annotated: Any) -> Any:
 
 
 def _meta(annotated: Any) -> Meta | None:
-    return next((one for one in get_args(annotated)[1:] if isinstance(one, Meta)), None)
+    return next((part for part in get_args(annotated)[1:] if isinstance(part, Meta)), None)
 
 
 def _without_none(annotated: Any, meta: Meta) -> Any:
     """Return the type of a value that is set: TOML has no null, and bounds need a plain type."""
     bare = _bare(annotated)
-    inner = [one for one in get_args(bare) if one is not type(None)]
+    inner = [part for part in get_args(bare) if part is not type(None)]
     if type(None) in get_args(bare) and len(inner) == 1:
         return Annotated[inner[0], meta]
     return annotated

@@ -1,7 +1,6 @@
-"""One setting's value: made from text or from a parsed value, checked, typed. Pure.
+"""Convert and check a setting's value, given as text or as a parsed value. Pure.
 
-Refusals say what was expected and what was found, except for secrets: those never appear in a
-message, which may end in a log.
+Errors name the expected and the found value, but never a secret: messages are logged.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.settings.owned import why_owned
+from cyber_inference_tui.settings.owned_options import owned_option_problem
 from cyber_inference_tui.settings.schema import (
     ALIAS_KEYS,
     ALIASES,
@@ -32,13 +31,13 @@ from cyber_inference_tui.text import clean_line
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 _SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+"""Characters of an invalid value that a message repeats."""
 _INT64 = range(-(2**63), 2**64)
 """Whole numbers that JSON on the wire can carry."""
 
 _NAME = (re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f]+(?<!\s)"), "a name")
 
-# What a text has to look like, beyond being text; the words complete "expected …".
+# The patterns of texts; the words complete "expected …".
 _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "name": _NAME,
     ALIASES: _NAME,
@@ -55,11 +54,11 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
 _NOT_MODEL = "expected no field model: the service finds the model by it, and sends the model's id"
 
 
-class UnfitValueError(ValueError):
-    """The value does not fit.
+class InvalidValueError(ValueError):
+    """The value is invalid.
 
-    ``item`` is the number (from 0) of the array's item at fault; ``table`` names the tables inside
-    the value that lead to it, from the outside in.
+    ``item`` is the number (from 0) of the invalid item of an array; ``table`` names the tables
+    inside the value that lead to it, from the outside in.
     """
 
     def __init__(self, message: str, item: int | None = None, table: tuple[str, ...] = ()) -> None:
@@ -67,16 +66,16 @@ class UnfitValueError(ValueError):
         self.item = item
         self.table = table
 
-    def inside(self, *table: str) -> UnfitValueError:
-        """The same, of a value that stands in ``table``."""
-        return UnfitValueError(str(self), self.item, (*table, *self.table))
+    def inside(self, *table: str) -> InvalidValueError:
+        """Return the same error for a value inside ``table``."""
+        return InvalidValueError(str(self), self.item, (*table, *self.table))
 
 
 def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bool) -> Any:
-    """``value`` as the setting's type; raises ``UnfitValueError``.
+    """Return ``value`` as the setting's type; raises ``InvalidValueError``.
 
-    ``is_text`` tells that a text stands for a value of any type, as in a variable. ``folder`` is
-    what relative paths start from (``None`` = the working directory), ``home`` what ``~`` is.
+    ``is_text``: a text may represent a value of any type, as in a variable. Relative paths start
+    from ``folder`` (``None`` = the working directory); ``home`` replaces ``~``.
     """
     given = value
     if key.choices and isinstance(value, str):
@@ -87,7 +86,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         tables, mistakes = alias_tables(value, folder=folder, home=home)
         if mistakes:
             first = mistakes[0]
-            raise UnfitValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
+            raise InvalidValueError(f"{'.'.join(first.table)}: {first}", first.item, first.table)
         return tables
     if key.is_list and isinstance(value, list | tuple):
         found, mistakes = items(key, value, folder=folder, home=home)
@@ -97,15 +96,15 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise UnfitValueError(f"expected {key.expected}, found {in_words(value, key)}")
+        raise InvalidValueError(f"expected {key.expected}, found {in_words(value, key)}")
     try:
         typed = msgspec.convert(value, thread_safe(key.type), dec_hook=_decode_path)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError):
         if key.form == "variable" and isinstance(value, dict):
-            name = next((one for one in value if not isinstance(value[one], str)), "")
-            raise UnfitValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
+            name = next((name for name in value if not isinstance(value[name], str)), "")
+            raise InvalidValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
         near = nearest(str(value), key.choices)
-        raise UnfitValueError(
+        raise InvalidValueError(
             f"expected {key.expected}, found {in_words(given, key)}{near}"
         ) from None
     if isinstance(typed, dict):
@@ -122,48 +121,48 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
 
 def items(
     key: Key, value: Sequence[Any], *, folder: Path | None, home: str
-) -> tuple[tuple[Any, ...], list[UnfitValueError]]:
-    """The items of an array, and all mistakes in it."""
+) -> tuple[tuple[Any, ...], list[InvalidValueError]]:
+    """Return the items of an array, and all mistakes in it."""
     found: list[Any] = []
-    mistakes: list[UnfitValueError] = []
-    for number, one in enumerate(value):
+    mistakes: list[InvalidValueError] = []
+    for number, item in enumerate(value):
         try:
-            found.append(_item(key, one, number, folder=folder, home=home))
-        except UnfitValueError as error:
+            found.append(_item(key, item, number, folder=folder, home=home))
+        except InvalidValueError as error:
             mistakes.append(error)
     return tuple(found), mistakes
 
 
 def alias_tables(
     value: Mapping[str, Any], *, folder: Path | None, home: str
-) -> tuple[dict[str, RequestRules], list[UnfitValueError]]:
-    """The table form of ``aliases``, and all mistakes in it."""
+) -> tuple[dict[str, RequestRules], list[InvalidValueError]]:
+    """Return the table form of ``aliases``, and all mistakes in it."""
     tables: dict[str, RequestRules] = {}
-    mistakes: list[UnfitValueError] = []
+    mistakes: list[InvalidValueError] = []
     pattern, words = _NAME
     for alias, table in value.items():
         if not isinstance(table, dict):
             mistakes.append(
-                UnfitValueError(f"expected a table, found {in_words(table)}", None, (alias,))
+                InvalidValueError(f"expected a table, found {in_words(table)}", None, (alias,))
             )
             continue
         if pattern.fullmatch(alias) is None or not _is_text(alias):
-            mistakes.append(UnfitValueError(f"expected {words}", None, (alias,)))
+            mistakes.append(InvalidValueError(f"expected {words}", None, (alias,)))
         values = {}
-        for name, one in table.items():
+        for name, item in table.items():
             key = ALIAS_KEYS.get(name)
             try:
                 if key is None:
-                    raise UnfitValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
-                values[name] = convert(key, one, folder=folder, home=home, is_text=False)
-            except UnfitValueError as error:
+                    raise InvalidValueError(f"unknown setting{nearest(name, ALIAS_KEYS)}")
+                values[name] = convert(key, item, folder=folder, home=home, is_text=False)
+            except InvalidValueError as error:
                 mistakes.append(error.inside(alias, name))
         tables[alias] = RequestRules(**values)
     return tables, mistakes
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` when a known name is spelt much like ``name``, else nothing."""
+    """Return ``; did you mean …?`` if a known name is spelt like ``name``, or an empty text."""
     close = close_names(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -173,32 +172,32 @@ def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) 
         value = str(value)
     if not isinstance(value, str):
         kind = "a path" if key.is_path else "a string"
-        raise UnfitValueError(
+        raise InvalidValueError(
             f"expected {key.expected}, but item {number + 1} is {in_words(value, key)}, not {kind}",
             number,
         )
     if key.is_path:
         if not value or not _is_text(value):
-            raise UnfitValueError(
+            raise InvalidValueError(
                 f"item {number + 1}: expected a path, found {in_words(value, key)}", number
             )
         return expanded(Path(value), folder, home)
     _check_form(key, value, number)
-    # As a shell does: the programs that get these words know no ~.
+    # As a shell does: programs do not expand ~ in their arguments.
     return home + value[1:] if key.is_arguments and home and value[:2] == "~/" else value
 
 
 def _check_form(key: Key, text: str, item: int | None) -> None:
     place = "" if item is None else f"item {item + 1}: "
     if not _is_text(text):
-        raise UnfitValueError(f"{place}expected UTF-8 text without NUL characters", item)
+        raise InvalidValueError(f"{place}expected UTF-8 text without NUL characters", item)
     if key.form == FIELDS and text == "model":
-        raise UnfitValueError(f"{place}{_NOT_MODEL}", item)
+        raise InvalidValueError(f"{place}{_NOT_MODEL}", item)
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
-        raise UnfitValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
-    if key.form == LLAMA_ARGUMENTS and (why := why_owned(text)) is not None:
-        raise UnfitValueError(f"{place}{why}", item)
+        raise InvalidValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == LLAMA_ARGUMENTS and (why := owned_option_problem(text)) is not None:
+        raise InvalidValueError(f"{place}{why}", item)
 
 
 def _check_table(key: Key, table: dict[str, Any]) -> None:
@@ -206,23 +205,23 @@ def _check_table(key: Key, table: dict[str, Any]) -> None:
         pattern, words = _FORMS["variable"]
         for name, value in table.items():
             if pattern.fullmatch(name) is None:
-                raise UnfitValueError(f'expected {words}, found "{name[:_SHOWN]}"')
+                raise InvalidValueError(f'expected {words}, found "{name[:_SHOWN]}"')
             if not _is_text(value):
-                raise UnfitValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
+                raise InvalidValueError(f"{name[:_SHOWN]}: expected text without NUL characters")
         return
     if key.form == FIELDS and "model" in table:
-        raise UnfitValueError(_NOT_MODEL)
+        raise InvalidValueError(_NOT_MODEL)
     wrong = _not_json(table)
     if wrong is not None:
-        raise UnfitValueError(f"expected values that JSON knows, found {wrong}")
+        raise InvalidValueError(f"expected values that JSON knows, found {wrong}")
 
 
 def _not_json(value: Any) -> str | None:
-    """The first thing in ``value`` that a JSON request cannot hold."""
+    """Describe the first part of ``value`` that JSON cannot hold."""
     if isinstance(value, dict):
-        return next((bad for one in value.values() if (bad := _not_json(one))), None)
+        return next((bad for item in value.values() if (bad := _not_json(item))), None)
     if isinstance(value, list):
-        return next((bad for one in value if (bad := _not_json(one))), None)
+        return next((bad for item in value if (bad := _not_json(item))), None)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and value not in _INT64:
@@ -233,8 +232,8 @@ def _not_json(value: Any) -> str | None:
 
 
 def _is_text(text: str) -> bool:
-    """Whether files, arguments and JSON can all hold it: no NUL, no bytes that are not UTF-8."""
-    return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+    """Return whether files, arguments and JSON can hold it: UTF-8 without NUL."""
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _decode_path(kind: type, value: Any) -> Any:
@@ -244,9 +243,9 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def parsed(key: Key, text: Any) -> Any:
-    """What a variable or a command line means: text only where the setting is text.
+    """Parse the text of a variable or a command line by the setting's type.
 
-    Anything but a ``str`` is given back as it is; nothing is checked yet.
+    Anything but a ``str`` is returned as it is. Nothing is checked.
     """
     if not isinstance(text, str):
         return text
@@ -272,7 +271,7 @@ def parsed(key: Key, text: Any) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """A TOML or JSON value; the text itself if it is neither."""
+    """Return the TOML or JSON value of a text, or the text if it is neither."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -285,23 +284,23 @@ def _literal(text: str) -> Any:
 
 
 def expanded(path: Path, folder: Path | None, home: str) -> Path:
-    """``path`` with its ``~`` and its folder, made absolute; raises ``UnfitValueError``."""
-    # Not resolve(): a symbolic link in a path is there for a reason.
+    """Return ``path`` absolute, with ``~`` expanded; raises ``InvalidValueError``."""
+    # Not resolve(): it would replace symbolic links.
     first = path.parts[0] if path.parts else ""
     if first == "~":
         if not home:
-            raise UnfitValueError("expected a path, but there is no home directory for ~")
+            raise InvalidValueError("expected a path, but there is no home directory for ~")
         path = Path(home, *path.parts[1:])
     elif first.startswith("~"):
         try:
             path = path.expanduser()
         except RuntimeError:
-            raise UnfitValueError(f"expected a path, but there is no user {first[1:]}") from None
+            raise InvalidValueError(f"expected a path, but there is no user {first[1:]}") from None
     return folder / path if folder is not None else path.absolute()
 
 
 def in_words(value: Any, key: Key | None = None) -> str:
-    """A wrong value in words; a secret's only by its kind."""
+    """Describe an invalid value; a secret only by its type."""
     secret = key is not None and key.secret
     if isinstance(value, str):
         return "a string" if secret else f'"{clean_line(value, limit=_SHOWN)}"'

@@ -1,4 +1,4 @@
-"""Whether a file changed, told without a service of the operating system (network disks, SSH)."""
+"""Notice changes of a file by polling, which also works on network disks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _Stamp = tuple[int, int, int] | None
 
 
 class FileWatch:
-    """Remembers how a file was; ``changed`` tells once for every change. Blocking, but tiny."""
+    """Compares a file's state with that of the last look. Blocks, though shortly."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = self._look()
 
     def changed(self) -> bool:
-        """Whether the file is another than at the last look (written, replaced, gone, back)."""
+        """Return whether the file was written, replaced or removed since the last look."""
         stamp = self._look()
         if stamp == self._stamp:
             return False

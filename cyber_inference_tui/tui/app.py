@@ -29,8 +29,10 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
 from cyber_inference_tui.units import counted
@@ -86,11 +88,12 @@ class CyberApp(App[AfterExit]):
     def __init__(
         self, client: ServiceClient, options: AppOptions | None = None, *, add_demo: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self.client = client
         self.options = options or AppOptions()
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
+        self._keys = KeyQueue(self)
         self._add_demo = add_demo
         set_scroll_bars(self.options.charset)
         self.feed = Feed(
@@ -180,7 +183,10 @@ class CyberApp(App[AfterExit]):
         self.switch_mode(message.mode)
 
     async def on_event(self, event: events.Event) -> None:
-        """Remove control characters from pasted text before any widget gets it."""
+        """Hand out keys in their turn, and remove control characters from pasted text."""
+        typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
+        if typed and not self._keys.admits(event):
+            return
         if isinstance(event, events.Paste):
             event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
         await super().on_event(event)
@@ -251,8 +257,12 @@ class CyberApp(App[AfterExit]):
         """Open a page and call its ``method`` with ``name`` after the first layout."""
         await self.switch_mode(mode)
         call = getattr(self.screen, method, None)
-        if call is not None:
-            self.call_after_refresh(call, name)
+        if call is None:
+            return
+        opened = asyncio.Event()
+        self.call_after_refresh(call, name)
+        self.call_after_refresh(opened.set)
+        self.run_worker(opened.wait(), group=OPENING)
 
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""

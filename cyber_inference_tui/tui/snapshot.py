@@ -10,7 +10,7 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
     InstallRecord,
-    MemoryRoom,
+    MemoryPool,
     ModelRecord,
     ModelStatus,
     ProblemRecord,
@@ -75,7 +75,7 @@ class Snapshot:
     sample: ResourceSample | None = None
     trend: tuple[TrendPoint, ...] = ()
     """Oldest first."""
-    rooms: tuple[MemoryRoom, ...] = ()
+    rooms: tuple[MemoryPool, ...] = ()
     active: tuple[ActiveRequestRecord, ...] = ()
     """Requests that are not finished, oldest first."""
     finished: tuple[RequestRecord, ...] = ()

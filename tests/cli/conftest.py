@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.cli.main import run
 from cyber_inference_tui.service.runtime import data_directory_holder
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from cyber_inference_tui.service.runtime import (
 )
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 from tests.waiting import is_alive
 
 STARTER = """
@@ -281,7 +281,7 @@ def test_another_program_on_the_port_is_named(find: Find, data_dir: Path) -> Non
     assert not data_dir.exists()
 
 
-def test_why_one_does_not_start_is_said_in_its_own_words(find: Find, data_dir: Path) -> None:
+def test_a_failed_start_shows_the_output_of_the_service(find: Find, data_dir: Path) -> None:
     heard: list[str] = []
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))  # nothing answers there, and nothing else can listen
@@ -307,7 +307,7 @@ def test_none_is_started_on_another_machine(find: Find, data_dir: Path, config: 
     assert config.read_text() == ""
 
 
-def test_one_that_others_reach_is_started_with_what_it_needs(
+def test_a_key_and_a_password_are_made_for_an_open_address(
     find: Find, config: Path, data_dir: Path
 ) -> None:
     config.write_text("host = '0.0.0.0'\n")
@@ -323,7 +323,7 @@ def test_one_that_others_reach_is_started_with_what_it_needs(
     assert len(heard) == 1
 
 
-def test_a_broken_configuration_is_told_before_anything_is_started(
+def test_a_broken_configuration_is_reported_before_the_start(
     find: Find, config: Path, data_dir: Path
 ) -> None:
     config.write_text("prot = 1\n")
@@ -351,7 +351,9 @@ def test_a_directory_whose_service_does_not_answer_is_waited_for(
         assert find(clock=clock).started
 
 
-def test_one_that_cannot_leave_its_address_is_found_by_it(find: Find, data_dir: Path) -> None:
+def test_a_service_without_a_runtime_file_is_found_by_its_address(
+    find: Find, data_dir: Path
+) -> None:
     # The file cannot be written, as on a full disk.
     (data_dir / "service.json").mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -367,7 +369,7 @@ def test_one_that_cannot_leave_its_address_is_found_by_it(find: Find, data_dir: 
     assert stop_service(found.pid, limit=30)
 
 
-def test_one_that_takes_too_long_is_ended(find: Find, data_dir: Path) -> None:
+def test_a_start_that_takes_too_long_is_ended(find: Find, data_dir: Path) -> None:
     calls = 0
 
     def clock() -> float:
@@ -398,7 +400,7 @@ def test_ctrl_c_while_it_starts_ends_it(find: Find, data_dir: Path) -> None:
     assert data_directory_holder(data_dir) is None
 
 
-def test_what_ignores_the_signal_is_not_said_to_have_stopped() -> None:
+def test_a_process_that_ignores_the_signal_has_not_stopped() -> None:
     code = (
         "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(99)"
     )

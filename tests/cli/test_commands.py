@@ -28,7 +28,7 @@ from cyber_inference_tui.service.runtime import (
 )
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 LOADED = ModelRecord(
     id="sub/Tiny-Q4_K_M",
@@ -79,7 +79,7 @@ def unusable(stand_in: StandIn) -> None:
     ]
 
 
-def test_list_models_tells_below_what_cannot_be_used(
+def test_list_models_shows_unusable_files_below(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
     unusable(stand_in)
@@ -113,7 +113,7 @@ def test_list_models_as_json_holds_models_only(
     assert outcome.err == "/m/lora.gguf: it is an adapter\n"
 
 
-def test_list_models_without_a_service_tells_it_too(
+def test_list_models_without_a_service_shows_them_too(
     call: CommandLine, nowhere: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "half.gguf.part").touch()
@@ -132,7 +132,7 @@ def test_list_models_as_json_is_the_records(call: CommandLine, at: list[str]) ->
     assert set(records[0]) == set(ModelRecord.__struct_fields__)
 
 
-def test_status_shows_the_service_and_what_it_is_busy_with(
+def test_status_shows_the_service_and_its_busy_models(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
     outcome = call("status", *at)
@@ -149,12 +149,12 @@ def test_status_shows_the_service_and_what_it_is_busy_with(
     assert "other" not in outcome.out
 
 
-def test_status_tells_that_the_gpus_are_not_known(
+def test_status_shows_that_the_gpus_are_unknown(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
     stand_in.devices_problem = "it did not end within 10 s."
-    told = call("status", *at).out.splitlines()[1]
-    assert told.endswith("/opt/llama-server; its GPUs are unknown: it did not end within 10 s.")
+    line = call("status", *at).out.splitlines()[1]
+    assert line.endswith("/opt/llama-server; its GPUs are unknown: it did not end within 10 s.")
 
 
 def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
@@ -172,7 +172,7 @@ def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> 
 @pytest.mark.parametrize(
     "command", [["status"], ["load", "x"], ["unload", "x"], ["logs", "x", "-f"]]
 )
-def test_without_a_service_it_is_3_and_one_sentence(
+def test_without_a_service_the_exit_code_is_3(
     call: CommandLine, nowhere: list[str], command: list[str]
 ) -> None:
     outcome = call(*nowhere, *command)
@@ -220,7 +220,7 @@ def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
         assert outcome.err == "There is no model nope.\n"
 
 
-def test_a_failed_load_tells_the_reason_and_the_end_of_its_log(
+def test_a_failed_load_shows_the_reason_and_the_end_of_its_log(
     call: CommandLine, at: list[str], stand_in: StandIn
 ) -> None:
     stand_in.load_error = errors.ModelLoadError(
@@ -242,7 +242,7 @@ def test_a_load_without_llama_server_is_6(
     assert call("load", "other", *at).code == 6
 
 
-def test_the_password_of_the_settings_is_used_where_one_is_wanted(
+def test_the_password_of_the_settings_is_used_if_needed(
     call: CommandLine, at: list[str], stand_in: StandIn, config: Path
 ) -> None:
     stand_in.password = "sesame"
@@ -271,7 +271,7 @@ def test_the_password_is_not_sent_to_a_service_that_wants_none(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "192.0.2.7", "[::]"])
-def test_the_token_of_the_service_that_runs_here_is_used_for_it_alone(
+def test_the_token_goes_only_to_its_own_service(
     call: CommandLine, at: list[str], stand_in: StandIn, tmp_path: Path, host: str
 ) -> None:
     same = host in {"0.0.0.0", "127.0.0.1"}
@@ -404,9 +404,7 @@ def test_a_models_log_without_a_service(
         assert call("logs", name, *nowhere).code == 3
 
 
-def test_an_empty_log_is_said_to_be_empty(
-    call: CommandLine, at: list[str], stand_in: StandIn
-) -> None:
+def test_an_empty_log_has_a_note(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
     stand_in.logs["other"] = ""
     outcome = call("logs", "other", *at)
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "The log of other is empty.\n")
@@ -490,9 +488,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["--models-dir", "~no-such-user/m", "status"], "Invalid value for '--models-dir': there"),
     ],
 )
-def test_wrong_usage_is_2_and_one_sentence(
-    call: CommandLine, argv: list[str], sentence: str
-) -> None:
+def test_wrong_usage_gives_exit_code_2(call: CommandLine, argv: list[str], sentence: str) -> None:
     outcome = call(*argv)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(sentence)
@@ -511,7 +507,7 @@ def test_version(call: CommandLine) -> None:
     assert call("--version").out.startswith("cyber-inference-tui ")
 
 
-def test_the_name_it_was_called_by_is_the_one_in_its_help(
+def test_help_shows_the_name_it_was_called_by(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("cyber_inference_tui.storage.end_process_within", lambda *_: None)
@@ -586,7 +582,7 @@ def silent_port() -> Iterator[int]:
     "words",
     [["status"], ["load", "m"], ["unload", "m"], ["logs", "m"], ["logs", "-f", "m"]],
 )
-def test_what_listens_and_never_answers_is_no_service(
+def test_a_port_that_never_answers_is_no_service(
     call: CommandLine, silent_port: int, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cyber_inference_tui.cli.service_calls.ANSWER_LIMIT", 0.2)
@@ -608,7 +604,7 @@ def test_nothing_is_deleted_behind_a_service_that_does_not_answer(
     assert f"A service runs in {tmp_path / 'data'}" in outcome.err
 
 
-def test_a_login_says_why_no_token_is_there(
+def test_a_login_error_explains_a_missing_token(
     call: CommandLine, stand_in: StandIn, tmp_path: Path
 ) -> None:
     stand_in.password = "sesame"

@@ -22,7 +22,7 @@ from cyber_inference_tui.cli import completion_values, main
 from cyber_inference_tui.cli.completion import SHELLS, typed_line
 from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 Complete = Callable[..., list[str]]
 ODD_IDS = ("my model", "org/tiny:q4", "org/tiny:q8", "it's", 'say "$HOME"', "模型 q8", "Plain-Q4")
@@ -279,7 +279,7 @@ def test_commands_come_in_their_order_and_global_options_with_them(complete: Com
     assert complete("search-models", "--sort", "t") == ["trending"]
 
 
-def test_ids_come_from_the_service_that_the_line_means(
+def test_ids_come_from_the_service_of_the_options(
     complete: Complete, ids: StandIn, config: Path
 ) -> None:
     assert complete("load", "") == [], "nothing answers at the usual port"
@@ -346,7 +346,7 @@ def test_paths_are_left_to_the_shell(
     assert capfd.readouterr().out.split("\t")[0] == kind
 
 
-def test_what_goes_wrong_completes_nothing(
+def test_errors_give_no_completions(
     complete: Complete,
     environ: Mapping[str, str],
     config: Path,
@@ -366,7 +366,7 @@ def test_what_goes_wrong_completes_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_takes_connections_and_says_nothing_keeps_nobody_waiting(
+def test_a_silent_service_does_not_delay_completion(
     complete: Complete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completion_values, "ANSWER_LIMIT", 0.05)

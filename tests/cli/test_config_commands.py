@@ -36,7 +36,7 @@ def test_init_makes_everything_once(call: CommandLine, config: Path, tmp_path: P
     assert config.read_text() == "port = 1\n"
 
 
-def test_init_where_nothing_can_be_made(call: CommandLine, tmp_path: Path) -> None:
+def test_init_without_write_permission(call: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     outcome = call("init", "--config", str(tmp_path / "file" / "config.toml"))
     assert outcome.code == 1
@@ -140,7 +140,7 @@ def test_a_table_is_the_models_whatever_its_case(call: CommandLine, config: Path
         ("models.m.args", "[models.m]\nargs = ['--hf-token=t']"),
     ],
 )
-def test_a_mask_that_is_set_keeps_what_it_hides(
+def test_setting_a_mask_keeps_the_secret(
     call: CommandLine, config: Path, key: str, text: str
 ) -> None:
     config.write_text(text + "\n")
@@ -161,7 +161,7 @@ def test_a_mask_that_hides_nothing_is_no_value(
         value = {"models.m.env": '{A = "********"}', "llama_args": '["--hf-token", "********"]'}
         outcome = call("config", "set", key, value.get(key, "********"))
         assert outcome.code == 5
-        assert "this mask stands for no value. Give the value itself." in outcome.err
+        assert "this mask replaces no secret. Give the value itself." in outcome.err
     assert config.read_text() == ""
 
 
@@ -182,7 +182,7 @@ def test_a_negative_number_is_a_value(call: CommandLine, config: Path, words: li
     assert tomllib.loads(config.read_text()) == {"llama_gpu_layers": -1}
 
 
-def test_set_means_paths_from_here(
+def test_set_resolves_paths_from_the_working_directory(
     call: CommandLine, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
@@ -198,7 +198,7 @@ def test_set_means_paths_from_here(
     }
 
 
-def test_set_says_what_keeps_it_from_working(call: CommandLine, config: Path) -> None:
+def test_set_warns_of_a_variable_that_overrides_it(call: CommandLine, config: Path) -> None:
     outcome = call("config", "set", "data_dir", "/elsewhere")
     assert "CYBER_INFERENCE_DATA_DIR is also set" in outcome.err
     config.chmod(0o644)

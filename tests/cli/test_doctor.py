@@ -276,7 +276,7 @@ FINDINGS = (
 )
 
 
-def test_text_is_grouped_wrapped_and_never_told_by_colour_alone() -> None:
+def test_text_is_grouped_and_wrapped_and_readable_without_colour() -> None:
     plain = finding_lines(FINDINGS, Terminal(width=40))
     assert plain == [
         "ports",

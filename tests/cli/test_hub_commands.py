@@ -17,7 +17,7 @@ import tomli_w
 from cyber_inference_tui.service.runtime import data_directory_holder, read_runtime_file
 from cyber_inference_tui.units import count_text
 from tests.cli.conftest import CommandLine, Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 from tests.gguf.demo_file import demo_bytes
 from tests.hub.stand_in_hub import Fault, Repo, StandInHub
 
@@ -43,7 +43,7 @@ def models(environ: Mapping[str, str]) -> Path:
     return Path(environ["CYBER_INFERENCE_DATA_DIR"]) / "models"
 
 
-def test_a_search_without_results_says_so(call: CommandLine, tiny: Repo) -> None:
+def test_a_search_without_results_has_a_note(call: CommandLine, tiny: Repo) -> None:
     done = call("search-models", "huge")
     assert (done.code, done.out) == (0, "")
     assert done.err == "The hub has no GGUF models for 'huge': try fewer or other words.\n"
@@ -171,7 +171,7 @@ def stalled(
     return fault, interrupt
 
 
-def test_ctrl_c_keeps_what_is_here_for_the_next_time(
+def test_ctrl_c_keeps_the_bytes_for_the_next_time(
     stalled: tuple[Fault, Interrupted],
     call: CommandLine,
     hub: StandInHub,
@@ -226,7 +226,7 @@ def test_a_service_that_answers_does_it(call: CommandLine, stand_in: StandIn, co
     assert json.loads(body) == {"repo": "o/n", "filename": "Q8_0", "revision": "main"}
 
 
-def test_what_fails_in_the_service_fails_here(
+def test_a_failure_in_the_service_fails_the_command(
     call: CommandLine, stand_in: StandIn, config: Path
 ) -> None:
     config.write_text(f"host = '127.0.0.1'\nport = {stand_in.port}\n")
@@ -250,7 +250,7 @@ def test_deleting_needs_a_yes(call: CommandLine, config: Path, models: Path) -> 
     assert not (models / "owner").exists()
 
 
-def test_deleting_what_is_not_there_or_not_ours(
+def test_deleting_unknown_and_foreign_models_is_refused(
     call: CommandLine, config: Path, environ: Mapping[str, str]
 ) -> None:
     config.write_text("port = 1\n")

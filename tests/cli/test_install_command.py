@@ -44,7 +44,9 @@ def install(server: ReleaseServer, tmp_path: Path) -> Install:
     return call
 
 
-def test_installs_and_tells(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+def test_install_prints_version_and_devices(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert install() == 0
     captured = capsys.readouterr()
     assert "Installed llama-server b6543 (github)" in captured.out
@@ -76,7 +78,7 @@ def test_json_is_all_that_stdout_gets(
     assert "Warning: This machine has an AMD GPU" in captured.err
 
 
-def test_one_on_path_is_good_enough(
+def test_a_llama_server_on_path_is_enough(
     install: Install, server: ReleaseServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "bin" / "llama-server"
@@ -111,7 +113,7 @@ def test_a_version(install: Install, capsys: pytest.CaptureFixture[str]) -> None
     assert install("--from", "github", "--version", "6543") == 0
 
 
-def test_auto_falls_through_to_debian_and_tells_every_reason(
+def test_auto_falls_through_to_debian_and_gives_every_reason(
     install: Install, server: ReleaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answers["/repos/ggml-org/llama.cpp/releases"] = (500, {}, b"")
@@ -133,9 +135,9 @@ def test_rollback(
     assert install("--from", "github") == 0
     assert "It replaces b6543 (github), which --rollback brings back." in capsys.readouterr().out
     assert install("--rollback") == 0
-    told = capsys.readouterr().out
-    assert told.startswith("Restored llama-server b6543 (github): ")
-    assert "It replaces b6600 (github), which --rollback brings back." in told
+    output = capsys.readouterr().out
+    assert output.startswith("Restored llama-server b6543 (github): ")
+    assert "It replaces b6600 (github), which --rollback brings back." in output
     assert install("--rollback") == 0
     assert "Restored llama-server b6600 (github)" in capsys.readouterr().out
     assert install("--rollback", "--json") == 0

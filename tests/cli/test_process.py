@@ -14,7 +14,7 @@ import pytest
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from tests.cli.conftest import Spawn
-from tests.client.stand_in import StandIn
+from tests.cli.stand_in import StandIn
 
 HEAVY = ("httpx", "msgspec", "aiohttp", "uvloop", "asyncio", "platformdirs", "tomlkit")
 

@@ -14,7 +14,7 @@ import pytest
 
 from cyber_inference_tui.cli import service_command
 from cyber_inference_tui.cli.options import GlobalOptions
-from cyber_inference_tui.cli.unit import UNIT_NAME, Systemd, unit_text, user_units, word
+from cyber_inference_tui.cli.unit import UNIT_NAME, Systemd, quoted, unit_text, user_units
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.service.runtime import DataDirectoryLock
 from tests.cli.conftest import CommandLine
@@ -183,7 +183,7 @@ def test_uninstall_stops_it_and_removes_the_unit(
     assert not unit.exists()
 
 
-def test_status_tells_whether_it_runs(
+def test_status_shows_whether_it_runs(
     call: CommandLine, unit: Path, systemctl: FakeSystemctl
 ) -> None:
     outcome = call("service", "status")
@@ -209,7 +209,7 @@ def test_status_tells_whether_it_runs(
     assert call("service", "status", "--system", "--json").out.count("/etc/systemd/system/") == 1
 
 
-def test_a_service_that_runs_already_is_said_to_be_in_the_way(
+def test_install_is_refused_while_another_service_runs(
     call: CommandLine, unit: Path, systemctl: FakeSystemctl, tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data"
@@ -223,7 +223,7 @@ def test_a_service_that_runs_already_is_said_to_be_in_the_way(
         assert call("service", "install", "--data-dir", str(data_dir)).code == 0
 
 
-def test_what_an_open_address_needs_is_made_and_told_here(
+def test_install_prints_the_key_and_password_of_an_open_address(
     call: CommandLine, config: Path, systemctl: FakeSystemctl
 ) -> None:
     config.write_text("host = '0.0.0.0'\n")
@@ -303,7 +303,7 @@ def test_other_variables_are_pointed_out(
     ],
 )
 def test_arguments_are_written_as_systemd_reads_them(text: str, written: str) -> None:
-    assert word(text) == written
+    assert quoted(text) == written
 
 
 def test_the_text_has_every_section_once() -> None:

@@ -55,7 +55,7 @@ def test_a_pipe_gets_every_cell_whole_and_plain() -> None:
     assert "\x1b" not in text
 
 
-def test_a_narrow_terminal_cuts_long_ids_and_leaves_out_what_matters_least() -> None:
+def test_a_narrow_terminal_cuts_long_ids_and_leaves_out_columns() -> None:
     rows = [row("Some-Very-Long-Model-Name-Q4_K_M", "loaded", "9.1 GiB", "its file is cut short")]
     wide = render_table(COLUMNS, rows, Terminal(width=60))
     assert wide[1] == "Some-Very-Long-Mode…  loaded  9.1 GiB  its file is cut short"

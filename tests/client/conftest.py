@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.client.stand_in import StandIn
+from tests.fakes.service import FakeService, Front, serving
 
 
 @pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    with StandIn().running() as service:
-        yield service
+async def front() -> AsyncIterator[Front]:
+    """A fake service behind the real HTTP layer."""
+    async with serving(FakeService()) as front:
+        yield front

@@ -15,49 +15,62 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
+from cyber_inference_tui.http.login import FREE_FAILURES, TOKEN_LIFETIME
 from cyber_inference_tui.records import endpoints
-from tests.client.stand_in import StandIn
+from tests.fakes.service import Front, make_settings
+
+PASSWORD = "sesame"
 
 
-def sent_with(stand_in: StandIn) -> list[tuple[str, str | None]]:
+@pytest.fixture
+def front(front: Front) -> Front:
+    """A service that requires a login."""
+    set_password(front)
+    return front
+
+
+def set_password(front: Front, password: str = PASSWORD) -> None:
+    """Change the password, which invalidates all tokens."""
+    front.service.settings = make_settings(admin_password=password)
+
+
+def sent_with(front: Front) -> list[tuple[str, str | None]]:
     """Paths and credentials of all requests."""
     return [
-        (path, headers.get("Authorization", "").removeprefix("Bearer ") or None)
-        for _, path, headers, _ in stand_in.requests
+        (request.path, request.headers.get("Authorization", "").removeprefix("Bearer ") or None)
+        for request in front.requests
     ]
 
 
-async def test_a_login_counts_for_all_later_calls(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
-    stand_in.publish("log", {"n": 1})
-    async with ServiceClient(stand_in.url) as client:
+async def test_a_login_counts_for_all_later_calls(front: Front) -> None:
+    front.service.publish("config", {"n": 1})
+    async with ServiceClient(front.url) as client:
         with pytest.raises(AdminLoginError) as refused:
             await client.call(endpoints.STATUS)
         assert not isinstance(refused.value, InvalidAdminPasswordError)
         with pytest.raises(AdminLoginError):
             async with aclosing(client.events()) as events:
                 await anext(events)
-        assert (await client.login("sesame")).expires_in == 60
+        assert (await client.login(PASSWORD)).expires_in == TOKEN_LIFETIME
         await client.call(endpoints.STATUS)
-        async with aclosing(client.events({"log"}, after=0)) as events:
+        async with aclosing(client.events({"config"}, after=0)) as events:
             assert (await anext(events)).data == b'{"n":1}'
 
 
-async def test_a_wrong_password_is_an_error_of_its_own(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
-    async with ServiceClient(stand_in.url) as client:
-        with pytest.raises(InvalidAdminPasswordError):
-            await client.login("wrong")
-        stand_in.login_error = (429, "too_many_logins", "Too many.")
+async def test_a_wrong_password_is_an_error_of_its_own(front: Front) -> None:
+    async with ServiceClient(front.url) as client:
+        for _ in range(FREE_FAILURES):
+            with pytest.raises(InvalidAdminPasswordError):
+                await client.login("wrong")
         with pytest.raises(TooManyLoginsError) as error:
             await client.login("wrong")
-        assert error.value.retry_after == 7
-        stand_in.login_error = (409, "conflict", "No admin_password is set.")
+        assert error.value.retry_after == 1
+        set_password(front, "")
         with pytest.raises(ConflictError):
             await client.login("wrong")
 
 
-async def test_each_path_gets_what_belongs_to_it() -> None:
+async def test_each_path_gets_its_credentials() -> None:
     seen: dict[str, str | None] = {}
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -82,54 +95,51 @@ async def test_each_path_gets_what_belongs_to_it() -> None:
     }
 
 
-async def test_an_expired_login_asks_for_another(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
-    async with ServiceClient(stand_in.url) as client:
-        await client.login("sesame")
+async def test_an_expired_login_asks_for_another(front: Front) -> None:
+    async with ServiceClient(front.url) as client:
+        await client.login(PASSWORD)
         await client.call(endpoints.STATUS)
-        stand_in.tokens = ["of another time"]
+        set_password(front, "new")
         with pytest.raises(AdminLoginError):
             await client.call(endpoints.STATUS)
-        await client.login("sesame")
+        await client.login("new")
         await client.call(endpoints.STATUS)
 
 
-async def test_a_stream_whose_login_expired_asks_for_another(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
-    stand_in.drop_after = 1
-    stand_in.publish("log", {"n": 1})
-    async with ServiceClient(stand_in.url) as client:
-        await client.login("sesame")
-        async with aclosing(client.events({"log"}, after=0)) as events:
+async def test_a_stream_whose_login_expired_asks_for_another(front: Front) -> None:
+    front.service.publish("config", {"n": 1})
+    async with ServiceClient(front.url) as client:
+        await client.login(PASSWORD)
+        async with aclosing(client.events({"config"}, after=0)) as events:
             await anext(events)
-            stand_in.tokens = []
+            set_password(front, "new")
+            front.service.publish("config", {"n": 2})
             with pytest.raises(AdminLoginError):
                 await anext(events)
 
 
-async def test_renew_is_asked_once_and_the_call_made_again(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
+async def test_renew_is_called_once_and_the_call_repeated(front: Front) -> None:
     asked: list[str] = []
 
     async def renew(client: ServiceClient) -> bool:
         asked.append(client.token)
-        await client.login("sesame")
+        await client.login(front.service.settings.admin_password)
         return True
 
-    async with ServiceClient(stand_in.url, renew=renew) as client:
+    async with ServiceClient(front.url, renew=renew) as client:
         await asyncio.gather(
             client.call(endpoints.STATUS),
             client.call(endpoints.MODELS),
             client.call(endpoints.MODELS),
         )
         assert asked == [""]
-        stand_in.tokens = []
+        token = client.token
+        set_password(front, "new")
         await client.call(endpoints.MODELS)
-        assert asked == ["", "token-0"]
+        assert asked == ["", token]
 
 
-async def test_renewing_that_does_not_help_is_no_endless_loop(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
+async def test_renewing_that_does_not_help_is_no_endless_loop(front: Front) -> None:
     calls = 0
 
     async def renew(client: ServiceClient) -> bool:
@@ -138,20 +148,18 @@ async def test_renewing_that_does_not_help_is_no_endless_loop(stand_in: StandIn)
         client.token = f"useless-{calls}"
         return True
 
-    async with ServiceClient(stand_in.url, renew=renew) as client:
+    async with ServiceClient(front.url, renew=renew) as client:
         with pytest.raises(AdminLoginError):
             await client.call(endpoints.STATUS)
     assert calls == 1
-    assert sent_with(stand_in) == [("/admin/status", None), ("/admin/status", "useless-1")]
+    assert sent_with(front) == [("/admin/status", None), ("/admin/status", "useless-1")]
 
 
-async def test_a_wrong_password_of_renew_comes_through(stand_in: StandIn) -> None:
-    stand_in.password = "sesame"
-
+async def test_a_wrong_password_of_renew_is_raised(front: Front) -> None:
     async def renew(client: ServiceClient) -> bool:
         await client.login("wrong")
         return True
 
-    async with ServiceClient(stand_in.url, renew=renew) as client:
+    async with ServiceClient(front.url, renew=renew) as client:
         with pytest.raises(InvalidAdminPasswordError):
             await client.call(endpoints.STATUS)

@@ -22,23 +22,21 @@ from cyber_inference_tui.client.transport import failure_reason
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
-    ConfigValueRecord,
     CpuRecord,
     DeviceRecord,
     InstallState,
+    LogEvent,
     LogLevel,
     LogPage,
     LogRecord,
     LogRun,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelStatus,
     ModelTotals,
     ModelUsage,
     NumberedLine,
-    ProblemRecord,
     RequestPhase,
     RequestRecord,
     ResourceSample,
@@ -48,7 +46,7 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
-from tests.client.stand_in import StandIn
+from tests.fakes.service import Front
 
 
 @pytest.mark.parametrize(
@@ -86,36 +84,41 @@ def test_a_token_is_for_the_service_that_wrote_it(bound: str, url: str, same: bo
     assert is_same_service(bound, url) == same
 
 
-async def test_records_come_back_typed(stand_in: StandIn) -> None:
-    stand_in.models["tiny"] = ModelRecord(id="tiny", aliases=("small",), size_bytes=123)
-    async with ServiceClient(stand_in.url) as client:
-        assert (await client.call(endpoints.MODELS)) == [stand_in.models["tiny"]]
+async def test_records_come_back_typed(front: Front) -> None:
+    models = front.service.world.models
+    models["tiny"] = ModelRecord(id="tiny", aliases=("small",), size_bytes=123)
+    async with ServiceClient(front.url) as client:
+        assert (await client.call(endpoints.MODELS)) == [models["tiny"]]
         assert (await client.call(endpoints.STATUS)).llama_server.version == "b9999"
 
 
-async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
+async def test_past_requests_sessions_and_sums(front: Front) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     requests = [RequestRecord(at=at, model="m", path="/", status=200, duration_seconds=1)]
+    world = front.service.world
     sessions = [SessionRecord(model="m", load_reason="asked", loaded_at=at, load_seconds=1)]
     totals = [
         ModelTotals(model="m", requests=1, failures=0, tokens_in=2, tokens_out=3, last_used_at=at)
     ]
-    stand_in.past_requests, stand_in.past_sessions, stand_in.totals = requests, sessions, totals
+    world.requests, world.sessions, world.totals = requests, sessions, totals
     there = at.astimezone(timezone(timedelta(hours=2)))
-    async with ServiceClient(stand_in.url) as client:
+    async with ServiceClient(front.url) as client:
         assert await client.call(endpoints.REQUESTS) == requests
-        assert await client.call(
-            endpoints.REQUESTS,
-            query=queries.RequestQuery(limit=5, before=9, model="a/b&c", failed=False, since=there),
-        )
+        of_model = queries.RequestQuery(limit=5, before=9, model="a/b&c", failed=False, since=there)
+        assert await client.call(endpoints.REQUESTS, query=of_model) == []
         assert await client.call(endpoints.SESSIONS) == sessions
-        assert await client.call(
-            endpoints.SESSIONS, query=queries.HistoryQuery(limit=1, before=2, model="m", since=at)
-        )
-        assert await client.call(endpoints.REQUESTS, query=queries.RequestQuery(failed=True))
+        newest = queries.HistoryQuery(limit=1, before=2, model="m", since=at)
+        assert await client.call(endpoints.SESSIONS, query=newest) == sessions
+        failed = queries.RequestQuery(failed=True)
+        assert await client.call(endpoints.REQUESTS, query=failed) == []
         assert await client.call(endpoints.TOTALS) == totals
+    assert [query for name, query in front.service.reads if name == "requests"] == [
+        queries.RequestQuery(),
+        of_model,
+        failed,
+    ]
     since = "since=2026-01-31T14%3A00%3A00%2B02%3A00"
-    assert [path for _, path, _, _ in stand_in.requests] == [
+    assert [request.path_qs for request in front.requests] == [
         "/admin/requests",
         f"/admin/requests?limit=5&before=9&model=a%2Fb%26c&{since}&failed=0",
         "/admin/sessions",
@@ -125,8 +128,8 @@ async def test_past_requests_sessions_and_sums(stand_in: StandIn) -> None:
     ]
 
 
-async def test_samples_come_back_typed(stand_in: StandIn) -> None:
-    stand_in.samples = [
+async def test_samples_come_back_typed(front: Front) -> None:
+    samples = front.service.world.samples = [
         ResourceSample(
             at=datetime(2026, 1, 31, 12, second, tzinfo=UTC),
             device=DeviceRecord(),
@@ -137,37 +140,38 @@ async def test_samples_come_back_typed(stand_in: StandIn) -> None:
         )
         for second in range(2)
     ]
-    async with ServiceClient(stand_in.url) as client:
-        assert await client.call(endpoints.RESOURCES) == stand_in.samples[1]
+    async with ServiceClient(front.url) as client:
+        assert await client.call(endpoints.RESOURCES) == samples[1]
         assert (
             await client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=900))
-            == stand_in.samples
+            == samples
         )
-    assert stand_in.requests[-1][1] == "/admin/resources?history=900"
+    assert front.service.reads == [("resource_history", 900)]
 
 
-async def test_ids_with_slashes_and_odd_characters_arrive_whole(stand_in: StandIn) -> None:
+async def test_ids_with_slashes_and_odd_characters_arrive_unchanged(front: Front) -> None:
     for name in ("sub/Name-Q4", "a b?c#d%2F", "模型", "../up"):
-        stand_in.models[name] = ModelRecord(id=name)
-        async with ServiceClient(stand_in.url) as client:
+        front.service.world.models[name] = ModelRecord(id=name)
+        async with ServiceClient(front.url) as client:
             assert (await client.call(endpoints.LOAD, name)).status is ModelStatus.LOADED
             assert (
                 await client.call(endpoints.UNLOAD, name, query=queries.UnloadQuery(force=True))
             ).status is ModelStatus.UNLOADED
-        assert stand_in.requests[-1][1].endswith("/unload?force=1")
+        assert front.service.calls[-1] == ("unload", name, True)
 
 
-async def test_writes_say_that_they_are_json(stand_in: StandIn) -> None:
-    stand_in.models["tiny"] = ModelRecord(id="tiny")
-    async with ServiceClient(stand_in.url) as client:
+async def test_writes_say_that_they_are_json(front: Front) -> None:
+    front.service.world.models["tiny"] = ModelRecord(id="tiny")
+    async with ServiceClient(front.url) as client:
         await client.call(endpoints.LOAD, "tiny", query=queries.LoadQuery(wait=False), timeout=9)
-    method, path, headers, body = stand_in.requests[-1]
-    assert (method, path, body) == ("POST", "/admin/models/tiny/load?wait=0", b"{}")
-    assert headers["Content-Type"] == "application/json"
-    assert "Authorization" not in headers
+    assert front.service.calls == [("load", "tiny", False)]
+    (request,) = front.requests
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["Content-Length"] == "2"
+    assert "Authorization" not in request.headers
 
 
-async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
+async def test_a_missing_service_is_an_error_with_a_hint() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -183,17 +187,17 @@ async def test_nobody_there_is_one_sentence_with_the_way_out() -> None:
     )
 
 
-def test_a_failed_connection_is_told_by_its_reason() -> None:
+def test_a_failed_connection_has_its_reason() -> None:
     error = httpx.ConnectError("All connection attempts failed")
     error.__cause__ = OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.1', 8337)")
     assert failure_reason(error) == "network is unreachable"
 
 
-async def test_the_environments_proxy_is_not_asked(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+async def test_the_environments_proxy_is_not_used(
+    front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    async with ServiceClient(stand_in.url) as client:
+    async with ServiceClient(front.url) as client:
         assert (await client.call(endpoints.STATUS)).pid == 4242
 
 
@@ -214,7 +218,7 @@ def answering(status: int, content: bytes, **headers: str) -> ServiceClient:
         (403, b'{"error": "no"}'),
     ],
 )
-async def test_another_program_on_the_port_is_told_apart(status: int, content: bytes) -> None:
+async def test_another_program_on_the_port_is_recognized(status: int, content: bytes) -> None:
     async with answering(status, content) as client:
         with pytest.raises(errors.NoServiceError, match=r"http://127\.0\.0\.1:1"):
             await client.call(endpoints.STATUS)
@@ -266,7 +270,7 @@ async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) ->
             await client.call(endpoints.MODELS)
 
 
-async def test_an_event_stream_that_is_none_is_refused() -> None:
+async def test_an_answer_that_is_no_event_stream_is_refused() -> None:
     async with answering(200, b"{}", **{"content-type": "application/json"}) as client:
         with pytest.raises(errors.NoServiceError, match="application/json"):
             async with aclosing(client.events()) as events:
@@ -302,7 +306,7 @@ def test_a_failed_load_brings_its_log_along_cleaned() -> None:
     assert back.log_tail == ("error: no such file", "bye")
 
 
-def test_a_full_queue_tells_when_to_come_back() -> None:
+def test_a_full_queue_has_its_retry_after() -> None:
     back = error_from_answer("http://x", 429, {"retry-after": "7"}, body("queue_full"))
     assert isinstance(back, errors.QueueFullError)
     assert back.retry_after == 7
@@ -318,66 +322,76 @@ def test_an_unknown_code_still_is_an_error_of_ours(
     assert type(back) is kind
 
 
-async def test_log_lines_are_split_only_at_newlines(stand_in: StandIn) -> None:
-    stand_in.logs["tiny"] = "one\u2028still one\ntwo\n"
-    async with ServiceClient(stand_in.url) as client:
+async def test_log_lines_are_split_only_at_newlines(front: Front) -> None:
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    log = [
+        NumberedLine(number=number, at=at, text=text)
+        for number, text in enumerate(("one\u2028still one", "two"))
+    ]
+    logs = front.service.world.logs
+    logs["tiny"] = log
+    async with ServiceClient(front.url) as client:
         tail = await client.log("tiny", 10)
         assert tail.lines == ("one\u2028still one", "two")
         assert (await client.log("tiny", 1)).lines == ("two",)
-        stand_in.logs["tiny"] = ""
+        logs["tiny"] = []
         assert (await client.log("tiny", 10)).lines == ()
 
 
-async def test_logs_and_parts_of_one(stand_in: StandIn) -> None:
+async def test_logs_and_parts_of_one(front: Front) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    log = LogRecord(id="sub/tiny", first=3, end=9, runs=(LogRun(first=4, started_at=at, pid=7),))
-    line = NumberedLine(number=5, at=at, text="E bad", level=LogLevel.ERROR)
-    page = LogPage(log=log, lines=(line,), searched_to=5)
-    stand_in.pages = {"sub/tiny": page}
-    async with ServiceClient(stand_in.url) as client:
-        assert await client.call(endpoints.LOGS) == [log]
-        assert await client.call(endpoints.LOG_LINES, "sub/tiny") == page
-        assert await client.call(
-            endpoints.LOG_LINES,
-            "sub/tiny",
-            query=queries.LinesQuery(before=8, after=0, limit=5, level=LogLevel.WARNING, q="a&b c"),
-        )
-    path = "/admin/log-lines/sub%2Ftiny"
-    assert [asked[1] for asked in stand_in.requests[1:]] == [
-        path,
-        f"{path}?limit=5&before=8&after=0&level=warning&q=a%26b+c",
+    runs = (LogRun(first=4, started_at=at, pid=7),)
+    lines = [
+        NumberedLine(number=number, at=at, text="E bad", level=LogLevel.ERROR)
+        for number in range(3, 9)
     ]
+    front.service.world.logs = {"sub/tiny": lines}
+    front.service.world.runs = {"sub/tiny": runs}
+    log = LogRecord(id="sub/tiny", first=3, end=9, last_at=at, last_error=8, runs=runs)
+    query = queries.LinesQuery(before=8, after=5, limit=1, level=LogLevel.WARNING, q="e B")
+    async with ServiceClient(front.url) as client:
+        assert await client.call(endpoints.LOGS) == [log]
+        whole = LogPage(log=log, lines=tuple(lines), searched_to=3)
+        assert await client.call(endpoints.LOG_LINES, "sub/tiny") == whole
+        part = LogPage(log=log, lines=(lines[2],), searched_to=6)
+        assert await client.call(endpoints.LOG_LINES, "sub/tiny", query=query) == part
+    assert front.service.reads[-1] == ("log_lines", "sub/tiny", query)
 
 
-async def test_events_of_chosen_logs_are_asked_for(stand_in: StandIn) -> None:
-    stand_in.publish("log", {"n": 1})
+async def test_events_of_chosen_logs_are_requested(front: Front) -> None:
+    front.service.world.logs = {"sub/m": [], "a b": []}
+    for log in ("another", "a b"):
+        front.service.publish("log", LogEvent(id=log, lines=()))
     async with (
-        ServiceClient(stand_in.url) as client,
+        ServiceClient(front.url) as client,
         aclosing(client.events({"log"}, after=0, logs={"sub/m", "a b"})) as events,
     ):
-        await anext(events)
-    assert stand_in.requests[-1][1] == "/admin/events?topics=log&log=a+b&log=sub%2Fm"
+        assert b'"a b"' in (await anext(events)).data
 
 
-async def test_a_stream_cut_by_the_service_goes_on_without_loss(stand_in: StandIn) -> None:
-    stand_in.drop_after = 2
-    for number in range(5):
-        stand_in.publish("log", {"n": number})
-    seen: list[bytes] = []
+async def test_a_stream_cut_by_the_service_resumes_without_loss(front: Front) -> None:
+    def publish(*numbers: int) -> None:
+        for number in numbers:
+            front.service.publish("config", {"n": number})
+
+    publish(0, 1)
     async with (
-        ServiceClient(stand_in.url) as client,
-        aclosing(client.events({"log"}, after=0)) as events,
+        ServiceClient(front.url) as client,
+        aclosing(client.events({"config"}, after=0)) as events,
     ):
-        while len(seen) < 5:
-            seen.append((await anext(events)).data)
+        seen = [(await anext(events)).data for _ in range(2)]
+        assert front.requests[0].transport is not None
+        front.requests[0].transport.abort()
+        publish(2, 3, 4)
+        seen += [(await anext(events)).data for _ in range(3)]
     assert seen == [b'{"n":%d}' % number for number in range(5)]
-    assert stand_in.streams_opened == ["0", "2"]
+    assert [request.headers.get("Last-Event-ID") for request in front.requests] == ["0", "2"]
 
 
-async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
-    async with ServiceClient(stand_in.url) as client:
+async def test_getting_a_llama_server_and_the_demo(front: Front) -> None:
+    async with ServiceClient(front.url) as client:
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.IDLE
-        begun = await client.call(endpoints.INSTALL, body=queries.InstallWish("debian"))
+        begun = await client.call(endpoints.INSTALL, body=queries.InstallRequest("debian"))
         assert (begun.state, begun.source) == (InstallState.RUNNING, "debian")
         assert (await client.call(endpoints.INSTALLATION)).state is InstallState.RUNNING
         assert (await client.call(endpoints.CANCEL_INSTALL)).state is InstallState.CANCELLED
@@ -388,51 +402,44 @@ async def test_getting_a_llama_server_and_the_demo(stand_in: StandIn) -> None:
 @pytest.mark.parametrize(
     "model_id", ["m", "a.b/c", 'say "hi" \\ there', "with blank", "sub/Name-Q4_K_M", "ä", "x\x7fy"]
 )
-def test_the_key_of_a_models_setting_is_what_toml_reads(model_id: str) -> None:
+def test_the_key_of_a_models_setting_is_toml(model_id: str) -> None:
     key = model_key(model_id, "context_size")
     assert tomllib.loads(f"{key} = 1") == {"models": {model_id: {"context_size": 1}}}
 
 
-async def test_details_memory_and_active_requests(stand_in: StandIn) -> None:
+async def test_details_memory_and_active_requests(front: Front) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    details = ModelDetails(model=ModelRecord(id="a/b c"), facts={"layers": 2})
-    room = MemoryRoom(pool="gpu", free_bytes=3)
-    problem = ProblemRecord(where="/m/lora.gguf", reason="it is an adapter")
-    active = ActiveRequestRecord(
-        number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True
-    )
-    stand_in.answers = {
-        ("GET", "/admin/models/a%2Fb%20c/details"): details,
-        ("GET", "/admin/memory"): [room],
-        ("GET", "/admin/problems"): [problem],
-        ("GET", "/admin/requests/active"): [active],
-    }
-    async with ServiceClient(stand_in.url) as client:
-        assert await client.call(endpoints.DETAILS, "a/b c") == details
-        assert await client.call(endpoints.MEMORY) == [room]
-        assert await client.call(endpoints.PROBLEMS) == [problem]
-        assert await client.call(endpoints.ACTIVE_REQUESTS) == [active]
+    world = front.service.world
+    world.models["a/b c"] = ModelRecord(id="a/b c")
+    world.details["a/b c"] = ModelDetails(model=world.models["a/b c"], facts={"layers": 2})
+    world.active = [
+        ActiveRequestRecord(
+            number=1, at=at, model="m", path="/", phase=RequestPhase.ANSWERING, stream=True
+        )
+    ]
+    async with ServiceClient(front.url) as client:
+        assert await client.call(endpoints.DETAILS, "a/b c") == world.details["a/b c"]
+        assert await client.call(endpoints.MEMORY) == world.rooms
+        assert await client.call(endpoints.PROBLEMS) == world.problems
+        assert await client.call(endpoints.ACTIVE_REQUESTS) == world.active
 
 
-async def test_settings_are_checked_reset_and_replaced(stand_in: StandIn) -> None:
+async def test_settings_are_checked_and_reset(front: Front) -> None:
     check = ConfigCheckRecord(
-        key="max_queue", value=3, effect=SettingEffect.RESTARTS_MODELS, models=("m",)
+        key='models."a/b".threads',
+        value=3,
+        effect=SettingEffect.RESTARTS_MODELS,
+        models=("a/b",),
     )
-    value = ConfigValueRecord(key="max_queue", value=128, source="default", default=128, help="")
-    key = "/admin/config/models.%22a%2Fb%22.threads"
-    stand_in.answers = {
-        ("PUT", f"{key}?check=1"): check,
-        ("DELETE", key): value,
-    }
-    async with ServiceClient(stand_in.url) as client:
-        assert await client.check_config(model_key("a/b", "threads"), 3) == check
-        assert await client.call(endpoints.UNSET_CONFIG, model_key("a/b", "threads")) == value
-    bodies = [body for method, _, _, body in stand_in.requests if method == "PUT"]
-    assert msgspec.json.decode(bodies[0]) == {"value": 3}
+    key = model_key("a/b", "threads")
+    async with ServiceClient(front.url) as client:
+        assert await client.check_config(key, 3) == check
+        assert (await client.call(endpoints.UNSET_CONFIG, key)).value is None
+    assert front.service.calls == [("unset_config", key)]
 
 
 def test_httpx_waits_for_the_first_request() -> None:
-    """Importing it takes longer than a first page may."""
+    """Its import takes longer than a first page may take."""
     code = (
         "import sys\n"
         "from cyber_inference_tui.client.service_client import ServiceClient, model_key\n"

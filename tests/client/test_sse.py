@@ -49,7 +49,7 @@ def test_an_event_without_end_is_refused(piece: bytes) -> None:
 
 
 class Scripted:
-    """Connections that end as told: bytes to send, or the error that opening raises."""
+    """Connections with a script: bytes to send, or the error of opening."""
 
     def __init__(self, *script: bytes | Exception) -> None:
         self.script = list(script)
@@ -101,7 +101,7 @@ async def test_a_new_connection_resumes_behind_the_last_event() -> None:
     assert lost == ["lost", "lost"]
 
 
-async def test_it_gives_up_after_its_patience_with_growing_pauses() -> None:
+async def test_it_gives_up_after_growing_pauses() -> None:
     script = Scripted(b"id: 1\ndata: a\n\n")
     assert await script.read([]) == [b"a"]
     assert script.pauses[:5] == [0.2, 0.4, 0.8, 1.6, 3.2]

@@ -1,4 +1,4 @@
-"""Facts about the program's own side that are good and bad, and what is said of them."""
+"""Good and bad facts about the software, and their findings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_program_that_is_no_llama_server() -> None:
     binary = msgspec.structs.replace(BINARY, version="unknown", flags=frozenset())
     found = bad(check_llama(LlamaFacts(binary=binary)))
     assert found.level is Level.ERROR
-    assert found.message.startswith("/opt/llama-server is no llama-server")
+    assert found.message.startswith("/opt/llama-server is not a llama-server")
 
 
 def test_a_llama_server_that_runs() -> None:
@@ -116,7 +116,7 @@ def test_a_warning_of_the_settings() -> None:
     assert (found.level, found.message) == (Level.WARNING, "CYBER_INFERENCE_X: unknown.")
 
 
-def test_what_the_service_would_refuse() -> None:
+def test_settings_that_the_service_refuses() -> None:
     facts = msgspec.structs.replace(
         CONFIGURATION, refusal="host is open.", refusal_way_out="Bind to loopback."
     )
@@ -125,7 +125,7 @@ def test_what_the_service_would_refuse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secrets", "mode", "told"),
+    ("secrets", "mode", "warns"),
     [
         (("hf_token",), 0o644, True),
         (("hf_token",), 0o620, True),
@@ -135,11 +135,11 @@ def test_what_the_service_would_refuse() -> None:
     ],
 )
 def test_secrets_that_others_may_read(
-    secrets: tuple[str, ...], mode: int | None, told: bool
+    secrets: tuple[str, ...], mode: int | None, warns: bool
 ) -> None:
     facts = msgspec.structs.replace(CONFIGURATION, secrets=secrets, mode=mode)
     found = check_security(facts, root_user=False)
-    if not told:
+    if not warns:
         assert found == []
         return
     assert bad(found).level is Level.WARNING
@@ -158,7 +158,7 @@ def test_an_open_address_without_keys() -> None:
     assert "api_keys" not in (found.fix or "")
     guarded = msgspec.structs.replace(keyed, has_password=True)
     assert check_security(guarded, root_user=False) == []
-    # What is refused anyway is said once.
+    # A refused setting is reported once.
     refused = msgspec.structs.replace(facts, refusal="no")
     assert check_security(refused, root_user=False) == []
 
@@ -289,7 +289,7 @@ def test_a_port_that_cannot_be_had(state: PortState, word: str) -> None:
 @pytest.mark.parametrize(
     ("system", "command"), [("Linux", "`ss -ltnp "), ("Darwin", "`lsof -nP -iTCP:8337 ")]
 )
-def test_who_has_a_port_is_told_by_a_program_that_is_there(
+def test_the_command_for_the_owner_of_a_port_is_installed(
     system: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "system", lambda: system)
@@ -310,10 +310,10 @@ def test_models_that_are_fine_and_models_that_are_not() -> None:
     (found,) = check_models(facts)
     assert (found.level, found.message) == (Level.OK, "1 local model.")
     facts = ModelsFacts(models=(fine, broken), problems=("x: odd",), models_dir=Path("/m"))
-    told = check_models(facts)
-    assert levels(told) == [Level.OK, Level.WARNING, Level.WARNING]
-    assert [one.message for one in told[1:]] == ["b: It ends too early.", "x: odd."]
-    assert all(one.fix for one in told[1:])
+    findings = check_models(facts)
+    assert levels(findings) == [Level.OK, Level.WARNING, Level.WARNING]
+    assert [one.message for one in findings[1:]] == ["b: It ends too early.", "x: odd."]
+    assert all(one.fix for one in findings[1:])
 
 
 def test_no_models() -> None:

@@ -1,4 +1,4 @@
-"""What is found on machines that the tests write, and that nothing on them is changed."""
+"""Facts about machines that the tests build, and that nothing on them is changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cyber_inference_tui.doctor.examination import examine, gather_all, judge
 from cyber_inference_tui.doctor.gather import file_system_of, gpu_facts, memory_facts, mount_table
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.settings.load import Loaded, load_text
+from cyber_inference_tui.settings.load import LoadedSettings, load_text
 from tests.fakes.launcher import write_fake_llama
 from tests.monitor import trees
 from tests.monitor.fake_nvml import FakeGpu, FakeNvml
@@ -30,10 +30,10 @@ def environ(tmp_path: Path) -> Mapping[str, str]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, environ: Mapping[str, str]) -> Callable[..., Loaded]:
-    """Settings of a machine with a llama-server for the CPU, below ``root``."""
+def settings(tmp_path: Path, environ: Mapping[str, str]) -> Callable[..., LoadedSettings]:
+    """Return the settings of a machine with a llama-server for the CPU, below ``root``."""
 
-    def settings(root: Path, text: str = "") -> Loaded:
+    def settings(root: Path, text: str = "") -> LoadedSettings:
         program = write_fake_llama(tmp_path / "bin/llama-server")
         head = (
             f"llama_server_path = '{program}'\nsystem_root = '{root}'\nport = 0\n"
@@ -53,7 +53,7 @@ def contents(folder: Path) -> set[Path]:
 
 
 def test_an_orin_nano_that_saves_power(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     root = tmp_path / "orin"
     trees.orin_nano_jetpack5(root)
@@ -87,7 +87,7 @@ def test_an_orin_nano_that_saves_power(
 
 
 def test_a_bare_container(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     root = tmp_path / "container"
     trees.container(root)
@@ -101,7 +101,7 @@ def test_a_bare_container(
 
 
 def test_an_amd_card(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     root = tmp_path / "amd"
     trees.amd_card(root)
@@ -149,7 +149,7 @@ def test_swap_by_kind(tmp_path: Path) -> None:
 
 
 def test_models_on_a_stick(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     stick = tmp_path.resolve() / "my stick"
     root = tmp_path / "root"
@@ -173,7 +173,7 @@ def test_mounts() -> None:
 
 
 def test_directories_that_are_wrong(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     (tmp_path / "data").write_text("a file")
     text = f"models_dir = '{tmp_path}/m'\nmodel_dirs = ['{tmp_path}/none']\n"
@@ -185,7 +185,7 @@ def test_directories_that_are_wrong(
 
 
 def test_a_loop_of_links_is_said(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")
     loaded = settings(tmp_path, f"model_dirs = ['{tmp_path}/loop/models']\n")
@@ -196,7 +196,7 @@ def test_a_loop_of_links_is_said(
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_without_the_right_to_write(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     (tmp_path / "data").mkdir(mode=0o500)
     findings = examine(settings(tmp_path), None, environ=environ, offline=True)
@@ -204,7 +204,7 @@ def test_a_directory_without_the_right_to_write(
 
 
 def test_secrets_in_the_file_and_elsewhere(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     text = "hf_token = 'x'\n[models.a]\nenv = { TOKEN = 'y' }\n"
     loaded = settings(tmp_path, text)
@@ -218,8 +218,8 @@ def test_secrets_in_the_file_and_elsewhere(
     assert not any("hf_token" in one.message for one in found)
 
 
-def test_an_open_bind_is_what_the_service_says_of_it(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+def test_an_open_bind_is_judged_as_by_the_service(
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     closed = examine(settings(tmp_path, "host = '0.0.0.0'\n"), None, environ=environ, offline=True)
     assert [one.level for one in of(closed, "configuration")] == [Level.OK]
@@ -227,7 +227,7 @@ def test_an_open_bind_is_what_the_service_says_of_it(
     text = "host = '0.0.0.0'\ninsecure_no_auth = true\n"
     opened = examine(settings(tmp_path, text), None, environ=environ, offline=True)
     assert [one.level for one in of(opened, "configuration")] == [Level.OK]
-    assert "whoever reaches this machine" in of(opened, "security")[0].message
+    assert "anybody who can reach this machine" in of(opened, "security")[0].message
 
 
 def test_a_variable_that_is_an_empty_list_keeps_an_open_address_from_being_guarded(
@@ -245,7 +245,7 @@ def test_a_variable_that_is_an_empty_list_keeps_an_open_address_from_being_guard
 
 
 def test_damaged_models_and_no_cache_left_behind(
-    tmp_path: Path, settings: Callable[..., Loaded], environ: Mapping[str, str]
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
 ) -> None:
     folder = tmp_path / "data/models"
     folder.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_damaged_models_and_no_cache_left_behind(
     assert any(one.message.startswith("broken: ") and one.fix for one in findings)
 
 
-def test_what_hangs_is_said_and_not_waited_for() -> None:
+def test_hanging_groups_are_reported_and_not_awaited() -> None:
     release = threading.Event()
     try:
         report = gather_all({"models": release.wait, "hub": lambda: None}, limit=0.2)
@@ -269,7 +269,7 @@ def test_what_hangs_is_said_and_not_waited_for() -> None:
     assert found.fix
 
 
-def test_what_fails_is_not_hidden() -> None:
+def test_errors_are_not_hidden() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""Facts about the machine that are good and bad, and what is said of them."""
+"""Good and bad facts about the machine, and their findings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def levels(findings: list[Finding]) -> list[Level]:
 
 
 def bad(findings: list[Finding]) -> Finding:
-    """The one finding that is not ok; it has its fix."""
+    """Return the only finding that is not ok; it has a fix."""
     (found,) = [finding for finding in findings if finding.level is not Level.OK]
     assert found.fix
     return found
@@ -101,12 +101,12 @@ def test_a_low_power_mode(mode: str, modes: dict[int, str], number: int) -> None
     ("mode", "modes"),
     [("3", {}), ("CUSTOM", {0: "15W", 1: "CUSTOM"}), ("15W", {0: "15W", 1: "7W"})],
 )
-def test_a_mode_of_unknown_or_highest_power_is_only_told(mode: str, modes: dict[int, str]) -> None:
+def test_a_mode_of_unknown_or_highest_power_is_only_named(mode: str, modes: dict[int, str]) -> None:
     facts = msgspec.structs.replace(JETSON, power_mode=mode, power_modes=modes)
     assert levels(check_jetson(facts)) == [Level.OK]
 
 
-def test_a_jetson_that_tells_nothing_is_judged_by_nothing() -> None:
+def test_an_unknown_jetson_has_no_findings() -> None:
     facts = msgspec.structs.replace(JETSON, power_mode=None, clocks_pinned=None)
     assert check_jetson(facts) == []
 
@@ -118,13 +118,13 @@ def test_clocks_that_go_down() -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "told"),
+    ("release", "warns"),
     [("35.4.1", False), ("36.4", False), ("36.4.4", False), ("36.4.7", True), ("36.5", True)],
 )
-def test_nvmap_failures_since_a_release(release: str, told: bool) -> None:
+def test_nvmap_failures_since_a_release(release: str, warns: bool) -> None:
     device = msgspec.structs.replace(JETSON.device, l4t=release)
     found = check_jetson(msgspec.structs.replace(JETSON, device=device))
-    assert any("NvMap" in finding.message for finding in found) is told
+    assert any("NvMap" in finding.message for finding in found) is warns
 
 
 def test_a_computer_is_no_jetson() -> None:
@@ -170,7 +170,7 @@ def test_a_build_that_fails_to_list_its_devices() -> None:
     assert found.message.startswith("There is an NVIDIA GPU, but llama-server did not list its")
     assert found.message.endswith("devices: too slow.")
     assert "driver" in (found.fix or "")
-    # There may be a GPU that nothing else here knows.
+    # There may be a GPU that only llama-server knows.
     found = bad(check_gpus(GpuFacts(), llama))
     assert (found.level, found.message) == (
         Level.HINT,
@@ -197,7 +197,7 @@ def test_an_nvidia_driver_that_does_not_answer() -> None:
     assert "nvidia-smi" in (found.fix or "")
 
 
-def test_a_gpu_that_shares_the_memory_is_told() -> None:
+def test_a_gpu_that_shares_the_memory_is_listed() -> None:
     facts = GpuFacts(shown=(Gpu.NVIDIA,), nvml_library=True, nvidia_names=("NVIDIA GB10",))
     (found,) = check_gpus(facts, CUDA_BUILD)
     assert found.message == "NVIDIA GB10 shares the machine's memory."
@@ -247,7 +247,7 @@ def test_a_machine_that_hides_its_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "size", "board", "told"),
+    ("total", "size", "board", "warns"),
     [
         (8, 9, True, True),
         (8, 7, True, False),
@@ -255,7 +255,7 @@ def test_a_machine_that_hides_its_memory() -> None:
         (16, 17, True, False),
     ],
 )
-def test_no_swap_on_a_small_board(total: int, size: int, board: bool, told: bool) -> None:
+def test_no_swap_on_a_small_board(total: int, size: int, board: bool, warns: bool) -> None:
     facts = MemoryFacts(
         machine_total=total * GIB, total=total * GIB, available=2 * GIB, swap=0, zram=0
     )
@@ -264,7 +264,7 @@ def test_no_swap_on_a_small_board(total: int, size: int, board: bool, told: bool
         models_dir=Path("/m"),
     )
     found = check_memory(facts, models, board=board)
-    if not told:
+    if not warns:
         assert set(levels(found)) == {Level.OK}
         return
     assert bad(found).level is Level.HINT

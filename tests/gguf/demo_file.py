@@ -1,4 +1,4 @@
-"""The demo model's bytes, made once for all tests of a process, as that takes a while."""
+"""The demo model's bytes, computed once for each process of the tests because it is slow."""
 
 from __future__ import annotations
 

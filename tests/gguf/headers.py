@@ -1,4 +1,4 @@
-"""GGUF files made to measure: whole ones by the package's writer, odd ones byte by byte."""
+"""GGUF files for tests: complete ones by the package's writer, odd ones byte by byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_gguf(
     metadata: Mapping[str, object] | None = None,
     weights: Sequence[Tensor] | None = None,
 ) -> Path:
-    """A small model at ``path``; the metadata is added to a llama's."""
+    """Write a small model to ``path``; the metadata is added to a llama's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = gguf_bytes({**LLAMA, **(metadata or {})}, tensors() if weights is None else weights)
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Models of zeros that a real llama-server loads: one for each way it keeps what it has read.
+"""Models of zeros for a real llama-server: one for each kind of its memory.
 
 Sizes are chosen so that the cache and the buffers outweigh the weights. They talk nonsense.
 """
@@ -27,13 +27,13 @@ class Synthetic:
     tensors: list[Tensor]
 
     def write(self, path: Path) -> Path:
-        """Writes the model's file to ``path``."""
+        """Write the model's file to ``path``."""
         path.write_bytes(gguf_bytes(self.metadata, self.tensors))
         return path
 
 
 def zeros(name: str, *shape: int, kind: int | None = None) -> Tensor:
-    """A tensor of zeros: half floats for a matrix, floats for a vector, unless ``kind`` says."""
+    """Return a tensor of zeros: by default half floats for a matrix, floats for a vector."""
     kind = (_F16 if len(shape) > 1 else F32) if kind is None else kind
     numbers = 1
     for length in shape:
@@ -42,7 +42,7 @@ def zeros(name: str, *shape: int, kind: int | None = None) -> Tensor:
 
 
 def with_noise(model: Synthetic) -> Synthetic:
-    """The same with random weights, always the same ones: what it says depends on what it reads."""
+    """Return the model with fixed random weights, so that its output depends on its input."""
     chance = random.Random(1)
     tensors = []
     for tensor in model.tensors:
@@ -55,7 +55,7 @@ def with_noise(model: Synthetic) -> Synthetic:
 
 
 def quantized(model: Synthetic, kind: str) -> Synthetic:
-    """The same with its matrices in type ``kind`` (``Q4_K``), where their rows fill its blocks."""
+    """Return the model with its matrices in type ``kind`` (``Q4_K``), if rows fill its blocks."""
     number, blocks = next((n, one) for n, one in TENSOR_TYPES.items() if one.name == kind)
     tensors = []
     for tensor in model.tensors:
@@ -69,7 +69,7 @@ def quantized(model: Synthetic, kind: str) -> Synthetic:
 
 
 def with_ranks(encoder: Synthetic) -> Synthetic:
-    """A ``bert`` that tells how well two texts fit."""
+    """Return a ``bert`` that ranks how well two texts fit."""
     width = encoder.metadata["bert.embedding_length"]
     assert isinstance(width, int)
     head = [
@@ -93,7 +93,7 @@ def dense(
     vocabulary: int = VOCABULARY,
     extra: Mapping[str, object] | None = None,
 ) -> Synthetic:
-    """A transformer in the manner of llama; qwen3's and gemma's norms come with their names."""
+    """Return a transformer like llama; the names qwen3 and gemma add their norms."""
     norms = {"qwen3": ("attn_q_norm", "attn_k_norm"), "gemma2": (), "gemma3": ()}
     norms["gemma3"] = norms["qwen3"]
     after = ("post_attention_norm", "post_ffw_norm") if architecture.startswith("gemma") else ()
@@ -151,7 +151,7 @@ def experts(
     width: int = WIDTH,
     vocabulary: int = VOCABULARY,
 ) -> Synthetic:
-    """A qwen3moe: a feed-forward part of which each token uses some."""
+    """A qwen3moe: each token uses some of the feed-forward parts."""
     length = 64
     tensors = ends(width, vocabulary)
     for layer in range(layers):
@@ -194,7 +194,7 @@ def deepseek2(
     width: int = WIDTH,
     vocabulary: int = VOCABULARY,
 ) -> Synthetic:
-    """Latent attention: one short row per token and layer is all that is cached."""
+    """Latent attention: the cache has only a short row for each token and layer."""
     heads, rank, rotary, plain, value, query_rank = 8, 256, 32, 64, 64, 128
     tensors = ends(width, vocabulary)
     for layer in range(layers):
@@ -243,7 +243,7 @@ def bert(
     width: int = WIDTH,
     vocabulary: int = VOCABULARY,
 ) -> Synthetic:
-    """An encoder, for embeddings: it keeps nothing."""
+    """An encoder for embeddings, without a cache."""
     context = 2048
     tensors = [
         zeros("token_embd.weight", width, vocabulary),
@@ -380,7 +380,7 @@ def gemma4(*, layers: int = 12, width: int = WIDTH, vocabulary: int = VOCABULARY
 
 
 def gemma3n(*, layers: int = 24, width: int = WIDTH, vocabulary: int = VOCABULARY) -> Synthetic:
-    """Four streams beside each other, embeddings per layer, and a cache in 20 layers only."""
+    """Four parallel streams, embeddings for each layer, and a cache in only 20 layers."""
     length, per_layer, streams, rank = 64, 256, 4, 64
     tensors = [
         *ends(width, vocabulary, tied=True),

@@ -1,4 +1,4 @@
-"""A vision projector of zeros that a real llama-server loads beside a model."""
+"""A vision projector of zeros that a real llama-server loads with a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.gguf.synthetic import F32, WIDTH, Synthetic, zeros
 
 
 def projector(kind: str = "gemma3", *, image: int = 896) -> Synthetic:
-    """``gemma3`` takes images of one size, ``qwen2vl_merger`` of any."""
+    """Return a projector. ``gemma3`` takes images of one size, ``qwen2vl_merger`` of any size."""
     layers, inner, feed_forward, patch = 4, 256, 1024, 14
     tensors = [
         zeros("v.patch_embd.weight", patch, patch, 3, inner),

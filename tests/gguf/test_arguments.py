@@ -1,4 +1,4 @@
-"""What is read of a person's llama-server arguments."""
+"""Options read from the user's llama-server arguments."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_options(arguments: str, fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["-c", "-c x", "-c 99999999999", "-ub 0", "-ctk", "-c="])
-def test_what_llama_server_would_refuse_is_passed_over(arguments: str) -> None:
+def test_values_that_llama_server_refuses_are_skipped(arguments: str) -> None:
     assert read_options(arguments.split()) == ServerOptions()
 
 

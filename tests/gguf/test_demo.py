@@ -1,4 +1,4 @@
-"""The demo model's file; what it says on a real llama-server is tested in tests/real."""
+"""The demo model's file; tests/real tests its answers on a real llama-server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_file(tmp_path: Path) -> None:
     assert facts.context_length == 32768
     written = path.stat().st_ino
     write_demo(path)
-    assert path.stat().st_ino == written  # what was known of it beforehand is true
+    assert path.stat().st_ino == written  # the constants about it are true
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     write_demo(path)
     assert path.read_bytes() == demo_bytes()

@@ -1,4 +1,4 @@
-"""What a header says, by plain names."""
+"""The facts in a header, by plain names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyber_inference_tui.records import to_json
 from tests.gguf.headers import write_gguf
 
 
-def test_facts_have_plain_names_and_only_what_the_header_tells(tmp_path: Path) -> None:
+def test_facts_have_plain_names_and_come_from_the_header(tmp_path: Path) -> None:
     facts = facts_of(
         read_header(
             write_gguf(
@@ -58,7 +58,7 @@ def test_facts_are_short_clean_and_fit_for_the_wire(tmp_path: Path) -> None:
                     "general.description": "\x00\x07",
                     "llama.attention.head_count_kv": [2, 0],
                     "llama.rope.freq_base": float("inf"),
-                    "general.made_up": "not told",
+                    "general.made_up": "missing",
                 },
             )
         )
@@ -70,7 +70,7 @@ def test_facts_are_short_clean_and_fit_for_the_wire(tmp_path: Path) -> None:
     assert "description" not in facts
     assert facts["KV heads"] == "0 to 2"
     assert "rope base frequency" not in facts
-    assert "not told" not in facts.values()
+    assert "missing" not in facts.values()
     assert to_json(facts)
 
 
@@ -88,5 +88,5 @@ def test_facts_are_short_clean_and_fit_for_the_wire(tmp_path: Path) -> None:
         (ModelMetadata(), False),
     ],
 )
-def test_models_for_embeddings_are_told(facts: ModelMetadata, vectors: bool) -> None:
+def test_models_for_embeddings_have_their_pooling(facts: ModelMetadata, vectors: bool) -> None:
     assert is_embedding_model(facts) is vectors

@@ -1,4 +1,4 @@
-"""Estimates of memory by arithmetic alone; tests/real/test_memory_estimate.py has the truth."""
+"""Estimates of memory by arithmetic alone; tests/real compares them with a real server."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_shared_cache_holds_a_window_for_each_slot() -> None:
     assert needs(model, context_size=65536).kv_cache == 2 * (65536 + cells) * 4 * 64 * 4
 
 
-def test_what_the_header_says_of_its_window_goes_first() -> None:
+def test_the_headers_window_comes_first() -> None:
     model = changed(architecture="gemma3", sliding_window=256)
     one_full = changed(
         architecture="gemma3",
@@ -252,17 +252,17 @@ def test_an_unknown_architecture_counts_in_full_with_a_note() -> None:
     ],
     ids=["empty", "heads", "some heads", "lengths", "width", "state", "too many layers"],
 )
-def test_what_the_header_does_not_tell_gets_a_note(model: ModelMetadata) -> None:
+def test_missing_sizes_get_a_note(model: ModelMetadata) -> None:
     found = needs(model)
     assert found.upper_bound
     assert found.note
 
 
-def test_a_context_size_that_nothing_tells_gets_a_note() -> None:
+def test_an_unknown_context_size_gets_a_note() -> None:
     assert needs(changed(context_length=None), context_size=0).upper_bound
 
 
-def test_only_vectors_that_are_not_pooled_tell_of_every_token() -> None:
+def test_only_embeddings_without_pooling_return_every_token() -> None:
     assert needs(embedding=True).compute >= 512 * 32000 * 4 > needs().compute
     assert needs(embedding=True, pooling="none") == needs(embedding=True)
     assert needs(embedding=True, pooling="mean").compute < 512 * 32000 * 4
@@ -401,7 +401,7 @@ def test_more_slots_of_one_cache_never_need_less(
 def test_a_bigger_cache_type_never_needs_less(
     model: ModelMetadata, settings: dict[str, Any]
 ) -> None:
-    # Rows of whole blocks: llama-server takes no others.
+    # Rows of whole blocks: llama-server accepts no others.
     model = msgspec.structs.replace(
         model, key_length=64, value_length=128, window_key_length=32, window_value_length=96
     )

@@ -1,4 +1,4 @@
-"""What headers tell of models."""
+"""The metadata of models in headers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
     assert facts.chat_template == "{{ x }}"
 
 
-def test_what_memory_estimates_need(tmp_path: Path) -> None:
+def test_inputs_of_memory_estimates(tmp_path: Path) -> None:
     facts = read_metadata(
         write_gguf(
             tmp_path / "a.gguf",
@@ -118,7 +118,7 @@ def test_values_of_the_wrong_type_count_as_not_there(tmp_path: Path) -> None:
     assert facts.heads is None
     assert facts.kv_heads is None
     assert facts.chat_template is None
-    # Without a file type, the type of most bytes names the quantization.
+    # Without a file type, the type with the most bytes names the quantization.
     assert facts.quantization == "F32"
 
 

@@ -1,4 +1,4 @@
-"""The header reader: what it tells of good files, and that bad ones are one plain error."""
+"""The header reader: the content of good files, and an error for each bad one."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD.keys())
-def test_what_is_wrong_is_one_error_with_a_sentence(tmp_path: Path, data: bytes) -> None:
+def test_every_error_is_a_sentence(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(GGUFError) as caught:
         read(tmp_path, data)
     assert caught.value.message.isprintable()
@@ -225,7 +225,7 @@ def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path) -> None:
     assert peak < 4 * 2**20
 
 
-def test_the_beginning_of_a_file_tells_what_comes_first() -> None:
+def test_the_beginning_of_a_file_has_the_first_keys() -> None:
     whole = demo_bytes()
     values = read_beginning(whole[:4096]).values
     assert values["general.architecture"] == "llama"
@@ -234,7 +234,7 @@ def test_the_beginning_of_a_file_tells_what_comes_first() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 10, 23, 24, 40])
-def test_too_little_of_a_file_is_told(length: int) -> None:
+def test_too_little_of_a_file_is_an_error(length: int) -> None:
     with pytest.raises(GGUFError):
         read_beginning(demo_bytes()[:length])
 

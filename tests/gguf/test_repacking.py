@@ -1,8 +1,4 @@
-"""Which weights llama.cpp repacks for a processor, and how large the copies are.
-
-The numbers are llama.cpp's own, see ``cyber_inference_tui.gguf.repacking`` for the places in its
-source; tests/real/test_memory_estimate.py compares with a server on the processor at hand.
-"""
+"""The weights that llama.cpp repacks for a processor, and the sizes of the copies."""
 
 from __future__ import annotations
 
@@ -64,7 +60,7 @@ _SKYLAKE = f"{_HASWELL} avx512f avx512dq avx512cd avx512bw avx512vl"
             f"{_SKYLAKE} avx512vbmi avx512_vnni avx512_bf16 amx_bf16 amx_tile amx_int8",
             Processor.AMX,
         ),
-        # A virtual machine may hide a part.
+        # A virtual machine may hide some features.
         ("without AVX-512", f"{_HASWELL} amx_tile amx_int8", Processor.AVX2),
     ],
 )
@@ -76,7 +72,7 @@ def test_a_processor_is_known_by_its_features(
     assert processor_of(core * 4) is processor
 
 
-def test_what_tells_nothing_is_a_plain_processor(tmp_path: Path) -> None:
+def test_unknown_text_is_a_plain_processor(tmp_path: Path) -> None:
     assert processor_of("") is Processor.PLAIN
     assert read_processor(tmp_path / "cpuinfo") is Processor.PLAIN
     (tmp_path / "cpuinfo").write_text(f"flags : {_HASWELL}\n")
@@ -112,7 +108,7 @@ def test_what_tells_nothing_is_a_plain_processor(tmp_path: Path) -> None:
         ("x", (), None),
     ],
 )
-def test_what_is_multiplied_by(name: str, shape: tuple[int, ...], role: Role | None) -> None:
+def test_matrices_of_multiplications(name: str, shape: tuple[int, ...], role: Role | None) -> None:
     found = matrix_kind(name, F16, shape)
     assert found == (None if role is None else ("F16", role, 32))
 
@@ -130,7 +126,7 @@ def test_half_floats_in_rows_of_an_odd_length_are_not_repacked() -> None:
 
 
 def one(kind: str, role: Role = Role.LAYER, step: int = 32) -> Matrices:
-    """A hundred blocks."""
+    """Return a hundred blocks."""
     return Matrices(kind, role, step, 100 * TYPES[kind].bytes)
 
 
@@ -155,7 +151,7 @@ def test_amx_packs_blocks_of_its_own_size(kind: str, block: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 4, 8, 16])
 def test_amx_takes_32_rows_and_no_experts(step: int) -> None:
-    """Others may have a kernel of AVX2's, which takes 8 rows (``supports_op`` in amx/amx.cpp)."""
+    """Others may use a kernel of AVX2 with 8 rows (``supports_op`` in amx/amx.cpp)."""
     for few in (one("Q8_0", step=step), one("Q8_0", Role.EXPERTS)):
         assert repacked([few], Processor.AMX) == (0, 0)
     by_avx2 = one("Q4_K", step=step)
@@ -205,7 +201,7 @@ def test_embeddings_are_copied_where_they_are_the_output_and_stay_as_well() -> N
     assert repacked([layer, embeddings], Processor.AVX2, has_output=False) == (size, size)
 
 
-def test_a_header_tells_its_matrices(tmp_path: Path) -> None:
+def test_a_header_has_its_matrices(tmp_path: Path) -> None:
     model = synthetic.dense(layers=2, width=512, vocabulary=1000, feed_forward=1536)
     path = synthetic.quantized(model, "Q4_K").write(tmp_path / "m.gguf")
     found = metadata_of(read_header(path))
@@ -214,7 +210,7 @@ def test_a_header_tells_its_matrices(tmp_path: Path) -> None:
     assert {one.type for one in found.matrices} == {"Q4_K"}
     layer = 512 * (512 + 128 + 128 + 512 + 3 * 1536) // 256 * 144
     assert by_role[Role.LAYER, 32].bytes == 2 * layer
-    # Beside them there are norms only: of floats.
+    # The other tensors are norms, in floats.
     assert found.tensor_bytes == sum(one.bytes for one in found.matrices) + 5 * 512 * 4
     both = combined([found, found])
     assert repacked(both.matrices, Processor.AVX2).copies == 2 * (

@@ -1,4 +1,4 @@
-"""What a client sends and reads, as bytes."""
+"""Requests and answers of a client, as bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stream(**fields: object) -> bytes:
 
 
 async def to_the_end(port: int, data: bytes) -> bytes:
-    """All bytes that come until the service closes the connection."""
+    """Return all bytes until the service closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
@@ -39,7 +39,7 @@ async def to_the_end(port: int, data: bytes) -> bytes:
 
 
 def unchunked(received: bytes) -> bytes:
-    """The content of a chunked answer; fails unless its framing is whole."""
+    """Return the content of a chunked answer. Fails unless the framing is complete."""
     _, _, rest = received.partition(b"\r\n\r\n")
     content = b""
     while True:

@@ -1,4 +1,4 @@
-"""Requests as bytes, for what no client library would send."""
+"""Requests as bytes, because no client library would send them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Answer(msgspec.Struct):
 
 
 async def ask(port: int, *lines: str, body: bytes = b"", host: str = "127.0.0.1") -> Answer:
-    """Send a head of ``lines`` and ``body``; the one answer."""
+    """Send a head of ``lines`` and ``body``, and return the answer."""
     (answer,) = await converse(port, head(*lines) + body, count=1, host=host)
     return answer
 
@@ -30,7 +30,7 @@ def head(*lines: str) -> bytes:
 
 
 async def converse(port: int, data: bytes, *, count: int, host: str = "127.0.0.1") -> list[Answer]:
-    """Send ``data`` whole; the first ``count`` answers (with a Content-Length each)."""
+    """Send ``data``, and return the first ``count`` answers (with a Content-Length each)."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(data)

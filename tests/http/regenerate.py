@@ -16,7 +16,7 @@ _END = "<!-- end of endpoints -->\n"
 
 
 def tables() -> str:
-    """One row for each admin endpoint, then one for each record that they answer with."""
+    """Return a row for each admin endpoint, and a row for each record in their answers."""
     lines = ["| | | answer |", "|---|---|---|"]
     records: dict[str, Any] = {}
     for endpoint in ENDPOINTS.values():
@@ -33,7 +33,7 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with the tables as they have to be."""
+    """Return the page with correct tables."""
     before, _, rest = page.partition(_BEGIN)
     return before + _BEGIN + tables() + _END + rest.partition(_END)[2]
 

@@ -1,4 +1,4 @@
-"""Who is let in: hosts, origins, content types, keys, CORS."""
+"""Access checks: hosts, origins, content types, keys, CORS."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.http.access import AccessRules, parse_host, parse_origin
 from cyber_inference_tui.records.endpoints import Area
+from tests.fakes.service import FakeService, make_settings, serving
 
 from .raw import ask, converse, head
-from .stand_in import StandInService, make_settings, serving
 
 EVIL = "http://evil.example"
 
@@ -154,7 +154,7 @@ def test_a_star_shares_model_endpoints_only() -> None:
     ["/", "/health", "/v1/models", "/v1/chat/completions", "/admin/status", "/ws/logs", "/nothing"],
 )
 async def test_a_rebound_name_is_refused_everywhere(path: str) -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         answer = await ask(front.port, f"GET {path} HTTP/1.1", f"Host: evil.example:{front.port}")
         assert answer.status == 403
         assert answer.error()["code"] == "forbidden_host"
@@ -162,8 +162,8 @@ async def test_a_rebound_name_is_refused_everywhere(path: str) -> None:
 
 
 async def test_a_host_must_be_there_and_only_once() -> None:
-    async with serving(StandInService()) as front:
-        # RFC 9112 wants 400 here, and aiohttp's parser sees to it.
+    async with serving(FakeService()) as front:
+        # RFC 9112 requires 400 here, from aiohttp's parser.
         assert (await ask(front.port, "GET /health HTTP/1.1")).status == 400
         assert (await ask(front.port, "GET /health HTTP/1.0")).status == 200
         twice = await ask(front.port, "GET /health HTTP/1.1", "Host: localhost", "Host: evil")
@@ -189,18 +189,18 @@ async def test_a_host_must_be_there_and_only_once() -> None:
     ],
 )
 async def test_a_target_with_a_name_goes_by_that_name(target: str, status: int) -> None:
-    async with serving(StandInService("m")) as front:
+    async with serving(FakeService("m")) as front:
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
         assert answer.status in ({status, 403} if status == 400 else {status}), answer.body
-        # What Host says does not count beside it, but it has to be there.
+        # The value of Host does not count beside it, but the header is required.
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: evil.example")
         assert answer.status in ({status, 403} if status == 400 else {status}), answer.body
         answer = await ask(front.port, f"GET {target} HTTP/1.1")
         assert answer.status in {400, 403}
 
 
-async def test_a_password_in_the_target_is_not_told_back() -> None:
-    async with serving(StandInService("m")) as front:
+async def test_a_password_in_the_target_is_not_repeated() -> None:
+    async with serving(FakeService("m")) as front:
         target = "http://me:secret@localhost/v1/models"
         answer = await ask(front.port, f"GET {target} HTTP/1.1", "Host: localhost")
     assert answer.status == 403
@@ -208,7 +208,7 @@ async def test_a_password_in_the_target_is_not_told_back() -> None:
 
 
 async def test_only_the_name_in_the_target_may_be_the_pages() -> None:
-    async with serving(StandInService("m")) as front:
+    async with serving(FakeService("m")) as front:
         for host, origin, status in (
             ("localhost:8337", "http://localhost:8337", 200),
             ("localhost:8337", f"http://127.0.0.1:{front.port}", 403),
@@ -223,7 +223,7 @@ async def test_only_the_name_in_the_target_may_be_the_pages() -> None:
 
 
 async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
     async with serving(service) as front:
         for origin in (EVIL, "null", f"http://evil.example:{front.port}"):
             headers = {"Origin": origin}
@@ -244,7 +244,7 @@ async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
         own = {"Origin": front.url}
         async with front.client.get("/admin/status", headers=own) as answer:
             assert answer.status == 200
-        # Model endpoints answer; that the page may not read it is the browser's part.
+        # Model endpoints answer. The browser keeps the answer from the page.
         async with front.client.get("/v1/models", headers={"Origin": EVIL}) as answer:
             assert answer.status == 200
             assert "Access-Control-Allow-Origin" not in answer.headers
@@ -252,7 +252,7 @@ async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
 
 
 async def test_an_encoded_admin_path_is_no_way_around_the_key() -> None:
-    service = StandInService(settings=make_settings(api_keys=("k",)))
+    service = FakeService(settings=make_settings(api_keys=("k",)))
     async with serving(service) as front:
         for path in (
             "/admin%2Fstatus",
@@ -265,7 +265,7 @@ async def test_an_encoded_admin_path_is_no_way_around_the_key() -> None:
 
 
 async def test_admin_writes_are_json_or_nothing() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
     async with serving(service) as front:
         path = "/admin/models/m/pin"
         for kind in (
@@ -296,7 +296,7 @@ async def test_admin_writes_are_json_or_nothing() -> None:
 
 
 async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
-    service = StandInService("m", settings=make_settings(api_keys=("first", "zweiter-ü")))
+    service = FakeService("m", settings=make_settings(api_keys=("first", "zweiter-ü")))
     async with serving(service) as front:
         guarded = ["/v1/models", "/v1/models/m", "/models", "/v1/chat/completions", "/upstream/m/x"]
         for path in guarded:
@@ -339,7 +339,7 @@ async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
 
 
 async def test_changed_settings_count_from_the_next_request() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         async with front.client.get("/v1/models") as answer:
             assert answer.status == 200
@@ -353,7 +353,7 @@ async def test_changed_settings_count_from_the_next_request() -> None:
 
 async def test_cors_for_listed_sites_only() -> None:
     site = "https://ui.example"
-    service = StandInService(settings=make_settings(cors_origins=(site,), api_keys=("k",)))
+    service = FakeService(settings=make_settings(cors_origins=(site,), api_keys=("k",)))
     asked = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, x-stainless-os",
@@ -377,7 +377,7 @@ async def test_cors_for_listed_sites_only() -> None:
         async with front.client.get("/admin/status", headers={"Origin": site}) as answer:
             assert answer.status == 200
             assert answer.headers["Access-Control-Allow-Origin"] == site
-        # The page may read why it was refused, too.
+        # The page may read the reason of a refusal, too.
         async with front.client.get("/v1/models", headers={"Origin": site}) as answer:
             assert answer.status == 401
             assert answer.headers["Access-Control-Allow-Origin"] == site
@@ -386,7 +386,7 @@ async def test_cors_for_listed_sites_only() -> None:
 
 
 async def test_a_star_in_cors_origins_leaves_admin_closed() -> None:
-    service = StandInService(settings=make_settings(cors_origins=("*",)))
+    service = FakeService(settings=make_settings(cors_origins=("*",)))
     async with serving(service) as front:
         headers = {"Origin": EVIL, "Access-Control-Request-Method": "GET"}
         async with front.client.options("/v1/models", headers=headers) as answer:
@@ -400,7 +400,7 @@ async def test_a_star_in_cors_origins_leaves_admin_closed() -> None:
 
 
 async def test_every_pipelined_request_is_checked() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
     async with serving(service) as front:
         requests = [
             head("GET /health HTTP/1.1", "Host: localhost"),
@@ -414,7 +414,7 @@ async def test_every_pipelined_request_is_checked() -> None:
 
 
 async def test_expect_continue_is_answered_after_the_checks() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         lines = ("POST /v1/x HTTP/1.1", "Content-Length: 5", "Expect: 100-continue")
         answer = await ask(front.port, *lines, "Host: evil.example")
         assert answer.status == 403
@@ -427,7 +427,7 @@ async def test_expect_continue_is_answered_after_the_checks() -> None:
 
 
 async def test_the_ip_of_the_connection_counts_on_a_wildcard_bind() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service, host="0.0.0.0") as front:
         assert (await ask(front.port, "GET /health HTTP/1.1", "Host: localhost")).status == 200
         assert (await ask(front.port, "GET /health HTTP/1.1", "Host: 9.9.9.9")).status == 403

@@ -17,9 +17,9 @@ from cyber_inference_tui.records import (
     RequestPhase,
     ServiceEvent,
 )
+from tests.fakes.service import FakeService, make_settings, serving
 
 from .raw import ask
-from .stand_in import StandInService, make_settings, serving
 
 ODD_IDS = [
     "plain",
@@ -38,7 +38,7 @@ ODD_IDS = [
 
 @pytest.mark.parametrize("model_id", ODD_IDS)
 async def test_any_id_works_with_slashes_encoded(model_id: str) -> None:
-    service = StandInService(model_id, "other", "a/b")
+    service = FakeService(model_id, "other", "a/b")
     async with serving(service) as front:
         base = f"/admin/models/{quote(model_id, safe='')}"
         target = f"{base}/load HTTP/1.1"
@@ -51,7 +51,7 @@ async def test_any_id_works_with_slashes_encoded(model_id: str) -> None:
         path = f"/admin/logs/{quote(model_id, safe='')}"
         answer = await ask(front.port, f"GET {path} HTTP/1.1", "Host: localhost")
         assert answer.status == 200
-        service.records[model_id] = ModelRecord(id=model_id)
+        service.world.models[model_id] = ModelRecord(id=model_id)
         answer = await ask(front.port, f"DELETE {base} HTTP/1.1", "Host: localhost")
         assert answer.status == 200
     assert service.calls == [("load", model_id, True), ("delete", model_id)]
@@ -59,7 +59,7 @@ async def test_any_id_works_with_slashes_encoded(model_id: str) -> None:
 
 @pytest.mark.parametrize("model_id", ["sub/Name-Q4_K_M", "a/b/load", "load", ".."])
 async def test_ids_with_plain_slashes_work_too(model_id: str) -> None:
-    service = StandInService(model_id)
+    service = FakeService(model_id)
     async with serving(service) as front:
         line = f"POST /admin/models/{model_id}/pin HTTP/1.1"
         answer = await ask(front.port, line, "Host: localhost")
@@ -70,7 +70,7 @@ async def test_ids_with_plain_slashes_work_too(model_id: str) -> None:
 
 
 async def test_an_encoded_slash_belongs_to_the_id_not_to_the_action() -> None:
-    service = StandInService("a", "a/load")
+    service = FakeService("a", "a/load")
     async with serving(service) as front:
         answer = await ask(front.port, "POST /admin/models/a%2Fload HTTP/1.1", "Host: localhost")
         assert answer.status == 405
@@ -82,7 +82,7 @@ async def test_an_encoded_slash_belongs_to_the_id_not_to_the_action() -> None:
 
 
 async def test_actions_and_their_parameters() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
     async with serving(service) as front:
         for path in (
             "load?wait=0",
@@ -96,7 +96,7 @@ async def test_actions_and_their_parameters() -> None:
             async with front.client.post(f"/admin/models/m/{path}") as answer:
                 assert answer.status == 200, path
                 record = msgspec.json.decode(await answer.read(), type=ModelRecord)
-                assert record == service.records["m"]
+                assert record == service.world.models["m"]
     assert service.calls == [
         ("load", "m", False),
         ("load", "m", True),
@@ -154,11 +154,11 @@ async def test_actions_and_their_parameters() -> None:
         ("GET", "/ws/logs", None, 400, "invalid_request_error"),
     ],
 )
-async def test_what_is_wrong_is_said(
+async def test_wrong_requests_get_errors(
     method: str, path: str, body: str | None, status: int, code: str
 ) -> None:
-    service = StandInService("m", "busy")
-    service.records["busy"] = ModelRecord(id="busy", status=ModelStatus.LOADED)
+    service = FakeService("m", "busy")
+    service.world.models["busy"] = ModelRecord(id="busy", status=ModelStatus.LOADED)
     headers = {"Content-Type": "application/json"} if body is not None else {}
     async with (
         serving(service) as front,
@@ -173,11 +173,11 @@ async def test_what_is_wrong_is_said(
         if status == 405:
             assert answer.headers["Allow"]
     assert service.calls == []
-    assert service.configuration.stored == {"max_queue": 128}
+    assert service.world.config["max_queue"].value == 128
 
 
 async def test_a_body_over_the_limit_is_refused() -> None:
-    service = StandInService(settings=make_settings(max_body_size=1000))
+    service = FakeService(settings=make_settings(max_body_size=1000))
     async with serving(service) as front:
         async with front.client.put(
             "/admin/config/max_queue", json={"value": "x" * 2000}
@@ -190,7 +190,7 @@ async def test_a_body_over_the_limit_is_refused() -> None:
 
 
 async def test_status_models_config() -> None:
-    service = StandInService("b", "a")
+    service = FakeService("b", "a")
     async with serving(service) as front:
         async with front.client.get("/admin/status") as answer:
             status = await answer.json()
@@ -223,25 +223,26 @@ async def test_status_models_config() -> None:
 
 
 async def test_logs_are_plain_text_with_the_place_to_follow_from() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
+    service.world.logs["m"] = service.world.logs["service"]
     service.events.publish("service", ServiceEvent(state="started"))
     async with serving(service) as front:
         async with front.client.get("/admin/logs/m?lines=3") as answer:
-            assert await answer.text() == "line 0\nline 1\nline 2\n"
+            assert await answer.text() == "line 4\nline 5\nline 6\n"
             assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert answer.headers["X-Last-Event-ID"] == "1"
         async with front.client.get("/admin/logs/service?lines=0") as answer:
             assert (answer.status, await answer.text()) == (200, "")
         async with front.client.get(f"/admin/logs/service?lines={10**18}") as answer:
-            assert len((await answer.text()).splitlines()) == 10
+            assert len((await answer.text()).splitlines()) == 4
 
 
 async def test_models_as_openai_lists_them(tmp_path: Path) -> None:
     file = tmp_path / "a.gguf"
     file.write_bytes(b"GGUF")
-    service = StandInService()
-    service.records = {
+    service = FakeService()
+    service.world.models = {
         "b": ModelRecord(id="b", aliases=("beta",), path=str(tmp_path / "gone.gguf")),
         "a": ModelRecord(
             id="a",
@@ -268,7 +269,7 @@ async def test_models_as_openai_lists_them(tmp_path: Path) -> None:
             assert first["status"] == "loaded"
             assert first["context_length"] == 4096
             assert (second["created"], third["created"]) == (0, 0)
-            # Where things lie on the disk is for the owner.
+            # Paths on the disk are only for the owner.
             assert str(tmp_path) not in msgspec.json.encode(listed).decode()
             assert "pid" not in first
         async with front.client.get("/v1/models/beta") as answer:
@@ -277,8 +278,10 @@ async def test_models_as_openai_lists_them(tmp_path: Path) -> None:
 
 
 async def test_names_that_are_not_utf8_do_not_break_the_lists() -> None:
-    service = StandInService()
-    service.records = {"a": ModelRecord(id="a", path="/models/\udcff.gguf", error="bad \udc80")}
+    service = FakeService()
+    service.world.models = {
+        "a": ModelRecord(id="a", path="/models/\udcff.gguf", error="bad \udc80")
+    }
     async with serving(service) as front:
         async with front.client.get("/admin/models") as answer:
             assert (await answer.json())[0]["path"] == "/models/?.gguf"
@@ -287,7 +290,7 @@ async def test_names_that_are_not_utf8_do_not_break_the_lists() -> None:
 
 
 async def test_health_and_the_front_page() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         async with front.client.get("/health") as answer:
             assert await answer.json() == {"status": "ok"}
         async with front.client.get("/") as answer:
@@ -296,7 +299,7 @@ async def test_health_and_the_front_page() -> None:
 
 
 async def test_everything_else_is_forwarded() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         for method, path in (
             ("POST", "/v1/chat/completions"),
             ("GET", "/slots"),
@@ -307,14 +310,14 @@ async def test_everything_else_is_forwarded() -> None:
                 assert (await answer.json())["path"] == path
 
 
-async def test_details_of_a_model_whatever_it_is_called() -> None:
-    service = StandInService("x", "y/details", "sub/z")
+async def test_details_of_a_model_with_any_name() -> None:
+    service = FakeService("x", "y/details", "sub/z")
     async with serving(service) as front:
         for path, model_id, has_facts in (
             ("x/details", "x", True),
             ("sub/z/details", "sub/z", True),
             ("sub%2Fz/details", "sub/z", True),
-            # A model of that very name is meant before the details of another one.
+            # A model with exactly this name comes before the details of another model.
             ("y/details", "y/details", False),
             ("y%2Fdetails", "y/details", False),
             ("y/details/details", "y/details", True),
@@ -331,8 +334,8 @@ async def test_details_of_a_model_whatever_it_is_called() -> None:
 
 
 async def test_memory_and_active_requests() -> None:
-    service = StandInService("m")
-    service.present = [
+    service = FakeService("m")
+    service.world.active = [
         ActiveRequestRecord(
             number=7,
             at=datetime(2026, 1, 31, tzinfo=UTC),
@@ -362,7 +365,7 @@ async def test_memory_and_active_requests() -> None:
 
 
 async def test_a_setting_is_checked_and_reset() -> None:
-    service = StandInService()
+    service = FakeService()
     path = "/admin/config/max_queue"
     async with serving(service) as front:
         async with front.client.put(f"{path}?check=1", json={"value": 5}) as answer:
@@ -372,7 +375,7 @@ async def test_a_setting_is_checked_and_reset() -> None:
                 "effect": "now",
                 "models": [],
             }
-        assert service.configuration.stored == {"max_queue": 128}
+        assert service.world.config["max_queue"].value == 128
         async with front.client.put(f"{path}?check=perhaps", json={"value": 5}) as answer:
             assert answer.status == 400
         async with front.client.put(path, json={"value": 5}) as answer:

@@ -1,4 +1,4 @@
-"""What a model's server says of errors, in the shape that Anthropic's clients read."""
+"""Errors of a model's server in the shape of Anthropic's API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.http.client_side import CHAT, post, stream, to_the_end, unchunked
 from tests.http.test_forward import LENGTHS, commented, impatient
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, answer, event, forwarding
 
-# As llama-server answers a prompt that is too long, and then within a stream.
+# llama-server's answers to a prompt that is too long, plain and in a stream.
 TOO_LONG = {
     "code": 400,
     "message": "request (3007 tokens) exceeds the available context size (512 tokens)",
@@ -25,7 +25,7 @@ MESSAGES = ["/v1/messages", "/v1/messages/count_tokens", "/upstream/m/v1/message
 
 @pytest.mark.parametrize("path", MESSAGES)
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_a_refusal_is_told_in_anthropics_shape(path: str, version: str) -> None:
+async def test_a_refusal_has_anthropics_shape(path: str, version: str) -> None:
     reply = answer(
         "Content-Type: application/json", "X-Other: 1", body=REFUSAL, status="400 Bad Request"
     )
@@ -143,7 +143,7 @@ def test_an_error_is_found_wherever_the_stream_is_cut() -> None:
             assert tail == b"data: 2\n\n"
 
 
-def test_what_is_held_back_is_bounded() -> None:
+def test_held_back_bytes_are_bounded() -> None:
     events = ErrorEvents()
     endless = b"event: error\ndata: " + b"x" * 1000
     passed = events.feed(endless)
@@ -163,7 +163,7 @@ def test_what_is_held_back_is_bounded() -> None:
         (503, "overloaded_error"),
     ],
 )
-def test_the_status_tells_the_type(status: int, kind: str) -> None:
+def test_the_status_determines_the_type(status: int, kind: str) -> None:
     for said in ({"error": {"message": "m", "type": "server_error"}}, {"error": "m"}):
         body = in_anthropic_shape(json.dumps(said).encode(), status)
         assert body is not None
@@ -171,5 +171,5 @@ def test_the_status_tells_the_type(status: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"3", b"{}", b'{"error": 3}', b"[" * 100_000])
-def test_what_tells_no_error_is_left_alone(body: bytes) -> None:
+def test_bodies_without_an_error_do_not_change(body: bytes) -> None:
     assert in_anthropic_shape(body, 500) is None

@@ -19,7 +19,7 @@ from cyber_inference_tui.http.body_fields import (
 )
 
 JSON = "application/json"
-# From Python 3.14 on only the size of the stack limits how deeply C code may recurse.
+# From Python 3.14 on, only the size of the stack limits the recursion of C code.
 DEPTH = 1_000_000
 DEEP = b"[" * DEPTH
 
@@ -58,8 +58,8 @@ def refused(body: bytes, *, must_be_object: bool = True) -> InvalidRequestError:
         (b'{"Model":"a","STREAM":true}', BodyFields()),
     ],
 )
-def test_what_a_json_body_says(body: bytes, found: BodyFields) -> None:
-    # What stands in Content-Type does not matter: curl -d calls everything a form.
+def test_fields_of_json_bodies(body: bytes, found: BodyFields) -> None:
+    # Content-Type does not matter: curl -d calls everything a form.
     found = msgspec.structs.replace(found, is_object=True)
     for content_type in (JSON, "application/x-www-form-urlencoded", ""):
         for text in (body, BOM + body):
@@ -130,7 +130,7 @@ def test_nesting_without_end_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-be", "utf-16-le"])
-def test_json_in_utf_16_is_told_by_that_name(coding: str) -> None:
+def test_json_in_utf_16_is_named_in_the_error(coding: str) -> None:
     mark = "" if coding == "utf-16" else "\ufeff"
     with pytest.raises(InvalidRequestError, match="is UTF-16: send JSON as UTF-8"):
         read_fields((mark + '{"model":"a"}').encode(coding), JSON, must_be_object=True)
@@ -189,7 +189,7 @@ MODEL = part("model", b"whisper/small")
         ('a"b', 'boundary="a\\"b"'),
     ],
 )
-def test_the_model_is_found_wherever_it_stands(
+def test_the_model_is_found_in_any_place(
     parts: tuple[tuple[str, bytes], ...], boundary: str, parameter: str
 ) -> None:
     body = multipart(boundary, *parts)
@@ -254,7 +254,7 @@ def test_broken_forms() -> None:
     with pytest.raises(InvalidRequestError, match="too long"):
         read_fields(multipart("abc", part("model", b"x" * 2000)), kind, must_be_object=False)
     with pytest.raises(InvalidRequestError, match="JSON"):
-        # Where JSON is asked for, a form is a mistake.
+        # A form is an error if JSON is required.
         read_fields(multipart("abc", MODEL), kind, must_be_object=True)
     for body in (b"", b"--abc", b"--abc--", b"--abc\r\n\r\n\r\n--abc--", multipart("other", MODEL)):
         assert read_fields(body, kind, must_be_object=False) == BodyFields()
@@ -267,7 +267,7 @@ def test_any_form_is_read_or_refused(data: bytes) -> None:
         read_fields(body, kind, must_be_object=False)
 
 
-# What is changed
+# Changes
 
 
 def changed(body: bytes, **rules: Any) -> bytes:
@@ -287,7 +287,9 @@ def changed(body: bytes, **rules: Any) -> bytes:
         (BOM + b'{"a":0}', {"b": 1}, BOM + b'{"b":1,"a":0}'),
     ],
 )
-def test_defaults_stand_in_front(body: bytes, defaults: dict[str, Any], expected: bytes) -> None:
+def test_defaults_are_added_in_front(
+    body: bytes, defaults: dict[str, Any], expected: bytes
+) -> None:
     assert changed(body, defaults=defaults) == expected
 
 
@@ -357,7 +359,7 @@ def test_rules_hold_for_any_object(
 
 @pytest.mark.parametrize("rules", [{"defaults": {"t": 1}}, {"overrides": {"model": "other"}}])
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"\xff":1}', b'{"\\ud800":1}', b"--form--"])
-def test_what_cannot_be_changed_is_refused(body: bytes, rules: dict[str, Any]) -> None:
+def test_other_bodies_are_refused(body: bytes, rules: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
         changed(body, **rules)
 

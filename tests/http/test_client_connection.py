@@ -1,4 +1,4 @@
-"""Connections: what is refused before it is a request, and how many there may be."""
+"""Connections of clients: invalid HTTP, and the limit of their number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from cyber_inference_tui.http.error_responses import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.waiting import LIMIT
 
 from .raw import Answer, converse, head, read_answer
-from .stand_in import StandInService, make_settings, serving
 
 
 def request(target: str = "/health", *lines: str) -> bytes:
@@ -50,7 +50,7 @@ HEADS = [
 
 @pytest.mark.parametrize(("data", "status"), HEADS, ids=range(len(HEADS)))
 async def test_heads_have_limits(data: bytes, status: int) -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         (answer,) = await converse(front.port, data, count=1)
     assert answer.status == status
     if status != 200:
@@ -64,7 +64,7 @@ async def test_heads_have_limits(data: bytes, status: int) -> None:
 @pytest.mark.parametrize("size", [9_000, 200_000])
 async def test_a_target_that_comes_in_pieces(size: int) -> None:
     data = request(target_of(size))
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         with contextlib.suppress(ConnectionError):
             for at in range(0, len(data), 1000):
@@ -77,7 +77,7 @@ async def test_a_target_that_comes_in_pieces(size: int) -> None:
 
 
 def tells_nothing(answer: Answer) -> None:
-    """Nothing of the request, and nothing of Python, is in the answer."""
+    """The answer repeats nothing of the request, and nothing of Python."""
     text = answer.body.decode().lower()
     for part in ("secret", "aaaa", "bytearray", "b'", "\\x", "\\u00", "aiohttp"):
         assert part not in text
@@ -96,8 +96,8 @@ NOT_HTTP = [
 
 
 @pytest.mark.parametrize(("data", "words"), NOT_HTTP, ids=range(len(NOT_HTTP)))
-async def test_what_is_no_http_is_not_told_back(data: bytes, words: str) -> None:
-    async with serving(StandInService()) as front:
+async def test_invalid_http_is_not_repeated(data: bytes, words: str) -> None:
+    async with serving(FakeService()) as front:
         (answer,) = await converse(front.port, data, count=1)
     assert answer.status == 400
     assert words in answer.error()["message"]
@@ -121,13 +121,13 @@ async def test_a_broken_body_is_no_line_in_the_log(
 ) -> None:
     settings = make_settings(api_keys=("right",))
     path = "/v1/models" if key == "right" else "/v1/chat/completions"
-    async with serving(StandInService(settings=settings)) as front:
+    async with serving(FakeService(settings=settings)) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(head(f"POST {path} HTTP/1.1", "Host: localhost", f"X-Api-Key: {key}", lines))
         async with asyncio.timeout(LIMIT):
             answer = await read_answer(reader)
             writer.write(content)
-            # Until the service has read that, too.
+            # Until the service has read this, too.
             writer.write_eof()
             await reader.read()
         writer.close()
@@ -136,7 +136,7 @@ async def test_a_broken_body_is_no_line_in_the_log(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
-# How many
+# The limit
 
 
 @contextlib.asynccontextmanager
@@ -150,7 +150,7 @@ async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 
 async def test_idle_connections_make_room_the_oldest_first() -> None:
     async with (
-        serving(StandInService(), most_connections=3) as front,
+        serving(FakeService(), most_connections=3) as front,
         connected(front.port) as (first, first_writer),
         connected(front.port) as (silent, _),
         connected(front.port) as (begun, begun_writer),
@@ -159,7 +159,7 @@ async def test_idle_connections_make_room_the_oldest_first() -> None:
         begun_writer.write(b"GET /health HTTP/1.1\r\nHost:")
         first_writer.write(request())
         assert (await read_answer(first)).status == 200
-        # The first one was used last: the silent one goes, then the one with half a head.
+        # The first was used last: the silent connection is closed, then that with half a head.
         for gone in (silent, begun):
             async with connected(front.port) as (reader, writer):
                 writer.write(request())
@@ -178,7 +178,7 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
         return web.Response(text="done")
 
     async with (
-        serving(StandInService(), waits, most_connections=2) as front,
+        serving(FakeService(), waits, most_connections=2) as front,
         connected(front.port) as (one, one_writer),
         connected(front.port) as (two, two_writer),
         asyncio.timeout(LIMIT),
@@ -195,7 +195,7 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
         go.set()
         assert (await read_answer(one)).body == b"done"
         assert (await read_answer(two)).body == b"done"
-        # Idle now, they make room.
+        # Idle connections are closed for new ones.
         async with connected(front.port) as (reader, writer):
             writer.write(request())
             assert (await read_answer(reader)).status == 200
@@ -205,7 +205,7 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
 
 async def test_a_burst_of_connections_is_served_as_they_ask() -> None:
     async with (
-        serving(StandInService(), most_connections=5) as front,
+        serving(FakeService(), most_connections=5) as front,
         contextlib.AsyncExitStack() as stack,
         asyncio.timeout(LIMIT),
     ):

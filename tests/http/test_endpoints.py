@@ -1,4 +1,4 @@
-"""The table of endpoints is what the service serves, what the docs list and what OpenAPI says."""
+"""The service, the docs and the OpenAPI document have exactly the endpoints of the table."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.records.endpoints import ENDPOINTS
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.http.regenerate import PAGE, with_tables
-from tests.http.stand_in import StandInService, make_settings, serving
 
 
 async def test_the_service_serves_the_table_and_nothing_else() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         served = {resource.canonical for resource in front.app.router.resources()}
     paths = {
-        # What may follow a name is told apart by the handler.
+        # The handler distinguishes the actions after a name.
         re.sub(r"(\{\w+\}).*", r"\1", endpoint.path)
         for endpoint in ENDPOINTS.values()
     }
@@ -49,7 +49,7 @@ def test_the_document_has_each_endpoint_once() -> None:
 
 
 async def test_the_document_is_for_clients_of_models() -> None:
-    async with serving(StandInService(settings=make_settings(api_keys=("k",)))) as front:
+    async with serving(FakeService(settings=make_settings(api_keys=("k",)))) as front:
         for headers, status in (({}, 401), ({"Authorization": "Bearer k"}, 200)):
             async with front.client.get("/openapi.json", headers=headers) as got:
                 assert got.status == status
@@ -59,7 +59,7 @@ async def test_the_document_is_for_clients_of_models() -> None:
 
 
 async def test_a_named_model_may_have_a_document_of_its_own() -> None:
-    async with serving(StandInService("m")) as front:  # its forwarder echoes
+    async with serving(FakeService("m")) as front:  # its forwarder echoes
         for method, path, forwarded in (
             ("GET", "/openapi.json", False),
             ("GET", "/openapi.json?model=m", True),

@@ -1,4 +1,4 @@
-"""Errors in the clients' shapes, whatever went wrong."""
+"""Errors of every kind have the shapes that clients expect."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from aiohttp import web
 from cyber_inference_tui import errors
 from cyber_inference_tui.errors import CyberError, ModelLoadError, QueueFullError
 from cyber_inference_tui.http.error_responses import error_body, error_event, error_response
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.waiting import LIMIT
 
 from .raw import ask, converse, head
-from .stand_in import StandInService, make_settings, serving
 
 ANTHROPIC_TYPES = {
     "invalid_request_error",
@@ -69,7 +69,7 @@ def test_which_paths_speak_anthropic(path: str, anthropic: bool) -> None:
     assert event.count(b"\n") == (3 if anthropic else 2)
 
 
-def test_a_failed_load_tells_its_last_lines() -> None:
+def test_a_failed_load_has_its_last_lines() -> None:
     error = ModelLoadError("It did not start.", hint="Try less.", log_tail=("one", "two"))
     body = msgspec.json.decode(error_body(error, "/x"))
     assert body["error"]["message"] == "It did not start. Try less.\none\ntwo"
@@ -82,7 +82,7 @@ def test_messages_are_bounded_and_always_encodable() -> None:
     assert b'"ab"' in error_body(CyberError("a\udcffb"), "/x")
 
 
-def test_what_a_message_quotes_is_harmless() -> None:
+def test_quotes_in_messages_are_harmless() -> None:
     body = error_body(CyberError("no /x\x1b[31my\x07\u202ez\nthere"), "/x")
     assert msgspec.json.decode(body)["error"]["message"] == "no /xyz\nthere"
 
@@ -91,7 +91,7 @@ async def test_headers_that_belong_to_errors() -> None:
     async def full(request: web.Request) -> web.StreamResponse:
         raise QueueFullError("Too many wait.", retry_after=7)
 
-    async with serving(StandInService(), full) as front:
+    async with serving(FakeService(), full) as front:
         async with front.client.post("/v1/chat/completions") as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
             assert (await answer.json())["error"]["code"] == "queue_full"
@@ -99,8 +99,10 @@ async def test_headers_that_belong_to_errors() -> None:
             assert (await answer.json())["error"]["type"] == "rate_limit_error"
 
 
-async def test_a_defect_is_logged_and_told_in_general(caplog: pytest.LogCaptureFixture) -> None:
-    service = StandInService("m")
+async def test_a_defect_is_logged_in_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = FakeService("m")
     service.failure = RuntimeError("secret detail")
     async with serving(service) as front:
         for method, path in (("GET", "/admin/status"), ("POST", "/admin/models/m/load")):
@@ -126,7 +128,7 @@ async def test_a_defect_in_the_middle_of_an_answer_cuts_it(
         await response.write(b"half")
         raise RuntimeError("broken")
 
-    async with serving(StandInService(), breaks) as front:
+    async with serving(FakeService(), breaks) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(head("GET /v1/x HTTP/1.1", "Host: localhost"))
         received = b""
@@ -147,7 +149,7 @@ async def test_errors_of_aiohttp_itself_have_the_shape() -> None:
     async def teapot(request: web.Request) -> web.StreamResponse:
         raise web.HTTPException if request.path == "/x" else web.HTTPGone
 
-    async with serving(StandInService(), teapot) as front:
+    async with serving(FakeService(), teapot) as front:
         async with front.client.get("/y") as answer:
             assert answer.status == 410
             assert (await answer.json())["error"]["code"] == "gone"
@@ -176,10 +178,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE)
-async def test_what_is_no_http_gets_an_error_in_shape(
+async def test_invalid_http_gets_an_error_in_shape(
     data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         (answer,) = await converse(front.port, data, count=1)
         assert 400 <= answer.status < 500
         assert answer.headers["content-type"].startswith("application/json")
@@ -187,13 +189,13 @@ async def test_what_is_no_http_gets_an_error_in_shape(
         assert "Traceback" not in answer.body.decode()
         async with front.client.get("/health") as other:
             assert other.status == 200
-    # A stranger must not be able to fill the log.
+    # A client must not be able to fill the log.
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_headers_with_any_bytes_are_taken() -> None:
     settings = make_settings(api_keys=("k",))
-    async with serving(StandInService(settings=settings)) as front:
+    async with serving(FakeService(settings=settings)) as front:
         data = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx-api-key: \xff\xfe\r\n\r\n"
         (answer,) = await converse(front.port, data, count=1)
         assert answer.status == 401
@@ -213,7 +215,7 @@ async def test_a_client_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture
             left.set()
         raise AssertionError
 
-    async with serving(StandInService(), waits) as front:
+    async with serving(FakeService(), waits) as front:
         _, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(head("GET /v1/x HTTP/1.1", "Host: localhost"))
         await entered.wait()
@@ -224,7 +226,7 @@ async def test_a_client_that_leaves_is_no_error(caplog: pytest.LogCaptureFixture
 
 
 async def test_a_connection_without_a_request_is_closed_and_others_stay() -> None:
-    async with serving(StandInService(), head_timeout=0.05) as front:
+    async with serving(FakeService(), head_timeout=0.05) as front:
         used, user = await asyncio.open_connection("127.0.0.1", front.port)
         user.write(head("GET /health HTTP/1.1", "Host: localhost"))
         assert b" 200 " in await used.readline()

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.records import LogEvent, LogLine, ServiceEvent
+from tests.fakes.service import FakeService, serving
 from tests.waiting import LIMIT
 
 from .raw import head
-from .stand_in import StandInService, serving
 
 
 class Reader:
-    """Reads a stream block by block (the text between two empty lines)."""
+    """Reads a stream by blocks, the texts between empty lines."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer
@@ -43,8 +43,8 @@ def log(log_id: str, *texts: str) -> LogEvent:
     return LogEvent(id=log_id, lines=tuple(LogLine(at=now, text=text) for text in texts))
 
 
-async def test_a_stream_begins_at_once_and_brings_what_happens() -> None:
-    service = StandInService()
+async def test_a_stream_begins_at_once_and_has_all_events() -> None:
+    service = FakeService()
     async with serving(service) as front, front.client.get("/admin/events") as answer:
         assert answer.status == 200
         assert answer.headers["Content-Type"] == "text/event-stream"
@@ -59,8 +59,8 @@ async def test_a_stream_begins_at_once_and_brings_what_happens() -> None:
         assert [line["text"] for line in data["lines"]] == ["two\u2028lines", "x"]
 
 
-async def test_only_the_topics_asked_for() -> None:
-    service = StandInService()
+async def test_only_requested_topics_are_sent() -> None:
+    service = FakeService()
     path = "/admin/events?topics=model,%20config,"
     async with serving(service) as front, front.client.get(path) as answer:
         reader = Reader(answer)
@@ -71,8 +71,8 @@ async def test_only_the_topics_asked_for() -> None:
 
 
 @pytest.mark.parametrize("by_header", [True, False])
-async def test_resuming_brings_what_was_missed(by_header: bool) -> None:
-    service = StandInService()
+async def test_a_resumed_stream_has_the_missed_events(by_header: bool) -> None:
+    service = FakeService()
     for number in range(5):
         service.events.publish("model", {"n": number})
     headers = {"Last-Event-ID": "3"} if by_header else {}
@@ -84,7 +84,7 @@ async def test_resuming_brings_what_was_missed(by_header: bool) -> None:
 
 
 async def test_an_id_from_another_life_is_a_gap() -> None:
-    service = StandInService()
+    service = FakeService()
     service.events.publish("model", {"n": 0})
     headers = {"Last-Event-ID": "9" * 19}
     async with serving(service) as front:
@@ -100,7 +100,7 @@ async def test_an_id_from_another_life_is_a_gap() -> None:
 
 
 async def test_silence_is_filled_with_comments() -> None:
-    service = StandInService()
+    service = FakeService()
     async with (
         serving(service, heartbeat=0.01) as front,
         front.client.get("/admin/events") as answer,
@@ -116,12 +116,12 @@ async def test_silence_is_filled_with_comments() -> None:
 
 
 async def test_a_reader_that_sleeps_gets_a_gap_and_holds_no_memory() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
         writer.write(head("GET /admin/events?topics=log HTTP/1.1", "Host: localhost"))
         await reader.readuntil(b": connected\n\n")
-        # Far more than all socket buffers and the ring hold; the reader reads none of it yet.
+        # Far more than all socket buffers and the ring hold. The client does not read yet.
         for _ in range(200):
             for _ in range(50):
                 service.events.publish("log", log("m", "x" * 4000))
@@ -138,7 +138,7 @@ async def test_a_reader_that_sleeps_gets_a_gap_and_holds_no_memory() -> None:
 
 
 async def test_a_reader_that_never_reads_is_dropped() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service, send_timeout=0.05) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
         writer.write(head("GET /admin/events?topics=log HTTP/1.1", "Host: localhost"))
@@ -152,8 +152,8 @@ async def test_a_reader_that_never_reads_is_dropped() -> None:
         writer.transport.abort()
 
 
-async def test_the_stream_ends_whole_when_the_service_stops() -> None:
-    service = StandInService()
+async def test_the_stream_ends_complete_when_the_service_stops() -> None:
+    service = FakeService()
     async with serving(service) as front, front.client.get("/admin/events") as answer:
         reader = Reader(answer)
         await reader.block()
@@ -164,7 +164,7 @@ async def test_the_stream_ends_whole_when_the_service_stops() -> None:
 
 
 async def test_stopping_the_server_ends_streams_by_itself() -> None:
-    service = StandInService()
+    service = FakeService()
     async with aiohttp.ClientSession() as client:
         async with serving(service) as front:
             events = await client.get(f"{front.url}/admin/events")
@@ -180,7 +180,7 @@ async def test_stopping_the_server_ends_streams_by_itself() -> None:
 
 
 async def test_nothing_is_left_when_a_client_leaves(caplog: pytest.LogCaptureFixture) -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         before = len(asyncio.all_tasks())
         for path in ("/admin/events", "/ws/status"):
@@ -202,7 +202,7 @@ async def test_nothing_is_left_when_a_client_leaves(caplog: pytest.LogCaptureFix
 
 
 async def test_logs_over_a_websocket_all_or_one() -> None:
-    service = StandInService("m", "n")
+    service = FakeService("m", "n")
     async with (
         serving(service) as front,
         front.client.ws_connect("/ws/logs") as all_logs,
@@ -224,8 +224,10 @@ async def test_logs_over_a_websocket_all_or_one() -> None:
 
 
 async def test_a_stream_of_chosen_logs_and_other_topics() -> None:
-    service = StandInService("sub/m", "n")
-    service.records["sub/m"] = msgspec.structs.replace(service.records["sub/m"], aliases=("short",))
+    service = FakeService("sub/m", "n")
+    service.world.models["sub/m"] = msgspec.structs.replace(
+        service.world.models["sub/m"], aliases=("short",)
+    )
     path = "/admin/events?topics=log,model&log=short&log=service"
     async with serving(service) as front, front.client.get(path) as answer:
         reader = Reader(answer)
@@ -243,7 +245,7 @@ async def test_a_stream_of_chosen_logs_and_other_topics() -> None:
 
 
 async def test_status_over_a_websocket_with_resume() -> None:
-    service = StandInService()
+    service = FakeService()
     for topic in ("model", "log", "service", "request", "resources", "config"):
         service.events.publish(topic, {"of": topic})
     path = "/ws/status?last_event_id=1"
@@ -256,7 +258,7 @@ async def test_status_over_a_websocket_with_resume() -> None:
 
 
 async def test_a_websocket_client_may_talk_but_not_flood() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front, front.client.ws_connect("/ws/status") as socket:
         for _ in range(100):
             await socket.send_str("hello")
@@ -268,7 +270,7 @@ async def test_a_websocket_client_may_talk_but_not_flood() -> None:
 
 
 async def test_a_websocket_is_refused_to_other_sites_and_for_unknown_logs() -> None:
-    service = StandInService("m")
+    service = FakeService("m")
     async with serving(service) as front:
         for path, headers, status in (
             ("/ws/logs", {"Origin": "http://evil.example"}, 403),

@@ -12,9 +12,9 @@ import pytest
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import client_response as answers
 from cyber_inference_tui.http import forward
+from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
-from tests.http.stand_in import make_settings
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 from tests.waiting import LIMIT
@@ -48,7 +48,7 @@ async def test_requests_and_answers_pass_unchanged() -> None:
     assert seen.target == f"{CHAT}?a=%2F&b=c+d"
     assert seen.headers["x-odd"] == "\xe9\xff"
     assert seen.headers["host"] == f"127.0.0.1:{world.launcher.port}"
-    # Nobody else's key: the model's server may have one of its own.
+    # Without api_keys the key is passed on: the model's server may have its own.
     assert seen.headers["authorization"] == "Bearer user"
     assert not {"connection", "te"} & set(seen.headers)
     assert got.body == b"\x00\xff\r\n"
@@ -83,7 +83,7 @@ async def test_odd_paths_reach_the_server_as_they_are() -> None:
     ]
 
 
-async def test_a_compressed_request_is_not_announced_as_what_it_no_longer_is() -> None:
+async def test_a_decompressed_request_has_no_content_encoding() -> None:
     server = Recorder()
     async with forwarding(server) as world:
         got = await ask(
@@ -138,7 +138,7 @@ async def test_defaults_and_names_of_other_servers() -> None:
         ):
             async with client.post(CHAT, data=body) as got:
                 assert got.status == code, await got.text()
-        # A GET has no body to put defaults in; what the path makes of it is the server's to say.
+        # A GET has no body for defaults. The server judges the path.
         async with client.get("/upstream/d" + CHAT) as got:
             assert got.status == 200
     assert [one.body for one in server.seen] == [
@@ -160,7 +160,7 @@ async def test_a_kept_connection_that_was_closed_is_not_seen_by_the_client() -> 
         bodies.append(got.body)
         await talk.say(answer(body=b"{}"))
         if talk.number == 1:
-            # Closed in the very moment in which the next request arrives.
+            # Closed just when the next request arrives.
             await talk.request()
             talk.reset()
         else:
@@ -202,7 +202,7 @@ async def test_a_request_that_was_begun_to_be_answered_is_not_sent_twice() -> No
         assert world.connections == 1
 
 
-async def test_the_error_tells_how_the_server_ended() -> None:
+async def test_the_error_names_the_end_of_the_server() -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
         await world.launcher.servers[-1].stop(0)
@@ -221,7 +221,7 @@ async def test_the_error_tells_how_the_server_ended() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
     ],
 )
-async def test_what_is_no_answer_is_an_error(reply: bytes) -> None:
+async def test_invalid_answers_are_errors(reply: bytes) -> None:
     async with forwarding(Recorder(reply)) as world:
         (got,) = await converse(world.front.port, post(stream()), count=1)
         assert got.status == 502
@@ -249,7 +249,7 @@ async def test_more_than_the_answer_never_becomes_part_of_the_next(reply: bytes)
         assert world.connections == 2
 
 
-# Ends that came too early
+# Early ends
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -273,7 +273,7 @@ async def test_a_cut_stream_ends_with_one_error_event(
             received = await reader.readuntil(b'{"n":2}\n\n\r\n')
             seen.set()
             received += await reader.readuntil(LAST)
-            # It is whole, so the connection goes on.
+            # It is complete, so the connection stays open.
             writer.write(head("GET /health HTTP/1.1", "Host: localhost"))
             assert (await read_answer(reader)).status == 200
         writer.close()
@@ -377,7 +377,7 @@ async def test_answers_without_a_body(method: str, reply: bytes) -> None:
         assert world.connections == 1
 
 
-async def test_a_body_where_none_may_be_is_not_passed_on() -> None:
+async def test_a_body_that_must_not_exist_is_not_passed_on() -> None:
     reply = answer("Content-Length: 5", body=b"12345")
     async with forwarding(Recorder(reply)) as world:
         data = head("HEAD /props?model=m HTTP/1.1", "Host: localhost", "Connection: close")
@@ -430,7 +430,7 @@ async def test_a_client_that_does_not_read_holds_the_server_up() -> None:
         writer.write(post(stream()))
         async with asyncio.timeout(LIMIT):
             await stalled.wait()
-        # What the kernel's buffers take, and a little more, but not the body.
+        # A little more than the kernel's buffers, but not the whole body.
         assert sent < total // 2
         assert world.scheduler.in_flight == 1
         async with asyncio.timeout(60):
@@ -502,7 +502,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def commented(world: World, data: bytes) -> bytes:
-    """Ask while the load is held up; let it go on after two comments; the whole answer."""
+    """Send a request, continue the load after two comments, and return the whole answer."""
     world.launcher.gate.clear()
     reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
     try:
@@ -541,14 +541,14 @@ async def test_comments_while_it_loads_then_the_stream(
 async def test_comments_reach_http_10_until_the_connection_ends(
     reply: bytes, lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So speak reverse proxies in their default configuration."""
+    """Reverse proxies use HTTP/1.0 in their default configuration."""
     impatient(monkeypatch)
     async with forwarding(Recorder(reply)) as world:
         received = await commented(world, post(stream(), *lines, version="1.0"))
     head, _, content = received.partition(b"\r\n\r\n")
     assert head.count(b"HTTP/1.1 200 OK") == 1
     assert b"Content-Type: text/event-stream" in head
-    # Else a proxy would keep the comments for itself.
+    # Otherwise a proxy would hold back the comments.
     assert b"X-Accel-Buffering: no" in head
     assert b"Connection: close" in head
     assert b"chunked" not in received
@@ -684,7 +684,7 @@ async def test_a_client_that_leaves_while_it_waits_leaves_the_queue(
     assert not warnings_in(caplog)
 
 
-# Which model
+# The model
 
 
 async def test_where_the_model_is_named() -> None:

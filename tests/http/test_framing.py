@@ -17,7 +17,7 @@ from cyber_inference_tui.http.framing import (
 
 
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """``data`` in pieces, none of them empty."""
+    """Return ``data`` in pieces that are not empty."""
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
     return [data[a:b] for a, b in pairwise(edges)]
 
@@ -41,7 +41,7 @@ trailer_sets = st.sampled_from([b"", b"X-Sum: 1\r\n", b"A: b\r\nC: d\r\n"])
 
 
 @given(contents, places, st.tuples(extensions, trailer_sets, st.booleans()), st.booleans())
-def test_a_chunked_body_passes_whole_and_ends_where_it_ends(
+def test_a_chunked_body_passes_to_its_end(
     chunks: list[bytes],
     edges: list[int],
     dress: tuple[bytes, bytes, bool],
@@ -59,7 +59,7 @@ def test_a_chunked_body_passes_whole_and_ends_where_it_ends(
 
 
 @given(contents, places)
-def test_what_was_passed_on_ends_at_a_boundary_only_between_chunks(
+def test_passed_bytes_end_at_a_boundary_only_between_chunks(
     chunks: list[bytes], edges: list[int]
 ) -> None:
     body = chunked(chunks)
@@ -72,7 +72,7 @@ def test_what_was_passed_on_ends_at_a_boundary_only_between_chunks(
     for piece in cut(body, edges):
         assert scanner.at_boundary == (sent in boundaries)
         sent += len(scanner.feed(piece))
-        # Chunks this small are held until they are whole.
+        # Such small chunks are held back until they are complete.
         assert scanner.done or sent in boundaries
 
 
@@ -126,8 +126,8 @@ def test_the_end_of_the_connection_is_no_end_of_other_bodies(framing: Framing, l
     assert not scanner.done
 
 
-def test_no_body_is_done_and_stays_so() -> None:
-    # As in the answer to a HEAD: a length is told, but nothing follows.
+def test_an_empty_body_is_done_and_stays_done() -> None:
+    # As in the answer to a HEAD: there is a length, but no body.
     scanner = BodyScanner(Framing.NONE, 10)
     assert scanner.done
     with pytest.raises(BadResponseError):
@@ -157,7 +157,7 @@ def test_a_broken_body_is_refused(body: bytes, bytewise: bool) -> None:
     with pytest.raises(BadResponseError):
         for piece in [body[i : i + 1] for i in range(len(body))] if bytewise else [body]:
             scanner.feed(piece)
-    # Only one that came to its end byte for byte was passed on whole.
+    # Only a body whose last byte was passed on is complete.
     assert not scanner.done or bytewise
 
 
@@ -187,7 +187,7 @@ def head(*lines: bytes, status: bytes = b"HTTP/1.1 200 OK", method: str = "POST"
     return parse_head(b"\r\n".join([status, *lines]), method)
 
 
-def test_a_head_keeps_what_is_the_clients_and_drops_what_is_the_connections() -> None:
+def test_a_head_loses_only_the_headers_of_the_connection() -> None:
     parsed = head(
         b"Server: llama.cpp",
         b"Keep-Alive: timeout=5, max=100",

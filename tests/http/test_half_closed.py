@@ -1,4 +1,4 @@
-"""Clients that close their sending side: those that still read, and those that are gone."""
+"""Half-closed clients get their answers, unless they are gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GET = head("GET /health HTTP/1.1", "Host: localhost")
 
 
 async def half_closed(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
-    """All that comes after ``data`` and the end of the sending side."""
+    """Send ``data``, close the sending side, and return all bytes of the answer."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(data)
@@ -32,7 +32,7 @@ async def half_closed(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
 async def test_the_answer_comes_whole(version: str) -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
-        # Longer than several looks at the client.
+        # Longer than several checks of the client.
         await asyncio.sleep(1.5)
         await talk.say(answer(body=b'{"late":1}'))
 
@@ -64,7 +64,7 @@ async def test_every_pipelined_request_is_answered() -> None:
         assert got.count(b"HTTP/1.1 200 ") == 3
 
 
-async def test_what_is_not_whole_waits_for_nothing() -> None:
+async def test_incomplete_requests_are_not_waited_for() -> None:
     async def script(talk: Talk) -> None:
         pytest.fail("nothing whole was asked")
 
@@ -76,7 +76,7 @@ async def test_what_is_not_whole_waits_for_nothing() -> None:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("first", ["half-closed", "open"])
-async def test_a_client_that_is_gone_ends_its_request(first: str, reset: bool) -> None:
+async def test_a_client_that_left_ends_its_request(first: str, reset: bool) -> None:
     gone = asyncio.Event()
     asked = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The admin endpoints that look back, over the wire."""
+"""The admin endpoints of the history, over HTTP."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
 from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
-
-from .stand_in import StandInService, serving
+from tests.fakes.service import FakeService, serving
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 REQUEST = RequestRecord(id=7, at=AT, model="m", path="/v1/x", status=200, duration_seconds=0.5)
@@ -21,10 +20,10 @@ TOTALS = ModelTotals(model="m", requests=2, failures=1, tokens_in=3, tokens_out=
 
 
 async def test_lists_and_sums_are_plain_arrays() -> None:
-    service = StandInService()
-    service.past_requests = [REQUEST]
-    service.past_sessions = [SESSION]
-    service.sums = [TOTALS]
+    service = FakeService()
+    service.world.requests = [REQUEST]
+    service.world.sessions = [SESSION]
+    service.world.totals = [TOTALS]
     expected: list[tuple[str, msgspec.Struct]] = [
         ("requests", REQUEST),
         ("sessions", SESSION),
@@ -56,8 +55,8 @@ async def test_lists_and_sums_are_plain_arrays() -> None:
         ("?unknown=1", (100, None, None, None, None)),
     ],
 )
-async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> None:
-    service = StandInService()
+async def test_queries_reach_the_service(query: str, call: tuple[Any, ...]) -> None:
+    service = FakeService()
     async with serving(service) as front:
         async with front.client.get(f"/admin/requests{query}") as answer:
             assert (answer.status, await answer.json()) == (200, [])
@@ -65,7 +64,7 @@ async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> N
             assert (answer.status, await answer.json()) == (200, [])
     limit, before, model, failed, since = call
     chosen = {"limit": limit, "before": before, "model": model, "since": since}
-    assert service.calls == [
+    assert service.reads == [
         ("requests", RequestQuery(**chosen, failed=failed)),
         ("sessions", HistoryQuery(**chosen)),
     ]
@@ -91,8 +90,8 @@ async def test_what_is_asked_for_arrives(query: str, call: tuple[Any, ...]) -> N
         ("failed", ""),
     ],
 )
-async def test_what_is_not_understood_is_refused(param: str, value: str) -> None:
-    service = StandInService()
+async def test_invalid_requests_are_refused(param: str, value: str) -> None:
+    service = FakeService()
     async with serving(service) as front:
         for path in ("requests", "sessions"):
             if (path, param) == ("sessions", "failed"):
@@ -101,14 +100,16 @@ async def test_what_is_not_understood_is_refused(param: str, value: str) -> None
                 assert answer.status == 400
                 error = (await answer.json())["error"]
             assert (error["code"], error["param"]) == ("invalid_request_error", param)
-    assert service.calls == []
+    assert service.reads == []
 
 
 async def test_names_that_are_not_utf8_and_a_failing_disk() -> None:
-    service = StandInService()
-    service.past_requests = [msgspec.structs.replace(REQUEST, model="m\udcff")]
+    service = FakeService()
+    service.world.requests = [msgspec.structs.replace(REQUEST, model="m\udcff")]
     async with serving(service) as front:
         async with front.client.get("/admin/requests?model=m%FF") as answer:
+            assert answer.status == 200
+        async with front.client.get("/admin/requests") as answer:
             assert (await answer.json())[0]["model"] == "m?"
         service.failure = CyberError("The disk of the history does not answer.")
         async with front.client.get("/admin/requests") as answer:

@@ -1,4 +1,4 @@
-"""``/admin/hub`` and ``/admin/downloads`` over the wire, and the client's calls for them."""
+"""``/admin/hub`` and ``/admin/downloads`` over HTTP, and the client's calls of them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,42 @@ import pytest
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.records import DownloadRecord, DownloadStatus, endpoints, queries
+from cyber_inference_tui.records import (
+    DownloadRecord,
+    DownloadStatus,
+    HubFileRecord,
+    HubFilesRecord,
+    HubModelRecord,
+    endpoints,
+    queries,
+)
+from tests.fakes.service import FakeService, serving
 
-from .stand_in import StandInService, serving
 
-
-async def test_a_download_is_asked_for_and_acted_on() -> None:
-    service = StandInService()
+async def test_a_download_is_queued_and_controlled() -> None:
+    service = FakeService()
     async with serving(service) as front:
         wanted = {"repo": "o/n", "filename": "a/b.gguf", "revision": "main"}
         async with front.client.post("/admin/downloads", json=wanted) as answer:
             assert answer.status == 202
             record = msgspec.json.decode(await answer.read(), type=DownloadRecord)
-            assert record == service.downloads.record
+            assert record == service.world.downloads["d1"]
         async with front.client.get("/admin/downloads") as answer:
             assert (answer.status, len(await answer.json())) == (200, 1)
         for action in ("pause", "resume", "retry"):
-            async with front.client.post(f"/admin/downloads/abc/{action}") as answer:
+            async with front.client.post(f"/admin/downloads/d1/{action}") as answer:
                 assert answer.status == 200
         for query in ("", "?keep=1", "?keep=0"):
-            async with front.client.delete(f"/admin/downloads/abc{query}") as answer:
+            async with front.client.delete(f"/admin/downloads/d1{query}") as answer:
                 assert (await answer.json())["status"] == "cancelled"
-    assert service.downloads.calls == [
-        ("add", "o/n", "a/b.gguf", "main"),
-        ("pause",),
-        ("resume",),
-        ("retry",),
-        ("cancel False",),
-        ("cancel True",),
-        ("cancel False",),
+    assert service.calls == [
+        ("download", "o/n", "a/b.gguf", "main"),
+        ("pause_download", "d1"),
+        ("resume_download", "d1"),
+        ("retry_download", "d1"),
+        ("cancel_download", "d1", False),
+        ("cancel_download", "d1", True),
+        ("cancel_download", "d1", False),
     ]
 
 
@@ -60,10 +67,10 @@ async def test_a_download_is_asked_for_and_acted_on() -> None:
         ("DELETE", "/admin/downloads/xyz", b"", 404),
     ],
 )
-async def test_what_is_not_understood_is_refused(
+async def test_invalid_requests_are_refused(
     method: str, path: str, body: bytes, status: int
 ) -> None:
-    service = StandInService()
+    service = FakeService()
     headers = {"Content-Type": "application/json"} if body else {}
     async with (
         serving(service) as front,
@@ -71,86 +78,91 @@ async def test_what_is_not_understood_is_refused(
     ):
         assert answer.status == status
         assert (await answer.json())["error"]["message"]
-    assert service.downloads.calls == []
+    assert service.calls == []
 
 
 async def test_pages_of_other_sites_cannot_start_downloads() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         origin = {"Origin": "https://evil.example"}
         async with front.client.post("/admin/downloads", json={}, headers=origin) as answer:
             assert answer.status == 403
         async with front.client.post("/admin/downloads", data=b'{"repo": "a/b"}') as answer:
             assert answer.status == 415
-    assert service.downloads.calls == []
+    assert service.calls == []
 
 
 async def test_the_client_has_a_call_for_each() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front, ServiceClient(front.url) as client:
         assert (
-            await client.call(endpoints.DOWNLOAD, body=queries.NewDownload("o/n", revision="main"))
-        ).id == "abc"
-        assert (await client.call(endpoints.PAUSE_DOWNLOAD, "abc")).status is DownloadStatus.PAUSED
-        assert (await client.call(endpoints.RESUME_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
-        assert (
             await client.call(
-                endpoints.CANCEL_DOWNLOAD, "abc", query=queries.CancelQuery(keep=True)
+                endpoints.DOWNLOAD, body=queries.DownloadRequest("o/n", revision="main")
             )
+        ).id == "d1"
+        assert (await client.call(endpoints.PAUSE_DOWNLOAD, "d1")).status is DownloadStatus.PAUSED
+        assert (await client.call(endpoints.RESUME_DOWNLOAD, "d1")).status is DownloadStatus.QUEUED
+        assert (
+            await client.call(endpoints.CANCEL_DOWNLOAD, "d1", query=queries.CancelQuery(keep=True))
         ).status is DownloadStatus.CANCELLED
-        assert (await client.call(endpoints.RETRY_DOWNLOAD, "abc")).status is DownloadStatus.QUEUED
-        await client.call(endpoints.CANCEL_DOWNLOAD, "abc")
+        assert (await client.call(endpoints.RETRY_DOWNLOAD, "d1")).status is DownloadStatus.QUEUED
+        await client.call(endpoints.CANCEL_DOWNLOAD, "d1")
         (record,) = await client.call(endpoints.DOWNLOADS)
         assert record.status is DownloadStatus.CANCELLED
         with pytest.raises(NotFoundError, match="no download a/b"):
             await client.call(endpoints.PAUSE_DOWNLOAD, "a/b")
-    assert service.downloads.calls == [
-        ("add", "o/n", None, "main"),
-        ("pause",),
-        ("resume",),
-        ("cancel True",),
-        ("retry",),
-        ("cancel False",),
+    assert service.calls == [
+        ("download", "o/n", None, "main"),
+        ("pause_download", "d1"),
+        ("resume_download", "d1"),
+        ("cancel_download", "d1", True),
+        ("retry_download", "d1"),
+        ("cancel_download", "d1", False),
     ]
 
 
 async def test_a_search_is_an_array_and_a_cursor() -> None:
-    service = StandInService()
+    service = FakeService()
+    service.world.found = [HubModelRecord(repo="o/a b"), HubModelRecord(repo="o/a b c")]
     async with serving(service) as front:
-        path = "/admin/hub/search?q=a%20b&sort=new&limit=7&author=me"
+        path = "/admin/hub/search?q=a%20b&sort=new&limit=1&author=me"
         async with front.client.get(path) as answer:
-            assert answer.headers["X-Next-Cursor"] == "next"
-            assert [record["repo"] for record in await answer.json()] == ["o/n"]
-        async with front.client.get("/admin/hub/search?cursor=next") as answer:
+            assert answer.headers["X-Next-Cursor"] == "1"
+            assert [record["repo"] for record in await answer.json()] == ["o/a b"]
+        async with front.client.get("/admin/hub/search?cursor=1") as answer:
             assert "X-Next-Cursor" not in answer.headers
-    assert service.hub_asked == [
-        ("a b", "new", 7, None, "me"),
-        ("", "downloads", 30, "next", None),
+    assert service.reads == [
+        ("hub_search", "a b", "new", 1, None, "me"),
+        ("hub_search", "", "downloads", 30, "1", None),
     ]
 
 
 @pytest.mark.parametrize("path", ["/admin/hub/search?limit=x", "/admin/hub/files"])
 async def test_wrong_questions_are_refused(path: str) -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front, front.client.get(path) as answer:
         assert answer.status == 400
-    assert service.hub_asked == []
+    assert service.reads == []
 
 
 async def test_the_client_asks_the_hub() -> None:
-    service = StandInService()
+    service = FakeService()
+    service.world.found = [HubModelRecord(repo="o/x"), HubModelRecord(repo="o/xy")]
+    file = HubFileRecord(path="n-Q8_0.gguf")
+    service.world.hub_files["o/n"] = [HubFilesRecord(name="n-Q8_0.gguf", files=(file,))]
     async with serving(service) as front, ServiceClient(front.url) as client:
-        found, cursor = await client.search(queries.SearchQuery(q="x", sort="likes", limit=5))
-        assert (found[0].repo, cursor) == ("o/n", "next")
-        assert await client.search(queries.SearchQuery(q="x", cursor="next")) == (found, None)
+        found, cursor = await client.search(queries.SearchQuery(q="x", sort="likes", limit=1))
+        assert (found[0].repo, cursor) == ("o/x", "1")
+        found, cursor = await client.search(queries.SearchQuery(q="x", cursor="1"))
+        assert (found[0].repo, cursor) == ("o/xy", None)
         (files,) = await client.call(endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n"))
         assert files.files[0].path == "n-Q8_0.gguf"
         await client.call(
             endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n", revision="main")
         )
-    assert service.hub_asked == [
-        ("x", "likes", 5, None, None),
-        ("x", "downloads", 30, "next", None),
-        ("o/n", None),
-        ("o/n", "main"),
+    assert service.reads == [
+        ("hub_search", "x", "likes", 1, None, None),
+        ("hub_search", "x", "downloads", 30, "1", None),
+        ("hub_files", "o/n", None),
+        ("hub_files", "o/n", "main"),
     ]

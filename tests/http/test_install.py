@@ -1,14 +1,14 @@
-"""Getting a llama-server and the built-in model, over the wire."""
+"""Installing a llama-server, and adding the built-in model, over HTTP."""
 
 from __future__ import annotations
 
 import pytest
 
-from .stand_in import StandInService, serving
+from tests.fakes.service import FakeService, serving
 
 
 async def test_begin_look_and_cancel() -> None:
-    async with serving(StandInService()) as front:
+    async with serving(FakeService()) as front:
         async with front.client.get("/admin/install") as answer:
             assert (answer.status, (await answer.json())["state"]) == (200, "idle")
         async with front.client.post("/admin/install", json={"from": "github"}) as answer:
@@ -22,9 +22,9 @@ async def test_begin_look_and_cancel() -> None:
                 assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
 
 
-async def test_without_a_word_it_is_auto() -> None:
+async def test_the_default_source_is_auto() -> None:
     async with (
-        serving(StandInService()) as front,
+        serving(FakeService()) as front,
         front.client.post("/admin/install") as answer,
     ):
         assert (await answer.json())["source"] == "auto"
@@ -34,8 +34,8 @@ async def test_without_a_word_it_is_auto() -> None:
     "body",
     [{"from": "elsewhere"}, {"from": None}, {"from": "--config"}, {"form": "auto"}, ["auto"]],
 )
-async def test_what_is_no_source(body: object) -> None:
-    service = StandInService()
+async def test_invalid_sources_are_refused(body: object) -> None:
+    service = FakeService()
     async with (
         serving(service) as front,
         front.client.post("/admin/install", json=body) as answer,
@@ -46,7 +46,7 @@ async def test_what_is_no_source(body: object) -> None:
 
 
 async def test_a_page_elsewhere_begins_nothing() -> None:
-    service = StandInService()
+    service = FakeService()
     async with serving(service) as front:
         headers = {"Content-Type": "text/plain"}
         async with front.client.post("/admin/install", data="{}", headers=headers) as answer:
@@ -55,9 +55,9 @@ async def test_a_page_elsewhere_begins_nothing() -> None:
 
 
 async def test_the_demo_is_added_once() -> None:
-    service = StandInService("other")
+    service = FakeService("other")
     async with serving(service) as front:
         for _ in range(2):
             async with front.client.post("/admin/demo", json={}) as answer:
                 assert (answer.status, (await answer.json())["id"]) == (200, "demo")
-    assert sorted(service.records) == ["demo", "other"]
+    assert sorted(service.world.models) == ["demo", "other"]

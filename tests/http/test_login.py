@@ -1,4 +1,4 @@
-"""The admin login: who gets a token, what it opens, and when it no longer does."""
+"""The admin login: passwords, tokens, and the endpoints that need them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from cyber_inference_tui.http.login import (
     kept_secret,
 )
 from cyber_inference_tui.records.endpoints import ENDPOINTS, Area
-
-from .stand_in import Front, StandInService, make_settings, serving
+from tests.fakes.service import FakeService, Front, make_settings, serving
 
 PASSWORD = "öpen sesame"
 
@@ -42,11 +41,11 @@ class Clock:
 
 
 class World:
-    """A service with a password, and its login with clocks of its own."""
+    """A service with a password, and its login with clocks that the test sets."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         given = {"admin_password": PASSWORD, **settings}
-        self.service = StandInService("m", settings=make_settings(**given))
+        self.service = FakeService("m", settings=make_settings(**given))
         self.now = Clock()
         self.clock = Clock()
         self.secret_file = folder / "login.secret"
@@ -56,7 +55,7 @@ class World:
         return AdminLogin(self.service, self.secret_file, now=self.now, clock=self.clock)
 
     def change(self, **settings: Any) -> None:
-        """New settings, as a changed file brings them."""
+        """Change the settings, like a changed file."""
         self.service.settings = make_settings(**settings)
 
 
@@ -71,7 +70,7 @@ async def log_in(front: Front, password: Any = PASSWORD) -> tuple[int, Any, Mapp
 
 
 async def token_of(front: Front) -> dict[str, str]:
-    """Headers with a new token."""
+    """Log in, and return headers with the new token."""
     status, body, _ = await log_in(front)
     assert status == 200
     return {"Authorization": f"Bearer {body['access_token']}"}
@@ -129,7 +128,7 @@ GUARDED = [
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-async def test_everything_of_the_owners_needs_it(world: World, method: str, path: str) -> None:
+async def test_all_admin_endpoints_need_a_login(world: World, method: str, path: str) -> None:
     async with serving(world.service, login=world.login) as front:
         body = {"value": 1} if method in {"POST", "PUT", "DELETE"} else None
         async with front.client.request(method, path, json=body) as answer:
@@ -138,10 +137,10 @@ async def test_everything_of_the_owners_needs_it(world: World, method: str, path
             if method != "HEAD":
                 assert (await answer.json())["error"]["code"] == "admin_login_required"
     assert world.service.calls == []
-    assert world.service.configuration.stored == {"max_queue": 128}
+    assert world.service.world.config["max_queue"].value == 128
 
 
-def test_all_of_the_owners_paths_are_for_the_owner() -> None:
+def test_all_admin_paths_are_in_the_admin_area() -> None:
     for endpoint in ENDPOINTS.values():
         owned = endpoint.path.startswith(("/admin/", "/ws/"))
         assert (endpoint.area in {Area.ADMIN, Area.LOGIN}) == owned
@@ -265,7 +264,7 @@ async def test_a_token_outlives_the_process_but_not_its_secret(world: World) -> 
         assert await status_with(front, headers) == (401, "admin_login_required")
 
 
-async def test_the_token_of_the_process_is_good_as_long_as_it_lives(world: World) -> None:
+async def test_the_token_of_the_process_is_valid_until_it_ends(world: World) -> None:
     async with serving(world.service, login=world.login) as front:
         headers = {"Authorization": f"Bearer {world.login.process_token}"}
         world.now.now += 10 * TOKEN_LIFETIME
@@ -288,7 +287,7 @@ async def test_tokens_that_others_signed_are_none(world: World, algorithm: str) 
         assert await status_with(front, headers) == (401, "admin_login_required")
 
 
-async def test_a_secret_that_others_could_read_is_made_anew(tmp_path: Path) -> None:
+async def test_a_secret_that_others_could_read_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "login.secret"
     first = kept_secret(path)
     assert kept_secret(path) == first
@@ -316,7 +315,7 @@ async def test_wrong_passwords_make_an_address_wait(world: World) -> None:
         status, body, headers = await log_in(front)
         assert (status, body["error"]["code"]) == (429, "too_many_logins")
         assert headers["Retry-After"] == "1"
-        # Who has a token is not kept out.
+        # A client with a token does not have to wait.
         token = {"Authorization": f"Bearer {world.login.process_token}"}
         assert await status_with(front, token) == (200, None)
         world.clock.now += 1
@@ -362,7 +361,7 @@ def test_an_address_counts_in_all_its_spellings() -> None:
     assert attempts.wait("192.0.2.1") == 0
 
 
-def test_what_is_remembered_of_addresses_is_bounded() -> None:
+def test_the_number_of_remembered_addresses_is_bounded() -> None:
     attempts = LoginAttempts(Clock())
     for number in range(MAX_CLIENTS + 500):
         attempts.failed(f"10.0.{number // 256}.{number % 256}")

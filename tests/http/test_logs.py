@@ -1,4 +1,4 @@
-"""The logs over HTTP: what is asked of the service, and what is refused."""
+"""The logs over HTTP: queries, and refused queries."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import pytest
 
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.records.queries import LinesQuery
-
-from .stand_in import StandInService, serving
+from tests.fakes.service import FakeService, serving
 
 
 async def test_all_logs() -> None:
-    async with serving(StandInService()) as front, front.client.get("/admin/logs") as answer:
+    async with serving(FakeService()) as front, front.client.get("/admin/logs") as answer:
         (record,) = await answer.json()
         assert record == {
             "id": "service",
             "first": 3,
             "end": 7,
-            "running": True,
-            "last_at": None,
+            "running": False,
+            "last_at": "2026-01-31T12:00:00Z",
             "last_error": None,
             "runs": [],
         }
@@ -36,7 +35,7 @@ async def test_all_logs() -> None:
     ],
 )
 async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> None:
-    service = StandInService("m", "sub/m")
+    service = FakeService("m", "sub/m")
     async with (
         serving(service) as front,
         front.client.get(f"/admin/log-lines/{path}") as answer,
@@ -44,7 +43,7 @@ async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> Non
         assert answer.status == 200
         page = await answer.json()
         assert set(page) == {"log", "lines", "searched_to"}
-    assert service.calls == [("lines", log_id, query)]
+    assert service.reads == [("log_lines", log_id, query)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> Non
 )
 async def test_what_is_refused(path: str, status: int, param: str | None) -> None:
     async with (
-        serving(StandInService("m")) as front,
+        serving(FakeService("m")) as front,
         front.client.get(f"/admin/{path}") as answer,
     ):
         error = (await answer.json())["error"]
@@ -74,7 +73,7 @@ async def test_what_is_refused(path: str, status: int, param: str | None) -> Non
 
 
 async def test_a_log_is_only_read() -> None:
-    async with serving(StandInService("m")) as front:
+    async with serving(FakeService("m")) as front:
         for path in ("/admin/logs", "/admin/log-lines/m"):
             async with front.client.post(path, json={}) as answer:
                 assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")

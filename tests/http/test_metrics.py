@@ -1,16 +1,16 @@
-"""``GET /metrics``: whose metrics, in which form, and for whom."""
+"""``GET /metrics``: those of the service or of a model's server, and access to them."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from cyber_inference_tui.http.json_io import json_answer
-from tests.http.stand_in import StandInService, make_settings, serving
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.http.upstream import Recorder, answer, forwarding
 
 
 async def test_the_services_own_in_prometheus_form() -> None:
-    async with serving(StandInService("m")) as front:
+    async with serving(FakeService("m")) as front:
         async with front.client.get("/metrics") as got:
             assert got.status == 200
             assert got.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -23,18 +23,18 @@ async def test_the_services_own_in_prometheus_form() -> None:
 
 
 async def test_a_key_is_needed_when_there_are_keys() -> None:
-    service = StandInService(settings=make_settings(api_keys=("k",)))
+    service = FakeService(settings=make_settings(api_keys=("k",)))
     async with serving(service) as front:
         for headers, status in (({}, 401), ({"Authorization": "Bearer k"}, 200)):
             async with front.client.get("/metrics", headers=headers) as got:
                 assert got.status == status
 
 
-async def test_a_named_model_is_asked_itself() -> None:
+async def test_a_named_models_server_answers() -> None:
     async def forward(request: web.Request) -> web.StreamResponse:
         return json_answer("forwarded")
 
-    async with serving(StandInService("m"), forward) as front:
+    async with serving(FakeService("m"), forward) as front:
         for path, headers, forwarded in (
             ("/metrics", {}, False),
             ("/metrics?model=", {}, False),
@@ -54,7 +54,7 @@ async def test_a_models_server_hears_the_path() -> None:
 
 
 async def test_a_failure_has_our_shape() -> None:
-    service = StandInService()
+    service = FakeService()
     service.failure = RuntimeError("broken")
     async with serving(service) as front, front.client.get("/metrics") as got:
         assert got.status == 500

@@ -22,7 +22,7 @@ STREAM = answer(*EVENTS) + event('{"x":1}') + event("{" + TIMINGS + "}") + event
 
 
 def saying(*replies: bytes) -> Script:
-    """A server that gives each connection's requests the same answer."""
+    """Return a script that gives each request the same answer."""
 
     async def script(talk: Talk) -> None:
         while True:
@@ -33,7 +33,7 @@ def saying(*replies: bytes) -> Script:
 
 
 async def recorded(world: World, count: int = 1) -> list[RequestRecord]:
-    """The records once there are ``count`` and nothing is in flight any more."""
+    """Wait for ``count`` records and the end of all requests, and return the records."""
     async with asyncio.timeout(LIMIT):
         while len(world.records) < count or world.scheduler.in_flight:
             await asyncio.sleep(0)
@@ -72,7 +72,7 @@ async def test_a_stream() -> None:
         assert (record.stream, record.status, record.error) == (True, 200, None)
         assert (record.tokens_in, record.tokens_out, record.tokens_per_second) == (7, 5, 12.5)
         assert record.time_to_first_token_seconds is not None
-    # The second one found the model loaded.
+    # The model was loaded for the second request.
     assert first.queue_seconds > second.queue_seconds == 0
 
 
@@ -106,7 +106,7 @@ async def test_an_encoded_answer_is_not_looked_into() -> None:
         ("POST /nonsense?model=m", b"{}", answer(body=b"{}"), None),
     ],
 )
-async def test_what_is_recorded(
+async def test_fields_of_the_record(
     line: str, body: bytes, reply: bytes, expected: tuple[int, str | None] | None
 ) -> None:
     async with forwarding(saying(reply)) as world:
@@ -137,7 +137,7 @@ async def test_names_are_bounded_and_clean() -> None:
     assert len(record.path) < 300
 
 
-# Requests that get no whole answer
+# Requests without a complete answer
 
 
 async def refused_load(world: World) -> None:
@@ -293,7 +293,7 @@ async def test_a_defect_in_the_books_spoils_no_answer(
 # Requests that are not finished
 
 
-async def test_active_requests_are_those_in_the_house_from_place_to_place() -> None:
+async def test_active_requests_move_through_their_phases() -> None:
     go_on = asyncio.Event()
 
     async def server(talk: Talk) -> None:

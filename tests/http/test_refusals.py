@@ -1,13 +1,13 @@
-"""Requests that come to no model: noted once, with what a person needs to find their client."""
+"""Requests without a known model are recorded once, so that users find a misconfigured client."""
 
 from __future__ import annotations
 
 import pytest
 
 from cyber_inference_tui.errors import QueueFullError
+from tests.fakes.service import FakeService, make_settings, serving
 from tests.http.client_side import CHAT, post
 from tests.http.raw import ask, converse, head
-from tests.http.stand_in import StandInService, make_settings, serving
 from tests.http.upstream import Recorder, answer, forwarding
 from tests.scheduler.virtual import model as a_model
 
@@ -40,7 +40,7 @@ GPT = b'{"model":"gpt-4o"}'
 async def test_a_refused_request_is_noted(
     data: bytes, status: int, code: str, model: str, words: str
 ) -> None:
-    # With a single model there would be no need to name it.
+    # A single model would not have to be named.
     async with forwarding(Recorder(), a_model("m"), a_model("n"), max_body_size=2000) as world:
         (got,) = await converse(world.front.port, data, count=1)
         (noted,) = world.refusals
@@ -53,7 +53,7 @@ async def test_a_refused_request_is_noted(
     assert words in (record.error or "")
 
 
-async def test_what_came_to_a_model_is_not_noted_twice() -> None:
+async def test_requests_of_a_model_are_not_recorded_twice() -> None:
     refusal = answer(body=b'{"error":{"message":"no"}}', status="400 Bad Request")
     async with forwarding(Recorder(refusal)) as world:
         assert (await converse(world.front.port, post(b'{"model":"m"}'), count=1))[0].status == 400
@@ -65,7 +65,7 @@ async def test_what_came_to_a_model_is_not_noted_twice() -> None:
 
 
 async def test_a_wrong_key_is_noted() -> None:
-    service = StandInService("m", settings=make_settings(api_keys=("right",)))
+    service = FakeService("m", settings=make_settings(api_keys=("right",)))
     async with serving(service) as front:
         got = await ask(front.port, "GET /v1/models HTTP/1.1", "Host: localhost", "X-Api-Key: bad")
         assert got.status == 401
@@ -82,9 +82,7 @@ async def test_a_wrong_key_is_noted() -> None:
         ("/favicon.ico", ("Sec-Fetch-Dest: image",)),
     ],
 )
-async def test_what_was_not_meant_for_a_model_is_not_noted(
-    target: str, lines: tuple[str, ...]
-) -> None:
+async def test_requests_for_no_model_are_not_recorded(target: str, lines: tuple[str, ...]) -> None:
     async with forwarding(Recorder()) as world:
         data = head(f"PATCH {target} HTTP/1.1", "Host: localhost", *lines)
         (got,) = await converse(world.front.port, data, count=1)

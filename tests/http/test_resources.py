@@ -1,4 +1,4 @@
-"""``/admin/resources`` over the wire."""
+"""``/admin/resources`` over HTTP."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ResourceSample
+from tests.fakes.service import SAMPLE, FakeService, serving
 
-from .stand_in import SAMPLE, StandInService, serving
 
-
-async def test_one_sample_or_those_of_a_time() -> None:
-    service = StandInService()
+async def test_the_newest_sample_or_those_of_a_time() -> None:
+    service = FakeService()
     later = msgspec.structs.replace(SAMPLE, at=SAMPLE.at + timedelta(seconds=1))
-    service.samples = [SAMPLE, later]
+    service.world.samples = [SAMPLE, later]
     async with serving(service) as front:
         async with front.client.get("/admin/resources") as answer:
             assert answer.status == 200
@@ -25,26 +24,26 @@ async def test_one_sample_or_those_of_a_time() -> None:
             assert answer.content_type == "application/json"
             got = msgspec.json.decode(await answer.read(), type=list[ResourceSample])
             assert got == [SAMPLE, later]
-        service.samples = []
+        service.world.samples = []
         async with front.client.get("/admin/resources?history=0") as answer:
             assert await answer.read() == b"[]"
         async with front.client.post("/admin/resources", json={}) as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
-    assert service.calls == [("history", 90), ("history", 0)]
+    assert service.reads == [("resource_history", 90), ("resource_history", 0)]
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "abc", "1e3", "9" * 20, "%D9%A3"])
 async def test_a_bad_time_is_refused(text: str) -> None:
-    service = StandInService()
+    service = FakeService()
     path = f"/admin/resources?history={text}"
     async with serving(service) as front, front.client.get(path) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["param"] == "history"
-    assert service.calls == []
+    assert service.reads == []
 
 
-async def test_what_cannot_be_read_is_an_error_in_one_shape() -> None:
-    service = StandInService()
+async def test_a_missing_sample_is_an_error_in_shape() -> None:
+    service = FakeService()
     service.failure = CyberError("The machine has not been read yet.", hint="Try again.")
     async with serving(service) as front, front.client.get("/admin/resources") as answer:
         assert answer.status == 500

@@ -1,4 +1,4 @@
-"""A server that dies with a request: the next one answers it, once, while that is possible."""
+"""Requests whose server crashes are sent to the next server, if that is possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STREAM = answer(*EVENTS) + event('{"n":1}') + LAST
 
 
 class Mortal:
-    """Dies with its first ``deaths`` requests, after ``last_words``; then it gives ``reply``."""
+    """Crashes with its first ``deaths`` requests after ``last_words``, then answers ``reply``."""
 
     def __init__(self, *last_words: bytes, deaths: int = 1, reply: bytes = STREAM) -> None:
         self.last_words = last_words
@@ -51,7 +51,7 @@ def retries(caplog: pytest.LogCaptureFixture) -> int:
     [
         (),
         (b"HTTP/1.1 200 O",),
-        # A head whose body has not begun is still here.
+        # A head without a byte of the body is not passed on yet.
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",),
     ],
     ids=["nothing", "half a head", "a head"],
@@ -83,7 +83,7 @@ async def test_a_request_on_a_kept_connection_is_retried_as_well() -> None:
                 await talk.request()
                 seen += 1
                 if seen == 2:
-                    # Its death is seen on the reused connection and on the fresh one behind it.
+                    # The crash is noticed on the reused connection, and on the new one after it.
                     talk.reset()
                     return
                 if seen == 3:
@@ -125,7 +125,7 @@ async def test_comments_are_no_part_of_the_answer(
             world.launcher.gate.set()
             while len(world.launcher.servers) < 1:
                 await asyncio.sleep(0)
-            # The second load takes long, too: it is told as the first one was.
+            # The second load takes long, too, and has the same comments.
             world.launcher.gate.clear()
             while not world.launcher.servers[0].exited.done():
                 await asyncio.sleep(0)
@@ -153,7 +153,7 @@ async def test_a_second_death_is_an_error(caplog: pytest.LogCaptureFixture) -> N
     assert retries(caplog) == 1
 
 
-async def test_one_that_kills_every_server_takes_no_other_request_with_it(
+async def test_a_request_that_crashes_every_server_fails_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     everybody = asyncio.Event()
@@ -170,7 +170,7 @@ async def test_one_that_kills_every_server_takes_no_other_request_with_it(
         if body == bad:
             await world.launcher.servers[-1].stop(0)
             return
-        # Whoever is with the bad one is lost with it.
+        # All requests at the server are lost with the bad one.
         await asyncio.wait({world.launcher.servers[-1].exited}, timeout=0.2)
         if not world.launcher.servers[-1].exited.done():
             await talk.say(answer(body=body))
@@ -188,13 +188,13 @@ async def test_one_that_kills_every_server_takes_no_other_request_with_it(
 
 
 class Mine:
-    """Servers that die of a request that says so, as soon as they have read it."""
+    """Servers that crash as soon as they have read a request that demands it."""
 
     def __init__(self) -> None:
         self.world: World | None = None
         self.seen: list[bytes] = []
         self.hold = asyncio.Event()
-        """Until it is set, good requests get no answer."""
+        """Good requests get no answer until it is set."""
 
     async def __call__(self, talk: Talk) -> None:
         assert self.world is not None
@@ -224,7 +224,7 @@ class Mine:
         return sum(json.loads(body)["name"] == name for body in self.seen)
 
     async def until(self, name: str, tries: int) -> None:
-        """Until it was sent so many times."""
+        """Wait until the request was sent so many times."""
         while self.tries(name) < tries:
             await asyncio.sleep(0)
 
@@ -236,7 +236,7 @@ async def test_a_new_request_that_kills_waits_while_another_has_its_second_try()
         good = asyncio.ensure_future(server.ask("good"))
         await server.until("good", 1)
         bad = asyncio.ensure_future(server.ask("bad 1"))
-        # The good one is lost with the bad one, and is on trial at the next server.
+        # The good request is lost with the bad one, and retried at the next server.
         await server.until("good", 2)
         new = [asyncio.ensure_future(server.ask(f"bad {number}")) for number in (2, 3)]
         other = asyncio.ensure_future(server.ask("other"))
@@ -250,7 +250,7 @@ async def test_a_new_request_that_kills_waits_while_another_has_its_second_try()
         assert server.tries("good") == 2
 
 
-async def test_one_that_waited_in_the_queue_takes_no_other_with_it() -> None:
+async def test_a_bad_request_from_the_queue_fails_alone() -> None:
     server = Mine()
     async with forwarding(server, max_concurrent_requests=2) as world, asyncio.timeout(LIMIT):
         server.world = world
@@ -258,7 +258,7 @@ async def test_one_that_waited_in_the_queue_takes_no_other_with_it() -> None:
         await server.until("good", 1)
         other = asyncio.ensure_future(server.ask("other"))
         await server.until("other", 1)
-        # It has no place yet when the first server dies of another cause.
+        # It has no place yet when the first server crashes for another reason.
         queued = asyncio.ensure_future(server.ask("bad"))
         while not world.scheduler.waiting:
             await asyncio.sleep(0)
@@ -268,7 +268,7 @@ async def test_one_that_waited_in_the_queue_takes_no_other_with_it() -> None:
         assert server.tries("bad") == 2
 
 
-async def test_several_that_kill_are_each_found_out_and_nobody_else_is_lost() -> None:
+async def test_several_bad_requests_are_found_and_no_other_is_lost() -> None:
     server = Mine()
     server.hold.set()
     everybody = [*(f"bad {number}" for number in range(3)), *(f"good {n}" for n in range(3))]
@@ -278,7 +278,7 @@ async def test_several_that_kill_are_each_found_out_and_nobody_else_is_lost() ->
     assert asked == [502] * 3 + [200] * 3
 
 
-async def test_there_is_a_last_try_for_those_who_always_have_company(
+async def test_requests_lost_together_again_and_again_have_a_last_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("TRIAL", "LONG_TRIAL"):
@@ -305,7 +305,7 @@ async def test_there_is_a_last_try_for_those_who_always_have_company(
     assert len(seen) == 6
 
 
-async def test_who_waits_for_the_turns_of_others_is_counted() -> None:
+async def test_requests_that_wait_for_retries_are_counted() -> None:
     server = Mine()
     async with forwarding(server, max_queue=2) as world, asyncio.timeout(LIMIT):
         server.world = world
@@ -354,7 +354,7 @@ async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.Mo
     ],
     ids=["a stream's head", "an event", "a byte"],
 )
-async def test_what_the_client_has_a_byte_of_is_not_begun_anew(
+async def test_an_answer_with_a_byte_at_the_client_is_not_repeated(
     last_words: tuple[bytes, ...],
 ) -> None:
     server = Mortal(*last_words)
@@ -444,7 +444,7 @@ async def test_the_end_of_the_service_is_no_death_to_recover_from() -> None:
     assert record.status == 503
 
 
-async def test_a_model_that_does_not_load_again_is_told_with_the_death() -> None:
+async def test_a_failed_second_load_is_reported_with_the_crash() -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
         world.launcher.failure = ModelLoadError("broken file")

@@ -1,4 +1,4 @@
-"""Servers that are alive and send nothing, and who is ended for it."""
+"""Servers that send nothing: stalled requests, and hanging servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def asked(world: World, **fields: object) -> bytes:
 
 
 async def silence(talk: Talk) -> None:
-    """Keep the connection and say nothing, until the other end closes it."""
+    """Keep the connection and send nothing, until the other end closes it."""
     with contextlib.suppress(ConnectionError):
         await talk.reader.read()
 
@@ -55,7 +55,7 @@ async def test_a_server_that_is_silent_to_all_is_ended_and_replaced(words: bytes
     assert record.duration_seconds >= STALL
 
 
-async def test_a_second_one_that_hangs_is_an_error() -> None:
+async def test_a_second_server_that_hangs_is_an_error() -> None:
     async def script(talk: Talk) -> None:
         await talk.request()
         await silence(talk)
@@ -89,7 +89,7 @@ async def test_a_stream_that_stops_ends_with_an_event() -> None:
 
 
 async def ticking(talk: Talk, until: asyncio.Event) -> None:
-    """A stream that goes on until something happens."""
+    """A stream that continues until an event is set."""
     await talk.say(answer(*EVENTS))
     while not until.is_set():
         await talk.say(event('{"n":1}'))
@@ -98,7 +98,7 @@ async def ticking(talk: Talk, until: asyncio.Event) -> None:
     await talk.say(LAST)
 
 
-async def test_beside_one_that_gets_bytes_only_the_stalled_one_ends() -> None:
+async def test_only_the_stalled_request_ends_while_another_gets_bytes() -> None:
     stalled_ended = asyncio.Event()
 
     async def script(talk: Talk) -> None:
@@ -123,7 +123,7 @@ async def test_beside_one_that_gets_bytes_only_the_stalled_one_ends() -> None:
     assert [WORDS in (one.error or "") for one in records] == [True, False]
 
 
-async def test_a_stalled_one_that_has_nothing_yet_is_an_error_beside_others() -> None:
+async def test_a_stalled_request_without_a_byte_fails_beside_others() -> None:
     stalled_ended = asyncio.Event()
 
     async def script(talk: Talk) -> None:
@@ -139,7 +139,7 @@ async def test_a_stalled_one_that_has_nothing_yet_is_an_error_beside_others() ->
         stalled_ended.set()
         await going
         await recorded(world, 2)
-        # The server lives, so it is asked once only.
+        # The server is alive, so the request is not sent again.
         assert (world.connections, hung(world)) == (2, [None])
     assert received.startswith(b"HTTP/1.1 502 ")
     assert WORDS.encode() in received
@@ -192,7 +192,7 @@ async def test_a_client_that_does_not_read_is_no_stall() -> None:
         writer.write(post(stream()))
         async with asyncio.timeout(LIMIT):
             await reader.readuntil(b"\r\n\r\n")
-            # Time passes that must not count, however long it is.
+            # This time must not count, however long it is.
             await asyncio.sleep(4 * STALL)
             size = 0
             while size < total:
@@ -205,7 +205,7 @@ async def test_a_client_that_does_not_read_is_no_stall() -> None:
     assert record.error is None
 
 
-async def test_a_server_whose_other_client_does_not_read_is_not_given_up() -> None:
+async def test_a_slow_client_keeps_its_server_from_being_hung() -> None:
     async def script(talk: Talk) -> None:
         got = await talk.request()
         if json.loads(got.body)["which"] == "stalls":
@@ -219,7 +219,7 @@ async def test_a_server_whose_other_client_does_not_read_is_not_given_up() -> No
         writer.write(post(stream(which="is not read")))
         async with asyncio.timeout(LIMIT):
             await reader.readuntil(b"\r\n\r\n")
-        # So long that what was heard of it is no sign of life any more.
+        # So long that its last bytes are no sign of life any more.
         await asyncio.sleep(4 * STALL)
         received = await asked(world, which="stalls")
         assert hung(world) == [None]

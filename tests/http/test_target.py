@@ -1,4 +1,4 @@
-"""Where requests go: found by what they name, and changed by the model's rules on their way."""
+"""The models of requests, and their changes by the models' rules."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cyber_inference_tui.http.body_fields import BOM
 from cyber_inference_tui.http.llama_paths import methods_of
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
+from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, to_the_end, unchunked
 from tests.http.raw import Answer, ask
-from tests.http.stand_in import make_settings
 from tests.http.test_body_fields import multipart, part
 from tests.http.upstream import EVENTS, LAST, Recorder, World, answer, event, forwarding
 from tests.scheduler.virtual import model
@@ -90,7 +90,7 @@ async def test_a_command_answers_on_any_path_when_it_is_named(path: str, where: 
             assert got.status == 200, got.body
         got = await send(world, "GET", f"{path}?model=tts-1")
         assert got.status == 200
-        # The same behind its own prefix, where the path names it.
+        # The same with the prefix, if the path names the model.
         got = await send(world, "POST", f"/upstream/sd/xl{path}{query}", body, *lines)
         assert got.status == 200
     query, body = REACHES[where]
@@ -124,7 +124,7 @@ async def test_a_command_takes_any_method_on_the_paths_of_llama_server() -> None
         ("/sdapi/v1/txt2img", b'{"prompt":"x"}', 404),
         ("/sdapi/v1/txt2img", b'{"model":1}', 404),
         ("/sdapi/v1/txt2img", b'{"model":', 404),
-        # What is the service's own stays so.
+        # The service's own paths stay its own.
         ("/admin", b'{"model":"tts-1"}', 404),
         ("/ws", b'{"model":"tts-1"}', 404),
         ("/upstream", b'{"model":"tts-1"}', 404),
@@ -164,9 +164,7 @@ async def test_other_paths_need_a_name_where_there_are_several_models() -> None:
         (b'{"model":5}', "model must be a string"),
     ],
 )
-async def test_an_unknown_path_tells_why_no_model_was_found_in_the_body(
-    body: bytes, words: str
-) -> None:
+async def test_an_unknown_path_names_the_problem_of_the_body(body: bytes, words: str) -> None:
     async with forwarding(Recorder(), PLAIN, CUSTOM) as world:
         got = await send(world, "POST", "/x", body)
         assert got.status == 404
@@ -174,9 +172,9 @@ async def test_an_unknown_path_tells_why_no_model_was_found_in_the_body(
         assert (await send(world, "POST", "/x?model=tts-1", body)).status == 200
 
 
-async def test_the_only_model_is_meant_where_none_is_named() -> None:
+async def test_the_only_model_is_the_default() -> None:
     async with forwarding(Recorder(), CUSTOM) as world:
-        # Not loaded yet, and then loaded.
+        # First not loaded, then loaded.
         for _ in range(2):
             assert (await send(world, "POST", "/sdapi/v1/txt2img", b'{"prompt":""}')).status == 200
             assert (await send(world, "POST", "/completion", b'{"prompt":""}')).status == 200
@@ -195,7 +193,7 @@ async def test_the_only_usable_model_is_loaded_for_it(target: str) -> None:
         assert list(world.scheduler.loaded_ids) == ["m"]
 
 
-async def test_of_several_models_the_only_loaded_one_is_meant() -> None:
+async def test_the_only_loaded_model_is_the_default() -> None:
     async with forwarding(Recorder(), model("a"), model("b")) as world:
         refused = await send(world, "POST", "/infill", b"{}")
         assert refused.status == 400
@@ -247,7 +245,7 @@ async def test_an_alias_has_rules_of_its_own_over_the_models(
         body = json.dumps({"model": name, **client}).encode()
         for target in (CHAT, f"/upstream/m{CHAT}"):
             assert (await send(world, "POST", target, body)).status == 200
-        # Nothing is changed where nothing is asked of the model, or nothing is JSON.
+        # Requests without work for the model, or without JSON, do not change.
         body = b'{"content":"x","temperature":0.5}'
         assert (await send(world, "POST", f"/tokenize?model={name}", body)).status == 200
     *asked, tokenized = server.seen
@@ -257,8 +255,8 @@ async def test_an_alias_has_rules_of_its_own_over_the_models(
     assert tokenized.body == body
 
 
-async def test_a_stream_is_what_the_changed_request_asks_for() -> None:
-    """Its comments and its record go by what the model's server was asked."""
+async def test_the_changed_request_decides_whether_it_streams() -> None:
+    """Its comments and its record depend on the request that the server gets."""
     reply = answer(*EVENTS) + event('{"x":1}') + event("[DONE]") + LAST
     async with forwarding(Recorder(reply), RULED) as world:
         received = await to_the_end(
@@ -313,18 +311,18 @@ async def test_a_request_that_needs_no_change_passes_byte_for_byte() -> None:
 # A name in an answer is the id
 
 
-async def test_a_llama_server_is_sent_the_id_whatever_name_was_used() -> None:
-    """It gives back the name that it is sent: in embeddings and in reranking."""
+async def test_a_llama_server_gets_the_id_for_any_name() -> None:
+    """A llama-server repeats the name of the request in embeddings and reranking."""
     server = Recorder()
     async with forwarding(server, PLAIN, CUSTOM) as world:
         for target in ("/v1/embeddings", "/upstream/plain/v1/embeddings"):
             for name in ("llama-alias", "PLAIN", "plain"):
                 body = json.dumps({"input": "x", "model": name}).encode()
                 assert (await send(world, "POST", target, body)).status == 200
-        # Its own prefix takes any name.
+        # With the prefix any name is allowed.
         body = b'{"model":"gpt-4","input":""}'
         assert (await send(world, "POST", "/upstream/plain/v1/embeddings", body)).status == 200
-        # Another engine may know names of its own.
+        # Another engine may have its own names.
         assert (await send(world, "POST", "/upstream/tts-1/v1/embeddings", body)).status == 200
     *own, custom = server.seen
     assert {json.loads(one.body)["model"] for one in own} == {"plain"}
@@ -426,7 +424,7 @@ def endpoints() -> Iterator[tuple[str, tuple[str, ...]]]:
         ("deflate", 400),
     ],
 )
-async def test_what_cannot_be_unpacked_is_refused_in_our_words(
+async def test_a_broken_compressed_body_is_refused_with_our_message(
     target: str,
     lines: tuple[str, ...],
     coding: str,
@@ -459,7 +457,7 @@ async def test_a_refused_request_with_a_packed_body_leaves_no_traceback(
 async def test_a_small_body_cannot_unpack_to_more_than_a_body_may_have() -> None:
     server = Recorder()
     bomb = gzip.compress(b"x" * 3_000_000)
-    # Unpacks to very much on the way, and to nothing in the end.
+    # Decompresses to very much in the first step, and to nothing in the second.
     hidden = gzip.compress(gzip.compress(b"") * 100_000)
     async with forwarding(server, max_body_size=1_000_000) as world:
         for body, coding in (
@@ -512,7 +510,7 @@ METHODS = ["HEAD", "OPTIONS", "GET", "POST", "PUT", "PATCH", "DELETE", "TRACE"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_every_405_says_what_is_allowed(path: str) -> None:
+async def test_every_405_has_the_allowed_methods(path: str) -> None:
     refused: dict[str, list[str]] = {}
     async with forwarding(Recorder()) as world:
         for method in METHODS:
@@ -534,7 +532,7 @@ async def test_every_405_says_what_is_allowed(path: str) -> None:
 
 
 async def _head_of(world: World, method: str, path: str) -> Answer:
-    """An answer's head: one to HEAD has a length, and no body."""
+    """Read an answer's head. The answer to a HEAD has a length, but no body."""
     received = await to_the_end(
         world.front.port,
         f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cyber_inference_tui.http.framing import BodyScanner, Framing
 from cyber_inference_tui.http.usage import HEAD_BYTES, TAIL_BYTES, BodyTap, Usage
 
-# Bodies as llama-server (build 11669) sends them, shortened where the rest says nothing.
+# Bodies of llama-server (build 11669), without irrelevant parts.
 
 TIMINGS = {"cache_n": 11, "prompt_n": 1, "prompt_ms": 0.6, "predicted_n": 6}
 TIMINGS |= {"predicted_ms": 1.5, "predicted_per_second": 4000.5}
@@ -34,7 +34,7 @@ def compact(value: Any) -> bytes:
 
 
 def stream(*values: Any, last: bytes = b"data: [DONE]\n\n") -> list[bytes]:
-    """Events as llama-server sends them, each a chunk."""
+    """Return events in llama-server's form, each in a chunk."""
     events = [b"data: " + compact(value) + b"\n\n" for value in values]
     return [*events, last] if last else events
 
@@ -48,7 +48,7 @@ def framed(chunks: list[bytes]) -> bytes:
 
 
 def passed(pieces: list[bytes], framing: Framing, *, decode: bool = False) -> BodyTap:
-    """The pieces, as reads of a connection, through a scanner."""
+    """Pass the pieces through a scanner, like reads of a connection."""
     length = sum(map(len, pieces))
     scanner = BodyScanner(framing, length if framing is Framing.LENGTH else 0, decode=decode)
     clock = iter(range(1, 1000))
@@ -80,7 +80,7 @@ def reads(body: bytes, size: int) -> list[bytes]:
             stream(token(), {"choices": [], "usage": CHAT_USAGE, "timings": TIMINGS}),
             (12, 6, 4000.5),
         ),
-        # Other servers: no timings, and a null in every event but the last.
+        # Other servers send no timings, and null in every event except the last.
         (stream({**token(), "usage": None}, {"choices": [], "usage": CHAT_USAGE}), (12, 6, None)),
         (stream(MESSAGE_START, token(FOOLING), MESSAGE_DELTA), (12, 6, None)),
         (
@@ -112,7 +112,7 @@ def reads(body: bytes, size: int) -> list[bytes]:
 )
 def test_streams(chunks: list[bytes], expected: tuple[object, ...]) -> None:
     assert of_stream(chunks)[:3] == expected[:3]
-    # Behind half a megabyte of text, too.
+    # Also after half a megabyte of text.
     begun = chunks[:1] + stream(*[token(FOOLING)] * 4000, last=b"") + chunks[-2:]
     assert of_stream(begun)[:3] == expected[:3]
 
@@ -136,11 +136,11 @@ def test_streams(chunks: list[bytes], expected: tuple[object, ...]) -> None:
             ],
             (3, 9, None),
         ),
-        # A count of tokens is no tokens counted.
+        # An answer that only counts tokens has no usage.
         ({"input_tokens": 12}, (None, None, None)),
-        # An older server does not say how much of the prompt it had in its cache.
+        # An older server does not report the cached tokens of the prompt.
         ({"timings": {"prompt_n": 1, "predicted_n": 6, "predicted_per_second": 9}}, (None, 6, 9)),
-        # A rate of one token is none.
+        # A single token has no rate.
         ({"timings": {"predicted_n": 1, "predicted_per_second": 1e6}}, (None, 1, None)),
     ],
 )
@@ -152,7 +152,7 @@ def test_whole_answers(value: Any, expected: tuple[object, ...]) -> None:
 
 @pytest.mark.parametrize("filling", ["x" * 100_000, FOOLING * 2000])
 @pytest.mark.parametrize("first", [False, True])
-def test_big_answers_tell_it_at_their_beginning_or_end(filling: str, first: bool) -> None:
+def test_large_answers_have_usage_at_their_beginning_or_end(filling: str, first: bool) -> None:
     told = {"model": "m", "usage": CHAT_USAGE | {"details": {"cached": 1}}}
     text = {"data": [{"content": filling}] * 3}
     value = told | text | {"id": "x"} if first else text | told | {"id": "x", "timings": TIMINGS}
@@ -175,15 +175,15 @@ FALSE["tokens_evaluated"] = 9
         pytest.param({"text": FOOLING}, id="text"),
         pytest.param({"text": json.dumps(FALSE)}, id="json in text"),
         pytest.param({"text": "\\" + FOOLING}, id="backslash"),
-        # Anthropic's tool calls are objects that the model has written.
+        # Anthropic's tool calls are objects written by the model.
         pytest.param({"input": FALSE}, id="object"),
         pytest.param({"input": {"usage": FALSE}, "x": [FALSE] * 50}, id="objects"),
     ],
 )
-def test_what_the_model_wrote_is_never_taken_for_it(filling: int, inner: dict[str, Any]) -> None:
+def test_text_of_the_model_is_never_usage(filling: int, inner: dict[str, Any]) -> None:
     room = {"room": "r" * filling}
     for members in ([room, inner], [inner, room], [room, inner, room]):
-        # Not even where the server says nothing itself.
+        # Not even if the server reports nothing itself.
         assert of_json({"content": members, "id": "x"}) == Usage()
         assert of_json({"id": "x", "input": room | FALSE}) == Usage()
         told = of_json({"content": members, "usage": CHAT_USAGE})
@@ -191,7 +191,7 @@ def test_what_the_model_wrote_is_never_taken_for_it(filling: int, inner: dict[st
 
 
 @pytest.mark.parametrize("cut", [20_000, 100_000])
-def test_an_event_that_is_not_here_whole_tells_what_is(cut: int) -> None:
+def test_a_partial_event_gives_its_known_numbers(cut: int) -> None:
     final = {"type": "response.completed", "response": {"output": ["y" * cut]}}
     for told, expected in (
         ({"usage": RESPONSE_USAGE}, (5, 6)),
@@ -218,8 +218,8 @@ def test_the_last_event_is_known_before_the_end_of_the_body(chunked: bool) -> No
     assert not passed([framed(fooling) if chunked else b"".join(fooling)], framing).says_done
 
 
-def test_a_stream_that_was_cut_tells_what_it_had_said() -> None:
-    # The first event's output_tokens is no count of an answer.
+def test_a_cut_stream_gives_its_last_numbers() -> None:
+    # output_tokens of the first event does not count the answer.
     assert of_stream(stream(MESSAGE_START, token(), last=b""))[:2] == (12, None)
     assert of_stream(stream(token(), token(), last=b""))[:2] == (None, None)
     counting = {"content": "x", "tokens_predicted": 3, "tokens_evaluated": 2}
@@ -259,13 +259,13 @@ def test_errors(value: Any, words: str | None) -> None:
         b'{"message":"text","response":"text","usage":null}',
     ],
 )
-def test_what_is_no_such_answer_says_nothing(body: bytes) -> None:
+def test_other_bodies_have_no_usage(body: bytes) -> None:
     assert passed([body] if body else [], Framing.CLOSE).usage(events=False) == Usage()
     lines = [b"data: " + body + b"\n\n"] * 2
     assert of_stream(lines) == Usage()
 
 
-def test_it_keeps_little_and_notes_when_it_began() -> None:
+def test_it_keeps_little_and_notes_the_first_byte() -> None:
     times = iter([5.0])
     body_tap = BodyTap(None, clock=lambda: next(times))
     piece = b"x" * 1000

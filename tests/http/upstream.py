@@ -1,4 +1,4 @@
-"""Servers of models as raw sockets, so that they can answer with any fault at any byte."""
+"""Models' servers as raw sockets, so that they can fail at any byte."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
-from cyber_inference_tui.service.active import ActiveRequests
+from cyber_inference_tui.service.active_requests import ActiveRequests
+from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
-from tests.http.stand_in import Front, StandInService, serving
+from tests.fakes.service import FakeService, Front, serving
 from tests.scheduler.virtual import model
 
 
 class Got:
-    """A request as it reached the server."""
+    """A request that reached the server."""
 
     def __init__(self, head: bytes, body: bytes) -> None:
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -35,7 +36,7 @@ class Got:
 
 
 class Talk:
-    """One connection to the server: read requests, write whatever the test wants."""
+    """A connection to the server, to read requests and write any bytes."""
 
     def __init__(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -45,7 +46,7 @@ class Talk:
         self.writer = writer
 
     async def request(self) -> Got:
-        """The next request. Raises ``IncompleteReadError`` when the peer is gone."""
+        """Read the next request. Raises ``IncompleteReadError`` if the peer is gone."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         got = Got(head[:-4], b"")
         got.body = await self.reader.readexactly(int(got.headers.get("content-length", "0")))
@@ -58,7 +59,7 @@ class Talk:
         await self.writer.drain()
 
     def reset(self) -> None:
-        """End the connection the hard way."""
+        """Abort the connection."""
         self.writer.transport.abort()
 
 
@@ -66,7 +67,7 @@ Script = Callable[[Talk], Awaitable[None]]
 
 
 def answer(*lines: str, body: bytes = b"", status: str = "200 OK") -> bytes:
-    """A response; without a Content-Length in ``lines`` one is added."""
+    """Return a response. Adds a Content-Length if ``lines`` has none."""
     head = [f"HTTP/1.1 {status}", *lines]
     if not any(line.lower().startswith(("content-length", "transfer")) for line in lines):
         head.append(f"Content-Length: {len(body)}")
@@ -77,7 +78,7 @@ EVENTS = "Content-Type: text/event-stream", "Transfer-Encoding: chunked"
 
 
 def event(text: str) -> bytes:
-    """One chunk with one event."""
+    """Return a chunk with an event."""
     data = f"data: {text}\n\n".encode()
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -86,7 +87,7 @@ LAST = b"0\r\n\r\n"
 
 
 class Recorder:
-    """Answers every request with the same bytes and keeps what came."""
+    """Answers every request with the same bytes, and keeps the requests."""
 
     def __init__(self, reply: bytes = answer(body=b"{}")) -> None:
         self.reply = reply
@@ -99,7 +100,7 @@ class Recorder:
 
 
 class FakeServer:
-    """What the scheduler sees of a model's server."""
+    """A model's server for the scheduler."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -112,7 +113,7 @@ class FakeServer:
         self.context_length: int | None = None
         self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
-        """What it waits for before it exits."""
+        """Set to let it exit."""
 
     def footprint(self) -> Footprint | None:
         return None
@@ -134,7 +135,7 @@ class FakeServer:
 
 
 class FakeLauncher:
-    """Loads a model when the test lets it."""
+    """Loads a model when the test allows it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -166,7 +167,7 @@ class FakeLauncher:
 
 
 class World:
-    """The whole: front, forwarder, scheduler, and the script behind them."""
+    """The front, the forwarder, the scheduler, and their script."""
 
     def __init__(
         self,
@@ -177,10 +178,10 @@ class World:
     ) -> None:
         self.records = records
         self.active: Callable[[], list[ActiveRequestRecord]] = list
-        """The requests in the house, as they stand."""
+        """Returns the records of the running requests."""
         self.on_request = records.append
         self.refusals: list[tuple[RequestRecord, str]] = []
-        """What the border noted, with the errors' codes."""
+        """The recorded refusals, with the codes of their errors."""
         self.codes: list[str | None] = []
         self.front = front
         self.scheduler = scheduler
@@ -188,17 +189,21 @@ class World:
         self.connections = 0
 
 
-class _Service(Service):
-    """What the forwarder needs of a service."""
+class _Models(Models):
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
 
-    # Properties of the real one, so the class has to have something in their place.
+
+class _Service(Service):
+    """A service with the parts that the forwarder needs."""
+
+    # A property of the real one, so the class has to have something in its place.
     settings: Settings = Settings()
-    catalog: Catalog = Catalog({})
 
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
         self.active = ActiveRequests()
-        self.catalog = catalog
+        self.models = _Models(catalog)
         self.scheduler = scheduler
 
 
@@ -209,7 +214,7 @@ async def forwarding(
     front_settings: Settings | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
-    """Models (``m`` unless given) behind a real front; ``script`` plays every connection."""
+    """Serve models (``m`` by default) with a real front. ``script`` plays every connection."""
     world: World
     failures: list[BaseException] = []
     records: list[RequestRecord] = []
@@ -249,7 +254,7 @@ async def forwarding(
                 on_request=note,
                 now=lambda: datetime.now(UTC),
             )
-            service = StandInService("m", settings=front_settings)
+            service = FakeService("m", settings=front_settings)
             async with serving(service, forwarder.handle) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals

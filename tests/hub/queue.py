@@ -59,13 +59,13 @@ class RunningQueue:
 
     def __init__(self) -> None:
         self.downloads: Downloads
-        self.told: list[DownloadRecord] = []
+        self.published: list[DownloadRecord] = []
         self.removed: list[str] = []
         self.done: list[tuple[Path, ...]] = []
         self._notifier = asyncio.Event()
 
     def note(self, record: DownloadRecord) -> None:
-        self.told.append(record)
+        self.published.append(record)
         self._notifier.set()
 
     def mark_removed(self, download_id: str) -> None:

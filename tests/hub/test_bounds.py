@@ -39,7 +39,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=20)
 
 
-async def test_what_cannot_fit_is_not_begun(hub: StandInHub, small_disk: Path) -> None:
+async def test_a_download_that_does_not_fit_does_not_begin(
+    hub: StandInHub, small_disk: Path
+) -> None:
     hub.add("o/big", {"big.gguf": noise(9 * MIB)})
     async with queue(hub, small_disk) as world:
         added = await world.downloads.add("o/big")
@@ -52,7 +54,7 @@ async def test_what_cannot_fit_is_not_begun(hub: StandInHub, small_disk: Path) -
 
 
 @pytest.mark.parametrize("sync_interval", [0.0, 1000.0])
-async def test_a_disk_that_fills_up_keeps_what_is_here(
+async def test_a_disk_that_fills_up_keeps_the_bytes(
     hub: StandInHub, small_disk: Path, sync_interval: float
 ) -> None:
     hub.add("o/big", {"big.gguf": noise(6 * MIB)})

@@ -123,7 +123,7 @@ def run(
     return asyncio.run(work())
 
 
-def test_a_search_tells_what_the_list_needs(hub: StandInHub, tiny: Repo) -> None:
+def test_a_search_has_the_fields_of_the_list(hub: StandInHub, tiny: Repo) -> None:
     tiny.gated = True
     records, cursor = run(hub, lambda browse: browse.search("TINY"))
     assert cursor is None
@@ -255,7 +255,7 @@ def test_answers_are_kept_for_minutes(hub: StandInHub, tiny: Repo) -> None:
     assert run(hub, often, clock=clock) == [2, 2, 4, 4]
 
 
-def test_a_repository_is_told_at_its_commit(hub: StandInHub, tiny: Repo) -> None:
+def test_a_repository_is_read_at_its_commit(hub: StandInHub, tiny: Repo) -> None:
     repository = run(hub, lambda browse: browse.repository("owner/tiny"))
     assert (repository.repo, repository.revision) == ("owner/tiny", tiny.sha)
     sharded, whole = repository.models
@@ -342,7 +342,7 @@ def test_without_a_readable_header_there_is_none(hub: StandInHub) -> None:
         ),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(
+def test_each_refusal_of_the_hub_is_one_sentence(
     hub: StandInHub, prepare: Callable[[StandInHub], None], error: type[HubError], words: str
 ) -> None:
     prepare(hub)
@@ -444,14 +444,14 @@ def test_proxies_are_those_of_downloads(hub: StandInHub, tiny: Repo) -> None:
     assert hub.api[-1][1]["Host"] == "hub.invalid"
 
 
-def test_a_token_opens_what_is_private(hub: StandInHub, tiny: Repo) -> None:
+def test_a_token_opens_private_repositories(hub: StandInHub, tiny: Repo) -> None:
     tiny.private = True
     assert run(hub, lambda browse: browse.repository("owner/tiny"), token="hf_good").models
     assert hub.api[-1][1]["Authorization"] == "Bearer hf_good"
 
 
 @pytest.mark.parametrize("repo", ["", "../x", "a/b/c", "a b", "a/..", "http://x"])
-def test_what_is_no_name_is_not_asked_for(hub: StandInHub, repo: str) -> None:
+def test_invalid_names_are_not_requested(hub: StandInHub, repo: str) -> None:
     # A mistake of the caller, not of the hub.
     with pytest.raises(InvalidRequestError, match="not the name"):
         run(hub, lambda browse: browse.repository(repo))
@@ -464,7 +464,7 @@ def test_offline_means_offline(hub: StandInHub) -> None:
     assert hub.api == []
 
 
-def test_nobody_at_the_address() -> None:
+def test_nothing_listens_at_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(HubUnreachableError) as caught:
@@ -473,7 +473,7 @@ def test_nobody_at_the_address() -> None:
     assert "refused" in str(caught.value)
 
 
-def test_a_hub_that_says_nothing_is_given_up_and_holds_nobody_up() -> None:
+def test_a_silent_hub_times_out_and_delays_no_other_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
 

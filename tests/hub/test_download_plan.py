@@ -62,7 +62,7 @@ def test_bad_paths_are_refused(path: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_what_is_let_through_stays_below(path: str) -> None:
+def test_accepted_paths_stay_below_the_directory(path: str) -> None:
     try:
         safe = safe_path(path)
     except HubError:

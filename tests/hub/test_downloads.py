@@ -55,7 +55,7 @@ async def arrived(world: RunningQueue, download_id: str, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_model_appears_when_it_is_whole(hub: StandInHub, folder: Path) -> None:
+async def test_a_model_appears_when_it_is_complete(hub: StandInHub, folder: Path) -> None:
     stall = Fault("stall", 100_000)
     hub.faults[SHARDS[2]].append(stall)
     async with queue(hub, folder) as world:
@@ -77,7 +77,7 @@ async def test_a_model_appears_when_it_is_whole(hub: StandInHub, folder: Path) -
     assert world.done == [tuple(place / Path(path).name for path in (*SHARDS, PROJECTOR, NOTE))]
     assert not (folder / "models" / ".downloads").exists()
     assert 2 <= hub.most_streams <= 3
-    statuses = list(dict.fromkeys(record.status for record in world.told))
+    statuses = list(dict.fromkeys(record.status for record in world.published))
     assert statuses[0] is Status.RUNNING
     assert statuses[-1] is Status.DONE
 
@@ -138,9 +138,7 @@ async def test_a_few_at_once_the_others_wait(hub: StandInHub, folder: Path) -> N
         assert [one.id for one in world.downloads.records()] == [one.id for one in added]
 
 
-async def test_pause_survives_a_restart_and_so_does_what_is_here(
-    hub: StandInHub, folder: Path
-) -> None:
+async def test_a_pause_and_its_bytes_survive_a_restart(hub: StandInHub, folder: Path) -> None:
     stall = Fault("stall", 400_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as world:
@@ -154,7 +152,7 @@ async def test_pause_survives_a_restart_and_so_does_what_is_here(
         record = world.record(added.id)
         assert record.status is Status.PAUSED
         assert record.bytes_done >= 300_000
-        assert world.told == []
+        assert world.published == []
         await world.downloads.resume(added.id)
         await world.until(added.id, Status.DONE)
     assert models(folder) == expected(hub)
@@ -162,7 +160,7 @@ async def test_pause_survives_a_restart_and_so_does_what_is_here(
     assert sum(hub.sent.values()) - sum(map(len, sharded().values())) < 1 << 20
 
 
-async def test_what_runs_goes_on_after_a_restart(hub: StandInHub, folder: Path) -> None:
+async def test_a_running_download_continues_after_a_restart(hub: StandInHub, folder: Path) -> None:
     for _ in range(2):
         stall = Fault("stall", 200_000)
         hub.faults[SHARDS[0]].append(stall)
@@ -182,7 +180,7 @@ async def test_what_runs_goes_on_after_a_restart(hub: StandInHub, folder: Path) 
 
 
 @pytest.mark.parametrize("keep", [False, True])
-async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
+async def test_cancel_is_quick_and_keeps_the_bytes_only_on_request(
     hub: StandInHub, folder: Path, *, keep: bool
 ) -> None:
     stall = Fault("stall", 400_000)
@@ -225,7 +223,7 @@ async def test_cancel_is_quick_and_keeps_only_what_it_is_asked_to(
     assert models(folder) == expected(hub)
 
 
-async def test_a_failure_says_why_and_can_be_tried_again(hub: StandInHub, folder: Path) -> None:
+async def test_a_failure_has_a_reason_and_can_be_retried(hub: StandInHub, folder: Path) -> None:
     hub.faults[SHARDS[1]].extend([Fault("corrupt", 5), Fault("corrupt", 7)])
     async with queue(hub, folder) as world:
         added = await world.downloads.add(REPO)
@@ -242,7 +240,7 @@ async def test_a_failure_says_why_and_can_be_tried_again(hub: StandInHub, folder
     assert models(folder) == expected(hub)
 
 
-async def test_while_it_waits_it_says_why(hub: StandInHub, folder: Path) -> None:
+async def test_a_waiting_download_has_a_reason(hub: StandInHub, folder: Path) -> None:
     hub.refusals.extend([(429, {"Retry-After": "600"})] * 3)
     async with queue(hub, folder) as world:
         added = await world.downloads.add(REPO)
@@ -256,7 +254,7 @@ async def test_while_it_waits_it_says_why(hub: StandInHub, folder: Path) -> None
         assert world.record(added.id).error is None
 
 
-async def test_what_does_not_go_with_the_state_is_refused(hub: StandInHub, folder: Path) -> None:
+async def test_actions_that_do_not_fit_the_state_are_refused(hub: StandInHub, folder: Path) -> None:
     stall = Fault("stall", 1000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as world:
@@ -350,7 +348,7 @@ async def test_a_journal_cannot_name_other_directories(hub: StandInHub, folder: 
             assert world.downloads.records() == []
 
 
-async def test_finished_ones_are_remembered_up_to_a_bound(
+async def test_finished_downloads_are_kept_up_to_a_limit(
     hub: StandInHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_FINISHED", 2)
@@ -378,16 +376,16 @@ async def test_a_link_in_the_way_does_not_lead_out(hub: StandInHub, folder: Path
     assert list((folder / "elsewhere").rglob("*.gguf")) == []
 
 
-async def test_progress_is_told_a_few_times_a_second(hub: StandInHub, folder: Path) -> None:
+async def test_progress_is_published_a_few_times_a_second(hub: StandInHub, folder: Path) -> None:
     hub.add("o/big", {"big.gguf": noise(12 << 20)})
     async with queue(hub, folder) as world:
         added = await world.downloads.add("o/big")
         began = time.monotonic()
         await world.until(added.id, Status.DONE)
         took = time.monotonic() - began
-    progress = [record for record in world.told if record.status is Status.RUNNING]
+    progress = [record for record in world.published if record.status is Status.RUNNING]
     assert len(progress) <= took / module.TICK + 2
-    done = [record.bytes_done for record in world.told]
+    done = [record.bytes_done for record in world.published]
     assert done == sorted(done)
     for record in progress:
         if record.bytes_per_second is not None:
@@ -395,7 +393,7 @@ async def test_progress_is_told_a_few_times_a_second(hub: StandInHub, folder: Pa
             assert record.seconds_left is not None
 
 
-async def test_the_library_finds_what_was_brought(hub: StandInHub, folder: Path) -> None:
+async def test_the_library_finds_a_downloaded_model(hub: StandInHub, folder: Path) -> None:
     from cyber_inference_tui.gguf.demo import write_demo
 
     write_demo(folder / "demo.gguf")

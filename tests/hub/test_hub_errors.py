@@ -94,7 +94,7 @@ HTML = b"<!doctype html><html><title>404</title></html>"
         (HUB, 404, {}, b"\xff{", HubNotFoundError, "or it is private"),
     ],
 )
-def test_what_refusals_mean(
+def test_errors_for_refusals(
     *,
     endpoint: HubEndpoint,
     status: int,
@@ -134,7 +134,7 @@ def test_a_file_of_a_mirror_that_gives_no_reason() -> None:
         (HUB, 502, {}, HTML, HubUnreachableError, "status 502"),
     ],
 )
-def test_what_refusals_of_a_search_mean(
+def test_errors_for_refusals_of_a_search(
     *,
     endpoint: HubEndpoint,
     status: int,

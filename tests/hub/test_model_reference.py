@@ -58,7 +58,7 @@ def test_or_refused(text: str) -> None:
         parse_reference(text)
 
 
-def test_what_is_said_twice_must_be_the_same() -> None:
+def test_options_may_not_contradict_the_address() -> None:
     assert parse_reference("o/n:Q8_0", filename="Q8_0", revision="x") == ModelReference(
         "o/n", "Q8_0", "x"
     )

@@ -202,7 +202,7 @@ async def test_a_length_that_no_list_has_may_change(
 @pytest.mark.parametrize(
     "body", [b"\x1f\x8bnonsense", gzip.compress(noise(1000))[:-20]], ids=["nonsense", "cut"]
 )
-async def test_what_is_not_packed_as_it_says_is_no_file(
+async def test_an_invalid_gzip_body_is_an_error(
     hub: StandInHub, repo: Repo, tmp_path: Path, body: bytes
 ) -> None:
     answer = web.Response(body=body, headers={"Content-Encoding": "gzip"})
@@ -212,7 +212,7 @@ async def test_what_is_not_packed_as_it_says_is_no_file(
     assert len(wait_reason) == 1
 
 
-async def test_what_is_packed_and_larger_than_listed_is_not_unpacked_to_its_end(
+async def test_a_gzip_body_that_is_too_long_is_not_decompressed_to_its_end(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     bomb = gzip.compress(bytes(64 * MIB))

@@ -43,7 +43,7 @@ def test_after_half_a_write_the_digest_is_of_that_half(tmp_path: Path, *, git: b
     assert (tmp_path / "a.gguf").read_bytes() == DATA
 
 
-def test_whole_is_what_was_verified_and_is_the_very_file(tmp_path: Path) -> None:
+def test_whole_means_verified_and_the_same_file(tmp_path: Path) -> None:
     """A new quantization of a model may have the same size."""
     target = tmp_path / "a.gguf"
     other = hashlib.sha256(noise(4096, 2)).hexdigest()

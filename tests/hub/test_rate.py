@@ -21,7 +21,7 @@ def test_the_mean_of_the_last_seconds() -> None:
     assert rate.per_second == pytest.approx(100)
 
 
-def test_nothing_is_told_while_nothing_moves() -> None:
+def test_there_is_no_rate_while_nothing_arrives() -> None:
     rate = TransferRate()
     rate.add(5, 0.0)
     assert rate.per_second is None

@@ -32,7 +32,7 @@ def test_each_file_is_a_model_with_its_quantization() -> None:
     ]
 
 
-def test_shards_are_one_model_where_all_are_there() -> None:
+def test_complete_shards_are_one_model() -> None:
     assert listed(
         "Q8_0/Big-00002-of-00002.gguf",
         "Q8_0/Big-00001-of-00002.gguf",
@@ -41,7 +41,7 @@ def test_shards_are_one_model_where_all_are_there() -> None:
     ) == [("Q8_0/Big-00001-of-00002.gguf", "Q8_0", 2)]
 
 
-def test_the_folder_tells_the_quantization_where_the_name_does_not() -> None:
+def test_the_folder_may_name_the_quantization() -> None:
     assert listed("UD-IQ2_M/Big-00001-of-00001.gguf") == [
         ("UD-IQ2_M/Big-00001-of-00001.gguf", "UD-IQ2_M", 1)
     ]
@@ -61,7 +61,7 @@ def test_the_folder_tells_the_quantization_where_the_name_does_not() -> None:
         "model.safetensors",
     ],
 )
-def test_what_is_no_model(name: str) -> None:
+def test_other_files_are_not_models(name: str) -> None:
     assert listed(name, "Tiny-Q8_0.gguf") == [("Tiny-Q8_0.gguf", "Q8_0", 1)]
 
 
@@ -82,7 +82,7 @@ def test_the_best_projector_goes_with_every_quantization(projectors: list[str], 
         assert model.weights_bytes == 100
 
 
-def test_a_projector_of_another_model_goes_with_none_but_that() -> None:
+def test_a_projector_goes_only_with_its_own_model() -> None:
     models = repository(
         "Tiny-Q4_K_M.gguf", "Other-Q4_K_M.gguf", "mmproj-Other-F16.gguf", "mmproj-F16.gguf"
     ).models
@@ -92,7 +92,7 @@ def test_a_projector_of_another_model_goes_with_none_but_that() -> None:
     assert found["Other-Q4_K_M"].path == "mmproj-Other-F16.gguf"
 
 
-def test_a_projector_beside_a_model_is_that_ones() -> None:
+def test_a_projector_in_a_models_folder_belongs_to_that_model() -> None:
     models = repository(
         "a/One-Q4_0.gguf", "a/mmproj-F16.gguf", "b/Two-Q4_0.gguf", "b/mmproj-F16.gguf"
     ).models
@@ -102,7 +102,7 @@ def test_a_projector_beside_a_model_is_that_ones() -> None:
     ]
 
 
-def test_sizes_that_are_not_told_make_no_sum() -> None:
+def test_unknown_sizes_give_no_sum() -> None:
     files = [
         PlannedFile("A-00001-of-00002.gguf", 5, None, None),
         PlannedFile("A-00002-of-00002.gguf", None, None, None),
@@ -118,7 +118,7 @@ def test_sizes_that_are_not_told_make_no_sum() -> None:
         (["T-Q6_K.gguf", "T-Q2_K.gguf"], "T-Q2_K.gguf"),
     ],
 )
-def test_the_choice_where_nothing_is_named(paths: list[str], filename: str) -> None:
+def test_the_default_choice(paths: list[str], filename: str) -> None:
     assert choose(repository(*paths), None).filename == filename
 
 

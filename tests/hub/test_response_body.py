@@ -153,7 +153,7 @@ def test_a_body_over_tls(
 
 @pytest.mark.parametrize("way", ["length", "chunked"])
 @pytest.mark.parametrize("after", [0, 1, 300_000, 5 * MIB])
-def test_silence_ends_a_try_and_keeps_what_has_come(
+def test_silence_ends_a_try_and_keeps_the_bytes(
     run: Callable[[Awaitable[None]], None], tmp_path: Path, way: str, after: int
 ) -> None:
     target = tmp_path / "a.gguf"

@@ -49,7 +49,7 @@ async def test_two_programs_at_once_fetch_it_once(hub: StandInHub, folder: Path)
     assert sum(hub.sent.values()) == TOTAL
 
 
-async def test_who_waits_for_another_program_takes_over(hub: StandInHub, folder: Path) -> None:
+async def test_a_waiting_process_takes_over(hub: StandInHub, folder: Path) -> None:
     stall = Fault("stall", 100_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder, journal="other.json") as other:
@@ -69,7 +69,9 @@ async def test_who_waits_for_another_program_takes_over(hub: StandInHub, folder:
     assert sum(hub.sent.values()) <= TOTAL + MIB
 
 
-async def test_cancelling_leaves_another_program_what_it_has(hub: StandInHub, folder: Path) -> None:
+async def test_cancelling_leaves_the_files_of_another_process(
+    hub: StandInHub, folder: Path
+) -> None:
     stall = Fault("stall", 100_000)
     hub.faults[SHARDS[0]].append(stall)
     async with queue(hub, folder) as one, queue(hub, folder, journal="other.json") as other:
@@ -104,7 +106,7 @@ async def test_a_lost_journal_loses_no_bytes(hub: StandInHub, folder: Path) -> N
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_of_a_new_version_only_what_is_new_is_fetched(
+async def test_only_the_changed_files_of_a_new_version_are_fetched(
     hub: StandInHub, folder: Path, *, lost: bool
 ) -> None:
     """A shard that was quantized again has the same size, but other bytes."""
@@ -137,7 +139,7 @@ async def test_of_a_new_version_only_what_is_new_is_fetched(
     assert SHARDS[2] not in hub.sent
 
 
-async def test_what_a_new_version_has_no_more_does_not_stay(hub: StandInHub, folder: Path) -> None:
+async def test_files_that_a_new_version_lacks_are_removed(hub: StandInHub, folder: Path) -> None:
     async with queue(hub, folder) as world:
         stall = Fault("stall", 100_000)
         hub.faults[SHARDS[0]].append(stall)
@@ -151,7 +153,7 @@ async def test_what_a_new_version_has_no_more_does_not_stay(hub: StandInHub, fol
     assert models(folder) == expected(hub)
 
 
-async def test_another_version_is_not_given_for_the_one_on_its_way(
+async def test_another_version_of_a_running_download_is_refused(
     hub: StandInHub, folder: Path
 ) -> None:
     stall = Fault("stall", 100_000)
@@ -164,7 +166,7 @@ async def test_another_version_is_not_given_for_the_one_on_its_way(
             await world.downloads.add(REPO)
 
 
-async def test_taking_an_old_one_from_the_list_leaves_the_new_one_alone(
+async def test_removing_an_old_download_leaves_the_new_one_alone(
     hub: StandInHub, folder: Path
 ) -> None:
     async with queue(hub, folder) as world:
@@ -185,7 +187,7 @@ async def test_taking_an_old_one_from_the_list_leaves_the_new_one_alone(
 
 
 @pytest.mark.parametrize("again", ["add", "retry"])
-async def test_what_failed_goes_to_another_directory_when_that_is_set(
+async def test_a_failed_download_moves_to_a_new_models_dir(
     hub: StandInHub, folder: Path, again: str
 ) -> None:
     """The way out of a full disk."""
@@ -205,7 +207,7 @@ async def test_what_failed_goes_to_another_directory_when_that_is_set(
     assert models(folder) == expected(hub)
 
 
-async def test_what_was_cancelled_once_is_not_removed_from_others_later(
+async def test_a_cancelled_download_removes_no_files_of_others_later(
     hub: StandInHub, folder: Path
 ) -> None:
     stall = Fault("stall", 1000)

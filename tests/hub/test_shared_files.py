@@ -71,15 +71,15 @@ async def test_both_are_whole_and_it_came_once(hub: StandInHub, folder: Path) ->
     assert models(folder) == placed()
 
 
-async def test_it_counts_for_the_speed_of_who_waits(hub: StandInHub, folder: Path) -> None:
+async def test_bytes_of_another_download_count_for_the_rate(hub: StandInHub, folder: Path) -> None:
     async with queue(hub, folder) as world:
         _, second, stall = await both_at_half(hub, world, world)
         stall.go.set()
         await world.until(second, Status.DONE)
-    told = [record for record in world.told if record.id == second]
-    done = [record.bytes_done for record in told]
+    published = [record for record in world.published if record.id == second]
+    done = [record.bytes_done for record in published]
     assert done == sorted(done)
-    assert all(record.bytes_done <= (record.bytes_total or 0) for record in told)
+    assert all(record.bytes_done <= (record.bytes_total or 0) for record in published)
 
 
 async def test_two_programs_at_once(hub: StandInHub, folder: Path) -> None:
@@ -93,7 +93,7 @@ async def test_two_programs_at_once(hub: StandInHub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("act", ["cancel", "pause"])
-async def test_who_waits_goes_on_when_the_other_stops(
+async def test_a_waiting_download_continues_when_the_other_stops(
     hub: StandInHub, folder: Path, act: str
 ) -> None:
     async with queue(hub, folder) as world:
@@ -115,7 +115,7 @@ async def test_who_waits_goes_on_when_the_other_stops(
 
 
 @pytest.mark.parametrize("act", ["cancel", "pause"])
-async def test_who_fetches_goes_on_when_the_other_stops(
+async def test_a_fetching_download_continues_when_the_other_stops(
     hub: StandInHub, folder: Path, act: str
 ) -> None:
     async with queue(hub, folder) as world:
@@ -193,7 +193,9 @@ async def test_without_links_it_is_copied(
     assert models(folder) == placed()
 
 
-async def test_a_model_that_is_deleted_takes_it_from_nobody(hub: StandInHub, folder: Path) -> None:
+async def test_deleting_a_model_leaves_the_projector_of_others(
+    hub: StandInHub, folder: Path
+) -> None:
     stall = Fault("stall", 1000)
     async with queue(hub, folder) as world:
         first = await world.downloads.add(REPO, Q4)
@@ -228,7 +230,7 @@ async def test_the_disk_needs_room_for_it_once(
     assert asked[1] == sum(map(len, FILES.values()))
 
 
-async def test_what_another_model_has_is_not_fetched(hub: StandInHub, folder: Path) -> None:
+async def test_a_file_of_another_model_is_not_fetched(hub: StandInHub, folder: Path) -> None:
     hub.add("other/copy", {"Renamed-Q4_K_M.gguf": FILES[Q4]})
     async with queue(hub, folder) as world:
         for name in (REPO, "other/copy"):
@@ -238,7 +240,7 @@ async def test_what_another_model_has_is_not_fetched(hub: StandInHub, folder: Pa
     assert (folder / "models/other/copy/Renamed-Q4_K_M.gguf").read_bytes() == FILES[Q4]
 
 
-async def test_what_only_looks_alike_is_fetched(hub: StandInHub, folder: Path) -> None:
+async def test_a_file_with_other_content_is_fetched(hub: StandInHub, folder: Path) -> None:
     other = folder / "models/other"
     other.mkdir(parents=True)
     (other / PROJECTOR).write_bytes(noise(len(FILES[PROJECTOR]), 77))

@@ -40,11 +40,11 @@ def test_the_best_for_the_room(room: float, name: str | None) -> None:
     assert (None if at is None else list(SIZES)[at]) == name
 
 
-def test_without_comfort_the_smallest_of_the_good_ones() -> None:
+def test_without_spare_memory_the_smallest_good_one_is_chosen() -> None:
     assert suggest(choices(8), None) == list(SIZES).index("Q4_K_M")
 
 
-def test_what_has_no_better_name_is_taken_if_it_fits() -> None:
+def test_unknown_quantizations_are_chosen_last() -> None:
     only = [
         QuantizationOption("F16", 5 * GB, Fit.AFTER_UNLOADING),
         QuantizationOption(None, 4 * GB, Fit.NEVER),
@@ -52,7 +52,7 @@ def test_what_has_no_better_name_is_taken_if_it_fits() -> None:
     assert suggest(only, 100 * GB) == 0
 
 
-def test_other_mixtures_count_as_what_they_are_like() -> None:
+def test_mixtures_rank_like_the_closest_quantization() -> None:
     some = [
         QuantizationOption("Q4_K_S", 4 * GB, Fit.NOW),
         QuantizationOption("UD-Q4_K_XL", 5 * GB, Fit.NOW),
@@ -60,7 +60,7 @@ def test_other_mixtures_count_as_what_they_are_like() -> None:
     assert suggest(some, 100 * GB) == 1
 
 
-def test_nothing_is_suggested_of_what_nothing_is_known() -> None:
+def test_unknown_sizes_give_no_suggestion() -> None:
     assert suggest([QuantizationOption("Q4_K_M", None, None)], 100) is None
     assert suggest([], 100) is None
 
@@ -76,7 +76,7 @@ def test_nothing_is_suggested_of_what_nothing_is_known() -> None:
     ),
     st.none() | st.integers(0, 100),
 )
-def test_what_is_suggested_fits(some: list[QuantizationOption], room: int | None) -> None:
+def test_the_suggestion_fits(some: list[QuantizationOption], room: int | None) -> None:
     at = suggest(some, room)
     fitting = [one for one in some if one.fits in {Fit.NOW, Fit.AFTER_UNLOADING}]
     assert (at is not None) == bool(fitting)

@@ -109,7 +109,7 @@ async def test_a_redirect_that_is_not_encoded(hub: StandInHub, repo: Repo, tmp_p
     assert (tmp_path / "a.gguf").read_bytes() == repo.files[PATH]
 
 
-async def test_what_the_plan_does_not_say_the_hub_does(
+async def test_facts_that_the_plan_lacks_come_from_the_hub(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     for path in repo.files:
@@ -134,7 +134,7 @@ async def test_an_empty_file(hub: StandInHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut", "reset", "stall", "whole", "shift", "longer"])
-async def test_a_broken_connection_costs_no_more_than_what_was_on_its_way(
+async def test_a_broken_connection_costs_only_the_bytes_in_flight(
     hub: StandInHub, repo: Repo, tmp_path: Path, kind: str
 ) -> None:
     hub.faults[PATH].append(Fault("cut", MIB + 7))
@@ -162,7 +162,7 @@ async def test_every_try_asks_the_hub_for_a_new_link(
     assert all("Range" in headers for _, _, headers in hub.asked[4:])
 
 
-async def test_a_rate_limit_is_waited_for_as_long_as_the_hub_says(
+async def test_it_waits_as_long_as_the_rate_limit_says(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     hub.refusals.append((429, {"RateLimit": '"resolvers";r=0;t=0'}))
@@ -210,7 +210,7 @@ async def test_a_damaged_file_is_fetched_once_more_and_then_refused(
         ("hf_bad", False, HubTokenError, "not valid"),
     ],
 )
-async def test_a_refusal_says_the_way_out_and_is_not_repeated(
+async def test_a_refusal_has_a_hint_and_is_not_repeated(
     hub: StandInHub, tmp_path: Path, *, token: str, gated: bool, kind: type[HubError], words: str
 ) -> None:
     repo = hub.add("owner/tiny", {PATH: b"GGUF"}, gated=gated)
@@ -219,7 +219,7 @@ async def test_a_refusal_says_the_way_out_and_is_not_repeated(
     assert len(hub.asked) <= 1
 
 
-async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+async def test_missing_files_and_repositories(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
     origin = HubFile(repo=repo.name, revision=repo.sha, path="gone.gguf", size=5)
     with pytest.raises(HubNotFoundError, match=r"no file gone\.gguf"):
         await bring(hub, origin, tmp_path / "a.gguf")
@@ -233,7 +233,7 @@ async def test_what_is_not_there(hub: StandInHub, repo: Repo, tmp_path: Path) ->
         await bring(hub, origin, tmp_path / "a.gguf", token="hf_good")
 
 
-async def test_it_goes_on_where_it_was_cancelled(
+async def test_it_continues_from_where_it_was_cancelled(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     target = tmp_path / "a.gguf"
@@ -245,7 +245,7 @@ async def test_it_goes_on_where_it_was_cancelled(
     assert transfer.received <= SIZE - MIB + 64 * 1024
 
 
-async def test_what_waits_to_be_verified_outlives_a_power_cut(
+async def test_an_unverified_file_survives_a_power_cut(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     """It ends after the last byte, and before the file has its final name."""
@@ -311,7 +311,7 @@ async def test_a_power_cut_is_noticed(
     assert transfer.received == SIZE - kept
 
 
-async def test_parts_of_another_file_are_not_taken_for_this_one(
+async def test_parts_of_another_file_are_not_reused(
     hub: StandInHub, repo: Repo, tmp_path: Path
 ) -> None:
     target = tmp_path / "a.gguf"
@@ -372,7 +372,7 @@ async def test_a_circle_of_redirects_ends(hub: StandInHub, repo: Repo, tmp_path:
     assert len(hub.asked) < 10
 
 
-async def test_nobody_there_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
+async def test_a_dead_address_and_a_dead_proxy(hub: StandInHub, repo: Repo, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -399,7 +399,7 @@ async def test_a_proxy_resolves_the_names(hub: StandInHub, repo: Repo, tmp_path:
     assert hub.asked[0][2]["Host"] == "hub.invalid"
 
 
-async def test_a_certificate_that_nobody_vouches_for(
+async def test_a_certificate_without_a_trusted_authority(
     hub: StandInHub, repo: Repo, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -149,7 +149,7 @@ def test_uv_brings_a_python_without_root(old_machine: Checkout, downloads: Path)
     assert not old_machine.app.exists()
 
 
-def test_what_is_not_the_known_uv_is_not_run(old_machine: Checkout, tmp_path: Path) -> None:
+def test_an_unknown_uv_is_not_run(old_machine: Checkout, tmp_path: Path) -> None:
     release = tmp_path / "mirror/astral-sh/uv/releases/download" / pinned()
     release.mkdir(parents=True)
     for library in ("musl", "gnu"):
@@ -162,7 +162,7 @@ def test_what_is_not_the_known_uv_is_not_run(old_machine: Checkout, tmp_path: Pa
     assert not (old_machine.app / "uv").exists()
 
 
-def test_where_nothing_can_be_had_it_says_what_is_missing(old_machine: Checkout) -> None:
+def test_the_error_names_the_missing_programs(old_machine: Checkout) -> None:
     last = old_machine.run("--no-llama", **NOWHERE).stderr.splitlines()[-1]
     assert last.startswith("The python3 here is 3.8.10, older than 3.11. uv,")
     assert "PIP_INDEX_URL" in last
@@ -172,7 +172,7 @@ def test_where_nothing_can_be_had_it_says_what_is_missing(old_machine: Checkout)
     assert last.startswith("There is no python3 here. uv,")
 
 
-def test_a_wanted_python_that_will_not_do_is_said(old_machine: Checkout) -> None:
+def test_an_unsuitable_python_is_reported(old_machine: Checkout) -> None:
     old = Path(old_machine.environ["PATH"]) / "python3"
     done = old_machine.run("--no-llama", PYTHON=str(old), **NOWHERE)
     assert "is not a Python 3.11 or newer" in done.stderr

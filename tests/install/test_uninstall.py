@@ -97,7 +97,7 @@ def test_purging_wants_a_yes_and_removes_everything_of_the_program(installed: Ch
     process.communicate(timeout=60)
     said = said_on(ours)
     assert process.returncode == 1
-    assert "Remove all of it?" in said
+    assert "Remove all this?" in said
     assert f"{installed.app.parent}/models" in said
     assert below(installed.home) == before
     assert installed.run("--uninstall", "--yes").returncode == 2
@@ -128,7 +128,7 @@ def test_models_elsewhere_are_named_and_left(
     assert not models.is_symlink()
 
 
-def test_what_others_put_there_stays_and_the_settings_say_where_the_data_is(
+def test_foreign_files_stay_and_the_settings_name_the_data(
     installed: Checkout, tmp_path: Path
 ) -> None:
     (installed.app / "notes.txt").write_text("mine")

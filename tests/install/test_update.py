@@ -88,7 +88,7 @@ def assert_failed(checkout: Checkout, done: subprocess.CompletedProcess[str]) ->
     """Check that an update failed cleanly and left the program unchanged."""
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.endswith("The program that was installed is still there, unchanged.\n")
+    assert done.stderr.endswith("The installed program is unchanged.\n")
     assert checkout.version() == "1"
 
 
@@ -118,7 +118,7 @@ def test_a_failed_update_keeps_the_program(checkout: Checkout, python_with_pip: 
     assert checkout.version() == "3"
 
 
-def test_a_killed_update_keeps_the_program_and_the_next_one_tidies_up(
+def test_a_killed_update_keeps_the_program_and_the_next_update_cleans_up(
     checkout: Checkout, tmp_path: Path, python: Path, python_with_pip: Path
 ) -> None:
     checkout.install()
@@ -138,7 +138,7 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout, tmp_path: Path) -> 
     with held_build(checkout, tmp_path / "fifo") as first:
         second = checkout.start("--no-llama")
         assert second.stderr is not None
-        assert "another installation is at work" in second.stderr.readline()
+        assert "waiting for another installation" in second.stderr.readline()
         (tmp_path / "fifo").write_text("go on")
         assert first.wait(60) == 0
         # The same version is installed by then.
@@ -196,7 +196,7 @@ def test_a_service_keeps_its_version_until_it_ends(checkout: Checkout) -> None:
         checkout.set_version("2")
         done = checkout.run("--no-llama")
         assert f"A service (pid {service.pid}) still runs" in done.stderr
-        assert f"To have it run the new one: '{checkout.app}/bin/cyber-inf" in done.stderr
+        assert f"To run the new version: '{checkout.app}/bin/cyber-inf" in done.stderr
         assert "service restart" in done.stderr
         # This service is left to the user who started it.
         assert f"A service (pid {in_foreground.pid}) still runs" in done.stderr

@@ -1,4 +1,4 @@
-"""A models directory to fill, and a library on it."""
+"""A models directory to fill, and its library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROJECTOR = {"general.architecture": "clip", "clip.has_vision_encoder": True}
 
 
 class Home:
-    """``models_dir`` with files in it, and catalogs of it."""
+    """A ``models_dir`` with files, and its catalogs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

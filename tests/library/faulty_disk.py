@@ -1,4 +1,4 @@
-"""A file system that fails where a test wants it to."""
+"""A file system that fails at paths chosen by a test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASSING = (
 
 
 class FaultyDisk(Disk):
-    """Raises the error of ``faults`` for these paths and all that is below them."""
+    """Raises the error of ``faults`` for these paths and all paths below them."""
 
     def __init__(self) -> None:
         self.faults: dict[Path, int] = {}

@@ -1,4 +1,4 @@
-"""Looking names up."""
+"""Lookups of names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_same_letters_composed_otherwise() -> None:
     assert here.resolve("cafe\u0301").id == "caf\u00e9"
 
 
-def test_where_only_case_tells_them_apart_nobody_answers() -> None:
+def test_names_that_differ_only_in_case_are_ambiguous() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         catalog(Qwen=(), qwen=()).resolve("QWEN")
     assert "Qwen, qwen" in caught.value.message

@@ -1,4 +1,4 @@
-"""Storages that hang or are slow: one folder's problem."""
+"""Storages that hang or are slow affect only their own folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.library.conftest import Home
 
 
 class HangingDisk(Disk):
-    """What asks for something at or below ``hanging`` waits until ``answer`` is called."""
+    """A disk whose calls at or below ``hanging`` block until ``answer`` is called."""
 
     def __init__(self) -> None:
         self.hanging: set[Path] = set()
@@ -65,7 +65,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingDisk]:
 
 @pytest.fixture
 def nas(home: Home) -> Path:
-    """Another folder, with the model ``far``."""
+    """Return another folder, with the model ``far``."""
     folder = home.root / "nas"
     write_gguf(folder / "far.gguf")
     home.model("own.gguf")
@@ -73,7 +73,7 @@ def nas(home: Home) -> Path:
 
 
 def scanned_until(library: Library, wanted: list[str]) -> None:
-    """Scan until the models are these: the look that hung may be about to end."""
+    """Scan until the models are these: the hanging attempt may be about to end."""
     end = time.monotonic() + 20
     while list(library.scan().models) != wanted or library.scan().problems:
         assert time.monotonic() < end, library.scan().problems
@@ -103,7 +103,7 @@ def test_a_folder_that_begins_to_hang_keeps_its_models(
         assert kept.models == good.models
         assert [one.where for one in kept.problems] == [str(home.root / hanging)]
         assert "are kept" in kept.problems[0].reason
-    # What the other folder has is seen as ever.
+    # The other folder's models are found as usual.
     other = home.models_dir if hanging == "nas" else nas
     write_gguf(other / "new.gguf")
     assert list(library.scan().models) == ["far", "new", "own"]
@@ -147,7 +147,7 @@ def test_a_slow_folder_is_no_silent_one_and_comes_when_it_is_read(
     assert [one.reason for one in catalog.problems] == [SLOW]
     disk.answer()
     assert list(library.scan().models) == ["far", "own"]
-    # Known, it is slow again: nothing is said and nothing is lost.
+    # It is slow again, but known: there is no message, and no model is lost.
     disk.hanging.add(nas)
     again = library.scan(0.1)
     assert list(again.models) == ["far", "own"]
@@ -164,7 +164,7 @@ def test_a_header_that_cannot_be_read_in_time_is_the_folders_matter(
     library = home.library(model_dirs=[nas], cache_file=cache, clock=lambda: 1 << 62, disk=disk)
     disk.hanging.add(nas)
     assert list(library.scan().models) == ["own"]
-    # A start while a folder hangs does not forget what was read of it.
+    # A start while a folder hangs keeps its cached headers.
     assert cache.read_bytes() == known
     disk.answer()
     new = write_gguf(nas / "new.gguf")

@@ -1,4 +1,4 @@
-"""Headers that are kept, and what is not."""
+"""The cache of headers: kept and forgotten entries."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read(cache: HeaderCache, file: ModelFile) -> ModelMetadata:
     return cache.read(file)
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_a_file_that_could_not_be_read_is_tried_again(home: Home, *, anew: bool) -> None:
-    """Rights and disks change without a file's time."""
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_file_that_could_not_be_read_is_tried_again(home: Home, *, restart: bool) -> None:
+    """Permissions and disks change without a change of the file's time."""
     path = home.model("Tiny.gguf")
     file = stat_file(path, home.models_dir)
     assert file is not None
@@ -35,7 +35,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(home: Home, *, anew: bool)
         read(cache, file)
     assert not cache.settle()
     path.with_suffix(".away").rename(path)
-    if anew:
+    if restart:
         cache = HeaderCache(kept, lambda: LATER)
     assert read(cache, file).tensor_count > 0
     assert cache.settle()

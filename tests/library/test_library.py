@@ -82,13 +82,13 @@ def test_shards_are_one_model(home: Home) -> None:
     assert model.metadata.parameters == 3 * 256
 
 
-@pytest.mark.parametrize(("gone", "told"), [(0, "number 1"), (2, "number 3")])
-def test_a_missing_shard_is_named(home: Home, gone: int, told: str) -> None:
+@pytest.mark.parametrize(("gone", "named"), [(0, "number 1"), (2, "number 3")])
+def test_a_missing_shard_is_named(home: Home, gone: int, named: str) -> None:
     home.shards("big", 3)[gone].unlink()
     model = home.scan().models["big"]
     assert model.problem is not None
     assert "1 of its 3 files are missing" in model.problem
-    assert told in model.problem
+    assert named in model.problem
     assert (model.metadata is None) is (gone == 0)
 
 
@@ -139,7 +139,7 @@ def test_a_projector_goes_with_its_neighbour(home: Home) -> None:
     assert not catalog.problems
 
 
-def test_what_is_named_as_a_projector_is_no_model(home: Home) -> None:
+def test_a_file_named_as_a_projector_is_no_model(home: Home) -> None:
     home.model("v/Vision-Q4_K_M.gguf")
     home.model("v/mmproj-F16.gguf")
     catalog = home.scan()
@@ -310,7 +310,7 @@ def test_a_file_that_changed_just_now_is_read_again(home: Home) -> None:
     cache = home.root / "headers.json"
     library = home.library(cache_file=cache, clock=lambda: changed + 1000)
     assert library.scan().models["a"].problem is None
-    # Same size and, as far as a coarse clock tells, the same time.
+    # The same size and, by a coarse clock, the same time.
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, ns=(changed, changed))
     assert library.scan().models["a"].problem is not None
@@ -400,7 +400,7 @@ def test_a_directory_swapped_for_a_link_after_the_scan_saves_nobody(
     assert outside.exists()
 
 
-def test_a_link_is_deleted_and_not_what_it_points_to(home: Home, tmp_path: Path) -> None:
+def test_a_link_is_deleted_and_not_its_target(home: Home, tmp_path: Path) -> None:
     outside = write_gguf(tmp_path / "blob")
     link = home.models_dir / "m.gguf"
     link.symlink_to(outside)
@@ -432,7 +432,7 @@ def test_a_thousand_models(home: Home) -> None:
 # Where models come from
 
 
-def test_models_tell_whose_directory_they_lie_in(home: Home, tmp_path: Path) -> None:
+def test_models_have_the_origin_of_their_directory(home: Home, tmp_path: Path) -> None:
     home.model("a.gguf")
     write_gguf(tmp_path / "more" / "b.gguf")
     elsewhere = write_gguf(tmp_path / "elsewhere.gguf")

@@ -1,4 +1,4 @@
-"""Which projector a model is given: by places, names and headers."""
+"""The choice of projectors by places, names and headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = {"general.name": "Story", "llama.embedding_length": 128}
 
 
 def eyes(home: Home) -> dict[str, str | None]:
-    """Each model's projector, by its path below ``models_dir``."""
+    """Return each model's projector, by its path below ``models_dir``."""
     return {
         model_id: str(model.mmproj.relative_to(home.models_dir)) if model.mmproj else None
         for model_id, model in home.scan().models.items()
@@ -43,7 +43,7 @@ def test_the_projector_of_a_repository_is_that_of_its_folders(home: Home) -> Non
     assert not home.scan().problems
 
 
-def test_models_beside_the_projector_do_not_keep_it_from_those_below(home: Home) -> None:
+def test_models_beside_the_projector_do_not_keep_it_from_models_below(home: Home) -> None:
     home.projector("Big-VL/mmproj-F16.gguf")
     home.model("Big-VL/Big-VL-Q4_K_M.gguf")
     home.model("Big-VL/BF16/Big-VL-BF16.gguf")
@@ -56,10 +56,10 @@ def test_models_beside_the_projector_do_not_keep_it_from_those_below(home: Home)
 
 
 @pytest.mark.parametrize("architecture", ["qwen2vl", "llama"])
-def test_another_model_beside_it_does_not_take_it_from_those_below(
+def test_another_model_beside_it_does_not_take_it_from_models_below(
     home: Home, architecture: str
 ) -> None:
-    """By what the model is made for, else by the folder's name."""
+    """By the model's purpose, else by the folder's name."""
     big = {"general.architecture": architecture, "general.name": "Big"}
     home.projector("Big-VL-GGUF/mmproj-F16.gguf", {"general.name": "mmproj"})
     home.model("Big-VL-GGUF/Q4_K_M/Big-VL-Q4_K_M.gguf", big)
@@ -206,7 +206,7 @@ def test_a_helper_does_not_take_it_away(home: Home, other: str, width: int | Non
 
 @pytest.mark.parametrize("folder", ["", "Big-VL-7B-GGUF/"])
 def test_another_model_does_not_take_it_away(home: Home, folder: str) -> None:
-    """The vectors that the headers tell of show whose it is, else the folder's name."""
+    """The vector lengths in the headers decide, else the folder's name."""
     home.model(f"{folder}Big-VL-7B-Q4_K_M.gguf", {"general.name": "Big"})
     home.model(f"{folder}Story-3B-Q4_K_M.gguf", TEXT)
     width: dict[str, object] = {} if folder else {"clip.vision.projection_dim": 64}
@@ -217,7 +217,7 @@ def test_another_model_does_not_take_it_away(home: Home, folder: str) -> None:
     }
 
 
-def test_a_model_made_for_images_is_the_one_that_is_meant(home: Home) -> None:
+def test_a_model_made_for_images_is_preferred(home: Home) -> None:
     sees = {"general.architecture": "qwen2vl", "qwen2vl.embedding_length": 64}
     home.model("Seer-7B-Q4_K_M.gguf", {"general.name": "Seer", **sees})
     home.model("Story-7B-Q4_K_M.gguf", {"general.name": "Story"})
@@ -225,7 +225,7 @@ def test_a_model_made_for_images_is_the_one_that_is_meant(home: Home) -> None:
     assert eyes(home) == {"Seer-7B-Q4_K_M": "mmproj.gguf", "Story-7B-Q4_K_M": None}
 
 
-def test_the_kind_of_a_projector_tells_its_model(home: Home) -> None:
+def test_the_kind_of_a_projector_identifies_its_model(home: Home) -> None:
     home.projector("mix/mmproj-F16.gguf", {"clip.projector_type": "gemma3", "general.name": "p"})
     home.model("mix/gemma-3-4b-it-Q4_K_M.gguf", {"general.architecture": "gemma3"})
     home.model("mix/Qwen3-4B-Q4_K_M.gguf", {"general.architecture": "qwen3"})
@@ -236,7 +236,7 @@ def test_the_kind_of_a_projector_tells_its_model(home: Home) -> None:
 
 
 def test_a_longer_name_is_not_that_of_a_helper(home: Home) -> None:
-    """As Qwen3-8B and Qwen3-VL-8B have it: as large as each other, and one of them sees."""
+    """Like Qwen3-8B and Qwen3-VL-8B: of the same size, and one of them reads images."""
     sees = {"general.architecture": "qwen3vl", "qwen3vl.embedding_length": 64}
     home.model("Seer-8B-Q4_K_M.gguf", {"general.name": "a"})
     home.model("Seer-VL-8B-Q4_K_M.gguf", {"general.name": "b", **sees})
@@ -267,7 +267,7 @@ def test_sizes_of_one_series_are_different_models(home: Home) -> None:
     assert set(eyes(home).values()) == {None}
 
 
-def test_a_projector_asked_for_by_name_says_what_it_is(home: Home) -> None:
+def test_a_request_for_a_projector_explains_it(home: Home) -> None:
     home.model("v/Big-VL-Q4_K_M.gguf")
     for name in ("F16", "F32"):
         home.projector(f"v/mmproj-{name}.gguf")

@@ -1,4 +1,4 @@
-"""What is found in the directories: odd names, links, loops, unfinished downloads."""
+"""Scans of directories: odd names, links, loops, unfinished downloads."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def test_a_cut_short_file_is_listed_with_the_reason(home: Home) -> None:
     assert models["b"].problem == "it is not a GGUF file"
 
 
-def test_what_is_no_model_is_told_apart(home: Home) -> None:
+def test_other_files_are_recognized(home: Home) -> None:
     home.model("lora.gguf", {"general.type": "adapter"})
     home.model("some.imatrix.gguf", {"general.type": "imatrix"})
     write_gguf(home.models_dir / "vocab.gguf", weights=[])
     (home.models_dir / "imatrix-old.gguf").write_bytes(b"not a header")
     (home.models_dir / "notes.txt").write_text("gguf")
     assert home.ids() == []
-    told = reasons(home)
-    assert "adapter" in told["lora.gguf"]
-    assert "importance" in told["some.imatrix.gguf"]
-    assert "importance" in told["imatrix-old.gguf"]
-    assert "no weights" in told["vocab.gguf"]
+    found_reasons = reasons(home)
+    assert "adapter" in found_reasons["lora.gguf"]
+    assert "importance" in found_reasons["some.imatrix.gguf"]
+    assert "importance" in found_reasons["imatrix-old.gguf"]
+    assert "no weights" in found_reasons["vocab.gguf"]
 
 
 def test_links_are_followed_and_loops_end(home: Home, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_directories_within_each_other_are_read_once(home: Home) -> None:
     assert catalog.models["a"].removable
 
 
-def test_files_that_people_take_for_models_are_told_of(home: Home) -> None:
+def test_files_that_users_take_for_models_are_reported(home: Home) -> None:
     for name in (
         "alone.gguf.part",
         "both.gguf.crdownload",
@@ -151,10 +151,10 @@ def test_files_that_people_take_for_models_are_told_of(home: Home) -> None:
         path.write_bytes(b"x")
     home.model("both.gguf")
     table = ModelSettings(path=home.models_dir / "engine", command=("serve", "{path}"))
-    told = {
+    found_reasons = {
         Path(one.where).name: one.reason for one in home.scan(model_settings={"e": table}).problems
     }
-    assert set(told) == {
+    assert set(found_reasons) == {
         "alone.gguf.part",
         "both.gguf",
         "Cut.Q8_0.gguf.part1of2",
@@ -163,12 +163,12 @@ def test_files_that_people_take_for_models_are_told_of(home: Home) -> None:
         "pytorch_model.bin",
         "model-00001-of-00002.safetensors",
     }
-    assert "unfinished" in told["alone.gguf.part"]
-    assert "cat" in told["Cut.Q8_0.gguf.part1of2"]
-    assert "not in GGUF format" in told["pytorch_model.bin"]
+    assert "unfinished" in found_reasons["alone.gguf.part"]
+    assert "cat" in found_reasons["Cut.Q8_0.gguf.part1of2"]
+    assert "not in GGUF format" in found_reasons["pytorch_model.bin"]
 
 
-def test_a_pointer_of_git_lfs_is_told_apart(home: Home) -> None:
+def test_a_pointer_of_git_lfs_is_recognized(home: Home) -> None:
     (home.models_dir / "p.gguf").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
     )
@@ -195,7 +195,7 @@ def test_a_pointer_of_git_lfs_is_told_apart(home: Home) -> None:
         ("e\x1b[31mvil.gguf.part", "evil", "unfinished"),
     ],
 )
-def test_who_asks_for_such_a_file_is_told_why(
+def test_a_request_for_such_a_file_gets_the_reason(
     home: Home, name: str, asked: str, reason: str
 ) -> None:
     home.model("tiny.gguf")
@@ -209,7 +209,7 @@ def test_who_asks_for_such_a_file_is_told_why(
     assert all(one.where.isprintable() and one.reason.isprintable() for one in catalog.problems)
 
 
-def test_who_asks_for_the_file_of_an_unusable_model_is_told_why(home: Home) -> None:
+def test_a_request_for_the_file_of_an_unusable_model_gets_the_reason(home: Home) -> None:
     home.model("cut.gguf").write_bytes(b"GGUF" + b"\0" * 8)
     home.shards("parts", 3)[1].unlink()
     catalog = home.scan()
@@ -228,7 +228,7 @@ def test_a_control_vector_is_no_model(home: Home) -> None:
     assert not home.ids()
 
 
-def test_who_asks_for_a_broken_link_or_a_pipe_is_told_why(home: Home) -> None:
+def test_a_request_for_a_broken_link_or_a_pipe_gets_the_reason(home: Home) -> None:
     (home.models_dir / "gone.gguf").symlink_to(home.root / "nothing")
     os.mkfifo(home.models_dir / "pipe.gguf")
     catalog = home.scan()

@@ -19,7 +19,7 @@ from tests.library.conftest import PROJECTOR, Home
 
 
 class HubCache:
-    """A cache as the Hugging Face tools make it."""
+    """A cache like that of the Hugging Face tools."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,7 +37,7 @@ class HubCache:
 
 
 class Ollama:
-    """A directory of models as Ollama makes it."""
+    """A directory of models like Ollama's."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -95,7 +95,7 @@ def test_only_the_current_commit_counts(home: Home) -> None:
     assert list(scan(home, hub=cache.root).models) == ["Old-Q8_0"]
 
 
-def test_what_is_gone_or_no_model_is_a_problem(home: Home) -> None:
+def test_missing_files_and_other_files_are_problems(home: Home) -> None:
     cache = HubCache(home.root / "hub")
     cache.add("org/a", "1", "Gone-Q8_0.gguf").resolve().unlink()
     cache.add("org/b", "1", "Text-Q8_0.gguf").resolve().write_bytes(b"words, words")
@@ -235,7 +235,7 @@ def test_changes_are_seen_and_rest_costs_a_look_at_the_directories(home: Home) -
     assert len(looks.look().ollama) == 2
 
 
-def test_what_directories_do_not_tell_is_seen_after_a_minute(home: Home) -> None:
+def test_changes_that_directories_do_not_show_are_found_after_a_minute(home: Home) -> None:
     cache = HubCache(home.root / "hub")
     blob = cache.add("org/a", "1", "A-Q8_0.gguf").resolve()
     now = [0.0]
@@ -246,7 +246,7 @@ def test_what_directories_do_not_tell_is_seen_after_a_minute(home: Home) -> None
     assert looks.look().files == ()
 
 
-def test_a_store_that_is_too_slow_is_told_of(home: Home) -> None:
+def test_a_store_that_is_too_slow_is_reported(home: Home) -> None:
     cache = HubCache(home.root / "hub")
     cache.add("org/a", "1", "A-Q8_0.gguf")
     ticks = iter(range(0, 10**6, 4))

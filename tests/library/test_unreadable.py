@@ -1,4 +1,4 @@
-""" "Cannot be read" is not "gone": what a scan keeps when the disk or the system fails."""
+""" "Cannot be read" is not "gone": scans keep models when the disk or the system fails."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def disk() -> FaultyDisk:
 
 
 def unread(catalog: Catalog) -> list[str]:
-    """Where something cannot be read now."""
+    """Return the places that cannot be read now."""
     return [problem.where for problem in catalog.problems if problem.passing]
 
 
 @pytest.mark.parametrize("number", PASSING)
 @pytest.mark.parametrize("where", ["", "owner", "owner/repo", "owner/repo/Big-Q4_0.gguf"])
-def test_what_cannot_be_read_is_kept_until_it_can(
+def test_unreadable_models_are_kept_until_they_can_be_read(
     home: Home, disk: FaultyDisk, where: str, number: int
 ) -> None:
     path = home.model("owner/repo/Big-Q4_0.gguf")
@@ -100,7 +100,7 @@ def test_a_root_that_is_missing_is_gone_when_the_folder_around_it_says_so(
     library = home.library(model_dirs=[more], disk=disk)
     assert list(library.scan().models) == ["x"]
     shutil.rmtree(more)
-    # The folder around it cannot be listed: a mount that is away looks like this.
+    # Its parent folder cannot be listed: a missing mount looks like this.
     disk.faults[more.parent] = errno.EACCES
     assert list(library.scan().models) == ["x"]
     disk.faults.clear()
@@ -133,7 +133,7 @@ def test_a_first_scan_that_fails_says_so(home: Home, disk: FaultyDisk) -> None:
     assert list(library.scan().models) == ["x"]
 
 
-def test_other_settings_meanwhile_lose_nothing_but_what_they_leave_out(
+def test_other_settings_meanwhile_lose_only_what_they_leave_out(
     home: Home, disk: FaultyDisk
 ) -> None:
     more = home.root / "more"
@@ -151,15 +151,13 @@ def test_other_settings_meanwhile_lose_nothing_but_what_they_leave_out(
     assert models["x"].settings.pinned
     library.reconfigure(models_dir=home.models_dir)
     assert list(library.scan().models) == ["x"]
-    # It is a folder of another one of the directories now.
+    # It is a folder in another directory of the settings now.
     library.reconfigure(models_dir=home.root)
     disk.faults = {home.models_dir: errno.EMFILE}
     assert list(library.scan().models) == ["x", "y"]
 
 
-def test_what_the_program_deletes_is_gone_whatever_the_next_scan_reads(
-    home: Home, disk: FaultyDisk
-) -> None:
+def test_deleted_models_are_gone_whatever_the_next_scan_reads(home: Home, disk: FaultyDisk) -> None:
     home.model("x.gguf")
     path = home.model("y.gguf")
     library = home.library(disk=disk, model_settings={"nick": ModelSettings(path=path)})
@@ -238,7 +236,7 @@ def test_a_header_that_cannot_be_read_is_the_one_of_before(home: Home) -> None:
         assert not cache.settle()
 
 
-def test_what_nobody_looked_at_is_kept(home: Home, disk: FaultyDisk) -> None:
+def test_models_that_were_not_looked_at_are_kept(home: Home, disk: FaultyDisk) -> None:
     home.model("a/x.gguf")
     home.model("b/y.gguf")
     all_of_it = find_files([home.models_dir])
@@ -251,7 +249,7 @@ def test_what_nobody_looked_at_is_kept(home: Home, disk: FaultyDisk) -> None:
 
 
 class Elsewhere:
-    """A model in each store, and where a fault takes it away."""
+    """Make a model in each store; return the places whose faults hide them."""
 
     def __init__(self, home: Home) -> None:
         cache = HubCache(home.root / "hub")
@@ -308,7 +306,7 @@ def test_other_programs_models_are_kept(
 ) -> None:
     there = Elsewhere(home)
     assert set(there.places) == set(PLACES)
-    # Another commit is newer than the current one: without the ref it would be taken.
+    # Another commit is newer than the current one: without the ref it would be chosen.
     HubCache(home.root / "hub").add("org/vl", "2", "Other-Q8_0.gguf", ref=False)
     library = home.library(stores=there.stores, disk=disk)
     good = library.scan()
@@ -324,7 +322,7 @@ def test_other_programs_models_are_kept(
     assert library.scan() == good
 
 
-def test_what_nobody_may_read_there_is_no_news(home: Home, disk: FaultyDisk) -> None:
+def test_places_that_may_never_be_read_are_not_reported(home: Home, disk: FaultyDisk) -> None:
     there = Elsewhere(home)
     disk.faults = dict.fromkeys((home.root / "ollama", home.root / "hub"), errno.EACCES)
     catalog = home.scan(stores=there.stores, disk=disk)

@@ -1,4 +1,4 @@
-"""Real child processes for the tests of this room: started, watched to their end, never left."""
+"""Real child processes for the tests of this package: started, watched, and never left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def runner_on(kind: str) -> Run:
-    """A function that runs a coroutine on that kind of loop; what the loop logs is a failure."""
+    """Return a function that runs a coroutine on this kind of loop; messages of the loop fail."""
 
     def run(work: Coroutine[Any, Any, T]) -> T:
         problems: list[dict[str, Any]] = []
@@ -43,7 +43,7 @@ def runner_on(kind: str) -> Run:
 
 
 def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
-    """Whether a process (not necessarily our child) ends within ``seconds``."""
+    """Return whether a process (not necessarily our child) ends within ``seconds``."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -55,29 +55,29 @@ def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
 
 
 class Child:
-    """One ``ServerProcess`` with what it said."""
+    """A ``ServerProcess`` with its output."""
 
     def __init__(self) -> None:
         self.log = LogRing(now=lambda: datetime.now(UTC), space=LogSpace(max_lines=20_000))
         self.progress: list[float | None] = []
         self.server: ServerProcess
-        self._heard = asyncio.Event()
-        self.log.listeners.append(lambda _: self._heard.set())
+        self._new_lines = asyncio.Event()
+        self.log.listeners.append(lambda _: self._new_lines.set())
 
     @property
     def lines(self) -> list[str]:
-        """Its output so far."""
+        """Return its output so far."""
         return [line.text for line in self.log.tail(10**6)]
 
-    async def heard(self, beginning: str) -> str:
-        """Wait for a line that begins so; what follows it."""
+    async def line_after(self, beginning: str) -> str:
+        """Wait for a line with this beginning; return the rest of it."""
         async with asyncio.timeout(LIMIT):
             while True:
                 for line in self.lines:
                     if line.startswith(beginning):
                         return line[len(beginning) :].strip()
-                self._heard.clear()
-                await self._heard.wait()
+                self._new_lines.clear()
+                await self._new_lines.wait()
 
 
 async def spawn(

@@ -11,5 +11,5 @@ _bytes = cache(demo_bytes)
 
 
 def write_demo(path: Path) -> None:
-    """Writes the model ``demo``; how the service does that is tested in tests/gguf."""
+    """Write the model ``demo``; tests/gguf tests how the service writes it."""
     path.write_bytes(_bytes())

@@ -1,4 +1,4 @@
-"""What the tests of installing share: a progress that remembers, and an installer."""
+"""Stand-ins that the tests of installations share: a recording progress, and an installer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOW = datetime(2025, 1, 2, tzinfo=UTC)
 
 
 class Steps:
-    """A progress that remembers what it was told."""
+    """A progress that records all calls."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []

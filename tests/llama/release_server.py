@@ -1,4 +1,4 @@
-"""A server that looks like GitHub's API and downloads, and archives to serve, good and bad."""
+"""A server like GitHub's API and downloads, with good and bad archives."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def member(
     kind: bytes = tarfile.REGTYPE,
     to: str = "",
 ) -> tuple[tarfile.TarInfo, bytes]:
-    """One entry of a tar file."""
+    """An entry of a tar file."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.type, info.linkname = len(content), mode, kind, to
     return info, content
 
 
 def tar(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
-    """A tar file."""
+    """Make a tar file."""
     buffer = io.BytesIO()
-    # The type stubs know the modes as literals only.
+    # The type stubs accept the modes only as literals.
     with tarfile.open(fileobj=buffer, mode=cast("Literal['w:gz']", mode)) as file:
         for info, content in members:
             file.addfile(info, io.BytesIO(content))
@@ -46,7 +46,7 @@ def tar(*members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> bytes:
 
 
 def good_tar(script: bytes = SCRIPT, *, folder: str = "llama-b6543", mode: str = "w:gz") -> bytes:
-    """A release as upstream makes them: program, libraries and links in one folder."""
+    """Make a release like upstream: program, libraries and links in one folder."""
     return tar(
         member(f"{folder}/", kind=tarfile.DIRTYPE, mode=0o755),
         member(f"{folder}/llama-server", script, mode=0o755),
@@ -57,7 +57,7 @@ def good_tar(script: bytes = SCRIPT, *, folder: str = "llama-b6543", mode: str =
 
 
 def good_zip() -> bytes:
-    """A release as they were earlier."""
+    """Make a release in the earlier layout."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         program = zipfile.ZipInfo("build/bin/llama-server")
@@ -72,7 +72,7 @@ def good_zip() -> bytes:
 
 
 class ReleaseServer:
-    """Serves releases; ``answers`` overrides what a path gives: (status, headers, body)."""
+    """Serves releases; ``answers`` replaces the answer for a path: (status, headers, body)."""
 
     def __init__(self) -> None:
         self.releases: list[dict[str, Any]] = []
@@ -80,11 +80,11 @@ class ReleaseServer:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: list[str] = []
         self.ranges = True
-        """Whether parts of files are given."""
+        """Whether parts of files are served."""
         self.parts: list[int] = []
-        """Where the parts began that were given."""
+        """The first bytes of the served parts."""
         self.cuts: dict[str, list[int]] = {}
-        """After how many bytes of a path's next answers the connection ends."""
+        """By path: the bytes of its next answers after which the connection ends."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ class ReleaseServer:
         *,
         change: Callable[[dict[str, Any]], None] = lambda asset: None,
     ) -> None:
-        """Add an asset to the release ``tag``, which is made, as the newest, if it is not there."""
+        """Add an asset to the release ``tag``; a new release is the newest."""
         release = next((r for r in self.releases if r["tag_name"] == tag), None)
         if release is None:
             release = {"tag_name": tag, "draft": False, "prerelease": False, "assets": []}
@@ -145,13 +145,13 @@ class ReleaseServer:
         self.files[f"/ggml-org/llama.cpp/releases/download/{tag}/{name}"] = content
 
     def add_sources(self, tag: str, content: bytes) -> None:
-        """Add the sources of the release ``tag``, made as the newest if it is not there."""
+        """Add the sources of the release ``tag``; a new release is the newest."""
         if not any(release["tag_name"] == tag for release in self.releases):
             self.releases.insert(0, {"tag_name": tag, "draft": False, "assets": []})
         self.files[f"/ggml-org/llama.cpp/archive/refs/tags/{tag}.tar.gz"] = content
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """What a path gives."""
+        """Return status, headers and body for a path."""
         releases = "/repos/ggml-org/llama.cpp/releases"
         bare = path.partition("?")[0]
         if bare in self.answers:

@@ -1,4 +1,4 @@
-"""Reading the mirror out of apt's own files, as Debian, Ubuntu and others have them."""
+"""Reading the mirror from apt's own files, as on Debian, Ubuntu and others."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_machine_without_apt(tmp_path: Path) -> None:
     "uri",
     ["ftp://m/d", "http://m/d d", 'http://m/"', "http://m/d\nSuites: evil", "http://", "m/d"],
 )
-def test_what_is_no_web_address(uri: str) -> None:
+def test_invalid_web_addresses(uri: str) -> None:
     assert not is_web_address(uri)
 
 

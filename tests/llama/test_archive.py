@@ -1,4 +1,4 @@
-"""Archives made by somebody else: what is accepted, and everything that must not be."""
+"""Other people's archives: accepted ones, and everything that must be refused."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_too_many_entries_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"not an archive", good_tar()[:200], good_zip()[:100]],
-    # Not their bytes: a tar.gz holds the time at which it was made.
+    # Not their bytes: a tar.gz contains its time of creation.
     ids=["empty", "text", "tar", "zip"],
 )
 def test_damaged_archives_are_one_plain_error(tmp_path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Finding llama-server and learning what it can do, with small programs that stand in for it."""
+"""Finding and probing llama-server, with small programs in place of it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ ASKS = '[ "$1" = --list-devices ] && '
 
 
 class Clock:
-    """Asks for the GPUs of a build at times of a test's choice."""
+    """Probes the GPUs of a build at times that a test chooses."""
 
     def __init__(self, path: Path, folder: Path) -> None:
         self.path = path
@@ -120,7 +120,8 @@ class Clock:
         self.now = 1_000_000.0
 
     def devices(self, later: float = 0.0) -> tuple[tuple[str, ...] | None, bool]:
-        """What is known ``later`` seconds after the last look, and whether it was asked for it."""
+        """Return the devices ``later`` seconds after the last probe, and whether it probed
+        again."""
         self.now += later
         before = runs(self.folder)
         found = probe(
@@ -130,7 +131,9 @@ class Clock:
         return found.devices, runs(self.folder) > before
 
 
-def test_one_that_failed_to_list_its_gpus_is_asked_again_soon(make: Make, tmp_path: Path) -> None:
+def test_a_build_that_failed_to_list_its_gpus_is_probed_again_soon(
+    make: Make, tmp_path: Path
+) -> None:
     ready = tmp_path / "driver"
     answer = 'printf "Available devices:\\n  CUDA0: GPU (8 MiB, 8 MiB free)\\n"'
     clock = Clock(make(rest=f"{ASKS}[ ! -e {ready} ] && exit 1\n{ASKS}{answer}"), tmp_path)
@@ -144,19 +147,21 @@ def test_one_that_failed_to_list_its_gpus_is_asked_again_soon(make: Make, tmp_pa
     assert clock.devices(60) == (None, True)
 
 
-def test_one_that_never_lists_its_gpus_is_asked_less_and_less(make: Make, tmp_path: Path) -> None:
+def test_a_build_that_never_lists_its_gpus_is_probed_less_and_less(
+    make: Make, tmp_path: Path
+) -> None:
     clock = Clock(make(rest=f"{ASKS}kill -SEGV $$"), tmp_path)
     assert clock.devices() == (None, True)
     for wait in (60, 120, 240, 480, 960, 1920, 3600, 3600):
         assert clock.devices(wait - 1) == (None, False)
         assert clock.devices(1) == (None, True)
-    # Another file begins anew.
+    # Another file starts from the beginning.
     os.utime(clock.path, ns=(1, 1))
     assert clock.devices() == (None, True)
     assert clock.devices(60) == (None, True)
 
 
-def test_one_that_lists_no_gpu_is_asked_again_after_an_hour(make: Make, tmp_path: Path) -> None:
+def test_a_build_without_gpus_is_probed_again_after_an_hour(make: Make, tmp_path: Path) -> None:
     clock = Clock(make(rest=f'{ASKS}printf "Available devices:\\n  (none)\\n"'), tmp_path)
     assert clock.devices() == ((), True)
     assert clock.devices(3599) == ((), False)
@@ -165,8 +170,8 @@ def test_one_that_lists_no_gpu_is_asked_again_after_an_hour(make: Make, tmp_path
 
 def test_slow_is_not_none(make: Make, tmp_path: Path) -> None:
     path = make(rest=f"{ASKS}exec sleep 60")
-    told = f"{path} --list-devices did not end within 0.2 s."
-    assert _gpus(path, environ(), 0.2) == (None, told)
+    message = f"{path} --list-devices did not end within 0.2 s."
+    assert _gpus(path, environ(), 0.2) == (None, message)
 
 
 def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
@@ -178,7 +183,7 @@ def test_a_day_later_it_is_asked_again(make: Make, tmp_path: Path) -> None:
     assert runs(tmp_path) == asked
     probe(path, data_dir=data, environ=environ(), now=lambda: 1024 * hour)
     assert runs(tmp_path) == 2 * asked
-    # The clock was put back.
+    # The clock was set back.
     probe(path, data_dir=data, environ=environ(), now=lambda: 1 * hour)
     assert runs(tmp_path) == 3 * asked
 
@@ -203,7 +208,7 @@ def test_learns_the_gpus_that_a_build_would_use(make: Make, tmp_path: Path) -> N
     assert found(none, "none").devices == ()
     no_card = f"{failed}no CUDA-capable device is detected\n"
     assert found(no_card + none, "no card").devices == ()
-    # Another driver may do.
+    # Another driver may work.
     old = f"{failed}CUDA driver version is insufficient for CUDA runtime version\n"
     assert found(old + LISTED, "other").devices == ("CUDA0", "RPC0")
     refused = found(old + none, "refused")
@@ -215,7 +220,7 @@ def test_learns_the_gpus_that_a_build_would_use(make: Make, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}', b"\xff\xfe"])
-def test_a_damaged_record_is_made_anew(make: Make, tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_record_is_replaced(make: Make, tmp_path: Path, damage: bytes) -> None:
     path = make()
     (tmp_path / "data" / "llama").mkdir(parents=True)
     (tmp_path / "data" / "llama" / "probe.json").write_bytes(damage)

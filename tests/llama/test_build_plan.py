@@ -1,4 +1,4 @@
-"""How llama-server would be built, by what is known of the machine; and which ways there are."""
+"""The plan of a build of llama-server, by facts about the machine; and the possible methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cyber_inference_tui.llama.install.build_plan import (
     missing_tools,
     plan_build,
 )
-from cyber_inference_tui.llama.install.hardware import Gpu
+from cyber_inference_tui.llama.install.hardware import Gpu, VulkanBuilds
 from cyber_inference_tui.llama.install.methods import (
     InstallFacts,
     gather_install_facts,
@@ -109,7 +109,9 @@ def test_jobs_by_memory(total: int, available: int, jobs: int) -> None:
         (("cmake", "make"), "sudo apt-get install -y cmake build-essential`"),
     ],
 )
-def test_what_is_missing_is_told_with_its_command(missing: tuple[str, ...], command: str) -> None:
+def test_missing_tools_are_reported_with_their_command(
+    missing: tuple[str, ...], command: str
+) -> None:
     with pytest.raises(InstallError) as caught:
         plan_build(msgspec.structs.replace(BOX, missing=missing))
     assert command in str(caught.value)
@@ -140,7 +142,7 @@ def test_macos() -> None:
         (("cmake", "make"), "`brew install cmake; xcode-select --install`"),
     ],
 )
-def test_what_is_missing_on_macos(missing: tuple[str, ...], command: str) -> None:
+def test_missing_tools_on_macos(missing: tuple[str, ...], command: str) -> None:
     with pytest.raises(InstallError) as caught:
         plan_build(msgspec.structs.replace(BOX, system="Darwin", missing=missing))
     assert command in caught.value.hint
@@ -205,9 +207,7 @@ DEBIAN = InstallFacts(
     has_mirror=True,
     has_keys=True,
     gpus=(),
-    has_vulkan_driver=False,
-    has_vulkan_loader=False,
-    has_render_device=False,
+    vulkan=VulkanBuilds(github=(False,), debian=(False,)),
     has_nvcc=False,
     missing_tools=(),
 )
@@ -223,14 +223,14 @@ JETPACK_6 = msgspec.structs.replace(
 
 
 def possible(facts: InstallFacts) -> list[str]:
-    return [way.name for way in install_methods(facts) if way.possible]
+    return [method.name for method in install_methods(facts) if method.possible]
 
 
 def recommended(facts: InstallFacts) -> list[str]:
-    return [way.name for way in install_methods(facts) if way.recommended]
+    return [method.name for method in install_methods(facts) if method.recommended]
 
 
-def test_the_ways_of_an_ordinary_machine() -> None:
+def test_the_methods_of_an_ordinary_machine() -> None:
     assert possible(DEBIAN) == ["github", "debian", "source"]
     assert recommended(DEBIAN) == ["github"]
 
@@ -244,7 +244,7 @@ def test_on_jetpack_6_only_a_build_will_do() -> None:
     assert "CUDA" in source.summary
 
 
-def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
+def test_a_jetson_without_tools_gets_the_command_for_them() -> None:
     facts = msgspec.structs.replace(JETPACK_6, missing_tools=("cmake",))
     assert possible(facts) == recommended(facts) == []
     assert "sudo apt-get install -y cmake" in (install_methods(facts)[2].problem or "")
@@ -262,11 +262,11 @@ def test_a_jetson_without_tools_is_told_how_to_get_them() -> None:
         ({"system": "Darwin", "machine": "arm64"}, ["github", "source"]),
     ],
 )
-def test_what_takes_a_way_away(change: dict[str, object], names: list[str]) -> None:
+def test_conditions_that_exclude_a_method(change: dict[str, object], names: list[str]) -> None:
     facts = msgspec.structs.replace(DEBIAN, **change)
     assert possible(facts) == names
     assert recommended(facts) == names[:1]
-    assert all((way.problem is None) is way.possible for way in install_methods(facts))
+    assert all((method.problem is None) is method.possible for method in install_methods(facts))
 
 
 def test_a_mac_with_apples_chip_gets_metal() -> None:
@@ -278,15 +278,16 @@ def test_a_mac_with_apples_chip_gets_metal() -> None:
 
 
 def test_vulkan_is_promised_only_where_it_would_be_taken() -> None:
-    amd = msgspec.structs.replace(DEBIAN, has_render_device=True, has_vulkan_driver=True)
-    github, debian, _ = install_methods(amd)
+    vulkan = VulkanBuilds(github=(False,), debian=(True, False))
+    github, debian, _ = install_methods(msgspec.structs.replace(DEBIAN, vulkan=vulkan))
     assert "CPU" in github.summary
     assert "Vulkan" in debian.summary
-    amd = msgspec.structs.replace(amd, has_vulkan_loader=True)
-    assert "Vulkan" in install_methods(amd)[0].summary
+    vulkan = VulkanBuilds(github=(True, False), debian=(True, False))
+    github, *_ = install_methods(msgspec.structs.replace(DEBIAN, vulkan=vulkan))
+    assert "Vulkan" in github.summary
 
 
-def test_this_machine_has_a_way_or_a_reason(tmp_path: Path) -> None:
+def test_this_machine_has_a_method_or_a_reason(tmp_path: Path) -> None:
     found = install_methods(gather_install_facts(tmp_path, os.environ))
-    assert [way.name for way in found] == ["github", "debian", "source"]
-    assert all(way.possible or way.problem for way in found)
+    assert [method.name for method in found] == ["github", "debian", "source"]
+    assert all(method.possible or method.problem for method in found)

@@ -88,8 +88,8 @@ def test_the_command_line_of_a_plain_model() -> None:
 
 
 @pytest.mark.parametrize("model_id", ["a,b", ",", "x, y,", "plain"])
-def test_a_server_is_told_of_one_name_whatever_the_id(model_id: str) -> None:
-    """llama-server splits what ``--alias`` says at commas, and adds up all that it is given."""
+def test_a_server_gets_a_single_name_for_any_id(model_id: str) -> None:
+    """llama-server splits each ``--alias`` at commas, and takes the names of all."""
     own = local(args=("--alias", "mine", "-c", "1", "-a", "other"))
     words = argv(msgspec.structs.replace(own, id=model_id), llama_args=["-a", "general"])
     alias = value(words, "--alias")
@@ -121,7 +121,7 @@ def test_a_models_own_settings_win_over_the_general_ones() -> None:
     words = argv(local(gpu_layers=0, threads=1), **general)
     assert value(words, "--gpu-layers") == "0"
     assert value(words, "--threads") == "1"
-    # What means "llama-server decides" is left to it.
+    # Values for "llama-server decides" are not passed.
     words = argv(local(gpu_layers=-1, threads=0, parallel=0), **general)
     assert not {"--gpu-layers", "--threads", "--parallel"} & set(words)
 
@@ -158,9 +158,9 @@ def test_a_persons_own_context_argument_wins_over_all_but_a_limit(option: str) -
     assert context_size(local(4096, args=(option, "0")), settings) == 4096
     assert argv(model)[-1] == "20000"
     assert limited(model, 4096).options.context_size == 4096
-    # The last one is the one that llama-server takes.
+    # llama-server takes the last value.
     assert argv(model, limit=4096)[-2:] == ["--ctx-size", "4096"]
-    # What is no number is left to llama-server to complain about.
+    # llama-server itself reports values that are no numbers.
     assert context_size(local(4096, args=(option, "many")), Settings()) == 4096
 
 
@@ -176,7 +176,7 @@ def test_a_verbosity_is_asked_for_unless_the_person_asks_for_one() -> None:
     assert "--verbosity" not in argv(by_variable, flags, verbosity=4)
 
 
-def test_a_signature_changes_with_what_a_server_depends_on() -> None:
+def test_a_signature_changes_with_everything_a_server_depends_on() -> None:
     settings = Settings()
     base = signature(local(131_072), settings)
     assert base == signature(local(131_072, pinned=True, idle_timeout=1), settings)
@@ -197,7 +197,7 @@ def test_a_signature_changes_with_what_a_server_depends_on() -> None:
 
 
 @given(st.integers(0, 1 << 50))
-def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) -> None:
+def test_the_prompt_cache_takes_at_most_a_tenth_of_the_free_memory(available: int) -> None:
     size = cache_ram_mib(available)
     assert 0 <= size <= 8192
     assert size * MIB <= available / 10
@@ -211,7 +211,7 @@ def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) 
         ({"max_concurrent_requests": 500}, {}, 508, 500),
         ({"max_concurrent_requests": 500}, {"max_concurrent_requests": 0}, 264, 256),
         ({}, {"max_concurrent_requests": 300}, 308, 300),
-        # A person's own threads count, and their last word.
+        # The user's own threads count, and the last value of them.
         ({}, {"args": ("--threads-http", "16")}, 16, 8),
         ({"llama_args": ("--threads-http=40",)}, {}, 40, 32),
         ({"llama_args": ("--threads-http", "40")}, {"args": ("--threads-http=600",)}, 600, 592),
@@ -219,7 +219,7 @@ def test_the_prompt_cache_takes_at_most_a_tenth_of_what_is_free(available: int) 
         ({}, {"args": ("--threads-http", "1")}, 1, 1),
         ({}, {"env": {"LLAMA_ARG_THREADS_HTTP": "100"}}, None, 92),
         ({}, {"args": ("--threads-http", "50"), "env": {"LLAMA_ARG_THREADS_HTTP": "9"}}, 50, 42),
-        # llama-server's own choice depends on its slots.
+        # llama-server's default depends on its slots.
         ({}, {"args": ("--threads-http", "-1")}, 0, 3),
         ({"llama_parallel": 30}, {"args": ("--threads-http", "-1")}, 0, 24),
         (

@@ -1,4 +1,4 @@
-"""Whatever a server's command starts, and however that hides, it ends with the server."""
+"""All descendants of a server's command end with the server, however they hide."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ESCAPES = {
 
 
 class Stray:
-    """A program that a server's script starts, and that notes its pid."""
+    """A program that a server's script starts, and that writes down its pid."""
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "stray"
@@ -63,7 +63,8 @@ class Stray:
         self._program.chmod(0o755)
 
     def script(self, escape: str) -> str:
-        """Shell commands that start it so and go on when it runs and its parent is done."""
+        """Return shell commands that start it in this way, and continue when its parent has
+        exited."""
         started = ESCAPES[escape].replace("STRAY", str(self._program))
         return f"{started}\nwhile [ ! -s {self._note} ]; do sleep 0.02; done; sleep 0.05"
 
@@ -122,7 +123,7 @@ async def test_a_stranger_that_begins_beside_a_loaded_server_is_left_alone() -> 
         stranger.kill()
 
 
-async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_started_it(
+async def test_a_process_that_hides_after_the_load_ends_with_the_last_possible_parent(
     stray: Stray, tmp_path: Path
 ) -> None:
     adopt_orphans()
@@ -133,12 +134,12 @@ async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_starte
     for one in (before, child):
         await one.server.wait_ready()
     go.touch()
-    await child.heard("hidden")
+    await child.line_after("hidden")
     after = await spawn_shell(f"{READY}; {OBEYS}")
     await after.server.wait_ready()
     await before.server.stop(20)
     assert is_alive(stray.pid)
-    # A guard could not tell either: it is to end it, whoever started it.
+    # A guard cannot find out its origin either, so it has to kill it.
     await child.server.processes()
     assert stray.pid in {one.pid for one in child.server.strays}
     await child.server.stop(20)
@@ -146,7 +147,7 @@ async def test_what_hides_after_the_load_ends_with_the_last_that_may_have_starte
     assert await after.server.stop(20) == 0
 
 
-# A command that does not stay
+# Commands that exit while their server runs
 
 
 def wrapper(folder: Path, script: str) -> LocalModel:
@@ -161,7 +162,7 @@ def wrapper(folder: Path, script: str) -> LocalModel:
     )
 
 
-# It would end by itself when its script does.
+# It would exit with its script.
 OUTLIVES = {"FAKE_LLAMA": '{"outlive_parent": 100}'}
 SERVER = f'{sys.executable} -I -S {SCRIPT} --host "$1" --port "$2"'
 
@@ -181,8 +182,8 @@ async def test_a_command_that_leaves_its_server_in_the_background_is_a_failed_lo
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     await room.launcher.start()
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    told = r"went on in the background: .*`exec`.*`wait`"
-    with pytest.raises(ModelLoadError, match=told) as error:
+    message = r"went on in the background: .*`exec`.*`wait`"
+    with pytest.raises(ModelLoadError, match=message) as error:
         await room.launch(wrapper(tmp_path, script.replace("SERVER", SERVER)))
     assert not error.value.out_of_memory
     left = [one.pid for one in psutil.Process().children(recursive=True)]
@@ -206,7 +207,7 @@ async def test_a_command_that_leaves_its_loaded_server_ends_the_model_with_that_
     assert "went on in the background" in server.exit_reason()[0]
 
 
-async def test_what_its_log_says_of_a_failure_counts_more(tmp_path: Path, stray: Stray) -> None:
+async def test_a_failure_in_its_log_counts_more(tmp_path: Path, stray: Stray) -> None:
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
     script = f"{stray.script('session')}; echo 'error: invalid argument: --nope' >&2; exit 1"
     with pytest.raises(ModelLoadError, match="wrong argument"):
@@ -236,7 +237,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
-    """A process with a launcher and one server; it, the pids of the server and of the guard."""
+    """Start a process with a launcher and a server; return it and the pids of server and guard."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(folder), script],
         stdout=subprocess.PIPE,
@@ -251,7 +252,7 @@ def service(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 @pytest.fixture
 def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
-    """A stray for each way to hide."""
+    """Return a stray process for each way to hide."""
     made = {}
     for number, escape in enumerate(ESCAPES):
         (folder := tmp_path / f"stray{number}").mkdir()
@@ -262,7 +263,7 @@ def all_strays(tmp_path: Path) -> Iterator[dict[str, Stray]]:
 
 
 def hide_all(strays: dict[str, Stray]) -> str:
-    """A server's script that starts all of them first."""
+    """Return a server's script that first starts all stray processes."""
     return "\n".join(
         [*(stray.script(escape) for escape, stray in strays.items()), f"exec {SERVER}"]
     )
@@ -281,7 +282,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     tmp_path: Path, all_strays: dict[str, Stray], caplog: pytest.LogCaptureFixture
 ) -> None:
     with service(tmp_path, hide_all(all_strays)) as (process, server, guard):
-        # It would start another guard.
+        # It would start a new guard.
         process.send_signal(signal.SIGSTOP)
         os.kill(guard, signal.SIGKILL)
         process.kill()
@@ -295,7 +296,7 @@ async def test_the_next_start_ends_them_when_the_guard_was_killed_too(
     await room.launcher.close()
 
 
-async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_knew(
+async def test_a_killed_guard_is_replaced_with_the_same_knowledge(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     room = Room(tmp_path, lambda: fake_binary(tmp_path))
@@ -317,7 +318,7 @@ async def test_a_guard_that_is_killed_is_replaced_and_knows_what_the_first_one_k
 # Marks and start times
 
 
-async def test_only_what_has_the_mark_and_started_then_is_swept(tmp_path: Path) -> None:
+async def test_only_processes_with_the_mark_and_the_start_time_are_killed(tmp_path: Path) -> None:
     mine, other = run_mark(tmp_path), run_mark(tmp_path.parent)
     with contextlib.ExitStack() as stack:
 
@@ -400,7 +401,7 @@ async def test_a_launcher_waits_for_adopted_processes(
     await room.launcher.close()
 
 
-# Programs that are only asked something
+# Short programs
 
 
 @pytest.mark.parametrize("escape", ["background job", "session", "daemon"])

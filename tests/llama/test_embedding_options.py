@@ -1,4 +1,4 @@
-"""What a server is told for a model that makes vectors."""
+"""The options of servers whose models make embeddings."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def argv(spec: ServerSpec, flags: frozenset[str] = VECTOR_OPTIONS) -> list[str]:
     )
 
 
-def test_models_for_text_are_told_nothing() -> None:
+def test_models_for_text_get_no_options() -> None:
     assert given(architecture="qwen3", context_length=32768) == []
     assert given(architecture="qwen3", pooling="none") == []
     assert resolve(LocalModel(id="m"), SETTINGS).embedding_options == ()
@@ -94,19 +94,19 @@ def test_a_batch_holds_the_longest_input_where_it_has_to() -> None:
         ONE_SLOT,
         *batch(4096),
     ]
-    # A longer input than it was trained for is refused anyway.
+    # Inputs beyond the trained length are refused anyway.
     assert given(architecture="nomic-bert", context_length=2048) == [EMBEDDING, *batch(2048)]
     assert given(architecture="nomic-bert", context=1000) == [EMBEDDING, *batch(1000)]
 
 
 @pytest.mark.parametrize("args", ["--embedding", "--embeddings", "--reranking --no-mmap"])
-def test_what_a_person_says_of_vectors_is_left_alone(args: str) -> None:
+def test_the_users_own_choices_for_embeddings_win(args: str) -> None:
     assert given(args, architecture="bert", pooling="mean", context_length=512) == []
     assert given(args, architecture="bert", pooling="mean", context_length=2048) == batch(2048)
 
 
 @pytest.mark.parametrize("name", ["LLAMA_ARG_EMBEDDINGS", "LLAMA_ARG_RERANKING"])
-def test_so_is_what_variables_say(name: str) -> None:
+def test_so_do_variables(name: str) -> None:
     facts: dict[str, Any] = {"architecture": "bert", "pooling": "mean", "context_length": 2048}
     assert given(env={name: "1"}, **facts) == batch(2048)
     assert given(env={name: "0"}, **facts) == []
@@ -126,7 +126,7 @@ def test_slots_share_a_cache_so_there_is_one_unless_somebody_wants_more() -> Non
     assert given(env={"LLAMA_ARG_N_PARALLEL": "4"}, **facts) == [EMBEDDING]
 
 
-def test_another_pooling_decides_what_it_is_started_for() -> None:
+def test_another_pooling_decides_the_mode() -> None:
     facts: dict[str, Any] = {"architecture": "qwen3", "context_length": 4096}
     assert given("--pooling rank", pooling="mean", **facts) == [RERANKING, ONE_SLOT]
     assert given("--pooling mean", pooling="rank", **facts) == [
@@ -134,12 +134,12 @@ def test_another_pooling_decides_what_it_is_started_for() -> None:
         ONE_SLOT,
         *batch(4096),
     ]
-    # A model for text stays one until somebody says otherwise.
+    # A model for text stays one unless the user changes it.
     assert given("--pooling mean", **facts) == []
     assert given("--embedding --pooling mean", **facts) == batch(4096)
 
 
-def test_the_command_line_has_what_the_build_knows_and_a_persons_own_last() -> None:
+def test_the_command_line_has_known_options_and_the_users_own_last() -> None:
     words = argv(encoder(args=("--pooling", "cls")))
     assert words[-7:] == [
         *("--embedding", "--batch-size", "2048", "--ubatch-size", "2048", "--pooling", "cls")
@@ -148,7 +148,7 @@ def test_the_command_line_has_what_the_build_knows_and_a_persons_own_last() -> N
     assert not VECTOR_OPTIONS & set(argv(encoder(), frozenset()))
 
 
-def test_the_estimate_is_of_what_is_started() -> None:
+def test_the_estimate_is_for_the_started_server() -> None:
     started = formula_need(encoder())
     spelled_out = encoder(args=("--embedding", "-b", "2048", "-ub", "2048"))
     assert started == formula_need(spelled_out)
@@ -158,7 +158,7 @@ def test_the_estimate_is_of_what_is_started() -> None:
     assert encoder().options.embedding
 
 
-def test_what_was_measured_without_them_is_not_believed() -> None:
+def test_measurements_without_them_are_ignored() -> None:
     text = LocalModel(
         id="m",
         path=Path("/m.gguf"),

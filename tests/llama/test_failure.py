@@ -1,4 +1,4 @@
-"""Why a server ended, from its exit and its last lines (lines as real servers print them)."""
+"""Explanations of failures, from exit codes and last lines (as real servers print them)."""
 
 from __future__ import annotations
 
@@ -250,12 +250,12 @@ UNSUPPORTED = "error: the supplied chat template is not supported: {% for"
             " While executing CallExpression at line 1, column 19 in source:"
             ' ...{{ raise_exception("no way") }}... Error: Jinja Exception: no way',
         ),
-        # Where a line of the template is very long, the reason is what matters.
+        # If a line of the template is very long, only the reason is quoted.
         ([*RAISES[:3], "x" * 400, *RAISES[4:], *HINTS], "Error: Jinja Exception: no way"),
-        # Its own lines come in another order than those of its log.
+        # Its output has another order than its log.
         ([UNSUPPORTED, "", *UNFINISHED], "parser: Parser Error: Unexpected EOF ...{% for..."),
         ([UNSUPPORTED, "note: started"], "the supplied chat template is not supported: {% for"),
-        # Builds whose log lines have no time and no level.
+        # Builds without time and level in their log lines.
         (
             ["main: chat template parsing error: Expected value at row 1, column 5:", "main: bye"],
             "Expected value at row 1, column 5:",
@@ -263,7 +263,9 @@ UNSUPPORTED = "error: the supplied chat template is not supported: {% for"
         ([EMPTY_ERROR, *HINTS], EMPTY_ERROR),
     ],
 )
-def test_a_broken_chat_template_is_told_in_the_parsers_words(lines: list[str], quoted: str) -> None:
+def test_a_broken_chat_template_is_explained_in_the_parsers_words(
+    lines: list[str], quoted: str
+) -> None:
     found = diagnose(1, [BEFORE, *lines, *AFTER[1:]])
     assert found.cause is Cause.BAD_TEMPLATE
     assert found.sentence == (
@@ -321,14 +323,14 @@ def test_a_further_file_is_not_taken_for_the_model(lines: list[str], sentence: s
     assert found.sentence.startswith(sentence)
 
 
-def test_hints_and_what_only_says_that_it_failed_are_no_reason() -> None:
+def test_hints_and_lines_without_a_reason_are_skipped() -> None:
     line = "0.00.1 E srv  init_listene: static assets path not found: /nope"
     last = "0.00.2 E srv  llama_server: failed to initialize HTTP server"
     hints = ["error: please try another", "hint: this failed as well", *HINTS]
     assert diagnose(1, [line, last, *hints]).line == line
 
 
-def test_the_most_telling_line_decides_not_the_last() -> None:
+def test_the_most_specific_line_decides_not_the_last() -> None:
     lines = [
         "cudaMalloc failed: out of memory",
         "llama_model_load: error loading model: failed to allocate buffer",
@@ -356,7 +358,7 @@ def test_a_missing_model_is_not_a_damaged_one() -> None:
     assert found.cause is Cause.MISSING_FILE
 
 
-def test_what_the_trial_before_the_load_said_does_not_mislead() -> None:
+def test_the_trial_before_the_load_does_not_mislead() -> None:
     trial = [
         "I cmn  common_init_: fitting params to device memory ...",
         "E ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 4884066560",
@@ -366,9 +368,9 @@ def test_what_the_trial_before_the_load_said_does_not_mislead() -> None:
     ]
     found = diagnose(1, [*trial, "E srv start: couldn't bind HTTP server socket"])
     assert found.cause is Cause.PORT_TAKEN
-    # Where nothing else is said, it is the best there is.
+    # Without another message, it is the best line.
     assert diagnose(1, [*trial, AFTER[2]]).cause is Cause.OUT_OF_GPU_MEMORY
-    # That the trial failed is no reason by itself.
+    # A failed trial is not a reason.
     assert diagnose(1, [trial[2], "0.1 E odd thing"]).line == "0.1 E odd thing"
 
 
@@ -381,12 +383,12 @@ def test_what_the_trial_before_the_load_said_does_not_mislead() -> None:
         "E srv    load_model: [mtmd] failed to get memory usage of mmproj",
     ],
 )
-def test_what_llama_server_overcomes_is_no_reason(line: str) -> None:
+def test_harmless_failures_are_no_reason(line: str) -> None:
     found = diagnose(1, [line, "0.1 E the real thing"])
     assert (found.cause, found.line) == (Cause.UNKNOWN, "0.1 E the real thing")
 
 
-def test_without_a_known_pattern_the_last_telling_error_is_told() -> None:
+def test_without_a_known_pattern_the_last_specific_error_is_quoted() -> None:
     lines = ["0.00.1 E first", "0.00.2 E second thing", *AFTER]
     assert diagnose(1, lines).line == "0.00.2 E second thing"
     assert diagnose(1, AFTER).line == AFTER[2]
@@ -402,7 +404,7 @@ def test_a_kill_out_of_the_blue_is_the_kernels_for_want_of_memory(returncode: in
     assert found.sentence == (
         "its server was killed by SIGKILL (the kernel does that when memory runs out)"
     )
-    # A sign of another lack of memory is more exact.
+    # A specific message about memory wins.
     found = diagnose(returncode, ["NvMapMemAllocInternalTagged: 1075072515 error 12"])
     assert found.cause is Cause.NVMAP
 
@@ -428,7 +430,7 @@ def test_exits_are_described() -> None:
     assert describe_exit(255) == "exited with code 255"
 
 
-def test_sentences_name_what_and_why() -> None:
+def test_sentences_name_the_failure_and_its_reason() -> None:
     assert diagnose(1, ["E couldn't bind x"]).sentence == (
         "its port is taken (its server exited with code 1: E couldn't bind x)"
     )
@@ -455,7 +457,7 @@ def test_any_exit_and_any_lines_give_a_sentence(returncode: int, lines: list[str
         (-11, [], Cause.SIGNAL),
     ],
 )
-def test_what_was_left_in_the_background_is_the_cause_where_nothing_else_is(
+def test_processes_left_in_the_background_are_the_cause_without_another(
     returncode: int, lines: list[str], cause: Cause
 ) -> None:
     assert diagnose(returncode, lines, left_running=True).cause is cause

@@ -1,4 +1,4 @@
-"""Asking llama-fit-params, with small programs that print what the real one prints."""
+"""Running llama-fit-params, with small programs that print the same as the real one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_without_the_program_nothing_is_known(tmp_path: Path) -> None:
     assert await ask(tmp_path / "llama-server") is None
 
 
-async def test_one_that_cannot_tell_is_not_asked(make: Make, tmp_path: Path) -> None:
+async def test_a_program_without_the_options_is_not_asked(make: Make, tmp_path: Path) -> None:
     assert await ask(make(options=HELP.replace("--fit-print", "--other"))) is None
     assert await ask(make(), needed=frozenset({"--parallel"})) is None
     assert not (tmp_path / "asked").exists()
@@ -98,16 +98,16 @@ async def test_one_that_cannot_tell_is_not_asked(make: Make, tmp_path: Path) -> 
     "rest",
     ["echo 'error: invalid argument: --x' >&2; exit 1", "kill -SEGV $$", "echo broken; exit 0"],
 )
-async def test_one_that_fails_tells_nothing(make: Make, rest: str) -> None:
+async def test_a_program_that_fails_gives_no_footprint(make: Make, rest: str) -> None:
     assert await ask(make(rest=rest)) is None
 
 
-async def test_one_that_cannot_be_run_tells_nothing(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_be_run_gives_no_footprint(tmp_path: Path) -> None:
     (tmp_path / "llama-fit-params").write_bytes(b"\x7fELF")
     assert await ask(tmp_path / "llama-server") is None
 
 
-async def test_one_that_hangs_is_ended_with_its_children(make: Make, tmp_path: Path) -> None:
+async def test_a_program_that_hangs_is_killed_with_its_children(make: Make, tmp_path: Path) -> None:
     server = make(rest=f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     assert await ask(server, timeout=3) is None
     assert wait_gone(int((tmp_path / "child").read_text()))

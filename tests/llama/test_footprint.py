@@ -1,4 +1,4 @@
-"""What a server took, from its log (lines as real servers print them)."""
+"""The memory of a server, from its log (lines as real servers print them)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_draft_model_and_a_second_context_add_up() -> None:
         ("RPC0[10.0.0.2:50052]", "device"),
     ],
 )
-def test_a_buffers_name_tells_where_it_lies(name: str, place: str) -> None:
+def test_a_buffers_name_gives_its_place(name: str, place: str) -> None:
     line = f"load_tensors: {name:>12} model buffer size =  1234.50 MiB"
     assert read_footprint([line]) == Footprint(**{place: mib(1234.5)})
 
@@ -122,8 +122,8 @@ def test_other_kinds_of_buffers_count_too() -> None:
     assert read_footprint(lines) == Footprint(device=mib(40))
 
 
-# A model in Q8_0 with tied embeddings on a processor with AMX; what stays mapped lies between what
-# is copied, so there is a buffer for each piece.
+# A model in Q8_0 with tied embeddings on a processor with AMX. Mapped weights are between copied
+# ones, so each piece has its own buffer.
 AMX = """\
 0.00.180.283 I load_tensors:          AMX model buffer size =    43.34 MiB
 0.00.180.357 I load_tensors:   CPU_Mapped model buffer size =     2.13 MiB
@@ -137,7 +137,7 @@ AMX = """\
 """.splitlines()
 
 
-def test_copies_for_the_processor_lie_in_main_memory_beside_what_stays_mapped() -> None:
+def test_copies_for_the_processor_are_in_main_memory_beside_mapped_weights() -> None:
     others = sum(map(mib, (0.06, 16.5, 20.53)))
     mapped = mib(2.13) + 2 * mib(0.01)
     assert read_footprint(AMX) == Footprint(mapped=mapped, host=mib(43.34) + others)
@@ -181,7 +181,7 @@ def test_an_eye_and_an_ear_from_one_file_are_loaded_once() -> None:
     assert found.device == mib(887.99) + mib(248.1) + mib(1)
 
 
-def test_a_log_without_such_lines_tells_nothing() -> None:
+def test_a_log_without_such_lines_gives_no_footprint() -> None:
     lines = [
         "0.00.035.033 I srv    load_model: prompt cache is enabled, size limit: 8192 MiB",
         "0.02.9 D ~llama_context:        CPU compute buffer size is  17.4551 MiB, matches",
@@ -190,7 +190,7 @@ def test_a_log_without_such_lines_tells_nothing() -> None:
     assert read_footprint(lines) is None
 
 
-def test_a_reader_keeps_what_matters_only() -> None:
+def test_a_reader_keeps_only_relevant_lines() -> None:
     reader = FootprintReader()
     assert reader.read() is None
     for line in GPU_WITH_TRIAL:

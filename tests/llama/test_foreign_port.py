@@ -1,4 +1,4 @@
-"""Another program takes a server's port: before the server binds it, and after it let go of it."""
+"""Another program takes a server's port: before the server binds it, or after its release."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.llama.children import HOST
 from tests.llama.test_launcher import Room, ended, get
 from tests.waiting import LIMIT, is_alive
 
-# It never counts as hung: what ends a server here is that its port is another's.
+# It never counts as hung: servers end here because another program has their port.
 PATIENT = HealthLimits(interval=0.05, timeout=1.0, strikes=10**6)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 CHILD = """
@@ -51,7 +51,7 @@ while True:
 
 
 class Starts:
-    """A model whose server is a script, with what it said and where it was started."""
+    """A model whose server is a script, with its output and the ports of its starts."""
 
     def __init__(self, folder: Path, *, by_command: bool, slow: int) -> None:
         script = folder / "child.py"
@@ -66,9 +66,9 @@ class Starts:
         command = (*words, "--port", "{port}") if by_command else ()
         own = ModelSettings(command=command)
         self.model = LocalModel(id="m", path=folder / "m.gguf", settings=own)
-        self._heard = asyncio.Event()
+        self._new_lines = asyncio.Event()
         self._read = 0
-        self.log.listeners.append(lambda _: self._heard.set())
+        self.log.listeners.append(lambda _: self._new_lines.set())
 
     def _binary(self) -> LlamaBinary:
         return LlamaBinary(path=self._program, version="script")
@@ -81,8 +81,8 @@ class Starts:
     def count(self) -> int:
         return len(list(self.folder.iterdir()))
 
-    async def hear(self, beginning: str) -> str:
-        """What follows this beginning in the next line that has it."""
+    async def wait_for(self, beginning: str) -> str:
+        """Return the rest of the next line with this beginning."""
         async with asyncio.timeout(LIMIT):
             while True:
                 lines = [line.text for line in self.log.tail(10**6)][self._read :]
@@ -90,12 +90,12 @@ class Starts:
                     if line.startswith(beginning):
                         self._read += number + 1
                         return line.removeprefix(beginning).strip()
-                self._heard.clear()
-                await self._heard.wait()
+                self._new_lines.clear()
+                await self._new_lines.wait()
 
 
 class Foreign:
-    """A program (this one) that answers on somebody's port."""
+    """A program (this one) that answers on a server's port."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
@@ -127,7 +127,7 @@ Make = Callable[[int], Starts]
 async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: bytes) -> None:
     starts, foreign = make(1), Foreign(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
-    port = int(await starts.hear("not yet at "))
+    port = int(await starts.wait_for("not yet at "))
     async with foreign.at(port), asyncio.timeout(LIMIT):
         server = await launch
         assert server.port != port
@@ -141,14 +141,14 @@ async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: byte
 async def test_ports_that_others_take_each_time_are_a_failed_load(make: Make) -> None:
     starts, foreign = make(9), Foreign(OK)
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
-    first = int(await starts.hear("not yet at "))
-    async with foreign.at(first), foreign.at(int(await starts.hear("not yet at "))):
-        last = int(await starts.hear("not yet at "))
+    first = int(await starts.wait_for("not yet at "))
+    async with foreign.at(first), foreign.at(int(await starts.wait_for("not yet at "))):
+        last = int(await starts.wait_for("not yet at "))
         async with foreign.at(last), asyncio.timeout(LIMIT):
             with pytest.raises(ModelLoadError) as error:
                 await launch
-    told = f"m could not be loaded: its port {last} is taken by "
-    assert error.value.message.startswith(told)
+    message = f"m could not be loaded: its port {last} is taken by "
+    assert error.value.message.startswith(message)
     assert error.value.message.endswith(f" (pid {os.getpid()}).")
     assert error.value.hint == "Set llama_server_base_port to a free range."
     assert starts.count == 3
@@ -158,9 +158,9 @@ async def test_ports_that_others_take_each_time_are_a_failed_load(make: Make) ->
 async def test_a_cancelled_load_does_not_go_on_at_another_port(make: Make) -> None:
     starts, foreign = make(9), Foreign(OK)
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.5))
-    async with foreign.at(int(await starts.hear("not yet at "))):
-        # It is being stopped for the sake of another port.
-        await starts.hear("asked to end")
+    async with foreign.at(int(await starts.wait_for("not yet at "))):
+        # It is being stopped, to try another port.
+        await starts.wait_for("asked to end")
         launch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launch
@@ -172,7 +172,7 @@ async def test_a_port_that_the_server_lets_go_of_is_not_the_next_programs(make: 
     starts, foreign = make(0), Foreign(OK)
     server = await starts.room.launch(starts.model)
     await get(server.port, "/leave")
-    await starts.hear("left ")
+    await starts.wait_for("left ")
     async with foreign.at(server.port):
         await ended(server)
     reason, _ = server.exit_reason()

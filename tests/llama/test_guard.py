@@ -1,4 +1,4 @@
-"""The guard: what it watches ends with its owner, however the owner ends; nothing else does."""
+"""The guard: watched groups end with the owner, however it ends; no other process does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import is_alive
 
 @pytest.fixture
 def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that lead their own groups."""
+    """Start processes that lead their own groups."""
     started = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(3)]
     yield started
     for process in started:
@@ -33,7 +33,7 @@ async def guard() -> AsyncIterator[ProcessGuard]:
     await made.stop()
 
 
-async def test_stopping_it_ends_what_is_still_watched_and_nothing_else(
+async def test_stopping_it_kills_only_watched_groups(
     guard: ProcessGuard, sleepers: list[subprocess.Popen[bytes]]
 ) -> None:
     watched, removed, stranger = sleepers

@@ -1,4 +1,4 @@
-"""Which GPUs a machine has, which a build lists, and what there is for them."""
+"""The GPUs of a machine and of a build, and the software for them."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_a_mac_with_apples_chip_has_a_gpu(
     monkeypatch.setattr(platform, "system", lambda: system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert tuple(gpu for gpu in gpus(Path("/")) if gpu is Gpu.APPLE) == found
-    # A mount of another machine's files is no Mac.
+    # A mount of another machine's files is not a Mac.
     assert Gpu.APPLE not in gpus(Path("/nonexistent"))
 
 
 @pytest.mark.parametrize("device", ["MTL0: Apple M4 (12124 MiB, 12123 MiB free)", "Metal: M1"])
-def test_metal_is_told_by_its_old_and_new_name(device: str) -> None:
+def test_metal_has_an_old_and_a_new_name(device: str) -> None:
     assert unused_gpus((Gpu.APPLE,), (device,)) == ()
     assert unused_gpus((Gpu.APPLE,), ("BLAS: Accelerate",)) == (Gpu.APPLE,)
 

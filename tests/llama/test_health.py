@@ -1,4 +1,4 @@
-"""Asking a server for its health, and the watch that asks on."""
+"""Health checks of a server, and the watch that repeats them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = HealthLimits(interval=0.001, timeout=0.05, strikes=3)
 
 
 class Answers:
-    """Gives one prepared answer after the other, the last one for ever; ``None`` = silence."""
+    """Gives prepared answers in order, and repeats the last one; ``None`` = silence."""
 
     def __init__(self, *answers: bytes | None) -> None:
         self._answers = list(answers)
@@ -52,7 +52,7 @@ async def serving(answers: Answers) -> AsyncIterator[int]:
     async with server:
         yield server.sockets[0].getsockname()[1]
         async with asyncio.timeout(LIMIT):
-            # Our side closed every one of its connections.
+            # Our side has closed all its connections.
             while answers.open:
                 await asyncio.sleep(0.001)
 
@@ -127,7 +127,7 @@ def excuses(*times: bool) -> Iterator[bool]:
 
 async def test_a_server_with_an_excuse_is_not_asked_and_silence_then_does_not_count() -> None:
     answers = Answers(None)
-    # Asked before and after each question: busy, then asked in vain twice while it became busy.
+    # ``busy`` is called before and after each check: busy, then two checks fail as it becomes busy.
     excuse = excuses(True, True, False, True, False, True)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
         await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: next(excuse))

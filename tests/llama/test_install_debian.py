@@ -1,4 +1,4 @@
-"""Installing from Debian's packages: for real where this machine's apt has a mirror."""
+"""Installing from Debian's packages: with the real archive if this machine's apt has a mirror."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_packages_become_a_server_that_answers(tmp_path: Path) -> None:
 
 
 def loaded_libraries(server: subprocess.Popen[bytes], log: Path) -> set[str]:
-    """The shared objects of a server that answered a chat."""
+    """Return the shared objects of a server that answered a chat."""
     url = ""
     while not url:
         assert server.poll() is None, log.read_text()
@@ -114,7 +114,7 @@ def write_keyring(root: Path) -> None:
 def test_another_version_than_the_archive_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an archive: to read its lists takes apt five seconds."""
+    """Without an archive: apt takes five seconds to read its lists."""
     write_keyring(tmp_path)
     monkeypatch.setattr(PrivateApt, "update", lambda self: None)
     monkeypatch.setattr(PrivateApt, "candidate", lambda self, package: "1:5882+dfsg-2")
@@ -125,18 +125,18 @@ def test_another_version_than_the_archive_has(
         made.offer("b6543", Steps())
 
 
-def test_a_machine_without_a_mirror_is_told_to_name_one(tmp_path: Path) -> None:
+def test_a_machine_without_a_mirror_gets_a_hint(tmp_path: Path) -> None:
     assert "--mirror URL" in refusal(tmp_path, source(tmp_path, root=tmp_path))
 
 
 def test_macos_is_sent_to_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    told = refusal(tmp_path, source(tmp_path, mirror="http://127.0.0.1:1/debian"))
-    assert told.startswith("Debian's packages run on Linux only. ")
-    assert "--from github" in told
+    message = refusal(tmp_path, source(tmp_path, mirror="http://127.0.0.1:1/debian"))
+    assert message.startswith("Debian's packages run on Linux only. ")
+    assert "--from github" in message
 
 
-def test_what_is_no_mirror(tmp_path: Path) -> None:
+def test_invalid_mirrors(tmp_path: Path) -> None:
     assert "not a web address" in refusal(tmp_path, source(tmp_path, mirror="file:///srv"))
 
 
@@ -167,7 +167,7 @@ def test_a_mirror_that_is_not_signed_by_debian(tmp_path: Path, signed: str) -> N
 
 
 @needs_apt
-def test_what_weakens_signatures_is_not_taken_over(tmp_path: Path) -> None:
+def test_settings_that_weaken_signatures_are_not_copied(tmp_path: Path) -> None:
     own = tmp_path / "own.conf"
     own.write_text(
         'Acquire::AllowInsecureRepositories "true";\n'

@@ -1,4 +1,4 @@
-"""Installing from releases, against a local server that looks like GitHub."""
+"""Installing from releases, with a local server in place of GitHub."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_installs_checks_and_swaps(server: ReleaseServer, tmp_path: Path) -> Non
     ]
 
 
-def test_what_is_there_is_kept(server: ReleaseServer, tmp_path: Path) -> None:
+def test_an_existing_server_is_kept(server: ReleaseServer, tmp_path: Path) -> None:
     server.add("b6543", NAME, good_tar())
     installing = installer(tmp_path, lambda: github(server))
     installing.install(version=None, force=False, keep_any=True)
@@ -150,7 +150,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_refused_and_leaves_the_old_one(
+def test_a_bad_asset_is_refused_and_the_old_build_stays(
     server: ReleaseServer, tmp_path: Path, name: str
 ) -> None:
     content, change, words = WRONG[name]
@@ -212,7 +212,7 @@ def test_a_connection_that_breaks_is_followed_by_the_next(
     assert kept(tmp_path) == []
 
 
-def test_an_interrupted_download_goes_on(server: ReleaseServer, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(server: ReleaseServer, tmp_path: Path) -> None:
     server.add("b6543", NAME, good_tar())
     server.cuts[DOWNLOAD] = [100, 0, 0, 0, 0]
     installing = installer(tmp_path, lambda: keeping(server, tmp_path))
@@ -247,7 +247,7 @@ def test_more_than_the_file_has_is_not_taken_for_it(server: ReleaseServer, tmp_p
 def test_an_end_in_the_very_last_step_leaves_a_build_in_use(
     server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while builds that are older still are being removed."""
+    """Ctrl-C during the removal of older builds."""
     server.add("b6543", NAME, good_tar())
 
     def interrupted(*_: object) -> None:
@@ -264,9 +264,7 @@ def test_an_end_in_the_very_last_step_leaves_a_build_in_use(
     assert in_use.version == "b6543"
 
 
-def test_what_was_kept_and_is_wrong_is_not_kept_again(
-    server: ReleaseServer, tmp_path: Path
-) -> None:
+def test_a_wrong_partial_download_is_deleted(server: ReleaseServer, tmp_path: Path) -> None:
     server.add("b6543", NAME, good_tar())
     folder = tmp_path / "data" / "llama"
     folder.mkdir(parents=True)
@@ -304,7 +302,7 @@ def test_rolling_back_and_forth(server: ReleaseServer, tmp_path: Path) -> None:
         now = installing.in_use()
         assert now is not None
         assert now.version == tag
-    # An update after it keeps the one that it replaces.
+    # A later update keeps the build that it replaces.
     server.add("b7000", "llama-b7000-bin-ubuntu-x64.tar.gz", good_tar())
     installing.install(version=None, force=False, keep_any=False)
     assert installing.rollback().version == "b1"
@@ -406,7 +404,9 @@ def test_a_socks_proxy_is_one_sentence(
         )
 
 
-def test_a_second_install_at_the_same_time_is_told(server: ReleaseServer, tmp_path: Path) -> None:
+def test_a_second_install_at_the_same_time_is_refused(
+    server: ReleaseServer, tmp_path: Path
+) -> None:
     server.add("b6543", NAME, good_tar())
     with Layout(tmp_path / "data").locked(), pytest.raises(ConflictError, match="Another"):
         installer(tmp_path, lambda: github(server)).install(
@@ -414,7 +414,7 @@ def test_a_second_install_at_the_same_time_is_told(server: ReleaseServer, tmp_pa
         )
 
 
-def test_what_a_killed_install_left_is_removed(server: ReleaseServer, tmp_path: Path) -> None:
+def test_remains_of_a_killed_install_are_deleted(server: ReleaseServer, tmp_path: Path) -> None:
     server.add("b6543", NAME, good_tar())
     folder = tmp_path / "data" / "llama"
     (folder / ".staging-abc" / "lib").mkdir(parents=True)
@@ -439,7 +439,9 @@ def test_the_next_source_takes_over(server: ReleaseServer, tmp_path: Path) -> No
     assert any("GLIBC_2.99" in step for step in steps.steps)
 
 
-def test_all_reasons_are_told_when_no_source_helps(server: ReleaseServer, tmp_path: Path) -> None:
+def test_all_reasons_are_reported_when_no_source_helps(
+    server: ReleaseServer, tmp_path: Path
+) -> None:
     server.answers[RELEASES] = (500, {}, b"")
     with ReleaseServer() as other:
         other.add("b1", "llama-b1-bin-ubuntu-x64.tar.gz", good_tar(DOES_NOT_RUN))

@@ -1,4 +1,4 @@
-"""Compiling llama-server: with a stand-in for cmake, and for real where there is one."""
+"""Compiling llama-server: with a stand-in for cmake, and with the real one if it is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.llama.test_archive import HOSTILE
 from tests.tools import tool
 from tests.waiting import LIMIT, eventually
 
-# It compiles four files: each is one run of the project's compile.sh, and done once only.
+# It compiles four files: each runs the project's compile.sh, and only once.
 CMAKE = r"""#!/bin/sh
 [ "$1" = --version ] && echo "cmake version 3.25.1" && exit 0
 if [ "$1" = -S ]; then
@@ -57,7 +57,7 @@ echo other > "$build/bin/llama-bench"
 
 
 class Bench:
-    """A stand-in cmake, sources to serve, and what the compiler is to do: ``compile``."""
+    """A stand-in for cmake, sources to serve, and the compiler's script: ``compile``."""
 
     def __init__(self, folder: Path, server: ReleaseServer) -> None:
         self.folder = folder
@@ -74,7 +74,7 @@ class Bench:
         self.says("")
 
     def says(self, text: str) -> None:
-        """What is run for each file (``$1``), after it was noted."""
+        """Set the script that is run for each file (``$1``), after it was recorded."""
         self.compile.write_text(f"echo $1 >> {self.log}\n{text}\n")
 
     def serve(self, tag: str, script: bytes = SCRIPT) -> None:
@@ -154,7 +154,7 @@ def test_it_compiles_and_installs(bench: Bench) -> None:
     assert (record.source, record.version) == ("source", "b6543")
 
 
-def test_a_failure_tells_why_and_the_next_try_goes_on(bench: Bench) -> None:
+def test_a_failure_gives_the_reason_and_the_next_try_continues(bench: Bench) -> None:
     bench.says(
         "[ $1 = 3 ] || exit 0\n"
         "echo 'common/x.cpp:12:3: error: no such thing'\n"
@@ -183,7 +183,7 @@ def test_a_release_that_failed_is_left_for_a_newer_one(bench: Bench) -> None:
     assert bench.kept() == []
 
 
-def test_cmakes_own_errors_are_told_with_their_reason(bench: Bench) -> None:
+def test_cmakes_own_errors_are_quoted_with_their_reason(bench: Bench) -> None:
     bench.says("printf 'CMake Error at x:1 (message):\\n\\n  CUDA Toolkit not found\\n'; exit 1")
     with pytest.raises(BuildError, match=r"CMake Error at x:1 \(message\): CUDA Toolkit not found"):
         bench.build()
@@ -195,7 +195,7 @@ def test_memory_that_ran_out_is_said(bench: Bench) -> None:
         bench.build()
 
 
-def test_other_options_begin_anew(bench: Bench) -> None:
+def test_other_options_start_a_new_build(bench: Bench) -> None:
     bench.says("[ $1 = 1 ]")
     with pytest.raises(BuildError):
         bench.build()
@@ -208,7 +208,7 @@ def test_a_silent_fall_to_the_cpu_is_a_failure(bench: Bench) -> None:
     with pytest.raises(UnusableBuildError, match="made for CUDA but lists no such device"):
         bench.build(backend="CUDA")
     assert not (bench.folder / "data/llama/current").exists()
-    # Once the driver is put right the objects are worth having.
+    # Once the driver is repaired, the objects are useful.
     assert bench.kept() == [".build-b6543"]
     bench.serve("b6543", SCRIPT.replace(b"Vulkan0", b"CUDA0"))
     shutil.rmtree(bench.folder / "data/llama/.build-b6543")
@@ -242,26 +242,26 @@ def test_hostile_sources_are_not_built(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"not an archive", tar(member("file", b"x"))],
-    # Not their bytes: a tar.gz holds the time at which it was made.
+    # Not their bytes: a tar.gz contains its time of creation.
     ids=["empty", "text", "no sources"],
 )
-def test_what_are_no_sources(bench: Bench, content: bytes) -> None:
+def test_archives_without_sources(bench: Bench, content: bytes) -> None:
     bench.server.add_sources("b6543", content)
     with pytest.raises(InstallError):
         bench.build()
-    # The next try does not take the broken ones for whole.
+    # The next try does not take the broken sources for complete ones.
     bench.serve("b6543")
     bench.build()
 
 
-def test_a_check_tells_the_newest_not_the_begun_one(bench: Bench) -> None:
+def test_a_check_reports_the_newest_release_not_the_begun_one(bench: Bench) -> None:
     (bench.folder / "data/llama/.build-b6543/source").mkdir(parents=True)
     bench.serve("b6600")
     assert bench.installer(resume=False).check().newest.version == "b6600"
 
 
 def running(folder: Path) -> list[psutil.Process]:
-    """Every process whose command line names the folder."""
+    """Return every process whose command line contains the folder."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -272,7 +272,7 @@ def running(folder: Path) -> list[psutil.Process]:
 
 
 def start(bench: Bench) -> subprocess.Popen[bytes]:
-    """``install-llama --from source`` as it is typed."""
+    """Run ``install-llama --from source`` as a command."""
     config = bench.folder / "config.toml"
     config.write_text(f'system_root = "{bench.folder}"\n')
     return subprocess.Popen(
@@ -289,10 +289,10 @@ def start(bench: Bench) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_build_leaves_no_process_and_goes_on(
+def test_an_interrupted_build_leaves_no_process_and_continues(
     bench: Bench, number: signal.Signals
 ) -> None:
-    # A compiler that ignores what it is asked, with a child of its own.
+    # A compiler that ignores SIGTERM, with a child of its own.
     hold = bench.folder / "hold"
     hold.touch()
     bench.says(
@@ -315,7 +315,7 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     build = bench.folder / "data/llama/.build-b6543/build"
     os.utime(build / "1.o", (0, 0))
     (build / "2.o").write_text("half")
-    # By now there is a newer release: what was begun is finished first.
+    # By now there is a newer release: the unfinished build comes first.
     bench.serve("b6600")
     again = start(bench)
     _, errors = again.communicate(timeout=LIMIT)
@@ -325,7 +325,7 @@ def test_an_interrupted_build_leaves_no_process_and_goes_on(
     assert b"[ 50%] Built object 2" in errors
 
 
-def test_what_is_missing_is_said_as_it_is_typed(bench: Bench) -> None:
+def test_a_missing_release_is_quoted_as_typed(bench: Bench) -> None:
     for name in ("cmake", "make"):
         (bench.tools / name).unlink()
     bench.path = str(bench.tools)
@@ -377,7 +377,7 @@ def test_a_real_cmake(bench: Bench) -> None:
     assert b"Installed llama-server b6543 (source)" in output
     assert b"[100%]" in errors
     program = bench.folder / "data/llama/current/bin/llama-server"
-    # Its library is found although the build's folder is gone.
+    # Its library is found without the build's folder.
     assert bench.kept() == []
     version = subprocess.run([program, "--version"], capture_output=True, check=True)
     assert version.stdout == b"version: 6543 (abc)\n"

@@ -1,4 +1,4 @@
-"""From a model to a server that answers, and every way out: with the stand-in and the real one."""
+"""Launches of servers, and every way that they end: with the stand-in and the real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REAL = "CYBER_TEST_LLAMA_SERVER"
 
 
 class Room:
-    """A launcher with everything it was given."""
+    """A launcher with all its arguments."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class Room:
         )
 
     def recorded(self) -> list[int]:
-        """The pids on record."""
+        """Return the recorded pids."""
         if not self.pids_path.exists():
             return []
         known = msgspec.json.decode(self.pids_path.read_bytes(), type=list[ServerPid])
         return [server.pid for server in known]
 
     def starts(self) -> list[dict[str, Any]]:
-        """Every start of a stand-in that keeps a state file."""
+        """Return every start of a stand-in that keeps a state file."""
         path = self.folder / "state"
         if not path.exists():
             return []  # it was ended before it came so far
@@ -123,7 +123,7 @@ def fake_binary(folder: Path, *, router_child: bool = True) -> LlamaBinary:
 
 @pytest.fixture(params=[True, False], ids=["protocol", "health"])
 async def room(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Room]:
-    """A launcher of stand-ins, of builds with and without the protocol."""
+    """Return a launcher of stand-ins, as builds with and without the protocol."""
     binary = fake_binary(tmp_path, router_child=request.param)
     made = Room(tmp_path, lambda: binary)
     await made.launcher.start()
@@ -133,7 +133,7 @@ async def room(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 
 @pytest.fixture
 def model(tmp_path: Path) -> Callable[..., LocalModel]:
-    """Makes the model ``m`` whose server has the given switches."""
+    """Return a function that makes the model ``m`` with switches for its server."""
 
     def make(**switches: Any) -> LocalModel:
         switches.setdefault("state", str(tmp_path / "state"))
@@ -233,7 +233,7 @@ async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
     room.log_for("m").listeners.append(
         lambda batch: heard.set() if any("loading model" in text for text in batch.texts) else None
     )
-    # It hears no SIGTERM, so that the stop takes long enough for the further cancels.
+    # It ignores SIGTERM, so the stop takes long enough for the further cancels.
     launch = asyncio.ensure_future(
         room.launch(model(hang_load=True, ignore_sigterm=True), stop_timeout=0.3)
     )
@@ -287,7 +287,7 @@ async def test_a_port_in_use_is_stepped_over_and_given_back_after_the_end(
     room.assert_nothing_left()
 
 
-async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model: Make) -> None:
+async def test_progress_is_passed_on_if_the_build_reports_it(room: Room, model: Make) -> None:
     server = await room.launch(model(load_seconds=0.5))
     values = [value for value in room.progress if value is not None]
     assert values == sorted(values)
@@ -296,7 +296,7 @@ async def test_progress_is_passed_on_where_the_build_tells_it(room: Room, model:
 
 
 def reading_model(tmp_path: Path, **switches: Any) -> LocalModel:
-    """A model of 40 MiB whose server speaks no protocol and reads a file."""
+    """Make a model of 40 MiB whose server reads a file without the protocol."""
     path = tmp_path / "m.gguf"
     path.write_bytes(bytes(4 << 20))
     switches = {"state": str(tmp_path / "state"), "protocol": False, **switches}
@@ -309,7 +309,7 @@ def reading_model(tmp_path: Path, **switches: Any) -> LocalModel:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-async def test_a_server_that_tells_nothing_is_watched_reading(room: Room, tmp_path: Path) -> None:
+async def test_a_server_without_reports_is_watched_reading(room: Room, tmp_path: Path) -> None:
     read = {"path": str(tmp_path / "m.gguf"), "mib": 25}
     model = reading_model(tmp_path, read=read, hang_load=True)
     launch = asyncio.ensure_future(room.launch(model))
@@ -340,10 +340,10 @@ async def test_a_server_that_only_floods_its_log_is_given_up(room: Room, tmp_pat
     room.assert_nothing_left()
 
 
-# What it took
+# Its memory
 
 
-async def test_a_server_tells_its_context_and_what_it_took(room: Room, model: Make) -> None:
+async def test_a_server_reports_its_context_and_its_memory(room: Room, model: Make) -> None:
     lines = [
         "0.00.024.243 I load_tensors:   CPU_Mapped model buffer size =     2.00 MiB",
         "0.00.024.243 I load_tensors:        CUDA0 model buffer size =     1.00 MiB",
@@ -381,7 +381,7 @@ async def test_a_server_that_hangs_is_killed_and_said_to_have_hung(
     tmp_path: Path, model: Make
 ) -> None:
     room = Room(tmp_path, lambda: fake_binary(tmp_path), health=QUICK)
-    # Also while it has requests: llama-server answers beside them.
+    # Also while it has requests: llama-server still answers.
     server = await room.launch(model(), busy=lambda: True)
     os.kill(server.pid, signal.SIGSTOP)
     assert await ended(server) == -signal.SIGKILL
@@ -424,18 +424,18 @@ async def test_another_programs_server_may_be_silent_while_it_works(
 
 async def test_a_server_can_be_declared_hung(room: Room, model: Make) -> None:
     server = await room.launch(model())
-    server.declare_hung("its slots stood still (hung)")
+    server.declare_hung("its slots stopped (hung)")
     server.declare_hung("another reason")
     assert await ended(server) == -signal.SIGKILL
-    assert server.exit_reason()[0] == "its slots stood still (hung)"
-    # What ended in another way did not hang.
+    assert server.exit_reason()[0] == "its slots stopped (hung)"
+    # A server that ended in another way did not hang.
     other = await room.launch(model())
     assert await other.stop(30) == 0
     other.declare_hung("too late")
     assert other.exit_reason()[0] == "its server exited with code 0"
 
 
-async def test_no_watch_is_left_when_a_server_ends_by_itself(
+async def test_no_watch_is_left_when_a_server_exits(
     room: Room, model: Make, tmp_path: Path
 ) -> None:
     server = await room.launch(model(exit_when=str(tmp_path / "now")))
@@ -448,7 +448,7 @@ async def test_no_watch_is_left_when_a_server_ends_by_itself(
     ]
 
 
-# What is started, and what is not
+# Plans of launches
 
 
 async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ async def test_a_model_with_a_problem_is_refused_and_nothing_is_started(tmp_path
     assert room.logs == {}
 
 
-async def test_without_a_llama_server_the_way_out_is_told(tmp_path: Path) -> None:
+async def test_without_a_llama_server_there_is_a_hint(tmp_path: Path) -> None:
     def find() -> LlamaBinary:
         raise NoLlamaServerError("No llama-server was found.", hint="Run install-llama.")
 
@@ -507,7 +507,7 @@ async def test_without_a_llama_server_the_way_out_is_told(tmp_path: Path) -> Non
         await room.launch(LocalModel(id="m", path=tmp_path / "m.gguf"))
 
 
-async def test_a_start_ends_what_a_former_service_left(
+async def test_a_start_kills_leftovers_of_a_former_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as orphan:
@@ -574,7 +574,7 @@ asyncio.run(main())
     [
         {},
         {"ignore_stdin": True, "ignore_sigterm": True, "outlive_parent": 100},
-        # Only the guard can end this one.
+        # Only the guard can kill this one.
         {"ignore_stdin": True, "clear_pdeathsig": True, "outlive_parent": 100},
     ],
     ids=["obedient", "deaf", "deaf and unknown to the kernel"],
@@ -612,7 +612,7 @@ async def test_the_real_llama_server_loads_the_demo_answers_and_stops(tmp_path: 
     assert server.context_size == 8192
     took = server.footprint()
     assert took is not None
-    # 5.2 MiB of weights from the file, 20 MiB of KV cache and some to compute in.
+    # 5.2 MiB of weights from the file, 20 MiB of KV cache and compute buffers.
     assert 5 << 20 < took.mapped < 6 << 20
     assert 20 << 20 < took.host < 100 << 20
     assert took.device == 0
@@ -656,7 +656,7 @@ async def test_the_real_llama_servers_failures_are_understood(tmp_path: Path, ki
 
 @pytest.mark.real
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
-async def test_the_real_llama_server_that_stands_still_is_noticed(tmp_path: Path) -> None:
+async def test_a_stopped_real_llama_server_is_noticed(tmp_path: Path) -> None:
     write_demo(tmp_path / "demo.gguf")
     room = Room(
         tmp_path,

@@ -1,4 +1,4 @@
-"""What a process has read: from files as the kernel shows them, and of a real process."""
+"""The bytes that a process has read: from files in the kernel's format, and of a real process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 def show(
     proc: Path, pid: int, *, rchar: int = 0, read: int = 0, mapped: int = 0, children: str = ""
 ) -> None:
-    """Write what the kernel would show of a process."""
+    """Write a process's files like the kernel."""
     folder = proc / str(pid)
     (folder / "task" / str(pid)).mkdir(parents=True, exist_ok=True)
     (folder / "io").write_text(f"rchar: {rchar}\nwchar: 9999999999\nread_bytes: {read}\n")
@@ -42,7 +42,7 @@ def test_descendants_count_too_each_once(tmp_path: Path) -> None:
     assert bytes_read(7, tmp_path) == BytesRead(3 * MIB, 0, 4 * MIB)
 
 
-def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_counts(tmp_path: Path) -> None:
     assert bytes_read(7, tmp_path) is None
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "io").write_bytes(b"\xff\x00 nonsense\nrchar: many\n: 3\n")
@@ -67,7 +67,7 @@ def test_a_real_process_is_seen_reading(tmp_path: Path) -> None:
     assert read.mapped > 0
 
 
-def test_elsewhere_the_memory_of_a_process_and_its_children_tells() -> None:
+def test_without_linux_the_memory_of_a_process_and_its_children_counts() -> None:
     script = "import sys; held = b'x' * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
     with subprocess.Popen(
@@ -77,19 +77,19 @@ def test_elsewhere_the_memory_of_a_process_and_its_children_tells() -> None:
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        told = run_without_linux(
+        output = run_without_linux(
             "from cyber_inference_tui.llama.load_progress import bytes_read\n"
             "print(*bytes_read(int(sys.argv[1])), bytes_read(2**22 - 3))",
             str(process.pid),
         )
         process.communicate()
-    by_calls, from_disk, mapped, gone = told.split()
+    by_calls, from_disk, mapped, gone = output.split()
     assert (by_calls, from_disk, gone) == ("0", "0", "None")
     assert 64 * MIB < int(mapped) < 200 * MIB
 
 
 class Follower:
-    """Follows a process of which the tests tell how far it is."""
+    """Follows a process whose progress the tests control."""
 
     def __init__(self, proc: Path) -> None:
         self.proc = proc
@@ -101,7 +101,7 @@ class Follower:
         self.moved.set()
 
     async def next(self, *, rchar: int = 0, mapped: int = 0) -> float | None:
-        """The share that is told once the process is so far."""
+        """Return the share that is reported after this progress."""
         self.moved.clear()
         show(self.proc, 7, rchar=rchar, mapped=mapped)
         async with asyncio.timeout(LIMIT):
@@ -109,14 +109,16 @@ class Follower:
         return self.shares[-1]
 
 
-async def test_the_share_rises_with_what_is_read_and_never_reaches_the_end(tmp_path: Path) -> None:
+async def test_the_share_rises_with_the_bytes_read_and_never_reaches_the_end(
+    tmp_path: Path,
+) -> None:
     follower = Follower(tmp_path)
     show(tmp_path, 7, rchar=5)
     task = asyncio.ensure_future(
         follow_load(7, 100 * MIB, follower.move, proc=tmp_path, interval=0.001)
     )
     assert await follower.next(rchar=20 * MIB) == pytest.approx(0.2)
-    # Another account that is still behind is a sign of life, but does not take back the share.
+    # Another count that is still lower is a sign of life, but does not reduce the share.
     assert await follower.next(rchar=20 * MIB, mapped=10 * MIB) == pytest.approx(0.2)
     # Less than before, and a few bytes more, are no progress.
     show(tmp_path, 7, rchar=MIB)
@@ -139,6 +141,6 @@ async def test_without_a_size_there_are_only_signs_of_life(tmp_path: Path) -> No
         await task
 
 
-async def test_a_machine_that_tells_nothing_is_not_asked_again(tmp_path: Path) -> None:
+async def test_a_machine_without_counts_is_not_asked_again(tmp_path: Path) -> None:
     async with asyncio.timeout(LIMIT):
         await follow_load(7, 1, lambda _: None, proc=tmp_path)

@@ -52,11 +52,11 @@ def test_different_ids_have_different_log_files(one: str, other: str) -> None:
 
 
 @given(hostile)
-def test_a_name_tells_its_id_or_nothing(model_id: str) -> None:
+def test_a_name_gives_its_id_or_nothing(model_id: str) -> None:
     assert id_of_log_file(log_file_name(model_id)) in {model_id, None}
 
 
-def test_names_that_tell_their_id() -> None:
+def test_names_that_contain_their_id() -> None:
     for model_id in ("m", "sub/Name Q4_K_M", ".x", "Straße"):
         assert id_of_log_file(log_file_name(model_id)) == model_id
     assert id_of_log_file(log_file_name("m" * 500)) is None
@@ -65,7 +65,7 @@ def test_names_that_tell_their_id() -> None:
 
 def test_long_ids_that_differ_late_have_different_log_files() -> None:
     assert log_file_name("m" * 500 + "1") != log_file_name("m" * 500 + "2")
-    # Nor can another id be made that has the short name of a long one.
+    # No other id has the shortened name of a long id.
     short = log_file_name("m" * 500).removesuffix(".log")
     assert log_file_name(short) != f"{short}.log"
 
@@ -113,7 +113,7 @@ def test_a_file_is_rotated_and_only_so_many_are_kept(writer: LogWriter, tmp_path
 
 def test_a_disk_that_is_too_slow_loses_lines_and_says_so(tmp_path: Path) -> None:
     writer = LogWriter(tmp_path / "logs", max_pending=250)
-    # Not started yet: nothing is taken from the queue, as with a disk that hangs.
+    # Not started yet: the queue fills up, as with a hanging disk.
     for number in range(10):
         writer.write("a.log", lines(f"{number} " + "x" * 60))
     writer.start()
@@ -142,7 +142,7 @@ def test_stopping_a_writer_that_was_never_started_is_nothing(tmp_path: Path) -> 
     LogWriter(tmp_path).stop()
 
 
-def test_what_follows_a_part_of_a_line_is_a_line_of_its_own(tmp_path: Path) -> None:
+def test_text_after_a_part_of_a_line_is_a_new_line(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_bytes(b"2026-01-01T00:00:00.000000Z cut of")
     for text in ("one", "two"):
         writer = LogWriter(tmp_path)
@@ -166,7 +166,7 @@ def test_the_lines_of_earlier_runs_are_read_with_their_times(
     numbers = [int(text.split()[0]) for _, text in found]
     assert numbers == list(range(numbers[0], 8))
     assert {at for at, _ in found} == {NOW}
-    # One that was lost in between is no reason to lose the others.
+    # A missing file in between does not hide the others.
     (tmp_path / "logs/a.log.1").unlink()
     left = [int(text.split()[0]) for _, text in read_earlier_lines(tmp_path / "logs/a.log")]
     assert left[0] == numbers[0]
@@ -199,7 +199,7 @@ def test_so_much_is_read_and_no_more(tmp_path: Path) -> None:
         path.write_bytes(line * 1_200)
         os.utime(path, (now - number, now - number))
     found = read_earlier_logs(tmp_path)
-    # The newest ones.
+    # The newest lines.
     assert sorted(found, key=lambda name: int(name[:-4]))[:4] == [f"{n}.log" for n in range(4)]
     assert "9.log" not in found
     assert max(map(len, found.values())) == RESTORED_BYTES // len(line)

@@ -1,4 +1,4 @@
-"""Levels, read from lines as llama-server, compilers and other programs write them."""
+"""Levels of lines from llama-server, compilers and other programs."""
 
 from __future__ import annotations
 

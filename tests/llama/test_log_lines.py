@@ -64,7 +64,7 @@ def test_a_line_end_cut_in_two_makes_no_empty_line() -> None:
     assert split([b"one\r", b"\ntwo\r", b"three"]) == [b"one", b"two", b"three"]
 
 
-def test_protocol_lines_are_told_from_log_lines() -> None:
+def test_protocol_lines_are_separated_from_log_lines() -> None:
     assert is_protocol_line(b'cmd_child_to_router:state:{"state":"ready"}')
     assert not is_protocol_line(b"0.00.1 I srv cmd_child_to_router:")
 

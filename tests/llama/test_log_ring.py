@@ -29,7 +29,7 @@ def texts(lines: tuple[LogLine, ...]) -> list[str]:
 
 
 class Clock:
-    """A second later each time it is asked, now and then earlier."""
+    """Return a clock that advances a second with each call, and sometimes goes back."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -100,7 +100,7 @@ def test_a_log_equals_a_list_whatever_is_appended_and_dropped(
     ]
     question = LineFilter(rank=rank, text=needle)
     for backwards in (True, False):
-        # In one go, and in as many steps as there are when each gives up at once.
+        # In one call, and in as many calls as possible when each gives up at once.
         lines, reached = read_lines(
             blocks, start=start, stop=stop, backwards=backwards, limit=limit, wanted=question
         )
@@ -155,7 +155,7 @@ def test_the_log_that_holds_most_makes_room() -> None:
         noisy.add(f"noisy {number}" for number in range(1_000))
     assert len(quiet) == 4_000
     assert 10_000 <= len(quiet) + len(noisy) <= 10_000 + 3 * log_block.BLOCK_LINES
-    # Both hold half of it once the other floods, too.
+    # Once the other log floods as well, each has half of the space.
     for _ in range(30):
         quiet.add(f"quiet {number}" for number in range(1_000))
     assert abs(len(quiet) - len(noisy)) <= 2 * log_block.BLOCK_LINES
@@ -182,7 +182,7 @@ def test_a_log_without_any_place_still_has_its_newest_lines() -> None:
     assert (log.first, log.packed_lines, log.packed_bytes) == (log.end - len(log), 0, 0)
 
 
-def test_a_log_cleans_what_enters_it() -> None:
+def test_a_log_cleans_its_lines() -> None:
     log = ring()
     log.add(
         ["\x1b[31mred\x1b[0m \x9b1mbold\x07", "a\tb\x00", "right\u202eleft", "\x1b]0;title\x07ok"]
@@ -227,14 +227,14 @@ def test_a_log_of_several_runs() -> None:
     first = log.end
     log.add(["--- starting"])
     log.begin_run(12, first=first)
-    # The end of one that another has followed.
+    # The end of a run that another run has followed.
     log.end_run(11)
     assert [*running, log.running] == [False, True, False, True]
     assert log.kept_runs() == (
         LogRun(first=0, started_at=NOW, pid=11),
         LogRun(first=1, started_at=NOW, pid=12),
     )
-    # A run of which no line is left is forgotten, the last one never.
+    # A run without lines is forgotten, but never the last run.
     log.add(str(number) for number in range(10_000))
     assert [run.pid for run in log.kept_runs()] == [12]
     for pid in range(1_000):
@@ -260,7 +260,7 @@ def test_listeners_get_every_line_once_with_its_number() -> None:
     assert [line.text for line in seen[1].lines(2)] == ["4998", "4999"]
 
 
-def test_a_mark_has_what_came_since_and_nothing_after_it_was_closed() -> None:
+def test_a_mark_collects_lines_until_it_is_closed() -> None:
     log = ring()
     log.add(["before"])
     mark = log.mark()
@@ -283,8 +283,8 @@ def test_a_mark_is_bounded_too() -> None:
 
 def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
     log = ring()
-    told: list[LogBatch] = []
-    log.listeners.append(told.append)
+    batches: list[LogBatch] = []
+    log.listeners.append(batches.append)
     early = NOW - timedelta(days=1)
     later = early + timedelta(hours=1)
     former = [
@@ -293,7 +293,7 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
         (later, "--- starting: a\x1b[31m b"),
     ]
     log.restore([*former, (later, "I fine")])
-    assert told == []
+    assert batches == []
     assert (log.first, log.end, log.restored, log.last_error) == (0, 4, 4, 1)
     assert log.last_at == later
     assert log.kept_runs() == (LogRun(first=2, started_at=later),)
@@ -307,8 +307,8 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody() -> None:
         (later, "I fine", LogLevel.INFO),
         (NOW, "--- starting: c", LogLevel.INFO),
     ]
-    assert [batch.first for batch in told] == [4]
-    # It is too late now.
+    assert [batch.first for batch in batches] == [4]
+    # The log has lines now.
     log.restore(former)
     assert log.end == 5
 

@@ -1,4 +1,4 @@
-"""What a model is expected to take: which source is asked, and how it is laid out."""
+"""Estimates of needs: their sources, and their division between memories."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def expectations(
 
 
 def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str = FIT_HELP) -> None:
-    """A llama-fit-params that counts its questions."""
+    """A llama-fit-params that counts its runs."""
     program = folder / "llama-fit-params"
     program.write_text(
         f"#!/bin/sh\n[ \"$1\" = --help ] && {{ echo '{options}'; exit 0; }}\n"
@@ -85,16 +85,16 @@ def write_fit_params(folder: Path, *, row: str = "CUDA0 7 20 30", options: str =
     program.chmod(0o755)
 
 
-# Which source
+# Sources
 
 
-async def test_what_was_measured_comes_first(demo: LocalModel, tmp_path: Path) -> None:
+async def test_measurements_come_first(demo: LocalModel, tmp_path: Path) -> None:
     write_fit_params(tmp_path)
     known = {spec_of(demo).signature: MEASURED}
     found = await expectations(known.get).need(spec_of(demo), build(tmp_path))
     assert found == Need(footprint=MEASURED, source=NeedSource.MEASURED)
     assert not (tmp_path / "asked").exists()
-    # Of another context nothing was measured.
+    # Another context has no measurement.
     found = await expectations(known.get).need(spec_of(demo).with_context(4096), build(tmp_path))
     assert found.source is NeedSource.ENGINE
 
@@ -188,21 +188,21 @@ async def test_a_model_whose_files_are_gone_is_unknown(tmp_path: Path) -> None:
     assert found == Need()
 
 
-# How it is laid out
+# Places
 
 
 def test_on_the_cpu_weights_are_mapped_unless_asked_otherwise(demo: LocalModel) -> None:
     found = formula_need(spec_of(demo))
     assert demo.metadata is not None
     assert found.footprint.mapped == demo.metadata.tensor_bytes
-    # The KV cache of 8192 tokens, 20 MiB, and buffers.
+    # The KV cache of 8192 tokens (20 MiB) and buffers.
     assert 20 * MIB < found.footprint.host < 60 * MIB
     plain = formula_need(spec_of(with_settings(demo, args=("--no-mmap",)))).footprint
     assert plain == Footprint(host=found.footprint.host + found.footprint.mapped)
 
 
 def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel) -> None:
-    """The demo is in Q8_0: of matrices that fit AMX each 34 bytes become 38."""
+    """The demo is in Q8_0: in matrices for AMX, 34 bytes become 38."""
     assert demo.metadata is not None
     plain = formula_need(spec_of(demo)).footprint
     copied = sum(
@@ -222,7 +222,7 @@ def test_weights_for_the_processor_are_allocated_and_not_mapped(demo: LocalModel
     assert read == Footprint(host=on_amx(demo).total)
     for without in ({"args": ("--no-repack",)}, {"env": {"LLAMA_ARG_REPACK": "0"}}):
         assert on_amx(with_settings(demo, **without)) == plain
-    # Beside a GPU nothing is repacked.
+    # With a GPU nothing is repacked.
     for layers in (None, 0):
         model = with_settings(demo, gpu_layers=layers)
         plainly = formula_need(spec_of(model), devices=("CUDA0",)).footprint
@@ -238,7 +238,7 @@ def test_layers_on_the_gpu_take_their_share_along(demo: LocalModel) -> None:
     assert gpu.spills
     none = formula_need(spec_of(with_settings(demo, gpu_layers=0)), devices=("CUDA0",))
     assert (none.footprint, none.spills) == (cpu, False)
-    # One of a layer and an output.
+    # One of two: a layer and the output.
     half = formula_need(spec_of(with_settings(demo, gpu_layers=1)), devices=("CUDA0",)).footprint
     assert half.mapped == pytest.approx(cpu.mapped / 2, abs=1)
     assert half.total == cpu.total
@@ -266,7 +266,7 @@ def test_nothing_is_known_without_the_size_of_the_files() -> None:
 
 @pytest.mark.real
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
-async def test_the_formula_is_near_what_a_real_server_takes(tmp_path: Path) -> None:
+async def test_the_formula_is_close_to_a_real_server(tmp_path: Path) -> None:
     binary = find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ)
     room = Room(tmp_path, lambda: binary)
     path = windowed().write(tmp_path / "m.gguf")

@@ -1,4 +1,4 @@
-"""What a former service left behind is ended; what only has an old number is not."""
+"""Leftovers of a former service are killed; other processes with their pids are not."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_a_server_that_outlived_its_service_is_ended_with_its_children(
     assert server.stdout is not None
     grandchild = psutil.Process(int(server.stdout.readline()))
     PidRecord(path).add(server.pid, "m")
-    assert [(orphan.pid, orphan.name) for orphan in PidRecord(path).end_orphans()] == [
+    assert [(orphan.pid, orphan.name) for orphan in PidRecord(path).kill_orphans()] == [
         (server.pid, "the server of m")
     ]
     assert wait_gone(server.pid)
     eventually(lambda: not is_alive(grandchild), what="the end of the grandchild")
     assert not path.exists()
-    assert PidRecord(path).end_orphans() == []
+    assert PidRecord(path).kill_orphans() == []
 
 
 def test_a_process_that_only_has_the_same_number_is_left_alone(
@@ -68,7 +68,7 @@ def test_a_process_that_only_has_the_same_number_is_left_alone(
         msgspec.structs.replace(known, boot="an earlier one"),
     ):
         path.write_bytes(msgspec.json.encode([other]))
-        assert PidRecord(path).end_orphans() == []
+        assert PidRecord(path).kill_orphans() == []
     assert server.poll() is None
 
 
@@ -80,7 +80,7 @@ def test_a_clock_that_is_set_hides_nothing(
     moved, boot = psutil.Process.create_time, psutil.boot_time()
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: moved(process) + jump)
     monkeypatch.setattr(psutil, "boot_time", lambda: boot + jump)
-    assert len(PidRecord(path).end_orphans()) == 1
+    assert len(PidRecord(path).kill_orphans()) == 1
 
 
 def test_servers_that_ended_are_forgotten(server: subprocess.Popen[bytes], path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_number_that_is_nobodys_is_nothing(path: Path) -> None:
     record.add(2**22 + 1, "m")
     assert not path.exists()
     path.write_bytes(msgspec.json.encode([ServerPid(2**22 + 1, 0.0, "m")]))
-    assert record.end_orphans() == []
+    assert record.kill_orphans() == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"pid":"x"}]', b"\xff\x00"])
@@ -108,7 +108,7 @@ def test_a_broken_record_is_said_and_does_not_stop_the_start(
     content: bytes, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_bytes(content)
-    assert PidRecord(path).end_orphans() == []
+    assert PidRecord(path).kill_orphans() == []
     assert "cannot read" in caplog.text
 
 

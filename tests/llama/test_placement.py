@@ -1,4 +1,4 @@
-"""Where the parts of a model go, by the arguments."""
+"""The places of the parts of a model, by the arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has a server's port: real processes and sockets."""
+"""The owner of a server's port: real processes and sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHELL = ("/bin/sh", "-c")
 
 
 class Started:
-    """A program in a session of its own that says the port which it listens on."""
+    """A program in a session of its own that prints the port it listens on."""
 
     def __init__(self, *argv: str) -> None:
         pipe = subprocess.PIPE
@@ -78,15 +78,15 @@ def test_the_server_itself(start: Start, by_command: bool, address: str) -> None
     assert foreign_listener(port, [server.pid], by_command=by_command) is None
     # To any other server it is foreign, and reported by name.
     other = start(*SHELL, "read -r word")
-    told = foreign_listener(port, [other.pid], by_command=by_command)
-    assert told == f"{Path(sys.executable).name} (pid {server.pid})"
+    listener_name = foreign_listener(port, [other.pid], by_command=by_command)
+    assert listener_name == f"{Path(sys.executable).name} (pid {server.pid})"
 
 
 @pytest.mark.parametrize(
     "script",
     [
         'cat | "$@"; true',
-        # What a background process of a shell reads is /dev/null unless it is told.
+        # The stdin of a background process of a shell is /dev/null unless redirected.
         'sh -c \'"$@" <&3 & wait\' sh "$@" 3<&0',
         'setsid -w "$@"; true',
         # Its parent is gone; the session is the same.
@@ -109,15 +109,17 @@ def test_a_process_that_left_and_is_known(start: Start, by_command: bool) -> Non
 def test_nobody_and_no_linux(start: Start, by_command: bool, tmp_path: Path) -> None:
     with closing(socket.create_server((HOST, 0))) as listener:
         port = listener.getsockname()[1]
-        told = foreign_listener(port, [start(*SHELL, "read -r word").pid], by_command=by_command)
-        assert told is not None
-        assert told.endswith(f" (pid {os.getpid()})")
+        listener_name = foreign_listener(
+            port, [start(*SHELL, "read -r word").pid], by_command=by_command
+        )
+        assert listener_name is not None
+        assert listener_name.endswith(f" (pid {os.getpid()})")
         assert foreign_listener(port, [1], by_command=by_command, proc=tmp_path) is None
     assert foreign_listener(port, [os.getpid()], by_command=by_command) is None
 
 
-def test_without_linux_the_sockets_of_each_process_tell(start: Start) -> None:
-    """Where this user's processes may be looked at."""
+def test_without_linux_the_sockets_of_each_process_are_used(start: Start) -> None:
+    """For systems where this user's processes may be inspected."""
     script = (
         "from cyber_inference_tui.llama.port_owner import foreign_listener\n"
         "port, *pids = map(int, sys.argv[1:])\n"
@@ -126,8 +128,8 @@ def test_without_linux_the_sockets_of_each_process_tell(start: Start) -> None:
     wrapper = start(*SHELL, 'cat | "$@"', "sh", *PYTHON, HOST, "0")
     idle = start(*SHELL, "read -r word")
     port = wrapper.port
-    told = run_without_linux(script, str(port), str(wrapper.pid), str(idle.pid))
-    own, other = told.splitlines()
+    output = run_without_linux(script, str(port), str(wrapper.pid), str(idle.pid))
+    own, other = output.splitlines()
     assert own == "None"
     assert re.fullmatch(r"python\S* \(pid \d+\)", other)
     with closing(socket.create_server((HOST, 0))) as listener:
@@ -163,8 +165,8 @@ def test_a_containers_port_is_held_by_a_proxy(start: Start, tmp_path: Path) -> N
     port = forwarder.port
     wrapper = start(*SHELL, "read -r word")
     assert foreign_listener(port, [wrapper.pid], by_command=True) is None
-    told = foreign_listener(port, [wrapper.pid], by_command=False)
-    assert told == f"docker-proxy (pid {forwarder.pid})"
+    listener_name = foreign_listener(port, [wrapper.pid], by_command=False)
+    assert listener_name == f"docker-proxy (pid {forwarder.pid})"
 
 
 def test_a_container_on_the_hosts_network_listens_itself(start: Start) -> None:

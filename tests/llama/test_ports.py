@@ -1,4 +1,4 @@
-"""Ports that are free now."""
+"""Free ports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port of the kernel's choice on which somebody listens."""
+    """Return a port, chosen by the kernel, with a listener."""
     with closing(socket.create_server((HOST, 0))) as listener:
         port: int = listener.getsockname()[1]
         yield port

@@ -23,7 +23,7 @@ def test_other_lines_are_none(line: bytes) -> None:
 
 
 @given(st.text())
-def test_no_program_at_work_can_tell_one(text: str) -> None:
+def test_no_program_can_print_a_report(text: str) -> None:
     assert read_report(clean_line(text).encode("utf-8", "replace")) is None
 
 

@@ -1,4 +1,4 @@
-"""One server process from spawn to exit: small scripts with every fault, on both kinds of loop."""
+"""A server process from start to exit: small scripts with every fault, on both kinds of loop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 # Readiness
 
 
-def test_ready_and_progress_are_told_by_the_protocol_and_kept_out_of_the_log(run: Run) -> None:
+def test_ready_and_progress_come_by_the_protocol_and_not_into_the_log(run: Run) -> None:
     async def main() -> None:
         child = await spawn_shell(
             f"""
@@ -73,12 +73,12 @@ def test_ready_and_progress_are_told_by_the_protocol_and_kept_out_of_the_log(run
 def test_the_progress_of_several_stages_is_one(run: Run) -> None:
     async def main() -> None:
         stages = '"stages":["text_model","mmproj_model"]'
-        told = [
+        payloads = [
             f'{{{stages},"current":"{stage}","value":{value}}}'
             for stage, value in [("text_model", 0.5), ("text_model", 1), ("mmproj_model", 0.5)]
         ]
         lines = "\n".join(
-            f"""echo '{STATE}{{"state":"loading","payload":{payload}}}'""" for payload in told
+            f"""echo '{STATE}{{"state":"loading","payload":{payload}}}'""" for payload in payloads
         )
         child = await spawn_shell(f"{lines}\n{READY}\n{OBEYS}")
         await child.server.wait_ready()
@@ -131,7 +131,9 @@ server.accept()
 
 
 @pytest.mark.parametrize("protocol", [True, False])
-def test_an_end_before_ready_is_told_with_its_code_and_last_words(run: Run, protocol: bool) -> None:
+def test_an_exit_before_ready_is_reported_with_code_and_last_lines(
+    run: Run, protocol: bool
+) -> None:
     async def main() -> None:
         child = await spawn_shell(
             "printf 'E failed: no end of line' >&2; exit 7", protocol=protocol
@@ -191,7 +193,7 @@ def test_a_program_that_cannot_be_run_is_an_os_error(run: Run, tmp_path: Path) -
     run(main())
 
 
-# What the child gets
+# The child's environment
 
 
 SHOWS_ITSELF = """
@@ -210,7 +212,8 @@ def test_the_child_has_exactly_the_given_environment_its_own_session_and_no_file
     async def main() -> None:
         environment = {"ONLY": "this", "LC_ALL": "C.UTF-8"}
         with (tmp_path / "ours").open("w"):
-            # Another one beside it: were its pipes inherited, its end would not be seen.
+            # With a second child: if it inherited the pipes, the end of the first would go
+            # unnoticed.
             other = await spawn_shell(OBEYS)
             child = await spawn(
                 *(sys.executable, "-I", "-S", "-c", SHOWS_ITSELF), environment=environment
@@ -242,16 +245,16 @@ def test_a_server_that_hears_neither_stdin_nor_sigterm_is_killed(run: Run) -> No
 def test_a_stop_during_the_load_ends_it_with_sigterm(run: Run) -> None:
     async def main() -> None:
         child = await spawn_shell("echo up; exec sleep 1000")
-        await child.heard("up")
+        await child.line_after("up")
         assert await child.server.stop(30) == -signal.SIGTERM
 
     run(main())
 
 
-def test_what_a_server_started_itself_ends_with_it(run: Run) -> None:
+def test_descendants_of_a_server_end_with_it(run: Run) -> None:
     async def main() -> None:
         child = await spawn_shell(f"sleep 1000 & echo child $!; {READY}; {OBEYS}")
-        grandchild = int(await child.heard("child "))
+        grandchild = int(await child.line_after("child "))
         await child.server.wait_ready()
         assert await child.server.stop(30) == 0
         assert wait_gone(grandchild)
@@ -262,10 +265,10 @@ def test_what_a_server_started_itself_ends_with_it(run: Run) -> None:
 def test_an_exit_is_noticed_although_a_child_of_its_own_holds_its_output(run: Run) -> None:
     async def main() -> None:
         child = await spawn_shell("sleep 1000 & echo child $!; exit 3")
-        grandchild = int(await child.heard("child "))
+        grandchild = int(await child.line_after("child "))
         with pytest.raises(ServerExitedError):
             await child.server.wait_ready()
-        # It has ended when all of it has.
+        # It has ended when all its processes have.
         assert not is_alive(grandchild)
         assert await child.server.stop(30) == 3
 
@@ -290,7 +293,7 @@ def test_a_process_group_that_is_gone_is_not_killed_again(
         await child.server.stop(0)
         killed: list[int] = []
         monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
-        # By now the number may belong to somebody else.
+        # By now the number may belong to another process.
         await child.server.stop(0)
         child.server.kill()
         assert killed == []
@@ -366,9 +369,9 @@ import asyncio, sys
 from tests.llama.children import LOOPS, spawn_shell
 
 async def main():
-    # Neither its stdin nor a signal ends this one: only the kernel does.
+    # It ignores its stdin and signals: only the kernel ends it.
     child = await spawn_shell("trap '' TERM INT HUP; echo up; exec sleep 1000")
-    await child.heard("up")
+    await child.line_after("up")
     print(child.server.pid, flush=True)
     await asyncio.Event().wait()
 

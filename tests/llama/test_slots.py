@@ -145,7 +145,7 @@ def test_requests_that_finish_between_two_looks_count_whole() -> None:
 def test_a_request_that_is_late_to_count_as_finished_makes_no_jump() -> None:
     rate = TokenRate()
     rate.look(0, [Task(0, 1, 5000)], 1.0)
-    # It has left its slot; another began.
+    # The task has left its slot; another one has begun.
     assert rate.look(0, [Task(0, 2, 40)], 2.0) == 40
     assert rate.look(5030, [Task(0, 2, 90)], 3.0) == 80
     assert rate.look(5030, [Task(0, 2, 140)], 4.0) == 50
@@ -161,7 +161,7 @@ def test_a_cancelled_request_is_given_up() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=40))
-def test_what_is_counted_adds_up_over_time(steps: list[tuple[int, bool]]) -> None:
+def test_counts_add_up_over_time(steps: list[tuple[int, bool]]) -> None:
     """One slot whose task sometimes finishes just before the look, without delay."""
     rate = TokenRate()
     rate.look(0, [Task(0, 0, 0)], 0.0)

@@ -1,4 +1,4 @@
-"""A program of an installation: its lines, its limits, and that nothing of it is left."""
+"""Tools of an installation: lines, limits, and no process left behind."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_line_without_end_is_cut() -> None:
     assert sum(map(len, ended.lines)) < 100_000
 
 
-def test_what_is_not_to_be_kept() -> None:
+def test_lines_that_are_not_kept() -> None:
     seen: list[str] = []
 
     def keep(line: str) -> bool:
@@ -58,7 +58,7 @@ def test_what_is_not_to_be_kept() -> None:
     assert ended.lines == ("one", "three")
 
 
-def test_what_cannot_be_run(tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:
     with pytest.raises(InstallError, match="cannot be run: No such file"):
         run_tool([str(tmp_path / "missing")], environ=ENVIRON, time_limit=1.0)
 
@@ -71,8 +71,8 @@ def test_it_is_ended_with_its_children_when_it_takes_too_long(tmp_path: Path) ->
     assert not named(tmp_path)
 
 
-def test_what_it_leaves_in_its_group_is_ended(tmp_path: Path) -> None:
-    # It holds none of our pipes, so that its parent's end is seen at once.
+def test_processes_left_in_its_group_are_killed(tmp_path: Path) -> None:
+    # It holds none of our pipes, so the end of its parent is noticed at once.
     ended = shell(f"sh -c 'sleep 60; : {tmp_path}' >/dev/null 2>&1 </dev/null & exit 0")
     assert ended.code == 0
     deadline = time.monotonic() + 10
@@ -81,7 +81,7 @@ def test_what_it_leaves_in_its_group_is_ended(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_an_error_of_who_listens_ends_it(tmp_path: Path) -> None:
+def test_an_error_of_the_callback_ends_it(tmp_path: Path) -> None:
     def listen(line: str) -> bool:
         raise KeyboardInterrupt
 

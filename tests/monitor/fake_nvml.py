@@ -1,4 +1,4 @@
-"""A stand-in for the module ``pynvml`` with switches for what drivers do."""
+"""A stand-in for the module ``pynvml`` with switches for the behaviour of drivers."""
 
 # ruff: noqa: N802 - the names are pynvml's.
 
@@ -22,7 +22,7 @@ class FakeNvmlError(Exception):
 
 @dataclass
 class FakeGpu:
-    """What one GPU answers; ``None`` = not supported."""
+    """The values of a GPU; ``None`` = not supported."""
 
     name: str | bytes = "NVIDIA GeForce RTX 4090"
     uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
@@ -102,21 +102,21 @@ class FakeNvml:
         return gpu.uuid
 
     def nvmlDeviceGetMemoryInfo(self, gpu: FakeGpu) -> Any:
-        total, used = told(gpu.total), told(gpu.used)
+        total, used = supported(gpu.total), supported(gpu.used)
         return SimpleNamespace(total=total, used=used, free=total - used)
 
     def nvmlDeviceGetUtilizationRates(self, gpu: FakeGpu) -> Any:
-        return SimpleNamespace(gpu=told(gpu.utilization), memory=0)
+        return SimpleNamespace(gpu=supported(gpu.utilization), memory=0)
 
     def nvmlDeviceGetTemperature(self, gpu: FakeGpu, sensor: int) -> int:
         assert sensor == self.NVML_TEMPERATURE_GPU
-        return told(gpu.temperature)
+        return supported(gpu.temperature)
 
     def nvmlDeviceGetPowerUsage(self, gpu: FakeGpu) -> int:
-        return told(gpu.power)
+        return supported(gpu.power)
 
     def nvmlDeviceGetClockInfo(self, gpu: FakeGpu, clock: int) -> int:
-        return told({0: gpu.clock, 2: gpu.memory_clock}[clock])
+        return supported({0: gpu.clock, 2: gpu.memory_clock}[clock])
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: FakeGpu) -> list[Any]:
         return self._processes(gpu.compute)
@@ -143,12 +143,12 @@ class FakeNvml:
         return [SimpleNamespace(pid=p, usedGpuMemory=used) for p, used in processes.items()]
 
 
-def told(value: int | None) -> int:
+def supported(value: int | None) -> int:
     if value is None:
         raise FakeNvmlError(NOT_SUPPORTED)
     return value
 
 
 def functions() -> list[str]:
-    """The names of all functions that the stand-in has."""
+    """Return the names of all functions of the stand-in."""
     return [name for name in vars(FakeNvml) if name.startswith("nvml")]

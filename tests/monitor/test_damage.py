@@ -1,4 +1,4 @@
-"""Damaged files: whatever is done to one of them, nothing raises and no number is made up."""
+"""Damaged files: whatever happens to a file, nothing raises and no number is invented."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Numbers = dict[Leaf, float]
 
 
 def numbers(record: object) -> Numbers:
-    """Every number of a sample by its place. No tree has more than one GPU or interface."""
+    """Return every number of a sample by its place. No tree has several GPUs or interfaces."""
     return dict(_leaves((), msgspec.to_builtins(record)))
 
 
@@ -64,12 +64,12 @@ def two_samples(root: Path, between: Callable[[], None] = lambda: None) -> list[
     trees.write(root, {"proc/stat": trees.STAT_LATER}) if (root / "proc/stat").is_file() else None
     between()
     second = taker.sample()
-    clock.advance(40)  # everything is looked for anew
+    clock.advance(40)  # the sensors look for all files again
     return [first, second, taker.sample()]
 
 
 def check(record: ResourceSample) -> Numbers:
-    """What holds for every sample of any machine; its numbers."""
+    """Check the invariants of every sample; return its numbers."""
     wire = to_json(record)
     assert msgspec.json.decode(wire, type=ResourceSample) == record
     return checked(wire)
@@ -77,7 +77,7 @@ def check(record: ResourceSample) -> Numbers:
 
 @functools.cache
 def checked(wire: bytes) -> Numbers:
-    """The numbers of a sample, once they hold: damage to most files makes the same few samples."""
+    """Check a sample once and return its numbers: damage to most files makes the same samples."""
     record = msgspec.json.decode(wire, type=ResourceSample)
     found = numbers(record)
     for place, number in found.items():
@@ -146,8 +146,8 @@ def nonsense(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00 nonsense \x1b[31m\n")
 
 
-# Numbers that other files say just as well when one is gone: without its limit, a container may use
-# the machine's memory, and without the size of its cache, all that it uses counts.
+# Numbers that survive the loss of a file: without its limit, a container may use the machine's
+# memory, and without the size of its cache, all its use counts.
 ELSEWHERE: dict[tuple[str, Leaf], float] = {
     ("memory.max", ("memory", "total")): 7_802_880 * 1024,
     ("memory.max", ("memory", "available")): 4_268_000 * 1024,
@@ -173,7 +173,7 @@ def test_numbers_too_large_for_the_wire(tmp_path: Path) -> None:
         assert record.swap.percent == 100.0
 
 
-# Files that only say how another one's number is called, or that it is told elsewhere.
+# Files with only the name of another file's number, or its source.
 NAMES = re.compile(r"name|type|.*_label")
 DISK = 30.0
 """A temperature that is left out for its chip's name."""
@@ -182,7 +182,8 @@ DAMAGES = pytest.mark.parametrize("damage", [remove, empty, unreadable, nonsense
 
 
 def each_damaged(root: Path, names: list[str], damage: Callable[[Path], None]) -> Iterator[Path]:
-    """The tree with one of these files damaged at a time; each is whole again before the next."""
+    """Yield the tree with one of these files damaged at a time; each is restored before the
+    next."""
     for name in names:
         file = root / name
         content = file.read_bytes()
@@ -196,7 +197,7 @@ def each_damaged(root: Path, names: list[str], damage: Callable[[Path], None]) -
 
 @DAMAGES
 @pytest.mark.parametrize("tree", TREES)
-def test_a_file_that_tells_nothing(
+def test_a_file_without_values(
     tmp_path: Path,
     machines: Machines,
     tree: Callable[[Path], None],
@@ -215,7 +216,7 @@ def test_a_file_that_tells_nothing(
                     allowed |= {*before.values(), DISK}
                 assert value in allowed, (file, place)
             changes += after != before
-    # Most files are worth a number: it is not the damage that goes unnoticed.
+    # Most files yield a number, so the damage does not go unnoticed.
     assert changes > len(machines[tree].own)
 
 

@@ -1,4 +1,4 @@
-"""Which machine it is, and what a Jetson says of itself."""
+"""Identification of machines, and of Jetsons in particular."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.monitor.trees import ORIN_COMPATIBLE, write
             DeviceKind.JETSON,
             "Orin",
         ),
-        # A mount of the host's files, where the link of /proc leads nowhere.
+        # A mount of the host's files, where the link in /proc is broken.
         (
             {
                 "sys/firmware/devicetree/base/compatible": ORIN_COMPATIBLE,
@@ -106,7 +106,7 @@ def test_releases(content: bytes, release: str, named: str | None) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"# R35 (release), REVISION: 3", b"R35", b"# Rx (release), REVISION: 1.0,"]
 )
-def test_releases_that_are_not_told(content: bytes) -> None:
+def test_unknown_releases(content: bytes) -> None:
     assert l4t_release(content) is None
 
 

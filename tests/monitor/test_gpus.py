@@ -1,4 +1,4 @@
-"""NVIDIA and AMD cards that answer, answer in part, fail, go away and come back."""
+"""NVIDIA and AMD cards that work, work in part, fail, disappear and return."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_stand_in_has_the_functions_of_the_library() -> None:
 
 
 def test_the_library_itself_where_there_is_none() -> None:
-    # With a driver on this machine its GPUs show; in any case nothing raises.
+    # With a driver on this machine its GPUs are listed; in no case does it raise.
     gpus = NvidiaSensor(Nvml()).read()
     assert gpus is None or all(isinstance(gpu, GpuRecord) for gpu in gpus)
 

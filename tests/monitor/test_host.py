@@ -1,4 +1,4 @@
-"""What every Linux machine tells: processors, swap, disks, networks, heat."""
+"""The values of every Linux machine: processors, swap, disks, networks, temperatures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_processors_without_ticks_or_with_fewer_than_before(tmp_path: Path) -> N
     sensor.read()
     assert sensor.read() == CpuRecord(per_core=(None,), count=1)
     write(tmp_path, {"proc/stat": "cpu  5 0 0 43 1\ncpu0 1 0 0 1 0\n"})
-    # The time spent waiting went back by 4 ticks, so that all together did not move on.
+    # The waiting time went back by 4 ticks, so the total did not change.
     assert sensor.read() == CpuRecord(per_core=(None,), count=1)
     write(tmp_path, {"proc/stat": "cpu  6 0 0 44 1\ncpu0 2 0 0 1 0\n"})
     assert sensor.read() == CpuRecord(percent=50.0, per_core=(100.0,), count=1)
@@ -116,7 +116,7 @@ def test_swap(tmp_path: Path, lines: str, disk: SwapRecord, zram: SwapRecord | N
 @pytest.mark.parametrize(
     "content", ["", "x", SWAPS + "/swap file 10\n", SWAPS + "/swap file a b 1"]
 )
-def test_swap_that_is_not_told(tmp_path: Path, content: str) -> None:
+def test_unknown_swap(tmp_path: Path, content: str) -> None:
     write(tmp_path, {"proc/swaps": content})
     assert SwapSensor(tmp_path).read() is None
 

@@ -1,4 +1,4 @@
-"""Files of the kernel: kept open, read anew, and never trusted."""
+"""Files of the kernel: kept open, read repeatedly, and never trusted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_kept_file_that_is_dropped_is_closed(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", tmp_path / "none", Path("a\0b")):
         assert read_bytes(path) is None
@@ -69,7 +69,7 @@ def test_files_are_read_whole(tmp_path: Path, size: int) -> None:
 
 
 def test_a_file_of_the_kernel_that_comes_in_pieces() -> None:
-    # Longer than a page, handed out a page at a time.
+    # Longer than a page, returned a page at a time.
     name = Path("/proc/self/smaps")
     if not name.exists():
         pytest.skip("this kernel has no smaps")

@@ -83,7 +83,7 @@ NO_LIMIT = "9223372036854771712\n"
 @pytest.mark.parametrize(
     ("files", "total", "available"),
     [
-        # A container: its group is the root of what it sees.
+        # A container: its group is the root of its visible groups.
         (
             {
                 "proc/self/cgroup": "0::/\n",
@@ -94,7 +94,7 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             GIB + MIB + 7,
         ),
-        # Weights that were read twice are active pages; locked ones are in neither list.
+        # Weights that were read twice are active pages; locked pages are in neither list.
         (
             {
                 "proc/self/cgroup": "0::/\n",
@@ -108,7 +108,7 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             (1 + 40 + 1700 - 20 - 10 + 5) * MIB,
         ),
-        # The lists hold more than the pages of files without shared memory.
+        # The lists contain more than the pages of files without shared memory.
         (
             {
                 "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
@@ -119,7 +119,7 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             600 * MIB,
         ),
-        # The lists are not given: all pages of files but shared memory.
+        # Without the lists: all pages of files except shared memory.
         (
             {
                 "sys/fs/cgroup/memory.max": f"{2 * GIB}\n",
@@ -129,7 +129,7 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             600 * MIB,
         ),
-        # A service of systemd with MemoryMax, and the slice above it with a smaller one.
+        # A service of systemd with MemoryMax, and a smaller one on the slice above it.
         (
             {
                 "proc/self/cgroup": V2,
@@ -141,7 +141,7 @@ NO_LIMIT = "9223372036854771712\n"
             2 * GIB,
             2 * GIB - 2 * MIB,
         ),
-        # No limit, and one that is larger than the machine.
+        # No limit, and a limit beyond the machine's memory.
         (
             {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"},
             8_000_000 * KIB,
@@ -152,7 +152,7 @@ NO_LIMIT = "9223372036854771712\n"
             8_000_000 * KIB,
             5_000_000 * KIB,
         ),
-        # The limit leaves more room than the machine has.
+        # The limit leaves more than the machine has free.
         (
             {
                 "proc/self/cgroup": "0::/\n",
@@ -162,7 +162,7 @@ NO_LIMIT = "9223372036854771712\n"
             7 * GIB,
             5_000_000 * KIB,
         ),
-        # Version 1, in a container that is shown the host's path but not the host's directory.
+        # Version 1, in a container that sees the host's path but not the host's directory.
         (
             {
                 "proc/self/cgroup": V1,
@@ -184,7 +184,7 @@ NO_LIMIT = "9223372036854771712\n"
             GIB,
             GIB - 2 * MIB,
         ),
-        # More is taken than the limit allows; nobody tells how much is taken.
+        # The use exceeds the limit; the use is unknown.
         (
             {
                 "sys/fs/cgroup/memory.max": f"{GIB}\n",
@@ -194,7 +194,7 @@ NO_LIMIT = "9223372036854771712\n"
             0,
         ),
         ({"sys/fs/cgroup/memory.max": f"{GIB}\n"}, GIB, 0),
-        # A path that leads out of what is seen.
+        # A path that leads out of the visible groups.
         (
             {"proc/self/cgroup": "0::/../../x\n", "sys/memory.max": "4096\n"},
             8_000_000 * KIB,
@@ -301,7 +301,7 @@ def test_a_system_without_proc_is_asked_in_another_way(tmp_path: Path) -> None:
     assert 0 < reading.available <= reading.total
 
 
-# As macOS 14 prints it; the lines in between say how often, not how many.
+# The output of macOS 14; other lines are event counts, not pages.
 VM_STAT = """\
 Mach Virtual Memory Statistics: (page size of 16384 bytes)
 Pages free:                                3857.
@@ -319,10 +319,10 @@ Pages occupied by compressor:            442179.
 """
 
 
-def test_macos_gives_back_files_and_what_is_purgeable_and_no_programs_data() -> None:
+def test_macos_frees_files_and_purgeable_pages_but_no_programs_data() -> None:
     reading = vm_stat(VM_STAT, 24 * GIB)
     assert reading is not None
-    # psutil would say 3857 + 443760 pages: 2 GB more, most of it programs' own.
+    # psutil counts 3857 + 443760 pages: 2 GB more, mostly programs' own data.
     assert reading == MainMemoryReading(
         total=24 * GIB,
         available=(3857 + 294894 + 17340) * 16384,
@@ -330,7 +330,7 @@ def test_macos_gives_back_files_and_what_is_purgeable_and_no_programs_data() -> 
     )
 
 
-def test_a_mac_with_other_pages_and_what_is_not_understood() -> None:
+def test_a_mac_with_other_pages_and_unknown_output() -> None:
     intel = VM_STAT.replace("16384", "4096")
     assert vm_stat(intel, 8 * GIB) == MainMemoryReading(
         total=8 * GIB, available=316091 * 4096, cache=312234 * 4096
@@ -537,7 +537,7 @@ def test_the_driver_is_asked_for_at_most_every_30_seconds() -> None:
     assert asked == [1000, 1030, 1060, 1090]
 
 
-def test_after_a_fork_it_starts_anew() -> None:
+def test_after_a_fork_it_starts_again() -> None:
     fake = FakeNvml(FakeGpu())
     nvml = Nvml(load=lambda: fake, clock=Clock())
     assert len(nvml.gpus()) == 1
@@ -576,6 +576,6 @@ def test_amd(tmp_path: Path) -> None:
     memory = reader(tmp_path)
     card = GpuMemory(name="AMD GPU 744c", total=24 * GIB, free=22 * GIB, uuid="amd-1")
     assert memory.read().gpus == (card,)
-    # Somebody set aside most of an APU's memory for it: the rest of the system has it no more.
+    # Most of the memory is reserved for an APU and hidden from the rest of the system.
     amd(tmp_path, "card0", {"mem_info_vram_total": f"{64 * GIB}\n"})
     assert [gpu.total // GIB for gpu in memory.read().gpus] == [64, 24]

@@ -43,7 +43,7 @@ def test_a_day_is_kept_and_the_number_is_bounded() -> None:
     assert len(quick.since(BEGIN)) >= RECENT_SAMPLES
 
 
-def test_what_is_asked_for_is_what_comes() -> None:
+def test_the_requested_samples_are_returned() -> None:
     ring: SampleRing[str] = SampleRing()
     assert ring.since(BEGIN) == []
     ring.add(START, "a")
@@ -57,7 +57,7 @@ def test_a_clock_that_was_set_back_leaves_times_in_order() -> None:
     assert ring.since(BEGIN) == [*map(float, range(90)), -1.0]
 
 
-def test_a_clock_that_was_set_on_by_years_begins_anew() -> None:
+def test_a_clock_that_was_set_forward_by_years_empties_the_history() -> None:
     ring = filled(600)
     ring.add(START + timedelta(days=3650), -1.0)
     assert ring.since(BEGIN) == [-1.0]

@@ -1,4 +1,4 @@
-"""What a sample says of each kind of machine: exactly what its files say."""
+"""Samples of each kind of machine: exactly the content of its files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_orin_nano_jetpack5(tmp_path: Path) -> None:
 
 def test_orin_nano_jetpack6(tmp_path: Path) -> None:
     trees.orin_nano_jetpack6(tmp_path)
-    # NVML lists the GPU there as well, with figures that mean nothing.
+    # NVML also lists the GPU there, with meaningless values.
     fake = FakeNvml(FakeGpu(name="Orin (nvgpu)", total=1, used=1, utilization=3))
     assert sample(tmp_path, fake) == expected(
         device=DeviceRecord(
@@ -394,7 +394,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     )
 
 
-def test_what_changes_between_samples(tmp_path: Path) -> None:
+def test_changes_between_samples(tmp_path: Path) -> None:
     trees.orin_nano_jetpack5(tmp_path)
     clock = Clock()
     taker = sampler(tmp_path, clock=clock)
@@ -425,7 +425,7 @@ def test_what_changes_between_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [31, 3600])
-def test_what_appears_late_is_found(tmp_path: Path, late: float) -> None:
+def test_late_devices_are_found(tmp_path: Path, late: float) -> None:
     whole, early = tmp_path / "whole", tmp_path / "early"
     trees.orin_nano_jetpack5(whole)
     trees.write(
@@ -448,7 +448,7 @@ def test_the_record_on_the_wire(tmp_path: Path) -> None:
     record = sample(tmp_path, FakeNvml(FakeGpu()))
     assert msgspec.json.decode(to_json(record), type=ResourceSample) == record
     wire = msgspec.json.decode(to_json(record))
-    # What is promised to scripts.
+    # The keys that scripts rely on.
     assert set(wire) >= {
         "at", "device", "cpu", "memory", "swap", "gpus", "temperatures", "power", "disks"
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Samples of the machine that the tests run on, against what other tools say of it."""
+"""Samples of the machine that runs the tests, compared with other tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.monitor.sampler import Sampler
+from cyber_inference_tui.monitor.sampler import MachineSampler
 
 BUSY = """\
 import time
@@ -22,8 +22,8 @@ print("done", flush=True)
 """
 
 
-def taker(*disks: Path) -> Sampler:
-    return Sampler(disks=disks, nvml=Nvml(load=lambda: None))
+def taker(*disks: Path) -> MachineSampler:
+    return MachineSampler(disks=disks, nvml=Nvml(load=lambda: None))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -60,9 +60,9 @@ def test_processors_that_have_something_to_do() -> None:
     total = sum(after) - sum(before) - (after.guest - before.guest)
     idle = after.idle - before.idle + after.iowait - before.iowait
     assert sample.cpu.percent is not None
-    # The process had half a second of processor time, which shows whoever else is busy.
+    # The process used half a second of processor time, so the load is not 0.
     assert sample.cpu.percent > 0
-    # No core is less busy than all of them are, but each is rounded by itself.
+    # Some core is at least as busy as the average; each value is rounded on its own.
     assert max(core or 0 for core in sample.cpu.per_core) >= sample.cpu.percent - 1
     assert abs(sample.cpu.percent - 100 * (total - idle) / total) < 15
 

@@ -1,4 +1,5 @@
-"""Files as machines have them, written below a directory: structure of the devices, our numbers."""
+"""Files of machines, written below a directory: with the structure of real devices, and test
+values."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ GIB = 1 << 30
 Files = Mapping[str, str]
 
 OFF = "\0off"
-"""In the place of a content: reading this file fails, as that of a zone without power does."""
+"""In place of content: reading this file fails, like that of a zone without power."""
 
 STAT = """\
 cpu  1000 0 500 8000 300 0 100 0 0 0
@@ -62,7 +63,7 @@ ORIN_COMPATIBLE = (
 
 
 def write(root: Path, *trees: Files) -> None:
-    """Write the files, later ones in the place of earlier ones of the same name."""
+    """Write the files; a later file replaces an earlier one with its name."""
     for name, content in {k: v for tree in trees for k, v in tree.items()}.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def write(root: Path, *trees: Files) -> None:
 
 
 def link(root: Path, name: str, target: str) -> None:
-    """A relative link at ``name`` to ``target``, both below ``root``, as sysfs makes them."""
+    """Make a relative link at ``name`` to ``target``, both below ``root``, like sysfs."""
     place = root / name
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(os.path.relpath(root / target, place.parent))
@@ -124,7 +125,7 @@ def fan(pwm: int, rpm: int) -> dict[str, str]:
 
 
 def gpu_node(root: Path, device: str, name: str, *, load: int, hertz: int) -> None:
-    """The GPU's device, and the way to it through devfreq."""
+    """The GPU's device, and its link in devfreq."""
     node = device.rpartition("/")[2]
     tree = f"sys/firmware/devicetree/base/bus@0/{node}"
     write(
@@ -405,5 +406,5 @@ def container(root: Path) -> None:
 
 
 def workstation(root: Path) -> None:
-    """A PC; its NVIDIA cards are the tests' fake NVML."""
+    """A PC; the tests' fake NVML has its NVIDIA cards."""
     write(root, HOST, PC, {"sys/class/dmi/id/product_name": "Pro WS\n"})

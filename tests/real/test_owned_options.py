@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.llama.binary import option_names
-from cyber_inference_tui.settings.owned import why_owned, why_owned_variable
+from cyber_inference_tui.settings.owned_options import owned_option_problem, owned_variable_problem
 from tests.real.conftest import StartReal
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
@@ -25,12 +25,12 @@ def test_every_spelling_of_the_real_servers_options_is_known(llama_server: Path)
     owned = set()
     for entry in _ENTRY.split(told.stdout):
         names = list(option_names(entry))
-        refused = [name for name in names if why_owned(name) is not None]
+        refused = [name for name in names if owned_option_problem(name) is not None]
         assert refused in ([], names)
         owned |= set(refused)
         variable = _VARIABLE.search(entry)
         if variable is not None:
-            assert (why_owned_variable(variable[1]) is not None) == bool(refused)
+            assert (owned_variable_problem(variable[1]) is not None) == bool(refused)
     assert {"--port", "--host", "--api-key", "--api-prefix", "--ssl-key-file"} <= owned
     assert {"--models-dir", "--no-models-autoload", "-h", "--usage", "--version", "-cl"} <= owned
 

@@ -1,4 +1,4 @@
-"""What reaches the terminal of the app, byte for byte, when names and logs are hostile."""
+"""The bytes that the app writes to its terminal and reads from it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Pty:
         os.close(slave)
         self.sent = b""
 
-    def press(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
+    def press(self, keys: str | bytes) -> None:
+        os.write(self._master, keys.encode() if isinstance(keys, str) else keys)
 
     def read(self, seconds: float) -> None:
         """What it sends in so many seconds."""
@@ -137,3 +137,53 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
     for sequence in FORBIDDEN:
         assert sequence not in app.sent, sequence
     assert b"[/oops]" in app.sent
+
+
+def test_no_byte_ends_the_app(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum")
+        for unreadable in (
+            b"\xe9",  # a Latin-1 terminal
+            b"\x1b[200~h\xe9llo\x1b[201~",
+            b"\x1b[M \xe9\xe9",  # an old mouse report, right of column 95
+            b"\x1b[97;1:3u",  # a key is released
+            b"\x1b[1114112u",
+            b"\x1b[?62;4c",
+        ):
+            app.press(unreadable)
+            app.press("2")
+            app.wait_for("FITS")
+            app.press("1")
+            app.wait_for("EVENTS")
+    finally:
+        code = app.close()
+    assert code == 0
+    assert b"Traceback" not in app.sent
+
+
+def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
+    service = starter.fake({"plum": {}, "pear": {}})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum")
+        for keys, shown, after in [
+            ("2/plu", "1 of 2", "pear"),
+            ("6ihello there", "hello there", "Quit"),
+            ("\x10redr", "redr", "hello there"),
+        ]:
+            app.press(keys)
+            app.wait_for(shown)
+            app.press("\x1b")
+            # An escape and a key in one read would be alt and the key.
+            app.wait_for(after)
+    finally:
+        code = app.close()
+    assert code == 0

@@ -1,5 +1,5 @@
-"""A model that failed is at rest: nobody waits for it, and it keeps its reason until something that
-matters to it has changed."""
+"""A failed model has no queue, and keeps its reason until something that its load depends on has
+changed."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def the_service_ends(world: World) -> None:
         the_service_ends,
     ],
 )
-def test_the_last_record_of_a_model_at_rest_says_that_nobody_waits(
+def test_the_last_record_of_an_ended_model_has_no_queue(
     happens: Callable[[World], Awaitable[None]],
 ) -> None:
     async def main() -> None:
@@ -140,8 +140,8 @@ def test_the_last_record_of_a_model_at_rest_says_that_nobody_waits(
                 await happens(world)
             await asyncio.sleep(10)
             world.assert_at_rest()
-            for model_id in {told.model_id for told in world.told_queues}:
-                last = [told for told in world.told_queues if told.model_id == model_id][-1]
+            for model_id in {queue.model_id for queue in world.queues}:
+                last = [queue for queue in world.queues if queue.model_id == model_id][-1]
                 assert last.status is world.status(model_id)
                 assert last.status in {ModelStatus.UNLOADED, ModelStatus.FAILED}
                 assert last.queued == 0
@@ -150,15 +150,15 @@ def test_the_last_record_of_a_model_at_rest_says_that_nobody_waits(
     run(main())
 
 
-def test_a_failure_is_told_when_nobody_waits_any_more() -> None:
+def test_a_failure_is_reported_when_the_queue_is_empty() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
             with pytest.raises(CyberError):
                 await load_fails(world)
-            failed = [told for told in world.told_queues if told.status is ModelStatus.FAILED]
+            failed = [queue for queue in world.queues if queue.status is ModelStatus.FAILED]
             assert failed
-            assert {(told.queued, told.wait) for told in failed} == {(0, None)}
+            assert {(queue.queued, queue.wait) for queue in failed} == {(0, None)}
 
     run(main())
 
@@ -167,7 +167,7 @@ def test_a_failure_is_told_when_nobody_waits_any_more() -> None:
 
 
 async def fail(world: World, one: LocalModel, times: int = 3) -> str:
-    """Let loads of it fail until it has to rest; the reason."""
+    """Let loads of the model fail until the backoff begins, and return the reason."""
     world.launcher.failures[one.id] = [load_error(f"No. {number}") for number in range(times)]
     for _ in range(times):
         with pytest.raises(ModelLoadError):

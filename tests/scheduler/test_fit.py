@@ -1,4 +1,4 @@
-"""What is told of the room for models, against what the scheduler then does."""
+"""Compares the descriptions of fits with what the scheduler then does."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def verdict(world: World, model_id: str, **more: Any) -> Verdict:
     return found
 
 
-def test_what_fits_is_what_gets_loaded() -> None:
+def test_a_model_is_loaded_if_it_fits() -> None:
     async def main() -> None:
         world = make_world()  # 12.8 GiB may be used
         async with world.scheduler:
@@ -56,7 +56,7 @@ def test_what_fits_is_what_gets_loaded() -> None:
             assert "9.0 GiB" in fit.reason
             assert "12.8 GiB" in fit.reason
             await world.use(A)
-            # At once, without another look: what was started is counted.
+            # At once, without another reading: started servers are counted.
             assert verdict(world, "c").fit is Fit.NOW
             fit = verdict(world, "b")
             assert (fit.fit, fit.unloads) == (Fit.AFTER_UNLOADING, ("a",))
@@ -70,7 +70,7 @@ def test_what_fits_is_what_gets_loaded() -> None:
     run(main())
 
 
-def test_what_a_busy_model_holds_comes_after_its_requests() -> None:
+def test_the_memory_of_a_busy_model_counts_after_its_requests() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
@@ -85,7 +85,7 @@ def test_what_a_busy_model_holds_comes_after_its_requests() -> None:
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_what_would_be_refused_never_fits_and_says_the_same(pinned: bool) -> None:
+def test_a_model_that_would_be_refused_never_fits_for_the_same_reason(pinned: bool) -> None:
     async def main() -> None:
         world = make_world(8, needs={"a": need(3), "b": need(4), "c": need(9)})
         async with world.scheduler:
@@ -118,7 +118,7 @@ def test_the_number_of_models_counts_too() -> None:
     run(main())
 
 
-def test_a_loaded_model_gives_its_memory_back_before_it_is_loaded_anew() -> None:
+def test_a_loaded_model_frees_its_memory_before_its_next_load() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
@@ -132,7 +132,7 @@ def test_a_loaded_model_gives_its_memory_back_before_it_is_loaded_anew() -> None
     run(main())
 
 
-def test_nothing_is_told_where_nothing_is_known() -> None:
+def test_there_is_no_answer_without_a_need_or_a_reading() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
@@ -154,7 +154,7 @@ def test_nothing_is_told_where_nothing_is_known() -> None:
     run(main())
 
 
-def test_the_rooms_are_those_of_main_memory_and_of_all_cards() -> None:
+def test_there_is_one_room_for_main_memory_and_one_for_all_cards() -> None:
     async def main() -> None:
         needs = {"a": need(1, device=4), "b": need(1, device=20)}
         world = make_world(16, cards=(8, 8), needs=needs, max_gpu_memory_percent=75)
@@ -201,7 +201,7 @@ def test_the_memory_is_not_read_in_the_middle_of_a_load() -> None:
     run(main())
 
 
-def test_what_would_restart_is_what_restarts() -> None:
+def test_the_predicted_restarts_happen() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:

@@ -1,4 +1,4 @@
-"""What a reading of the machine means for the next load, and what servers hold."""
+"""The free memory by a reading of the machine, and the memory that servers use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reading(
 def memory(
     available: float, total: float = 16, percent: float = 80, held: int = 0
 ) -> tuple[int, bool]:
-    """The room in main memory, and whether memory is short."""
+    """Return the free main memory, and whether memory is short."""
     footprint = Footprint(mapped=held)
     found = free_memory(
         reading(int(available * GB), total=int(total * GB)),
@@ -52,10 +52,10 @@ def memory(
     return found.free.host, found.short
 
 
-def test_the_room_is_what_the_limit_leaves() -> None:
+def test_free_memory_is_the_rest_under_the_limit() -> None:
     assert memory(16) == (int(12.8 * GB), False)
     assert memory(10) == (int(6.8 * GB), False)
-    # More is in use than may be: nothing fits, and that is no negative size.
+    # The limit is exceeded: nothing fits, and an error shows no negative size.
     room, short = memory(2)
     assert room < 0
     assert not short
@@ -63,7 +63,7 @@ def test_the_room_is_what_the_limit_leaves() -> None:
     assert Amount(room).covers(Amount(0))
 
 
-def test_mapped_weights_are_taken_although_they_are_called_available() -> None:
+def test_mapped_weights_count_as_used_although_they_are_available() -> None:
     assert memory(16, held=5 * GB)[0] == memory(11)[0]
 
 
@@ -76,7 +76,7 @@ def test_mapped_weights_are_taken_although_they_are_called_available() -> None:
         (8, 0.49, 80, True),
         (1, 0.11, 80, False),  # a tenth
         (1, 0.09, 80, True),
-        (64, 1.0, 99, False),  # who allows 99 % means it
+        (64, 1.0, 99, False),  # no shortage for a user who allows 99 %
         (64, 0.6, 99, True),
         (64, 0.1, 100, False),
     ],
@@ -93,30 +93,30 @@ def test_each_card_has_its_own_limit() -> None:
     found = free_memory(
         reading(16 * GB, gpus=(full, half)), [], at=0.0, max_percent=80, max_gpu_percent=90
     )
-    # The full one is over its limit; that takes nothing from the other.
+    # The full card is over its limit, which takes nothing from the other.
     assert found.free == Amount(int(12.8 * GB), 4 * GB)
     assert found.cards
 
 
-def test_buffers_that_were_not_touched_yet_are_not_seen_as_taken() -> None:
+def test_the_kernel_does_not_count_unused_buffers() -> None:
     footprint = Footprint(mapped=3, host=10, device=20)
     half = used_memory(footprint, ProcessMemory(private=4, mapped=3), cards=False)
     assert half.unseen == Amount(3 + 6)
     assert half.freed_on_unload == Amount(3 + 10 + 20)
-    # One that took more than it said gives back more, and hides nothing but its weights.
+    # A server that uses more than it reported frees more, and only its weights are unseen.
     grown = used_memory(footprint, ProcessMemory(private=15, mapped=3), cards=True)
     assert grown.unseen == Amount(3)
     assert grown.freed_on_unload == Amount(3 + 15, 20)
 
 
-def test_locked_weights_are_seen_as_taken_already() -> None:
+def test_the_kernel_counts_locked_weights() -> None:
     process = ProcessMemory(private=10, mapped=30, locked=30)
     held = used_memory(Footprint(mapped=30, host=10), process, cards=False)
     assert held.unseen == Amount()
     assert held.freed_on_unload == Amount(40)
 
 
-def test_without_cards_what_the_driver_takes_is_main_memory() -> None:
+def test_without_cards_the_memory_of_the_driver_is_main_memory() -> None:
     need = Need(footprint=Footprint(mapped=1, host=2, device=4), source=NeedSource.FORMULA)
     assert needed_amount(need, cards=False, device_at_most=0) == Amount(7)
     assert needed_amount(need, cards=True, device_at_most=100) == Amount(3, 4)
@@ -136,22 +136,22 @@ def two_cards() -> FreeMemory:
     return free_memory(found, [], at=0.0, max_percent=100, max_gpu_percent=100)
 
 
-def test_a_model_has_the_room_of_the_cards_that_it_sees() -> None:
+def test_a_model_has_the_free_memory_of_the_cards_that_it_sees() -> None:
     memory = two_cards()
     assert memory.free_for(None) == Amount(16 * GB, 30 * GB)
     assert memory.free_for("GPU-a") == Amount(16 * GB, 6 * GB)
     assert memory.free_for("1") == Amount(16 * GB, 24 * GB)
     assert not memory.cards_for("")
-    # What one of them takes is missing where it lies, and nowhere else.
+    # Memory that a model uses is missing on its own cards only.
     taken = memory.plus(Amount(0, -5 * GB), "GPU-a")
     assert taken.free_for(None) == Amount(16 * GB, 25 * GB)
     assert taken.free_for("GPU-a") == Amount(16 * GB, 1 * GB)
     assert taken.free_for("1") == Amount(16 * GB, 24 * GB)
-    # What sees both lies on both, by their size.
+    # A model that sees both cards is on both, by their size.
     spread = memory.plus(Amount(-GB, -10 * GB), None)
     assert spread.free_for("GPU-a") == Amount(15 * GB, 4 * GB)
     assert spread.free_for("1") == Amount(15 * GB, 16 * GB)
-    # Cards that the others do not see take nothing from them.
+    # Memory on cards that other models do not see takes nothing from them.
     hidden = MemoryReading(
         total=16 * GB, available=16 * GB, gpus=(SMALL,), gpus_by_variable={"1": (LARGE,)}
     )
@@ -170,7 +170,7 @@ def test_a_model_is_judged_by_its_own_cards() -> None:
     assert plan.fits(wanted("big", "1"))
     assert not plan.could_fit(wanted("big", "GPU-a"))
     assert plan.refusal(wanted("big", "GPU-a")).free_at_best == Amount(16 * GB, 6 * GB)
-    # It sees no card at all: its layers lie in main memory.
+    # It sees no card at all: its layers are in main memory.
     assert plan.amount(wanted("big", "")) == Amount(10 * GB)
 
 
@@ -227,7 +227,7 @@ def test_spilling_moves_layers_and_loses_none(device: int, host: int, at_most: i
     assert amount.host >= host
 
 
-def test_a_server_that_does_not_tell_is_seen_by_what_is_missing() -> None:
+def test_a_server_without_a_report_is_measured_by_the_loss_of_memory() -> None:
     card = GpuMemory(name="card", total=10 * GB, free=9 * GB)
     less = GpuMemory(name="card", total=10 * GB, free=6 * GB)
     process = ProcessMemory(private=GB, mapped=2 * GB)
@@ -235,18 +235,18 @@ def test_a_server_that_does_not_tell_is_seen_by_what_is_missing() -> None:
     found = footprint_by_change(reading(10 * GB, gpus=(card,)), after, 7)
     assert found == Footprint(mapped=2 * GB, host=GB, device=3 * GB)
     assert footprint_by_change(None, after, 8) is None
-    # A GPU without memory of its own: what is missing beyond the process's figures.
+    # A GPU without memory of its own: the loss beyond the memory of the process.
     after = MemoryReading(total=16 * GB, available=9 * GB, processes={7: process})
     assert footprint_by_change(reading(14 * GB), after, 7) == Footprint(
         mapped=2 * GB, host=GB, device=4 * GB
     )
-    # A little more is the work of others.
+    # A small difference comes from other programs.
     assert footprint_by_change(reading(int(10.1 * GB)), after, 7) == Footprint(
         mapped=2 * GB, host=GB
     )
 
 
-def test_amounts_are_told_as_people_read_them() -> None:
+def test_amounts_in_words() -> None:
     assert in_words(Amount(3 << 30), cards=False) == "3.0 GiB"
     assert in_words(Amount(-5), cards=False) == "0 B"
     assert in_words(Amount(1 << 20, 3 << 30), cards=True) == "1.0 MiB and 3.0 GiB of GPU memory"
@@ -255,7 +255,7 @@ def test_amounts_are_told_as_people_read_them() -> None:
 def runs_away(
     taken: float, expected: float | None, *, available: float, percent: float = 80
 ) -> bool | None:
-    """Whether a load on a machine of 16 GB has to end; ``None`` = it takes what it may."""
+    """Return whether a load on a machine of 16 GB has to end; ``None`` = it has no excess."""
     need = Need()
     if expected is not None:
         footprint = Footprint(mapped=int(expected * GB / 2), host=int(expected * GB / 2))
@@ -268,21 +268,21 @@ def runs_away(
     ("taken", "expected", "available", "runaway"),
     [
         (4, 4, 10, None),
-        (4.9, 4, 10, None),  # estimates are wrong by so much
+        (4.9, 4, 10, None),  # the error of an estimate
         (5.1, 4, 10, False),
         (7, 4, 8, False),
-        (7.2, 4, 8, True),  # 1.5 times as much and 1 GiB, though there is room
+        (7.2, 4, 8, True),  # 1.5 times as much and 1 GiB, although memory is free
         (0.9, 0.1, 10, False),
         (1.3, 0.1, 10, True),
         # Beyond 80 % of 16 GB, 3.2 GB free:
         (6, 4, 3, True),
-        (6, 4, 1, False),  # by what other programs took
+        (6, 4, 1, False),  # because of other programs
         (4.5, 4, 1, None),
-        # Nothing is known of it.
+        # Its need is unknown.
         (9, None, 4, False),
         (9, None, 3, True),
-        (2, None, 1, False),  # without it there would be too little, too
-        (12.9, None, 16, True),  # whatever the machine says is free
+        (2, None, 1, False),  # the limit is exceeded without it, too
+        (12.9, None, 16, True),  # with any amount of available memory
     ],
 )
 def test_a_load_runs_away_by_its_own_growth_alone(
@@ -297,7 +297,7 @@ def test_a_load_runs_away_by_its_own_growth_alone(
     available=st.integers(0, 16 * GB),
     percent=st.floats(1, 100),
 )
-def test_a_load_that_takes_what_was_expected_never_runs_away(
+def test_a_load_within_its_need_never_runs_away(
     expected: int, taken: int, available: int, percent: float
 ) -> None:
     need = Need(footprint=Footprint(host=expected), source=NeedSource.FORMULA)

@@ -1,4 +1,4 @@
-"""How many requests a model gets at once, and how many may wait for it."""
+"""The limits of requests in flight and in the queue of a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ A = model("a")
 
 
 async def ask(world: World, one: LocalModel, count: int) -> list[asyncio.Task[None]]:
-    """So many requests, each for 10 seconds."""
+    """Send so many requests of 10 seconds each."""
     tasks = [asyncio.ensure_future(world.use(one, 10)) for _ in range(count)]
     await ticks()
     return tasks
@@ -24,16 +24,16 @@ async def ask(world: World, one: LocalModel, count: int) -> list[asyncio.Task[No
 @pytest.mark.parametrize(
     ("general", "own", "takes", "places"),
     [
-        # As many as the server takes …
+        # As many as the server accepts …
         (0, None, 256, 256),
         (0, None, None, 300),
-        # … or as the settings say, the model's own before the general one …
+        # … or as the settings say, those of the model first …
         (5, None, 256, 5),
         (5, None, None, 5),
         (5, 7, 256, 7),
         (5, 0, 256, 256),
         (0, 7, None, 7),
-        # … but never more than the server takes.
+        # … but never more than the server accepts.
         (290, None, 256, 256),
         (5, 290, 256, 256),
     ],
@@ -66,13 +66,13 @@ def test_another_limit_applies_to_a_loaded_model_at_once() -> None:
             scheduler.configure(Settings(max_concurrent_requests=6))
             await ticks()
             assert (scheduler.in_flight, scheduler.waiting) == (6, 4)
-            # With a lower one no request is cut, and the next ones wait until there are fewer.
+            # A lower limit interrupts no request; the next ones wait until there are fewer.
             scheduler.configure(Settings(max_concurrent_requests=1))
             await ticks()
             assert (scheduler.in_flight, scheduler.waiting) == (6, 4)
             await asyncio.sleep(10)
             assert (scheduler.in_flight, scheduler.waiting) == (1, 3)
-            # The model's own table counts as much.
+            # The model's own table has the same effect.
             scheduler.refresh(model("a", max_concurrent_requests=3))
             await ticks()
             assert (scheduler.in_flight, scheduler.waiting) == (3, 1)

@@ -1,4 +1,4 @@
-"""What the policy decides, for every situation hypothesis can think of."""
+"""Checks the decisions of the policy, for all situations that hypothesis finds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cyber_inference_tui.scheduler.policy import (
     MEMORY_RETURN_POLL,
     MEMORY_WATCH,
     PATIENCE,
-    backoff,
     decide,
+    retry_delay,
 )
 from cyber_inference_tui.scheduler.views import (
     AwaitedMemory,
@@ -47,7 +47,7 @@ def fresh(room: int, **more: Any) -> FreeMemory:
 
 @st.composite
 def model_lists(draw: st.DrawFn) -> list[ModelView]:
-    """Models in any state the scheduler can be in: at most one of them loads."""
+    """Draw models in any states that are possible together: at most one of them loads."""
     views = []
     loading = False
     for number in range(draw(st.integers(0, 6))):
@@ -122,7 +122,7 @@ def test_a_busy_model_is_never_unloaded(
 
 
 @given(model_lists(), limit_values, memories)
-def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
+def test_a_pinned_or_wanted_model_is_unloaded_only_on_request(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     for step in decide(models, limits, memory, NOW).unload:
@@ -132,7 +132,7 @@ def test_a_pinned_or_wanted_model_goes_only_when_somebody_asked_for_it(
             continue
         assert not model.pinned
         if model.waiting:
-            # Those who wait for it came later than somebody who has waited enough.
+            # Its own requests arrived after a request that has waited enough.
             assert step.reason in {Reason.ROOM, Reason.SHORTAGE, Reason.LIMIT, Reason.IDLE}
             assert model.admit_before is not None
             assert model.arrival >= model.admit_before
@@ -160,7 +160,7 @@ def test_a_model_idles_out_exactly_at_its_time_and_never_with_0(
 
 
 @given(model_lists(), limit_values, memories)
-def test_loads_are_one_at_a_time_and_for_somebody_and_when_nothing_is_on_its_way_out(
+def test_loads_are_one_at_a_time_for_a_request_and_not_during_unloads(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
@@ -201,7 +201,7 @@ def test_a_load_fits_into_a_fresh_reading_of_the_memory(
 
 
 @given(model_lists(), limit_values, memories)
-def test_one_that_ran_out_of_memory_is_loaded_beside_pinned_ones_only(
+def test_after_running_out_of_memory_a_model_loads_beside_pinned_ones_only(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
@@ -226,7 +226,7 @@ def test_no_more_victims_than_needed(
         room = None
         if memory.free is not None:
             room = memory.free.host + sum(by_id(models)[one].freed_on_unload.host for one in gone)
-        # Without this one nobody who waits would have found room.
+        # Without this victim no waiting model would fit.
         assert not all(
             (not limits.max_loaded_models or count <= limits.max_loaded_models)
             and (room is None or (m.need is not None and m.need.footprint.host <= max(0, room)))
@@ -236,7 +236,7 @@ def test_no_more_victims_than_needed(
 
 
 @given(model_lists(), limit_values, memories)
-def test_no_model_is_told_two_things(
+def test_no_model_gets_two_actions(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
@@ -260,7 +260,7 @@ def test_only_busy_models_that_may_go_are_closed_and_for_somebody_blocked(
 
 
 @given(model_lists(), limit_values, memories)
-def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
+def test_a_request_that_waited_enough_closes_models_or_waits_behind_another(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
     decision = decide(models, limits, memory, NOW)
@@ -276,9 +276,9 @@ def test_who_has_waited_enough_closes_the_way_or_waits_behind_another_who_has(
             for model in models
             if model.waiting and model.status not in THERE and model.arrival < oldest
         ]
-        # Somebody who came earlier still may take the room that there is.
+        # An even earlier request may get the free memory.
         assert decision.admit_before or any(model.id not in decision.blocked for model in before)
-        # A later one that has waited enough may close the way of others beside it.
+        # A later request that has waited enough may close other models as well.
         assert min(decision.admit_before.values(), default=oldest) <= oldest or before
         assert decision.load is None or by_id(models)[decision.load] in before
 
@@ -290,10 +290,10 @@ def test_wakes_only_later(models: list[ModelView], limits: LoadLimits, memory: F
 
 
 @given(model_lists(), limit_values, memories)
-def test_following_the_decisions_comes_to_rest_and_serves_whoever_can_be_served(
+def test_carrying_out_decisions_ends_and_serves_all_that_can_be_served(
     models: list[ModelView], limits: LoadLimits, memory: FreeMemory
 ) -> None:
-    """Carried out at once, with time passing and answers ending, nobody is left."""
+    """If decisions are carried out while time passes and requests end, nobody waits in the end."""
     limits = msgspec.structs.replace(limits, awaited=None)
     models = [
         msgspec.structs.replace(model, need=model.need or need(1), admit_before=None)
@@ -368,7 +368,7 @@ def wanted(model_id: str, host: int = 0, **facts: Any) -> ModelView:
     return ModelView(id=model_id, status=ModelStatus.QUEUED, waiting=1, **facts)
 
 
-def test_a_lowered_limit_unloads_what_is_idle_and_waits_for_the_rest() -> None:
+def test_a_lower_limit_unloads_idle_models_and_waits_for_the_rest() -> None:
     models = [
         loaded("new", last_used=3),
         loaded("old", last_used=1),
@@ -380,20 +380,20 @@ def test_a_lowered_limit_unloads_what_is_idle_and_waits_for_the_rest() -> None:
     three = decide(models, LoadLimits(max_loaded_models=3), UNLIMITED, 4)
     assert three.unload == (Unload("old", Reason.LIMIT),)
     assert decide(models, LoadLimits(max_loaded_models=4), UNLIMITED, 4).unload == ()
-    # One that becomes idle later goes then.
+    # A model that becomes idle later is unloaded then.
     later = [models[2], loaded("busy", last_used=4)]
     assert decide(later, LoadLimits(max_loaded_models=1), UNLIMITED, 5).unload == (
         Unload("busy", Reason.LIMIT),
     )
 
 
-def test_the_longest_idle_makes_room() -> None:
+def test_the_longest_idle_model_is_evicted() -> None:
     models = [loaded("new", last_used=2), loaded("old", last_used=1), wanted("w")]
     decision = decide(models, LoadLimits(max_loaded_models=2), UNLIMITED, 4)
     assert decision == Decision(unload=(Unload("old", Reason.ROOM),))
 
 
-def test_one_that_takes_long_to_load_is_kept_before_one_that_was_used_a_little_later() -> None:
+def test_a_model_with_a_long_load_is_kept_before_one_used_a_little_later() -> None:
     models = [
         loaded("slow", last_used=NOW - 100, load_seconds=60),
         loaded("quick", last_used=NOW - 80, load_seconds=2),
@@ -403,7 +403,7 @@ def test_one_that_takes_long_to_load_is_kept_before_one_that_was_used_a_little_l
     assert decision.unload == (Unload("quick", Reason.ROOM),)
 
 
-def test_one_victim_that_is_enough_goes_instead_of_several_that_are_missed_more() -> None:
+def test_one_victim_replaces_several_with_a_higher_cost() -> None:
     models = [
         loaded("small", freed_on_unload=Amount(1), last_used=NOW - 100),
         loaded("other", freed_on_unload=Amount(2), last_used=NOW - 90),
@@ -420,11 +420,11 @@ def test_only_as_many_victims_as_needed() -> None:
         loaded("large", freed_on_unload=Amount(8), last_used=NOW - 200),
         wanted("w", 8),
     ]
-    # The longest idle is looked at first, and spared when the next one alone is enough.
+    # The longest idle model comes first, but stays if the next one alone is enough.
     assert decide(models, LoadLimits(), fresh(0), NOW).unload == (Unload("large", Reason.ROOM),)
 
 
-def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
+def test_a_load_waits_for_the_memory_of_models_that_unload() -> None:
     leaving = ModelView(id="leaving", status=ModelStatus.UNLOADING)
     models = [leaving, wanted("w")]
     assert decide(models, LoadLimits(), UNLIMITED, NOW) == Decision()
@@ -432,7 +432,7 @@ def test_a_load_waits_for_the_memory_of_whatever_is_on_its_way_out() -> None:
     assert decide(models, LoadLimits(), UNLIMITED, NOW) == Decision(load="w")
 
 
-def test_memory_that_was_not_seen_to_be_back_is_waited_for_before_others_have_to_go() -> None:
+def test_memory_of_ended_servers_is_awaited_before_others_are_evicted() -> None:
     limits = LoadLimits(awaited=AwaitedMemory(free=Amount(5), until=NOW + 3))
     models = [loaded("idle", freed_on_unload=Amount(4)), wanted("w", 5)]
     decision = decide(models, limits, fresh(4), NOW)
@@ -443,7 +443,7 @@ def test_memory_that_was_not_seen_to_be_back_is_waited_for_before_others_have_to
     assert decide(models, limits, fresh(5), NOW).load == "w"
     given_up = LoadLimits(awaited=AwaitedMemory(free=Amount(5), until=NOW))
     assert decide(models, given_up, fresh(4), NOW).unload == (Unload("idle", Reason.ROOM),)
-    # What fits already is loaded at once; only on cards llama-server would spread it otherwise.
+    # A model that fits is loaded at once; only on cards llama-server would spread it differently.
     assert decide([wanted("w", 4)], limits, fresh(4), NOW).load == "w"
     on_cards = LoadLimits(awaited=AwaitedMemory(free=Amount(0, 5), until=NOW + 3))
     cards = FreeMemory(at=NOW, free=Amount(9, 4), cards=True)
@@ -459,14 +459,14 @@ def test_an_old_reading_is_renewed_before_a_load() -> None:
     assert decide([wanted("w", 1)], changed, before, NOW) == Decision(read_memory=True)
 
 
-def test_a_reading_that_failed_holds_nothing_up_and_is_tried_again_later() -> None:
+def test_a_failed_reading_delays_nothing_and_is_tried_again_later() -> None:
     failed = FreeMemory(at=NOW, free=None)
     assert decide([wanted("w", 1)], LoadLimits(), failed, NOW + 29) == Decision(load="w")
     assert decide([wanted("w", 1)], LoadLimits(), failed, NOW + 31).read_memory
     assert not decide([wanted("w", 1)], LoadLimits(), UNLIMITED, NOW).read_memory
 
 
-def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
+def test_a_model_that_never_fits_is_refused_with_the_numbers() -> None:
     models = [
         loaded("pinned", pinned=True, freed_on_unload=Amount(5)),
         busy("busy", freed_on_unload=Amount(3)),
@@ -478,25 +478,25 @@ def test_what_can_never_fit_is_refused_with_what_there_would_be() -> None:
     assert decide(models, LoadLimits(), fresh(3), NOW).refuse == ()
 
 
-def test_where_pins_fill_max_loaded_models_nobody_waits_for_ever() -> None:
+def test_a_model_is_refused_if_pinned_models_fill_max_loaded_models() -> None:
     models = [loaded("pinned", pinned=True), wanted("w")]
     refusal = Refusal(id="w", needed=Amount(), free_at_best=None)
     assert decide(models, LoadLimits(max_loaded_models=1), UNLIMITED, NOW).refuse == (refusal,)
 
 
-def test_one_that_fits_goes_before_one_that_waits_for_busy_models() -> None:
+def test_a_model_that_fits_loads_before_one_that_waits_for_busy_models() -> None:
     models = [busy("a", freed_on_unload=Amount(5)), wanted("big", 6), wanted("small", 2, arrival=2)]
     decision = decide(models, LoadLimits(), fresh(2), NOW)
     assert decision.load == "small"
     assert decision.blocked == {"big"}
-    # Not any more when the big one has waited enough.
+    # Not after the big model has waited enough.
     models[1] = wanted("big", 6, overtaken=8)
     decision = decide(models, LoadLimits(), fresh(2), NOW)
     assert decision.load is None
     assert decision.admit_before == {"a": 1}
 
 
-def test_idle_models_go_one_by_one_when_other_programs_take_the_memory() -> None:
+def test_idle_models_are_unloaded_one_by_one_when_memory_is_short() -> None:
     models = [loaded("a", last_used=NOW - 50), loaded("b", last_used=NOW - 60), busy("c")]
     decision = decide(models, LoadLimits(), fresh(-5, short=True), NOW)
     assert decision.unload == (Unload("b", Reason.SHORTAGE),)
@@ -504,7 +504,7 @@ def test_idle_models_go_one_by_one_when_other_programs_take_the_memory() -> None
     assert decide(pinned, LoadLimits(), fresh(-5, short=True), NOW).unload == ()
 
 
-def test_the_memory_is_watched_while_something_could_be_let_go() -> None:
+def test_the_memory_is_watched_while_a_model_could_be_unloaded() -> None:
     assert decide([loaded("a")], LoadLimits(), fresh(5), NOW).wake_at == NOW + MEMORY_WATCH
     assert decide([loaded("a")], LoadLimits(), fresh(5), NOW + MEMORY_WATCH).read_memory
     assert decide([busy("a")], LoadLimits(), fresh(5), NOW) == Decision()
@@ -512,12 +512,12 @@ def test_the_memory_is_watched_while_something_could_be_let_go() -> None:
     assert decide([], LoadLimits(), fresh(5), NOW) == Decision()
 
 
-def test_on_cards_what_no_card_can_hold_lies_in_main_memory() -> None:
+def test_layers_that_do_not_fit_on_cards_are_in_main_memory() -> None:
     spills = Need(footprint=Footprint(device=10, mapped=1), source=NeedSource.FORMULA, spills=True)
     w = msgspec.structs.replace(wanted("w"), need=spills)
     cards = FreeMemory(at=NOW, free=Amount(8, 6), cards=True)
     assert decide([w], LoadLimits(), cards, NOW).load == "w"
-    # First idle models on the cards make room, for layers there are faster.
+    # Idle models on cards are evicted first, because layers there are faster.
     models = [loaded("idle", freed_on_unload=Amount(0, 4)), w]
     assert decide(models, LoadLimits(), cards, NOW).unload == (Unload("idle", Reason.ROOM),)
     fixed = msgspec.structs.replace(w, need=msgspec.structs.replace(spills, spills=False))
@@ -526,27 +526,27 @@ def test_on_cards_what_no_card_can_hold_lies_in_main_memory() -> None:
     )
 
 
-def test_a_model_whose_need_is_being_found_out_waits() -> None:
+def test_a_model_waits_for_the_estimate_of_its_need() -> None:
     assert decide([wanted("w", need=None)], LoadLimits(), fresh(5), NOW).load is None
 
 
-def test_one_that_is_wanted_only_if_there_is_room_takes_nobodys_place() -> None:
+def test_a_model_that_loads_only_into_free_memory_evicts_nobody() -> None:
     models = [loaded("idle", freed_on_unload=Amount(5)), wanted("w", 4, only_if_free=True)]
     assert decide(models, LoadLimits(), fresh(4), NOW).load == "w"
     decision = decide(models, LoadLimits(), fresh(3), NOW)
     assert [refusal.id for refusal in decision.refuse] == ["w"]
     assert decision.unload == ()
-    # Not before everything that is under way has ended.
+    # Not before all loads and unloads under way have ended.
     models.append(ModelView(id="leaving", status=ModelStatus.UNLOADING, freed_on_unload=Amount(2)))
     assert decide(models, LoadLimits(), fresh(3), NOW).refuse == ()
 
 
 def test_backoff_begins_with_nothing_and_grows_to_a_minute() -> None:
-    assert [backoff(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
-    assert backoff(10**6) == 60
+    assert [retry_delay(n) for n in range(10)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert retry_delay(10**6) == 60
 
 
-def test_a_model_that_never_rests_is_closed_for_one_that_has_waited_long_enough() -> None:
+def test_a_busy_model_is_closed_for_one_that_has_waited_long_enough() -> None:
     waiting = wanted("b", waiting_since=NOW)
     limits = LoadLimits(max_loaded_models=1)
     early = decide((busy("a"), waiting), limits, UNLIMITED, NOW + PATIENCE - 1)
@@ -564,7 +564,7 @@ def test_patience_grows_with_what_a_change_of_models_costs() -> None:
     assert decide(models, limits, UNLIMITED, NOW + 60).admit_before == {"a": 1}
 
 
-def test_closing_stays_with_its_model_and_spares_the_pinned() -> None:
+def test_closing_stays_with_its_model_and_never_hits_a_pinned_one() -> None:
     waiting = wanted("c", overtaken=8)
     limits = LoadLimits(max_loaded_models=2)
     models = (busy("a"), busy("b", admit_before=1), waiting)
@@ -581,7 +581,7 @@ def test_two_that_have_waited_long_enough_each_close_a_model() -> None:
     }
 
 
-def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None:
+def test_a_closed_model_is_evicted_although_later_requests_wait_for_it() -> None:
     closed = loaded("a", waiting=3, arrival=5, admit_before=1, last_used=NOW)
     decision = decide(
         (closed, wanted("b", overtaken=8)), LoadLimits(max_loaded_models=1), UNLIMITED, NOW
@@ -595,7 +595,7 @@ def test_a_closed_model_makes_room_although_later_requests_wait_for_it() -> None
 
 
 @pytest.mark.parametrize("load_seconds", [0.0, 1.0, 100.0])
-def test_a_model_may_rest_for_a_moment_between_two_requests_of_one_client(
+def test_a_model_stays_for_a_moment_between_two_requests_of_one_client(
     load_seconds: float,
 ) -> None:
     model = loaded("a", last_used=NOW, load_seconds=load_seconds)

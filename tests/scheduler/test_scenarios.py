@@ -1,4 +1,4 @@
-"""Whole stories in virtual time: memory, turns, retries, settings and what is told about them."""
+"""Long scenarios in virtual time: memory, the order of models, retries, settings and reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from cyber_inference_tui.errors import InsufficientMemoryError, ModelLoadError, QueueFullError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
@@ -57,7 +58,7 @@ def machine_of(world: World) -> VirtualMachine:
     return world.launcher.machine
 
 
-def test_models_that_fit_stay_and_one_that_does_not_takes_the_place_of_an_idle_one() -> None:
+def test_a_model_that_does_not_fit_replaces_an_idle_one() -> None:
     async def main() -> None:
         world = make_world()
         async with world.scheduler:
@@ -66,7 +67,7 @@ def test_models_that_fit_stay_and_one_that_does_not_takes_the_place_of_an_idle_o
             assert world.scheduler.loaded_ids == ["a", "c"]
             await asyncio.sleep(10)
             await world.use(B)
-            # c was idle as long and is small: taking only it would not have been enough.
+            # c was idle for as long, but is too small to be enough.
             assert set(world.scheduler.loaded_ids) == {"b", "c"}
             assert [session.unload_reason for session in world.sessions] == [
                 "room for another model"
@@ -89,8 +90,8 @@ def test_mapped_weights_count_although_the_kernel_calls_them_available() -> None
     run(main())
 
 
-def test_a_running_answer_ends_before_its_model_makes_room() -> None:
-    """A stream of 4 s at a, an idle timeout of 1 s, and a request for b with room for one."""
+def test_a_running_answer_ends_before_its_model_is_evicted() -> None:
+    """A stream of 4 s at a, an idle timeout of 1 s, and a request for b; only one model fits."""
 
     async def main() -> None:
         world = make_world()
@@ -109,7 +110,7 @@ def test_a_running_answer_ends_before_its_model_makes_room() -> None:
     run(main())
 
 
-def test_what_never_fits_is_refused_at_once_with_the_numbers() -> None:
+def test_a_model_that_never_fits_is_refused_at_once_with_the_numbers() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(5), "b": need(10)})
         async with world.scheduler as scheduler:
@@ -122,19 +123,19 @@ def test_what_never_fits_is_refused_at_once_with_the_numbers() -> None:
                 await scheduler.acquire(B)
             assert now() == began
             text = str(refused.value)
-            # Of 16 GB 80 % may be used: 12.8 GB, less 5 (a) and 2 (others).
+            # 80 % of 16 GB may be used: 12.8 GB, less 5 (a) and 2 (others).
             assert "b needs 9.3 GiB, and at best 5.4 GiB can be free" in text
             assert "a (pinned) holds 4.7 GiB" in text
             assert "other programs hold 1.9 GiB" in text
             assert world.status("b") is ModelStatus.FAILED
-            # No backoff: as soon as there is room the next request is served.
+            # There is no backoff: the next request is served as soon as the model fits.
             scheduler.pin(A, False)
             await world.use(B)
 
     run(main())
 
 
-def test_memory_that_comes_back_late_is_waited_for() -> None:
+def test_memory_that_is_freed_late_is_awaited() -> None:
     async def main() -> None:
         world = make_world(back_seconds=3.0)
         async with world.scheduler:
@@ -148,7 +149,7 @@ def test_memory_that_comes_back_late_is_waited_for() -> None:
     run(main())
 
 
-def test_memory_that_does_not_come_back_is_given_up_and_said(
+def test_memory_that_is_never_freed_is_logged_and_not_awaited_for_ever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -160,7 +161,7 @@ def test_memory_that_does_not_come_back_is_given_up_and_said(
             began = now()
             with pytest.raises(InsufficientMemoryError):
                 await scheduler.acquire(B)
-            # First a made room and was waited for; then, by what there was, nothing would do.
+            # First a was evicted and its memory awaited; then nothing was enough.
             assert now() - began == pytest.approx(
                 world.launcher.stop_seconds + RETURN_PATIENCE, abs=0.2
             )
@@ -170,7 +171,7 @@ def test_memory_that_does_not_come_back_is_given_up_and_said(
     assert "was not seen to be back after 5 s" in caplog.text
 
 
-def test_nobody_waits_for_memory_that_is_not_needed() -> None:
+def test_memory_that_is_not_needed_is_not_awaited() -> None:
     async def main() -> None:
         world = make_world(total=40, back_seconds=1000.0, max_loaded_models=1)
         async with world.scheduler:
@@ -184,8 +185,8 @@ def test_nobody_waits_for_memory_that_is_not_needed() -> None:
     run(main())
 
 
-def test_a_model_that_was_unloaded_before_anybody_read_the_memory_is_no_riddle() -> None:
-    """The last reading is from before its load; what comes back is not more than there was."""
+def test_a_model_may_be_unloaded_before_the_memory_was_read() -> None:
+    """The last reading is from before its load; the freed memory is not counted twice."""
 
     async def main() -> None:
         world = make_world()
@@ -199,7 +200,7 @@ def test_a_model_that_was_unloaded_before_anybody_read_the_memory_is_no_riddle()
     run(main())
 
 
-def test_idle_models_go_when_other_programs_take_the_memory() -> None:
+def test_idle_models_are_unloaded_when_other_programs_need_the_memory() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(4), "b": need(4), "c": need(2)})
         async with world.scheduler as scheduler:
@@ -209,7 +210,7 @@ def test_idle_models_go_when_other_programs_take_the_memory() -> None:
             busy = await scheduler.acquire(A)
             machine_of(world).others = int(5.8 * GB)
             await asyncio.sleep(10)
-            # b was the only one that could go.
+            # b was the only model that could be unloaded.
             assert scheduler.loaded_ids == ["a", "c"]
             assert world.sessions[-1].unload_reason == "other programs need the memory"
             machine_of(world).others = int(9.8 * GB)
@@ -222,9 +223,9 @@ def test_idle_models_go_when_other_programs_take_the_memory() -> None:
     run(main())
 
 
-def test_after_running_out_of_memory_the_others_make_room_for_one_more_try() -> None:
+def test_after_running_out_of_memory_others_are_evicted_for_a_retry() -> None:
     async def main() -> None:
-        # It takes far more than was expected.
+        # It uses far more than expected.
         launcher = {"real": {"b": Footprint(host=12 * GB)}}
         world = make_world(sizes={"a": need(9), "b": need(1)}, launcher=launcher)
         async with world.scheduler as scheduler:
@@ -233,14 +234,20 @@ def test_after_running_out_of_memory_the_others_make_room_for_one_more_try() -> 
             assert world.launcher.launched == ["a", "b", "b"]
             assert scheduler.loaded_ids == ["b"]
             assert world.sessions[0].model == "a"
+            # Its next load needs no eviction.
+            world.launcher.real.clear()
+            await scheduler.unload(B)
+            await world.use(A)
+            await world.use(B)
+            assert scheduler.loaded_ids == ["a", "b"]
 
     run(main())
 
 
-def test_a_load_that_runs_away_is_ended_once_and_nobody_makes_room_for_it() -> None:
+def test_a_runaway_load_is_ended_without_a_retry() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(6), "b": need(2)})
-        # 12.8 GB may be used: 7 GB are too much beside a's 6.
+        # 12.8 GB may be used: 7 GB are too much beside the 6 GB of a.
         world.launcher.grows["b"] = [GB, 2 * GB, 3 * GB, 7 * GB, 9 * GB]
         async with world.scheduler as scheduler:
             await world.use(A)
@@ -252,10 +259,10 @@ def test_a_load_that_runs_away_is_ended_once_and_nobody_makes_room_for_it() -> N
                 " (max_memory_percent is 80)."
             ) in str(error.value)
             assert world.launcher.launched == ["a", "b"]
-            assert world.told("b")[-2:] == ["loading", "failed"]
+            assert world.statuses_of("b")[-2:] == ["loading", "failed"]
             assert scheduler.loaded_ids == ["a"]
             assert machine_of(world).used() == 6 * GB
-            # Others load as before.
+            # Later loads work as before.
             world.launcher.grows.clear()
             await asyncio.sleep(60)
             await world.use(B)
@@ -264,7 +271,7 @@ def test_a_load_that_runs_away_is_ended_once_and_nobody_makes_room_for_it() -> N
     run(main())
 
 
-def test_a_load_is_not_ended_for_what_other_programs_take() -> None:
+def test_a_load_is_not_ended_because_of_other_programs() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(6)})
         world.launcher.grows["a"] = [2 * GB, 4 * GB, 6 * GB]
@@ -278,7 +285,7 @@ def test_a_load_is_not_ended_for_what_other_programs_take() -> None:
     run(main())
 
 
-def test_a_load_that_took_too_much_is_not_tried_again_when_memory_runs_out() -> None:
+def test_a_load_with_an_excess_is_not_retried_when_memory_runs_out() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(6), "b": need(1)})
         world.launcher.grows["b"] = [2 * GB]
@@ -301,8 +308,9 @@ def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed
         real = {"real": {"a": Footprint(host=20 * GB)}}
         world = make_world(sizes={"a": need(1)}, launcher=real)
         async with world.scheduler as scheduler:
-            with pytest.raises(ModelLoadError, match="out of memory"):
+            with pytest.raises(ModelLoadError, match="out of memory") as error:
                 await scheduler.acquire(A)
+            assert error.value.permanent
             assert world.launcher.launched == ["a"]
         world = make_world(sizes={"a": need(1)}, launcher=real, allow_smaller_context=True)
         async with world.scheduler as scheduler:
@@ -314,7 +322,7 @@ def test_running_out_of_memory_alone_is_a_failure_unless_less_context_is_allowed
     assert "tried once more with 4,096 tokens of context" in caplog.text
 
 
-def test_where_it_is_allowed_a_model_gets_the_context_that_fits(
+def test_a_model_gets_a_smaller_context_if_the_settings_allow_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -337,7 +345,7 @@ def test_where_it_is_allowed_a_model_gets_the_context_that_fits(
     assert "it is tried with 4096 tokens of context" in caplog.text
 
 
-def test_models_are_preloaded_while_there_is_room_and_unload_nobody() -> None:
+def test_models_are_preloaded_into_free_memory_and_evict_nobody() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(9), "b": need(9), "c": need(2)})
         async with world.scheduler as scheduler:
@@ -346,9 +354,32 @@ def test_models_are_preloaded_while_there_is_room_and_unload_nobody() -> None:
             await asyncio.sleep(10)
             assert scheduler.loaded_ids == ["a", "c"]
             assert world.status("b") is ModelStatus.UNLOADED
-            # Somebody who asks for it gets it, of course.
+            # A request still loads it.
             await world.use(B)
             assert set(scheduler.loaded_ids) == {"b", "c"}
+
+    run(main())
+
+
+class SlowEstimates(VirtualLauncher):
+    """A launcher whose estimates take a second; any argument of the user makes a model large."""
+
+    async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
+        await asyncio.sleep(1)
+        return need(30 if spec.arguments else 5)
+
+
+def test_an_estimate_that_a_change_of_settings_overtakes_is_repeated() -> None:
+    async def main() -> None:
+        world = World(launcher=SlowEstimates(machine=VirtualMachine(16 * GB)))
+        async with world.scheduler as scheduler:
+            request = asyncio.ensure_future(scheduler.acquire(A))
+            await asyncio.sleep(0.5)
+            scheduler.configure(msgspec.structs.replace(world.settings, llama_args=("--mlock",)))
+            with pytest.raises(InsufficientMemoryError):
+                await request
+            assert now() == 2.0
+            assert world.launcher.launched == []
 
     run(main())
 
@@ -357,7 +388,7 @@ def test_models_are_preloaded_while_there_is_room_and_unload_nobody() -> None:
 def test_a_server_that_does_not_report_its_memory_is_measured(
     delays: list[float], seconds: float
 ) -> None:
-    """Also if a reading that began before its load ends after it."""
+    """A reading that began before its load and ends after it does not count."""
 
     async def main() -> None:
         machine = VirtualMachine(16 * GB)
@@ -374,7 +405,7 @@ def test_a_server_that_does_not_report_its_memory_is_measured(
         launcher.silent = {"a"}
         world = World(launcher=launcher)
         async with world.scheduler as scheduler:
-            # Nothing else has the memory read.
+            # Nothing else causes a reading.
             scheduler.pin(A, True)
             await scheduler.refresh_memory()
             load = asyncio.ensure_future(scheduler.load(A))
@@ -417,7 +448,7 @@ def test_eight_clients_that_alternate_between_two_models(start: str) -> None:
             await asyncio.gather(*clients)
         assert len(waits) == 40
         assert len(world.launcher.launched) <= 12
-        # A turn of the other model: its change, and its requests with four places.
+        # Two changes of models, and the requests of the other model with four places.
         assert max(waits) <= 2 * (0.5 + 1.0) + (8 + 8) / 4 * 0.3 + 5
 
     run(main())
@@ -429,14 +460,14 @@ def test_two_clients_each_with_its_own_model_do_not_change_it_for_every_request(
         waits: list[float] = []
         async with world.scheduler:
             await asyncio.gather(_client(world, [A], 40, waits), _client(world, [B], 40, waits))
-        # Without a pause for the same client's next request it would be 80.
+        # Without the pause for the next request of the same client it would be 80.
         assert len(world.launcher.launched) <= 14
 
     run(main())
 
 
 @pytest.mark.parametrize("max_overtake", [0, 1, 5])
-def test_nobody_waits_behind_more_than_max_overtake_later_ones(max_overtake: int) -> None:
+def test_a_request_waits_behind_at_most_max_overtake_later_ones(max_overtake: int) -> None:
     async def main() -> None:
         world = make_world(max_overtake=max_overtake, max_concurrent_requests=2)
         order: list[str] = []
@@ -476,7 +507,7 @@ def test_positions_and_expected_waits_are_known() -> None:
             await ticks()
             assert [record.position for record in scheduler.waits.records()] == [1, 2]
             assert {record.model for record in scheduler.waits.records()} == {"b"}
-            # a's request, as long as its last one, b's load, and for the second b's first request.
+            # The request of a, as long as the last one, the load of b, and its first request.
             assert [record.expected_wait_seconds for record in scheduler.waits.records()] == [
                 3.0,
                 4.0,
@@ -498,7 +529,7 @@ def test_positions_and_expected_waits_are_known() -> None:
     run(main())
 
 
-def test_a_load_under_way_tells_what_is_left_of_it() -> None:
+def test_the_rest_of_a_load_under_way_is_known() -> None:
     async def main() -> None:
         world = make_world(launcher={"load_seconds": 10.0})
         async with world.scheduler as scheduler:
@@ -507,7 +538,7 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
             await asyncio.sleep(4)
             outlook = scheduler.waits.estimate("a", waiters[0])
             assert outlook is not None
-            # Nothing is known of its load but that it runs.
+            # The duration of its load is unknown.
             assert outlook.in_words("a") == "loading a"
             await asyncio.sleep(2)
             outlook = scheduler.waits.estimate("a", waiters[0])
@@ -521,7 +552,7 @@ def test_a_load_under_way_tells_what_is_left_of_it() -> None:
 # Settings
 
 
-def test_only_models_that_would_be_started_otherwise_are_restarted_after_their_requests() -> None:
+def test_only_models_with_another_command_line_restart_after_their_requests() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1), "b": need(1)})
         async with world.scheduler as scheduler:
@@ -544,7 +575,7 @@ def test_only_models_that_would_be_started_otherwise_are_restarted_after_their_r
     run(main())
 
 
-def test_a_model_whose_file_was_replaced_is_loaded_anew_after_its_requests() -> None:
+def test_a_model_whose_file_was_replaced_restarts_after_its_requests() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1)})
         before, after = (msgspec.structs.replace(A, modified=time) for time in (1, 2))
@@ -568,7 +599,7 @@ def test_a_model_whose_file_was_replaced_is_loaded_anew_after_its_requests() -> 
     run(main())
 
 
-def test_what_has_changed_may_have_mended_what_failed() -> None:
+def test_a_failed_model_is_tried_again_after_a_change() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1), "b": need(1)})
         async with world.scheduler as scheduler:
@@ -645,7 +676,7 @@ def test_a_change_during_a_load_restarts_the_model_after_it() -> None:
     run(main())
 
 
-def test_a_model_whose_files_are_gone_goes_after_its_requests() -> None:
+def test_a_model_whose_files_are_gone_is_unloaded_after_its_requests() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1)})
         async with world.scheduler as scheduler:
@@ -664,7 +695,7 @@ def test_a_model_whose_files_are_gone_goes_after_its_requests() -> None:
 # Sessions
 
 
-def test_a_session_tells_a_life_from_load_to_unload() -> None:
+def test_a_session_lasts_from_load_to_unload() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1)})
         async with world.scheduler as scheduler:
@@ -690,7 +721,7 @@ def test_a_session_tells_a_life_from_load_to_unload() -> None:
             world.launcher.failures["a"] = [load_error()]
             with pytest.raises(ModelLoadError):
                 await scheduler.load(A)
-            # A load that failed was no life.
+            # A failed load is no session.
             assert len(world.sessions) == 2
             scheduler.request_load(A, reason="preload")
             await asyncio.sleep(2)
@@ -700,7 +731,7 @@ def test_a_session_tells_a_life_from_load_to_unload() -> None:
     run(main())
 
 
-def test_what_a_load_took_is_known_for_the_next_one() -> None:
+def test_the_memory_of_a_load_is_known_for_the_next_one() -> None:
     async def main() -> None:
         world = make_world(
             sizes={"a": need(9), "b": need(1)}, launcher={"real": {"a": Footprint(host=2 * GB)}}
@@ -713,5 +744,10 @@ def test_what_a_load_took_is_known_for_the_next_one() -> None:
             assert state.freed_on_unload.host == 2 * GB or state.freed_on_unload.host == 0
             await asyncio.sleep(5)
             assert state.freed_on_unload.host == 2 * GB
+            # The next load asks for its need again.
+            world.launcher.needs["a"] = need(30)
+            await scheduler.unload(A)
+            with pytest.raises(InsufficientMemoryError):
+                await scheduler.acquire(A)
 
     run(main())

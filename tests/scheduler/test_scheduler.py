@@ -42,10 +42,10 @@ def test_many_askers_of_an_unloaded_model_share_one_load() -> None:
             assert scheduler.in_flight == 25
             for lease in leases:
                 lease.release()
-            assert world.told("a") == ["queued", "loading", "loaded"]
+            assert world.statuses_of("a") == ["queued", "loading", "loaded"]
             world.assert_at_rest()
         await world.assert_nothing_left()
-        assert world.told("a")[3:] == ["unloading", "unloaded"]
+        assert world.statuses_of("a")[3:] == ["unloading", "unloaded"]
 
     run(main())
 
@@ -105,9 +105,16 @@ def test_a_failed_load_fails_everybody_with_the_same_error() -> None:
             assert results == [error] * 4
             assert world.status("a") is ModelStatus.FAILED
             world.assert_at_rest()
-            # The first failure is forgiven at once: the next request tries again.
+            # The first failure has no backoff: the next request tries again.
             await world.use(A)
-            assert world.told("a") == ["queued", "loading", "failed", "queued", "loading", "loaded"]
+            assert world.statuses_of("a") == [
+                "queued",
+                "loading",
+                "failed",
+                "queued",
+                "loading",
+                "loaded",
+            ]
         await world.assert_nothing_left()
 
     run(main())
@@ -151,6 +158,18 @@ def test_backoff_grows_while_loads_fail_and_is_reset_by_an_unload() -> None:
                 await scheduler.acquire(A)
             await scheduler.unload(A)
             assert world.status("a") is ModelStatus.UNLOADED
+            await world.use(A)
+            await scheduler.unload(A)
+            # The unload of a working server forgets failures, too.
+            world.launcher.failures["a"] = [load_error(), load_error()]
+            for _ in range(2):
+                with pytest.raises(ModelLoadError):
+                    await scheduler.load(A)
+            await scheduler.load(A)
+            await scheduler.unload(A)
+            world.launcher.failures["a"] = [load_error()]
+            with pytest.raises(ModelLoadError):
+                await scheduler.acquire(A)
             await world.use(A)
 
     run(main())
@@ -200,7 +219,7 @@ def test_a_request_waits_no_longer_than_queue_timeout() -> None:
                 await scheduler.acquire(A)
             assert now() == 20
             assert scheduler.waiting == 0
-            # The load goes on: whoever comes next profits.
+            # The load continues, and the next request profits.
             await asyncio.sleep(31)
             assert world.status("a") is ModelStatus.LOADED
             world.assert_at_rest()
@@ -234,7 +253,25 @@ def test_more_requests_than_connections_wait_in_order() -> None:
     run(main())
 
 
-def test_an_explicit_load_is_done_when_the_model_is_loaded_whoever_stands_before_it() -> None:
+def test_a_request_that_is_being_cancelled_gets_no_place() -> None:
+    async def main() -> None:
+        world = World(max_concurrent_requests=1)
+        async with world.scheduler as scheduler:
+            first = await scheduler.acquire(A)
+            second, third = (asyncio.ensure_future(scheduler.acquire(A)) for _ in range(2))
+            await ticks()
+            second.cancel()
+            # It is still in the queue at this moment.
+            first.release()
+            (await third).release()
+            await asyncio.wait({second})
+            assert second.cancelled()
+            world.assert_at_rest()
+
+    run(main())
+
+
+def test_an_explicit_load_ends_before_the_requests_in_the_queue() -> None:
     async def main() -> None:
         world = World(max_concurrent_requests=1)
         async with world.scheduler as scheduler:
@@ -288,7 +325,7 @@ def test_leaving_the_queue_of_a_failed_model_keeps_its_failure() -> None:
 
 
 @pytest.mark.parametrize("yields", range(6))
-def test_a_place_granted_in_the_moment_of_a_cancel_is_given_back(yields: int) -> None:
+def test_a_place_granted_at_the_moment_of_a_cancel_is_given_back(yields: int) -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -313,9 +350,9 @@ def test_a_place_granted_in_the_moment_of_a_cancel_is_given_back(yields: int) ->
     run(main())
 
 
-def test_a_place_granted_in_the_moment_of_the_queue_timeout_is_given_back() -> None:
+def test_a_place_granted_at_the_moment_of_the_queue_timeout_is_given_back() -> None:
     async def main() -> None:
-        # The load ends exactly when the request's patience does.
+        # The load ends at the time of the request's timeout.
         world = World(launcher=VirtualLauncher(load_seconds=20), queue_timeout=20)
         async with world.scheduler as scheduler:
             results = await asyncio.gather(
@@ -439,7 +476,7 @@ def test_eviction_waits_for_busy_models() -> None:
     run(main())
 
 
-def test_where_pinned_models_fill_the_limit_nobody_waits_in_vain() -> None:
+def test_a_load_is_refused_if_pinned_models_fill_the_limit() -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
         async with world.scheduler as scheduler:
@@ -454,7 +491,7 @@ def test_where_pinned_models_fill_the_limit_nobody_waits_in_vain() -> None:
     run(main())
 
 
-def test_an_unload_waits_for_the_requests_and_those_who_come_meanwhile_load_again() -> None:
+def test_an_unload_waits_for_requests_and_later_ones_load_again() -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -471,7 +508,7 @@ def test_an_unload_waits_for_the_requests_and_those_who_come_meanwhile_load_agai
             assert not world.launcher.alive
             (await late).release()
             assert world.launcher.launched == ["a", "a"]
-            assert world.told("a")[3:] == ["unloading", "queued", "loading", "loaded"]
+            assert world.statuses_of("a")[3:] == ["unloading", "queued", "loading", "loaded"]
             world.assert_at_rest()
 
     run(main())
@@ -495,7 +532,7 @@ def test_a_forced_unload_ends_running_requests() -> None:
     run(main())
 
 
-def test_a_request_that_comes_while_the_model_unloads_waits_and_loads_it_again() -> None:
+def test_a_request_during_an_unload_waits_and_loads_the_model_again() -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -511,7 +548,7 @@ def test_a_request_that_comes_while_the_model_unloads_waits_and_loads_it_again()
 
 
 @pytest.mark.parametrize("delay", [None, 0, 0.25, 0.75])
-def test_an_unload_gives_up_a_load_that_no_request_waits_for(delay: float | None) -> None:
+def test_an_unload_cancels_a_load_that_no_request_waits_for(delay: float | None) -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -539,7 +576,7 @@ def test_unloading_twice_during_a_load_waits_for_the_process_both_times() -> Non
             await asyncio.sleep(0.5)
             first = asyncio.ensure_future(scheduler.unload(A))
             await ticks()
-            # A request that comes now waits for the end of the process, and loads it again.
+            # A request that arrives now waits for the end of the process, and loads it again.
             request = asyncio.ensure_future(scheduler.acquire(A))
             await asyncio.sleep(1)
             await scheduler.unload(A)
@@ -565,7 +602,23 @@ def test_a_load_that_ends_well_although_it_was_cancelled_leaves_no_server() -> N
     run(main())
 
 
-def test_an_unload_serves_first_those_who_wait_for_the_load_already() -> None:
+def test_a_load_that_fails_because_it_was_cancelled_is_no_failure() -> None:
+    async def main() -> None:
+        world = World()
+        world.launcher.fails_on_cancel = True
+        async with world.scheduler as scheduler:
+            scheduler.request_load(A)
+            await asyncio.sleep(0.5)
+            await scheduler.unload(A)
+            state = scheduler.state("a")
+            assert state is not None
+            assert (state.status, state.failure) == (ModelStatus.UNLOADED, None)
+            await world.use(A)
+
+    run(main())
+
+
+def test_an_unload_waits_for_the_requests_in_the_queue_of_a_load() -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -579,7 +632,24 @@ def test_an_unload_serves_first_those_who_wait_for_the_load_already() -> None:
     run(main())
 
 
-def test_a_forced_unload_fails_those_who_wait_for_the_load() -> None:
+def test_an_unload_cancels_a_load_when_its_last_request_gives_up() -> None:
+    async def main() -> None:
+        world = World(launcher=VirtualLauncher(load_seconds=50))
+        async with world.scheduler as scheduler:
+            request = asyncio.ensure_future(scheduler.acquire(A))
+            await asyncio.sleep(0.5)
+            unload = asyncio.ensure_future(scheduler.unload(A))
+            await ticks()
+            request.cancel()
+            await unload
+            assert now() == 0.5 + world.launcher.stop_seconds
+            assert world.status("a") is ModelStatus.UNLOADED
+            world.assert_at_rest()
+
+    run(main())
+
+
+def test_a_forced_unload_fails_the_queue_of_a_load() -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
         async with world.scheduler as scheduler:
@@ -596,7 +666,7 @@ def test_a_forced_unload_fails_those_who_wait_for_the_load() -> None:
     run(main())
 
 
-def test_unloading_what_is_not_loaded_is_done_at_once() -> None:
+def test_unloading_a_model_that_is_not_loaded_returns_at_once() -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -641,7 +711,7 @@ def test_backoff_grows_while_a_server_keeps_dying_and_is_forgotten_after_a_stabl
         async with world.scheduler as scheduler:
 
             async def crash_after(seconds: float) -> float:
-                """Load, crash; seconds until the next try is allowed."""
+                """Load, crash, and return the seconds until the next try is allowed."""
                 await scheduler.load(A)
                 await asyncio.sleep(seconds)
                 world.server("a").end(1)
@@ -657,13 +727,13 @@ def test_backoff_grows_while_a_server_keeps_dying_and_is_forgotten_after_a_stabl
     run(main())
 
 
-def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
+def test_a_request_that_kills_two_servers_delays_nobody_else() -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
 
             async def crash(*, again: bool, answers: bool = False) -> float:
-                """A server dies with a request; seconds until the next try is allowed."""
+                """Let a server die with a request, and return the seconds until the next try."""
                 if answers:
                     with await scheduler.acquire(A) as fine:
                         fine.answered()
@@ -677,10 +747,10 @@ def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
                 return max(0.0, state.failures.retry_at - now())
 
             for _ in range(3):
-                # It did its work until this request came, and once more after it.
+                # It worked before this request, and again after it.
                 assert await crash(again=False, answers=True) == 0
                 assert await crash(again=True) == 0
-            # One that never answers anything is another matter.
+            # A server that never answers anything is not excused.
             assert await crash(again=True) == 1
             await asyncio.sleep(1)
             assert await crash(again=False) == 2
@@ -688,9 +758,7 @@ def test_a_request_that_kills_twice_holds_up_nobody_else() -> None:
     run(main())
 
 
-def test_those_who_wait_when_a_server_dies_are_served_by_the_next_or_told_if_it_keeps_dying() -> (
-    None
-):
+def test_a_queue_is_served_by_the_next_server_unless_it_keeps_dying() -> None:
     async def main() -> None:
         world = World(max_concurrent_requests=1)
         async with world.scheduler as scheduler:
@@ -713,7 +781,7 @@ def test_those_who_wait_when_a_server_dies_are_served_by_the_next_or_told_if_it_
 
 
 @pytest.mark.parametrize("yields", range(4))
-def test_a_server_that_dies_just_when_it_is_ready_leaks_no_place(yields: int) -> None:
+def test_a_server_that_dies_when_it_is_ready_leaks_no_place(yields: int) -> None:
     async def main() -> None:
         world = World()
         async with world.scheduler as scheduler:
@@ -734,7 +802,7 @@ def test_a_server_that_dies_just_when_it_is_ready_leaks_no_place(yields: int) ->
             else:
                 lease.release()
             await ticks()
-            # Either it was told, or it was not let in yet and got the next server.
+            # Either it got the error, or it was not admitted yet and got the next server.
             again = world.launcher.launched == ["a", "a"]
             assert world.status("a") is (ModelStatus.LOADED if again else ModelStatus.FAILED)
             world.assert_at_rest()
@@ -760,7 +828,7 @@ def test_a_crash_ends_an_unload_that_waits() -> None:
 # The end
 
 
-def test_shutdown_refuses_those_who_wait_and_drains_those_who_run() -> None:
+def test_shutdown_fails_the_queues_and_drains_requests_in_flight() -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
         async with world.scheduler as scheduler:
@@ -799,7 +867,7 @@ def test_drain_returns_at_once_when_nothing_runs() -> None:
 
 
 @pytest.mark.parametrize("moment", [None, 0, 0.25, 1.0, 1.25, 3.0])
-def test_close_leaves_no_process_and_no_task_in_any_moment(moment: float | None) -> None:
+def test_close_leaves_no_process_and_no_task_at_any_moment(moment: float | None) -> None:
     async def main() -> None:
         world = World(max_loaded_models=1)
         requests = [

@@ -1,8 +1,8 @@
 """The real policy and the real scheduler in a virtual world where everything goes wrong.
 
-Random fleets of models, requests, impatient clients, crashes, failing loads, pins, changing limits
-and other programs that take memory, in virtual time. What must hold is checked in every moment, and
-each check is shown to fail when the policy is made worse in one way.
+Random models, requests, impatient clients, crashes, failing loads, pins, changing limits and other
+programs that use memory, in virtual time. The invariants are checked all the time, and each check
+is shown to fail if the policy is made worse in one way.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ NEXT = {
     "unloading": {"unloaded", "queued"},
     "failed": {"queued", "unloaded"},
 }
-"""Where a model may get from where."""
+"""The possible changes of status."""
 
 
 class BrokenError(AssertionError):
-    """One of the things that must always hold does not."""
+    """An invariant is broken."""
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """Models by their sizes in GB, and the machine they are on."""
+    """The models by their sizes in GB, and their machine."""
 
     sizes: tuple[int, ...]
     mapped: tuple[bool, ...]
@@ -79,7 +79,7 @@ class Fleet(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """After ``pause`` seconds somebody does ``what`` with a model."""
+    """An action with a model after a pause."""
 
     what: str
     model: int
@@ -88,7 +88,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Watched(World):
-    """A world that notices what must not happen."""
+    """A world that checks the invariants."""
 
     def __init__(self, fleet: Fleet, policy: Policy) -> None:
         self.models = [
@@ -105,7 +105,7 @@ class Watched(World):
         launcher = VirtualLauncher(load_seconds=1.0, stop_seconds=0.5, machine=machine, needs=needs)
         launcher.on_launch = self._look_at_launch
         self.blocked: frozenset[str] = frozenset()
-        """Who is blocked by the true policy, whatever the one under test says."""
+        """The blocked models by the true policy, not by the policy under test."""
 
         def watched(
             models: Sequence[ModelView], limits: LoadLimits, memory: FreeMemory, time: float
@@ -128,19 +128,19 @@ class Watched(World):
         )
         self.machine = machine
         self.took: deque[tuple[float, int]] = deque([(float("-inf"), 0)])
-        """When other programs held how much."""
+        """The times and sizes of changes of the memory of other programs."""
         self.others_hold_some = asyncio.Event()
         self.forced: set[str] = set()
         """Models that are being unloaded by force."""
         self.short_since: float | None = None
         self.waiting: dict[int, tuple[str, dict[str, int]]] = {}
-        """Requests that wait: by arrival their model, and later ones let in elsewhere."""
+        """Waiting requests: by arrival their model, and the later requests admitted elsewhere."""
         self.arrivals = 0
 
     # Memory
 
     def others_take(self, size: int) -> None:
-        """Other programs hold so much from now on."""
+        """Set the memory that other programs use from now on."""
         self.machine.others = size
         self.took.append((now(), size))
         if size:
@@ -149,7 +149,7 @@ class Watched(World):
             self.others_hold_some.clear()
 
     def _look_at_launch(self, model_id: str, footprint: Footprint) -> None:
-        # What others took after the memory was read could not be known.
+        # Memory that others allocated after the reading could not be known.
         seen = [size for at, size in self.took if at >= now() - MEMORY_FRESH - 0.01]
         before = [size for at, size in self.took if at < now() - MEMORY_FRESH - 0.01][-1:]
         others = min(seen + before)
@@ -163,7 +163,7 @@ class Watched(World):
             self.launcher.problems.append(f"memory: {model_id} is loaded beyond the limit")
         device = self.machine.device_used() + footprint.device
         if self.machine.cards and device > TOTAL * 0.8 + 1:
-            # What comes back late was awaited for 5 s at most.
+            # Memory that is freed late was awaited for 5 s at most.
             late = sum(one.device for one in self.machine.held.values()) - sum(
                 self.machine.held[server.pid].device for server in self.launcher.alive
             )
@@ -173,11 +173,11 @@ class Watched(World):
     # Unloading
 
     def _on_state(self, model_id: str) -> None:
-        before = self.told(model_id)[-1:] or ["unloaded"]
+        before = self.statuses_of(model_id)[-1:] or ["unloaded"]
         super()._on_state(model_id)
-        after = self.told(model_id)[-1]
+        after = self.statuses_of(model_id)[-1]
         if after == before[0]:
-            # Told for another reason, as when it is pinned.
+            # A notification for another reason, such as a pin.
             return
         if after not in NEXT[before[0]]:
             self.launcher.problems.append(f"life: {model_id} from {before[0]} to {after}")
@@ -193,9 +193,9 @@ class Watched(World):
                 self.launcher.problems.append(f"pinned: {model_id} is unloaded")
 
     async def watch_shortage(self) -> None:
-        """When there is too little memory for long, no idle model is there any more.
+        """Check that no idle model is loaded while memory is short for long.
 
-        Models alone stay below the limit: there is too little only while others hold some.
+        Models alone stay below the limit: memory is short only because of other programs.
         """
         while True:
             if not self.others_hold_some.is_set():
@@ -224,7 +224,7 @@ class Watched(World):
     # Order
 
     async def ask(self, one: LocalModel, seconds: float) -> None:
-        """One request, whose overtakers are counted."""
+        """Send a request and count the later requests that overtake it."""
         self.arrivals += 1
         mine = self.arrivals
         self.waiting[mine] = (one.id, {})
@@ -243,7 +243,7 @@ class Watched(World):
         footprint = self.launcher.needs[model_id].footprint
         host = footprint.mapped + footprint.host + (0 if self.machine.cards else footprint.device)
         others = max(size for at, size in self.took if at >= now() - 20 or size == self.took[-1][1])
-        # Memory that comes back late looks as if others held it.
+        # Memory that is freed late looks as if other programs used it.
         late = self.machine.back_seconds > RETURN_PATIENCE or any(
             not any(server.pid == pid for server in self.launcher.alive)
             for pid in self.machine.held
@@ -334,7 +334,7 @@ async def _live(
         for step in schedule:
             await asyncio.sleep(step.pause)
             doing.append(asyncio.ensure_future(_do(world, step)))
-        # In the end others let go, pins are taken out, and everybody has been answered.
+        # In the end other programs free memory, pins are removed, and all requests are answered.
         await asyncio.sleep(30)
         world.others_take(0)
         for one in world.models:
@@ -361,7 +361,7 @@ async def _live(
 
 
 async def _live_and_close(world: Watched, schedule: Sequence[Step], close_after: float) -> None:
-    """The service ends in the middle of it all."""
+    """Run a schedule during which the service ends."""
     async with world.scheduler:
         doing = []
         for step in schedule:
@@ -378,9 +378,9 @@ def simulate(
     policy: Policy = decide,
     close_after: float | None = None,
 ) -> None:
-    """Run one schedule; ``BrokenError`` or another ``AssertionError`` tells what does not hold.
+    """Run one schedule; raises ``BrokenError`` or another ``AssertionError``.
 
-    ``close_after``: the service ends so many seconds after the last step, whatever is going on.
+    With ``close_after`` the service ends so many seconds after the last step.
     """
     run(_live(fleet, schedule, policy, close_after))
 
@@ -420,7 +420,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-# Two idle models have to go, one after the other, and nobody waits for anything.
+# Two idle models are unloaded, one after the other, and nobody waits.
 TWO_HAVE_TO_GO = [
     Step("use", 0, 0.0, 0.0),
     Step("use", 1, 0.0, 0.0),
@@ -429,7 +429,7 @@ TWO_HAVE_TO_GO = [
 ]
 
 
-# A load is given up, and what it had taken comes back a moment later.
+# A load is cancelled, and its memory becomes free a moment later.
 GIVEN_UP = [
     Step("use", 0, 0.0, 0.0),
     Step("unload", 0, 5.0, 0.0),
@@ -441,7 +441,7 @@ GIVEN_UP = [
 ]
 
 
-# While one's room is on its way back, another that came later and would fit does not take it.
+# While memory for one model is awaited, a later model that would fit does not get it.
 TAKING_TURNS = [
     Step("use", 0, 0.0, 7.0),
     Step("use", 0, 0.0, 2.0),
@@ -451,8 +451,8 @@ TAKING_TURNS = [
 ]
 
 
-# The same worlds in every run, so that a change is judged by what it changes: as many as show each
-# worse policy below. --hypothesis-profile=thorough tries more of them.
+# Every run has the same worlds, so that a failure comes from a change of the code. Their number is
+# enough to detect each mutant below. --hypothesis-profile=thorough tries more of them.
 @settings(max_examples=10 * settings().max_examples, derandomize=True)
 @given(fleet=fleets, schedule=schedules)
 @example(
@@ -467,19 +467,19 @@ TAKING_TURNS = [
     fleet=Fleet((6, 12), (False, True), 0, connections=1, back_seconds=0.3, cards=False),
     schedule=TAKING_TURNS,
 )
-def test_whatever_happens_everything_holds(fleet: Fleet, schedule: list[Step]) -> None:
+def test_the_invariants_hold_in_random_worlds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
 
 
 @settings(max_examples=4 * settings().max_examples, derandomize=True)
 @given(fleet=fleets, schedule=schedules, close_after=st.sampled_from([0.0, 0.5, 2.0]))
-def test_whenever_it_ends_nothing_is_left_over(
+def test_nothing_is_left_over_when_the_service_ends(
     fleet: Fleet, schedule: list[Step], close_after: float
 ) -> None:
     simulate(fleet, schedule, close_after=close_after)
 
 
-# Each check can fail: the policy made worse in one way
+# Mutants: the policy made worse in one way, to show that each check can fail
 
 
 def forgets_the_memory(
@@ -611,7 +611,7 @@ OTHERS_TAKE_THE_REST = [Step("use", 0, 0.0, 0.5), Step("others", 0, 5.0, 7.0)]
 
 
 class NoticedError(Exception):
-    """A check failed as it has to."""
+    """A check failed as expected."""
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.__name__)
@@ -620,7 +620,7 @@ def test_a_worse_policy_is_noticed(mutant: Policy) -> None:
         max_examples=400,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
-        report_multiple_bugs=False,  # the first world that shows it is the last one made
+        report_multiple_bugs=False,  # stop at the first world that shows it
     )
     @given(fleet=fleets, schedule=schedules)
     @example(fleet=ONE_OR_THE_OTHER, schedule=ONE_WAITS_BEHIND_MANY)

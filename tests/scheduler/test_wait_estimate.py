@@ -1,4 +1,4 @@
-"""How long somebody will wait, and what is remembered of loads."""
+"""Estimates of waits, and the history of loads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def measurement(signature: str, seconds: float, size: int | None = 1000) -> Meas
 
 
 class Queue:
-    """Models in the order of their arrival, the first of which is asked about."""
+    """Models with their states; the estimates are for the first one."""
 
     def __init__(self) -> None:
         self.states: dict[str, ModelState] = {}
@@ -115,7 +115,7 @@ def test_a_wait_is_the_sum_of_what_comes_before() -> None:
     run(main())
 
 
-def test_where_a_part_is_unknown_nothing_is_made_up() -> None:
+def test_a_wait_with_an_unknown_part_is_unknown() -> None:
     async def main() -> None:
         queue = Queue()
         queue.queued(load_seconds=None)
@@ -161,12 +161,12 @@ def test_words(seconds: float | None, words: str) -> None:
     assert queued.in_words("tiny") == f"queued tiny, 2 of 5{words}"
 
 
-def test_what_was_measured_is_known_and_the_speed_tells_of_others() -> None:
-    told: list[Measurement] = []
-    load_history = LoadHistory(on_new=told.append)
+def test_measured_loads_predict_the_same_and_other_loads() -> None:
+    new: list[Measurement] = []
+    load_history = LoadHistory(on_new=new.append)
     assert load_history.load_seconds("a", 1000) is None
     load_history.recall(measurement("a", 2.0))
-    assert told == []
+    assert new == []
     assert load_history.footprint("a") == Footprint(host=5)
     assert load_history.load_seconds("a", None) == 2.0
     # 500 bytes a second.
@@ -175,7 +175,7 @@ def test_what_was_measured_is_known_and_the_speed_tells_of_others() -> None:
     assert load_history.footprint("b") is None
     load_history.learn(measurement("a", 4.0))
     assert load_history.load_seconds("a", None) == 4.0
-    assert told == [measurement("a", 4.0)]
+    assert new == [measurement("a", 4.0)]
 
 
 def test_the_oldest_measurements_are_forgotten() -> None:

@@ -1,7 +1,7 @@
-"""A virtual world for the scheduler: a clock that jumps, and servers that are only states.
+"""A virtual world for the scheduler: a virtual clock, and servers without processes.
 
-Time passes when nobody has anything to do, so a test of an idle timeout of an hour takes no time,
-and a wait for something that can never happen fails at once instead of hanging.
+The clock jumps to the next timer when nothing else can run. So a test of an idle timeout of an hour
+takes no time, and a wait that can never end fails at once instead of hanging.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ T = TypeVar("T")
 
 
 class NothingCanHappenError(AssertionError):
-    """Everybody waits and no timer is set: the schedule is stuck."""
+    """All tasks wait and no timer is set: the schedule is stuck."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Instead of sleeping it moves the clock on."""
+    """Advances the clock instead of sleeping."""
 
     now = 0.0
 
@@ -56,7 +56,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` in virtual time; whatever the loop would only log is a failure."""
+    """Run ``work`` in virtual time; an error that the loop would only log is a failure."""
     problems: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: problems.append(context))
@@ -66,18 +66,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def now() -> float:
-    """The virtual time in seconds."""
+    """Return the virtual time in seconds."""
     return asyncio.get_running_loop().time()
 
 
 async def ticks(count: int = 20) -> None:
-    """Let everything run that can run without time passing."""
+    """Let all tasks run that can run without the clock advancing."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 class VirtualServer:
-    """A server that is up until it is stopped or crashes."""
+    """A server that runs until it is stopped or crashes."""
 
     def __init__(self, world: VirtualLauncher, model_id: str, port: int, pid: int) -> None:
         self.world = world
@@ -86,7 +86,7 @@ class VirtualServer:
         self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops: list[float] = []
-        """The timeouts ``stop`` was called with."""
+        """The timeouts in calls of ``stop``."""
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
@@ -102,7 +102,7 @@ class VirtualServer:
         return self.exited.result()
 
     def end(self, code: int) -> None:
-        """The process is gone."""
+        """End the process."""
         if not self.exited.done():
             self.exited.set_result(code)
             self.world.alive.remove(self)
@@ -120,10 +120,10 @@ class VirtualServer:
 
 
 class VirtualMachine:
-    """Memory that servers take, that other programs take, and that comes back late.
+    """The memory of a machine, with servers and other programs.
 
-    ``total`` bytes; with ``cards`` (their sizes) servers take ``device`` from the first one that
-    has it. ``back_seconds`` is how long an ended server's memory stays gone.
+    ``total`` is in bytes. With ``cards`` (their sizes), ``device`` memory is on the first card that
+    has some. The memory of an ended server becomes free after ``back_seconds``.
     """
 
     def __init__(
@@ -133,26 +133,26 @@ class VirtualMachine:
         self.cards = cards
         self.back_seconds = back_seconds
         self.others = 0
-        """What other programs hold of main memory."""
+        """The main memory of other programs."""
         self.held: dict[int, Footprint] = {}
         self.reads = 0
 
     def used(self) -> int:
-        """Main memory that the kernel counts as taken."""
+        """Return the main memory that the kernel counts as used."""
         return self.others + sum(self._host(one) for one in self.held.values())
 
     def _host(self, footprint: Footprint) -> int:
         return footprint.host + (0 if self.cards else footprint.device)
 
     def claimed(self) -> int:
-        """The same, with the weights that the kernel could drop."""
+        """Return the same, with the weights that the kernel could drop."""
         return self.used() + sum(one.mapped for one in self.held.values())
 
     def device_used(self) -> int:
         return sum(one.device for one in self.held.values()) if self.cards else 0
 
     def has_room_for(self, footprint: Footprint) -> bool:
-        """Physically, whatever the limits are."""
+        """Return whether it fits physically, without regard to limits."""
         return self.used() + self._host(footprint) <= self.total and (
             not self.cards or self.device_used() + footprint.device <= sum(self.cards)
         )
@@ -188,7 +188,7 @@ class VirtualMachine:
 
 
 class VirtualLauncher:
-    """Launches virtual servers and checks what must hold whenever one is launched."""
+    """Launches virtual servers and checks the invariants of launches."""
 
     def __init__(
         self,
@@ -202,28 +202,28 @@ class VirtualLauncher:
         self.machine = machine
         self.needs = dict(needs or {})
         self.real = dict(real or {})
-        """What they take, where that is not what they were expected to need."""
+        """The memory that models use, if it differs from their need."""
         self.most_requests: dict[str, int] = {}
-        """How many requests their servers take at once, where there is a limit."""
+        """By model: the requests that its server accepts at once, if limited."""
         self.full_contexts: dict[str, int] = {}
         self.contexts: list[int | None] = []
-        """The context of each launch that had less than the settings ask for; else ``None``."""
+        """By launch: the context if it was less than the settings ask for, else ``None``."""
         self.problems: list[str] = []
-        """What must not have happened: raised in ``launch`` it would count as a failed load."""
+        """Broken invariants; an exception in ``launch`` would count as a failed load."""
         self.on_launch: Callable[[str, Footprint], None] = lambda model_id, footprint: None
         self.load_seconds = load_seconds
         self.stop_seconds = stop_seconds
         self.failures: dict[str, list[Exception]] = {}
-        """Per model: what the next launches fail with."""
+        """By model: the errors of the next launches."""
         self.launched: list[str] = []
         self.loading: set[str] = set()
         self.alive: list[VirtualServer] = []
         self.most_alive = 0
-        self.swallows_cancel = False
+        self.swallows_cancel = self.fails_on_cancel = False
         self.silent: set[str] = set()
         """Models whose servers do not report the memory that they use."""
         self.grows: dict[str, Sequence[int]] = {}
-        """Per model: the bytes of main memory that its loads take, second by second."""
+        """By model: the bytes of main memory that its loads use, second by second."""
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         need = self.needs.get(spec.model_id, Need())
@@ -277,8 +277,11 @@ class VirtualLauncher:
             if failures := self.failures.get(model_id):
                 raise failures.pop(0)
         except asyncio.CancelledError:
-            # As the real one: the process is gone before the cancellation goes on.
+            # As in the real launcher, the process has ended before the cancellation continues.
             await asyncio.shield(asyncio.sleep(self.stop_seconds))
+            if self.fails_on_cancel:
+                self._free(pid)
+                raise load_error("it was killed") from None
             if not self.swallows_cancel:
                 self._free(pid)
                 raise
@@ -294,7 +297,7 @@ class VirtualLauncher:
         return server
 
     async def _grow(self, pid: int, sizes: Sequence[int], watch: LoadWatch | None) -> None:
-        """Take these bytes one after the other, for a second each, until the watch ends it."""
+        """Use these amounts in turn, for a second each, until the watch ends the load."""
         assert self.machine is not None
         assert watch is not None
 
@@ -317,8 +320,8 @@ class VirtualLauncher:
             self.machine.give_back(pid)
 
 
-class ToldQueue(NamedTuple):
-    """Who waits for a model, and how long the next one would."""
+class QueueRecord(NamedTuple):
+    """The queue of a model, and the expected wait of the next request."""
 
     model_id: str
     status: ModelStatus
@@ -327,7 +330,7 @@ class ToldQueue(NamedTuple):
 
 
 class World:
-    """A scheduler over virtual servers, with the statuses it told."""
+    """A scheduler over virtual servers, with the statuses that it reported."""
 
     def __init__(
         self,
@@ -340,8 +343,8 @@ class World:
         self.sessions: list[SessionRecord] = []
         self.statuses: list[tuple[str, ModelStatus]] = []
         self.details = 0
-        self.told_queues: list[ToldQueue] = []
-        """What stood in a model's record at each change that was told."""
+        self.queues: list[QueueRecord] = []
+        """The queue of the model at each notification."""
         self.settings = Settings(**settings)
         self.scheduler = Scheduler(
             launcher=self.launcher,
@@ -365,28 +368,28 @@ class World:
         state = self.scheduler.state(model_id)
         if state is not None:
             wait = self.scheduler.waits.seconds_of_next(state)
-            self.told_queues.append(ToldQueue(model_id, state.status, state.queued, wait))
+            self.queues.append(QueueRecord(model_id, state.status, state.queued, wait))
 
     def status(self, model_id: str) -> ModelStatus:
-        """A model's status now."""
+        """Return a model's present status."""
         state = self.scheduler.state(model_id)
         return state.status if state else ModelStatus.UNLOADED
 
-    def told(self, model_id: str) -> list[str]:
-        """The statuses a model went through, in order."""
+    def statuses_of(self, model_id: str) -> list[str]:
+        """Return the statuses of a model, in order."""
         return [status.value for name, status in self.statuses if name == model_id]
 
     def server(self, model_id: str) -> VirtualServer:
-        """The model's living server."""
+        """Return the model's running server."""
         return next(server for server in self.launcher.alive if server.model_id == model_id)
 
     async def use(self, model: LocalModel, seconds: float = 0.0) -> None:
-        """One request that takes so long."""
+        """Send a request that takes so many seconds."""
         with await self.scheduler.acquire(model):
             await asyncio.sleep(seconds)
 
     def assert_at_rest(self) -> None:
-        """Nobody waits and nothing is counted any more, and nothing wrong was seen before."""
+        """Check that nobody waits, all counts are zero, and no invariant was broken."""
         assert not self.launcher.problems, self.launcher.problems
         assert self.scheduler.waiting == 0
         assert self.scheduler.in_flight == 0
@@ -399,7 +402,7 @@ class World:
         assert not names & {"load", "unload"}
 
     async def assert_nothing_left(self) -> None:
-        """After ``close``: no process, no task, no count."""
+        """Check that after ``close`` there is no process, no task and no count."""
         await ticks()
         self.assert_at_rest()
         assert not self.launcher.alive
@@ -408,7 +411,7 @@ class World:
 
 
 def model(model_id: str, **settings: Any) -> LocalModel:
-    """A model with nothing but an id and settings."""
+    """Return a model with only an id and settings."""
     return LocalModel(
         id=model_id,
         aliases=(),
@@ -424,5 +427,5 @@ def model(model_id: str, **settings: Any) -> LocalModel:
 
 
 def load_error(text: str = "the model file is damaged") -> CyberError:
-    """What a launch fails with."""
+    """Return the error of a launch."""
     return ModelLoadError(text, log_tail=("E failed to load model",))

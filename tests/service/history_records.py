@@ -70,7 +70,7 @@ async def open_history(path: Path, **options: Any) -> AsyncIterator[History]:
 
 
 def numbers(records: list[RequestRecord]) -> list[int | None]:
-    """What ``request`` was called with."""
+    """The numbers that ``request`` was called with."""
     return [record.tokens_in for record in records]
 
 

@@ -92,7 +92,7 @@ async def test_a_slow_reader_gets_a_gap_that_counts() -> None:
         (11, "log"),
     ]
     assert msgspec.json.decode(events[1][2], type=GapEvent) == GapEvent(missed=7, topic="log")
-    # A reader that reconnects with the gap's id goes on where it was, without a second gap.
+    # A reader that reconnects with the gap's id continues there, without a second gap.
     assert [event[0] for event in drain(bus.subscribe({"log"}, after=8))] == [9, 10, 11]
 
 
@@ -251,7 +251,7 @@ async def test_who_waits_or_has_just_read_is_a_reader() -> None:
     assert not bus.has_readers("model", 10)
 
 
-async def test_what_is_encoded_already_is_told_as_it_is_and_weighed() -> None:
+async def test_encoded_data_is_sent_as_it_is_and_weighed() -> None:
     bus = EventBus(first_id=1, keep_bytes=1000)
     reader = bus.subscribe({"resources"})
     for number in range(10):
@@ -308,9 +308,7 @@ async def test_a_flood_of_another_log_is_no_gap() -> None:
 
 
 @given(st.lists(st.sampled_from(["m", "n", "read"]), max_size=40), st.integers(1, 5))
-def test_a_reader_of_one_log_is_told_of_all_its_lines_or_of_a_gap(
-    steps: list[str], keep: int
-) -> None:
+def test_a_reader_of_one_log_gets_all_its_lines_or_a_gap(steps: list[str], keep: int) -> None:
     bus = EventBus(keep=keep, first_id=1)
     reader = bus.subscribe({"log"}, logs={"m"})
     unread: list[int] = []

@@ -1,4 +1,4 @@
-"""The history: what is added is read, across restarts and kills, within its bounds."""
+"""The history: records are kept across restarts and kills, within its bounds."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ async def test_the_latest_measurement_of_a_signature_counts(path: Path) -> None:
         assert await history.measurements() == expected
 
 
-async def test_a_restart_keeps_everything_and_ids_go_on(path: Path) -> None:
+async def test_a_restart_keeps_everything_and_ids_continue(path: Path) -> None:
     async with open_history(path) as history:
         history.add(request(1))
         history.add(session(1))
@@ -309,7 +309,7 @@ async def test_records_of_a_clock_that_was_wrong_are_neither_lost_nor_kept_for_e
     await open_at(ahead, 3)
     assert await open_at(ahead, 4) == [4, 3, 2, 1]
     assert await open_at(NOW + timedelta(days=20), 5) == [5, 4, 3, 2, 1]
-    # The wrong ones go with the next right one that is too old.
+    # Records with a wrong time are removed with the next record that is too old.
     assert await open_at(NOW + timedelta(days=49)) == [5, 4, 3, 2]
     assert await open_at(NOW + timedelta(days=51)) == []
 
@@ -452,7 +452,7 @@ async def main():
     await history.start()
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     # The kernel refuses to let any file of this process grow beyond this.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     for number in range(3000):
         history.add(request(number, error="x" * 200))
     assert await history.requests() == []
@@ -511,7 +511,7 @@ async def test_a_killed_service_loses_the_last_batch_at_most(path: Path, after: 
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_a_stopped_history_takes_and_tells_nothing(path: Path) -> None:
+async def test_a_stopped_history_takes_and_returns_nothing(path: Path) -> None:
     async with open_history(path) as history:
         history.add(request(1))
     history.add(request(2))

@@ -284,7 +284,6 @@ async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_at_the_next_
             file.write(os.urandom(path.stat().st_size))
         for number in range(5):
             history.add(request(number))
-            # Adding disturbs nobody, and a reader learns what is wrong.
             await history.flush()
         with pytest.raises(CyberError, match="The history cannot be read"):
             await history.requests()
@@ -316,8 +315,7 @@ async def test_where_nothing_can_be_written_nothing_is_kept(
             history.add(request(number))
             history.add(session(number))
             history.add(measurement())
-            with pytest.raises(CyberError, match="cannot be opened"):
-                await history.requests()
+            assert await history.requests() == []
     (said,) = caplog.records
     assert "no history is kept" in said.getMessage()
 

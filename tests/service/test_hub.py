@@ -1,4 +1,4 @@
-"""Downloads in the service: the settings' hub, events, and the model that comes of one."""
+"""Downloads in the service: settings, events, and the downloaded model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from cyber_inference_tui.library.library import Library
 from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus, Subscription
 from cyber_inference_tui.service.hub import Hub
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from tests.hub.stand_in_hub import StandInHub
 from tests.waiting import LIMIT
 
 
-async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None:
+async def test_a_download_becomes_a_model_and_is_published(tmp_path: Path) -> None:
     write_demo(tmp_path / "demo.gguf")
     events = EventBus(first_id=1)
     watching = events.subscribe({"download"})
@@ -40,8 +41,9 @@ async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None
         async def rescan() -> Catalog:
             return await asyncio.to_thread(library.scan)
 
+        current = CurrentSettings(LoadedSettings(settings, {}, tmp_path / "config.toml"))
         room = Hub(
-            settings=lambda: settings,
+            current=current,
             environ={},
             events=events,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
@@ -56,7 +58,8 @@ async def test_a_download_becomes_a_model_and_is_told_of(tmp_path: Path) -> None
             assert failed.status == "failed"
             assert "Accept its licence at" in (failed.error or "")
             # A changed setting counts from the next try on.
-            settings = msgspec.structs.replace(settings, hf_token="hf_granted")
+            changed = msgspec.structs.replace(settings, hf_token="hf_granted")
+            current.replace(msgspec.structs.replace(current.loaded, settings=changed))
             await room.downloads.retry(added.id)
             done = await last(watching, added.id)
             assert (done.status, done.model_id) == ("done", "Tiny-F16")

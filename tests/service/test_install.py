@@ -21,9 +21,8 @@ from cyber_inference_tui.llama.install.report import Report
 from cyber_inference_tui.llama.log_ring import LogRing
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
-from cyber_inference_tui.service.install_context import InstallContext, install_context
-from cyber_inference_tui.service.update_check import Known
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded, load
+from cyber_inference_tui.service.install_context import InstallContext, NewerVersion
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings, load
 from tests.waiting import LIMIT, until
 
 WAYS = (InstallSource(name="github", summary="quick", recommended=True),)
@@ -48,7 +47,7 @@ class Bench:
         self.folder = folder
         self.script = folder / "installer.py"
         self.check = folder / "check.py"
-        self.known = Known()
+        self.known = NewerVersion()
         self.program = sys.executable
         self.events: list[ServiceEvent] = []
         self.tidied = 0
@@ -57,23 +56,13 @@ class Bench:
         self.log = LogRing(now=now)
         self.guard = ProcessGuard()
         self.installation = Installation(
-            InstallContext(
-                argv=lambda source: [self.program, str(self.script), source],
-                environ=lambda: {"PATH": "/usr/bin:/bin"},
-                sources=lambda: WAYS,
-                known=lambda: self.known,
-                check_argv=lambda: [self.program, str(self.check), str(folder)],
-                tidy=self._tidy,
-            ),
+            BenchContext(self),
             guard=self.guard,
             log=self.log,
             publish=self.events.append,
-            found=self._found,
+            on_installed=self._found,
             now=now,
         )
-
-    def _tidy(self) -> None:
-        self.tidied += 1
 
     async def _found(self) -> None:
         self.found += 1
@@ -81,7 +70,7 @@ class Bench:
             raise self.found_error
 
     def looks(self, then: str = "") -> None:
-        """What a look for a newer version does, after it was noted."""
+        """Set the code of a check for a newer version."""
         self.check.write_text(f"import time\nopen({str(self.looked)!r}, 'a').write('x')\n{then}\n")
 
     @property
@@ -89,7 +78,7 @@ class Bench:
         return self.folder / "looked"
 
     def says(self, *lines: str | Report, then: str = "") -> None:
-        """What the installer prints on standard error, and the code that follows."""
+        """Set the lines that the installer prints on standard error, and the code after them."""
         texts = [line.line() if isinstance(line, Report) else line for line in lines]
         self.script.write_text(
             "import os, signal, subprocess, sys, time\n"
@@ -119,6 +108,31 @@ class Bench:
         return found
 
 
+class BenchContext(InstallContext):
+    """Commands that run the scripts of a bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def argv(self, source: str) -> list[str]:
+        return [self._bench.program, str(self._bench.script), source]
+
+    def check_argv(self) -> list[str]:
+        return [self._bench.program, str(self._bench.check), str(self._bench.folder)]
+
+    def environ(self) -> dict[str, str]:
+        return {"PATH": "/usr/bin:/bin"}
+
+    def sources(self) -> tuple[InstallSource, ...]:
+        return WAYS
+
+    def newer_version(self) -> NewerVersion:
+        return self._bench.known
+
+    def clean_up(self) -> None:
+        self._bench.tidied += 1
+
+
 @asynccontextmanager
 async def bench_in(folder: Path) -> AsyncIterator[Bench]:
     bench = Bench(folder)
@@ -134,7 +148,7 @@ SUCCESS = f"print({json.dumps(OUTCOME)!r})"
 HANGS = "time.sleep(60)"
 
 
-async def test_it_installs_and_tells(tmp_path: Path) -> None:
+async def test_it_installs_and_publishes_events(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         assert (await bench.installation.state()) == InstallRecord(sources=WAYS)
         bench.says(
@@ -160,7 +174,7 @@ async def test_it_installs_and_tells(tmp_path: Path) -> None:
         assert "b1 (github) is installed. No GPU." in bench.events[-1].message
 
 
-async def test_progress_is_told_while_it_runs(tmp_path: Path) -> None:
+async def test_progress_is_published_while_it_runs(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.says(Report(source="source", step="compiling", progress=0.25), then=HANGS)
         await bench.installation.start("source")
@@ -313,12 +327,12 @@ async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> N
     async with bench_in(tmp_path) as bench:
         bench.looks()
         assert (await bench.installation.state()).update is None
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         for _ in range(3):
             assert (await bench.installation.state()).update is None
         await until(bench.looked.exists)
         await until(lambda: not bench.processes())
-        bench.known = Known(version="b2", due=True)
+        bench.known = NewerVersion(version="b2", due=True)
         assert (await bench.installation.state()).update == "b2"
         await asyncio.sleep(0)
         assert not bench.processes()
@@ -328,7 +342,7 @@ async def test_a_newer_version_is_looked_up_beside_and_once(tmp_path: Path) -> N
 async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.looks(HANGS)
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         await bench.installation.state()
         await until(bench.looked.exists)
         bench.says(then=SUCCESS)
@@ -340,7 +354,7 @@ async def test_an_installation_does_not_wait_for_a_look(tmp_path: Path) -> None:
 async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
     async with bench_in(tmp_path) as bench:
         bench.looks(HANGS)
-        bench.known = Known(due=True)
+        bench.known = NewerVersion(due=True)
         await bench.installation.state()
         await until(bench.looked.exists)
         await bench.installation.close()
@@ -348,7 +362,7 @@ async def test_a_look_ends_with_the_service(tmp_path: Path) -> None:
 
 
 class Home:
-    """A data directory, and the ground of a service that has it."""
+    """A data directory, and the context of a service that has it."""
 
     def __init__(self, folder: Path, *, config: str = "") -> None:
         self.config = folder / "config.toml"
@@ -356,8 +370,8 @@ class Home:
         self.folder = folder / "data" / "llama"
         environ = {"PATH": "/usr/bin:/bin", "CYBER_INFERENCE_CONFIG": str(self.config)}
         flags = {"data_dir": str(folder / "data")}
-        loaded: Loaded = load(config=self.config, environ=environ, flags=flags)
-        self.ground = install_context(CurrentSettings(loaded), environ, now)
+        loaded: LoadedSettings = load(config=self.config, environ=environ, flags=flags)
+        self.context = InstallContext(CurrentSettings(loaded), environ, now)
 
     def install(self, source: str, version: str) -> None:
         layout = Layout(self.folder.parent)
@@ -372,43 +386,43 @@ class Home:
 
 def test_auto_brings_what_is_installed_up_to_date(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    argv = list(home.ground.argv("auto"))
+    argv = list(home.context.argv("auto"))
     assert argv[argv.index("--from") + 1] == "auto"
     assert argv[argv.index("--data-dir") + 1] == str(tmp_path / "data")
     assert argv[argv.index("--config") + 1] == str(tmp_path / "config.toml")
     home.install("debian", "1")
-    argv = list(home.ground.argv("auto"))
+    argv = list(home.context.argv("auto"))
     assert argv[argv.index("--from") + 1] == "debian"
-    argv = list(home.ground.argv("source"))
+    argv = list(home.context.argv("source"))
     assert argv[argv.index("--from") + 1] == "source"
-    assert "--check" in home.ground.check_argv()
+    assert "--check" in home.context.check_argv()
 
 
 def test_a_configuration_file_that_was_removed(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert "CYBER_INFERENCE_CONFIG" in home.ground.environ()
+    assert "CYBER_INFERENCE_CONFIG" in home.context.environ()
     home.config.unlink()
-    assert "--config" not in home.ground.argv("auto")
-    assert "CYBER_INFERENCE_CONFIG" not in home.ground.environ()
+    assert "--config" not in home.context.argv("auto")
+    assert "CYBER_INFERENCE_CONFIG" not in home.context.environ()
 
 
 def test_when_it_is_time_to_look(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    assert home.ground.known() == Known()
+    assert home.context.newer_version() == NewerVersion()
     home.install("github", "b1")
-    assert home.ground.known() == Known(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
     home.saw("debian", "9")
-    assert home.ground.known() == Known(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
     home.saw("github", "b1")
-    assert home.ground.known() == Known()
+    assert home.context.newer_version() == NewerVersion()
     home.saw("github", "b2")
-    assert home.ground.known() == Known(version="b2")
+    assert home.context.newer_version() == NewerVersion(version="b2")
     home.saw("github", "b1", ago=timedelta(days=2))
-    assert home.ground.known() == Known(due=True)
+    assert home.context.newer_version() == NewerVersion(due=True)
 
 
 def test_anothers_llama_server_is_not_looked_after(tmp_path: Path) -> None:
     home = Home(tmp_path, config='llama_server_path = "/opt/llama-server"\n')
     home.install("github", "b1")
     home.saw("github", "b2")
-    assert home.ground.known() == Known()
+    assert home.context.newer_version() == NewerVersion()

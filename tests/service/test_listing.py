@@ -1,4 +1,4 @@
-"""Models as records: what is told of one that is loaded, or never was."""
+"""The records of models, loaded or never loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def record_of(one: LocalModel, settings: Settings) -> ModelRecord:
         ({}, 300.0, {"status": ModelStatus.LOADING}, None),
     ],
 )
-def test_when_a_model_idles_out(
+def test_the_time_of_the_idle_timeout(
     own: dict[str, Any], general: float, fields: dict[str, Any], seconds: int | None
 ) -> None:
     one = model("m", **own)
@@ -59,7 +59,7 @@ def test_when_a_model_idles_out(
     assert record.unload_at == expected
 
 
-def test_slots_are_the_configured_ones_and_otherwise_not_made_up() -> None:
+def test_slots_are_the_configured_ones_or_unknown() -> None:
     assert record_of(model("m"), Settings()).slots is None
     assert record_of(model("m"), Settings(llama_parallel=3)).slots == 3
     assert record_of(model("m", parallel=2), Settings(llama_parallel=3)).slots == 2
@@ -67,7 +67,7 @@ def test_slots_are_the_configured_ones_and_otherwise_not_made_up() -> None:
     assert record_of(model("m", command=("x",)), Settings(llama_parallel=3)).slots is None
 
 
-def test_what_a_model_is_for() -> None:
+def test_the_purpose_of_a_model() -> None:
     plain = model("m")
     record = record_of(plain, Settings())
     assert (record.vision, record.embedding, record.origin) == (False, False, "models_dir")
@@ -75,11 +75,11 @@ def test_what_a_model_is_for() -> None:
     assert record_of(eye, Settings()).vision
     encoder = msgspec.structs.replace(plain, metadata=ModelMetadata(architecture="bert"))
     assert record_of(encoder, Settings()).embedding
-    told = msgspec.structs.replace(plain, settings=ModelSettings(args=("--embedding",)))
-    assert record_of(told, Settings()).embedding
+    asked = msgspec.structs.replace(plain, settings=ModelSettings(args=("--embedding",)))
+    assert record_of(asked, Settings()).embedding
 
 
-def test_the_context_that_memory_allows_is_the_one_that_is_told() -> None:
+def test_the_record_has_the_context_that_memory_allows() -> None:
     one = msgspec.structs.replace(
         model("m", parallel=2, args=("-c", "8000")), metadata=ModelMetadata(context_length=32768)
     )

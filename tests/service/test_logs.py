@@ -111,7 +111,7 @@ async def test_pages_of_a_log_by_number(room: Room) -> None:
     assert await room.numbers("sub/m", limit=0) == ([], LINES)
 
 
-async def test_a_page_tells_of_its_log(room: Room) -> None:
+async def test_a_page_has_the_record_of_its_log(room: Room) -> None:
     log = room.logs.ring("m")
     log.begin_run(7)
     log.add(["I fine", "E bad", "W odd"])
@@ -147,7 +147,7 @@ async def test_searching_by_level_and_text(room: Room) -> None:
     assert await room.numbers("m", text="not there") == ([], 0)
 
 
-async def test_a_search_that_takes_too_long_goes_on_where_it_stopped(room: Room) -> None:
+async def test_a_search_that_takes_too_long_can_be_resumed(room: Room) -> None:
     room.logs.ring("m").add(f"line {number}" for number in range(LINES))
     room.clock.step = 10.0
     found, reached = await room.numbers("m", text="line 3")
@@ -231,7 +231,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     assert [record.id for record in second.logs.records()] == [INSTALL_LOG, "sub/m"]
     assert await second.logs.tail("sub/m", 9) == "--- starting: x\nof sub/m\n"
     assert installation.end == 2
-    # Its file's name does not tell the id, but whoever knows it finds it.
+    # The name of its file does not contain the id, but the log is found by the id.
     assert long_id in second.logs
     assert "other" not in second.logs
     assert await second.logs.tail(long_id, 1) == f"of {long_id}\n"
@@ -243,7 +243,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
         (2, "new"),
     ]
     assert page.log.runs == (LogRun(first=0, started_at=NOW),)
-    # Nobody hears of what is no news, and it is not written again.
+    # Lines of an earlier run are neither published nor written again.
     assert [(event.id, event.first) for event in second.new_events()] == [("sub/m", 2)]
     await second.logs.stop()
     third = Room(tmp_path / "logs")
@@ -252,7 +252,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     await third.logs.stop()
 
 
-async def test_the_services_own_log_goes_on_and_keeps_what_came_early(tmp_path: Path) -> None:
+async def test_the_services_own_log_keeps_earlier_runs_and_early_lines(tmp_path: Path) -> None:
     for number in (1, 2):
         own = service_log(tmp_path, lambda: NOW)
         own.add([f"early {number}"])

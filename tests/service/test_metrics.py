@@ -1,4 +1,4 @@
-"""The metrics: what is counted, the text of a scrape, and its bounds."""
+"""The metrics: their counters, the text of a scrape, and its bounds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SAMPLE = ResourceSample(
     power={"total": 12.5},
     disks=(DiskRecord(path="/", total=1000, available=400),),
 )
-"""A machine that tells much."""
+"""A machine with all sensors."""
 
 Labels = dict[str, str]
 
@@ -95,7 +95,7 @@ class Counting:
 
 
 def full() -> Counting:
-    """Of every family there is something to tell."""
+    """Metrics with a sample in every family."""
     counting = Counting(
         ModelRecord(
             id="m",
@@ -174,7 +174,7 @@ async def test_a_load_counts_at_once_and_only_once() -> None:
     assert await counting.value("unloads_total", model="m", reason="room") == 1
 
 
-async def test_what_has_not_happened_yet_is_told_as_zero() -> None:
+async def test_counters_of_an_unused_model_are_zero() -> None:
     counting = Counting(ModelRecord(id="m"))
     loads = await counting.values("loads_total")
     assert {labels["reason"] for labels, _ in loads} == set(metric_counters.LOAD_REASONS)
@@ -316,7 +316,7 @@ async def test_a_deleted_model_is_forgotten_and_one_that_still_runs_is_not() -> 
     assert await counting.values("requests_total") == []
 
 
-async def test_at_most_so_many_models_are_told_of() -> None:
+async def test_the_number_of_models_is_bounded() -> None:
     records = [ModelRecord(id=f"m{number:04}") for number in range(MAX_MODELS + 50)]
     records[-1] = msgspec.structs.replace(records[-1], status=ModelStatus.LOADED)
     counting = Counting(*records)
@@ -382,7 +382,7 @@ async def exported() -> tuple[set[str], set[str]]:
     return families, names
 
 
-async def test_every_family_has_something_to_tell_when_all_is_known() -> None:
+async def test_every_family_has_a_sample_when_all_is_known() -> None:
     families, names = await exported()
     assert not {one for one in families if one not in names and f"{one}_count" not in names}
 

@@ -1,4 +1,4 @@
-"""A model's page: context sizes worth telling of, and where its settings come from."""
+"""A model's page: the context sizes to show, and the sources of its settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.model_details import context_sizes, settings_of
-from cyber_inference_tui.settings.load import Loaded, load_text
+from cyber_inference_tui.settings.load import LoadedSettings, load_text
 from cyber_inference_tui.settings.schema import MODEL_KEYS
 from tests.scheduler.virtual import model
 
@@ -29,11 +29,11 @@ def test_context_sizes(current: int, trained: int | None, sizes: list[int]) -> N
     assert context_sizes(current, trained) == sizes
 
 
-def loaded(text: str = "", **environ: str) -> Loaded:
+def loaded(text: str = "", **environ: str) -> LoadedSettings:
     return load_text(text, Path("/c.toml"), environ=environ, flags={})
 
 
-def test_settings_tell_what_holds_and_why() -> None:
+def test_settings_have_their_value_and_its_source() -> None:
     general = loaded(
         'llama_args = ["--x"]\nllama_threads = 3\n', CYBER_INFERENCE_MODEL_IDLE_TIMEOUT="7"
     )
@@ -74,7 +74,7 @@ def test_an_argument_for_the_context_size_wins() -> None:
         assert (setting.value, setting.effective, setting.source) == (512, size, source)
 
 
-def test_a_pin_of_this_run_is_what_holds() -> None:
+def test_a_pin_of_this_run_wins() -> None:
     one = model("m")
     state = ModelState(one, resolve(one, loaded().settings))
     state.pinned = True

@@ -43,7 +43,7 @@ def loaded(
     )
 
 
-def test_processor_time_is_that_of_all_descendants_since_the_look_before(tmp_path: Path) -> None:
+def test_processor_time_is_that_of_all_descendants_since_the_last_call(tmp_path: Path) -> None:
     clock = Clock()
     meter = ProcessMeter(clock, tmp_path)
     put(tmp_path, 10, user=100, system=50, children="11 ")
@@ -57,7 +57,7 @@ def test_processor_time_is_that_of_all_descendants_since_the_look_before(tmp_pat
     put(tmp_path, 11, user=60, system=0)
     clock.advance(2)
     assert meter.read([10])[10][1] == 150.0
-    # A descendant that ended takes its time along: nothing is made up.
+    # The time of a descendant that has ended is lost; the result is not negative.
     put(tmp_path, 10, user=301, system=100)
     clock.advance(1)
     assert meter.read([10])[10][1] is None
@@ -82,7 +82,7 @@ def test_only_the_machines_own_pids_are_those_of_its_drivers(tmp_path: Path) -> 
         assert ProcessMeter(Clock(), tmp_path).sees_the_drivers_pids is same
 
 
-def test_gpu_memory_is_summed_over_gpus_and_descendants_where_it_is_told() -> None:
+def test_gpu_memory_is_summed_over_gpus_and_descendants() -> None:
     first = GpuRecord(name="a", processes={10: 100, 11: 20, 99: 7})
     second = GpuRecord(name="b", processes={10: 3})
     mute = GpuRecord(name="c", processes=None)
@@ -92,7 +92,7 @@ def test_gpu_memory_is_summed_over_gpus_and_descendants_where_it_is_told() -> No
     assert gpu_bytes([10], []) is None
 
 
-def test_the_drivers_word_stands_before_the_servers_own() -> None:
+def test_the_drivers_figure_wins_over_the_servers() -> None:
     usage = ProcessUsage(pids=(10,), memory=ProcessMemory(private=5, mapped=6), cpu_ms=1)
     gpus = [GpuRecord(name="a", processes={10: 100})]
     expected = ModelUsage(
@@ -114,7 +114,7 @@ def test_the_drivers_word_stands_before_the_servers_own() -> None:
 
 
 class Server:
-    """Answers for a llama-server; ``asked`` counts the questions."""
+    """Answers for a llama-server; ``asked`` counts the requests."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -145,7 +145,7 @@ async def test_only_a_busy_server_is_asked_and_about_once_a_second() -> None:
     await meters.close()
 
 
-async def test_a_server_that_does_not_answer_holds_up_nobody_and_is_asked_once() -> None:
+async def test_a_server_that_does_not_answer_delays_nobody_and_is_asked_once() -> None:
     clock, server = Clock(), Server()
     meters = TokenMeters(server.ask, clock)
     await meters.read([loaded()])
@@ -159,7 +159,7 @@ async def test_a_server_that_does_not_answer_holds_up_nobody_and_is_asked_once()
     await meters.close()
 
 
-async def test_a_new_server_of_a_model_is_counted_anew() -> None:
+async def test_a_new_server_of_a_model_starts_a_new_count() -> None:
     clock, server = Clock(), Server()
     meters = TokenMeters(server.ask, clock)
     await meters.read([loaded(finished=500)])

@@ -23,7 +23,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.monitoring import Monitoring
-from cyber_inference_tui.settings.load import CurrentSettings, Loaded
+from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, interval: float = 1.0) -> None:
         self.now = 1000.0
-        self.current = CurrentSettings(Loaded(Settings(), {}, Path("/config.toml")))
+        self.current = CurrentSettings(LoadedSettings(Settings(), {}, Path("/config.toml")))
         self.set(sample_interval=interval, data_dir=Path("/a"), models_dir=Path("/a"))
         self.samples: list[float] = []
         self.made: list[tuple[Path, ...]] = []
@@ -61,9 +61,9 @@ class World:
         settings = msgspec.structs.replace(self.current.settings, **changes)
         self.current.replace(msgspec.structs.replace(self.current.loaded, settings=settings))
 
-    def make(self, *, disks: Collection[Path]) -> World:
+    def make(self, disks: Collection[Path]) -> Callable[[], ResourceSample]:
         self.made.append(tuple(disks))
-        return self
+        return self.sample
 
     def time(self) -> datetime:
         return START + timedelta(seconds=self.now - 1000)
@@ -196,7 +196,7 @@ async def test_samples_that_last_long_never_pile_up() -> None:
     assert world.most_inside == 1
 
 
-async def test_errors_are_told_once_and_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_are_logged_once_and_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     world.fails = True
     with caplog.at_level(logging.ERROR):
@@ -213,7 +213,7 @@ async def test_errors_are_told_once_and_end_nothing(caplog: pytest.LogCaptureFix
 
 async def test_the_history_is_what_was_published() -> None:
     async with World() as world:
-        told = world.events.subscribe({"resources"}, after=0)
+        published = world.events.subscribe({"resources"}, after=0)
         await world.pass_time(40)
         history = world.monitoring.history(25)
         assert [msgspec.json.decode(sample)["at"] for sample in history] == [
@@ -221,7 +221,7 @@ async def test_the_history_is_what_was_published() -> None:
             "2026-01-31T12:00:30Z",
             "2026-01-31T12:00:40Z",
         ]
-        assert [event.json for event in told.take()][-3:] == history
+        assert [event.json for event in published.take()][-3:] == history
         assert len(world.monitoring.history(10**18)) == 5
         assert world.monitoring.history(0) == history[-1:]
 

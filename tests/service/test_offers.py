@@ -1,4 +1,4 @@
-"""What a repository offers, judged for a machine."""
+"""The models of a hub repository, judged for a machine."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def looked(
     return {record.quantization or "": record for record in found}
 
 
-def test_each_has_its_need_and_whether_it_fits() -> None:
+def test_each_model_has_its_need_and_its_fit() -> None:
     found = looked(repository(), fit_check(7))
     assert {name: one.fits for name, one in found.items()} == {
         "Q8_0": Fit.NEVER,
@@ -84,7 +84,7 @@ def test_each_has_its_need_and_whether_it_fits() -> None:
     assert found["Q4_K_M"].files[0].sha256 == "a" * 64
 
 
-def test_who_would_go_is_named() -> None:
+def test_the_victims_are_named() -> None:
     idle = ModelView(
         id="idle",
         status=ModelStatus.LOADED,
@@ -96,7 +96,7 @@ def test_who_would_go_is_named() -> None:
     assert found["Q4_K_M"].evicts == ("idle",)
 
 
-def test_without_a_header_nothing_is_made_up() -> None:
+def test_a_model_without_a_header_has_no_estimate() -> None:
     found = looked(repository(), fit_check(7), header=None)
     assert {one.fits for one in found.values()} == {None}
     assert {one.memory_estimate_bytes for one in found.values()} == {None}
@@ -115,7 +115,7 @@ def test_the_projector_counts() -> None:
     assert more - less == GB
 
 
-def test_what_is_here_has_its_local_id() -> None:
+def test_a_local_model_has_its_id() -> None:
     here = LocalModel(id="mine", path=Path("/m/owner/tiny/Tiny-Q8_0.gguf"), size_bytes=1, shards=())
     elsewhere = LocalModel(
         id="other", path=Path("/cache/x/Tiny-Q4_K_M.gguf"), size_bytes=5 * GB, shards=()

@@ -1,4 +1,4 @@
-"""Which refused requests are kept."""
+"""The limit of refused requests that are kept."""
 
 from __future__ import annotations
 

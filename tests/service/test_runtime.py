@@ -1,4 +1,4 @@
-"""What a service leaves in its directory, on disks that refuse to take it."""
+"""The files of a running service, on disks that refuse to take them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record(pid: int = 1) -> RuntimeRecord:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk on which nothing new has room; what is there may be written over."""
+    """A full disk: no new files, but existing files can be overwritten."""
     there = os.open
 
     def refuse(path: Path, flags: int, mode: int = 0o777) -> int:

@@ -67,7 +67,7 @@ async def test_a_guard_cannot_be_emptied_while_others_reach_it(config: Path, val
         assert service.settings.api_keys == ("other",)
 
 
-async def test_what_cannot_be_used_is_logged_once_and_told_of(
+async def test_unusable_files_are_logged_once_and_listed(
     config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = config.parent / "data" / "models"
@@ -93,7 +93,7 @@ async def test_what_cannot_be_used_is_logged_once_and_told_of(
                 await service.models.rescan()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert set(service.catalog.models) == {"empty", "x"}
+        assert set(service.models.catalog.models) == {"empty", "x"}
         assert logged("it cannot be read: Too many open files") == 1
         assert ServiceEvent(state="problems") in [one.data for one in await anext(subscription)]
         for _ in range(2):

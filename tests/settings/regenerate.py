@@ -1,4 +1,4 @@
-"""The files made from the schema. ``python -m tests.settings.regenerate`` writes them anew."""
+"""The files made from the schema. ``python -m tests.settings.regenerate`` rewrites them."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.credentials import (
     check_kept,
     is_loopback,
-    make_missing,
-    missing,
+    make_credentials,
+    missing_credentials,
 )
-from cyber_inference_tui.settings.load import Loaded, load_if_there
+from cyber_inference_tui.settings.load import LoadedSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 
 HAND_WRITTEN = """\
@@ -26,22 +26,27 @@ context_size = 512
 """
 
 
-class Told(list[str]):
-    """What was told, for ``tell``."""
+class Announced(list[str]):
+    """The announced texts."""
 
     def __call__(self, text: str) -> None:
         self.append(text)
 
 
-def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> Loaded:
+def settings_of(path: Path, environ: Mapping[str, str] | None = None) -> LoadedSettings:
     return load_if_there(path, environ=environ or {"HOME": str(path.parent)}, flags={})
 
 
 def make(
-    path: Path, tell: Told, host: str = "0.0.0.0", environ: Mapping[str, str] | None = None
-) -> Loaded:
+    path: Path,
+    announced: Announced,
+    host: str = "0.0.0.0",
+    environ: Mapping[str, str] | None = None,
+) -> LoadedSettings:
     environ = environ or {"HOME": str(path.parent)}
-    return make_missing(settings_of(path, environ), host, environ=environ, flags={}, tell=tell)
+    return make_credentials(
+        settings_of(path, environ), host, environ=environ, flags={}, announce=announced
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,30 +55,30 @@ def make(
 )
 def test_loopback_addresses_need_nothing(host: str) -> None:
     assert is_loopback(host)
-    assert missing(Settings(), host) == ()
+    assert missing_credentials(Settings(), host) == ()
 
 
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "[::]", "192.168.1.5", "fe80::1%eth0", "box.lan", "127.1", "x"]
 )
 def test_all_others_need_both(host: str) -> None:
-    assert missing(Settings(), host) == ("api_keys", "admin_password")
-    assert missing(Settings(api_keys=("k",)), host) == ("admin_password",)
-    assert missing(Settings(admin_password="p"), host) == ("api_keys",)
-    assert missing(Settings(api_keys=("k",), admin_password="p"), host) == ()
-    assert missing(Settings(insecure_no_auth=True), host) == ()
+    assert missing_credentials(Settings(), host) == ("api_keys", "admin_password")
+    assert missing_credentials(Settings(api_keys=("k",)), host) == ("admin_password",)
+    assert missing_credentials(Settings(admin_password="p"), host) == ("api_keys",)
+    assert missing_credentials(Settings(api_keys=("k",), admin_password="p"), host) == ()
+    assert missing_credentials(Settings(insecure_no_auth=True), host) == ()
 
 
-def test_they_are_made_stored_and_told_once(tmp_path: Path) -> None:
+def test_they_are_made_stored_and_announced_once(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(HAND_WRITTEN)
     path.chmod(0o664)
-    told = Told()
-    loaded = make(path, told)
+    announced = Announced()
+    loaded = make(path, announced)
     (key,), password = loaded.settings.api_keys, loaded.settings.admin_password
     assert re.fullmatch(r"sk-[0-9a-f]{48}", key)
     assert re.fullmatch(r"(?:[a-z2-9]{4}-){4}[a-z2-9]{4}", password)
-    (text,) = told
+    (text,) = announced
     assert key in text
     assert password in text
     assert str(path) in text
@@ -82,15 +87,15 @@ def test_they_are_made_stored_and_told_once(tmp_path: Path) -> None:
     added = [line for line in new.splitlines() if line not in HAND_WRITTEN.splitlines()]
     assert sorted(line.split(" = ")[0] for line in added if line) == ["admin_password", "api_keys"]
     assert [line for line in HAND_WRITTEN.splitlines() if line not in new.splitlines()] == []
-    assert make(path, told) == loaded
-    assert len(told) == 1
+    assert make(path, announced) == loaded
+    assert len(announced) == 1
 
 
 def test_every_machine_gets_its_own(tmp_path: Path) -> None:
     made = {
         (loaded.settings.api_keys, loaded.settings.admin_password)
         for number in range(3)
-        for loaded in [make(tmp_path / f"{number}.toml", Told())]
+        for loaded in [make(tmp_path / f"{number}.toml", Announced())]
     }
     assert len(made) == 3
     assert len({key for key, _ in made}) == len({word for _, word in made}) == 3
@@ -98,7 +103,7 @@ def test_every_machine_gets_its_own(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_made_with_its_comments(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "config.toml"
-    loaded = make(path, Told())
+    loaded = make(path, Announced())
     assert path.stat().st_mode & 0o777 == 0o600
     assert "# Address to listen on." in path.read_text()
     assert tomllib.loads(path.read_text()).keys() == {"api_keys", "admin_password"}
@@ -108,12 +113,12 @@ def test_a_file_that_is_not_there_is_made_with_its_comments(tmp_path: Path) -> N
 def test_what_is_set_already_stays(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("api_keys = ['mine']\n")
-    told = Told()
-    loaded = make(path, told)
+    announced = Announced()
+    loaded = make(path, announced)
     assert loaded.settings.api_keys == ("mine",)
     assert loaded.settings.admin_password
-    assert "API key" not in told[0]
-    assert "mine" not in told[0]
+    assert "API key" not in announced[0]
+    assert "mine" not in announced[0]
 
 
 def test_a_value_of_the_environment_is_enough(tmp_path: Path) -> None:
@@ -123,41 +128,46 @@ def test_a_value_of_the_environment_is_enough(tmp_path: Path) -> None:
         "CYBER_INFERENCE_API_KEYS": "a",
         "CYBER_INFERENCE_ADMIN_PASSWORD": "b",
     }
-    assert make(path, Told(), environ=environ).settings.admin_password == "b"
+    assert make(path, Announced(), environ=environ).settings.admin_password == "b"
     assert not path.exists()
 
 
 def test_a_variable_that_is_an_empty_list_would_hide_what_is_made(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     environ = {"HOME": str(tmp_path), "CYBER_INFERENCE_API_KEYS": "[]"}
-    told = Told()
+    announced = Announced()
     with pytest.raises(ConfigError, match="CYBER_INFERENCE_API_KEYS is empty") as error:
-        make(path, told, environ=environ)
+        make(path, announced, environ=environ)
     assert "insecure_no_auth" in error.value.hint
     assert not path.exists()
-    assert told == []
+    assert announced == []
 
 
 def test_a_file_that_cannot_be_written_is_said_with_the_ways_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = Told()
+    announced = Announced()
     with pytest.raises(ConfigError) as error:
-        make(tmp_path / "file" / "config.toml", told)
+        make(tmp_path / "file" / "config.toml", announced)
     assert "Other machines can reach 0.0.0.0" in error.value.message
     assert "cannot be written" in error.value.message
     assert "insecure_no_auth = true" in error.value.hint
-    assert told == []
+    assert announced == []
 
 
 def test_where_it_would_be_kept_nothing_is_revealed(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    told = Told()
-    loaded = make_missing(
-        settings_of(path), "::", environ={"HOME": str(tmp_path)}, flags={}, tell=told, reveal=False
+    announced = Announced()
+    loaded = make_credentials(
+        settings_of(path),
+        "::",
+        environ={"HOME": str(tmp_path)},
+        flags={},
+        announce=announced,
+        reveal=False,
     )
-    assert loaded.settings.admin_password not in told[0]
-    assert loaded.settings.api_keys[0] not in told[0]
-    assert str(path) in told[0]
+    assert loaded.settings.admin_password not in announced[0]
+    assert loaded.settings.api_keys[0] not in announced[0]
+    assert str(path) in announced[0]
 
 
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
@@ -166,7 +176,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     real.chmod(0o644)
     link = tmp_path / "config.toml"
     link.symlink_to(real)
-    make(link, Told())
+    make(link, Announced())
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o600
     assert "admin_password" in real.read_text()

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.settings.edit import set_value
 from cyber_inference_tui.settings.load import (
-    Loaded,
-    Source,
+    LoadedSettings,
+    SettingSource,
     check_value,
     config_path,
     load,
@@ -31,7 +31,7 @@ FILE = Path("/etc/program/config.toml")
 HOME = {"HOME": "/home/me"}
 
 
-def read(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> Loaded:
+def read(text: str, environ: Mapping[str, str] = HOME, **flags: Any) -> LoadedSettings:
     return load_text(text, FILE, environ=environ, flags=flags)
 
 
@@ -52,10 +52,10 @@ def test_a_later_source_wins_and_is_named() -> None:
         port=4,
     )
     assert (loaded.settings.port, loaded.settings.log_level) == (4, "debug")
-    assert loaded.sources["port"] is Source.FLAG
-    assert loaded.sources["log_level"] is Source.ENV
-    assert loaded.sources["max_queue"] is Source.FILE
-    assert loaded.sources["host"] is Source.DEFAULT
+    assert loaded.sources["port"] is SettingSource.FLAG
+    assert loaded.sources["log_level"] is SettingSource.ENV
+    assert loaded.sources["max_queue"] is SettingSource.FILE
+    assert loaded.sources["host"] is SettingSource.DEFAULT
     assert set(loaded.sources) == set(KEYS)
 
 
@@ -107,8 +107,8 @@ def test_models_follow_the_data_folder() -> None:
     assert read("data_dir = '/d'\nmodels_dir = '/m'").settings.models_dir == Path("/m")
     settings = read("", {**HOME, "XDG_DATA_HOME": "/x"}).settings
     assert settings.models_dir == settings.data_dir / "models"
-    told = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
-    assert (told["models_dir"].value, told["models_dir"].default) == ("/m", "/d/models")
+    records = {one.key: one for one in read("data_dir = '/d'\nmodels_dir = '/m'").records()}
+    assert (records["models_dir"].value, records["models_dir"].default) == ("/m", "/d/models")
 
 
 def test_paths_count_from_where_they_are_written() -> None:
@@ -216,13 +216,13 @@ def test_quotes_around_a_variable_are_no_part_of_it(key: str, text: str, value: 
     assert getattr(loaded.settings, key) == value
 
 
-def test_quotes_that_were_removed_are_told_without_the_value() -> None:
+def test_removed_quotes_are_reported_without_the_value() -> None:
     environ = {**HOME, "CYBER_INFERENCE_API_KEYS": '"sk-1"', "CYBER_INFERENCE_PORT": "1"}
     environ |= {"CYBER_INFERENCE_CONFIG": "'/x'", "HF_TOKEN": '"hf_x"', "OTHER": '"y"'}
     assert read("", environ).warnings == (
-        "CYBER_INFERENCE_API_KEYS: the quotes around its value are no part of it, and were removed",
-        "CYBER_INFERENCE_CONFIG: the quotes around its value are no part of it, and were removed",
-        "HF_TOKEN: the quotes around its value are no part of it, and were removed",
+        "CYBER_INFERENCE_API_KEYS: the quotes around its value were removed",
+        "CYBER_INFERENCE_CONFIG: the quotes around its value were removed",
+        "HF_TOKEN: the quotes around its value were removed",
     )
     assert config_path(None, environ) == Path("/x")
 
@@ -551,7 +551,7 @@ def test_names_of_levels_may_be_in_any_case() -> None:
     assert read("", environ).settings.log_level == "warning"
 
 
-def test_wrong_texts_are_told_on_one_harmless_line() -> None:
+def test_wrong_texts_are_reported_on_one_harmless_line() -> None:
     with pytest.raises(ConfigError, match=r'^theme: expected a name, found "ab"\.$'):
         check_value("theme", "\x1b[31ma\nb")
     with pytest.raises(ConfigError, match="host: expected a string that is not empty, found"):

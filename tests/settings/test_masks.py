@@ -70,7 +70,7 @@ def test_masks_that_come_back_stand_for_the_options_value(given: Any, kept: list
     ],
 )
 def test_a_mask_that_stands_for_nothing_is_refused(given: list[str]) -> None:
-    with pytest.raises(ConfigError, match="args: this mask stands for no value"):
+    with pytest.raises(ConfigError, match="args: this mask replaces no secret"):
         unmasked_value("args", ARGS, given, OLD)
 
 

@@ -12,7 +12,7 @@ import pytest
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import to_json
 from cyber_inference_tui.settings.edit import set_value, unset_value
-from cyber_inference_tui.settings.load import Loaded
+from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import MODEL_KEYS, ModelSettings, RequestRules
 from tests.settings.test_load import mistakes, read
 
@@ -29,7 +29,7 @@ request_defaults.top_k = 1
 """
 
 
-def model_of(loaded: Loaded) -> ModelSettings:
+def model_of(loaded: LoadedSettings) -> ModelSettings:
     return loaded.settings.models["q"]
 
 

@@ -7,7 +7,7 @@ from cyber_inference_tui.settings.edit import set_value
 from cyber_inference_tui.settings.watch import FileWatch
 
 
-def test_every_change_is_told_once(tmp_path: Path) -> None:
+def test_every_change_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     watch = FileWatch(path)
     assert not watch.changed()

@@ -14,8 +14,9 @@ from textual.screen import Screen
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from tests import waiting
+from tests.fakes.service import World
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, World
+from tests.tui.world import NOW
 
 LAUNCH = AppOptions(now=lambda: NOW, ticking=False, rate=50.0)
 """A fixed clock and no delay between updates."""

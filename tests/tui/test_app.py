@@ -42,7 +42,7 @@ async def test_a_password_is_asked_for_until_it_is_right() -> None:
     async with running(client) as (app, _, pilot):
         await until(pilot, lambda: "Admin password" in screen_text(app))
         await pilot.press(*"wrong", "enter")
-        await until(pilot, lambda: "The password is wrong." in screen_text(app))
+        await until(pilot, lambda: "The admin password is wrong." in screen_text(app))
         await pilot.press(*"opensesame", "enter")
         await until(pilot, lambda: app.snapshot.live)
         assert ("login", "opensesame") in client.calls

@@ -17,8 +17,8 @@ from cyber_inference_tui.records import (
     CpuRecord,
     GpuRecord,
     LlamaServerRecord,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelStatus,
     ModelUsage,
 )
@@ -177,13 +177,13 @@ def test_a_machine_with_gpu_memory_shows_both() -> None:
         id="qwen3-4b-q4_k_m", pid=1, memory_private_bytes=GIB, gpu_memory_bytes=8 * GIB
     )
     rooms = (
-        MemoryRoom(
+        MemoryPool(
             pool="gpu",
             limit_bytes=22 * GIB,
             free_bytes=12 * GIB,
             free_after_unloading_bytes=20 * GIB,
         ),
-        MemoryRoom(pool="memory"),
+        MemoryPool(pool="memory"),
     )
     sample = jetson_sample(gpus=(gpu,), models=(usage,))
     first, second = pools(snapshot_of(sample=sample, rooms=rooms), UNICODE)
@@ -208,7 +208,7 @@ def test_unknown_memory_is_not_made_up() -> None:
 
 
 def test_a_full_memory_is_marked() -> None:
-    rooms = (MemoryRoom(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
+    rooms = (MemoryPool(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
     (pool,) = pools(snapshot_of(rooms=rooms), UNICODE)
     assert pool.full
     assert pool.room == "0.0 GiB for models"
@@ -341,7 +341,7 @@ async def test_l_loads_and_u_unloads_the_selected_model() -> None:
         await pilot.press("u")
         assert client.calls == []
         await pilot.press("l")
-        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m") in client.calls)
+        await until(pilot, lambda: ("load", "qwen3-32b-q4_k_m", False) in client.calls)
         models_table(app).move_to("nomic-embed-text-v2")
         await pilot.pause()
         await pilot.press("l")

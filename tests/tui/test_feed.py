@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from cyber_inference_tui.errors import UpstreamError
-from cyber_inference_tui.records import RequestRecord, StatusRecord
+from cyber_inference_tui.records import RequestRecord, endpoints
+from cyber_inference_tui.records.endpoints import Endpoint
 from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
 from cyber_inference_tui.tui.feed import Feed
@@ -30,10 +32,13 @@ class FreezingClient(FakeClient):
         self.answers.set()
         self.asked = 0
 
-    async def status(self) -> StatusRecord:
-        self.asked += 1
-        await self.answers.wait()
-        return await super().status()
+    async def call_with_headers(
+        self, endpoint: Endpoint[Any, Any, Any], *arguments: Any, **options: Any
+    ) -> tuple[Any, Mapping[str, str]]:
+        if endpoint is endpoints.STATUS:
+            self.asked += 1
+            await self.answers.wait()
+        return await super().call_with_headers(endpoint, *arguments, **options)
 
 
 class Clock:

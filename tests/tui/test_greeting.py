@@ -24,8 +24,9 @@ from cyber_inference_tui.tui.pages.dashboard.greeting import (
 from cyber_inference_tui.tui.pages.dashboard.page import needs_greeting
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggested_models import SUGGESTIONS, suggest
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
-from tests.tui.world import GIB, World, busy_world, empty_world, setting
+from tests.tui.world import GIB, busy_world, empty_world, setting
 
 
 def first_start(**changes: object) -> Snapshot:
@@ -222,7 +223,7 @@ async def test_each_suggestion_is_a_key() -> None:
         await until(pilot, lambda: "Welcome." in screen_text(app))
         await pilot.press("a", "b", "c")
         await until(pilot, lambda: len(client.calls) == 3)
-        assert client.calls == [("download", one.repo, None) for one in chosen]
+        assert client.calls == [("download", one.repo, None, None) for one in chosen]
         await until(pilot, lambda: "queued" in screen_text(app))
 
 

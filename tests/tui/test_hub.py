@@ -20,9 +20,10 @@ from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.pages.hub import page as hub_module
 from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import GIB, World, ago, busy_world, empty_world
+from tests.tui.world import GIB, ago, busy_world, empty_world
 
 on_page = partial(running, first_page="hub")
 RESULTS = {column.key: column for column in RESULT_COLUMNS}
@@ -230,7 +231,7 @@ async def test_the_chosen_file_is_downloaded(key: str) -> None:
         await in_files(pilot, app)
         await pilot.press("k", key)
         await until(pilot, lambda: bool(client.calls))
-        assert client.calls == [("download", QWEN, "Qwen3-8B-Q3_K_M.gguf")]
+        assert client.calls == [("download", QWEN, "Qwen3-8B-Q3_K_M.gguf", None)]
         await until(pilot, lambda: "Downloads 2" in screen_text(app))
         await pilot.press(key)
         await until(pilot, lambda: "is being" in screen_text(app))
@@ -348,7 +349,7 @@ async def test_a_finished_download_is_loaded_and_shown() -> None:
         assert "100 %" in screen_text(app)
         await pilot.press("l")
         await until(pilot, lambda: app.current_mode == "models")
-        assert client.calls == [("load", "qwen3-32b-q4_k_m")]
+        assert client.calls == [("load", "qwen3-32b-q4_k_m", False)]
 
 
 async def test_several_downloads_each_have_their_keys() -> None:

@@ -12,9 +12,10 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.records import ConfigCheckRecord, SettingEffect
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, model
+from tests.tui.world import busy_world, model
 
 QWEN = "qwen3-4b-q4_k_m"
 

@@ -15,9 +15,10 @@ from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, empty_world, model
+from tests.tui.world import busy_world, empty_world, model
 
 GEMMA, NOMIC, PHI, BIG, QWEN = (
     "gemma-3-4b-it-q4_k_m",
@@ -291,7 +292,7 @@ async def test_load_unload_and_pin() -> None:
         await shows(app, pilot, "It has no room.")
         del client.fail["load"]
         await pilot.press("l")
-        await until(pilot, lambda: ("load", BIG) in client.calls)
+        await until(pilot, lambda: ("load", BIG, False) in client.calls)
         await shows(app, pilot, "◐ loading 0 %")
         # An idle model is unloaded at once.
         await at(app, pilot, NOMIC)

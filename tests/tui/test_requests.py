@@ -32,9 +32,10 @@ from cyber_inference_tui.tui.pages.requests.table import (
     request_row,
 )
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, World, ago, busy_world, empty_world, request
+from tests.tui.world import NOW, ago, busy_world, empty_world, request
 
 on_page = partial(running, first_page="requests")
 

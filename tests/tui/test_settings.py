@@ -14,9 +14,10 @@ from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world
+from tests.tui.world import busy_world
 
 on_page = partial(running, first_page="settings")
 
@@ -118,7 +119,7 @@ async def test_a_reset_that_restarts_models_asks_first() -> None:
     old = world.config["default_context_size"]
     world.config[old.key] = msgspec.structs.replace(old, source="file", value=4096)
     async with on_page(world) as (app, client, pilot):
-        client.restarts = ("qwen3-4b-q4_k_m",)
+        client.service.restarts = ("qwen3-4b-q4_k_m",)
         await on_setting(pilot, app, old.key)
         await pilot.press("x")
         await until(pilot, lambda: "Reloads qwen3-4b-q4_k_m" in screen_text(app))

@@ -20,9 +20,10 @@ from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import World, busy_world, empty_world
+from tests.tui.world import busy_world, empty_world
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cyber_inference_tui.records import (
@@ -26,8 +25,8 @@ from cyber_inference_tui.records import (
     LogRun,
     MemoryAtContext,
     MemoryPart,
+    MemoryPool,
     MemoryRecord,
-    MemoryRoom,
     ModelDetails,
     ModelRecord,
     ModelSettingRecord,
@@ -35,7 +34,6 @@ from cyber_inference_tui.records import (
     ModelTotals,
     ModelUsage,
     NumberedLine,
-    ProblemRecord,
     RequestPhase,
     RequestRecord,
     ResourceSample,
@@ -44,6 +42,7 @@ from cyber_inference_tui.records import (
     SwapRecord,
 )
 from cyber_inference_tui.settings.schema import KEYS
+from tests.fakes.service import World
 
 NOW = datetime(2026, 3, 5, 12, 4, 31, tzinfo=UTC)
 """The moment at which every one of these worlds stands."""
@@ -54,31 +53,6 @@ MIB = 1024**2
 def ago(seconds: float) -> datetime:
     """So long before ``NOW``."""
     return NOW - timedelta(seconds=seconds)
-
-
-@dataclass
-class World:
-    """Everything a service tells. Change it, and tell of it with ``FakeClient.publish``."""
-
-    status: StatusRecord
-    models: dict[str, ModelRecord] = field(default_factory=dict)
-    problems: list[ProblemRecord] = field(default_factory=list)
-    samples: list[ResourceSample] = field(default_factory=list)
-    rooms: list[MemoryRoom] = field(default_factory=list)
-    active: list[ActiveRequestRecord] = field(default_factory=list)
-    requests: list[RequestRecord] = field(default_factory=list)
-    sessions: list[SessionRecord] = field(default_factory=list)
-    totals: list[ModelTotals] = field(default_factory=list)
-    details: dict[str, ModelDetails] = field(default_factory=dict)
-    logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
-    runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
-    config: dict[str, ConfigValueRecord] = field(default_factory=dict)
-    found: list[HubModelRecord] = field(default_factory=list)
-    hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
-    downloads: dict[str, DownloadRecord] = field(default_factory=dict)
-    install: InstallRecord = field(default_factory=InstallRecord)
-    answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
-    thinking: tuple[str, ...] = ()
 
 
 def status(**changes: object) -> StatusRecord:
@@ -213,7 +187,7 @@ def empty_world() -> World:
         status=status(llama_server=LlamaServerRecord(), uptime_seconds=3.0),
         samples=idle,
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(5.8 * GIB),
@@ -317,7 +291,7 @@ def busy_world() -> World:
         models={one.id: one for one in sorted(models, key=lambda one: one.id)},
         samples=[jetson_sample(number) for number in range(200, -1, -1)],
         rooms=[
-            MemoryRoom(
+            MemoryPool(
                 pool="memory",
                 limit_bytes=int(5.9 * GIB),
                 free_bytes=int(0.8 * GIB),

@@ -153,8 +153,7 @@ class PrivateApt:
     def _execute(
         self, command: list[str], environ: Mapping[str, str], watch: Progress | None
     ) -> list[str]:
-        """Return the first and last lines of output. Raises ``InstallError`` if the program
-        fails."""
+        """Run a program; return its first and last lines. Raises ``InstallError`` if it fails."""
 
         def keep(line: str) -> bool:
             found = _STATUS_LINE.match(line)

@@ -61,8 +61,7 @@ def default_keyrings(root: Path) -> tuple[Path, ...]:
 
 
 def is_web_address(uri: str) -> bool:
-    """Return whether ``uri`` is valid as a mirror's base: http or https, and safe in apt's
-    files."""
+    """Return whether ``uri`` is an http(s) address that is safe in apt's files."""
     return bool(_URI.match(uri))
 
 

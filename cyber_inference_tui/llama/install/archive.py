@@ -30,8 +30,7 @@ _LINK_LIMIT = 4096
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that an archive may contain: ``size`` in bytes when unpacked, ``count`` in
-    entries."""
+    """The limits of an archive: ``size`` in bytes when unpacked, ``count`` in entries."""
 
     size: int = 2 << 30
     count: int = 5000
@@ -82,7 +81,7 @@ def unpack_archive(
         # zipfile's words for compression methods it lacks and for encryption.
         raise InstallError(f"The archive cannot be read: {clean_line(str(error))}.") from error
     except OSError as error:
-        if error.errno is None:  # gzip's and bz2's way to say that the data is damaged
+        if error.errno is None:  # gzip and bz2 report damaged data so
             raise InstallError(f"The archive is damaged: {clean_line(str(error))}.") from error
         raise InstallError(f"The archive cannot be unpacked: {error.strerror}.") from error
 

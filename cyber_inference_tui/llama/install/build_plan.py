@@ -116,8 +116,8 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
         )
     if facts.cmake is not None and facts.cmake < _CMAKE:
         raise InstallError(
-            f"Building llama-server needs cmake {_dotted(_CMAKE)} or newer, and this machine has "
-            f"{_dotted(facts.cmake)}.",
+            f"Building llama-server needs cmake {dotted(_CMAKE)} or newer, and this machine has "
+            f"{dotted(facts.cmake)}.",
             hint="`python3 -m pip install --user cmake` gets a newer one; put ~/.local/bin first "
             "in PATH.",
         )
@@ -242,5 +242,6 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def dotted(version: tuple[int, int]) -> str:
+    """Write a version with a dot."""
     return ".".join(map(str, version))

@@ -1,5 +1,4 @@
-"""The interface of all sources of llama-server builds, so that the installer can try them in
-turn."""
+"""The interface of all sources of llama-server builds, for the installer."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ class Progress(Protocol):
         """
 
     def advance(self, done: int, total: int | None) -> None:
-        """Report ``done`` of ``total`` units of this step (bytes or per mille; ``None`` =
-        unknown)."""
+        """Report ``done`` of ``total`` units (bytes or per mille; ``None`` = unknown) of this
+        step."""
 
     def line(self, text: str) -> None:
         """Report a line of output from the program that does this step."""

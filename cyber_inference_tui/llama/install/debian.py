@@ -105,8 +105,7 @@ class DebianSource:
         raise InstallError(" ".join(reasons))
 
     def unpack(self, offer: Offer, staging: Path, final: Path, progress: Progress) -> None:
-        """Download and unpack the packages, and collect the program with its libraries for
-        ``final``."""
+        """Download and unpack the packages, and collect the program for ``final``."""
         if self._apt is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
         packages = [f"{PACKAGE}={self._full_version}", _TOOL]

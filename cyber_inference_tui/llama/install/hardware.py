@@ -80,8 +80,7 @@ def has_render_device(root: Path) -> bool:
 
 
 class VulkanBuilds(NamedTuple):
-    """For each source of prebuilt servers, whether to use its build with Vulkan, in the order to
-    try."""
+    """For each source, whether to use its build with Vulkan, in the order to try."""
 
     github: tuple[bool, ...]
     debian: tuple[bool, ...]

@@ -32,6 +32,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, InstallError
+from cyber_inference_tui.files import replace_file
 from cyber_inference_tui.llama.binary import PROGRAM
 
 _T = TypeVar("_T")
@@ -193,9 +194,7 @@ class Layout:
     def note_newest(self, newest: Newest) -> None:
         """Store it. If that fails, the next check asks the source again."""
         with contextlib.suppress(OSError):
-            temporary = self.root / f"{_NEWEST}.new"
-            temporary.write_bytes(msgspec.json.encode(newest))
-            temporary.replace(self.root / _NEWEST)
+            replace_file(self.root / _NEWEST, msgspec.json.encode(newest))
 
     def remove(self, folder: Path) -> None:
         """Delete a build, unless it is in use."""
@@ -263,8 +262,7 @@ def _force_file(path: Path) -> None:
 
 
 def link_program(folder: Path) -> None:
-    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` if it is
-    missing."""
+    """Make ``bin/llama-server`` for ``lib/llama-server``. Raises ``InstallError`` without it."""
     program = folder / "lib" / PROGRAM
     if not program.is_file():
         raise InstallError(f"The build holds no {PROGRAM}.")

@@ -13,15 +13,19 @@ import msgspec
 
 from cyber_inference_tui.llama.install.apt import NEEDED_PROGRAMS
 from cyber_inference_tui.llama.install.apt_sources import find_mirrors
-from cyber_inference_tui.llama.install.build_plan import find_nvcc, missing_tools, tools_hint
+from cyber_inference_tui.llama.install.build_plan import (
+    dotted,
+    find_nvcc,
+    missing_tools,
+    tools_hint,
+)
 from cyber_inference_tui.llama.install.hardware import (
     Gpu,
     Platform,
+    VulkanBuilds,
     asset_patterns,
     gpus,
-    has_render_device,
-    has_vulkan_driver,
-    has_vulkan_loader,
+    vulkan_builds,
 )
 from cyber_inference_tui.records import InstallSource
 
@@ -45,17 +49,10 @@ class InstallFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_keys: bool
     """Debian's archive keys are installed."""
     gpus: tuple[Gpu, ...]
-    has_vulkan_driver: bool
-    has_vulkan_loader: bool
-    has_render_device: bool
+    vulkan: VulkanBuilds
     has_nvcc: bool
     missing_tools: tuple[str, ...]
     """Build tools that are not installed."""
-
-    @property
-    def vulkan(self) -> bool:
-        """True if files show a GPU that a build with Vulkan can use."""
-        return (bool(self.gpus) or self.has_render_device) and self.has_vulkan_driver
 
     @property
     def nvidia(self) -> bool:
@@ -75,28 +72,27 @@ def gather_install_facts(root: Path, environ: Mapping[str, str]) -> InstallFacts
         has_mirror=bool(mirrors),
         has_keys=any(mirror.keyrings for mirror in mirrors),
         gpus=gpus(root),
-        has_vulkan_driver=has_vulkan_driver(root),
-        has_vulkan_loader=has_vulkan_loader(root),
-        has_render_device=has_render_device(root),
+        vulkan=vulkan_builds(root),
         has_nvcc=find_nvcc(root, environ) is not None,
         missing_tools=missing_tools(root, environ),
     )
 
 
 def install_methods(facts: InstallFacts) -> tuple[InstallSource, ...]:
-    """Return all methods in the order in which ``auto`` tries them; it chooses the first possible
-    one.
+    """Return all methods in the order of ``auto``, which chooses the first possible one.
 
     Network errors only show when a method is tried.
     """
     found = (_github(facts), _debian(facts), _source(facts))
-    choice = next((way.name for way in found if way.possible), None)
-    return tuple(msgspec.structs.replace(way, recommended=way.name == choice) for way in found)
+    choice = next((method.name for method in found if method.possible), None)
+    return tuple(
+        msgspec.structs.replace(method, recommended=method.name == choice) for method in found
+    )
 
 
 def _github(facts: InstallFacts) -> InstallSource:
     target = Platform(facts.system, facts.machine)
-    kind = _prebuilt(facts, loader=facts.has_vulkan_loader)
+    kind = _prebuilt(facts, facts.vulkan.github)
     problem = None
     if not asset_patterns(target, gpu=False):
         problem = f"There is no build for {facts.system} on {facts.machine}."
@@ -106,8 +102,8 @@ def _github(facts: InstallFacts) -> InstallSource:
             problem = "Its builds need the GNU C library."
         elif facts.glibc < needed:
             problem = (
-                f"Its builds need the GNU C library {_dotted(needed)}; this machine has "
-                f"{_dotted(facts.glibc)}."
+                f"Its builds need the GNU C library {dotted(needed)}; this machine has "
+                f"{dotted(facts.glibc)}."
             )
     return InstallSource(
         name="github",
@@ -118,6 +114,7 @@ def _github(facts: InstallFacts) -> InstallSource:
 
 
 def _debian(facts: InstallFacts) -> InstallSource:
+    kind = _prebuilt(facts, facts.vulkan.debian)
     problem = None
     if facts.system != "Linux":
         problem = "Debian's packages run on Linux only."
@@ -129,7 +126,7 @@ def _debian(facts: InstallFacts) -> InstallSource:
         problem = "The package debian-archive-keyring is not installed."
     return InstallSource(
         name="debian",
-        summary=f"Debian's package in the data directory, {_prebuilt(facts)}; a minute",
+        summary=f"Debian's package in the data directory, {kind}; a minute",
         possible=problem is None,
         problem=problem,
     )
@@ -159,15 +156,11 @@ def _source(facts: InstallFacts) -> InstallSource:
     )
 
 
-def _prebuilt(facts: InstallFacts, *, loader: bool = True) -> str:
-    """``loader``: Vulkan's loader is installed, or part of the build."""
+def _prebuilt(facts: InstallFacts, vulkan: tuple[bool, ...]) -> str:
+    """Describe the device of a prebuilt server; ``vulkan`` is as in ``VulkanBuilds``."""
     if Gpu.APPLE in facts.gpus:
         return "for the GPU, with Metal"
-    return "for the GPU, with Vulkan" if facts.vulkan and loader else "for the CPU"
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
+    return "for the GPU, with Vulkan" if vulkan[0] else "for the CPU"
 
 
 def _glibc() -> tuple[int, int] | None:

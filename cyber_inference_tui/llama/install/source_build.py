@@ -248,8 +248,7 @@ def _failure(ended: ToolResult, first: Sequence[str]) -> BuildError:
 
 
 def _drop_newest(build: Path) -> None:
-    """Delete the objects written just before a build was killed: make would take them for
-    complete."""
+    """Delete objects that a killed build may have left incomplete: make would use them."""
     found = [
         (path.stat().st_mtime, path)
         for path in build.rglob("*")

@@ -1,1 +1,1 @@
-"""One sensor a kind of hardware: each reads values, or ``None`` for what is not told."""
+"""A sensor for each kind of hardware: it reads values, or ``None`` for unknown ones."""

@@ -1,7 +1,7 @@
-"""AMD GPUs, from what the ``amdgpu`` driver writes below ``/sys/class/drm``.
+"""Reads AMD GPUs from the files of the ``amdgpu`` driver below ``/sys/class/drm``.
 
 Sources: the kernel's ``gpu/amdgpu/driver-misc.rst`` and ``thermal.rst``, and ``amdgpu_pm.c`` for
-which files exist for which kind of GPU.
+the files of each kind of GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 from cyber_inference_tui.monitor.kernel_files import (
     LARGEST,
     KeptFile,
+    ProbeTimer,
     celsius,
     entries,
     read_bytes,
@@ -25,32 +26,29 @@ from cyber_inference_tui.records import GpuRecord
 
 _AMD = "0x1002"
 _MOST_CARDS = 64
-_PROBE_SECONDS = 30.0
-# Firmware gives an APU up to 4 GiB of main memory by itself. Whoever sets more wants it to be the
-# GPU's, and the rest of the system does not see it any more.
+# By default, firmware reserves up to 4 GiB of main memory for an APU. A larger reservation is a
+# user's choice: that memory belongs to the GPU and is hidden from the rest of the system.
 _CARVED_OUT = 8 << 30
 
 
 class AmdSensor:
-    """Reads all AMD GPUs below ``root``; new ones are looked for every 30 s of ``clock``."""
+    """Reads all AMD GPUs below ``root``; looks for new ones every 30 s of ``clock``."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._drm = root / "sys/class/drm"
-        self._clock = clock
+        self._timer = ProbeTimer(clock)
         self._cards: dict[str, _Card] = {}
-        self._next_probe = float("-inf")
 
     def read(self) -> tuple[GpuRecord, ...] | None:
-        """All GPUs in the order of their cards, or ``None`` if there is none."""
+        """Return all GPUs in the order of their cards; ``None`` = there is none."""
         return tuple(card.read() for card in self._probed()) or None
 
     def read_memory(self) -> tuple[GpuRecord, ...]:
-        """The same with the memory alone, which costs less."""
+        """Return only the memory of all GPUs, which is faster."""
         return tuple(card.read_memory() for card in self._probed())
 
     def _probed(self) -> list[_Card]:
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             names = [n for n in entries(self._drm) if n.startswith("card") and n[4:].isdigit()]
             found = [
                 name
@@ -99,7 +97,7 @@ class _Card:
 
     def read(self) -> GpuRecord:
         memory = self.read_memory()
-        # These questions would wake up a GPU that is asleep.
+        # Reading these files would wake up a sleeping GPU.
         if self._state.text() == "suspended":
             return memory
         busy = self._busy.number()
@@ -124,7 +122,7 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _name(device: Path) -> str:
-    # Only cards for workstations and servers know their name.
+    # Only cards for workstations and servers have a name.
     if name := read_line(device / "product_name"):
         return name
     number = read_line(device / "device") or ""

@@ -1,5 +1,7 @@
-"""How busy the processors are. Sources: ``proc_stat(5)``, ``proc_loadavg(5)``, cpufreq's sysfs; and
-psutil where there is no ``/proc``."""
+"""Reads the load of the processors.
+
+Sources: ``proc_stat(5)``, ``proc_loadavg(5)``, cpufreq's sysfs; psutil without ``/proc``.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +14,27 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import CpuRecord
 
 _MOST_CORES = 1024
 # Some kernels of x86 machines take 10 ms for each of these.
 _MOST_FREQUENCIES = 16
-_PROBE_SECONDS = 30.0
 _LINE = re.compile(rb"^cpu([0-9]{0,4})[ ]+((?:[0-9]{1,18} ){3,15}[0-9]{1,18})$", re.MULTILINE)
 # user nice system idle iowait irq softirq steal; what follows is part of "user" and "nice".
 _COLUMNS = 8
 _LOAD = re.compile(rb"([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ([0-9]{1,6}\.[0-9]{2}) ")
 
 Times = tuple[int, int]
-"""Ticks that were busy, and all ticks."""
+"""Busy ticks, and all ticks."""
 
 _TICK = 0.001
-"""Seconds of a tick where psutil tells the times."""
+"""The seconds of a tick for psutil's times."""
 
 
 class CpuSensor:
-    """Reads ``proc/stat`` and what belongs to it, below ``root``."""
+    """Reads ``proc/stat`` and related files below ``root``."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._is_this_machine = root == Path("/")
@@ -41,12 +42,11 @@ class CpuSensor:
         self._load = KeptFile(root / "proc/loadavg")
         self._policies = root / "sys/devices/system/cpu/cpufreq"
         self._frequencies: list[KeptFile] = []
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._before: dict[int, Times] = {}
 
     def read(self) -> CpuRecord | None:
-        """The load since the call before; ``None`` where nothing of it can be read."""
+        """Return the load since the last call; ``None`` = nothing can be read."""
         times = cpu_times(self._stat.read() or b"")
         load = load_average(self._load.read() or b"")
         if not times and self._is_this_machine:
@@ -65,8 +65,7 @@ class CpuSensor:
         return None if record == CpuRecord() else record
 
     def _probed(self) -> list[KeptFile]:
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             names = [name for name in entries(self._policies) if name.startswith("policy")]
             self._frequencies = [
                 KeptFile(self._policies / name / "scaling_cur_freq")
@@ -76,7 +75,7 @@ class CpuSensor:
 
 
 def cpu_times(stat: bytes) -> dict[int, Times]:
-    """The ticks of each core in ``/proc/stat``, and of all together under -1."""
+    """Return the ticks of each core in ``/proc/stat``, and those of all cores under -1."""
     times: dict[int, Times] = {}
     for number, counts in _LINE.findall(stat):
         core = int(number) if number else -1
@@ -87,7 +86,7 @@ def cpu_times(stat: bytes) -> dict[int, Times]:
 
 
 def _times_by_psutil() -> dict[int, Times]:
-    """As ``cpu_times``."""
+    """Return the same as ``cpu_times``."""
     cores = [
         (int((sum(core) - core.idle) / _TICK), int(sum(core) / _TICK))
         for core in psutil.cpu_times(percpu=True)
@@ -97,7 +96,7 @@ def _times_by_psutil() -> dict[int, Times]:
 
 
 def load_average(content: bytes) -> tuple[float, float, float] | None:
-    """The three numbers at the start of ``/proc/loadavg``."""
+    """Return the three numbers at the start of ``/proc/loadavg``."""
     found = _LOAD.match(content)
     return (float(found[1]), float(found[2]), float(found[3])) if found else None
 
@@ -105,7 +104,7 @@ def load_average(content: bytes) -> tuple[float, float, float] | None:
 def _percent(before: Times | None, now: Times) -> float | None:
     if before is None:
         return None
-    # The kernel's count of time that was spent waiting may go back a little.
+    # The kernel's count of waiting time may decrease a little.
     total = now[1] - before[1]
     return percent(min(max(0, now[0] - before[0]), max(0, total)), total) if total > 0 else None
 

@@ -1,4 +1,7 @@
-"""Room and traffic of the disks that hold our files. Source: ``admin-guide/iostats.rst``."""
+"""Reads the space and the traffic of the disks with our files.
+
+Source: ``admin-guide/iostats.rst``.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from cyber_inference_tui.records import DiskRecord
 from cyber_inference_tui.storage import Storages
 
 _SECTOR = 512
-"""Bytes of a sector in ``diskstats``, whatever the device's own are."""
+"""The bytes of a sector in ``diskstats``, whatever the device's own size."""
 _MOST_PATHS = 16
-_PATIENCE = 0.5
-"""Seconds to wait for one that hangs; not again until it answers."""
+_TIMEOUT = 0.5
+"""Seconds to wait for a hanging disk; the next try follows when it answers."""
 
 
 class DiskSensor:
     """Reads the file systems of ``paths``, and ``proc/diskstats`` below ``root``.
 
-    The paths are this process's own; those that are unknown to ``diskstats`` (a network's, or one
-    file system on several devices) have no traffic.
+    The paths are this process's own. Devices that ``diskstats`` does not list (network file
+    systems, a file system on several devices) have no traffic.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class DiskSensor:
         self._paths = [(path, Rate(), Rate()) for path in paths[:_MOST_PATHS]]
 
     def read(self) -> tuple[DiskRecord, ...] | None:
-        """One record a path; ``None`` if none were given."""
+        """Return a record for each path; ``None`` = there are no paths."""
         if not self._paths:
             return None
         traffic = disk_traffic(self._stats.read() or b"")
@@ -48,7 +51,7 @@ class DiskSensor:
         records = []
         for path, reads, writes in self._paths:
             try:
-                device, room = self._storages.ask(path, partial(_status, path), _PATIENCE)
+                device, room = self._storages.ask(path, partial(_status, path), _TIMEOUT)
             except (OSError, ValueError, RuntimeError, StorageError):
                 reads.per_second(None, now)
                 writes.per_second(None, now)
@@ -72,12 +75,12 @@ class DiskSensor:
 
 
 def _status(path: Path) -> tuple[int, os.statvfs_result]:
-    """Its device and the room there."""
+    """Return its device and its space."""
     return path.stat().st_dev, os.statvfs(path)
 
 
 def disk_traffic(diskstats: bytes) -> dict[tuple[int, int], tuple[int, int]]:
-    """Bytes read and written since boot, by the device's major and minor number."""
+    """Return bytes read and written since boot, by the device's major and minor number."""
     traffic = {}
     for line in diskstats.splitlines():
         words = line.split()[:10]

@@ -1,4 +1,4 @@
-"""The fan of a small board: the kernel's ``pwm-fan``, and NVIDIA's tachometer beside it."""
+"""Reads the fan of a small board: the kernel's ``pwm-fan``, and NVIDIA's tachometer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_line
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import FanRecord
 
-_PROBE_SECONDS = 30.0
 _MOST_RPM = 100_000
 
 
 class FanSensor:
     """Reads the hwmon devices ``pwmfan`` and ``pwm_tach`` below ``root``.
 
-    They are looked for every 30 s of ``clock``.
+    It looks for them every 30 s of ``clock``.
     """
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._hwmon = root / "sys/class/hwmon"
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._pwm: KeptFile | None = None
         self._tachometers: list[KeptFile] = []
 
     def read(self) -> FanRecord | None:
-        """The fan, or ``None`` if there is none that tells anything."""
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        """Return the fan; ``None`` = there is none with values."""
+        if self._timer.is_due():
             self._probe()
         turns = (file.number() for file in self._tachometers)
         record = FanRecord(

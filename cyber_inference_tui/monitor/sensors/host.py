@@ -1,4 +1,4 @@
-"""What every machine tells of itself."""
+"""Reads the values that every machine reports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UPTIME = re.compile(rb"([0-9]{1,12}\.[0-9]{2}) ")
 
 
 class HostReading(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it at one moment; ``None`` for what cannot be read."""
+    """All values at one moment; ``None`` = a value cannot be read."""
 
     cpu: CpuRecord | None
     memory: MemoryRecord | None
@@ -44,7 +44,7 @@ class HostReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostSensor:
-    """Reads ``proc/`` and ``sys/`` below ``root``; ``container`` is as in ``MainMemory``."""
+    """Reads ``proc/`` and ``sys/`` below ``root``; ``container`` is as for ``MainMemory``."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class HostSensor:
         self._uptime = KeptFile(root / "proc/uptime")
 
     def read(self) -> HostReading:
-        """One reading; percentages and rates are since the call before."""
+        """Return a reading; percentages and rates are since the last call."""
         return HostReading(
             cpu=self._cpu.read(),
             memory=self._read_memory(),

@@ -1,4 +1,4 @@
-"""The traffic of network interfaces. Source: ``proc_pid_net(5)``."""
+"""Reads the traffic of network interfaces. Source: ``proc_pid_net(5)``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cyber_inference_tui.records import NetworkRecord
 from cyber_inference_tui.text import clean_line
 
 _MOST_INTERFACES = 32
-# What passes these passes a real interface as well, or none at all.
+# Traffic of these also passes a real interface, or stays inside the machine.
 _INNER = ("lo", "veth", "br-", "docker", "virbr", "ifb", "dummy")
 _LINE = re.compile(
     r"^[ ]*([^\s:]{1,15}):[ ]*([0-9]{1,19})(?: +[0-9]{1,19}){7} +([0-9]{1,19})(?= )", re.MULTILINE
@@ -21,7 +21,7 @@ _LINE = re.compile(
 
 
 class NetworkSensor:
-    """Reads ``proc/net/dev`` below ``root``; rates are by ``clock`` (monotonic, seconds)."""
+    """Reads ``proc/net/dev`` below ``root``; ``clock`` (monotonic, seconds) is for rates."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._file = KeptFile(root / "proc/net/dev")
@@ -29,7 +29,7 @@ class NetworkSensor:
         self._rates: dict[str, tuple[Rate, Rate]] = {}
 
     def read(self) -> tuple[NetworkRecord, ...] | None:
-        """The interfaces that lead out of the machine; ``None`` if the file cannot be read."""
+        """Return the interfaces that lead out of the machine; ``None`` = the file is unreadable."""
         content = self._file.read()
         if content is None:
             return None
@@ -49,6 +49,6 @@ class NetworkSensor:
 
 
 def network_traffic(content: bytes) -> list[tuple[str, int, int]]:
-    """Name, bytes received and bytes sent since the interface came up, for each interface."""
+    """Return for each interface its name, and the bytes received and sent since it came up."""
     lines = _LINE.findall(content.decode("utf-8", "replace"))
     return [(name, int(received), int(sent)) for name, received, sent in lines]

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, as their driver's library tells of them (the NVML API reference)."""
+"""Reads NVIDIA GPUs through their driver's library (the NVML API reference)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MEMORY_CLOCK = 2
 
 
 class NvidiaSensor:
-    """Reads all GPUs of ``nvml``. One that is divided (MIG) is read as a whole."""
+    """Reads all GPUs of ``nvml``. A divided GPU (MIG) is read as a whole."""
 
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
 
     def read(self) -> tuple[GpuRecord, ...] | None:
-        """All GPUs by index, or ``None`` if there is none."""
+        """Return all GPUs by index; ``None`` = there is none."""
         handles = self._nvml.gpus()
         return tuple(self._gpu(handle) for handle in handles if handle is not None) or None
 
@@ -59,7 +59,7 @@ class NvidiaSensor:
         )
 
     def _memory(self, name: str, handle: Any) -> tuple[int | None, int | None, bool | None]:
-        """Total, used, and whether they are the machine's; ``None`` where that is not told."""
+        """Return total and used memory, and whether it is the machine's; ``None`` = unknown."""
         if is_integrated(name):
             return None, None, True
         info = self._nvml.call("nvmlDeviceGetMemoryInfo", handle)
@@ -76,7 +76,7 @@ class NvidiaSensor:
         return megahertz * 1_000_000 if megahertz is not None and megahertz < 100_000 else None
 
     def _processes(self, handle: Any) -> dict[int, int | None] | None:
-        """Bytes by pid; one that computes and draws is in both lists."""
+        """Return bytes by pid; a process that computes and draws is in both lists."""
         computing = self._nvml.call("nvmlDeviceGetComputeRunningProcesses", handle)
         if not isinstance(computing, list | tuple):
             return None
@@ -92,7 +92,7 @@ class NvidiaSensor:
 
 
 def _integer(value: object, most: int | None = None) -> int | None:
-    # 2 to the power of 64, less 1, is NVML_VALUE_NOT_AVAILABLE.
+    # NVML_VALUE_NOT_AVAILABLE is 2 to the power of 64, less 1.
     if not isinstance(value, int) or not 0 <= value < 1 << 63:
         return None
     return value if most is None or value <= most else None

@@ -1,4 +1,4 @@
-"""The power rails of Jetsons: INA3221 and INA238 monitors on the I2C bus.
+"""Reads the power rails of Jetsons: INA3221 and INA238 monitors on the I2C bus.
 
 Sources: the kernel's ``hwmon/ina3221.rst`` and ``ina238.rst``, and the power sections of NVIDIA's
 Jetson Linux developer guide.
@@ -12,15 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_line
 
-_PROBE_SECONDS = 30.0
 _MOST_MONITORS = 16
 _CHANNELS = (1, 2, 3)
 """An INA3221 measures three rails; ``in4`` to ``in7`` are shunt voltages and their sum."""
 _NOT_CONNECTED = "NC"
 _TOTAL = "VDD_IN"
-# Boards without one rail for everything: all of these together are it.
+# Boards without a rail for everything: these sets add up to it.
 _SUMMED = (
     frozenset({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"}),  # AGX Orin
     frozenset({"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"}),  # AGX Xavier
@@ -31,27 +30,25 @@ _MOST_MICROWATTS = 1_000_000_000
 
 
 class PowerReading(msgspec.Struct, frozen=True, kw_only=True):
-    """W at one moment; ``None`` for what cannot be read."""
+    """Power in W at one moment; ``None`` = it cannot be read."""
 
     rails: Mapping[str, float | None]
     total: float | None
-    """The whole board; ``None`` where no monitor measures it."""
+    """The whole board; ``None`` = no monitor measures it."""
 
 
 class RailSensor:
-    """Reads the monitors below ``root``; they are looked for every 30 s of ``clock``."""
+    """Reads the monitors below ``root``; looks for them every 30 s of ``clock``."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._bus = root / "sys/bus/i2c/devices"
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._rails: dict[str, tuple[KeptFile, KeptFile]] = {}
         self._board: KeptFile | None = None
 
     def read(self) -> PowerReading | None:
-        """All rails, or ``None`` if there are no monitors."""
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        """Return all rails; ``None`` = there are no monitors."""
+        if self._timer.is_due():
             self._probe()
         rails = {
             label: _watts(voltage.number(), current.number())
@@ -59,8 +56,8 @@ class RailSensor:
         }
         if self._board is not None:
             power = self._board.number()
-            told = power is not None and 0 <= power < _MOST_MICROWATTS
-            total = power / 1e6 if power is not None and told else None
+            valid = power is not None and 0 <= power < _MOST_MICROWATTS
+            total = power / 1e6 if power is not None and valid else None
         elif not rails:
             return None
         else:
@@ -93,10 +90,10 @@ class RailSensor:
 
 
 def total_power(rails: Mapping[str, float | None]) -> float | None:
-    """The power of the whole board from that of its rails, in W."""
+    """Return the power of the whole board from the power of its rails, in W."""
     if _TOTAL in rails:
         return rails[_TOTAL]
-    # A rail that is not known might be part of another one: only known sets are summed.
+    # An unknown rail may be a part of another one: only known sets are added up.
     if frozenset(rails) not in _SUMMED:
         return None
     watts = [power for power in rails.values() if power is not None]

@@ -1,5 +1,7 @@
-"""Swap on disks and in compressed memory. Sources: ``proc_swaps(5)``, ``blockdev/zram.rst``; and
-psutil where there is no ``/proc``."""
+"""Reads swap on disks and in compressed memory.
+
+Sources: ``proc_swaps(5)``, ``blockdev/zram.rst``; psutil without ``/proc``.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ _ZRAM = re.compile(rb"/dev/(zram[0-9]{1,4})")
 
 
 class SwapReading(msgspec.Struct, frozen=True, kw_only=True):
-    """Both kinds apart."""
+    """The two kinds of swap."""
 
     disk: SwapRecord
     zram: SwapRecord | None
 
 
 class SwapSensor:
-    """Reads ``proc/swaps`` below ``root``, and what each zram device takes of main memory."""
+    """Reads ``proc/swaps`` below ``root``, and each zram device's use of main memory."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._is_this_machine = root == Path("/")
@@ -38,7 +40,7 @@ class SwapSensor:
         self._stats: dict[str, KeptFile] = {}
 
     def read(self) -> SwapReading | None:
-        """All devices together, or ``None`` if the file cannot be read."""
+        """Return the sum of all devices; ``None`` = the file cannot be read."""
         content = self._swaps.read()
         if content is None and self._is_this_machine:
             try:
@@ -54,7 +56,7 @@ class SwapSensor:
         for line in lines:
             found = _DEVICE.fullmatch(line.rstrip())
             if found is None:
-                return None  # one of them is not known, and so is their sum
+                return None  # without one device the sum is unknown
             sizes = int(found[2]) * 1024, int(found[3]) * 1024
             if name := _ZRAM.fullmatch(found[1]):
                 zram.append(sizes)
@@ -68,7 +70,7 @@ class SwapSensor:
         )
 
     def _memory(self, device: str) -> int | None:
-        """``mem_used_total``, the third number of ``mm_stat``."""
+        """Return ``mem_used_total``, the third number of ``mm_stat``."""
         if device not in self._stats:
             self._stats[device] = KeptFile(self._block / device / "mm_stat")
         numbers = (self._stats[device].read() or b"").split()

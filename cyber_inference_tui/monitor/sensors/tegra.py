@@ -1,6 +1,6 @@
-"""The GPU, the memory clock, the power and the power mode of a Jetson, read without root.
+"""Reads the GPU, the memory clock, the power and the power mode of a Jetson, without root.
 
-Where the files are differs from one JetPack to the next; what is known of it is in the comments.
+The places of the files differ between JetPacks; the comments give the known ones.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.monitor.device import device_tree, tegra_chip
-from cyber_inference_tui.monitor.kernel_files import KeptFile, entries, read_bytes, read_line
+from cyber_inference_tui.monitor.kernel_files import (
+    KeptFile,
+    ProbeTimer,
+    entries,
+    read_bytes,
+    read_line,
+)
 from cyber_inference_tui.monitor.sensors.rails import PowerReading, RailSensor
 
-_PROBE_SECONDS = 30.0
 _GPU_NODES = frozenset({"gv11b", "gp10b", "ga10b", "gb10b", "gpu"})
 """Names of the GPU in the device tree: Xavier, TX2, Orin, Thor; ``gpu`` since JetPack 6."""
-# Where the load is if devfreq does not lead to it: Xavier and JetPack 5, then Orin since JetPack 6.
+# Places of the load if devfreq has none: Xavier and JetPack 5, then Orin since JetPack 6.
 _LOADS = (
     "sys/devices/gpu.0/load",
     "sys/devices/platform/gpu.0/load",
@@ -28,7 +33,7 @@ _LOADS = (
     "sys/devices/platform/bus@0/17000000.gpu/load",
 )
 _THOR_GPU = "gpu-gpc-0"
-"""Thor's clock in devfreq; that node has no way to the device tree, and no load."""
+"""Thor's clock in devfreq. That node has no link to the device tree, and no load."""
 # They need root on most systems.
 _MEMORY_CLOCKS = (
     "sys/kernel/debug/bpmp/debug/clk/emc/rate",
@@ -46,7 +51,7 @@ _FAMILIES = {
 
 
 class TegraReading(msgspec.Struct, frozen=True, kw_only=True):
-    """A Jetson at one moment: percent, Hz, W; ``None`` for what cannot be read."""
+    """A Jetson at one moment, in percent, Hz and W; ``None`` = a value cannot be read."""
 
     chip: str
     gpu_name: str
@@ -58,31 +63,29 @@ class TegraReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TegraSensor:
-    """Reads a Jetson below ``root``; files that appear late are found within 30 s of ``clock``."""
+    """Reads a Jetson below ``root``; finds files that appear later within 30 s of ``clock``."""
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
-        self._clock = clock
+        self._timer = ProbeTimer(clock)
         self._chip = tegra_chip(device_tree(root, "compatible"))
         self._rails = RailSensor(root, clock)
-        self._next_probe = float("-inf")
         self._load: KeptFile | None = None
         self._gpu_clock: KeptFile | None = None
         self._memory_clock: KeptFile | None = None
         self._mode: str | None = None
 
     def read(self) -> TegraReading | None:
-        """One reading, or ``None`` if this is no Jetson."""
+        """Return a reading; ``None`` = this is no Jetson."""
         if self._chip is None:
             return None
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             self._probe()
         load = self._load.number() if self._load else None
         return TegraReading(
             chip=self._chip,
             gpu_name=_FAMILIES.get(self._chip, "NVIDIA Tegra"),
-            # It is written in tenths of a percent.
+            # The unit is a tenth of a percent.
             gpu_percent=load / 10 if load is not None and 0 <= load <= 1000 else None,
             gpu_clock_hz=_hertz(self._gpu_clock),
             memory_clock_hz=_hertz(self._memory_clock),
@@ -115,9 +118,9 @@ class TegraSensor:
 
 
 def power_mode(status: bytes, configuration: bytes) -> str | None:
-    """The name of the power mode, or its number where the configuration does not name it.
+    """Return the name of the power mode, or its number if the configuration has no name for it.
 
-    Sources: ``/var/lib/nvpmodel/status`` and ``/etc/nvpmodel.conf``, as ``nvpmodel`` keeps them.
+    Sources: ``/var/lib/nvpmodel/status`` and ``/etc/nvpmodel.conf``, in the format of ``nvpmodel``.
     """
     found = _MODE.match(status)
     if found is None:
@@ -127,7 +130,7 @@ def power_mode(status: bytes, configuration: bytes) -> str | None:
 
 
 def power_modes(configuration: bytes) -> dict[int, str]:
-    """The names of all power modes in ``/etc/nvpmodel.conf``, by their numbers."""
+    """Return the names of all power modes in ``/etc/nvpmodel.conf``, by their numbers."""
     return {
         int(number): name.decode("ascii", "replace")
         for number, name in _MODE_NAME.findall(configuration)
@@ -135,7 +138,7 @@ def power_modes(configuration: bytes) -> dict[int, str]:
 
 
 def _first(files: list[Path]) -> KeptFile | None:
-    """The first of the files that can be read."""
+    """Return the first file that can be read."""
     kept = (KeptFile(file) for file in files)
     return next((file for file in kept if file.read() is not None), None)
 

@@ -1,4 +1,7 @@
-"""How warm it is. Sources: ``driver-api/thermal/sysfs-api.rst``, ``hwmon/sysfs-interface.rst``."""
+"""Reads temperatures.
+
+Sources: ``driver-api/thermal/sysfs-api.rst``, ``hwmon/sysfs-interface.rst``.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,39 @@ from pathlib import Path
 
 from cyber_inference_tui.monitor.kernel_files import (
     KeptFile,
+    ProbeTimer,
     celsius,
     entries,
     read_bytes,
     read_line,
 )
 
-_PROBE_SECONDS = 30.0
 _MOST_SENSORS = 64
 _SUFFIX = re.compile(r"[-_]therm(?:al)?$")
 _INPUT = re.compile(r"temp([0-9]{1,3})_input")
-# GPUs tell theirs elsewhere, and asking a disk may keep it from going to sleep.
+# GPUs have another source, and reading a disk's sensor may keep it awake.
 _OTHERS = frozenset({"amdgpu", "radeon", "nouveau", "i915", "xe", "drivetemp"})
 
 
 class TemperatureSensor:
     """Reads the thermal zones and the monitoring chips below ``root``.
 
-    New ones are looked for every 30 s of ``clock``.
+    It looks for new ones every 30 s of ``clock``.
     """
 
     def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._thermal = root / "sys/class/thermal"
         self._hwmon = root / "sys/class/hwmon"
-        self._clock = clock
-        self._next_probe = float("-inf")
+        self._timer = ProbeTimer(clock)
         self._files: dict[str, KeptFile] = {}
 
     def read(self) -> dict[str, float | None] | None:
-        """°C by name; ``None`` for a sensor that is off, and for all if there are none.
+        """Return °C by name; ``None`` for a sensor that is off, and in total if there are none.
 
-        A zone has the name of its type, in small letters and without ``-therm`` or ``-thermal``
-        (``cpu``, ``gpu``, ``tj``); a chip's sensor has the name of the chip and its own label.
+        A zone is named after its type, in lower case and without ``-therm`` or ``-thermal``
+        (``cpu``, ``gpu``, ``tj``); a chip's sensor after the chip and its own label.
         """
-        if (now := self._clock()) >= self._next_probe:
-            self._next_probe = now + _PROBE_SECONDS
+        if self._timer.is_due():
             self._probe()
         return {name: celsius(file.number()) for name, file in self._files.items()} or None
 
@@ -56,7 +57,7 @@ class TemperatureSensor:
         for chip in entries(self._hwmon):
             folder = self._hwmon / chip
             name = read_line(folder / "name")
-            # A zone shows as a chip as well; its device is the zone.
+            # A zone is also listed as a chip, whose device is the zone.
             if not name or name in _OTHERS or read_bytes(folder / "device/type") is not None:
                 continue
             for entry in entries(folder):

@@ -148,7 +148,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(options):
             self._app.do(
                 self._app.client.call(
-                    endpoints.INSTALL, body=queries.InstallWish(options[place].name)
+                    endpoints.INSTALL, body=queries.InstallRequest(options[place].name)
                 ),
                 group="install",
             )
@@ -198,7 +198,7 @@ class Greeting(VerticalScroll, can_focus=True):
         if place < len(chosen):
             self._app.do(
                 self._app.client.call(
-                    endpoints.DOWNLOAD, body=queries.NewDownload(chosen[place].repo)
+                    endpoints.DOWNLOAD, body=queries.DownloadRequest(chosen[place].repo)
                 ),
                 group="download",
             )

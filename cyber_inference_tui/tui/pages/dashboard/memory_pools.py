@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cyber_inference_tui.records import MemoryRoom, ModelRecord, ModelStatus, ResourceSample
+from cyber_inference_tui.records import MemoryPool, ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -58,7 +58,7 @@ def _pool(
     models: list[tuple[ModelRecord, int | None]],
     total: int,
     free: int | None,
-    room: MemoryRoom | None,
+    room: MemoryPool | None,
     *,
     charset: Charset,
 ) -> Pool:
@@ -92,7 +92,7 @@ def _figure(size: int) -> str:
     return memory_text(size).removesuffix(" GiB")
 
 
-def _room_texts(room: MemoryRoom | None, charset: Charset) -> tuple[str, str]:
+def _room_texts(room: MemoryPool | None, charset: Charset) -> tuple[str, str]:
     if room is None or room.free_bytes is None:
         return "", ""
     free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
@@ -107,7 +107,7 @@ def _loaded(snapshot: Snapshot) -> list[ModelRecord]:
     return [model for model in snapshot.models if model.status in up]
 
 
-def _room(snapshot: Snapshot, pool: str) -> MemoryRoom | None:
+def _room(snapshot: Snapshot, pool: str) -> MemoryPool | None:
     return next((room for room in snapshot.rooms if room.pool == pool), None)
 
 
@@ -130,7 +130,7 @@ def _gpu_bytes(model: ModelRecord, sample: ResourceSample) -> int | None:
     return None if usage is None else usage.gpu_memory_bytes
 
 
-def _free(sample: ResourceSample, room: MemoryRoom | None) -> int | None:
+def _free(sample: ResourceSample, room: MemoryPool | None) -> int | None:
     """Return the free main memory.
 
     The kernel counts mapped weights as available, although a model in use needs them. The

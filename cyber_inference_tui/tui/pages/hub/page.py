@@ -441,7 +441,7 @@ class HubPage(Page):
 
     async def _begin_download(self, repo: str, name: str) -> None:
         try:
-            await self.client.call(endpoints.DOWNLOAD, body=queries.NewDownload(repo, name))
+            await self.client.call(endpoints.DOWNLOAD, body=queries.DownloadRequest(repo, name))
         except CyberError as error:
             self._refused = str(error)
             self._draw()

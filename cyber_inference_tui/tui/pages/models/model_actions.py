@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.units import counted, memory_text
 
@@ -136,7 +137,7 @@ class ModelActions(Page):
                 f"{name} is {model.status.value}. Unload it first (u).", "warning"
             )
         else:
-            self.cyber.do(self._ask_delete(model), group="ask")
+            self.cyber.do(self._ask_delete(model), group=OPENING)
 
     async def _ask_delete(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
@@ -167,7 +168,7 @@ class ModelActions(Page):
     def action_edit(self) -> None:
         """Edit the model's own settings."""
         if (model := self.chosen()) is not None:
-            self.cyber.do(self._edit(model), group="ask")
+            self.cyber.do(self._edit(model), group=OPENING)
 
     async def _edit(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.pages.models.form import ModelForm  # noqa: PLC0415 - seldom

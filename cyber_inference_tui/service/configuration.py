@@ -1,4 +1,4 @@
-"""The configuration of a running service: read anew when its file changes, and edited.
+"""The configuration of a running service: reload it when its file changes, and edit it.
 
 A key is ``host``, or ``models."ID".context_size`` as TOML writes it.
 """
@@ -20,9 +20,9 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     SettingEffect,
 )
-from cyber_inference_tui.settings.credentials import GUARDS, check_kept
+from cyber_inference_tui.settings.credentials import CREDENTIALS, check_kept
 from cyber_inference_tui.settings.edit import (
-    check_fit,
+    check_valid,
     key_in,
     set_value,
     unset_value,
@@ -31,8 +31,8 @@ from cyber_inference_tui.settings.edit import (
 from cyber_inference_tui.settings.environment import ENV_PREFIX
 from cyber_inference_tui.settings.load import (
     CurrentSettings,
-    Loaded,
-    Source,
+    LoadedSettings,
+    SettingSource,
     check_value,
     load_text,
     read_config,
@@ -44,7 +44,7 @@ from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
 _SETTLE_INTERVAL = 0.25
-"""Seconds between two looks at a file that has just changed: whoever writes it may not be done."""
+"""Seconds between two looks at a file that has just changed and may still be written."""
 _SETTLE_LOOKS = 20
 
 _EXPLICIT = 'set api_keys = [] or admin_password = ""'
@@ -53,7 +53,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Configuration:
-    """The settings in force, and every way in which they change while the service runs.
+    """Changes the settings while the service runs.
 
     It replaces what ``current`` holds. ``apply`` puts changed settings into effect; then, and when
     a changed file is refused, ``publish`` is called with the data of a ``config`` event.
@@ -75,7 +75,7 @@ class Configuration:
         self._current = current
         self.loaded = current.loaded
         """As the file is now. What needs a restart is in force as it was at the start."""
-        # Now, not when the watching begins: an edit in between would never be seen.
+        # Made here and not in ``watch``: an edit in between would never be seen.
         self._file_watch = FileWatch(self._path)
         self._text = _text_of(self._path)
         """The text of the file when it was last read."""
@@ -89,7 +89,7 @@ class Configuration:
         self._would_restart = would_restart
 
     async def watch(self) -> None:
-        """Read the file whenever it has changed, without end; a broken one is refused whole."""
+        """Reload the file whenever it has changed; runs until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             if not await asyncio.to_thread(self._file_watch.changed):
@@ -101,19 +101,19 @@ class Configuration:
             try:
                 await self.reload()
             except ConfigError as error:
-                _logger.error("the changed configuration is refused, the old one stays: %s", error)
+                _logger.error("the changed configuration is refused: %s", error)
                 self._publish({"error": str(error)})
 
     async def reload(self) -> None:
-        """Take the configuration file as it is now; raises ``ConfigError`` and changes nothing.
+        """Put the settings of the file into force. Raises ``ConfigError`` and changes nothing.
 
-        A file that is gone, empty or cut off is refused: an editor, a sync tool or a lost mount is
-        more likely than a person who wants the defaults, and they would open the service.
+        A file that is gone, empty or cut off is refused: the likely cause is an editor, a sync tool
+        or a lost mount, and the defaults would open the service to others.
         """
         await self._take(edited=False)
 
     async def _take(self, *, edited: bool) -> None:
-        """As ``reload``; what this service itself has just ``edited`` is meant, even if empty."""
+        """Reload; a file that this service has just ``edited`` may be empty."""
         text = await asyncio.to_thread(_text_of, self._path)
         edited = edited and self._path.exists()
         if not edited:
@@ -132,25 +132,25 @@ class Configuration:
             return
         await self._apply(self._current.settings)
         self._publish({"error": None})
-        _logger.info("the configuration was read anew from %s", new.config_path)
+        _logger.info("the configuration was reloaded from %s", new.config_path)
 
-    def _applicable(self, new: Loaded) -> Loaded:
+    def _applicable(self, new: LoadedSettings) -> LoadedSettings:
         began = self._current.settings
         kept = {name: getattr(began, name) for name, key in KEYS.items() if not key.live}
-        if new.sources["models_dir"] is Source.DEFAULT:
+        if new.sources["models_dir"] is SettingSource.DEFAULT:
             kept["models_dir"] = usual_models_dir(began.data_dir)
         settings = msgspec.structs.replace(new.settings, **kept)
         return msgspec.structs.replace(new, settings=settings)
 
     def values(self) -> list[ConfigValueRecord]:
-        """Every setting with its value and source; secrets masked."""
+        """Return every setting with its value and source; secrets are masked."""
         return self.loaded.records()
 
     async def set(self, key: str, value: Any) -> ConfigValueRecord:
-        """Write one setting into the configuration file and apply it."""
+        """Write a setting to the configuration file and apply it."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
-        if model_id is None and known.name in GUARDS and not check_value(known.name, value):
+        if model_id is None and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(set_value, self._path, key, value)
@@ -158,9 +158,9 @@ class Configuration:
         return self.loaded.record(known, model_id)
 
     async def unset(self, key: str) -> ConfigValueRecord:
-        """Take one setting out of the configuration file, so that its default holds again."""
+        """Remove a setting from the configuration file, so that its default applies again."""
         key, model_id, known = self._named(key)
-        if model_id is None and known.name in GUARDS:
+        if model_id is None and known.name in CREDENTIALS:
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(unset_value, self._path, key)
@@ -168,10 +168,10 @@ class Configuration:
         return self.loaded.record(known, model_id)
 
     async def check(self, key: str, value: Any) -> ConfigCheckRecord:
-        """What ``set`` would do; raises what it would raise, and writes nothing."""
+        """Return what ``set`` would do, or raise what it would raise; writes nothing."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
-        check_fit(self._path, key, value)
+        check_valid(self._path, key, value)
         written, after = await asyncio.to_thread(self._foresee, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
@@ -186,18 +186,20 @@ class Configuration:
             models=tuple(restarted),
         )
 
-    def _foresee(self, key: str, value: Any) -> tuple[Loaded, Loaded]:
-        """What the file would say, and what would hold. Blocks."""
+    def _foresee(self, key: str, value: Any) -> tuple[LoadedSettings, LoadedSettings]:
+        """Return the settings of the changed file alone, and those that would apply. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
-        ours = {name: one for name, one in self._environ.items() if not name.startswith(ENV_PREFIX)}
+        ours = {
+            name: value for name, value in self._environ.items() if not name.startswith(ENV_PREFIX)
+        }
         return (
             load_text(text, self._path, environ=ours, flags={}),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
         )
 
     def _check_before_writing(self) -> str:
-        """The file's text, which an edit may go into. Blocks; raises ``ConfigError``."""
+        """Return the file's text if it may be edited. Blocks; raises ``ConfigError``."""
         text = _text_of(self._path)
         self._check_there(text)
         if self._was_gone:
@@ -214,29 +216,28 @@ class Configuration:
                 hint="Put it back, or restart the service to have the defaults.",
             )
 
-    def _check_whole(self, text: str, new: Loaded) -> None:
-        """Raise ``ConfigError`` for a file that looks like a part of the former one.
+    def _check_whole(self, text: str, new: LoadedSettings) -> None:
+        """Raise ``ConfigError`` for a file that looks like a part of the previous one.
 
-        That is a beginning of it, which is being written or was cut off. Where it leaves out a key
-        or a password, it is also a file that sets nothing, and one in the place of a file that was
-        gone.
+        Such a file is a beginning, still being written or cut off. If a key or a password
+        is missing, it is also a file that sets nothing, or that replaces a missing file.
         """
         old = self.loaded.settings
         left_out = [
             name
-            for name in GUARDS
+            for name in CREDENTIALS
             if getattr(old, name)
             and not getattr(new.settings, name)
-            and new.sources[name] is Source.DEFAULT
+            and new.sources[name] is SettingSource.DEFAULT
         ]
         is_beginning = len(text) < len(self._text) and self._text.startswith(text)
         if is_beginning and (left_out or not text.endswith("\n")):
             raise ConfigError(
-                f"{self._path}: is cut off behind line {text.count(chr(10))}: the settings stay as"
+                f"{self._path}: is cut off after line {text.count(chr(10))}: the settings stay as"
                 " they were.",
                 hint=f"Put the rest back. To take out a key or a password at its end, {_EXPLICIT}.",
             )
-        sets_nothing = not new.settings.models and Source.FILE not in new.sources.values()
+        sets_nothing = not new.settings.models and SettingSource.FILE not in new.sources.values()
         if left_out and (sets_nothing or self._was_gone):
             what = f"was gone, and is back without {' and '.join(left_out)}"
             if sets_nothing:
@@ -250,7 +251,7 @@ class Configuration:
         check_kept(self.loaded.settings, new, self._bound_host())
 
     def _check_kept_without(self, known: Key) -> None:
-        """Before it is written: the file would be refused as a whole, now and later."""
+        """Raise ``ConfigError`` if the file without this key would be refused."""
         wanted = msgspec.structs.replace(self.loaded.settings, **{known.name: known.default})
         self._check_kept(wanted)
 
@@ -259,20 +260,20 @@ class Configuration:
         return self.loaded.config_path
 
     def _named(self, key: str) -> tuple[str, str | None, Key]:
-        """The key as it stands in the file, and its parts."""
+        """Return the key as the file has it, and its parts."""
         return key_in(self.loaded.settings.models, key)
 
     def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
-        """A mask that comes back stands for the value that it masks."""
-        given = {Source.ENV, Source.FLAG}
+        """Return the value with the present secrets in place of masks."""
+        given = {SettingSource.ENV, SettingSource.FLAG}
         if model_id is None and self.loaded.sources[known.name] in given:
-            # A secret of a variable is never copied into the file.
+            # A secret from the environment is never copied into the file.
             return unmasked_value(key, known, value, ())
         return unmasked_value(key, known, value, self.loaded.value(known, model_id))
 
 
 def _text_of(path: Path) -> str:
-    """The file's text, empty where there is no file. Blocks; raises ``ConfigError``."""
+    """Return the file's text, empty if there is no file. Blocks; raises ``ConfigError``."""
     try:
         return read_config(path)
     except FileNotFoundError:
@@ -280,18 +281,18 @@ def _text_of(path: Path) -> str:
 
 
 def _effect(
-    before: Loaded,
-    written: Loaded,
-    after: Loaded,
+    before: LoadedSettings,
+    written: LoadedSettings,
+    after: LoadedSettings,
     known: Key,
     model_id: str | None,
     *,
     restarted: bool,
 ) -> SettingEffect:
-    """What it does that the file says ``written``, where ``after`` will hold."""
+    """Return the effect of a change: the file will make ``written``, and ``after`` will apply."""
     if before.value(known, model_id) == written.value(known, model_id):
         return SettingEffect.NOTHING
-    if model_id is None and after.sources[known.name] in {Source.ENV, Source.FLAG}:
+    if model_id is None and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
         return SettingEffect.OVERRIDDEN
     if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
@@ -299,8 +300,10 @@ def _effect(
 
 
 def configured_anew(model: LocalModel, settings: Settings) -> LocalModel:
-    """A model as its table in other settings would have it, as far as that is known without a
-    look at the files: a projector that its table no longer names may have a neighbour to follow.
+    """Return a model as its table in other settings would configure it.
+
+    Files are not looked at: if the table no longer names a projector, the result has none, though
+    there may be one beside the model.
     """
     tables = settings.models
     alike = [name for name in tables if name.casefold() == model.id.casefold()]

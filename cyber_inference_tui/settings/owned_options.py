@@ -1,4 +1,4 @@
-"""The options of llama-server that belong to the service, and why a person cannot set them. Pure.
+"""The options of llama-server that only the service sets, each with the reason. Pure.
 
 The names are those of llama-server's ``--help``. Its parser (``common/arg.cpp`` of llama.cpp) takes
 ``_`` for ``-`` in a long option, and reads an option's variable ``LLAMA_ARG_NAME`` as the option.
@@ -35,16 +35,16 @@ _FAMILIES: Mapping[str, str] = {
     "--models-": _ROUTER,
     "--no-models-": _ROUTER,
 }
-"""By the beginning of the name: builds differ in how many there are of these."""
+"""By the beginning of the name: builds differ in the options of a family."""
 
-# ``--port=1`` and ``--port 1`` in one word: llama-server knows neither, but they mean the same.
+# ``--port=1`` and ``--port 1`` in one word: llama-server refuses both, with less explanation.
 _WORD = re.compile(r"(--?[A-Za-z][\w-]*)(?:[=\s].*)?", re.DOTALL)
 _VARIABLE_PREFIX = "LLAMA_ARG_"
 _KEY_VARIABLE = "LLAMA_API_KEY"
 
 
-def why_owned(word: str) -> str | None:
-    """Why a word of llama-server's command line is refused; ``None`` for any other word."""
+def owned_option_problem(word: str) -> str | None:
+    """Return why a word of llama-server's command line is refused, ``None`` if it is not."""
     match = _WORD.fullmatch(word)
     if match is None:
         return None
@@ -53,8 +53,8 @@ def why_owned(word: str) -> str | None:
     return why and f"{option} is refused: {why}"
 
 
-def why_owned_variable(name: str) -> str | None:
-    """Why a variable for llama-server is refused; ``None`` for any other variable."""
+def owned_variable_problem(name: str) -> str | None:
+    """Return why a variable for llama-server is refused, ``None`` if it is not."""
     if not is_option_variable(name):
         return None
     option = name.removeprefix(_VARIABLE_PREFIX).lower().replace("_", "-")
@@ -63,7 +63,7 @@ def why_owned_variable(name: str) -> str | None:
 
 
 def is_option_variable(name: str) -> bool:
-    """Whether llama-server reads an option from a variable of this name."""
+    """Return whether llama-server reads an option from a variable of this name."""
     return name.startswith(_VARIABLE_PREFIX) or name == _KEY_VARIABLE
 
 

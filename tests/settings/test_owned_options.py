@@ -37,9 +37,9 @@ def mistake(text: str, **environ: str) -> str:
 def test_what_the_service_owns_is_refused_wherever_arguments_stand(word: str) -> None:
     option = word.partition("=")[0].split()[0]
     text = f'port = 1\nllama_args = [\n  "-c", "1",\n  {word!r},\n]\n'
-    told = mistake(text)
-    assert told.startswith(f"{FILE}:4: llama_args: item 3: {option} is refused: ")
-    assert "sk-hidden" not in told
+    message = mistake(text)
+    assert message.startswith(f"{FILE}:4: llama_args: item 3: {option} is refused: ")
+    assert "sk-hidden" not in message
     own = mistake(f'[models."a/b"]\n\nargs = [{word!r}]\n')
     assert own.startswith(f'{FILE}:3: models."a/b".args: item 1: {option} is refused: ')
     variable = mistake("", CYBER_INFERENCE_LLAMA_ARGS=f"-c,1,{word}")
@@ -66,9 +66,9 @@ def test_everything_else_is_llama_servers_business(word: str) -> None:
     ],
 )
 def test_its_variables_are_refused_in_the_environment_of_a_model(name: str, tmp_path: Path) -> None:
-    told = mistake(f'[models.m]\nargs = []\nenv.A = "1"\nenv.{name} = "sk-hidden"\n')
-    assert told.startswith(f'{FILE}:4: models."m".env: {name} is refused: ')
-    assert "sk-hidden" not in told
+    message = mistake(f'[models.m]\nargs = []\nenv.A = "1"\nenv.{name} = "sk-hidden"\n')
+    assert message.startswith(f'{FILE}:4: models."m".env: {name} is refused: ')
+    assert "sk-hidden" not in message
     config = tmp_path / "config.toml"
     with pytest.raises(ConfigError, match=f"env: {name} is refused: "):
         set_value(config, "models.m.env", {name: "sk-hidden"})
@@ -87,7 +87,7 @@ def test_other_variables_and_those_of_another_program_are_taken() -> None:
     assert len(settings.models["m"].env) == 2
 
 
-def test_every_refused_item_is_told_with_its_line() -> None:
+def test_every_refused_item_is_reported_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
         text = (
             'llama_args = ["--port", "1",\n "-c", "1",\n "--host", "h"]\nallowed_hosts = [1, ""]\n'

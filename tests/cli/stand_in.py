@@ -1,4 +1,4 @@
-"""A small service that speaks the admin API, with switches for what it answers."""
+"""A small service with canned answers, on a thread of its own, for the tests of commands."""
 
 from __future__ import annotations
 
@@ -15,22 +15,14 @@ from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.error_responses import error_response
 from cyber_inference_tui.http.routing import RouteTable, WithHeaders
 from cyber_inference_tui.records import (
-    InstallRecord,
-    InstallState,
     LlamaServerRecord,
     LoginRecord,
-    LogPage,
     ModelRecord,
     ModelStatus,
-    ModelTotals,
-    RequestRecord,
-    ResourceSample,
-    SessionRecord,
     StatusRecord,
     endpoints,
 )
 from cyber_inference_tui.records.endpoints import LOG_POSITION
-from cyber_inference_tui.records.queries import InstallWish
 
 
 class StandIn:
@@ -40,13 +32,6 @@ class StandIn:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
-        self.installation = InstallRecord()
-        self.pages: dict[str, LogPage] = {}
-        """What ``log-lines`` answers, by the log's id."""
-        self.samples: list[ResourceSample] = []
-        self.past_requests: list[RequestRecord] = []
-        self.past_sessions: list[SessionRecord] = []
-        self.totals: list[ModelTotals] = []
         self.answers: dict[tuple[str, str], Any] = {}
         """What any other request is answered, by its method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
@@ -56,7 +41,6 @@ class StandIn:
         self.password = ""
         """When set, everything wants a token: one of ``tokens``."""
         self.tokens: list[str] = []
-        self.login_error: tuple[int, str, str] | None = None
         self.history: list[tuple[int, str, bytes]] = []
         self.log_position = True
         self.streams_opened: list[str | None] = []
@@ -94,14 +78,6 @@ class StandIn:
         table = RouteTable(lambda: 1 << 20, lambda name: False)
         answer = table.answer
         answer(endpoints.STATUS, lambda call: self._status())
-        answer(endpoints.RESOURCE_HISTORY, lambda call: self.samples)
-        answer(endpoints.RESOURCES, lambda call: self.samples[-1])
-        answer(endpoints.INSTALLATION, lambda call: self.installation)
-        answer(endpoints.CANCEL_INSTALL, lambda call: self._install(InstallState.CANCELLED, None))
-        answer(
-            endpoints.ADD_DEMO,
-            lambda call: self.models.setdefault("demo", ModelRecord(id="demo")),
-        )
         answer(endpoints.MODELS, lambda call: list(self.models.values()))
         answer(endpoints.MODEL, lambda call: self._model(call.name))
         answer(endpoints.LOAD, lambda call: self._load(call.name))
@@ -109,14 +85,7 @@ class StandIn:
             endpoints.UNLOAD,
             lambda call: self._change(call.name, ModelStatus.UNLOADED, port=None),
         )
-        answer(endpoints.LOGS, lambda call: [page.log for page in self.pages.values()])
         answer(endpoints.LOG_TAIL, lambda call: self._log(call.name, call.query.lines))
-        answer(endpoints.LOG_LINES, lambda call: self.pages[call.name])
-        answer(endpoints.REQUESTS, lambda call: self.past_requests)
-        answer(endpoints.SESSIONS, lambda call: self.past_sessions)
-        answer(endpoints.TOTALS, lambda call: self.totals)
-        # Bodies have been read for ``requests``.
-        table.handle(endpoints.INSTALL, self._begin_install)
         table.handle(endpoints.LOGIN, self._login)
         table.handle(endpoints.EVENTS, self._events)
         app = web.Application(middlewares=[self._check])
@@ -141,8 +110,6 @@ class StandIn:
         return answer
 
     async def _login(self, request: web.Request) -> web.Response:
-        if self.login_error is not None:
-            return error(*self.login_error)
         if (await request.json())["password"] != self.password:
             return error(401, "invalid_admin_password", "The admin password is wrong.")
         self.tokens.append(f"token-{len(self.tokens)}")
@@ -163,14 +130,6 @@ class StandIn:
             requests_in_flight=3,
             requests_queued=1,
         )
-
-    async def _begin_install(self, request: web.Request) -> web.Response:
-        wish = msgspec.json.decode(await request.read(), type=InstallWish)
-        return as_json(self._install(InstallState.RUNNING, wish.source))
-
-    def _install(self, state: InstallState, source: str | None) -> InstallRecord:
-        self.installation = InstallRecord(state=state, source=source)
-        return self.installation
 
     def _model(self, name: str) -> ModelRecord:
         for model in self.models.values():

@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
-from cyber_inference_tui.service.configuring import Configuration, configured_anew
+from cyber_inference_tui.service.configuration import Configuration, configured_anew
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
@@ -23,7 +23,7 @@ ODD = 'a.b/c "d" e'
 
 
 class Desk:
-    """A configuration over a file, and what became of it."""
+    """A configuration over a file, with the applied settings and the published events."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Desk:
         if text:
             path.write_text(text)
         self.applied: list[Settings] = []
-        self.told: list[str | None] = []
+        self.published: list[str | None] = []
         self.current = CurrentSettings(
             load_if_there(path, environ=environ or {}, flags=flags or {})
         )
@@ -48,7 +48,7 @@ class Desk:
             environ=environ or {},
             flags=flags or {},
             apply=self._apply,
-            publish=lambda data: self.told.append(data["error"]),
+            publish=lambda data: self.published.append(data["error"]),
             would_restart=lambda *_: list(restarts),
         )
 
@@ -94,7 +94,7 @@ async def test_what_a_change_would_do(
     assert (record.key, record.effect, record.models) == (key, effect, restarts)
     assert record.value == (65 if value == "65" else value)
     assert path.read_text() == text
-    assert (desk.applied, desk.told) == ([], [])
+    assert (desk.applied, desk.published) == ([], [])
 
 
 async def test_a_check_refuses_what_a_change_refuses(path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_a_key_is_set_and_taken_out_again(path: Path) -> None:
     assert (record.value, record.source) == (128, "default")
     assert path.read_text() == "# mine\n"
     assert [one.max_queue for one in desk.applied] == [3, 128]
-    assert desk.told == [None, None]
+    assert desk.published == [None, None]
     record = await desk.configuration.unset("max_queue")
     assert record.source == "default"
 
@@ -162,7 +162,7 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
         (key, {"D": "********"}),
         (key, 'A = "********"'),
     ):
-        with pytest.raises(ConfigError, match="stands for no value"):
+        with pytest.raises(ConfigError, match="replaces no secret"):
             await desk.configuration.set(secret, value)
 
 
@@ -174,9 +174,9 @@ async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> Non
     assert (applied.data_dir, applied.port, applied.max_queue) == (Path("/one"), 1, 3)
     assert applied.models_dir == Path("/one/models")
     assert desk.current.settings == applied
-    # What is told is what holds from then on.
-    told = {one.key: one.value for one in desk.configuration.values()}
-    assert (told["data_dir"], told["models_dir"], told["port"]) == ("/two", "/two/models", 2)
+    # The value that is returned applies from then on.
+    values = {one.key: one.value for one in desk.configuration.values()}
+    assert (values["data_dir"], values["models_dir"], values["port"]) == ("/two", "/two/models", 2)
 
 
 @pytest.mark.parametrize("key", ["admin_password", "llama_args"])
@@ -187,7 +187,7 @@ async def test_a_secret_of_a_variable_never_goes_to_the_file(path: Path, key: st
     }
     desk = Desk(path, text="port = 1\n", environ=environ)
     shown = next(one.value for one in desk.configuration.values() if one.key == key)
-    with pytest.raises(ConfigError, match="stands for no value"):
+    with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set(key, shown)
     assert path.read_text() == "port = 1\n"
 
@@ -200,7 +200,7 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     assert check.value == ["-c", "2", "--hf-token", "********"]
     await desk.configuration.set("llama_args", ["-c", "2", "--hf-token", "********"])
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
-    with pytest.raises(ConfigError, match="stands for no value"):
+    with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
 
 
@@ -346,7 +346,7 @@ async def test_a_person_may_take_out_what_stands_last(path: Path) -> None:
     assert [one.api_keys for one in desk.applied] == [("k",), ()]
 
 
-async def test_a_service_without_a_file_goes_on_without_one(path: Path) -> None:
+async def test_a_service_without_a_file_runs_without_it(path: Path) -> None:
     desk = Desk(path)
     await desk.configuration.reload()
     await desk.configuration.set("log_level", "error")
@@ -371,8 +371,8 @@ async def test_a_file_is_read_when_its_writer_is_done(
     monkeypatch.setattr(FileWatch, "changed", look)
     watching = asyncio.ensure_future(desk.configuration.watch())
     async with asyncio.timeout(LIMIT):
-        while not desk.told:
+        while not desk.published:
             await asyncio.sleep(0.01)
     watching.cancel()
-    assert desk.told == [None]
+    assert desk.published == [None]
     assert [one.log_level for one in desk.applied] == ["error"]

@@ -1,0 +1,93 @@
+"""Programs that run to their end: code, output, limits, and every way to end them early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.llama.program import kill_programs, last_line, read_output, run_program
+from tests.llama.children import wait_gone
+
+ENVIRON = {"PATH": os.defpath}
+
+
+def shell(text: str, *, time_limit: float = 30.0, stop: threading.Event | None = None) -> object:
+    return read_output(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit, stop=stop)
+
+
+def pid_in(fifo: Path) -> int:
+    return int(fifo.read_text())
+
+
+def test_code_and_output_of_both_streams() -> None:
+    assert shell("echo one; echo two >&2; exit 7") == (7, "one\ntwo\n")
+    assert shell("kill -SEGV $$") == (-signal.SIGSEGV, "")
+
+
+def test_output_is_cut_after_a_mebibyte() -> None:
+    code, output = read_output(
+        ["/bin/sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"], environ=ENVIRON, time_limit=30
+    )
+    assert (code, len(output)) == (0, 1 << 20)
+
+
+def test_a_descendant_that_holds_the_output_is_not_awaited(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert shell(f"sleep 1000 & echo $! > {tmp_path}/child; echo done") == (0, "done\n")
+    assert time.monotonic() - began < 30
+    assert wait_gone(int((tmp_path / "child").read_text()))
+
+
+def test_the_time_limit_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match=r"did not end within 0\.3 s"):
+        shell(f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 1000; sleep 1000", time_limit=0.3)
+    assert wait_gone(pid_in(tmp_path / "pid"))
+
+
+def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_output([tmp_path / "missing"], environ=ENVIRON, time_limit=1)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_another_thread_ends_it(tmp_path: Path, how: str) -> None:
+    os.mkfifo(tmp_path / "pid")
+    stop = threading.Event()
+    found: list[object] = []
+    text = f"echo $$ > {tmp_path}/pid; exec sleep 1000"
+    thread = threading.Thread(target=lambda: found.append(shell(text, stop=stop)))
+    thread.start()
+    pid = pid_in(tmp_path / "pid")
+    if how == "stop":
+        stop.set()
+    while thread.is_alive():
+        if how == "kill":
+            # Again, because the thread may not have registered the program yet.
+            kill_programs()
+        thread.join(0.1)
+    assert found == [(-signal.SIGKILL, "")]
+    assert wait_gone(pid)
+
+
+def test_a_guarded_program_runs_like_any_other() -> None:
+    chunks: list[bytes] = []
+    code = run_program(
+        ["/bin/sh", "-c", "echo x; exit 3"],
+        environ=ENVIRON,
+        time_limit=30,
+        on_output=chunks.append,
+        guarded=True,
+    )
+    assert (code, b"".join(chunks)) == (3, b"x\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "line"), [("", ""), ("\n \n", ""), ("a\nb\n\n", "b"), ("  a  ", "a")]
+)
+def test_the_last_line(output: str, line: str) -> None:
+    assert last_line(output) == line
