@@ -17,6 +17,7 @@ from cyber_inference_tui.tui.suggested_models import SUGGESTIONS
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+_CODE = ("cyber_inference_tui", "tests")
 
 _FENCE = re.compile(r"^(`{3,}|~{3,})\s*([\w-]*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
 _INLINE_CODE = re.compile(r"`+[^`]*`+")
@@ -171,6 +172,14 @@ def test_command_lines_of_examples_can_be_typed(capsys: pytest.CaptureFixture[st
         # --help is answered once the command and all its options are known to exist.
         code = run([*shlex.split(line or ""), "--help"], {})
         assert code == 0, f"{place}: {line}: {capsys.readouterr().err}"
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 50
+    files = [path.as_posix() for part in _CODE for path in (ROOT / part).rglob("*.py")]
+    assert {name for name in named if not any(one.endswith(f"/{name}") for one in files)} == set()
 
 
 def test_no_page_has_an_unclosed_block() -> None:

@@ -38,7 +38,7 @@ def run_service(options: GlobalOptions, *, background: bool = False) -> int:
         loaded,
         demo=options.demo,
         announce=_announce,
-        tell=partial(click.echo, err=True),
+        announce_secrets=partial(click.echo, err=True),
         environ=options.environ,
         flags=options.flags,
         quiet=background,

@@ -54,7 +54,7 @@ def error_from_answer(url: str, status: int, headers: Any, body: bytes) -> Cyber
         answer = msgspec.json.decode(body, type=thread_safe(_ErrorAnswer)).error
     except msgspec.MsgspecError:
         return NoServiceError(
-            f"Something other than this program's service answers at {url} (HTTP {status}).",
+            f"Another program answers at {url} (HTTP {status}).",
             hint="Check --host and --port, or stop the other program.",
         )
     lines = [clean_line(line) for line in answer.message.splitlines()[:MESSAGE_LINES]]
@@ -78,7 +78,7 @@ def error_from_event(data: bytes) -> CyberError:
     try:
         answer = msgspec.json.decode(data, type=thread_safe(_ErrorAnswer)).error
     except msgspec.MsgspecError:
-        return CyberError("The answer broke off with an error that is not understood.")
+        return CyberError("The answer ended with an error that cannot be decoded.")
     kind = _CLASSES.get(answer.code or "", CyberError)
     if kind in {ModelLoadError, QueueFullError}:
         kind = CyberError

@@ -68,7 +68,7 @@ def chat_delta(event: ServerEvent) -> ChatDelta | None:
         chunk = msgspec.json.decode(text, type=thread_safe(_ChatChunk))
     except msgspec.MsgspecError as error:
         raise CyberError(
-            f"The model's server sent an event that is not understood: {error}."
+            f"The model's server sent an event that cannot be decoded: {error}."
         ) from error
     if chunk.error is not None:
         raise error_from_event(event.data)

@@ -166,7 +166,7 @@ class Transport:
             answer = msgspec.json.decode(data, type=thread_safe(endpoint.answer))
         except msgspec.MsgspecError as error:
             raise self.not_our_service(
-                f"its answer to {endpoint.method} {path} is not understood: {error}"
+                f"its answer to {endpoint.method} {path} cannot be decoded: {error}"
             ) from error
         return answer, response.headers
 
@@ -250,7 +250,7 @@ class Transport:
     def not_our_service(self, why: str) -> NoServiceError:
         """Return the error for an answer that no service of this version gives."""
         return NoServiceError(
-            f"What answers at {self.url} is not this version's service: {why}.",
+            f"The program at {self.url} is not a service of this version: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
 

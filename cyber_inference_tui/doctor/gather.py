@@ -42,7 +42,7 @@ from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
 from cyber_inference_tui.settings.credentials import (
-    check_possible,
+    check_credentials_possible,
     is_loopback,
     missing_credentials,
 )
@@ -157,7 +157,7 @@ def configuration_facts(loaded: LoadedSettings) -> ConfigurationFacts:
     settings, path = loaded.settings, loaded.config_path
     refusal = way_out = ""
     try:
-        check_possible(loaded, settings.host)
+        check_credentials_possible(loaded, settings.host)
     except ConfigError as error:
         refusal, way_out = error.message, error.hint
     secrets = [

@@ -261,7 +261,7 @@ class Access:
             # Without a user name and password in front.
             shown = host.rpartition("@")[2][:253]
             raise ForbiddenHostError(
-                f"This service does not answer as {shown!r}.",
+                f"This service does not accept requests for the host {shown!r}.",
                 hint="Add the name to allowed_hosts if it is yours.",
             )
         if not request.raw_path.startswith("/") and request.raw_path != "*":

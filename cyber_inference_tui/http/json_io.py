@@ -51,18 +51,18 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
     try:
         return msgspec.json.decode(without_bom(body) or b"{}", type=thread_safe(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"The body is not what was expected: {_expected(kind)} ({error})."
-        ) from (None)
+        raise InvalidRequestError(f"The body must be {_expected(kind)} ({error}).") from (None)
 
 
 def _expected(kind: type[Any]) -> str:
     fields = msgspec.structs.fields(kind)
     if not fields:
-        return "nothing, or an empty JSON object"
+        return "empty, or an empty JSON object"
     needed = [field.encode_name for field in fields if field.required]
     shape = ", ".join(f'"{field.encode_name}": …' for field in fields)
-    only = (
-        "" if len(needed) == len(fields) else f", of which {', '.join(needed) or 'none'} is needed"
+    some = (
+        ""
+        if len(needed) == len(fields)
+        else f", where {', '.join(needed) or 'no field'} is required"
     )
-    return f"a JSON object {{{shape}}}{only}"
+    return f"a JSON object {{{shape}}}{some}"

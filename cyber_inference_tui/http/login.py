@@ -154,7 +154,7 @@ class AdminLogin:
             await self._prepare()
         if not self.admits(headers):
             raise AdminLoginError(
-                "The login is not valid, or no longer."
+                "The login is invalid or has expired."
                 if token
                 else "This needs a login: admin_password is set.",
                 hint="POST the password to /admin/login, and send the access_token that comes "

@@ -52,7 +52,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             raise BrokenBodyError("The request's body is broken.") from None
         except TimeoutError:
             raise RequestTimeoutError(
-                f"The request's body stopped coming for {BODY_TIMEOUT:g} s."
+                f"No part of the request's body arrived for {BODY_TIMEOUT:g} s."
             ) from None
         size += len(part)
         if size > limit:

@@ -60,7 +60,7 @@ def serve(
     *,
     demo: bool,
     announce: Callable[[str], None],
-    tell: Callable[[str], None],
+    announce_secrets: Callable[[str], None],
     environ: Mapping[str, str],
     flags: Mapping[str, Any],
     quiet: bool = False,
@@ -68,9 +68,9 @@ def serve(
     """Run the service until SIGTERM or SIGINT, and return the exit code.
 
     ``announce`` is called with the line ``listening on http://HOST:PORT`` once requests are
-    accepted, ``tell`` with a new key and password. ``environ`` and ``flags`` are used again when
-    the configuration file changes. With ``quiet`` the log stops going to stderr once the service
-    listens. Raises ``CyberError`` if the service cannot start.
+    accepted, ``announce_secrets`` with a new key and password. ``environ`` and ``flags`` are used
+    again when the configuration file changes. With ``quiet`` the log stops going to stderr once the
+    service listens. Raises ``CyberError`` if the service cannot start.
     """
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
@@ -107,7 +107,7 @@ def serve(
             listener.getsockname()[0],
             environ=environ,
             flags=flags,
-            announce=tell,
+            announce=announce_secrets,
             reveal=not goes_to_journal(environ),
         )
 

@@ -92,7 +92,7 @@ class Admission:
         loads = [waiter for waiter in state.waiters if not waiter.takes_place]
         for waiter in loads:
             self.remove(state, waiter)
-        return loads
+        return [waiter for waiter in loads if not waiter.future.done()]
 
     def pop_admitted(self, state: ModelState) -> Waiter | None:
         """Take the next request out of the queue, if it gets a place and no other model's turn is

@@ -220,8 +220,7 @@ class ControlLoop:
 
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
-            if not load.future.done():
-                load.future.set_result(None)
+            load.future.set_result(None)
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
             self._take_place(state, request.arrival, _now())

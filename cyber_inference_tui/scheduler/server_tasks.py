@@ -57,7 +57,7 @@ class LoadFailed(NamedTuple):
 
 
 class ServerExited(NamedTuple):
-    """A server's process has ended, for whatever reason."""
+    """A server's process has ended, by itself or by a stop."""
 
     state: ModelState
     server: Server
@@ -132,10 +132,10 @@ class ServerTasks:
         try:
             need = await self._launcher.need(spec)
         except CyberError as error:
-            # The load will fail with the same error, which everybody who waits for it gets.
+            # The load will fail with the same error, and report it to the queue.
             _logger.info("the memory that %s needs is not known: %s", state.model.id, error)
         except Exception:
-            # A defect of ours must not keep everybody waiting who wants the model.
+            # A defect of ours must not keep the queue of the model waiting for ever.
             _logger.exception("the memory that %s needs is not known", state.model.id)
         finally:
             del self._estimates[state]
@@ -178,7 +178,7 @@ class ServerTasks:
                 error.out_of_memory = False
             self._report(LoadFailed(state, error))
         except Exception:
-            # A defect of ours must not leave the model in "loading" with everybody waiting.
+            # A defect of ours must not leave the model in "loading" with its queue.
             _logger.exception("loading %s failed unexpectedly", state.model.id)
             message = f"Loading {state.model.id} failed: see the service's log."
             self._report(LoadFailed(state, ModelLoadError(message)))

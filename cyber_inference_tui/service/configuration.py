@@ -20,7 +20,7 @@ from cyber_inference_tui.records import (
     ConfigValueRecord,
     SettingEffect,
 )
-from cyber_inference_tui.settings.credentials import CREDENTIALS, check_kept
+from cyber_inference_tui.settings.credentials import CREDENTIALS, check_credentials_kept
 from cyber_inference_tui.settings.edit import (
     check_valid,
     key_in,
@@ -110,14 +110,14 @@ class Configuration:
         A file that is gone, empty or cut off is refused: the likely cause is an editor, a sync tool
         or a lost mount, and the defaults would open the service to others.
         """
-        await self._take(edited=False)
+        await self._load_file(edited=False)
 
-    async def _take(self, *, edited: bool) -> None:
+    async def _load_file(self, *, edited: bool) -> None:
         """Reload; a file that this service has just ``edited`` may be empty."""
         text = await asyncio.to_thread(_text_of, self._path)
         edited = edited and self._path.exists()
         if not edited:
-            self._check_there(text)
+            self._check_not_gone(text)
         new = await asyncio.to_thread(
             load_text, text, self._path, environ=self._environ, flags=self._flags
         )
@@ -154,7 +154,7 @@ class Configuration:
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(set_value, self._path, key, value)
-        await self._take(edited=True)
+        await self._load_file(edited=True)
         return self.loaded.record(known, model_id)
 
     async def unset(self, key: str) -> ConfigValueRecord:
@@ -164,7 +164,7 @@ class Configuration:
             self._check_kept_without(known)
         await asyncio.to_thread(self._check_before_writing)
         await asyncio.to_thread(unset_value, self._path, key)
-        await self._take(edited=True)
+        await self._load_file(edited=True)
         return self.loaded.record(known, model_id)
 
     async def check(self, key: str, value: Any) -> ConfigCheckRecord:
@@ -172,12 +172,10 @@ class Configuration:
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
         check_valid(self._path, key, value)
-        written, after = await asyncio.to_thread(self._foresee, key, value)
+        written, after = await asyncio.to_thread(self._preview, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
-        restarted = self._would_restart(
-            applicable, lambda model: configured_anew(model, applicable)
-        )
+        restarted = self._would_restart(applicable, lambda model: reconfigured(model, applicable))
         record = written.record(known, model_id)
         return ConfigCheckRecord(
             key=record.key,
@@ -186,7 +184,7 @@ class Configuration:
             models=tuple(restarted),
         )
 
-    def _foresee(self, key: str, value: Any) -> tuple[LoadedSettings, LoadedSettings]:
+    def _preview(self, key: str, value: Any) -> tuple[LoadedSettings, LoadedSettings]:
         """Return the settings of the changed file alone, and those that would apply. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
@@ -201,13 +199,13 @@ class Configuration:
     def _check_before_writing(self) -> str:
         """Return the file's text if it may be edited. Blocks; raises ``ConfigError``."""
         text = _text_of(self._path)
-        self._check_there(text)
+        self._check_not_gone(text)
         if self._was_gone:
             new = load_text(text, self._path, environ=self._environ, flags=self._flags)
             self._check_whole(text, new)
         return text
 
-    def _check_there(self, text: str) -> None:
+    def _check_not_gone(self, text: str) -> None:
         if self._text.strip() and not text.strip():
             self._was_gone = True
             what = "is empty" if text or self._path.exists() else "is gone"
@@ -248,7 +246,7 @@ class Configuration:
             )
 
     def _check_kept(self, new: Settings) -> None:
-        check_kept(self.loaded.settings, new, self._bound_host())
+        check_credentials_kept(self.loaded.settings, new, self._bound_host())
 
     def _check_kept_without(self, known: Key) -> None:
         """Raise ``ConfigError`` if the file without this key would be refused."""
@@ -299,7 +297,7 @@ def _effect(
     return SettingEffect.RESTARTS_MODELS if restarted else SettingEffect.NOW
 
 
-def configured_anew(model: LocalModel, settings: Settings) -> LocalModel:
+def reconfigured(model: LocalModel, settings: Settings) -> LocalModel:
     """Return a model as its table in other settings would configure it.
 
     Files are not looked at: if the table no longer names a projector, the result has none, though

@@ -201,7 +201,7 @@ class Service:
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
         await self.history.start()
-        await self._recall()
+        await self._restore_measurements()
         await self._launcher.start()
         await self.models.scan(_FIRST_SCAN)
         await self._look_for_binary()
@@ -283,7 +283,7 @@ class Service:
         self.scheduler.binary_changed()
         await self.models.update_estimates()
 
-    async def _recall(self) -> None:
+    async def _restore_measurements(self) -> None:
         """Take over what earlier runs measured of loads."""
         try:
             for measurement in reversed(await self.history.measurements()):

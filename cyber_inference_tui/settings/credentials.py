@@ -50,7 +50,7 @@ def missing_credentials(settings: Settings, host: str) -> tuple[str, ...]:
     return tuple(name for name in CREDENTIALS if not getattr(settings, name))
 
 
-def check_possible(loaded: LoadedSettings, host: str) -> None:
+def check_credentials_possible(loaded: LoadedSettings, host: str) -> None:
     """Raise ``ConfigError`` if an empty variable would override a credential in the file."""
     for name in missing_credentials(loaded.settings, host):
         if loaded.sources[name] is SettingSource.ENV:
@@ -61,7 +61,7 @@ def check_possible(loaded: LoadedSettings, host: str) -> None:
             )
 
 
-def check_kept(old: Settings, new: Settings, host: str) -> None:
+def check_credentials_kept(old: Settings, new: Settings, host: str) -> None:
     """Raise ``ConfigError`` if new settings lack a credential that a running service needs."""
     lost = [name for name in missing_credentials(new, host) if getattr(old, name)]
     if lost:
@@ -90,7 +90,7 @@ def make_credentials(
     lacking = missing_credentials(loaded.settings, host)
     if not lacking:
         return loaded
-    check_possible(loaded, host)
+    check_credentials_possible(loaded, host)
     path = loaded.config_path
     lines = []
     try:

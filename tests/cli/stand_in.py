@@ -26,35 +26,34 @@ from cyber_inference_tui.records.endpoints import LOG_POSITION
 
 
 class StandIn:
-    """Change its attributes, then ask it. ``requests`` holds what arrived, in order."""
+    """Set its attributes, then send requests. ``requests`` has all requests, in order."""
 
     def __init__(self) -> None:
         self.port = 0
         self.models: dict[str, ModelRecord] = {}
         self.logs: dict[str, str] = {}
         self.answers: dict[tuple[str, str], Any] = {}
-        """What any other request is answered, by its method, path and query."""
+        """Answers to any requests, by method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
         self.devices_problem: str | None = None
         self.load_error: CyberError | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.password = ""
-        """When set, everything wants a token: one of ``tokens``."""
+        """If set, every request needs one of ``tokens``."""
         self.tokens: list[str] = []
         self.history: list[tuple[int, str, bytes]] = []
-        self.log_position = True
         self.streams_opened: list[str | None] = []
         self.drop_after: int | None = None
-        """Close an event stream once it has sent this many events (then serve normally)."""
+        """The number of events after which the next event stream is cut, once."""
         self.end_after: int | None = None
         self.end_with = (503, "shutting_down", "The service is stopping.")
-        """How event streams are refused after ``end_after`` were opened; the last one is cut."""
+        """The refusal of further event streams after ``end_after``; the last open stream is cut."""
         self.on_log: Callable[[], object] = lambda: None
-        """Called once a log's tail has been read."""
+        """Called when the tail of a log has been read."""
         self.on_events: Callable[[], object] = lambda: None
-        """Called once an event stream has been opened."""
+        """Called when an event stream has been opened."""
         self.load_after_events = 0
-        """A load is answered once this many events were sent (0: at once)."""
+        """A load is answered after this many events."""
         self._sent = 0
         self._notifier: asyncio.Condition | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,7 +155,7 @@ class StandIn:
         if name not in self.logs:
             raise ModelNotFoundError(f"There is no model {name}.")
         lines = self.logs[name].splitlines(keepends=True)
-        headers = {LOG_POSITION: str(len(self.history))} if self.log_position else {}
+        headers = {LOG_POSITION: str(len(self.history))}
         text = "".join(lines[len(lines) - count :] if count < len(lines) else lines)
         self.on_log()
         return WithHeaders(text, headers)
@@ -212,7 +211,7 @@ class StandIn:
 
     @contextmanager
     def running(self) -> Iterator[StandIn]:
-        """Serve on a port of the kernel's, on a thread and loop of its own."""
+        """Serve on a free port, on a thread with its own loop."""
         ready = threading.Event()
         stop = asyncio.Event()
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready, stop)))

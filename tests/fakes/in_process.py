@@ -122,7 +122,7 @@ class InProcess(httpx.AsyncHTTPTransport, httpcore.AsyncNetworkBackend):
         return _ClientSide(server)
 
     def stop(self) -> None:
-        """Close all connections, and refuse further ones until ``up``."""
+        """Close all connections, and refuse new connections until ``up``."""
         self.up = False
         for connection in self._connections:
             connection.close()

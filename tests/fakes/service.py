@@ -457,8 +457,8 @@ class _Hub(Hub):
 class FakeService(Service):
     """Reports a ``World``, and changes it.
 
-    ``calls`` has the changes that were requested, ``reads`` the queries. An error in ``fail`` is
-    raised by calls of that name, ``failure`` by all of them.
+    ``calls`` has the requested changes, ``reads`` the queries. Calls raise the error for their name
+    in ``fail``; every call raises ``failure``.
     """
 
     # A property of the real service, so the class needs an attribute in its place.

@@ -72,7 +72,7 @@ def test_the_library_for_gpus_is_loaded_only_where_it_is_asked_for() -> None:
         "import sys\n"
         "import cyber_inference_tui.monitor.memory_reader as reader\n"
         "import cyber_inference_tui.monitor.sampler as sampler\n"
-        "reader.MemoryReader(), sampler.Sampler()\n"
+        "reader.MemoryReader(), sampler.MachineSampler()\n"
         "sys.exit('pynvml' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -194,7 +194,7 @@ def test_sigterm_leaves_the_terminal_as_it_was(home: Home) -> None:
         os.kill(app.pid, signal.SIGTERM)
         shown = terminal.wait_for("ended with 0")
         assert "Dashboard" not in shown
-        assert f"'kill {service.pid}' ends it" in shown.replace("\n", "")
+        assert f"'kill {service.pid}' stops it" in shown.replace("\n", "")
     assert service.is_running()
 
 

@@ -384,6 +384,18 @@ def test_an_estimate_that_a_change_of_settings_overtakes_is_repeated() -> None:
     run(main())
 
 
+def test_the_end_waits_for_no_estimate() -> None:
+    async def main() -> None:
+        world = World(launcher=SlowEstimates(machine=VirtualMachine(16 * GB)))
+        async with world.scheduler as scheduler:
+            scheduler.request_load(A)
+            await asyncio.sleep(0.5)
+        assert now() == 0.5
+        await world.assert_nothing_left()
+
+    run(main())
+
+
 @pytest.mark.parametrize(("delays", "seconds"), [([], 1.0), ([0.0, 3.0], 3.0)])
 def test_a_server_that_does_not_report_its_memory_is_measured(
     delays: list[float], seconds: float

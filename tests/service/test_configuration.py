@@ -1,4 +1,4 @@
-"""The configuration of a service: what a change would do, and what it does."""
+"""The configuration of a service: previews of changes, and their effects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
-from cyber_inference_tui.service.configuration import Configuration, configured_anew
+from cyber_inference_tui.service.configuration import Configuration, reconfigured
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
@@ -208,10 +208,10 @@ def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
     text = '[models."M"]\nthreads = 2\nmmproj = "p.gguf"\n'
     settings = load_if_there(tmp_path / "none", environ={}, flags={}).settings
     with_table = Desk(tmp_path / "config.toml", text=text).configuration.loaded.settings
-    changed = configured_anew(model("m"), with_table)
+    changed = reconfigured(model("m"), with_table)
     assert changed.settings.threads == 2
     assert changed.mmproj == tmp_path / "p.gguf"
-    back = configured_anew(changed, settings)
+    back = reconfigured(changed, settings)
     assert (back.settings.threads, back.mmproj) == (None, None)
 
 

@@ -41,7 +41,7 @@ def now() -> datetime:
 
 
 class Bench:
-    """An installation whose installer is a few lines of Python, and what it did."""
+    """An installation with a few lines of Python as its installer, and its events."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

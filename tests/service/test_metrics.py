@@ -88,7 +88,7 @@ class Counting:
         ]
 
     async def value(self, name: str, **labels: str) -> float | None:
-        """The one sample with these labels; ``None`` = there is none."""
+        """The sample with these labels; ``None`` = there is none."""
         found = [value for has, value in await self.values(name) if has == labels]
         assert len(found) < 2
         return found[0] if found else None

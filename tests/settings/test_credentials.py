@@ -9,7 +9,7 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.credentials import (
-    check_kept,
+    check_credentials_kept,
     is_loopback,
     make_credentials,
     missing_credentials,
@@ -186,9 +186,11 @@ def test_a_running_service_keeps_its_guards() -> None:
     guarded = Settings(api_keys=("k",), admin_password="p")
     for lost in (Settings(api_keys=("k",)), Settings(admin_password="p"), Settings()):
         with pytest.raises(ConfigError, match="cannot be empty"):
-            check_kept(guarded, lost, "0.0.0.0")
-        check_kept(guarded, lost, "127.0.0.1")
-    check_kept(guarded, Settings(api_keys=("other",), admin_password="other"), "0.0.0.0")
-    check_kept(guarded, Settings(insecure_no_auth=True), "0.0.0.0")
+            check_credentials_kept(guarded, lost, "0.0.0.0")
+        check_credentials_kept(guarded, lost, "127.0.0.1")
+    check_credentials_kept(
+        guarded, Settings(api_keys=("other",), admin_password="other"), "0.0.0.0"
+    )
+    check_credentials_kept(guarded, Settings(insecure_no_auth=True), "0.0.0.0")
     # A service that was started open stays what it is until its next start.
-    check_kept(Settings(insecure_no_auth=True), Settings(), "0.0.0.0")
+    check_credentials_kept(Settings(insecure_no_auth=True), Settings(), "0.0.0.0")

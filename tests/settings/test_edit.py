@@ -228,7 +228,7 @@ def test_a_failed_write_leaves_the_old_file(config: Path, monkeypatch: pytest.Mo
 def test_a_file_that_cannot_be_replaced_is_written_in_place(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one that a container mounts alone: rename(2) says EBUSY."""
+    """Like a file that a container mounts alone: rename(2) fails with EBUSY."""
     config.write_text("port = 1\n# a comment\n" + "#" * 100 + "\n")
     inode = config.stat().st_ino
 
