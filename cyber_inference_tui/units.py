@@ -45,7 +45,7 @@ def count_text(number: int) -> str:
         # 999.6M would round up to "1000M", which belongs to the next unit.
         if number >= 0.9995 * size:
             value = number / size
-            # Two digits are enough.
+            # Whole where a decimal says nothing any more.
             return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
     return str(number)
 

@@ -1,8 +1,8 @@
-"""Hand out keys one at a time: each after the app has carried out the key before it.
+"""Handles keys one at a time: each after the app has carried out the key before it.
 
 A slow line, tmux and macro keyboards deliver several keys in one packet. Textual forwards each of
-them to the widget that has the focus at that moment, before the first key has opened the line or
-the dialog that the others are meant for.
+them to the focused widget at once, before the first key has opened the field or the dialog for
+the others.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from textual.widgets import Input, TextArea
 from textual.worker import WorkerError
 
 _LIMIT = 2.0
-"""Seconds after which the next key is handed out in any case."""
+"""Seconds after which the next key is handled in any case."""
 _CAPACITY = 10_000
-"""Keys that wait at most: a paste into a terminal that does not mark pastes."""
+"""Maximum waiting keys, such as of a paste in a terminal that does not mark pastes."""
 OPENING = "opening"
-"""Group of the workers that will open something: keys wait for them."""
+"""Group of workers that open something; keys wait for them."""
 
 
 class KeyQueue:
-    """The keys and pastes of an app that have not been handed out."""
+    """The keys and pastes that an app has not handled yet."""
 
     def __init__(self, app: App[Any]) -> None:
         self._app = app
@@ -36,7 +36,7 @@ class KeyQueue:
         self._task: asyncio.Task[None] | None = None
 
     def admits(self, event: events.Event) -> bool:
-        """Whether the app may handle ``event`` now; if not, it is posted again when it may."""
+        """Return whether the app may handle ``event`` now; else post it again later."""
         if event is self._due:
             self._due = None
         elif self._task is not None or self._due is not None:
@@ -49,7 +49,7 @@ class KeyQueue:
         return True
 
     def _is_text(self, event: events.Event) -> bool:
-        """Whether the event does nothing but change the text of the field in focus."""
+        """Return whether the event only changes the text of the focused field."""
         if isinstance(event, events.Key) and not event.is_printable:
             return False
         return isinstance(self._app.focused, Input | TextArea)

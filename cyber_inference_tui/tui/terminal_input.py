@@ -1,4 +1,4 @@
-"""Reduce the bytes that a terminal sends to what Textual's parser can read.
+"""Reduces the bytes that a terminal sends to what Textual's parser can read.
 
 Textual decodes input as strict UTF-8 and raises on several sequences that terminals do send: bytes
 of another encoding, mouse reports of the old protocol, key releases of the kitty protocol. It
@@ -72,14 +72,14 @@ class InputFilter:
         return "".join(parts)
 
     def flush(self) -> str:
-        """Return what is unfinished, after a pause: a lone escape is a key."""
+        """Return the unfinished text after a pause: a lone escape is a key."""
         held, self._held = self._held, b""
         if self._pasting or len(held) > 2:
             return ""
         return held.decode("ascii", "ignore")
 
     def _typed(self, data: bytes) -> tuple[int, str]:
-        """The number of bytes used of ``data``, and the text to hand on for them."""
+        """Return the number of bytes used of ``data``, and their text."""
         start = data.find(b"\x1b")
         if start:
             end = len(data) if start < 0 else start
@@ -114,7 +114,7 @@ class InputFilter:
         return match.end(), readable_sequence(sequence)
 
     def _pasted(self, data: bytes) -> tuple[int, str]:
-        """As ``_typed``, inside a paste: no escape of the pasted text is a sequence."""
+        """Do the same as ``_typed`` inside a paste, where an escape begins no sequence."""
         end = data.find(_PASTE_END)
         if end == 0:
             self._pasting = False

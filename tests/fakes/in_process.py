@@ -105,9 +105,12 @@ class InProcess(httpx.AsyncHTTPTransport, httpcore.AsyncNetworkBackend):
         self._runner: Runner | None = None
         self._connections: list[_ServerSide] = []
         self.up = True
+        self.refused = 0
+        """Attempts to connect while the service was away."""
 
     async def connect_tcp(self, *_: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         if not self.up:
+            self.refused += 1
             raise httpcore.ConnectError("refused") from ConnectionRefusedError()
         if self._runner is None:
             self._runner = Runner(self._app, handler_cancellation=True, access_log=None)

@@ -48,6 +48,15 @@ def write(client: FakeClient, source: str, *texts: str, level: LogLevel = LogLev
     client.publish("log", LogEvent(id=source, first=first, lines=lines))
 
 
+async def stopped(pilot: Any, app: Any, client: FakeClient) -> None:
+    """Stop the service, until both the app and the pane could not connect to it."""
+    await until(pilot, lambda: app.snapshot.live and client.streams == 2)
+    refused = client.connections.refused
+    client.stop()
+    await until(pilot, lambda: client.connections.refused >= refused + 2)
+    await until(pilot, lambda: "no connection" in screen_text(app))
+
+
 async def test_it_follows_what_is_written() -> None:
     async with running(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
@@ -239,8 +248,7 @@ async def test_copy_and_save(tmp_path: Path) -> None:
 async def test_it_goes_on_after_the_service_was_away() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
-        client.stop()
-        await until(pilot, lambda: "no connection" in screen_text(app))
+        await stopped(pilot, app, client)
         assert pane.view.lines
         client.world.logs[QWEN].append(line(120, "after the pause"))
         client.start()
@@ -249,8 +257,7 @@ async def test_it_goes_on_after_the_service_was_away() -> None:
         await pilot.press("g")
         await until(pilot, lambda: not pane.view.following)
         before = pane.view.lines
-        client.stop()
-        await until(pilot, lambda: "no connection" in screen_text(app))
+        await stopped(pilot, app, client)
         client.world.logs[QWEN] = [line(0, "a new life")]
         client.start(pid=4712)
         await until(pilot, lambda: "from before the restart" in screen_text(app))
