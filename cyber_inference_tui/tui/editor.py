@@ -20,7 +20,11 @@ _FALLBACKS = ("sensible-editor", "nano", "vim", "vi")
 def editor_command(environ: Mapping[str, str]) -> list[str]:
     """Return ``$VISUAL``, ``$EDITOR`` or an installed editor; raise ``CyberError`` if none."""
     for name in ("VISUAL", "EDITOR"):
-        if (command := environ.get(name, "").strip()) and (words := shlex.split(command)):
+        try:
+            words = shlex.split(environ.get(name, ""))
+        except ValueError as error:
+            raise CyberError(f"{name} is not a command: {error}.", hint=f"Set {name}.") from error
+        if words:
             return words
     for name in _FALLBACKS:
         if found := shutil.which(name, path=environ.get("PATH")):

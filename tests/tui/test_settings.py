@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from textual.widgets import Input
 
-from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.errors import ConfigError, CyberError
+from cyber_inference_tui.tui.editor import editor_command
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
@@ -247,3 +248,9 @@ async def test_readonly_has_no_way_to_change_anything() -> None:
 def _nothing() -> Iterator[None]:
     """The test has no terminal that an editor could take over."""
     yield
+
+
+def test_an_editor_that_cannot_be_parsed_is_refused() -> None:
+    assert editor_command({"VISUAL": "", "EDITOR": "code --wait"}) == ["code", "--wait"]
+    with pytest.raises(CyberError, match=r"EDITOR is not a command: No closing quotation"):
+        editor_command({"EDITOR": "'vim"})

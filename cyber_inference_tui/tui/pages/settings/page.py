@@ -27,6 +27,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import run_editor
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
 from cyber_inference_tui.tui.pages.page import Page, update_static
@@ -314,7 +315,7 @@ class SettingsPage(Page):
         """Reset the setting; ask first if that restarts a model or removes a secret."""
         record = self._chosen()
         if record is not None and record.source == "file":
-            self.cyber.do(self._ask_reset(record), group="ask")
+            self.cyber.do(self._ask_reset(record), group=OPENING)
 
     async def _ask_reset(self, record: ConfigValueRecord) -> None:
         check = await self.client.check_config(record.key, record.default)
