@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -244,7 +245,11 @@ class Watched(World):
     def _look_at_refusal(self, model_id: str) -> None:
         footprint = self.launcher.needs[model_id].footprint
         host = footprint.mapped + footprint.host + (0 if self.machine.cards else footprint.device)
-        others = max(size for at, size in self.took if at >= now() - 20 or size == self.took[-1][1])
+        # A size counts until 20 s after the next one, however long it was there before.
+        ends = [*[at for at, _ in self.took][1:], math.inf]
+        others = max(
+            size for (_, size), end in zip(self.took, ends, strict=True) if end >= now() - 20
+        )
         # Memory that is freed late looks as if other programs used it.
         late = self.machine.back_seconds > RETURN_PATIENCE or any(
             not any(server.pid == pid for server in self.launcher.alive)
@@ -456,6 +461,18 @@ UNPINNED_TOO_LATE = [
 ]
 
 
+# A model is refused, and the other programs free their memory at the same moment.
+FREED_TOO_LATE = [
+    Step("use", 0, 0.0, 0.0),
+    Step("others", 0, 0.0, 7.0),
+    Step("use", 0, 0.25, 0.0),
+    *[Step("use", 0, 5.0, 0.0)] * 3,
+    Step("use", 2, 5.0, 0.0),
+    Step("use", 0, 0.0, 0.0),
+    Step("others", 0, 0.0, 0.0),
+]
+
+
 # While memory for one model is awaited, a later model that would fit does not get it.
 TAKING_TURNS = [
     Step("use", 0, 0.0, 7.0),
@@ -485,6 +502,10 @@ TAKING_TURNS = [
 @example(
     fleet=Fleet((1, 12), (False, False), 0, connections=1, back_seconds=0.0, cards=False),
     schedule=UNPINNED_TOO_LATE,
+)
+@example(
+    fleet=Fleet((1, 1, 6), (False,) * 3, 0, connections=1, back_seconds=0.0, cards=False),
+    schedule=FREED_TOO_LATE,
 )
 def test_the_invariants_hold_in_random_worlds(fleet: Fleet, schedule: list[Step]) -> None:
     simulate(fleet, schedule)
