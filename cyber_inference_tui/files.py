@@ -54,14 +54,27 @@ def _opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``path`` atomically: a reader sees the old file, none, or the complete new one."""
+def replace_file(path: Path, data: bytes, *, mode: int | None = None, flush: bool = False) -> None:
+    """Write ``path`` atomically: a reader sees the old file, none, or the complete new one.
+
+    ``mode`` are its permissions, without regard to the umask. With ``flush`` the content survives
+    a power cut. Raises ``OSError`` and then leaves nothing behind.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data)
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else 0o600), "wb") as file:
+            file.write(data)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            if flush:
+                file.flush()
+                flush_to_disk(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def flush_to_disk(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""What is no file is not waited for, and what a disk refuses is one sentence with a way out."""
+"""Files are read without blocking and replaced whole; a full disk is explained in a sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.files import has_no_room, read_file, read_tail, write_problem
+from cyber_inference_tui.files import (
+    has_no_room,
+    read_file,
+    read_tail,
+    replace_file,
+    write_problem,
+)
 
 
 def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
@@ -62,3 +68,24 @@ def test_what_a_disk_refuses_has_a_way_out() -> None:
     assert write_problem(Path("/f"), denied).endswith(
         "Permission denied. Check who may write there."
     )
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+def test_a_file_is_replaced_with_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    replace_file(path, b"new", mode=mode, flush=True)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == mode
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failed_replacement_keeps_the_old_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(folder, b"new")
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(folder) == ["old"]

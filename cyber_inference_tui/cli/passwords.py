@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.files import read_file
+from cyber_inference_tui.files import read_file, replace_file
 
 _FILE = "passwords.json"
 _MAX_BYTES = 1024 * 1024
@@ -35,14 +34,9 @@ class Passwords:
     def keep(self, url: str, password: str) -> None:
         """Keep the password for ``url``; raises ``CyberError``."""
         known = {**self._read(), url: password}
-        temporary = self._path.with_name(f"{_FILE}.new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary.unlink(missing_ok=True)
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(file, "wb") as stream:
-                stream.write(msgspec.json.encode(known))
-            temporary.replace(self._path)
+            replace_file(self._path, msgspec.json.encode(known), mode=0o600)
         except OSError as error:
             raise CyberError(
                 f"The password cannot be kept in {self._path}: {error.strerror}."

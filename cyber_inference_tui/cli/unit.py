@@ -5,7 +5,6 @@ The directives are documented in systemd.service(5), systemd.exec(5) and systemd
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.files import replace_file
 from cyber_inference_tui.settings.environment import needed_home, variable
 from cyber_inference_tui.text import clean_line
 
@@ -186,15 +186,10 @@ class Systemd:
             raise CyberError(f"{self.path}: cannot be read: {error.strerror}.") from error
 
     def _write(self, text: str) -> None:
-        temporary = self.path.with_name(f".{UNIT_NAME}.new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, "utf-8")
-            temporary.chmod(0o644)
-            temporary.replace(self.path)
+            replace_file(self.path, text.encode(), mode=0o644)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> CyberError:

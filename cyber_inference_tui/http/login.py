@@ -33,6 +33,7 @@ from cyber_inference_tui.errors import (
     InvalidAdminPasswordError,
     TooManyLoginsError,
 )
+from cyber_inference_tui.files import replace_file
 from cyber_inference_tui.http.access import bearer_token, digest_of
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
@@ -292,11 +293,5 @@ def kept_secret(path: Path) -> bytes:
         if private and len(secret) == _SECRET_BYTES:
             return secret
     secret = secrets.token_bytes(_SECRET_BYTES)
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, secret, mode=0o600, flush=True)
     return secret

@@ -19,7 +19,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError
-from cyber_inference_tui.files import has_no_room, read_file, write_problem
+from cyber_inference_tui.files import has_no_room, read_file, replace_file, write_problem
 
 RUNTIME_FILE = "service.json"
 _LOCK_FILE = "service.lock"
@@ -122,16 +122,9 @@ def write_runtime_file(data_dir: Path, record: RuntimeRecord) -> None:
     """
     path = data_dir / RUNTIME_FILE
     content = msgspec.json.encode(record)
-    temporary = path.with_name(f"{RUNTIME_FILE}.new")
     try:
-        temporary.unlink(missing_ok=True)
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as stream:
-            stream.write(content)
-        temporary.replace(path)
+        replace_file(path, content, mode=0o600)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         try:
             file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
             try:

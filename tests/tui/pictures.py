@@ -42,15 +42,16 @@ _FONTS = re.compile(r"@font-face \{.*?\}\n?", re.DOTALL)
 
 
 async def main(llama_server: Path) -> None:
-    home = "/home/me/.cyber-inference"
-    # Of the same length, so that all that stands after it stays in its place.
-    prefix = "cyber".ljust(len(home) - len("/tmp/") - _RANDOM, "-")
+    data_dir = "/home/me/.local/share/cyber-inference-tui"
+    # Of the same length, so that all text after it keeps its position.
+    prefix = "cyber".ljust(len(data_dir) - len("/tmp//data") - _RANDOM, "-")
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as name:
         folder = Path(name)
         real = f"{llama_server.resolve().parent}/llama-"
         room = len(real) - len("/opt//llama-")
         PLACES[real] = f"/opt/{_BUILD[:room].ljust(room, '_')}/llama-"
-        PLACES[name] = home
+        PLACES[f"{name}/data"] = data_dir
+        PLACES[f"{name}/config.toml"] = "/home/me/.config/cyber-inference-tui/config.toml"
         models = folder / "data" / "models"
         models.mkdir(parents=True)
         for model in ("sea-stories-q8_0", "night-sky-q8_0"):
