@@ -78,7 +78,7 @@ def test_a_file_is_replaced_with_its_mode(tmp_path: Path, mode: int) -> None:
     replace_file(path, b"new", mode=mode, flush=True)
     assert path.read_bytes() == b"new"
     assert path.stat().st_mode & 0o777 == mode
-    assert os.listdir(tmp_path) == ["file"]
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failed_replacement_keeps_the_old_file(tmp_path: Path) -> None:
@@ -87,5 +87,5 @@ def test_a_failed_replacement_keeps_the_old_file(tmp_path: Path) -> None:
     (folder / "old").touch()
     with pytest.raises(OSError, match="directory"):
         replace_file(folder, b"new")
-    assert os.listdir(tmp_path) == ["folder"]
-    assert os.listdir(folder) == ["old"]
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+    assert [one.name for one in folder.iterdir()] == ["old"]
