@@ -2,7 +2,8 @@
 bin := .venv/bin
 unset := env -u PYTHONDONTWRITEBYTECODE
 llama_server = $(CYBER_TEST_LLAMA_SERVER)
-# Rooms whose tests need no llama-server, no terminal and no other program: under a minute.
+# Rooms whose tests need no llama-server, no terminal and no other program: about a minute.
+# Some of them wait, so there are more workers than two cores would need.
 fast := client doctor fakes gguf http library scheduler service settings
 
 .PHONY: help test check test-fast snapshots regenerate
@@ -21,7 +22,7 @@ check: ## lint, format, spelling, types and import rules
 	$(bin)/mypy
 
 test-fast: ## the quick tests; fast="http tui" names other rooms
-	$(unset) $(bin)/pytest -q -n auto --dist worksteal $(addprefix tests/,$(fast)) tests/*.py
+	$(unset) $(bin)/pytest -q -n 4 --dist worksteal $(addprefix tests/,$(fast)) tests/*.py
 
 snapshots: ## take new pictures for the tests of screens; look at the difference
 	$(unset) $(bin)/pytest -q tests/tui/test_snapshots.py --snapshot-update
