@@ -97,7 +97,10 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The first process of the namespace ends with it, and so do all others in it.
+        # With the first process of the namespace the kernel ends all others. --kill-child does not
+        # reach it: a process that changes its user loses the signal for its parent's end.
+        with contextlib.suppress(OSError, IndexError):
+            os.kill(self.first, signal.SIGKILL)
         self._process.kill()
         self._process.wait(30)
 
