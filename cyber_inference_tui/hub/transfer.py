@@ -69,7 +69,7 @@ class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
     """Called in a thread before every try, so that a new token takes effect at once."""
     executor: Executor
     environ: Mapping[str, str]
-    """Where proxies are looked up."""
+    """Environment variables, which may name proxies."""
     boot: str
     """The system's boot id."""
     pace: TransferLimits = TransferLimits()

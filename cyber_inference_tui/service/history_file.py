@@ -29,7 +29,7 @@ from cyber_inference_tui.service.history_rows import (
 from cyber_inference_tui.text import clean_line
 
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
-"""What SQLite raises for a file; the latter if an error's text quotes a damaged name."""
+"""Errors of SQLite; the second if the text of an error quotes a damaged name."""
 KEEP_DAMAGED = 3
 """Damaged files that are kept, so that a dying disk does not fill up with them."""
 
@@ -159,6 +159,7 @@ def _open_file(
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}").fetchall()
         connection.execute("PRAGMA journal_size_limit=1048576").fetchall()
         _bring_up_to_date(connection, steps)
+        _compare_tables(connection, steps)
         _try_out(connection, now)
     except FAULTS as error:
         # The primary result code; none where SQLite itself did not refuse anything.
@@ -194,6 +195,27 @@ def _bring_up_to_date(connection: sqlite3.Connection, steps: Sequence[Sequence[s
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _compare_tables(connection: sqlite3.Connection, steps: Sequence[Sequence[str]]) -> None:
+    """Raise ``UnusableFileError`` unless the tables have the columns of a new file.
+
+    Damage to the text of a table can change what a column means and still be valid.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:")) as new:
+        for statement in itertools.chain.from_iterable(steps):
+            new.execute(statement)
+        if _columns(connection) != _columns(new):
+            raise UnusableFileError("its tables have other columns")
+
+
+def _columns(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+    rows = connection.execute(
+        "SELECT tables.name, columns.* FROM sqlite_master AS tables"
+        " JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+        " ORDER BY tables.name, columns.cid"
+    )
+    return [tuple(row) for row in rows]
 
 
 def _try_out(connection: sqlite3.Connection, now: datetime) -> None:
