@@ -140,7 +140,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         signal_group(process.pid, signal.SIGKILL)
     if process.stdout is not None:
         process.stdout.close()
-    process.wait()
+    # A process that hangs in the kernel does not die.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -171,4 +173,5 @@ def _guard(group: int) -> Iterator[None]:
         write(b"del %d\nend\n" % group)
         with contextlib.suppress(OSError):
             pipe.close()
-        shell.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            shell.wait(_KILL_TIMEOUT)

@@ -39,6 +39,7 @@ from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
+_OPENING_LIMIT = 1.0
 MESSAGE_CHARACTERS = 400
 """Characters of a message that a notification shows; the page itself shows all of it."""
 
@@ -262,7 +263,9 @@ class CyberApp(App[AfterExit]):
         opened = asyncio.Event()
         self.call_after_refresh(call, name)
         self.call_after_refresh(opened.set)
-        self.run_worker(opened.wait(), group=OPENING)
+        # The page may be left before its layout; keys must not wait for it then.
+        waiting = asyncio.wait_for(opened.wait(), _OPENING_LIMIT)
+        self.run_worker(waiting, group=OPENING, exit_on_error=False)
 
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 from textual import events
 from textual.widgets import Input, TextArea
 
+from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.chrome import PAGES
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
 from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, empty_world
@@ -207,3 +211,37 @@ async def test_a_service_that_never_answered_is_named_with_the_reason() -> None:
             await pilot.press(page)
             await until(pilot, lambda: "No service answers at" in screen_text(app))
             assert client.url.removeprefix("http://") in screen_text(app).splitlines()[0]
+
+
+async def test_keys_that_arrive_together_reach_what_the_first_of_them_opens() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        for key in ("2", "slash", *"phi"):
+            app.post_message(events.Key(key, "/" if key == "slash" else key))
+        await until(pilot, lambda: isinstance(app.focused, Input) and app.focused.value == "phi")
+        assert app.current_mode == "models"
+
+
+async def test_keys_do_not_wait_for_a_page_that_was_left_before_it_opened() -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await app.open_log("service")
+        await app.switch_mode("models")
+        await until(pilot, lambda: all(worker.group != OPENING for worker in app.workers))
+        await pilot.press("3")
+        await until(pilot, lambda: app.current_mode == "hub")
+
+
+async def test_a_fault_while_keys_are_read_ends_the_app_with_1(tmp_path: Path) -> None:
+    class Broken(TerminalDriver):
+        def __init__(self, app: CyberApp) -> None:
+            self._app = app
+
+        def run_input_thread(self) -> None:
+            raise OSError("the terminal is gone")
+
+    app = app_on(FakeClient(busy_world()), crash_path=tmp_path / "crash.txt")
+    with pytest.raises(OSError, match="the terminal is gone"):
+        async with app.run_test() as pilot:
+            await asyncio.to_thread(Broken(app)._run_input_thread)
+            await pilot.pause(0.1)
+    assert app.return_code == 1
+    assert "the terminal is gone" in (tmp_path / "crash.txt").read_text()
