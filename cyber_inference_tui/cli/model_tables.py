@@ -116,7 +116,7 @@ def _memory_cell(record: ModelRecord, _: Terminal) -> Cell | str:
     if record.memory_bytes is not None:
         return size_text(record.memory_bytes)
     if record.memory_estimate_bytes is not None:
-        return Cell(f"~{size_text(record.memory_estimate_bytes)}", "dim")
+        return Cell(size_text(record.memory_estimate_bytes, estimate=True), "dim")
     return _NOTHING
 
 

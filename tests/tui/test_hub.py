@@ -185,7 +185,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await in_files(pilot, app)
         text = screen_text(app)
-        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
+        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.90 GiB"):
             assert word in text
         # The one that is suggested has the cursor.
         assert "fits once qwen3-4b-q4_k_m is unloaded. Suggested for this machine" in note(app)
@@ -294,7 +294,7 @@ async def test_downloads_are_paused_and_resumed() -> None:
             "40 %",
             "31.0 MiB/s",
             "1:33",
-            "1.9 GiB of 4.7",
+            "1.90 GiB of 4.7",
         ):
             assert word in screen_text(app)
         await pilot.press("p")

@@ -45,19 +45,19 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "model": "gemma",
         "state": "◐ loading 64 %",
         "quant": "Q4_K_M",
-        "size": "2.3 GiB",
+        "size": "2.30 GiB",
         "params": "4.0B",
         "context": "8K",
         "marks": "  vision",
         "fits": "◍ evicts",
-        "memory": "~3.1 GiB",
+        "memory": "~3.10 GiB",
         "used": "5 min",
     }
 
 
 def test_what_was_measured_has_no_tilde() -> None:
     loaded = model("a", status=ModelStatus.LOADED, memory_bytes=3 * GIB, fits=None)
-    assert texts(loaded)["memory"] == "3.0 GiB"
+    assert texts(loaded)["memory"] == "3.00 GiB"
     assert texts(loaded)["fits"] == UNICODE.missing
 
 

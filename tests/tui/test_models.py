@@ -64,7 +64,7 @@ async def test_the_table_and_the_line_below_show_each_model_and_its_changes() ->
         await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
         # The line below says why.
         await at(app, pilot, BIG)
-        await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.9 GiB")
+        await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.90 GiB")
         await shows(app, pilot, "enter opens its details")
         await at(app, pilot, PHI)
         await shows(app, pilot, "✖ The model needs more memory than the GPU has")
@@ -72,8 +72,8 @@ async def test_the_table_and_the_line_below_show_each_model_and_its_changes() ->
         client.set_model(GEMMA, progress=0.9)
         await shows(app, pilot, "◐ loading 90 %")
         await at(app, pilot, BIG)
-        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
-        await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")
+        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.00 GiB, 2.00 GiB is free")
+        await shows(app, pilot, "✔ fits: needs 1.00 GiB, 2.00 GiB is free")
         # The cursor follows its model when rows change.
         await at(app, pilot, QWEN)
         client.publish("model", model("a-new-one"))

@@ -228,7 +228,7 @@ def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int)
     parts += _server_step(snapshot, charset, width)
     parts += _model_step(snapshot, charset, free, width)
     if snapshot.model("demo") is None:
-        parts += [*_step("3", "or try a demo"), *_key("d", "add a tiny demo model of 5 MB")]
+        parts += [*_step("3", "or try a demo"), *_key("d", "add a tiny demo model")]
         parts.append(("  no download\n\n", "$text-muted"))
     then, address = "Then point any OpenAI client at", f"{url}/v1"
     room = len(then) + 2 + len(address) <= width

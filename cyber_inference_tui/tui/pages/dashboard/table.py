@@ -117,7 +117,7 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     Column(
         "memory",
         "MEMORY",
-        9,
+        10,
         right=True,
         cell=lambda line, context: memory_cell(line.model, context),
     ),

@@ -30,13 +30,12 @@ from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
-from cyber_inference_tui.units import countdown_text, memory_text
+from cyber_inference_tui.units import countdown_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
 _BAR = 10
-_MIB = 1024**2
 _MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING})
 _OPEN = _MOVING | {DownloadStatus.PAUSED, DownloadStatus.VERIFYING, DownloadStatus.FAILED}
 _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
@@ -84,7 +83,7 @@ def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
 
 def _rate_cell(one: DownloadRecord, context: RenderContext) -> str:
     rate = one.bytes_per_second if one.status in _MOVING else None
-    return context.charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s"
+    return context.charset.missing if rate is None else f"{size_text(int(rate))}/s"
 
 
 def _left(one: DownloadRecord) -> float | None:
@@ -96,7 +95,7 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
     Column("percent", "", 5, share_done, right=True, text=percent_text),
-    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
+    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=size_text),
     Column(
         "total",
         "OF",
@@ -104,7 +103,7 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
         lambda d: d.bytes_total,
         right=True,
         priority=3,
-        text=memory_text,
+        text=size_text,
         tone="dim",
     ),
     Column("rate", "RATE", 11, right=True, priority=1, cell=_rate_cell),
@@ -132,8 +131,8 @@ def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
         loads = "; l loads it" if keys else ""
         return f"Downloaded as {name}{loads}." if name else "Downloaded."
-    done = memory_text(one.bytes_done)
-    progress = f"{done} of {charset.known(one.bytes_total, memory_text)}"
+    done = size_text(one.bytes_done)
+    progress = f"{done} of {charset.known(one.bytes_total, size_text)}"
     progress = f"{progress}, from {clean_line(one.repo, limit=200)}"
     if one.status is DownloadStatus.VERIFYING:
         return f"Complete, verifying the checksum: {progress}"
@@ -260,7 +259,7 @@ class DownloadsPane(Vertical):
                     )
                 )
 
-        done = memory_text(one.bytes_done)
+        done = size_text(one.bytes_done)
         self.app.push_screen(
             Question(
                 f"Cancel the download of {download_name(one)}?",

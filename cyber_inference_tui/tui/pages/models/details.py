@@ -17,7 +17,7 @@ from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
-from cyber_inference_tui.units import memory_text
+from cyber_inference_tui.units import size_text
 
 Parts = list[tuple[str, str]]
 
@@ -88,7 +88,7 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
     if not rows:
         return []
     return [
-        *_heading("MEMORY", "in GiB, by context size"),
+        *_heading("MEMORY", "by context size"),
         *_memory_table(rows, charset, width),
     ]
 
@@ -115,8 +115,8 @@ def _memory_cells(
         lines.append(
             [
                 f"{row.context_size:,}",
-                *(_gib(sizes.get(name), charset) for name in names),
-                _gib(row.total_bytes, charset),
+                *(charset.known(sizes.get(name), size_text) for name in names),
+                charset.known(row.total_bytes, size_text),
                 fit_cell(row.fits, charset).text,
             ]
         )
@@ -144,10 +144,6 @@ def _aligned(
             (f"{line[-1]}\n", style if row is None else STYLES[tone]),
         ]
     return parts
-
-
-def _gib(size: int | None, charset: Charset) -> str:
-    return charset.known(size, memory_text).removesuffix(" GiB")
 
 
 # The command
@@ -256,7 +252,7 @@ def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
 
 
 def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
-    size = charset.known(file.size_bytes, memory_text).rjust(9)
+    size = charset.known(file.size_bytes, size_text).rjust(9)
     first, *more = fold(plain(file.path), max(8, width - 11))
     parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
     parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]

@@ -13,7 +13,7 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, 
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.units import counted, memory_text
+from cyber_inference_tui.units import counted, size_text
 
 INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """States of a model without a server that is neither loading nor queued."""
@@ -147,7 +147,7 @@ class ModelActions(Page):
         if not self.is_current:
             return  # another page or dialog is open by now
         name = clean_line(model.id, limit=200)
-        size = self.cyber.options.charset.known(model.size_bytes, memory_text)
+        size = self.cyber.options.charset.known(model.size_bytes, size_text)
         files = files_to_delete_text(details) or clean_line(model.path or "", limit=300)
 
         def answered(value: str | None) -> None:

@@ -21,7 +21,7 @@ from cyber_inference_tui.units import (
     countdown_text,
     counted,
     duration_text,
-    memory_text,
+    size_text,
 )
 
 STYLES: dict[Tone, str] = {
@@ -45,7 +45,7 @@ def description_text(model: ModelRecord, charset: Charset) -> str:
         f"{count_text(model.parameters)} parameters" if model.parameters else None,
         model.quantization,
         f"trained context {context_text(trained)}" if trained else None,
-        memory_text(model.size_bytes) if model.size_bytes is not None else None,
+        size_text(model.size_bytes) if model.size_bytes is not None else None,
         "vision" if model.vision else None,
         "embeddings" if model.embedding else None,
         "pinned" if model.pinned else None,
@@ -140,7 +140,7 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
     parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
     if model.memory_bytes is not None:
-        parts.append(f"uses {memory_text(model.memory_bytes)}")
+        parts.append(f"uses {size_text(model.memory_bytes)}")
     if model.context_length:
         parts.append(f"context {model.context_length:,}")
     if model.in_flight:

@@ -17,7 +17,7 @@ from cyber_inference_tui.units import (
     age_text,
     context_text,
     count_text,
-    memory_text,
+    size_text,
 )
 
 FIT_WORDS: dict[Fit, str] = {
@@ -78,7 +78,7 @@ def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
 def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
     """Return the memory that it takes, or dimmed the estimate of what it would take."""
     estimate = model.memory_bytes is None
-    text = context.charset.known(memory_of(model), partial(memory_text, estimate=estimate))
+    text = context.charset.known(memory_of(model), partial(size_text, estimate=estimate))
     return Cell(text, "dim" if estimate else "none")
 
 
@@ -117,7 +117,7 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
     Column("model", "MODEL", least=29, value=lambda m: m.id.casefold(), cell=_name_cell),
     Column("state", "STATE", 14, lambda m: STATE_ORDER.index(m.status), cell=state_cell),
     Column("quant", "QUANT", 7, lambda m: m.quantization, priority=4),
-    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=memory_text),
+    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=size_text),
     Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=count_text),
     Column(
         "context",
