@@ -25,6 +25,12 @@ def context_text(tokens: int) -> str:
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
 
 
+def contexts_text(context: int | None, trained: int | None) -> str | None:
+    """Format the context in force and the trained one: ``8K / 32K``; ``None`` if it is unknown."""
+    known = [context_text(tokens) for tokens in (context, trained) if tokens]
+    return " / ".join(known) if context else None
+
+
 def duration_text(seconds: float) -> str:
     """Format a duration in its two largest units: ``1.2 s``, ``4 min 10 s``, ``2 h 5 min``."""
     if seconds < 59.95:

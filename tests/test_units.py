@@ -80,3 +80,19 @@ def test_age(seconds: float, text: str) -> None:
 )
 def test_parameters(number: int, text: str) -> None:
     assert units.count_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("context", "trained", "text"),
+    [
+        (8192, 32768, "8K / 32K"),
+        (5000, 1_048_576, "5,000 / 1M"),
+        (2048, None, "2K"),
+        (None, 32768, None),
+        (0, 32768, None),
+    ],
+)
+def test_the_context_in_force_and_the_trained_one(
+    context: int | None, trained: int | None, text: str | None
+) -> None:
+    assert units.contexts_text(context, trained) == text

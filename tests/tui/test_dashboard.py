@@ -233,7 +233,16 @@ def test_models_that_are_awake_come_first_and_the_last_used_of_the_rest() -> Non
 
 def test_a_model_s_row() -> None:
     up = {"status": ModelStatus.LOADED, "slots": 4, "memory_bytes": int(3.1 * GIB)}
-    assert cells("a", **up)[1:] == ["● loaded", "8,192", "0 / 4", DASH, "0", DASH, "3.10 GiB", DASH]
+    assert cells("a", **up)[1:] == [
+        "● loaded",
+        "8K / 40K",
+        "0 / 4",
+        DASH,
+        "0",
+        DASH,
+        "3.10 GiB",
+        DASH,
+    ]
     assert cells("a", **up, in_flight=2)[8] == "busy"
     assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[8] == "3:12"
     assert cells("a", **up, pinned=True)[8] == "◆ pinned"

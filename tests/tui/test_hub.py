@@ -340,16 +340,19 @@ async def test_a_failed_download_says_why_and_is_tried_again() -> None:
         await until(pilot, lambda: client.calls == [("retry_download", "d1")])
 
 
-async def test_a_finished_download_is_loaded_and_shown() -> None:
+async def test_a_finished_download_is_loaded_and_tried() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "Load" not in footer(app)
+        assert "Chat" not in footer(app)
         finish(client, "d1", model_id="qwen3-32b-q4_k_m")
         await until(pilot, lambda: "l Load" in footer(app))
         assert "100 %" in screen_text(app)
         await pilot.press("l")
-        await until(pilot, lambda: app.current_mode == "models")
-        assert client.calls == [("load", "qwen3-32b-q4_k_m", False)]
+        await until(pilot, lambda: client.calls == [("load", "qwen3-32b-q4_k_m", False)])
+        await pilot.press("t")
+        await until(pilot, lambda: app.current_mode == "chat")
+        assert "qwen3-32b-q4_k_m" in screen_text(app)
 
 
 async def test_several_downloads_each_have_their_keys() -> None:

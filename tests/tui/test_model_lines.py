@@ -15,7 +15,7 @@ def test_what_it_is() -> None:
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
     assert description_text(record, UNICODE) == (
-        "qwen3 · 4.0B parameters · Q4_K_M · trained context 40K · 1.00 GiB · vision"
+        "qwen3 · 4.0B parameters · Q4_K_M · context 8K / 40K · 1.00 GiB · vision"
         " · pinned · also one, two · from hub cache"
     )
     assert description_text(ModelRecord(id="x"), ASCII) == "No details are known."
@@ -87,7 +87,7 @@ def test_what_it_is() -> None:
                 "memory_bytes": 3 * GIB,
                 "unload_at": ago(-192),
             },
-            "● loaded for 1 h, uses 3.00 GiB, context 8,192, idle, unloads in 3:12",
+            "● loaded for 1 h, uses 3.00 GiB, context 8K / 40K, idle, unloads in 3:12",
             "good",
         ),
         (

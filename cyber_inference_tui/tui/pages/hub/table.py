@@ -82,7 +82,7 @@ RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
     Column("architecture", "ARCH", 10, lambda m: m.architecture, priority=4),
     Column(
         "context",
-        "CONTEXT",
+        "TRAINED",
         8,
         lambda m: m.context_length or None,
         right=True,
