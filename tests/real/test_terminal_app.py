@@ -165,7 +165,7 @@ def test_it_waits_for_a_service_that_was_killed(home: Home) -> None:
         terminal.wait_for("no connection", "demo")
         with Terminal(home.arguments("--no-ui", "--demo"), folder=home.folder) as other:
             other.wait_for("listening on")
-            terminal.wait_for("was restarted")
+            terminal.wait_for("started")
             terminal.wait_without("no connection")
 
 
