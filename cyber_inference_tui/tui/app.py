@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -91,6 +92,15 @@ class CyberApp(App[AfterExit]):
         Binding(
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
         ),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "Suspend",
+            show=False,
+            priority=True,
+            id="app.suspend",
+            tooltip="Return to the shell; fg continues",
+        ),
     ]
 
     def __init__(
@@ -131,6 +141,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_mount(self) -> None:
         """Open the first page."""
+        # Other programs have used the terminal.
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         await self.switch_mode(self.options.first_page)
         if self.options.signals:
             loop = asyncio.get_running_loop()
@@ -292,6 +304,11 @@ class CyberApp(App[AfterExit]):
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
+
+    def action_suspend_process(self) -> None:
+        """Stop the app and the program that started it, as a terminal does at ctrl+z."""
+        if self._driver is not None and self._driver.can_suspend:
+            os.killpg(0, signal.SIGTSTP)
 
     def action_keys(self) -> None:
         """Show the keys of this page."""
