@@ -127,7 +127,7 @@ def _status_words(before: ModelRecord, after: ModelRecord) -> _Words:
             return reason.removeprefix(f"{after.id} "), "bad"
         case ModelStatus.UNLOADED:
             if before.status is ModelStatus.FAILED:
-                return "can be tried again: its settings or files changed", "none"
+                return "can be tried again", "none"
             # A queued model whose requests all ended was never loaded.
             was_up = before.status in {ModelStatus.LOADED, ModelStatus.UNLOADING}
             return ("unloaded" if was_up else "no longer needed"), "none"

@@ -31,25 +31,33 @@ class TerminalDriver(LinuxDriver):
         return super()._get_terminal_size()
 
     def _sigtstp_application(self, *_: object) -> None:
-        # The signal may have interrupted a write, which has to end first.
-        if self._auto_restart:
-            self._loop.call_soon_threadsafe(self._stop_process)
-        else:  # an editor has the terminal, and the loop waits for it
-            os.kill(os.getpid(), signal.SIGSTOP)
+        if self._has_terminal:
+            # The signal may have interrupted a write, which has to end first.
+            self._loop.call_soon_threadsafe(self._suspend)
+        else:
+            self._stop_process()
 
     def _sigcont_application(self, *_: object) -> None:
-        if self._auto_restart:
+        if self._has_terminal:
             self._loop.call_soon_threadsafe(self._set_up_again)
 
-    def _stop_process(self) -> None:
+    @property
+    def _has_terminal(self) -> bool:
+        """The app runs, and no editor has the terminal."""
+        return self._auto_restart and self._loop.is_running()
+
+    def _suspend(self) -> None:
         """Give the terminal back, and stop until a shell continues the process."""
         self.suspend_application_mode()
-        # The default action does not stop a process that no shell could continue.
-        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, handler)
-        # SIGCONT has the same effect, but does not come if the process was not stopped.
+        self._stop_process()
+        # SIGCONT does that too, but does not come if the process was not stopped.
         self._loop.call_soon(self._set_up_again, False)
+
+    def _stop_process(self) -> None:
+        # The default action does not stop a process that no shell could continue.
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._sigtstp_application)
 
     def _set_up_again(self, always: bool = True) -> None:
         """Set up the terminal after a stop, in which other programs have used it.
