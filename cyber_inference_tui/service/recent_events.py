@@ -28,10 +28,10 @@ _INSTALL_WORDS: dict[str, _Words] = {
 
 
 class RecentEvents(EventBus):
-    """Publishes events, and puts those into words that people want to know of afterwards.
+    """Publishes events, and keeps the last important events in words.
 
-    An event in words is kept and published as a ``service`` event, right before the event itself.
-    ``now`` returns the time with its zone.
+    Each is published as a ``service`` event, too, right before the event that it describes. ``now``
+    returns the time with its zone.
     """
 
     def __init__(self, *, now: Callable[[], datetime], first_id: int | None = None) -> None:
@@ -43,12 +43,12 @@ class RecentEvents(EventBus):
         self._downloads: dict[str, DownloadStatus] = {}
 
     def begin(self, models: Iterable[ModelRecord]) -> None:
-        """Begin to keep events; ``models`` are those that are known already."""
+        """Begin to keep events; ``models`` are all models at this moment."""
         self._models = {model.id: model for model in models}
         self._add(self.last_id, "service", "service", ("started", "good"))
 
     def publish(self, topic: str, data: Data) -> None:
-        """Publish ``data``, and before it what it means in words."""
+        """Publish ``data``; if it is important, publish an event in words before it."""
         if self._models is not None:
             kind, subject, words = self._in_words(topic, data, self._models)
             if words is not None:
@@ -67,7 +67,7 @@ class RecentEvents(EventBus):
     def _in_words(
         self, topic: str, data: Data, models: dict[str, ModelRecord]
     ) -> tuple[EventKind, str, _Words | None]:
-        """Return the kind and the subject of an event, and its words if it is worth any."""
+        """Return the kind, the subject and the words of an event; no words if it is minor."""
         match data:
             case ModelRecord(id=model_id):
                 before, models[model_id] = models.get(model_id), data

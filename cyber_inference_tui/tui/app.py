@@ -43,7 +43,7 @@ _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
 _ANNOUNCED = {
     ("download", "good"): "2 shows it.",
-    ("download", "bad"): "3 shows it, and r there tries again.",
+    ("download", "bad"): "3 and ] show it, r tries again.",
     ("install", "good"): "",
     ("install", "bad"): "4 shows its log.",
 }

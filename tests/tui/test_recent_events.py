@@ -88,7 +88,9 @@ async def test_events_of_a_service_before_its_restart_stay() -> None:
 async def test_the_end_of_a_download_is_announced_on_every_page(page: Any) -> None:
     async with running(busy_world(), first_page=page.mode) as (app, client, pilot):
         download(client, status=DownloadStatus.FAILED, error="The disk is full.")
-        await until(pilot, lambda: "was not downloaded: The disk is full. 3 shows" in words(app))
+        await until(
+            pilot, lambda: "was not downloaded: The disk is full. 3 and ] show" in words(app)
+        )
         download(client, status=DownloadStatus.DONE, model_id="qwen3-8b")
         await until(pilot, lambda: "qwen3-8b was downloaded, 4.7 GiB. 2 shows it." in words(app))
         assert [one.severity for one in app._notifications] == ["error", "information"]
