@@ -35,6 +35,7 @@ from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
 from cyber_inference_tui.units import counted
 
@@ -230,7 +231,7 @@ class CyberApp(App[AfterExit]):
 
     def show_message(self, message: str, severity: str = "information") -> None:
         """Show a notification without markup and control characters."""
-        text = "\n".join(clean_line(line) for line in message.splitlines()[:6])
+        text = "\n".join(clean_line(line) for line in with_keys(message).splitlines()[:6])
         if len(text) > MESSAGE_CHARACTERS:
             text = f"{text[:MESSAGE_CHARACTERS]}…"
         kind = {"warning": "warning", "error": "error"}.get(severity, "information")

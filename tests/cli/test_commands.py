@@ -65,11 +65,11 @@ def test_list_models_in_a_pipe_is_a_plain_table(call: CommandLine, at: list[str]
     assert outcome.code == 0
     assert outcome.err == ""
     assert outcome.out.splitlines() == [
-        "ID               STATE     QUANT      SIZE  CONTEXT   MEMORY  ORIGIN      PROBLEM",
-        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.2 GiB     128K  4.7 GiB  models_dir",
-        "broken           failed    -             -        -        -  models_dir"
+        "ID               STATE     QUANT       SIZE  CONTEXT    MEMORY  ORIGIN      PROBLEM",
+        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.19 GiB     128K  4.66 GiB  models_dir",
+        "broken           failed    -              -        -         -  models_dir"
         "  Its file ends too early.",
-        "other            unloaded  -             -        -        -  models_dir",
+        "other            unloaded  -              -        -         -  models_dir",
     ]
 
 

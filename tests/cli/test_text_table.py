@@ -137,11 +137,11 @@ def test_each_state_has_a_sign_and_its_word() -> None:
 def test_numbers_read_well() -> None:
     assert [size_text(n) for n in (0, 1023, 1024, 1048575, 4_500_000_000, 3 << 40)] == [
         "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "1.0 MiB",
-        "4.2 GiB",
-        "3.0 TiB",
+        "0.999 KiB",
+        "1.00 KiB",
+        "1.00 MiB",
+        "4.19 GiB",
+        "3.00 TiB",
     ]
     assert [context_text(n) for n in (512, 1024, 4096, 131072, 1048576, 5000)] == [
         "512",

@@ -227,3 +227,46 @@ def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter:
     finally:
         code = app.close()
     assert code == 0
+
+
+def test_the_demo_without_a_llama_server_first_offers_one(starter: Starter) -> None:
+    service = starter.make({"llama_server_path": "/nonexistent/llama-server"}, ()).start()
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("Welcome.")
+        app.press("d")
+        app.wait_for("Install llama-server first?")
+        app.press("c")
+        app.wait_for("Welcome.")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter) -> None:
+    service = starter.fake({"plum": {}}, start=False)
+    broken = starter.demo_gguf.read_bytes()[:2_000_000]
+    (service.data_dir / "models" / "broken.gguf").write_bytes(broken)
+    service.start()
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum", "unreadable", "8K / 32K")
+        app.press("gl")
+        app.wait_for("broken is unreadable:")
+        app.press("2")
+        app.wait_for("1.91 MiB")
+        app.press("gp")
+        app.wait_for("broken is unreadable:")
+        app.press("6m")
+        app.wait_for("Chat with", "unreadable")
+        app.press("\x1b")
+        app.wait_for("Quit")
+    finally:
+        code = app.close()
+    assert code == 0

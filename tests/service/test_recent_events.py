@@ -60,7 +60,7 @@ async def test_what_happened_is_kept_with_its_time_and_announced_before_it() -> 
     bus.publish("model", ModelRecord(id="plum", status=ModelStatus.LOADING, progress=0.5))
     go(bus, "plum", "loaded", memory_bytes=3 << 30)
     assert texts(bus) == [
-        "plum loaded, uses 3.0 GiB",
+        "plum loaded, uses 3.00 GiB",
         "plum loading",
         "plum queued: 2 requests wait",
         "service started",
@@ -161,7 +161,7 @@ def test_the_end_of_a_download_is_an_event() -> None:
     publish(status=DownloadStatus.VERIFYING)
     publish(status=DownloadStatus.DONE, model_id="o/Plum-Q4", bytes_total=5 << 30)
     assert texts(bus) == [
-        "o/Plum-Q4 was downloaded, 5.0 GiB",
+        "o/Plum-Q4 was downloaded, 5.00 GiB",
         "Plum-Q4 download cancelled",
         "Plum-Q4 was not downloaded: The disk is full. x2",
         "service started",

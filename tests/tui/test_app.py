@@ -245,3 +245,15 @@ async def test_a_fault_while_keys_are_read_ends_the_app_with_1(tmp_path: Path) -
             await pilot.pause(0.1)
     assert app.return_code == 1
     assert "the terminal is gone" in (tmp_path / "crash.txt").read_text()
+
+
+async def test_narrow_tabs_are_whole_words_and_can_be_clicked() -> None:
+    async with running(busy_world(), size=(60, 20)) as (app, _, pilot):
+        await until(pilot, lambda: "7 Settings" in screen_text(app))
+        line = screen_text(app).splitlines()[1]
+        assert line.split() == [
+            *("1", "Dash", "2", "Models", "3", "Hub", "4", "Logs"),
+            *("5", "Requests", "6", "Chat", "7", "Settings"),
+        ]
+        await pilot.click("PageTabs", offset=(line.index("Settings"), 0))
+        await until(pilot, lambda: app.current_mode == "settings")

@@ -176,3 +176,4 @@ def test_the_first_line_fits_and_says_what_is_wrong(lost: bool) -> None:
                 assert "no connection, values 1 min 12 s old" in line
             else:
                 assert line.endswith(now.strftime("%H:%M:%S"))
+                assert "…" not in line  # it leaves out whole facts

@@ -92,10 +92,10 @@ async def test_the_end_of_a_download_is_announced_on_every_page(page: Any) -> No
             pilot, lambda: "was not downloaded: The disk is full. 3 and ] show" in words(app)
         )
         download(client, status=DownloadStatus.DONE, model_id="qwen3-8b")
-        await until(pilot, lambda: "qwen3-8b was downloaded, 4.7 GiB. 2 shows it." in words(app))
+        await until(pilot, lambda: "qwen3-8b was downloaded, 4.70 GiB. 2 shows it." in words(app))
         assert [one.severity for one in app._notifications] == ["error", "information"]
         texts = [one.text for one in app.snapshot.recent_events]
-        assert texts[:2] == ["was downloaded, 4.7 GiB", "was not downloaded: The disk is full."]
+        assert texts[:2] == ["was downloaded, 4.70 GiB", "was not downloaded: The disk is full."]
 
 
 async def test_the_end_of_an_installation_is_announced() -> None:

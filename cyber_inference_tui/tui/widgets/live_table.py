@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -170,6 +171,8 @@ class LiveTable(ScrollView, can_focus=True):
         self._cursor = 0
         self._sort: tuple[str, bool] | None = None
         self._places: list[PlacedColumn] = []
+        self._widest = [0] * len(self._columns)
+        """Cells of the widest text of each column since the last change of the size."""
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays on the first row when rows are added."""
@@ -185,11 +188,12 @@ class LiveTable(ScrollView, can_focus=True):
         before, key = self._cursor, self.cursor_key
         seen = self._is_visible(before)
         self._rows = new
+        moved = self._measure(new, old)
         at_top = self.keeps_top and not before and not self.scroll_offset.y
         self._cursor = 0 if at_top else self._place_of(key, before)
         if len(new) != len(old):
             self.virtual_size = Size(1, len(new) + self._header)
-        if not new or not old:
+        if not new or not old or moved:
             self.refresh()
         else:
             if seen:
@@ -203,7 +207,9 @@ class LiveTable(ScrollView, can_focus=True):
         sort = None if column is None else (column, descending)
         if sort != self._sort:
             self._sort = sort
-            self.refresh(Region(0, 0, self.size.width, 1))
+            # The arrow takes two cells.
+            moved = self._place()
+            self.refresh(*([] if moved else [Region(0, 0, self.size.width, 1)]))
 
     def show_empty(self, empty: Content | str) -> None:
         """Set the content that is shown if there are no rows."""
@@ -346,12 +352,39 @@ class LiveTable(ScrollView, can_focus=True):
     # Painting
 
     def _on_resize(self, event: events.Resize) -> None:
+        self._widest = [0] * len(self._columns)
+        self._measure(self._rows, ())
+        self._place()
+        self._reveal()
+        self.refresh()
+
+    def _measure(self, new: Sequence[Row], old: Sequence[Row]) -> bool:
+        """Measure the new rows; return whether columns have moved.
+
+        Widths only grow, so that columns do not move to and fro with the texts.
+        """
+        known = set(map(id, old))
+        before = list(self._widest)
+        for row in new:
+            if id(row) not in known:
+                for index, width in enumerate(self._widest):
+                    text = row.cell(index)[0]
+                    if len(text) > width or not text.isascii():
+                        self._widest[index] = max(width, cell_len(plain(text, limit=_LONGEST)))
+        return self._widest != before and self._place()
+
+    def _place(self) -> bool:
+        """Place the columns; return whether any has moved."""
         start = _GUTTER if self._has_cursor else 0
         # Textual's size includes the scrollbar.
         width = self.scrollable_content_region.width
-        self._places = place_columns(self._columns, width, start)
-        self._reveal()
-        self.refresh()
+        sorted_by = None if self._sort is None else self._sort[0]
+        widest = [
+            max(cells, len(column.title) + 2) if column.key == sorted_by else cells
+            for cells, column in zip(self._widest, self._columns, strict=True)
+        ]
+        before, self._places = self._places, place_columns(self._columns, width, start, widest)
+        return self._places != before
 
     def render_line(self, y: int) -> Strip:
         """Render a line: the header, a row or a blank."""

@@ -286,3 +286,24 @@ async def test_a_list_without_a_cursor_scrolls() -> None:
         await until(pilot, lambda: table.render_line(0).text.startswith("c "))
         await pilot.press("enter")
         assert app.chosen == []
+
+
+async def test_no_text_is_cut_beside_empty_cells() -> None:
+    app = _App()
+    async with app.run_test(size=(40, 8)) as pilot:
+        name = "a name of 24 characters."
+        app.table.show([Row("a", (name, "idle", "1"))])
+        await pilot.pause()
+        assert app.lines[1].split("  ")[0].endswith(name)
+        # A column is as wide as its widest text, and only grows: it does not move to and fro.
+        app.table.show([Row("a", (name, "loading 64 %", "1"))])
+        await pilot.pause()
+        assert "…" in app.lines[1]
+        assert "loading 64 %" in app.lines[1]
+        places = app.lines[0]
+        app.table.show([Row("a", (name, "idle", "1"))])
+        await pilot.pause()
+        assert app.lines[0] == places
+        await pilot.resize_terminal(41, 8)
+        await pilot.pause()
+        assert name in app.lines[1]

@@ -8,6 +8,7 @@ from typing import Any
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.tui.ways_out import with_keys
 
 TURNS_KEPT = 200
 CHARACTERS_KEPT = 500_000
@@ -78,7 +79,7 @@ class Turn:
         if self.state is TurnState.ANSWERING:
             self.state = state
             self.waiting = ""
-            self.error = clean_line(" ".join(error.split()), limit=600)
+            self.error = clean_line(with_keys(" ".join(error.split())), limit=600)
 
     @property
     def first_seconds(self) -> float | None:

@@ -35,6 +35,7 @@ from cyber_inference_tui.tui.pages.chat.model_choice import (
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
+from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
 from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -323,8 +324,13 @@ class ChatPage(Page):
         """Choose another model."""
 
         def chosen(model_id: str | None) -> None:
-            if model_id is not None:
-                self.choose(model_id)
+            model = None if model_id is None else self.cyber.snapshot.model(model_id)
+            if model is None:
+                return
+            if reason := unreadable_text(model):
+                self.cyber.show_message(reason, "warning")
+            else:
+                self.choose(model.id)
 
         charset = self.cyber.options.charset
         context = self.cyber.options.render_context()

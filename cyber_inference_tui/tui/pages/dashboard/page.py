@@ -11,7 +11,11 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
-from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
+from cyber_inference_tui.tui.pages.models.model_actions import (
+    MODEL_ACTIONS,
+    ModelActions,
+    model_bindings,
+)
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
     from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-_BOARD_ACTIONS = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
+_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze"}
 
 
 class DashboardPage(ModelActions):

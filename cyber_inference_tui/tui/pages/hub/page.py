@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     DownloadStatus,
     HubFilesRecord,
     HubModelRecord,
+    ModelRecord,
     endpoints,
     queries,
 )
@@ -39,7 +40,8 @@ from cyber_inference_tui.tui.pages.hub.table import (
     result_sentence,
     sorted_files,
 )
-from cyber_inference_tui.tui.pages.page import Page, update_static
+from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
@@ -60,7 +62,7 @@ class Results(LiveTable):
     ]
 
 
-class HubPage(Page):
+class HubPage(ModelActions):
     """Shows repositories, or the models of one repository, above the downloads.
 
     The first search starts when the page opens.
@@ -70,7 +72,7 @@ class HubPage(Page):
     CSS_PATH = "page.tcss"
     # The search field must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#results"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
+    STEERING: ClassVar[frozenset[str]] = ModelActions.STEERING | {"download"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
         Binding(
@@ -146,6 +148,10 @@ class HubPage(Page):
     @property
     def _table(self) -> LiveTable:
         return self._results if self._repo is None else self._files_table
+
+    def chosen(self) -> ModelRecord | None:
+        """Return the model of the selected download."""
+        return self.query_one(DownloadsPane).model if self._in_downloads else None
 
     # Drawing
 

@@ -393,8 +393,10 @@ class SettingsPage(Page):
         if path is None:
             return
         if not path.is_file():
-            hint = "`cyber-inference-tui init` creates one."
-            self.cyber.show_message(f"There is no file {path} on this machine. {hint}", "error")
+            self.cyber.show_message(
+                f"There is no file {path} on this machine. Change a setting (enter) to create it.",
+                "error",
+            )
             return
         self._file_edited = True
         try:
