@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class ChoiceDialog(ModalScreen[str | None]):
@@ -58,16 +59,14 @@ class ChoiceDialog(ModalScreen[str | None]):
         """Compose the filter and the table."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"))
-            yield Input(placeholder="part of a name")
+            yield TextLine(placeholder="part of a name")
             yield LiveTable(
                 self._columns, empty="No name contains this text.", charset=self._charset
             )
 
     def on_mount(self) -> None:
         """Show all rows."""
-        line = self.query_one(Input)
-        line.cursor_blink = False
-        line.focus()
+        self.query_one(TextLine).focus()
         self._show("")
         if self._chosen is not None:
             self.query_one(LiveTable).move_to(self._chosen)

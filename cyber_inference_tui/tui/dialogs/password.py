@@ -15,6 +15,7 @@ from textual.widgets import Checkbox, Input, Static
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class Tick(Checkbox):
@@ -63,9 +64,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             yield Static(Content.styled("Admin password", "bold"))
             yield Static(Content.styled(f"{self._url} needs it.", "$text-muted"))
             yield Static(id="problem")
-            line = Input(password=True, placeholder="password", id="password")
-            line.cursor_blink = False
-            yield line
+            yield TextLine(password=True, placeholder="password", id="password")
             if self._can_keep:
                 yield Tick("store it in a file that only you can read", id="keep", compact=True)
             ticks = [("tab space", "ticks")] if self._can_keep else []

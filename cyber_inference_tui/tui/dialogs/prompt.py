@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.widgets.text_line import PATH_CHARACTERS, TextLine
 
 
 class Prompt(ModalScreen[str | None]):
@@ -42,9 +43,7 @@ class Prompt(ModalScreen[str | None]):
             yield Static(Content.styled(self._title, "bold"))
             if self._text:
                 yield Static(Content(self._text), id="text")
-            line = Input(self._value, placeholder=self._placeholder)
-            line.cursor_blink = False
-            yield line
+            yield TextLine(self._value, placeholder=self._placeholder, limit=PATH_CHARACTERS)
             yield Static(key_hints(("enter", "accepts"), ("esc", "cancels")), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

@@ -11,9 +11,10 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
-class FilterLine(Input):
+class FilterLine(TextLine):
     """Hidden until it is opened. ``enter`` returns to the list and keeps the text."""
 
     KEYS_TITLE = "Filter"
@@ -40,9 +41,7 @@ class FilterLine(Input):
             return self.line
 
     def __init__(self, placeholder: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's
-        super().__init__(placeholder=placeholder, id=id, max_length=200)
-        # A blinking cursor would be sent to the terminal twice a second.
-        self.cursor_blink = False
+        super().__init__(placeholder=placeholder, id=id)
         self._back: Widget | None = None
 
     @property
@@ -76,8 +75,8 @@ class FilterLine(Input):
             self.screen.set_focus(self._back)
 
     def on_blur(self, event: events.Blur) -> None:
-        """Close an empty filter."""
-        if not self.value.strip():
+        """Close an empty filter, unless only the terminal lost the focus."""
+        if not self.value.strip() and self.screen.focused not in {None, self}:
             self.remove_class("-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:

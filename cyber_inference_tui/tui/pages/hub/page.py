@@ -42,6 +42,7 @@ from cyber_inference_tui.tui.pages.hub.table import (
 from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 SEARCH_DELAY = 0.3
 """Seconds without a key until the search starts."""
@@ -119,11 +120,9 @@ class HubPage(Page):
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
-                line = Input(
+                yield TextLine(
                     placeholder="search Hugging Face; empty shows the most downloaded", id="search"
                 )
-                line.cursor_blink = False
-                yield line
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
                 yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
                 yield Static(id="note")

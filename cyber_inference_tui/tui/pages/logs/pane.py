@@ -30,6 +30,7 @@ from cyber_inference_tui.tui.pages.logs.reader import PAGE_LINES, LogReader
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ class LogPane(Vertical):
             gap_hint="r reads them",
             charset=self._app.options.charset,
         )
-        line = Input(placeholder="search text")
-        line.cursor_blink = False
-        yield line
+        yield TextLine(placeholder="search text")
 
     def on_mount(self) -> None:
         """Start reading."""
@@ -267,6 +266,16 @@ class LogPane(Vertical):
     async def _read_newer(self, start: int) -> None:
         page = await self._reader.page(after=start)
         self.view.append(page.lines, at_end=page.searched_to >= page.log.end or not page.lines)
+
+    @on(LogView.FirstWanted)
+    def _first(self) -> None:
+        if not self._former:
+            self._read(self._read_first())
+
+    async def _read_first(self) -> None:
+        page = await self._reader.page(after=0)
+        if page.lines and page.lines[0].number < self.view.first_number:
+            self.view.show(page.lines, at_end=False, gaps=self._reader.level is None)
 
     @on(LogView.EndWanted)
     def _end(self) -> None:

@@ -35,6 +35,7 @@ from cyber_inference_tui.tui.pages.models.form_values import (
     setting_text,
     type_hint,
 )
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -59,13 +60,12 @@ class SettingLine(Vertical):
         """Compose the line."""
         with Horizontal():
             yield Static(self._label(changed=False), classes="label")
-            line = Input(
+            yield TextLine(
                 setting_text(self.setting.key, self.setting.value),
                 placeholder=placeholder_text(self.setting),
                 select_on_focus=False,
+                limit=TEXT_CHARACTERS,
             )
-            line.cursor_blink = False
-            yield line
         yield Static(classes="problem")
 
     def _label(self, *, changed: bool) -> Content:

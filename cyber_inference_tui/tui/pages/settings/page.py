@@ -43,6 +43,7 @@ from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service checks a value."""
@@ -63,7 +64,7 @@ class SettingTable(LiveTable):
         return super().check_action(action, parameters)
 
 
-class ValueLine(Input):
+class ValueLine(TextLine):
     """The input for a value."""
 
     KEYS_TITLE = "Value"
@@ -125,9 +126,7 @@ class SettingsPage(Page):
             )
             with Vertical(id="pane"):
                 yield Static(id="help")
-                value = ValueLine(id="value", placeholder="value")
-                value.cursor_blink = False
-                yield value
+                yield ValueLine(id="value", placeholder="value", limit=TEXT_CHARACTERS)
                 yield Static(id="effect")
             yield FilterLine("part of a setting's name or help", id="filter")
 
