@@ -193,6 +193,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand out keys in their turn, and remove control characters from pasted text."""
+        if isinstance(event, events.AppBlur):
+            return  # Textual would take the focus away, also from dialogs that open meanwhile.
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
         if typed and not self._keys.admits(event):
             return

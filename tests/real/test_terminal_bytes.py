@@ -166,6 +166,26 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
     assert b"Traceback" not in app.sent
 
 
+def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter: Starter) -> None:
+    service = starter.fake({"plum": {}}, config={"admin_password": "opensesame"})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("\x1b[?1004h")  # it wants to know about the focus
+        app.press("\x1b[O")
+        app.wait_for("Admin password")
+        app.press("wrong\r")
+        app.wait_for("is wrong", "•••••")
+        app.press("\x1b[I")
+        app.press("opensesame\r")
+        app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
     app = Pty(

@@ -244,6 +244,9 @@ async def test_copy_and_save(tmp_path: Path) -> None:
         app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
         await pilot.press("enter")
         await until(pilot, lambda: "exists already" in screen_text(app))
+        await pilot.press("end", "2", "enter")
+        await until(pilot, lambda: "Save the log of service" not in screen_text(app))
+        assert path.with_name("saved.log2").exists()
 
 
 async def test_it_goes_on_after_the_service_was_away() -> None:

@@ -26,7 +26,7 @@ class ChoiceDialog(ModalScreen[str | None]):
     """
 
     DEFAULT_CSS = """
-    ChoiceDialog { align: center middle; background: $background 60%; }
+    ChoiceDialog { align: center middle; }
     ChoiceDialog #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
         background: $panel; }
     ChoiceDialog Input { margin: 1 0; background: $surface; }

@@ -430,29 +430,23 @@ class LogPane(Vertical):
     def action_save(self) -> None:
         """Save the log to a file on this machine, after asking for its path."""
         name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
-
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self._read(self._save(Path(os.path.expanduser(path))))  # noqa: PTH111 - never raises
-
         self.app.push_screen(
             Prompt(
                 f"Save the log of {clean_line(self.source, limit=60)}",
                 "A new file on the machine of this app.",
+                lambda path: self._save(Path(os.path.expanduser(path))),  # noqa: PTH111 - never raises
                 value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111
-            ),
-            answered,
+            )
         )
 
     async def _save(self, path: Path) -> None:
         try:
             saved = await self._reader.save(path)
         except FileExistsError:
-            self._app.show_message(f"{path} exists already. Nothing was written.", "error")
+            raise CyberError(f"{path} exists already. Choose another name.") from None
         except OSError as error:
-            self._app.show_message(f"{path}: {error.strerror}.", "error")
-        else:
-            self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
+            raise CyberError(f"{path}: {error.strerror}.") from error
+        self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
 
     def _show_remark(self, remark: str) -> None:
         """Show a remark in the title for a few seconds."""
