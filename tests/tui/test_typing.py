@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
+from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.key_queue import KeyQueue
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
@@ -91,7 +94,6 @@ async def test_an_empty_field_is_still_open_after_a_look_at_another_window(name:
     async with running(busy_world()) as (app, _, pilot):
         field = await opened(app, pilot, *FIELDS[name])
         app.post_message(events.AppBlur())
-        await until(pilot, lambda: app.focused is None)
         await pilot.press("q")
         await until(pilot, lambda: "q" in typed(field))
         assert app.focused is field
@@ -170,3 +172,54 @@ async def test_dropped_keys_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         assert taken == [True, False, False, False, False]
         assert [event.key for event in queue._waiting if isinstance(event, events.Key)] == [*"jjj"]
         assert told == [True]
+
+
+async def saving(app: CyberApp, pilot: Pilot[Any], path: str) -> None:
+    field = await opened(app, pilot, "4", "ctrl+s")
+    assert isinstance(field, Input)
+    field.value = path
+    await pilot.press("enter")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("~nosuchuser/x.log", "there is no user 'nosuchuser'"),
+        ("/nosuchfolder/x.log", "no such file or directory"),
+        (f"/tmp/{'x' * 300}.log", "file name too long"),
+        ("/proc/x.log", "Not saved"),
+        ("/tmp", "/tmp exists already"),
+    ],
+)
+async def test_a_path_that_cannot_be_written_is_told_and_kept(path: str, reason: str) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        await saving(app, pilot, path)
+        await until(pilot, lambda: reason in screen_text(app))
+        field = app.focused
+        assert isinstance(field, Input)
+        assert field.value == path
+
+
+async def test_without_a_home_directory_a_full_path_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # neither HOME nor an entry
+    async with running(busy_world()) as (app, _, pilot):
+        field = await opened(app, pilot, "4", "ctrl+s")
+        assert typed(field) == "~/service.log"
+        await pilot.press("enter")
+        await until(pilot, lambda: "there is no home directory" in screen_text(app))
+        assert isinstance(field, Input)
+        field.value = str(tmp_path / "saved.log")
+        await pilot.press("enter")
+        await until(pilot, lambda: "Saved 3 lines" in screen_text(app))
+
+
+async def test_a_log_that_is_saved_halfway_leaves_no_file(tmp_path: Path) -> None:
+    async with running(busy_world(), first_page="logs") as (app, client, pilot):
+        await until(pilot, lambda: "LOG" in screen_text(app))
+        path = tmp_path / "saved.log"
+        client.fail["log_lines"] = InvalidRequestError("the log is gone")
+        await saving(app, pilot, str(path))
+        await until(pilot, lambda: "the log is gone" in screen_text(app))
+        assert not path.exists()

@@ -75,8 +75,8 @@ class FilterLine(TextLine):
             self.screen.set_focus(self._back)
 
     def on_blur(self, event: events.Blur) -> None:
-        """Close an empty filter, unless only the terminal lost the focus."""
-        if not self.value.strip() and self.screen.focused not in {None, self}:
+        """Close an empty filter."""
+        if not self.value.strip():
             self.remove_class("-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:

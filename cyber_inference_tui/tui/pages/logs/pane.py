@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Awaitable
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import msgspec
@@ -23,6 +22,7 @@ from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
+from cyber_inference_tui.files import typed_path
 from cyber_inference_tui.records import LogEvent, LogLevel, NumberedLine, endpoints
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25
 REMARK_SECONDS = 5.0
+_NAME_CHARACTERS = 60
+"""Of a log's id in the name of its file: 240 bytes at most."""
 _WAITING_LINES = 20_000
 _LEVELS: tuple[LogLevel | None, ...] = (None, LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR)
 _SEVERITY = {level: place for place, level in enumerate(LogLevel)}
@@ -429,23 +431,26 @@ class LogPane(Vertical):
 
     def action_save(self) -> None:
         """Save the log to a file on this machine, after asking for its path."""
-        name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
+        letters = (sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
+        name = "".join(letters)[:_NAME_CHARACTERS]
         self.app.push_screen(
             Prompt(
                 f"Save the log of {clean_line(self.source, limit=60)}",
                 "A new file on the machine of this app.",
-                lambda path: self._save(Path(os.path.expanduser(path))),  # noqa: PTH111 - never raises
-                value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111
+                self._save,
+                value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111 - without a home: as it is
             )
         )
 
-    async def _save(self, path: Path) -> None:
+    async def _save(self, text: str) -> None:
         try:
+            path = typed_path(text)
             saved = await self._reader.save(path)
         except FileExistsError:
-            raise CyberError(f"{path} exists already. Choose another name.") from None
+            raise CyberError(f"{text} exists already. Choose another name.") from None
         except OSError as error:
-            raise CyberError(f"{path}: {error.strerror}.") from error
+            reason = (error.strerror or "the file cannot be written").lower()
+            raise CyberError(f"Not saved: {reason}. Choose another path.") from error
         self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
 
     def _show_remark(self, remark: str) -> None:

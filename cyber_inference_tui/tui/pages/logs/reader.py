@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import LogLevel, LogPage, endpoints, queries
@@ -46,19 +47,29 @@ class LogReader:
         """Write the kept lines to a new file; return their number.
 
         Raise ``FileExistsError`` instead of overwriting a file, other ``OSError``s, and
-        ``CyberError`` if the service does not answer.
+        ``CyberError`` if the service does not answer. The file is removed then.
         """
-        saved = 0
-        with path.open("x", encoding="utf-8") as file:
-            at = 0
-            while saved < MAX_SAVED_LINES:
-                page = await self._read(after=at, limit=_SAVED_PAGE_LINES, level=self.level)
-                text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
-                await asyncio.to_thread(file.write, text)
-                saved += len(page.lines)
-                if page.searched_to <= at or page.searched_to >= page.log.end:
-                    break
-                at = page.searched_to
+        file = await asyncio.to_thread(path.open, "x", encoding="utf-8")
+        try:
+            saved = await self._write(file)
+            await asyncio.to_thread(file.close)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.close()
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+            raise
+        return saved
+
+    async def _write(self, file: TextIO) -> int:
+        saved = at = 0
+        while saved < MAX_SAVED_LINES:
+            page = await self._read(after=at, limit=_SAVED_PAGE_LINES, level=self.level)
+            text = "".join(f"{one.at.isoformat()} {one.text}\n" for one in page.lines)
+            await asyncio.to_thread(file.write, text)
+            saved += len(page.lines)
+            if page.searched_to <= at or page.searched_to >= page.log.end:
+                break
+            at = page.searched_to
         return saved
 
     async def _found(self, bound: dict[str, int], **query: Any) -> LogPage:

@@ -109,6 +109,8 @@ class SettingsPage(Page):
         self._editing: str | None = None
         self._shown_first = ""
         """The text of the line when it was opened."""
+        self._replaces: Any = None
+        """The value that the line replaces."""
         self._file_edited = False
         """The editor was open, and the service has reported no change of the file since."""
         self._at = 0
@@ -155,6 +157,9 @@ class SettingsPage(Page):
             return
         self._settings = {record.key: record for record in settings}
         self._show_table()
+        if self._editing is not None and self._settings[self._editing].value != self._replaces:
+            now = to_text(self._settings[self._editing].value) or "not set"
+            self._show_effect(f"Somebody changed it: it is {now} now. enter asks you.", "busy")
 
     # Drawing
 
@@ -233,7 +238,7 @@ class SettingsPage(Page):
         record = self._chosen()
         if record is None or self._editing is not None:
             return
-        self._editing = record.key
+        self._editing, self._replaces = record.key, record.value
         value = self.query_one("#value", Input)
         value.password = record.secret
         value.value = "" if record.secret else to_text(record.value)
@@ -294,6 +299,8 @@ class SettingsPage(Page):
         try:
             value = self._parsed(key, text)
             check = await self.client.check_config(key, value)
+            if not await self._may_replace(key, value):
+                return
             record = await self.client.call(endpoints.SET_CONFIG, key, body=queries.NewValue(value))
         except CyberError as error:
             self._show_effect(str(error), "bad")
@@ -304,6 +311,25 @@ class SettingsPage(Page):
         self._show_table()
         self._take_theme(key, record)
         self.cyber.show_message(f"Saved {key}. {effect_text(check)}")
+
+    async def _may_replace(self, key: str, value: Any) -> bool:
+        """Ask if the value changed since the line was opened."""
+        settings = await self.client.call(endpoints.CONFIG)
+        now = next((record.value for record in settings if record.key == key), None)
+        if now in (self._replaces, value):
+            return True
+        text = f"It is {to_text(now) or 'not set'} now. You typed {to_text(value) or 'nothing'}."
+        answers = (
+            Answer("keep", "k", "Keep the new one"),
+            Answer("replace", "r", "Replace it with mine", destructive=True),
+        )
+        question = Question(
+            f"Somebody changed {key} meanwhile", clean_line(text, limit=400), answers
+        )
+        answer = await self.app.push_screen_wait(question)
+        if answer == "keep":
+            self._stop_editing()
+        return answer == "replace"
 
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
         style = {"good": "$success", "busy": "$warning", "bad": "$error"}.get(tone, "$text-muted")
