@@ -157,9 +157,14 @@ class SettingsPage(Page):
             return
         self._settings = {record.key: record for record in settings}
         self._show_table()
-        if self._editing is not None and self._settings[self._editing].value != self._replaces:
-            now = to_text(self._settings[self._editing].value) or "not set"
-            self._show_effect(f"Somebody changed it: it is {now} now. enter asks you.", "busy")
+        if self._is_outdated:
+            self._show_effect("")
+
+    @property
+    def _is_outdated(self) -> bool:
+        """Somebody changed the value that the line would replace."""
+        key = self._editing
+        return key is not None and self._settings[key].value != self._replaces
 
     # Drawing
 
@@ -332,6 +337,9 @@ class SettingsPage(Page):
         return answer == "replace"
 
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
+        if self._is_outdated and self._editing is not None and tone != "bad":
+            now = to_text(self._settings[self._editing].value) or "not set"
+            text, tone = f"Somebody changed it: it is {now} now. {text}", "busy"
         style = {"good": "$success", "busy": "$warning", "bad": "$error"}.get(tone, "$text-muted")
         line = clean_line(text.replace("\n", " "), limit=400)
         self.query_one("#effect", Static).update(Content.styled(line, style))
