@@ -223,3 +223,20 @@ async def test_a_log_that_is_saved_halfway_leaves_no_file(tmp_path: Path) -> Non
         await saving(app, pilot, str(path))
         await until(pilot, lambda: "the log is gone" in screen_text(app))
         assert not path.exists()
+
+
+async def test_a_key_for_a_model_that_went_away_does_not_reach_its_neighbour() -> None:
+    world = dataclasses.replace(
+        busy_world(), models={name: model(name) for name in ("one", "two", "zoo")}, active=[]
+    )
+    async with running(world, first_page="models") as (app, client, pilot):
+        await until(pilot, lambda: "two" in screen_text(app))
+        await pilot.press("j")
+        del client.world.models["two"]
+        client.publish("model", {"id": "two"})
+        await until(pilot, lambda: app.snapshot.model("two") is None)
+        await pilot.press("l", "p", "x", "e")
+        assert not client.calls
+        assert len(app.screen_stack) == 1, "no question and no form"
+        await pilot.press("j", "p")
+        await until(pilot, lambda: client.calls == [("pin", "zoo", True)])

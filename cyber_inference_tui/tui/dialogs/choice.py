@@ -81,6 +81,7 @@ class ChoiceDialog(ModalScreen[str | None]):
         table = self.query_one(LiveTable)
         # The height is that of all rows, so that it does not change while the user types.
         table.styles.height = min(18, len(self._all) + 1)
+        table.filtered = True
         table.show(rows)
 
     @on(Input.Changed)

@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
@@ -82,4 +83,6 @@ class FilterLine(TextLine):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Post the new text."""
         event.stop()
+        if isinstance(self._back, LiveTable):
+            self._back.filtered = True
         self.post_message(self.Filtered(self, self.needle))

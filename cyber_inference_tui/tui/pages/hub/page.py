@@ -311,6 +311,7 @@ class HubPage(Page):
             return
         self._found = {one.repo: one for one in found}
         self._cursor = cursor
+        self._results.filtered = True
         self._finish_request()
         self._results.action_first()
 
