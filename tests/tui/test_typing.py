@@ -13,9 +13,12 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.records import queries
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.key_queue import KeyQueue
+from cyber_inference_tui.tui.setting_text import parse
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
+from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, model
 
 FIELDS = {
@@ -240,3 +243,17 @@ async def test_a_key_for_a_model_that_went_away_does_not_reach_its_neighbour() -
         assert len(app.screen_stack) == 1, "no question and no form"
         await pilot.press("j", "p")
         await until(pilot, lambda: client.calls == [("pin", "zoo", True)])
+
+
+async def test_a_text_that_no_request_can_carry_is_refused_with_a_sentence() -> None:
+    async with FakeClient(busy_world()) as client:
+        with pytest.raises(InvalidRequestError, match="cannot be sent"):
+            await client.search(queries.SearchQuery(q="x" * 70_000))
+        with pytest.raises(InvalidRequestError, match="cannot be sent"):
+            await client.check_config("theme", "\ud800")
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud800"}', '{"a" 1}'])
+def test_a_table_that_is_no_json_is_refused_in_plain_words(text: str) -> None:
+    with pytest.raises(InvalidRequestError, match="Type a table in JSON"):
+        parse(text, {})

@@ -323,7 +323,9 @@ class SettingsPage(Page):
         now = next((record.value for record in settings if record.key == key), None)
         if now in (self._replaces, value):
             return True
-        text = f"It is {to_text(now) or 'not set'} now. You typed {to_text(value) or 'nothing'}."
+        text = f"It is {to_text(now) or 'not set'} now."
+        if not self._settings[key].secret:
+            text += f" You typed {to_text(value) or 'nothing'}."
         answers = (
             Answer("keep", "k", "Keep the new one"),
             Answer("replace", "r", "Replace it with mine", destructive=True),
