@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cyber_inference_tui.files import typed_path
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -74,12 +76,10 @@ class TypedPath(FilledText):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the absolute path, with ``~`` expanded."""
-        path = Path(super().convert(value, param, ctx))
         try:
-            return str(path.expanduser().absolute())
-        except RuntimeError:
-            user = path.parts[0][1:]
-            self.fail(f"there is no {f'user {user!r}' if user else 'home directory'}.", param, ctx)
+            return str(typed_path(super().convert(value, param, ctx)))
+        except OSError as error:
+            self.fail(f"{error.strerror}.", param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

@@ -21,6 +21,7 @@ from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
     InvalidAdminPasswordError,
+    InvalidRequestError,
     NoServiceError,
 )
 from cyber_inference_tui.records import LoginRecord, endpoints, queries, to_json
@@ -208,8 +209,15 @@ class Transport:
     async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         headers = {**self._authorization(path), **options.get("headers", {})}
         try:
-            request = self._http.build_request(method, path, **{**options, "headers": headers})
-            response = await self._http.send(request, stream=True)
+            http = self._http
+            try:
+                request = http.build_request(method, path, **{**options, "headers": headers})
+            except (httpx.InvalidURL, ValueError) as error:
+                # Of a text in the path, the query or the body, not of the service's address.
+                raise InvalidRequestError(
+                    "This text cannot be sent to the service.", hint="Shorten or simplify it."
+                ) from error
+            response = await http.send(request, stream=True)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
         except httpx.ReadTimeout as error:

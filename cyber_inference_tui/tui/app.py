@@ -14,13 +14,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.screen import Screen
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
@@ -37,6 +39,11 @@ from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
+from cyber_inference_tui.tui.widgets.text_line import (
+    NAME_CHARACTERS,
+    TEXT_CHARACTERS,
+    limit_sentence,
+)
 from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
@@ -112,7 +119,8 @@ class CyberApp(App[AfterExit]):
         self.options = options or AppOptions()
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
-        self._keys = KeyQueue(self)
+        self._keys = KeyQueue(self, self._say_dropped)
+        self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
         self._announced: int | None = None
         """The id of the newest event when the app last looked for something to announce."""
@@ -220,12 +228,51 @@ class CyberApp(App[AfterExit]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand out keys in their turn, and remove control characters from pasted text."""
+        if isinstance(event, events.AppBlur):
+            return  # Textual would take the focus away, also from dialogs that open meanwhile.
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
         if typed and not self._keys.admits(event):
             return
         if isinstance(event, events.Paste):
             event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
+            if not self._has_room(event.text):
+                return
         await super().on_event(event)
+
+    def _has_room(self, text: str) -> bool:
+        """Return whether the focused field takes all of a pasted text; if not, say so."""
+        field = self.focused
+        if isinstance(field, Input):
+            before, limit = field.value, field.max_length or NAME_CHARACTERS
+        elif isinstance(field, TextArea):
+            before, limit = field.text, TEXT_CHARACTERS
+        else:
+            return True
+        if len(before) - len(field.selected_text) + len(text) <= limit:
+            return True
+        self.show_message(limit_sentence(limit), "warning")
+        return False
+
+    def _say_dropped(self) -> None:
+        self.show_message("Too many keys came at once. The last ones were dropped.", "warning")
+
+    @property
+    def cursor_position(self) -> Offset:
+        """The cell of the caret, where the terminal's cursor is put for input methods."""
+        field = self.focused
+        if isinstance(field, Input):
+            # Textual's own offset is a cell further at the end of the text.
+            before = cell_len(field.value[: field.cursor_position])
+            inside = field.content_region
+            x = inside.x + before - field.scroll_offset.x
+            return Offset(min(x, inside.right - 1), inside.y)
+        if isinstance(field, TextArea):
+            return field.cursor_screen_offset
+        return self._cursor_position
+
+    @cursor_position.setter
+    def cursor_position(self, position: Offset) -> None:
+        self._cursor_position = position
 
     # Messages and questions
 
@@ -235,6 +282,8 @@ class CyberApp(App[AfterExit]):
         if len(text) > MESSAGE_CHARACTERS:
             text = f"{text[:MESSAGE_CHARACTERS]}…"
         kind = {"warning": "warning", "error": "error"}.get(severity, "information")
+        if kind != "information" and any(one.message == text for one in self._notifications):
+            return  # it is on the screen already
         self.notify(text, severity=kind, markup=False)  # type: ignore[arg-type]
 
     def do(self, work: Coroutine[Any, Any, Any], *, done: str = "", group: str = "actions") -> None:

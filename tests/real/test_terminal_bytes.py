@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -54,6 +55,16 @@ class Pty:
         )
         os.close(slave)
         self.sent = b""
+
+    def resize(self, columns: int, lines: int) -> None:
+        size = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        self._process.send_signal(signal.SIGWINCH)  # the terminal is not its controlling one
+
+    @property
+    def cursor_column(self) -> int:
+        """The column in which it left the terminal's cursor."""
+        return int(re.findall(rb"\x1b\[\d+;(\d+)H", self.sent)[-1])
 
     def press(self, keys: str | bytes) -> None:
         os.write(self._master, keys.encode() if isinstance(keys, str) else keys)
@@ -178,6 +189,26 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
     assert b"Traceback" not in app.sent
 
 
+def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter: Starter) -> None:
+    service = starter.fake({"plum": {}}, config={"admin_password": "opensesame"})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("\x1b[?1004h")  # it wants to know about the focus
+        app.press("\x1b[O")
+        app.wait_for("Admin password")
+        app.press("wrong\r")
+        app.wait_for("is wrong", "•••••")
+        app.press("\x1b[I")
+        app.press("opensesame\r")
+        app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
     app = Pty(
@@ -196,6 +227,96 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
             app.press("\x1b")
             # An escape and a key in one read would be alt and the key.
             app.wait_for(after)
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    saved = service.folder / "saved.log"
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum")
+        app.press("2/")
+        app.wait_for("architecture or quantization")
+        for paste in ("x" * 300, "y" * 100_000):
+            app.press(f"\x1b[200~{paste}\x1b[201~")
+            app.wait_for("takes at most 256 characters")
+            app.press("\x1b")
+            app.wait_for("plum")
+            app.press("/")
+        app.press("\x1b")
+        app.wait_for("Quit")
+        app.press("4")
+        app.wait_for("LOG")
+        # A whole dialog in one packet, as tmux and macro keyboards send it.
+        app.press("\x13\x15~nosuchuser/x.log\r")
+        app.wait_for("there is no user 'nosuchuser'", "~nosuchuser/x.log")
+        app.press(f"\x15{saved}\r")
+        app.wait_for("Saved ")
+        assert "starting" in saved.read_text()
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for("plum")
+        app.press("2/\u65e5\u672c")
+        app.wait_for("No model matches")
+        for size, shown in [
+            ((40, 10), "too small"),
+            ((80, 24), "No model"),
+            ((120, 40), "No model"),
+        ]:
+            app.resize(*size)
+            app.wait_for(shown)
+        app.press("\u8a9eq")  # q would quit without the focus
+        app.wait_for("\u65e5\u672c\u8a9eq")
+        for key, column in [("\x01", 4), ("\x05", 11)]:  # three wide characters and one narrow
+            app.press(key)
+            app.wait_for(f";{column}H")
+            app.read(0.1)
+            assert app.cursor_column == column
+        app.press("\x1b")
+        app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_a_value_that_another_app_changed_is_not_overwritten_unasked(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    url = "/admin/config/model_idle_timeout"
+    try:
+        app.wait_for("plum")
+        app.press("7/idle_timeout\r")
+        app.wait_for("model_idle_timeout")
+        app.press("\r\x15500")
+        app.wait_for("500")
+        with service.client() as client:
+            assert client.put(url, json={"value": 111}).status_code == 200
+        app.wait_for("111")
+        app.press("\r")
+        app.wait_for("It is 111 now")
+        app.press("k")
+        app.wait_for("Filter")
+        settings = {one["key"]: one["value"] for one in service.get("/admin/config").json()}
+        assert settings["model_idle_timeout"] == 111
     finally:
         code = app.close()
     assert code == 0

@@ -52,6 +52,65 @@ async def test_a_password_is_asked_for_until_it_is_right() -> None:
         assert ("login", "opensesame") in client.calls
 
 
+async def test_a_refused_password_is_kept_and_can_be_replaced() -> None:
+    client = FakeClient(empty_world())
+    client.password = "opensesame"
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        line = app.focused
+        assert isinstance(line, Input)
+        await pilot.press(*"wrong", "enter")
+        await until(pilot, lambda: "The admin password is wrong." in screen_text(app))
+        assert line.value == "wrong"
+        shown = screen_text(app)
+        assert shown.index("•••••") < shown.index("is wrong") < shown.index("logs in")
+        await pilot.press(*"open")
+        assert line.value == "open"
+
+
+async def test_what_opens_while_the_terminal_has_no_focus_takes_keys() -> None:
+    client = FakeClient(busy_world())
+    async with running(client) as (app, _, pilot):
+        await pilot.press("2", "slash", "p")
+        line = app.focused
+        assert isinstance(line, Input)
+        app.post_message(events.AppBlur())
+        await pilot.pause()
+        client.password = "opensesame"
+        client.stop()
+        client.start()
+        client.token = ""
+        await until(pilot, lambda: "Admin password" in screen_text(app))
+        app.post_message(events.AppFocus())
+        await pilot.press(*"opensesame", "enter")
+        await until(pilot, lambda: app.focused is line)
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ("?", "Leave the app"),
+        ("q", "Stop the service as well?"),
+        ("2e", "config.toml"),
+        ("2u", "Unload"),
+        ("4\x13", "Save the log"),
+        ("6m", "part of a name"),
+        ("6s", "Sampling options"),
+        ("7t", "cyber-light"),
+        ("\x10", "Search for commands"),
+    ],
+)
+async def test_a_dialog_dims_the_page_behind_it(keys: str, shown: str) -> None:
+    names = {"?": "question_mark", "\x13": "ctrl+s", "\x10": "ctrl+p"}
+    async with running(busy_world(), owned=True) as (app, _, pilot):
+        for key in keys:
+            await pilot.press(names.get(key, key))
+            await until(pilot, lambda: app.screen.is_mounted)
+        await until(pilot, lambda: not isinstance(app.screen, Page) and shown in screen_text(app))
+        assert "up 3 d" in screen_text(app).splitlines()[0]
+        assert app.screen.styles.background.a < 1
+
+
 async def test_events_change_what_is_known() -> None:
     async with running(busy_world()) as (app, client, pilot):
         client.set_model("qwen3-32b-q4_k_m", pinned=True)

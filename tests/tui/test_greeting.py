@@ -163,6 +163,12 @@ async def test_a_missing_llama_server_is_reported_and_not_kept() -> None:
         await until(pilot, lambda: "there is no such file" in screen_text(app))
         assert client.calls[-1] == ("unset_config", "llama_server_path")
         assert "Using" not in screen_text(app)
+        shown = screen_text(app)
+        assert shown.index("/nope") < shown.index("no such file") < shown.index("accepts")
+        assert "Welcome." in shown, "the page behind is dimmed, not hidden"
+        await pilot.press(*["backspace"] * 4, *"opt/x", "enter")
+        await until(pilot, lambda: "Using /opt/x." in screen_text(app))
+        assert "Where is llama-server?" not in screen_text(app)
 
 
 async def test_a_path_from_the_environment_is_reported() -> None:

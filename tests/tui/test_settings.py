@@ -254,3 +254,27 @@ def test_an_editor_that_cannot_be_parsed_is_refused() -> None:
     assert editor_command({"VISUAL": "", "EDITOR": "code --wait"}) == ["code", "--wait"]
     with pytest.raises(CyberError, match=r"EDITOR is not a command: No closing quotation"):
         editor_command({"EDITOR": "'vim"})
+
+
+async def test_a_value_that_somebody_else_changed_is_replaced_only_after_a_question() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "model_idle_timeout")
+        await pilot.press("enter", "ctrl+u", *"500")
+        await client.service.configuration.set("model_idle_timeout", 111)
+        await until(pilot, lambda: "it is 111 now" in screen_text(app))
+        assert app.screen.query_one("#value", Input).value == "500"
+        client.calls.clear()
+        for answer, after in [("escape", []), ("k", [])]:
+            await pilot.press("enter")
+            await until(pilot, lambda: "Somebody changed model_idle_timeout" in screen_text(app))
+            await pilot.press(answer)
+            await until(pilot, lambda: "Somebody changed model_idle" not in screen_text(app))
+            assert client.calls == after
+        assert client.world.config["model_idle_timeout"].value == 111
+        await pilot.press("enter", "ctrl+u", *"222")
+        await client.service.configuration.set("model_idle_timeout", 333)
+        client.calls.clear()
+        await pilot.press("enter")
+        await until(pilot, lambda: "It is 333 now. You typed 222." in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: client.calls == [("set_config", "model_idle_timeout", 222)])

@@ -16,6 +16,7 @@ from textual.widgets import Input, Static
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class ChoiceDialog(ModalScreen[str | None]):
@@ -25,7 +26,7 @@ class ChoiceDialog(ModalScreen[str | None]):
     """
 
     DEFAULT_CSS = """
-    ChoiceDialog { align: center middle; background: $background 60%; }
+    ChoiceDialog { align: center middle; }
     ChoiceDialog #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
         background: $panel; }
     ChoiceDialog Input { margin: 1 0; background: $surface; }
@@ -58,16 +59,14 @@ class ChoiceDialog(ModalScreen[str | None]):
         """Compose the filter and the table."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"))
-            yield Input(placeholder="part of a name")
+            yield TextLine(placeholder="part of a name")
             yield LiveTable(
                 self._columns, empty="No name contains this text.", charset=self._charset
             )
 
     def on_mount(self) -> None:
         """Show all rows."""
-        line = self.query_one(Input)
-        line.cursor_blink = False
-        line.focus()
+        self.query_one(TextLine).focus()
         self._show("")
         if self._chosen is not None:
             self.query_one(LiveTable).move_to(self._chosen)
@@ -82,6 +81,7 @@ class ChoiceDialog(ModalScreen[str | None]):
         table = self.query_one(LiveTable)
         # The height is that of all rows, so that it does not change while the user types.
         table.styles.height = min(18, len(self._all) + 1)
+        table.filtered = True
         table.show(rows)
 
     @on(Input.Changed)

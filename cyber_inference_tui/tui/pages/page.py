@@ -68,6 +68,8 @@ class Page(Screen[None]):
         """Return whether an action is available."""
         if action in self.STEERING and self.cyber.options.readonly:
             return False
+        if self.has_class("-tiny") or self.has_class("-flat"):
+            return False  # it would act on a row that nobody sees
         return super().check_action(action, parameters)
 
     def draw(self, snapshot: Snapshot) -> None:

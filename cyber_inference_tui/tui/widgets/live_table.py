@@ -73,6 +73,9 @@ def row_of(
 class LiveTable(ScrollView, can_focus=True):
     """Rows under a header, with a cursor that stays on its record when the order changes.
 
+    If its record goes away, no row is under the cursor until a key moves it: a key that was meant
+    for that record must not act on its neighbour. It takes the neighbour if a filter changed.
+
     ``empty`` is shown if there are no rows. Without ``cursor`` the table only scrolls.
     """
 
@@ -169,6 +172,8 @@ class LiveTable(ScrollView, can_focus=True):
         self._charset = charset
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
+        self._gone: str | None = None
+        """The key of the record under the cursor, if its row went away."""
         self._sort: tuple[str, bool] | None = None
         self._places: list[PlacedColumn] = []
         self._widest = [0] * len(self._columns)
@@ -176,6 +181,8 @@ class LiveTable(ScrollView, can_focus=True):
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays on the first row when rows are added."""
+        self.filtered = False
+        """A person asked for other rows: the cursor takes one of those that come."""
         self.set_reactive(LiveTable.virtual_size, Size(1, self._header))
 
     # Contents
@@ -185,15 +192,18 @@ class LiveTable(ScrollView, can_focus=True):
         new, old = tuple(rows), self._rows
         if new == old:
             return
-        before, key = self._cursor, self.cursor_key
+        before, key, gone = self._cursor, self.cursor_key, self._gone
         seen = self._is_visible(before)
         self._rows = new
         moved = self._measure(new, old)
         at_top = self.keeps_top and not before and not self.scroll_offset.y
-        self._cursor = 0 if at_top else self._place_of(key, before)
+        self._cursor = 0 if at_top else self._place_of(gone or key, before)
+        found = at_top or not new or not old or new[self._cursor].key == (gone or key)
+        self._gone = None if found or self.filtered else gone or key
+        self.filtered = False
         if len(new) != len(old):
             self.virtual_size = Size(1, len(new) + self._header)
-        if not new or not old or moved:
+        if not new or not old or moved or self._gone != gone:
             self.refresh()
         else:
             if seen:
@@ -222,7 +232,7 @@ class LiveTable(ScrollView, can_focus=True):
     @property
     def cursor_key(self) -> str | None:
         """The key of the row under the cursor."""
-        return self._rows[self._cursor].key if self._rows else None
+        return self._rows[self._cursor].key if self._rows and self._gone is None else None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -298,7 +308,8 @@ class LiveTable(ScrollView, can_focus=True):
             return
         index = max(0, min(index, len(self._rows) - 1))
         before, self._cursor = self._cursor, index
-        if index != before:
+        gone, self._gone = self._gone, None
+        if index != before or gone is not None:
             for line in (before, index):
                 if self._is_visible(line):
                     y = line - self.scroll_offset.y + self._header
@@ -309,7 +320,8 @@ class LiveTable(ScrollView, can_focus=True):
     def action_move(self, rows: int) -> None:
         """Move the cursor; a table without a cursor scrolls."""
         if self._has_cursor:
-            self._move(self._cursor + rows)
+            # The next row has the place of one that went away.
+            self._move(self._cursor + rows - (self._gone is not None and rows > 0))
         else:
             self.scroll_to(y=self.scroll_offset.y + rows, animate=False)
 
@@ -403,7 +415,7 @@ class LiveTable(ScrollView, can_focus=True):
             for text, tone in (row.cell(place.index),)
             for align in (_align(self._columns[place.index]),)
         )
-        at_cursor = self._has_cursor and index == self._cursor
+        at_cursor = self._has_cursor and index == self._cursor and self._gone is None
         cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
         return self._line(texts, width, cursor)
 

@@ -151,11 +151,26 @@ async def test_the_cursor_stays_on_its_thing() -> None:
         app.table.show(_rows("xyzfedcba"))
         await pilot.pause()
         assert app.table.cursor_key == "c"
-        # Where the thing is gone, its neighbour takes over.
+        # A key for a thing that is gone does not act on its neighbour, until a key moves there.
         app.table.show(_rows("fedba"))
         await pilot.pause()
-        assert app.table.cursor_key == "a"
-        assert app.highlighted == ["a", "b", "c", "a"]
+        assert app.table.cursor_key is None
+        assert app.highlighted == ["a", "b", "c", None]
+        assert not any("▸" in line for line in app.lines)
+        app.table.show(_rows("fedcba"))
+        assert app.table.cursor_key == "c"
+        for key, neighbour in [("j", "b"), ("k", "d")]:
+            app.table.show(_rows("fedcba"))
+            app.table.move_to("c")
+            app.table.show(_rows("fedba"))
+            await pilot.press(key)
+            assert app.table.cursor_key == neighbour
+            await pilot.pause()
+            assert sum("▸" in line for line in app.lines) == 1
+        app.table.move_to("b")
+        app.table.filtered = True
+        app.table.show(_rows("fed"))
+        assert app.table.cursor_key == "d"
 
 
 async def test_the_cursor_is_kept_in_sight_when_the_order_changes() -> None:

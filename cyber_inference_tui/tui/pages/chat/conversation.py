@@ -17,7 +17,6 @@ ANSWER_CHARACTERS = 200_000
 """A longer answer is stopped: the model repeats itself."""
 RATE_SECONDS = 0.25
 """Least seconds over which a rate is measured."""
-QUESTION_CHARACTERS = 100_000
 
 
 class TurnState(StrEnum):

@@ -163,17 +163,13 @@ class Greeting(VerticalScroll, can_focus=True):
         """Ask for the path of a llama-server and use it."""
         from cyber_inference_tui.tui.dialogs.prompt import Prompt  # noqa: PLC0415 - seldom
 
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self._app.do(self._use(path), group="install")
-
         self._app.push_screen(
             Prompt(
                 "Where is llama-server?",
                 "The full path on the machine that runs the service.",
+                self._use,
                 placeholder="/usr/local/bin/llama-server",
-            ),
-            answered,
+            )
         )
 
     async def _use(self, path: str) -> None:

@@ -96,7 +96,8 @@ class DashboardPage(ModelActions):
         if snapshot.link is Link.CONNECTING or self._board is None:
             return
         now = self.cyber.options.now()
-        if needs_greeting(snapshot):
+        typing = self._board.filter.has_focus
+        if needs_greeting(snapshot) and not typing:
             self._show_greeting(self._board).show(snapshot)
         else:
             self._board.show(snapshot, now)

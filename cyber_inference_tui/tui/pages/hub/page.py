@@ -44,6 +44,7 @@ from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 SEARCH_DELAY = 0.3
 """Seconds without a key until the search starts."""
@@ -121,11 +122,9 @@ class HubPage(ModelActions):
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
-                line = Input(
+                yield TextLine(
                     placeholder="search Hugging Face; empty shows the most downloaded", id="search"
                 )
-                line.cursor_blink = False
-                yield line
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
                 yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
                 yield Static(id="note")
@@ -318,6 +317,7 @@ class HubPage(ModelActions):
             return
         self._found = {one.repo: one for one in found}
         self._cursor = cursor
+        self._results.filtered = True
         self._finish_request()
         self._results.action_first()
 

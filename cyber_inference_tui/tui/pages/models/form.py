@@ -35,6 +35,7 @@ from cyber_inference_tui.tui.pages.models.form_values import (
     setting_text,
     type_hint,
 )
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -59,13 +60,12 @@ class SettingLine(Vertical):
         """Compose the line."""
         with Horizontal():
             yield Static(self._label(changed=False), classes="label")
-            line = Input(
+            yield TextLine(
                 setting_text(self.setting.key, self.setting.value),
                 placeholder=placeholder_text(self.setting),
                 select_on_focus=False,
+                limit=TEXT_CHARACTERS,
             )
-            line.cursor_blink = False
-            yield line
         yield Static(classes="problem")
 
     def _label(self, *, changed: bool) -> Content:
@@ -283,6 +283,8 @@ class ModelForm(ModalScreen[str | None]):
                 changes.append((line, change))
         wrong = next((line for line in self._lines() if line.changed and line.problem), None)
         saved: list[tuple[str, str]] = []
+        if wrong is None and changes and not await self._may_replace(changes):
+            return ""
         for line, change in changes if wrong is None else ():
             effect = line.effect
             try:
@@ -297,6 +299,38 @@ class ModelForm(ModalScreen[str | None]):
             self.screen.set_focus(wrong.input)
         self._show_effect()
         return "" if wrong is not None else grouped(saved)
+
+    async def _may_replace(self, changes: list[tuple[SettingLine, Change]]) -> bool:
+        """Ask if values changed since the form was opened."""
+        try:
+            details = await self._app.client.call(endpoints.DETAILS, self._model_id)
+        except CyberError as error:
+            changes[0][0].show_result(problem=str(error))
+            return False
+        now = {setting.key: setting for setting in details.settings}
+        changed = [
+            (line, now[change.key])
+            for line, change in changes
+            if now[change.key].value not in (line.setting.value, change.value)
+        ]
+        if not changed:
+            return True
+        values = "; ".join(
+            f"{new.key} is {clean_line(setting_text(new.key, new.value) or 'not set', limit=100)}"
+            for _, new in changed
+        )
+        answers = (
+            Answer("keep", "k", "Keep the new ones"),
+            Answer("replace", "r", "Replace them with mine", destructive=True),
+        )
+        answer = await self.app.push_screen_wait(
+            Question("Somebody changed these settings meanwhile", f"{values}.", answers)
+        )
+        for line, new in changed if answer else ():
+            line.setting = new
+            if answer == "keep":
+                line.input.value = setting_text(new.key, new.value)
+        return answer == "replace"
 
     async def _put(self, change: Change) -> None:
         path = model_key(self._model_id, change.key)

@@ -329,8 +329,11 @@ class ModelsPage(ModelActions):
             self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:
-        """Arrange the parts for the new size."""
-        self._arrange()
+        """Arrange the parts for the new size; a filter that is being typed keeps its table."""
+        if self._open and not self._side_by_side and self.query_one(FilterLine).has_focus:
+            self._close()
+        else:
+            self._arrange()
         super().on_resize()
 
     def _show_details(self, model: ModelRecord) -> None:
