@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pty
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -181,6 +183,31 @@ def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter:
         app.press("\x1b[I")
         app.press("opensesame\r")
         app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = starter.fake({"plum": {}}, start=False)
+    service.arguments = ("--port", str(port))
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", f"127.0.0.1:{port}",
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
+    try:
+        app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
+        for key in "765432":
+            app.press(key)
+            app.wait_for(tunnel)
+        app.press("c")
+        app.wait_for(f"\x1b]52;c;{base64.b64encode(tunnel.encode()).decode()}\x07")
+        service.start()
+        app.press("r")
+        app.wait_for("plum", "FITS")
     finally:
         code = app.close()
     assert code == 0

@@ -12,7 +12,7 @@ from textual.content import Content
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
 from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.board import Board
@@ -89,7 +89,7 @@ class DashboardPage(ModelActions):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw ``snapshot``."""
-        if snapshot.link is Link.CONNECTING or self._board is None:
+        if self._board is None:
             return
         now = self.cyber.options.now()
         if needs_greeting(snapshot):

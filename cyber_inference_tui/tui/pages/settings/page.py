@@ -138,9 +138,6 @@ class SettingsPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings again when they have changed."""
-        if not self._settings and snapshot.problem:
-            text = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            self.query_one("#table", LiveTable).show_empty(text)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             if self._file_edited and snapshot.config_problem:
