@@ -6,6 +6,7 @@ import base64
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 
 from tests.real.conftest import Starter
 from tests.waiting import eventually
@@ -211,6 +213,42 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
     finally:
         code = app.close()
     assert code == 0
+
+
+def background(sent: bytes) -> bytes:
+    """The background colour that was set most often."""
+    return Counter(re.findall(rb"48;5;\d+|48;2;\d+;\d+;\d+", sent)).most_common(1)[0][0]
+
+
+def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    written = service.config_path.read_text()
+    own = service.folder / "own.toml"
+    own.touch()
+    arguments = [
+        sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+        "--config", str(own), "--data-dir", str(service.folder / "app"),
+    ]  # fmt: skip
+    app = Pty(arguments)
+    try:
+        app.wait_for("plum")
+        before = background(app.sent)
+        app.press("7")
+        app.wait_for("SETTING")
+        app.press("tlight")
+        app.wait_for("cyber-light")
+        app.press("\r")
+        eventually(own.read_text, what="the theme in the file")
+    finally:
+        assert app.close() == 0
+    assert own.read_text() == 'theme = "cyber-light"\n'
+    assert service.config_path.read_text() == written
+    app = Pty(arguments)
+    try:
+        app.wait_for("plum")
+    finally:
+        assert app.close() == 0
+    assert background(app.sent) != before
 
 
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
