@@ -217,7 +217,8 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
 
 def background(sent: bytes) -> bytes:
     """The background colour that was set most often."""
-    return Counter(re.findall(rb"48;5;\d+|48;2;\d+;\d+;\d+", sent)).most_common(1)[0][0]
+    colours: list[bytes] = re.findall(rb"48;5;\d+|48;2;\d+;\d+;\d+", sent)
+    return Counter(colours).most_common(1)[0][0]
 
 
 def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
