@@ -49,7 +49,7 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
     service = find_or_start(options)
     client = client_of(service.url, loaded.settings)
-    launch = _launch(loaded, owned=service.started, readonly=readonly)
+    launch = app_options(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
     if leave is AfterExit.KEEP and service.started:
         click.echo(
@@ -81,7 +81,7 @@ def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
 
     key = loaded.settings.api_keys[0] if loaded.settings.api_keys else ""
     client = ServiceClient(address, api_key=key, renew=renew)
-    launch = _launch(
+    launch = app_options(
         loaded,
         attached=True,
         readonly=readonly,
@@ -101,9 +101,10 @@ def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
     return leave
 
 
-def _launch(
+def app_options(
     loaded: LoadedSettings, *, readonly: bool, attached: bool = False, **fields: object
 ) -> AppOptions:
+    """Return the app's options: the settings of this machine, and ``fields``."""
     from cyber_inference_tui.terminal.charset import charset_of
     from cyber_inference_tui.tui.app_options import AppOptions
     from cyber_inference_tui.tui.keymap import read_keymap
