@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from cyber_inference_tui.client.answer_errors import error_from_answer
+from cyber_inference_tui.client.service_url import is_loopback_url, tunnel
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -228,7 +229,7 @@ class Transport:
         except httpx.TransportError as error:
             raise NoServiceError(
                 f"No service answers at {self.url} ({failure_reason(error)}).",
-                hint="Start one with 'cyber-inference-tui serve'.",
+                hint=_way_out(self.url),
             ) from error
         if response.status_code < 400:
             return response
@@ -278,6 +279,13 @@ def parameters(query: Any) -> Parameters:
             value = value.isoformat()
         chosen[field.encode_name] = list(value) if isinstance(value, tuple) else str(value)
     return chosen
+
+
+def _way_out(url: str) -> str:
+    if is_loopback_url(url):
+        return "Start one with 'cyber-inference-tui serve'."
+    command, near = tunnel(url)
+    return f"If it runs there, open a tunnel with '{command}', and use {near}."
 
 
 def failure_reason(error: httpx.TransportError) -> str:

@@ -399,6 +399,20 @@ class CyberApp(App[AfterExit]):
             answered,
         )
 
+    def action_change_theme(self) -> None:
+        """Choose a theme and save it."""
+        from cyber_inference_tui.tui.dialogs.choice import choose_theme  # noqa: PLC0415 - seldom
+
+        def chosen(name: str | None) -> None:
+            if name is None:
+                return
+            self.theme = name
+            if (save := self.options.save_theme) is not None:
+                self.do(asyncio.to_thread(save, name))
+
+        context = self.options.render_context()
+        self.push_screen(choose_theme(self.available_themes, self.theme, context), chosen)
+
     def get_key_display(self, binding: Binding) -> str:
         """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
@@ -419,7 +433,7 @@ class CyberApp(App[AfterExit]):
                     # Run it on the node that binds it: a pane has actions that its page lacks.
                     partial(self.run_action, binding.action, node),
                 )
-        if "theme" not in seen:  # the Settings page has a key for it
+        if "app.change_theme" not in seen:  # the Settings page has a key for it
             yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
         yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,6 +55,8 @@ TREND_SECONDS = 900
 TREND_KEPT = 1800
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
+_LONGEST_FIRST_PAUSE = 5.0
+"""Seconds between attempts to connect to a service that has not answered yet."""
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 3.0
 """Seconds without an event after which the service's status is read: with a long
@@ -109,7 +111,7 @@ class Feed:
             "service": self._service,
         }
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
-        self._wake = asyncio.Event()
+        self._rest: asyncio.Task[None] | None = None
         self.snapshot = Snapshot()
 
     async def run(self) -> None:
@@ -135,6 +137,8 @@ class Feed:
         failures = 0
         while True:
             problem: Exception | None = None
+            if self.snapshot.retry_at is not None:
+                self._set(retry_at=None)
             try:
                 await self._session()
             except* (CyberError, _LostError) as group:
@@ -144,10 +148,27 @@ class Feed:
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
-                reason = str(problem) if isinstance(problem, CyberError) else ""
-                self._set(link=Link.LOST, problem=reason or "The connection was lost.")
                 failures += 1
-                await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
+                longest = _LONGEST_PAUSE if self.snapshot.reached else _LONGEST_FIRST_PAUSE
+                pause = backoff(_FIRST_PAUSE, longest, failures)
+                self._set(
+                    link=Link.LOST,
+                    problem=_reason(problem),
+                    retry_at=self._now() + timedelta(seconds=pause),
+                )
+                await self._wait(pause)
+
+    async def _wait(self, seconds: float) -> None:
+        self._rest = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait({self._rest})
+        finally:
+            self._rest.cancel()
+
+    def retry(self) -> None:
+        """Connect now, if the feed waits for its next attempt."""
+        if self._rest is not None:
+            self._rest.cancel()
 
     async def _session(self) -> None:
         """Read everything and follow the events; raise an exception group when that ends."""
@@ -358,6 +379,12 @@ def _first(group: BaseExceptionGroup[Any]) -> Exception:
     """Return the first error of a group."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _reason(problem: Exception | None) -> str:
+    if isinstance(problem, NoServiceError):
+        return problem.message  # the app knows better hints than the command line's
+    return str(problem) if isinstance(problem, CyberError) else "The connection was lost."
 
 
 def _lost() -> None:

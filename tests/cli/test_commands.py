@@ -456,6 +456,26 @@ def test_the_ways_to_start_the_service(
     assert (name, options.demo, options.flags) == (what, True, {"port": 9000})
 
 
+def test_a_theme_is_saved_here_and_says_if_the_environment_overrides_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# mine\nport = 9000\n")
+    environ = {"HOME": str(tmp_path)}
+    loaded = GlobalOptions(config=path, environ=environ).load()
+    save = app_command.app_options(loaded, readonly=True, attached=True).save_theme
+    assert save is not None
+    save("nord")
+    assert path.read_text() == '# mine\nport = 9000\ntheme = "nord"\n'
+    environ["CYBER_INFERENCE_THEME"] = "dracula"
+    loaded = GlobalOptions(config=path, environ=environ).load()
+    save = app_command.app_options(loaded, readonly=False).save_theme
+    assert save is not None
+    with pytest.raises(errors.ConflictError, match="CYBER_INFERENCE_THEME overrides"):
+        save("gruvbox")
+    assert "gruvbox" in path.read_text()
+    # Without --attach the file is the service's, too.
+    assert app_command.app_options(loaded, readonly=True).save_theme is None
+
+
 def test_the_app_needs_a_terminal(call: CommandLine) -> None:
     for argv in ((), ("--attach", "http://elsewhere:8337")):
         outcome = call(*argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pty
@@ -9,11 +10,13 @@ import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -207,6 +210,68 @@ def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter:
     finally:
         code = app.close()
     assert code == 0
+
+
+def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = starter.fake({"plum": {}}, start=False)
+    service.arguments = ("--port", str(port))
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", f"127.0.0.1:{port}",
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
+    try:
+        app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
+        for key in "765432":
+            app.press(key)
+            app.wait_for(tunnel)
+        app.press("c")
+        app.wait_for(f"\x1b]52;c;{base64.b64encode(tunnel.encode()).decode()}\x07")
+        service.start()
+        app.press("r")
+        app.wait_for("plum", "FITS")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def background(sent: bytes) -> bytes:
+    """The background colour that was set most often."""
+    colours: list[bytes] = re.findall(rb"48;5;\d+|48;2;\d+;\d+;\d+", sent)
+    return Counter(colours).most_common(1)[0][0]
+
+
+def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    written = service.config_path.read_text()
+    own = service.folder / "own.toml"
+    own.touch()
+    arguments = [
+        sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+        "--config", str(own), "--data-dir", str(service.folder / "app"),
+    ]  # fmt: skip
+    app = Pty(arguments)
+    try:
+        app.wait_for("plum")
+        before = background(app.sent)
+        app.press("7")
+        app.wait_for("SETTING")
+        app.press("tlight")
+        app.wait_for("cyber-light")
+        app.press("\r")
+        eventually(own.read_text, what="the theme in the file")
+    finally:
+        assert app.close() == 0
+    assert own.read_text() == 'theme = "cyber-light"\n'
+    assert service.config_path.read_text() == written
+    app = Pty(arguments)
+    try:
+        app.wait_for("plum")
+    finally:
+        assert app.close() == 0
+    assert background(app.sent) != before
 
 
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
+from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
@@ -262,14 +264,42 @@ async def test_keys_that_come_before_a_page_is_there_are_not_taken_for_text(page
         assert not any(line.text for line in app.screen.query(TextArea))
 
 
-async def test_a_service_that_never_answered_is_named_with_the_reason() -> None:
-    client = FakeClient(empty_world())
+async def test_a_service_that_never_answered_is_one_state_on_every_page() -> None:
+    client = FakeClient(busy_world())
     client.stop()
-    async with running(client, attached=True) as (app, _, pilot):
-        for page in "27":
-            await pilot.press(page)
-            await until(pilot, lambda: "No service answers at" in screen_text(app))
-            assert client.url.removeprefix("http://") in screen_text(app).splitlines()[0]
+    async with running(client, attached=True, size=SMALL) as (app, _, pilot):
+        for page in PAGES:
+            await pilot.press(page.key)
+            await until(pilot, lambda: isinstance(app.focused, NoService))
+            assert app.current_mode == page.mode
+            shown = screen_text(app)
+            for part in (
+                "No service answers at http://127.0.0.1:8337 (",
+                "Trying again",
+                "ssh -N -L 8337:127.0.0.1:8337 user@host   c copies it",
+                "cyber-inference-tui serve",
+            ):
+                assert part in shown, page
+            assert not re.search(r"No requests|reading|no log yet|no model|EVENTS", shown), page
+            # Keys of the hidden page do nothing.
+            for key in ("slash", "i", "s", "enter", "e", "x", "tab"):
+                await pilot.press(key)
+            assert isinstance(app.focused, NoService)
+            assert isinstance(app.screen, Page)
+        await pilot.press("c")
+        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host"
+        client.start()
+        await pilot.press("r")
+        await until(pilot, lambda: app.snapshot.live)
+        for page in PAGES:
+            await pilot.press(page.key)
+            await until(pilot, lambda: app.focused is not None)
+            assert app.current_mode == page.mode
+            assert "No service" not in screen_text(app)
+            assert not isinstance(app.focused, NoService)
+            assert app.focused is not None
+            assert app.focused.is_on_screen, page
+        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host", "keys of pages are back"
 
 
 async def test_keys_that_arrive_together_reach_what_the_first_of_them_opens() -> None:

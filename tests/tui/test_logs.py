@@ -249,6 +249,17 @@ async def test_copy_and_save(tmp_path: Path) -> None:
         assert path.with_name("saved.log2").exists()
 
 
+async def test_without_a_connection_the_page_does_not_say_that_there_are_no_logs() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        await pilot.press("4")
+        await until(pilot, lambda: screen_text(app).count("Waiting for the service.") == 2)
+        client.start()
+        await until(pilot, lambda: "loading gemma-3-4b-it-q4_k_m" in screen_text(app))
+        await until(pilot, lambda: "Waiting for the service." not in screen_text(app))
+
+
 async def test_it_goes_on_after_the_service_was_away() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -15,7 +15,7 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
 from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
@@ -100,3 +100,11 @@ class ChoiceDialog(ModalScreen[str | None]):
     def action_move(self, rows: int) -> None:
         """Move the cursor while the filter keeps the focus."""
         self.query_one(LiveTable).action_move(rows)
+
+
+def choose_theme(names: Iterable[str], current: str, context: RenderContext) -> ChoiceDialog:
+    """Return a dialog to choose a theme, our own first."""
+    column: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
+    ordered = sorted(names, key=lambda name: (not name.startswith("cyber-"), name))
+    rows = [row_of(name, name, (column,), context) for name in ordered]
+    return ChoiceDialog("Theme", (column,), rows, chosen=current, charset=context.charset)

@@ -43,7 +43,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
     Password { align: center middle; }
     Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
     Password Input { margin-top: 1; background: $surface; }
-    Password #problem { color: $text-error; height: auto; }
+    Password #problem { color: $text-error; height: auto; display: none; }
     Password #keep, Password #hint { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -79,7 +79,9 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
         try:
             await self._login(password)
         except CyberError as error:
-            self.query_one("#problem", Static).update(Content(clean_line(str(error))))
+            problem = self.query_one("#problem", Static)
+            problem.update(Content(clean_line(str(error))))
+            problem.display = True
             # The next key replaces the text; enter tries it again.
             self.query_one("#password", Input).select_all()
         else:

@@ -34,7 +34,7 @@ class Prompt(ModalScreen[None]):
     Prompt #box { width: 72; max-width: 96%; height: auto; padding: 1 2; background: $panel; }
     Prompt #text { height: auto; color: $text-muted; }
     Prompt Input { margin-top: 1; background: $surface; }
-    Prompt #problem { height: auto; color: $text-error; }
+    Prompt #problem { color: $text-error; height: auto; display: none; }
     Prompt #hint { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,7 +81,9 @@ class Prompt(ModalScreen[None]):
             await self._accept(text)
         except CyberError as error:
             if self.is_attached:
-                self.query_one("#problem", Static).update(Content(clean_line(str(error))))
+                problem = self.query_one("#problem", Static)
+                problem.update(Content(clean_line(str(error))))
+                problem.display = True
             else:
                 cast("CyberApp", self.app).show_message(str(error), "error")
         else:

@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.pages.models.model_actions import (
     ModelActions,
     model_bindings,
 )
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.board import Board
@@ -93,7 +93,7 @@ class DashboardPage(ModelActions):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw ``snapshot``."""
-        if snapshot.link is Link.CONNECTING or self._board is None:
+        if self._board is None:
             return
         now = self.cyber.options.now()
         typing = self._board.filter.has_focus

@@ -102,6 +102,7 @@ class HubPage(ModelActions):
 
     def __init__(self) -> None:
         super().__init__()
+        self._begun = False
         self._query = ""
         self._sort = SORTS[0]
         self._found: dict[str, HubModelRecord] = {}
@@ -131,10 +132,9 @@ class HubPage(ModelActions):
             yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
-        """Begin with the most downloaded models."""
+        """Focus the results."""
         self._files_table.display = False
         self._results.focus()
-        self._start_search()
 
     @property
     def _results(self) -> LiveTable:
@@ -155,7 +155,13 @@ class HubPage(ModelActions):
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the downloads; search results are drawn when they arrive."""
+        """Draw the downloads; search results are drawn when they arrive.
+
+        Begin with the most downloaded models.
+        """
+        if not self._begun:
+            self._begun = True
+            self._start_search()
         self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
         new, self._done = done - self._done, done

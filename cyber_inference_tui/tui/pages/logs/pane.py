@@ -203,7 +203,8 @@ class LogPane(Vertical):
                             break
                         self._take(msgspec.json.decode(event.data, type=thread_safe(LogEvent)))
             except NoServiceError:
-                pass  # the status line shows it; the lines stay
+                # The status line shows it; the lines stay.
+                self.view.show_empty("Waiting for the service.")
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()

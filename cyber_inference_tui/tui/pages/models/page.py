@@ -171,15 +171,12 @@ class ModelsPage(ModelActions):
         return f"  by {self._order.column.title.lower()} {arrow}"
 
     def _empty(self, snapshot: Snapshot) -> Content:
-        if snapshot.status is None:
-            if snapshot.problem:
-                return Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            return Content.styled("Waiting for the service.", "$text-muted")
         if snapshot.models:
             return Content.assemble(
                 "No model matches this text. ", ("esc", "bold $accent"), " shows all models."
             )
-        folder = clean_line(snapshot.status.models_dir or "the models directory", limit=300)
+        known = snapshot.status.models_dir if snapshot.status else None
+        folder = clean_line(known or "the models directory", limit=300)
         return Content.assemble(
             ("No models yet.\n\n", "bold"),
             "This page loads, unloads and configures the models of this service.\n\n",

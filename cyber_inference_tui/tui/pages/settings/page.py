@@ -21,10 +21,8 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
-from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_queue import OPENING
@@ -42,7 +40,7 @@ from cyber_inference_tui.tui.pages.settings.table import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 CHECK_DELAY = 0.3
@@ -94,7 +92,9 @@ class SettingsPage(Page):
             id="settings.file",
             tooltip="edit the settings file in $EDITOR",
         ),
-        Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
+        Binding(
+            "t", "app.change_theme", "Theme", id="settings.theme", tooltip="choose the colours"
+        ),
         Binding(
             "m", "key_map", "Key map", id="settings.keys", tooltip="change the keys, in $EDITOR"
         ),
@@ -139,9 +139,6 @@ class SettingsPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings again when they have changed."""
-        if not self._settings and snapshot.problem:
-            text = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            self.query_one("#table", LiveTable).show_empty(text)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             if self._file_edited and snapshot.config_problem:
@@ -452,33 +449,6 @@ class SettingsPage(Page):
         asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
         self.app.push_screen(asked, answered)
 
-    def action_theme(self) -> None:
-        """Choose a theme and save it."""
-
-        def chosen(name: str | None) -> None:
-            if name is None:
-                return
-            self.app.theme = name
-            options = self.cyber.options
-            if not (options.readonly or options.attached):
-                self.cyber.do(
-                    self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
-                )
-
-        context = self.cyber.options.render_context()
-        names = sorted(self.app.available_themes, key=_own_first)
-        rows = [row_of(name, name, (_THEME,), context) for name in names]
-        self.app.push_screen(
-            ChoiceDialog(
-                "Theme",
-                (_THEME,),
-                rows,
-                chosen=self.app.theme,
-                charset=self.cyber.options.charset,
-            ),
-            chosen,
-        )
-
     def action_key_map(self) -> None:
         """Edit the key map in the user's editor."""
         path = self.cyber.options.keymap_path
@@ -503,10 +473,3 @@ class SettingsPage(Page):
             self.cyber.show_message(problem, "error")
         if not keymap.problems:
             self.cyber.show_message("The key map is in use.")
-
-
-_THEME: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
-
-
-def _own_first(name: str) -> tuple[bool, str]:
-    return (not name.startswith("cyber-"), name)
