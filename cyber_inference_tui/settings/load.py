@@ -52,7 +52,7 @@ from cyber_inference_tui.settings.values import (
     nearest,
 )
 from cyber_inference_tui.spelling import close_names
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, escaped
 
 CONFIG_FILE = "config.toml"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -448,7 +448,9 @@ def check_value(key: str, value: Any) -> Any:
     """
     known = KEYS.get(key)
     if known is None:
-        raise NotFoundError(f"There is no setting {key}{nearest(key, KEYS) or '.'}", param="key")
+        raise NotFoundError(
+            f"There is no setting '{escaped(key)}'{nearest(key, KEYS) or '.'}", param="key"
+        )
     try:
         return convert(
             known, value, folder=None, home=home_of(os.environ), is_text=isinstance(value, str)
