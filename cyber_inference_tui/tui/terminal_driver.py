@@ -1,20 +1,30 @@
-"""Read a terminal's keys so that no byte it sends can end the app."""
+"""Read a terminal's keys so that no byte can end the app; keep columns whatever is in them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 
+from rich.cells import cell_len
 from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
+from cyber_inference_tui.terminal.text_width import is_doubtful, placed
 from cyber_inference_tui.tui.terminal_input import InputFilter
 
 _READ_BYTES = 4096
 _PAUSE = 0.1
 """Seconds without a byte after which an unfinished sequence is a key of its own, as in Textual."""
+
+
+_PIECE = re.compile(
+    r"\x1b\[\d+;(\d+)H|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|\n|\x1b|[^\x1b\n]+"
+)
+"""A move of the cursor with its column, another sequence, a line's end, or text."""
 
 
 class TerminalDriver(LinuxDriver):
@@ -27,6 +37,10 @@ class TerminalDriver(LinuxDriver):
             if columns and lines:
                 return columns, lines
         return super()._get_terminal_size()
+
+    def write(self, data: str) -> None:
+        """Write ``data`` so that no character moves the texts behind it."""
+        super().write(placed_frame(data) if is_doubtful(data) else data)
 
     def _run_input_thread(self) -> None:
         try:
@@ -56,3 +70,21 @@ class TerminalDriver(LinuxDriver):
         with contextlib.suppress(EOFError, ParseError):
             for _ in parser.feed(""):
                 pass
+
+
+def placed_frame(data: str) -> str:
+    """Return a frame of Textual's with the columns of what follows doubtful characters."""
+    column = None
+    pieces = []
+    for found in _PIECE.finditer(data):
+        piece = found[0]
+        if found[1]:
+            column = int(found[1]) - 1
+        elif piece == "\n":
+            column = None
+        elif column is not None and piece[0] != "\x1b":
+            width = cell_len(piece)
+            piece = placed(piece, column)
+            column += width
+        pieces.append(piece)
+    return "".join(pieces)
