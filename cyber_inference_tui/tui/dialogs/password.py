@@ -40,7 +40,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
     CSS_PATH = "question.tcss"
     DEFAULT_CSS = """
     Password { align: center middle; background: $background 60%; }
-    Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
+    Password #box { width: 60; max-width: 96%; height: auto; padding: 1 2; background: $panel; }
     Password #problem { color: $error; height: auto; display: none; }
     Password Input { margin: 1 0; background: $surface; }
     Password #hint { margin-top: 1; }
