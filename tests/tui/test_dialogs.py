@@ -18,7 +18,8 @@ from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
-from tests.tui.driving import running
+from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
+from tests.tui.driving import running, until
 from tests.tui.world import busy_world
 
 NAME = "Some-Organization_A-Very-Long-Model-Name-Instruct-2507-UD-Q4_K_XL"
@@ -82,6 +83,21 @@ async def test_no_text_of_a_dialog_is_cut(dialog: str, size: tuple[int, int]) ->
         assert list(cut_texts(app)) == []
         for button in app.screen.query(Button):
             assert app.screen.find_widget(button).visible_region.area == button.outer_size.area
+
+
+@pytest.mark.parametrize("size", [(60, 18), (60, 20), (80, 24), (200, 60)])
+async def test_no_help_of_the_form_is_cut(size: tuple[int, int]) -> None:
+    async with running(busy_world(), size=size, first_page="models") as (app, _, pilot):
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, ModelForm))
+        form = app.screen
+        assert isinstance(form, ModelForm)
+        for line in form.query(SettingLine):
+            line.input.focus()
+            await pilot.pause()
+            await pilot.pause()
+            assert list(cut_texts(app)) == []
+            assert app.screen.find_widget(line.input).visible_region.height == 1
 
 
 async def test_a_long_question_scrolls_below_its_title() -> None:

@@ -192,6 +192,7 @@ class ModelForm(ModalScreen[str | None]):
         line = _line_of(event.widget)
         if line is not None:
             self.query_one("#help", Static).update(help_content(line.setting))
+            self.call_after_refresh(self._fit)
 
     @on(events.DescendantBlur)
     def _blurred(self, event: events.DescendantBlur) -> None:
@@ -257,6 +258,7 @@ class ModelForm(ModalScreen[str | None]):
         else:
             text, style = ("" if changed else "No changes."), "$text-muted"
         self.query_one("#effect", Static).update(Content.styled(clean_line(text), style))
+        self.call_after_refresh(self._fit)
 
     # Saving and leaving
 
