@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
@@ -93,9 +94,11 @@ class Question(ModalScreen[str | None]):
             for part in box.children
             if part.id != "body"
         )
-        room = int(self.size.height * 0.96) - box.styles.padding.height - around - 1
+        room = max(1, int(self.size.height * 0.96) - box.styles.padding.height - around - 1)
         for body in self.query("#body"):
-            body.styles.max_height = max(1, room)
+            if body.styles.max_height != Scalar.from_number(room):
+                body.styles.max_height = room
+                self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
 
     def action_scroll(self, pages: int) -> None:
         """Scroll a text that is higher than the screen."""

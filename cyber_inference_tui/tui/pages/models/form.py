@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -175,8 +176,11 @@ class ModelForm(ModalScreen[str | None]):
             for part in box.children
             if part.id != "lines"
         )
-        room = self.size.height - 2 - box.styles.padding.height - around
-        self.query_one("#lines").styles.max_height = max(3, room)
+        room = max(3, self.size.height - 2 - box.styles.padding.height - around)
+        lines = self.query_one("#lines")
+        if lines.styles.max_height != Scalar.from_number(room):
+            lines.styles.max_height = room
+            self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
