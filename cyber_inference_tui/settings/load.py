@@ -177,8 +177,8 @@ def load(
         if config is not None or variable(environ, CONFIG_VARIABLE):
             named = "" if config is None else f" --config {shlex.quote(str(path))}"
             raise ConfigError(
-                f"{path}: there is no such file.",
-                hint=f"`cyber-inference-tui init{named}` makes it.",
+                f"{escaped(str(path))}: there is no such file.",
+                hint=escaped(f"`cyber-inference-tui init{named}` makes it."),
             ) from None
         text = ""
     loaded = load_text(text, path, environ=environ, flags=flags)
@@ -200,21 +200,22 @@ def load_if_there(
 
 def read_config(path: Path) -> str:
     """Return the file's text. Raises ``FileNotFoundError``, or ``ConfigError`` if unreadable."""
+    shown = escaped(str(path))
     try:
         data = read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{shown}: cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_FILE:
-        raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
+        raise ConfigError(f"{shown}: is larger than {_MAX_FILE} bytes.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{path}: is UTF-16 text.", hint="Save it as UTF-8.")
+        raise ConfigError(f"{shown}: is UTF-16 text.", hint="Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: is not UTF-8 text.") from None
+        raise ConfigError(f"{shown}:{line}: is not UTF-8 text.") from None
 
 
 def load_text(

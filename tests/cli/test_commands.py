@@ -221,6 +221,9 @@ def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
 
 
 def test_a_name_with_a_line_break_is_shown_on_one_line(call: CommandLine, at: list[str]) -> None:
+    outcome = call("--config", "/no\nwhere", "status")
+    assert outcome.err.startswith("/no\\nwhere: there is no such file.")
+    assert (outcome.code, outcome.err.count("\n")) == (5, 1)
     outcome = call("config", "get", "a\nb")
     assert outcome.err.startswith("There is no setting 'a\\nb'.")
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)

@@ -93,6 +93,19 @@ def test_a_load_shows_its_progress_and_leaves_none_behind(spawn: Spawn, stand_in
     assert text.rsplit("\r\x1b[K", 1)[1] == "tiny is loaded\x1b[2m on port 8338\x1b[0m.\n"
 
 
+def test_only_a_clear_yes_deletes(spawn: Spawn, stand_in: StandIn) -> None:
+    stand_in.models["tiny"] = ModelRecord(id="tiny", size_bytes=5 << 20)
+    for typed in (b"maybe\n", b"\n", b"n\n"):
+        master, slave = pty.openpty()
+        argv = ("delete-model", "tiny", "--port", str(stand_in.port))
+        process = spawn(*argv, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        os.write(master, typed)
+        assert "Delete tiny (5.0 MiB)? [y/N]: " in read_terminal(master)
+        assert process.wait(60) == 130
+        assert "DELETE" not in [method for method, *_ in stand_in.requests]
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(spawn: Spawn, stand_in: StandIn) -> None:
     stand_in.logs["service"] = "a long line of log\n" * 100_000
     process = spawn(
