@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
@@ -65,9 +64,7 @@ def cut_texts(app: CyberApp) -> Iterator[str]:
             continue
         if any(isinstance(node, VerticalScroll) for node in widget.ancestors):
             continue  # its rest can be reached
-        text = (
-            widget.label.plain if isinstance(widget, Button) else Content(f"{widget.visual}").plain
-        )
+        text = f"{widget.label if isinstance(widget, Button) else widget.visual}"
         shown = shown_text(app, widget)
         if "".join(text.split()) not in shown and "…" not in shown:
             yield f"{text!r} is shown as {shown!r}"
