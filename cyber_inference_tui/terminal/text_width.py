@@ -31,8 +31,8 @@ _CERTAIN = (
     "\uf900-\ufaff\ufe30-\ufe6b\uff01-\uff9d\uffe0-\uffe6\U00020000-\U0002a6df"
 )
 _DOUBTFUL = re.compile(f"[^{_CERTAIN}]")
-_DOUBTFUL_RUN = re.compile(f"[{_CERTAIN}]?[^{_CERTAIN}]+")
-"""Doubtful characters, with the one before, which a mark changes."""
+_DOUBTFUL_RUN = re.compile(f"[{_CERTAIN}]?[^{_CERTAIN}]+(?: [^{_CERTAIN}]+)*")
+"""Doubtful words, with the character before, which a mark changes."""
 _DOUBTFUL_TEXT = re.compile(f"([{_CERTAIN}]?[^{_CERTAIN}](?: ?[^ ])*)( *)")
 """A text from its first doubtful character on, and the spaces behind it."""
 
@@ -52,17 +52,18 @@ def cells(text: str) -> int:
     return cell_len(plain(text))
 
 
-def placed(text: str, column: int) -> str:
+def placed(text: str, column: int, *, blank: int = 0) -> str:
     """Return ``text`` for ``column`` (from 0) with the columns of what follows doubtful characters.
 
     A terminal may draw these wider, into the spaces behind their text if there are enough, or
-    narrower, so that their cells are cleared first.
+    narrower, so that their cells are cleared first. ``blank`` cells follow ``text``.
     """
 
     def place(found: re.Match[str]) -> str:
         shown, space = found.groups()
         start = column + cell_len(text[: found.start()])
-        if len(space) >= len(_DOUBTFUL.findall(shown)):
+        room = len(space) + (blank if found.end() == len(text) else 0)
+        if room >= sum(map(_may_be_wider, _DOUBTFUL.findall(shown))):
             return _at(start, shown, cell_len(shown) + len(space))
         return _DOUBTFUL_RUN.sub(lambda run: place_run(run, start), shown) + space
 
@@ -72,9 +73,18 @@ def placed(text: str, column: int) -> str:
     return _DOUBTFUL_TEXT.sub(place, text) if is_doubtful(text) else text
 
 
+def _may_be_wider(character: str) -> bool:
+    # Terminals agree on letters and on marks above or below them.
+    return cell_len(character) < 2 and unicodedata.category(character) not in {"Lo", "Mn"}
+
+
 def _at(column: int, text: str, width: int) -> str:
-    # CHA (ECMA-48) counts from 1.
-    return f"{' ' * width}\x1b[{column + 1}G{text}\x1b[{column + width + 1}G"
+    return f"{' ' * width}{to_column(column)}{text}{to_column(column + width)}"
+
+
+def to_column(column: int) -> str:
+    """Return the sequence that moves the cursor to ``column`` (from 0)."""
+    return f"\x1b[{column + 1}G"  # CHA (ECMA-48) counts from 1
 
 
 def is_doubtful(text: str) -> bool:
