@@ -69,6 +69,7 @@ class FilledText(click.types.StringParamType):
 
     name = "text"
     any_bytes = False
+    """Bytes of another encoding are allowed, as in paths."""
 
     def __init__(self, most: int = 2000) -> None:
         self._most = most

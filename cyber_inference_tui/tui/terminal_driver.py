@@ -1,4 +1,4 @@
-"""Read a terminal's keys so that no byte can end the app; keep columns whatever is in them."""
+"""The terminal's driver: no byte it sends ends the app, no character it draws shifts a row."""
 
 from __future__ import annotations
 
@@ -18,15 +18,11 @@ from cyber_inference_tui.tui.terminal_input import InputFilter
 _READ_BYTES = 4096
 _PAUSE = 0.1
 """Seconds without a byte after which an unfinished sequence is a key of its own, as in Textual."""
-
-
 _PIECE = re.compile(
     r"\x1b\[\d+;(\d+)H|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
     r"|\n|\x1b|[^\x1b\n]+"
 )
 """A move of the cursor with its column, another sequence, a line's end, or text."""
-
-
 _PLAIN = "\x1b[0m"
 
 
