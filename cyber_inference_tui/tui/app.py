@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -40,6 +41,13 @@ from cyber_inference_tui.units import counted
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
+_ANNOUNCED = {
+    ("download", "good"): "2 shows it.",
+    ("download", "bad"): "3 and ] show it, r tries again.",
+    ("install", "good"): "",
+    ("install", "bad"): "4 shows its log.",
+}
+"""Kind and tone of the events that get a notification on every page, with what to do next."""
 MESSAGE_CHARACTERS = 400
 """Characters of a message that a notification shows; the page itself shows all of it."""
 
@@ -84,6 +92,15 @@ class CyberApp(App[AfterExit]):
         Binding(
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
         ),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "Suspend",
+            show=False,
+            priority=True,
+            id="app.suspend",
+            tooltip="Return to the shell; fg continues",
+        ),
     ]
 
     def __init__(
@@ -96,6 +113,8 @@ class CyberApp(App[AfterExit]):
         """The first frame is on the screen. Work that it does not need starts afterwards."""
         self._keys = KeyQueue(self)
         self._add_demo = add_demo
+        self._announced: int | None = None
+        """The id of the newest event when the app last looked for something to announce."""
         set_scroll_bars(self.options.charset)
         self.feed = Feed(
             client,
@@ -122,6 +141,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_mount(self) -> None:
         """Open the first page."""
+        # Other programs have used the terminal.
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         await self.switch_mode(self.options.first_page)
         if self.options.signals:
             loop = asyncio.get_running_loop()
@@ -172,9 +193,22 @@ class CyberApp(App[AfterExit]):
     def _show(self, snapshot: Snapshot) -> None:
         if not self.is_running:
             return  # the app is closing, and pages have lost their widgets already
+        self._announce(snapshot)
         for screen in self.screen_stack:
             if isinstance(screen, Page):
                 screen.draw(snapshot)
+
+    def _announce(self, snapshot: Snapshot) -> None:
+        """Show a notification of each download and installation that ended since the last look."""
+        if not snapshot.live:
+            return
+        known, events = self._announced, snapshot.recent_events
+        self._announced = events[0].id if events else 0
+        for event in reversed(events):
+            hint = _ANNOUNCED.get((event.kind, event.tone))
+            if known is not None and event.id > known and hint is not None:
+                sentence = f"{event.subject} {event.text.rstrip('.')}. {hint}".rstrip()
+                self.show_message(sentence, "error" if event.tone == "bad" else "information")
 
     def _tick(self) -> None:
         self._show(self.snapshot)
@@ -270,6 +304,11 @@ class CyberApp(App[AfterExit]):
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
+
+    def action_suspend_process(self) -> None:
+        """Stop the app and the program that started it, as a terminal does at ctrl+z."""
+        if self._driver is not None and self._driver.can_suspend:
+            os.killpg(0, signal.SIGTSTP)
 
     def action_keys(self) -> None:
         """Show the keys of this page."""

@@ -14,11 +14,11 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ProblemRecord,
+    RecentEvent,
     RequestRecord,
     ResourceSample,
     StatusRecord,
 )
-from cyber_inference_tui.terminal.tone import Tone
 
 
 class Link(StrEnum):
@@ -29,17 +29,6 @@ class Link(StrEnum):
     LIVE = "live"
     LOST = "lost"
     """The connection broke; the snapshot is old."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecentEvent:
-    """An event on the dashboard."""
-
-    at: datetime
-    subject: str
-    """The model's id, or ``service``."""
-    text: str
-    tone: Tone = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The terminal's driver: no byte it sends ends the app, no character it draws shifts a row."""
+"""Textual's driver: no byte of a terminal and no stop breaks it, no character shifts a row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import selectors
+import signal
 
 from rich.cells import cell_len
 from textual._parser import ParseError
@@ -27,7 +28,8 @@ _PLAIN = "\x1b[0m"
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver for terminals, with filtered input and the terminal's own size."""
+    """Textual's driver for terminals: it filters input, uses the terminal's own size, and sets up
+    the terminal and repaints after every stop of the process."""
 
     def _get_terminal_size(self) -> tuple[int, int]:
         # COLUMNS and LINES, which Textual prefers, stay as they are when the window changes.
@@ -40,6 +42,52 @@ class TerminalDriver(LinuxDriver):
     def write(self, data: str) -> None:
         """Write ``data`` so that no character moves the texts behind it."""
         super().write(placed_frame(data) if is_doubtful(data) else data)
+
+    def _sigtstp_application(self, *_: object) -> None:
+        if self._has_terminal:
+            # The signal may have interrupted a write, which has to end first.
+            self._loop.call_soon_threadsafe(self._suspend)
+        else:
+            self._stop_process()
+
+    def _sigcont_application(self, *_: object) -> None:
+        if self._has_terminal:
+            self._loop.call_soon_threadsafe(self._set_up_again)
+
+    @property
+    def _has_terminal(self) -> bool:
+        """The app runs, and no editor has the terminal."""
+        return self._auto_restart and self._loop.is_running()
+
+    def _suspend(self) -> None:
+        """Give the terminal back, and stop until a shell continues the process."""
+        self.suspend_application_mode()
+        self._stop_process()
+        # SIGCONT does that too, but does not come if the process was not stopped.
+        self._loop.call_soon(self._set_up_again, False)
+
+    def _stop_process(self) -> None:
+        # The default action does not stop a process that no shell could continue.
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._sigtstp_application)
+
+    def _set_up_again(self, always: bool = True) -> None:
+        """Set up the terminal after a stop, in which other programs have used it.
+
+        Unless ``always``, do nothing if it is set up.
+        """
+        if self._is_set_up:
+            if not always:
+                return
+            # Stopped by SIGSTOP, without the time to give the terminal back.
+            self.suspend_application_mode()
+        self._must_signal_resume = True
+        self.resume_application_mode()
+
+    @property
+    def _is_set_up(self) -> bool:
+        return self._writer_thread is not None and self._writer_thread.is_alive()
 
     def _run_input_thread(self) -> None:
         try:

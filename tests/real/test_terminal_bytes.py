@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import termios
 import time
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 
 from tests.real.conftest import Starter
 from tests.terminal.emulator import Emulator, halves, narrow
@@ -57,6 +60,15 @@ class Pty:
 
     def press(self, keys: str | bytes) -> None:
         os.write(self._master, keys.encode() if isinstance(keys, str) else keys)
+
+    def stop(self) -> None:
+        """Stop it as SIGSTOP does."""
+        self._process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        eventually(lambda: ") T " in stat.read_text(), what="the stop")
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def read(self, seconds: float) -> None:
         """What it sends in so many seconds."""
@@ -255,6 +267,34 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
             app.press("\x1b")
             # An escape and a key in one read would be alt and the key.
             app.wait_for(after)
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter: Starter) -> None:
+    service = starter.fake({"plum": {}, "pear": {}}, tables={"plum": {"args": ["--no-such"]}})
+
+    def fail(times: int) -> str:
+        for _ in range(times):
+            assert service.post("/admin/models/plum/load", json={}).status_code == 503
+        event = service.get("/admin/recent-events").json()[0]
+        at = datetime.fromisoformat(event["at"]).astimezone()
+        return f"{at:%H:%M:%S}"
+
+    before = fail(3)
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        app.wait_for(before, "✖ ×3 could")  # noqa: RUF001
+        app.stop()
+        during = fail(1)
+        # The app has to wake in another second than that of the event.
+        eventually(lambda: f"{datetime.now():%H:%M:%S}" > during, what="the next second")
+        app.go_on()
+        app.wait_for(during, "×4")  # noqa: RUF001
     finally:
         code = app.close()
     assert code == 0

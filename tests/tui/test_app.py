@@ -36,7 +36,7 @@ async def test_the_service_goes_and_comes_back() -> None:
         assert len(app.snapshot.models) == 5
         client.start(pid=4712)
         await until(pilot, lambda: app.snapshot.live)
-        assert app.snapshot.recent_events[0].text == "was restarted"
+        assert app.snapshot.recent_events[0].text == "started"
         await until(pilot, lambda: "no connection" not in screen_text(app))
 
 

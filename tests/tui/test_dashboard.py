@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     MemoryRecord,
     ModelStatus,
     ModelUsage,
+    RecentEvent,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
@@ -35,7 +36,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.snapshot import RecentEvent, Snapshot, TrendPoint, trend_point
+from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, trend_point
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -263,7 +264,9 @@ def test_hostile_texts_make_harmless_rows() -> None:
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
     active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
-    events = [RecentEvent(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
+    events = [
+        RecentEvent(id=1, at=NOW, kind="model", subject=HOSTILE, text=HOSTILE, tone="bad", count=2)
+    ]
     for row in (
         *request_rows(active, [], RenderContext(UNICODE, NOW)),
         *event_rows(events, RenderContext(UNICODE, NOW)),

@@ -12,6 +12,7 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ModelRecord,
     ModelStatus,
+    RecentEvent,
     RequestRecord,
     ResourceSample,
 )
@@ -25,7 +26,6 @@ from cyber_inference_tui.tui.pages.requests.request_status import (
     request_kind,
     status_cell,
 )
-from cyber_inference_tui.tui.snapshot import RecentEvent
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
@@ -98,10 +98,12 @@ def _tokens_cell(one: Request, _: RenderContext) -> str:
 
 
 def _event_cell(one: RecentEvent, context: RenderContext) -> Cell:
-    """Return the text of an event, with a sign for a failure."""
+    """Return the text of an event, with a sign for a failure and the number of repetitions."""
     bad = one.tone == "bad"
     sign = f"{context.charset.status_sign(ModelStatus.FAILED)} " if bad else ""
-    return Cell(f"{sign}{plain(one.text)}", "bad" if bad else "dim")
+    times = "×" if context.charset.unicode else "x"  # noqa: RUF001 - the sign is meant
+    count = f"{times}{one.count} " if one.count > 1 else ""
+    return Cell(f"{sign}{count}{plain(one.text)}", "bad" if bad else "dim")
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
@@ -200,13 +202,8 @@ def event_rows(
 ) -> list[Row]:
     """Return rows of the events, newest first."""
     return [
-        row_of(
-            f"{one.at.timestamp()} {one.subject} {len(recent_events) - place}",
-            one,
-            EVENT_COLUMNS,
-            context,
-        )
-        for place, one in enumerate(recent_events[:_MOST_LISTED])
+        row_of(str(one.id), one, EVENT_COLUMNS, context)
+        for one in recent_events[:_MOST_LISTED]
         if _matches(one.subject, needle)
     ]
 

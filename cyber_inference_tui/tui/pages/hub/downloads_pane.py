@@ -64,8 +64,7 @@ def share_done(one: DownloadRecord) -> float | None:
 
 def download_name(one: DownloadRecord) -> str:
     """Return the short name of a download."""
-    name = (one.filename or one.repo).rpartition("/")[2]
-    return clean_line(name.removesuffix(".gguf"), limit=200)
+    return clean_line(one.name, limit=200)
 
 
 def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
