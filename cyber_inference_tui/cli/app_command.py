@@ -13,6 +13,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
 from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequestError
+from cyber_inference_tui.terminal.stream import stderr_terminal
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -56,7 +57,8 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
             f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
         )
     if leave is AfterExit.STOP and service.pid is not None:
-        click.echo("Stopping the service …", err=True)
+        dots = stderr_terminal(os.environ).ellipsis
+        click.echo(f"Stopping the service {dots}", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
                 f"The service (pid {service.pid}) does not stop.", hint="See the end of its log."

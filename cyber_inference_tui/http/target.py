@@ -27,6 +27,7 @@ from cyber_inference_tui.http.llama_paths import Kind, is_ours, kind_of, methods
 from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.settings.schema import RequestRules
+from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -208,7 +209,7 @@ def _refusal(method: str, path: str) -> CyberError | None:
     methods = methods_of(path)
     if not methods:
         return NotFoundError(
-            f"There is no endpoint {path}.",
+            f"There is no endpoint {escaped(path)}.",
             hint="Any path of a model's server is under /upstream/MODEL/.",
         )
     if method not in methods:

@@ -16,11 +16,14 @@ import subprocess
 import sys
 import termios
 import time
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from tests.real.conftest import Starter
+from tests.terminal.emulator import Emulator, halves, narrow
 from tests.waiting import eventually
 
 HOSTILE = (
@@ -163,6 +166,74 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
     for sequence in FORBIDDEN:
         assert sequence not in app.sent, sequence
     assert b"[/oops]" in app.sent
+
+
+WIDE = (
+    "plain",
+    "flag-🇩🇪🇫🇷",
+    "tone-👋🏽👍🏿",
+    "key-1\ufe0f\u20e3",
+    unicodedata.normalize("NFD", "한국어모델"),
+    "हिन्दी-मॉडल",
+    "llama-🦙",
+)
+
+
+def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) -> None:
+    lines = [f"{name} {'x' * 200}" for name in WIDE] + [f"short {name}" for name in WIDE]
+    service = starter.fake({"a": {"load_lines": lines}}, start=False)
+    for name in WIDE:
+        shutil.copyfile(starter.demo_gguf, service.data_dir / "models" / f"{name}.gguf")
+    service.start()
+    assert service.post("/admin/models/a/load", json={}).status_code == 200
+    app = Pty(
+        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
+    )  # fmt: skip
+    try:
+        for page in ("1", "2"):
+            app.press(page)
+            for width in (halves, narrow):
+                wait_for_rows(app, width, names_are_in_line)
+        app.press("4")
+        app.wait_for("LOG")
+        app.press("bj\r")
+        for width in (halves, narrow):
+            wait_for_rows(
+                app,
+                width,
+                lambda rows: (
+                    sum("xxx" in row for row in rows) >= len(WIDE)
+                    and len({row[-2:] for row in rows if "xxx" in row}) == 1
+                ),
+            )
+    finally:
+        assert app.close() == 0
+
+
+def wait_for_rows(
+    app: Pty, width: Callable[[str], int], shown: Callable[[list[str]], bool]
+) -> None:
+    """Until a terminal with these widths shows such rows."""
+    rows: list[str] = []
+
+    def look() -> bool:
+        nonlocal rows
+        app.read(0.1)
+        screen = Emulator(120, 40, width)
+        screen.feed(app.sent.decode(errors="ignore"))
+        rows = screen.rows
+        return shown(rows)
+
+    try:
+        eventually(look, what="rows")
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *rows])) from None
+
+
+def names_are_in_line(rows: list[str]) -> bool:
+    columns = [row.index("○ unloaded") for row in rows if "○ unloaded" in row]
+    return len(columns) == len(WIDE) and len(set(columns)) == 1
 
 
 def test_no_byte_ends_the_app(starter: Starter) -> None:

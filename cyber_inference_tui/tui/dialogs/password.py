@@ -41,7 +41,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
     CSS_PATH = "question.tcss"
     DEFAULT_CSS = """
     Password { align: center middle; }
-    Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
+    Password #box { width: 60; max-width: 96%; height: auto; padding: 1 2; background: $panel; }
     Password Input { margin-top: 1; background: $surface; }
     Password #problem { color: $text-error; height: auto; display: none; }
     Password #keep, Password #hint { margin-top: 1; }

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -175,8 +176,11 @@ class ModelForm(ModalScreen[str | None]):
             for part in box.children
             if part.id != "lines"
         )
-        room = self.size.height - 2 - box.styles.padding.height - around
-        self.query_one("#lines").styles.max_height = max(3, room)
+        room = max(3, self.size.height - 2 - box.styles.padding.height - around)
+        lines = self.query_one("#lines")
+        if lines.styles.max_height != Scalar.from_number(room):
+            lines.styles.max_height = room
+            self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
@@ -192,6 +196,7 @@ class ModelForm(ModalScreen[str | None]):
         line = _line_of(event.widget)
         if line is not None:
             self.query_one("#help", Static).update(help_content(line.setting))
+            self.call_after_refresh(self._fit)
 
     @on(events.DescendantBlur)
     def _blurred(self, event: events.DescendantBlur) -> None:
@@ -257,6 +262,7 @@ class ModelForm(ModalScreen[str | None]):
         else:
             text, style = ("" if changed else "No changes."), "$text-muted"
         self.query_one("#effect", Static).update(Content.styled(clean_line(text), style))
+        self.call_after_refresh(self._fit)
 
     # Saving and leaving
 
