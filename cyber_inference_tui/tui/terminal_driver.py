@@ -89,6 +89,17 @@ class TerminalDriver(LinuxDriver):
     def _is_set_up(self) -> bool:
         return self._writer_thread is not None and self._writer_thread.is_alive()
 
+    def _read(self) -> bytes:
+        """Read input. If the terminal is gone, end the process as SIGHUP does.
+
+        The signal itself reaches only programs that have a controlling terminal and do not ignore
+        it. Without a terminal, the app would draw forever for nobody.
+        """
+        with contextlib.suppress(OSError):
+            if data := os.read(self.fileno, _READ_BYTES):
+                return data
+        os._exit(128 + signal.SIGHUP)
+
     def _run_input_thread(self) -> None:
         try:
             self.run_input_thread()
@@ -103,11 +114,7 @@ class TerminalDriver(LinuxDriver):
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
                 paused = not selector.select(_PAUSE)
-                text = (
-                    input_filter.flush()
-                    if paused
-                    else input_filter.feed(os.read(self.fileno, _READ_BYTES))
-                )
+                text = input_filter.flush() if paused else input_filter.feed(self._read())
                 for message in parser.feed(text) if text else ():
                     self.process_message(message)
                 if paused and parser._timeout_time is not None:

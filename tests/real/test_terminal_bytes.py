@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.real.conftest import Starter
+from tests.real.service_process import ServiceProcess
 from tests.terminal.emulator import Emulator, halves, narrow
 from tests.waiting import eventually
 
@@ -48,9 +49,16 @@ FORBIDDEN = (
 
 
 class Pty:
-    """The app in a pseudo-terminal; everything it sends is kept."""
+    """The app, attached to a service, in a pseudo-terminal; everything it sends is kept."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(
+        self, service: ServiceProcess, *, url: str = "", config: Path | None = None
+    ) -> None:
+        arguments = [
+            *(sys.executable, "-m", "cyber_inference_tui", "--attach", url or service.url),
+            *("--config", str(config or service.config_path)),
+            *("--data-dir", str(service.folder / "app")),
+        ]
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environ = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
@@ -106,6 +114,15 @@ class Pty:
 
         eventually(look, what=f"{texts}")
 
+    def hang_up(self) -> int:
+        """Close the terminal; the app's exit code."""
+        os.close(self._master)
+        try:
+            return self._process.wait(timeout=30)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
     def close(self) -> int:
         """Leave with q; the exit code."""
         self.press("q")
@@ -134,10 +151,7 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
         name = f"evil{number} {text.replace('/', '|')}.gguf"
         shutil.copyfile(starter.demo_gguf, models / name)
     service.start()
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("evil0", "evil6")
         for model in ("a", "b"):
@@ -186,10 +200,7 @@ def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) ->
         shutil.copyfile(starter.demo_gguf, service.data_dir / "models" / f"{name}.gguf")
     service.start()
     assert service.post("/admin/models/a/load", json={}).status_code == 200
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         for page in ("1", "2"):
             app.press(page)
@@ -238,10 +249,7 @@ def names_are_in_line(rows: list[str]) -> bool:
 
 def test_no_byte_ends_the_app(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         for unreadable in (
@@ -263,12 +271,15 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
     assert b"Traceback" not in app.sent
 
 
+def test_the_app_ends_with_its_terminal(starter: Starter) -> None:
+    app = Pty(starter.fake({"plum": {}}))
+    app.wait_for("plum", since=0)
+    assert app.hang_up() == 128 + signal.SIGHUP
+
+
 def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter: Starter) -> None:
     service = starter.fake({"plum": {}}, config={"admin_password": "opensesame"})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("\x1b[?1004h")  # it wants to know about the focus
         app.press("\x1b[O")
@@ -288,10 +299,7 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
         port = probe.getsockname()[1]
     service = starter.fake({"plum": {}}, start=False)
     service.arguments = ("--port", str(port))
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", f"127.0.0.1:{port}",
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service, url=f"127.0.0.1:{port}")
     tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
     try:
         app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
@@ -319,11 +327,7 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
     written = service.config_path.read_text()
     own = service.folder / "own.toml"
     own.touch()
-    arguments = [
-        sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-        "--config", str(own), "--data-dir", str(service.folder / "app"),
-    ]  # fmt: skip
-    app = Pty(arguments)
+    app = Pty(service, config=own)
     try:
         app.wait_for("plum")
         before = background(app.sent)
@@ -337,7 +341,7 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
         assert app.close() == 0
     assert own.read_text() == 'theme = "cyber-light"\n'
     assert service.config_path.read_text() == written
-    app = Pty(arguments)
+    app = Pty(service, config=own)
     try:
         app.wait_for("plum")
     finally:
@@ -347,10 +351,7 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
 
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         for keys, shown, after in [
@@ -371,10 +372,7 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
 def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
     saved = service.folder / "saved.log"
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         app.press("2/")
@@ -402,10 +400,7 @@ def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
 
 def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         app.press("2/\u65e5\u672c")
@@ -433,10 +428,7 @@ def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter)
 
 def test_a_value_that_another_app_changed_is_not_overwritten_unasked(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     url = "/admin/config/model_idle_timeout"
     try:
         app.wait_for("plum")
@@ -469,10 +461,7 @@ def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter:
         return f"{at:%H:%M:%S}"
 
     before = fail(3)
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for(before, "✖ ×3 could")  # noqa: RUF001
         app.stop()
@@ -488,10 +477,7 @@ def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter:
 
 def test_the_demo_without_a_llama_server_first_offers_one(starter: Starter) -> None:
     service = starter.make({"llama_server_path": "/nonexistent/llama-server"}, ()).start()
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("Welcome.")
         app.press("d")
@@ -508,10 +494,7 @@ def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter
     broken = starter.demo_gguf.read_bytes()[:2_000_000]
     (service.data_dir / "models" / "broken.gguf").write_bytes(broken)
     service.start()
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum", "unreadable", "8K / 32K")
         app.press("gl")

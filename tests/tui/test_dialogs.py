@@ -30,7 +30,7 @@ DOWNLOAD = (
 SHORT = (Answer("wait", "w", "Wait"), Answer("no", "c", "Cancel"))
 
 
-async def login(password: str) -> None:
+async def login(_: str) -> None:
     """Accept it."""
 
 
@@ -40,7 +40,7 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "download": lambda _: Question(f"Cancel the download of {NAME}?", "Half.", DOWNLOAD),
     "no text": lambda _: Question(f"Reset {NAME} to its default?", "", SHORT),
     "files": lambda _: Question("Delete it?", "\n".join([f"/models/{NAME}.gguf"] * 20), SHORT),
-    "prompt": lambda _: Prompt(f"Save the log of {NAME}", f"It is in {NAME} {NAME}."),
+    "prompt": lambda _: Prompt(f"Save the log of {NAME}", f"It is in {NAME} {NAME}.", login),
     "password": lambda _: Password(f"http://{NAME.lower()}.example:8337", login, can_keep=True),
     "sampling": lambda _: SamplingForm(Sampling()),
     "keys": lambda app: Keys(app.screen),

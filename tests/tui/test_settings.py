@@ -277,12 +277,12 @@ async def test_a_value_that_somebody_else_changed_is_replaced_only_after_a_quest
         await until(pilot, lambda: "it is 111 now" in screen_text(app))
         assert app.screen.query_one("#value", Input).value == "500"
         client.calls.clear()
-        for answer, after in [("escape", []), ("k", [])]:
+        for answer in ("escape", "k"):
             await pilot.press("enter")
             await until(pilot, lambda: "Somebody changed model_idle_timeout" in screen_text(app))
             await pilot.press(answer)
             await until(pilot, lambda: "Somebody changed model_idle" not in screen_text(app))
-            assert client.calls == after
+            assert client.calls == []
         assert client.world.config["model_idle_timeout"].value == 111
         await pilot.press("enter", "ctrl+u", *"222")
         await client.service.configuration.set("model_idle_timeout", 333)
