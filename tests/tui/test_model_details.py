@@ -110,6 +110,9 @@ def test_the_command_has_each_option_on_its_line() -> None:
 def test_why_there_is_no_command_is_said() -> None:
     details = ModelDetails(model=model("a"), command_problem="There is no llama-server.")
     assert "COMMAND\nThere is no llama-server." in text(model("a"), details)
+    # Not twice: an unreadable file has no command for the reason that is its error.
+    details = ModelDetails(model=model("a"), command_problem="it is cut short")
+    assert text(model("a", error="it is cut short"), details).count("it is cut short") == 1
 
 
 def test_settings_stand_with_their_origin() -> None:

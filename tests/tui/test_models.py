@@ -206,7 +206,7 @@ async def test_sorting_goes_through_the_columns_that_are_shown() -> None:
         await shows(app, pilot, "SIZE ▼")
         assert order(app)[0] == BIG
         # An order whose column is gone is named in the title.
-        await pilot.resize_terminal(*SMALL)
+        await pilot.resize_terminal(60, 24)
         await shows(app, pilot, "by size ▼")
 
 
@@ -217,7 +217,7 @@ async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None
     async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
         await pilot.press("enter")
-        await shows(app, pilot, "COMMAND", "layers", "MODEL ▲", "esc closes its details")
+        await shows(app, pilot, "COMMAND", "layers", "MODEL ▲", "esc Back")
         await at(app, pilot, PHI)
         await shows(app, pilot, "phi-4-mini-q4_k_m.gguf", "ERROR")
         await pilot.press("enter")

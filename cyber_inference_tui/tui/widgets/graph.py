@@ -167,8 +167,10 @@ class Graph(Widget):
             if caption:
                 style = self.get_component_rich_style("graph--caption")
                 segments.append(Segment(caption, style))
-            return Strip(segments, width)
-        return Strip([Segment(line, self.get_component_rich_style("graph--line"))], width)
+        else:
+            segments = [Segment(line, self.get_component_rich_style("graph--line"))]
+        # After a change of the layout, lines have the former width until the resize event.
+        return Strip(segments).adjust_cell_length(width, self.rich_style)
 
 
 def _changed_to(old: str, new: str) -> int:

@@ -458,7 +458,8 @@ class LiveTable(ScrollView, can_focus=True):
                 segments[-1] = Segment(segments[-1].text + text, segments[-1].style)
             else:
                 segments.append(Segment(text, style))
-        return Strip(segments, width)
+        # After a change of the layout, columns have the former places until the resize event.
+        return Strip(segments).adjust_cell_length(width, ground)
 
     def _style(self, tone: Tone | None, ground: Style, at_cursor: bool) -> Style:
         if tone == "none":

@@ -201,6 +201,7 @@ class StackedBar(Widget):
         if y or not self._spans:
             return Strip.blank(width, self.rich_style)
         style = self.get_component_rich_style
+        # After a change of the layout, the spans have the former width until the resize event.
         return Strip(
-            [Segment(span.text, style(f"stackedbar--{span.kind}")) for span in self._spans], width
-        )
+            [Segment(span.text, style(f"stackedbar--{span.kind}")) for span in self._spans]
+        ).adjust_cell_length(width, self.rich_style)

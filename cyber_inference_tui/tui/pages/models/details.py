@@ -55,7 +55,7 @@ def details_content(
             parts += [("\n", ""), (f"reading its files{charset.ellipsis}\n", _MUTED)]
         return Content.assemble(*parts)
     parts += _memory(details.memory, charset, width)
-    parts += _command(details, record.pid, width)
+    parts += _command(details, record, width)
     parts += _settings(details, charset, width, keys)
     parts += _facts(details.facts, width)
     parts += _files(details, charset, width)
@@ -150,13 +150,15 @@ def _aligned(
 # The command
 
 
-def _command(details: ModelDetails, pid: int | None, width: int) -> Parts:
+def _command(details: ModelDetails, record: ModelRecord, width: int) -> Parts:
     if not details.command:
-        if not details.command_problem:
+        # An unreadable file has the same problem as its error, which is shown above.
+        if not details.command_problem or details.command_problem == record.error:
             return []
         problem = clean_line(with_keys(details.command_problem))
         return [*_heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
-    parts = _heading("COMMAND", "y copies it" + (f", pid {pid}" if pid else ""))
+    pid = f", pid {record.pid}" if record.pid else ""
+    parts = _heading("COMMAND", f"y copies it{pid}")
     for line in command_lines(details.command, width):
         parts.append((f"{line}\n", ""))
     return parts
