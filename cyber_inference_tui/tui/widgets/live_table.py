@@ -373,7 +373,7 @@ class LiveTable(ScrollView, can_focus=True):
     def _measure(self, new: Sequence[Row], old: Sequence[Row]) -> bool:
         """Measure the new rows; return whether columns have moved.
 
-        Widths only grow, so that columns do not move to and fro with the texts.
+        Widths only grow, so that columns do not move back and forth with the texts.
         """
         known = set(map(id, old))
         before = list(self._widest)

@@ -13,9 +13,9 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
-from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.tui.widgets.graph import Graph
-from cyber_inference_tui.tui.widgets.live_table import Cell, LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar
 
 

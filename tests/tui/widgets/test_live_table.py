@@ -310,7 +310,7 @@ async def test_no_text_is_cut_beside_empty_cells() -> None:
         app.table.show([Row("a", (name, "idle", "1"))])
         await pilot.pause()
         assert app.lines[1].split("  ")[0].endswith(name)
-        # A column is as wide as its widest text, and only grows: it does not move to and fro.
+        # A column is as wide as its widest text, and only grows: it does not move back and forth.
         app.table.show([Row("a", (name, "loading 64 %", "1"))])
         await pilot.pause()
         assert "…" in app.lines[1]
