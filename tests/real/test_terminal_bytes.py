@@ -19,6 +19,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -486,6 +487,30 @@ def test_the_demo_without_a_llama_server_first_offers_one(starter: Starter) -> N
         app.wait_for("Welcome.")
     finally:
         code = app.close()
+    assert code == 0
+
+
+def test_the_same_question_before_a_busy_model_is_unloaded_on_every_page(starter: Starter) -> None:
+    service = starter.fake({"plum": {"answer": {"hang": True}}})
+    app = Pty(service)
+    chat = {"model": "plum", "messages": [{"role": "user", "content": "hi"}]}
+    with ThreadPoolExecutor(1) as others:
+        asked = others.submit(service.post, "/v1/chat/completions", json=chat)
+        try:
+            app.wait_for("Unload", since=0)
+            for page in "12":
+                app.press(page)
+                app.press("u")
+                app.wait_for("Unload plum?", "It is serving 1 request.", "Unload now")
+                app.press("\x1b")
+                app.wait_for("Quit")
+            assert service.get("/admin/models/plum").json()["in_flight"] == 1
+            app.press("u")
+            app.wait_for("Unload plum?")
+            app.press("n")
+            assert asked.result(timeout=60).status_code == 502
+        finally:
+            code = app.close()
     assert code == 0
 
 
