@@ -164,7 +164,7 @@ class Catalog:
             return f"Models may be missing: {unread.file_name}: {unread.reason}."
         if not self.models:
             return "No models are here yet: download one, or start with --demo."
-        return "/v1/models and list-models show all models."
+        return "All models: GET /v1/models, or `cyber-inference-tui list-models`."
 
 
 def _with_aliases(model: LocalModel, names: Mapping[str, LocalModel]) -> LocalModel:

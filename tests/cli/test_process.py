@@ -101,7 +101,7 @@ def test_only_a_clear_yes_deletes(spawn: Spawn, stand_in: StandIn) -> None:
         process = spawn(*argv, stdin=slave, stdout=slave, stderr=slave)
         os.close(slave)
         os.write(master, typed)
-        assert "Delete tiny (5.0 MiB)? [y/N]: " in read_terminal(master)
+        assert "Delete tiny (5.00 MiB)? [y/N]: " in read_terminal(master)
         assert process.wait(60) == 130
         assert "DELETE" not in [method for method, *_ in stand_in.requests]
 

@@ -63,7 +63,7 @@ def test_only_names_that_are_close_are_suggested() -> None:
             here.resolve(name)
         hints[name] = caught.value.hint
     assert hints == {
-        "nope": "/v1/models and list-models show all models.",
+        "nope": "All models: GET /v1/models, or `cyber-inference-tui list-models`.",
         "tinny": "Near it: tiny.",
         "gpt4o": "Near it: tiny.",
         "Qwen3-4B-Q8_0": "Near it: Qwen3-4B-Q4_K_M.",

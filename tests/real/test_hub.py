@@ -139,8 +139,8 @@ def test_a_model_comes_here_by_the_terminal_app(
         terminal.press("]")
         terminal.wait_for("l Load")
         terminal.press("l")
-        # Loaded, it is shown on the Models page.
-        terminal.wait_for("MODEL", "Tiny-Q8_0", "● loaded")
+        # The page shows its state.
+        terminal.wait_for("Downloaded as Tiny-Q8_0.", "● loaded")
         terminal.press("3")
         terminal.wait_for("✔ downloaded")
         terminal.press("q")

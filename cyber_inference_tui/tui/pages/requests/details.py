@@ -14,7 +14,7 @@ from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, f
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
-_NAME = 14
+_NAME = 15
 _LONGEST_ERROR = 4000
 _PHASES = {
     RequestPhase.WAITING: "waiting for its model",
