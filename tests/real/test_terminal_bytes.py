@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess
@@ -124,22 +125,25 @@ class Pty:
             self._process.kill()
             self._process.wait()
 
-    def close(self) -> int:
-        """Leave with q; the exit code."""
-        self.press("q")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leave with q, which ends it well."""
 
         def ended() -> bool:
             self.read(0.05)  # or it would wait for its terminal
             return self._process.poll() is not None
 
         try:
-            eventually(ended, what="the end")
+            if kind is None:
+                self.press("q")
+                eventually(ended, what="the end")
+                assert self._process.returncode == 0
         finally:
-            if self._process.poll() is None:
-                self._process.kill()
+            self._process.kill()
             self._process.wait()
             os.close(self._master)
-        return self._process.returncode
 
 
 def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> None:
@@ -152,8 +156,7 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
         name = f"evil{number} {text.replace('/', '|')}.gguf"
         shutil.copyfile(starter.demo_gguf, models / name)
     service.start()
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("evil0", "evil6")
         for model in ("a", "b"):
             assert service.post(f"/admin/models/{model}/load", json={}).status_code == 200
@@ -175,9 +178,6 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
         for key in "567123":
             app.press(key)
             app.read(0.5)
-    finally:
-        code = app.close()
-    assert code == 0
     for sequence in FORBIDDEN:
         assert sequence not in app.sent, sequence
     assert b"[/oops]" in app.sent
@@ -201,8 +201,7 @@ def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) ->
         shutil.copyfile(starter.demo_gguf, service.data_dir / "models" / f"{name}.gguf")
     service.start()
     assert service.post("/admin/models/a/load", json={}).status_code == 200
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         for page in ("1", "2"):
             app.press(page)
             for width in (halves, narrow):
@@ -219,8 +218,6 @@ def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) ->
                     and len({row[-2:] for row in rows if "xxx" in row}) == 1
                 ),
             )
-    finally:
-        assert app.close() == 0
 
 
 def wait_for_rows(
@@ -250,8 +247,7 @@ def names_are_in_line(rows: list[str]) -> bool:
 
 def test_no_byte_ends_the_app(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("plum")
         for unreadable in (
             b"\xe9",  # a Latin-1 terminal
@@ -266,9 +262,6 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
             app.wait_for("FITS")
             app.press("1")
             app.wait_for("EVENTS")
-    finally:
-        code = app.close()
-    assert code == 0
     assert b"Traceback" not in app.sent
 
 
@@ -280,8 +273,7 @@ def test_the_app_ends_with_its_terminal(starter: Starter) -> None:
 
 def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter: Starter) -> None:
     service = starter.fake({"plum": {}}, config={"admin_password": "opensesame"})
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("\x1b[?1004h")  # it wants to know about the focus
         app.press("\x1b[O")
         app.wait_for("Admin password")
@@ -290,9 +282,6 @@ def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter:
         app.press("\x1b[I")
         app.press("opensesame\r")
         app.wait_for("plum")
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: Starter) -> None:
@@ -300,9 +289,8 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
         port = probe.getsockname()[1]
     service = starter.fake({"plum": {}}, start=False)
     service.arguments = ("--port", str(port))
-    app = Pty(service, url=f"127.0.0.1:{port}")
     tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
-    try:
+    with Pty(service, url=f"127.0.0.1:{port}") as app:
         app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
         for key in "765432":
             app.press(key)
@@ -312,9 +300,6 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
         service.start()
         app.press("r")
         app.wait_for("plum", "FITS")
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def background(sent: bytes) -> bytes:
@@ -328,8 +313,7 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
     written = service.config_path.read_text()
     own = service.folder / "own.toml"
     own.touch()
-    app = Pty(service, config=own)
-    try:
+    with Pty(service, config=own) as app:
         app.wait_for("plum")
         before = background(app.sent)
         app.press("7")
@@ -338,22 +322,16 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
         app.wait_for("cyber-light")
         app.press("\r")
         eventually(own.read_text, what="the theme in the file")
-    finally:
-        assert app.close() == 0
     assert own.read_text() == 'theme = "cyber-light"\n'
     assert service.config_path.read_text() == written
-    app = Pty(service, config=own)
-    try:
+    with Pty(service, config=own) as app:
         app.wait_for("plum")
-    finally:
-        assert app.close() == 0
     assert background(app.sent) != before
 
 
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("plum")
         for keys, shown, after in [
             ("2/plu", "1 of 2", "pear"),
@@ -365,16 +343,12 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
             app.press("\x1b")
             # An escape and a key in one read would be alt and the key.
             app.wait_for(after)
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
     saved = service.folder / "saved.log"
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("plum")
         app.press("2/")
         app.wait_for("architecture or quantization")
@@ -394,15 +368,11 @@ def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
         app.press(f"\x15{saved}\r")
         app.wait_for("Saved ")
         assert "starting" in saved.read_text()
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("plum")
         app.press("2/\u65e5\u672c")
         app.wait_for("No model matches")
@@ -422,16 +392,12 @@ def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter)
             assert app.cursor_column == column
         app.press("\x1b")
         app.wait_for("plum")
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_a_value_that_another_app_changed_is_not_overwritten_unasked(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(service)
     url = "/admin/config/model_idle_timeout"
-    try:
+    with Pty(service) as app:
         app.wait_for("plum")
         app.press("7/idle_timeout\r")
         app.wait_for("model_idle_timeout")
@@ -446,9 +412,6 @@ def test_a_value_that_another_app_changed_is_not_overwritten_unasked(starter: St
         app.wait_for("Filter")
         settings = {one["key"]: one["value"] for one in service.get("/admin/config").json()}
         assert settings["model_idle_timeout"] == 111
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter: Starter) -> None:
@@ -462,8 +425,7 @@ def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter:
         return f"{at:%H:%M:%S}"
 
     before = fail(3)
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for(before, "✖ ×3 could")  # noqa: RUF001
         app.stop()
         during = fail(1)
@@ -471,47 +433,35 @@ def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter:
         eventually(lambda: f"{datetime.now():%H:%M:%S}" > during, what="the next second")
         app.go_on()
         app.wait_for(during, "×4")  # noqa: RUF001
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_the_demo_without_a_llama_server_first_offers_one(starter: Starter) -> None:
     service = starter.make({"llama_server_path": "/nonexistent/llama-server"}, ()).start()
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("Welcome.")
         app.press("d")
         app.wait_for("Install llama-server first?")
         app.press("c")
         app.wait_for("Welcome.")
-    finally:
-        code = app.close()
-    assert code == 0
 
 
 def test_the_same_question_before_a_busy_model_is_unloaded_on_every_page(starter: Starter) -> None:
     service = starter.fake({"plum": {"answer": {"hang": True}}})
-    app = Pty(service)
     chat = {"model": "plum", "messages": [{"role": "user", "content": "hi"}]}
-    with ThreadPoolExecutor(1) as others:
+    with ThreadPoolExecutor(1) as others, Pty(service) as app:
         asked = others.submit(service.post, "/v1/chat/completions", json=chat)
-        try:
-            app.wait_for("Unload", since=0)
-            for page in "12":
-                app.press(page)
-                app.press("u")
-                app.wait_for("Unload plum?", "It is serving 1 request.", "Unload now")
-                app.press("\x1b")
-                app.wait_for("Quit")
-            assert service.get("/admin/models/plum").json()["in_flight"] == 1
+        app.wait_for("Unload", since=0)
+        for page in "12":
+            app.press(page)
             app.press("u")
-            app.wait_for("Unload plum?")
-            app.press("n")
-            assert asked.result(timeout=60).status_code == 502
-        finally:
-            code = app.close()
-    assert code == 0
+            app.wait_for("Unload plum?", "It is serving 1 request.", "Unload now")
+            app.press("\x1b")
+            app.wait_for("Quit")
+        assert service.get("/admin/models/plum").json()["in_flight"] == 1
+        app.press("u")
+        app.wait_for("Unload plum?")
+        app.press("n")
+        assert asked.result(timeout=60).status_code == 502
 
 
 def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter) -> None:
@@ -519,8 +469,7 @@ def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter
     broken = starter.demo_gguf.read_bytes()[:2_000_000]
     (service.data_dir / "models" / "broken.gguf").write_bytes(broken)
     service.start()
-    app = Pty(service)
-    try:
+    with Pty(service) as app:
         app.wait_for("plum", "unreadable", "8K / 32K")
         app.press("gl")
         app.wait_for("broken is unreadable:")
@@ -534,6 +483,3 @@ def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter
         app.wait_for("Chat with", "unreadable")
         app.press("\x1b")
         app.wait_for("Quit")
-    finally:
-        code = app.close()
-    assert code == 0

@@ -11,9 +11,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
+
+from cyber_inference_tui.tui.dialogs.fit import limit_height
 
 _WIDTH = 70
 """Maximum cells of a line of text."""
@@ -87,18 +88,8 @@ class Question(ModalScreen[str | None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        """Limit the height of the text, so that the answers stay visible."""
-        box = self.query_one("#box")
-        around = sum(
-            part.outer_size.height + part.styles.margin.height
-            for part in box.children
-            if part.id != "body"
-        )
-        room = max(1, int(self.size.height * 0.96) - box.styles.padding.height - around - 1)
         for body in self.query("#body"):
-            if body.styles.max_height != Scalar.from_number(room):
-                body.styles.max_height = room
-                self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
+            limit_height(self.query_one("#box"), body, least=1)
 
     def action_scroll(self, pages: int) -> None:
         """Scroll a text that is higher than the screen."""

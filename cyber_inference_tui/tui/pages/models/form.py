@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -26,6 +25,7 @@ from cyber_inference_tui.records import (
     queries,
 )
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.fit import limit_height
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.models.form_values import (
@@ -169,18 +169,7 @@ class ModelForm(ModalScreen[str | None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        """Limit the height of the lines, so that they scroll and the help stays visible."""
-        box = self.query_one("#box")
-        around = sum(
-            part.outer_size.height + part.styles.margin.height
-            for part in box.children
-            if part.id != "lines"
-        )
-        room = max(3, self.size.height - 2 - box.styles.padding.height - around)
-        lines = self.query_one("#lines")
-        if lines.styles.max_height != Scalar.from_number(room):
-            lines.styles.max_height = room
-            self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
+        limit_height(self.query_one("#box"), self.query_one("#lines"), least=3)
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
