@@ -28,7 +28,10 @@ OPENING = "opening"
 
 
 class KeyQueue:
-    """The keys and pastes that an app has not handled yet; ``on_dropped`` hears of lost ones."""
+    """The keys and pastes that an app has not handled yet.
+
+    It calls ``on_dropped`` for each key that it cannot keep.
+    """
 
     def __init__(self, app: App[Any], on_dropped: Callable[[], None]) -> None:
         self._app = app
