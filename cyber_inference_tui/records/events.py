@@ -23,7 +23,7 @@ class RecentEvent(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     """The model's id, the download's name, ``llama-server`` or ``service``."""
     text: str
-    """What happened to the subject, in a few words."""
+    """The event in a few words, without its subject."""
     tone: EventTone = "none"
     """``busy`` is a step that another event will follow."""
     count: int = 1

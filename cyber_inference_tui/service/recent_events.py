@@ -16,7 +16,11 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.records.events import EventKind, EventTone
 from cyber_inference_tui.service.events import Data, EventBus
+from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import size_text
+
+_LONGEST_TEXT = 1000
+"""Characters of an event; an error may be longer."""
 
 _Words = tuple[str, EventTone]
 
@@ -58,6 +62,7 @@ class RecentEvents(EventBus):
 
     def _add(self, event_id: int, kind: EventKind, subject: str, words: _Words) -> RecentEvent:
         text, tone = words
+        text = clean_line(text, limit=_LONGEST_TEXT)
         event = RecentEvent(
             id=event_id, at=self._now(), kind=kind, subject=subject, text=text, tone=tone
         )

@@ -193,3 +193,10 @@ def test_no_more_than_the_last_events_are_kept() -> None:
         go(bus, "plum", "loaded", "unloaded")
     assert len(bus.recent) == EVENTS_KEPT
     assert texts(bus)[:2] == ["plum unloaded", "plum loaded"]
+
+
+async def test_a_long_reason_is_cut_and_kept_on_one_line() -> None:
+    bus = begun()
+    bus.publish("config", {"error": "port is wrong\n" * 10_000})
+    assert "\n" not in bus.recent[0].text
+    assert len(bus.recent[0].text) <= 1000

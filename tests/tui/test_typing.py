@@ -1,4 +1,4 @@
-"""What a person types: its limits, and its focus while everything around it changes."""
+"""Typed text: its limits, and the focus of its field while the page around it changes."""
 
 from __future__ import annotations
 
@@ -166,15 +166,15 @@ async def test_the_terminals_cursor_is_on_the_caret(text: str, cell: int | None)
         assert app.cursor_position.x == left
 
 
-async def test_dropped_keys_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dropped_keys_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cyber_inference_tui.tui.key_queue._CAPACITY", 3)
-    told: list[bool] = []
+    dropped: list[bool] = []
     async with running(busy_world(), first_page="models") as (app, _, _pilot):
-        queue = KeyQueue(app, lambda: told.append(True))
+        queue = KeyQueue(app, lambda: dropped.append(True))
         taken = [queue.admits(events.Key(key, key)) for key in "jjjjj"]
         assert taken == [True, False, False, False, False]
         assert [event.key for event in queue._waiting if isinstance(event, events.Key)] == [*"jjj"]
-        assert told == [True]
+        assert dropped == [True]
 
 
 async def saving(app: CyberApp, pilot: Pilot[Any], path: str) -> None:
