@@ -62,7 +62,7 @@ class RecentEvents(EventBus):
 
     def _add(self, event_id: int, kind: EventKind, subject: str, words: _Words) -> RecentEvent:
         text, tone = words
-        text = clean_line(text, limit=_LONGEST_TEXT)
+        text = clean_line(" ".join(text.split()), limit=_LONGEST_TEXT)
         event = RecentEvent(
             id=event_id, at=self._now(), kind=kind, subject=subject, text=text, tone=tone
         )
