@@ -44,11 +44,11 @@ class _NamedFields(msgspec.Struct):
     stream: Any = None
 
 
-_decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
+decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
-# The decoder's errors for invalid JSON, and for JSON nested deeper than its stack.
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""The decoder's errors for invalid JSON, and for JSON nested deeper than its stack."""
 
 
 class BodyFields(msgspec.Struct, frozen=True):
@@ -76,14 +76,14 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
             raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
         return BodyFields()
     try:
-        named = _decode_named_fields(without_bom(body))
+        named = decode_named_fields(without_bom(body))
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise InvalidRequestError("model must be a string.", param="model") from None
         if must_be_object:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
         return BodyFields()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _not_json(error, body) from None
     return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
@@ -121,7 +121,7 @@ def with_fields(
     """
     try:
         values = _decode_fields(without_bom(body))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _not_json(error, body) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0

@@ -6,6 +6,7 @@
 - A target in absolute form becomes a path and a ``Host`` before any check.
 - There are never more connections than the limit of open files allows.
 - aiohttp drops a client that closes only its sending side. Here it gets its answer.
+- Plain requests to loaded models take the lean path, without aiohttp's objects.
 """
 
 from __future__ import annotations
@@ -32,15 +33,18 @@ from cyber_inference_tui.http.error_responses import (
     from_parser,
     internal_error,
 )
-from cyber_inference_tui.http.peer import clients_gone
+from cyber_inference_tui.http.forward import Forwarding
+from cyber_inference_tui.http.half_closed import HalfClosedConnections
+from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath, message_size
+from cyber_inference_tui.http.quick_forwarding import QuickForwarding
+from cyber_inference_tui.http.request_log import Arrival
 
-HALF_CLOSED_INTERVAL = 0.5
-"""Seconds between two checks whether half-closed clients still read."""
-_HALF_CLOSED_PAUSE = 0.1
-"""The least seconds between two checks, because each reads the list of all sockets."""
 HEAD_TIMEOUT = 60.0
 """Seconds in which a new connection must send the head of its first request."""
 
+_EARLY_SECONDS = 1.0
+"""Seconds after which aiohttp gets a plain request whose body is not complete."""
+_MAX_LATER = 256 << 10
 _LINGER = 2.0
 """Seconds for which a client's further bytes are read and dropped after its last answer."""
 _WARNING_INTERVAL = 60.0
@@ -91,9 +95,29 @@ class _LastResponse(web.Response):
 
 
 class _ClientConnection(RequestHandler):
-    """A client's connection."""
+    """A client's connection.
 
-    __slots__ = ("_answered", "_body", "_head_timer")
+    A request that arrives while the connection is idle may take the lean path. As long as it is
+    under way, the bytes behind it are kept. If it needs a task, aiohttp gets its bytes after all,
+    and the forwarder's handler finds the forwarding that has begun here.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_arrived",
+        "_begun",
+        "_body",
+        "_early",
+        "_early_timer",
+        "_forwarding",
+        "_head_timer",
+        "_is_last",
+        "_later",
+        "_left",
+        "_plain",
+        "on_writable",
+        "remote",
+    )
 
     _manager: _LimitedServer | None
 
@@ -102,10 +126,30 @@ class _ClientConnection(RequestHandler):
         self._answered = 0
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._left = 0.0
+        """The missing bytes of aiohttp's message; infinite if they are not certain."""
+        self._early = b""
+        """The beginning of a plain request whose body is not complete."""
+        self._early_timer: asyncio.TimerHandle | None = None
+        self._arrived: Arrival | None = None
+        self._forwarding: QuickForwarding | None = None
+        """The forwarding on the lean path."""
+        self._plain = b""
+        """Its request."""
+        self._later = b""
+        """The bytes behind its request."""
+        self._is_last = False
+        """Whether the client has closed its sending side behind its request."""
+        self._begun: Forwarding | None = None
+        """A forwarding that began on the lean path, for aiohttp's handler."""
+        self.on_writable: Callable[[], None] | None = None
+        self.remote: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first request, with a time limit."""
         super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self.remote = str(address[0]) if isinstance(address, tuple) else address
         server = cast("_LimitedServer", self._manager)
         if not server.make_room():
             cast("asyncio.Transport", transport).write(_refusal())
@@ -115,20 +159,165 @@ class _ClientConnection(RequestHandler):
         self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        """Forget the connection, and end what is under way."""
+        for timer in (self._head_timer, self._early_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._early_timer = None
         if self._manager is not None:
             self._manager.idle.pop(self, None)
             self._manager.half_closed.discard(self)
+        self._leave()
         super().connection_lost(exc)
 
+    def resume_writing(self) -> None:
+        """Continue an answer for which the client was too slow."""
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
     def data_received(self, data: bytes) -> None:
-        """Mark the connection as in use once a request's head is complete."""
+        """Forward a plain request, or leave the bytes to aiohttp."""
+        if self._forwarding is not None:
+            self._keep(data)
+            return
+        lean = self._manager.lean if self._manager is not None else None
+        is_idle = not self._left and self._request_count == self._answered
+        if lean is None or not is_idle or not data or self._close or self._force_close:
+            self._feed(data)
+            return
+        if self._early:
+            data = self._early + data
+        transport = self.transport
+        plain = lean.read(data, transport) if transport is not None else None
+        if plain is not None and len(data) < plain[2]:
+            self._wait_for_body(data, lean)
+            return
+        arrived = self._arrived or lean.now()
+        if self._early:
+            self._end_early()
+        forwarding = None
+        if plain is not None and len(data) == plain[2]:
+            forwarding = lean.forward(plain, data, self, arrived)
+        if forwarding is None:
+            self._feed(data)
+            return
+        self._forwarding, self._plain = forwarding, data
+        self._request_count += 1
+        self._request_in_progress = True
+        if self._manager is not None:
+            self._manager.idle.pop(self, None)
+        if not forwarding.start(self._forwarded):
+            self._hand_over(forwarding)
+
+    def _wait_for_body(self, data: bytes, lean: LeanPath) -> None:
+        """Keep the beginning of a plain request, whose body is not complete."""
+        if not self._early:
+            self._arrived = lean.now()
+            self._early_timer = self._loop.call_later(_EARLY_SECONDS, self._feed_early)
+        self._early = data
+
+    def _feed(self, data: bytes) -> None:
+        """Let aiohttp take the bytes. The connection is in use once a head is complete."""
+        if data and not self._left and self._request_count == self._answered:
+            self._left = message_size(data)
+        self._left -= len(data)
         super().data_received(data)
         if self._messages and self._manager is not None:
             self._manager.idle.pop(self, None)
+
+    def _feed_early(self) -> None:
+        """Let aiohttp wait for the rest of a body."""
+        early = self._early
+        self._end_early()
+        self._feed(early)
+
+    def _end_early(self) -> None:
+        self._early, self._arrived = b"", None
+        if self._early_timer is not None:
+            self._early_timer.cancel()
+            self._early_timer = None
+
+    def _keep(self, data: bytes) -> None:
+        """Keep bytes until the present request is answered; too many stay in the kernel."""
+        self._later += data
+        if len(self._later) > _MAX_LATER and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _take_later(self) -> bytes:
+        later, self._later = self._later, b""
+        if len(later) > _MAX_LATER and self.transport is not None:
+            self.transport.resume_reading()
+        return later
+
+    def _forwarded(self, complete: bool) -> None:
+        """Wait for the next request, or have aiohttp continue an answer that is not complete."""
+        forwarding = self._forwarding
+        if forwarding is None:
+            return
+        if not complete:
+            self._hand_over(forwarding)
+            return
+        self._forwarding, self._plain = None, b""
+        self._answered += 1
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._end_progress()
+        if self._is_last and self._later:
+            # What follows is answered before the connection ends.
+            self._is_last = False
+        if not forwarding.keep_alive or self._is_last or self._close or self._force_close:
+            self.force_close()
+            return
+        if self.transport is None or self._manager is None:
+            return
+        self._manager.idle[self] = None
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            super()._process_keepalive()
+        if self._later:
+            self.data_received(self._take_later())
+
+    def _hand_over(self, forwarding: QuickForwarding) -> None:
+        """Let aiohttp's handler continue the forwarding, which needs a task."""
+        self._end_progress()
+        if self._close or self._force_close or self.transport is None:
+            # aiohttp takes no more requests.
+            self._leave()
+            self.force_close()
+            return
+        plain, self._plain = self._plain, b""
+        self._begun, self._forwarding = forwarding.becomes(), None
+        self._request_count -= 1
+        self._feed(plain)
+        if self._later:
+            self._feed(self._take_later())
+        elif self._is_last:
+            self.close()
+
+    def take_begun(self) -> Forwarding | None:
+        """Return the forwarding of the request that aiohttp's handler got, if it has begun."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def _leave(self) -> None:
+        """End the forwarding that no task runs."""
+        forwarding = self._forwarding or self._begun
+        self._forwarding = self._begun = None
+        if forwarding is not None:
+            forwarding.leave()
+
+    def _end_progress(self) -> None:
+        """Let aiohttp's shutdown continue, which waits for requests."""
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        # aiohttp takes a connection on the lean path for idle.
+        self._keepalive_handle = None
+        if self._forwarding is None:
+            super()._process_keepalive()
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
@@ -137,7 +326,9 @@ class _ClientConnection(RequestHandler):
             return None
         if not self._manager.half_closed.add(self):
             return None
-        if unanswered == 1:
+        if self._forwarding is not None:
+            self._is_last = True
+        elif unanswered == 1:
             # This is the last request.
             self.close()
         return True
@@ -167,6 +358,8 @@ class _ClientConnection(RequestHandler):
             return await super()._handle_request(request, start_time, request_handler)
         finally:
             self._answered += 1
+            # If it was refused after all, as by changed settings.
+            self._leave()
             if self._manager is not None and not self._messages and self.transport is not None:
                 self._manager.idle[self] = None
 
@@ -205,61 +398,18 @@ class _ClientConnection(RequestHandler):
         return response
 
 
-class _HalfClosedConnections:
-    """Half-closed connections, checked until they are answered or their clients are gone."""
-
-    def __init__(self) -> None:
-        self._connections: set[_ClientConnection] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._looked_at = float("-inf")
-
-    def add(self, connection: _ClientConnection) -> bool:
-        """Start to check ``connection``; return ``False`` if its client is already gone."""
-        now = asyncio.get_running_loop().time()
-        transport = connection.transport
-        if transport is None:
-            return False
-        if now >= self._looked_at + _HALF_CLOSED_PAUSE:
-            self._looked_at = now
-            if clients_gone([transport]):
-                return False
-        elif self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._connections.add(connection)
-        self._look_later(_HALF_CLOSED_PAUSE)
-        return True
-
-    def discard(self, connection: _ClientConnection) -> None:
-        """Forget a closed connection."""
-        self._connections.discard(connection)
-
-    def _look_later(self, pause: float = HALF_CLOSED_INTERVAL) -> None:
-        if self._timer is None and self._connections:
-            self._timer = asyncio.get_running_loop().call_later(pause, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._looked_at = asyncio.get_running_loop().time()
-        transports = [one.transport for one in self._connections if one.transport is not None]
-        for transport in clients_gone(list(transports)):
-            cast("asyncio.Transport", transport).abort()
-        for connection in list(self._connections):
-            connection.close_if_answered()
-        self._look_later()
-
-
 class _LimitedServer(web.Server):
     """Creates the connections, limits their number, and knows the idle connections."""
 
     head_timeout = HEAD_TIMEOUT
     most_connections: int | None = None
+    lean: LeanPath | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.idle: dict[_ClientConnection, None] = {}
         """The connections without a request, the least recently used first."""
-        self.half_closed = _HalfClosedConnections()
+        self.half_closed = HalfClosedConnections()
         """The connections whose clients send no more."""
         self._warned: float | None = None
 
@@ -340,4 +490,5 @@ class Runner(web.AppRunner):
         )
         server.head_timeout = self._head_timeout
         server.most_connections = self._most_connections
+        server.lean = self.app.get(LEAN_PATH)
         return server
