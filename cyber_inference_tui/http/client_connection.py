@@ -33,18 +33,13 @@ from cyber_inference_tui.http.error_responses import (
     from_parser,
     internal_error,
 )
-from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.half_closed import HalfClosedConnections
-from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath, message_size
-from cyber_inference_tui.http.quick_forwarding import QuickForwarding
-from cyber_inference_tui.http.request_log import Arrival
+from cyber_inference_tui.http.lean_connection import LeanConnection
+from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
 
 HEAD_TIMEOUT = 60.0
 """Seconds in which a new connection must send the head of its first request."""
 
-_EARLY_SECONDS = 1.0
-"""Seconds after which aiohttp gets a plain request whose body is not complete."""
-_MAX_LATER = 256 << 10
 _LINGER = 2.0
 """Seconds for which a client's further bytes are read and dropped after its last answer."""
 _WARNING_INTERVAL = 60.0
@@ -94,62 +89,21 @@ class _LastResponse(web.Response):
             await asyncio.sleep(_LINGER)
 
 
-class _ClientConnection(RequestHandler):
-    """A client's connection.
+class _ClientConnection(LeanConnection):
+    """A client's connection."""
 
-    A request that arrives while the connection is idle may take the lean path. As long as it is
-    under way, the bytes behind it are kept. If it needs a task, aiohttp gets its bytes after all,
-    and the forwarder's handler finds the forwarding that has begun here.
-    """
-
-    __slots__ = (
-        "_answered",
-        "_arrived",
-        "_begun",
-        "_body",
-        "_early",
-        "_early_timer",
-        "_forwarding",
-        "_head_timer",
-        "_is_last",
-        "_later",
-        "_left",
-        "_plain",
-        "on_writable",
-        "remote",
-    )
+    __slots__ = ("_body", "_head_timer")
 
     _manager: _LimitedServer | None
 
     def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
-        super().__init__(server, **kwargs)
-        self._answered = 0
+        super().__init__(server, server.lean, server.idle, **kwargs)
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
-        self._left = 0.0
-        """The missing bytes of aiohttp's message; infinite if they are not certain."""
-        self._early = b""
-        """The beginning of a plain request whose body is not complete."""
-        self._early_timer: asyncio.TimerHandle | None = None
-        self._arrived: Arrival | None = None
-        self._forwarding: QuickForwarding | None = None
-        """The forwarding on the lean path."""
-        self._plain = b""
-        """Its request."""
-        self._later = b""
-        """The bytes behind its request."""
-        self._is_last = False
-        """Whether the client has closed its sending side behind its request."""
-        self._begun: Forwarding | None = None
-        """A forwarding that began on the lean path, for aiohttp's handler."""
-        self.on_writable: Callable[[], None] | None = None
-        self.remote: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first request, with a time limit."""
         super().connection_made(transport)
-        address = transport.get_extra_info("peername")
-        self.remote = str(address[0]) if isinstance(address, tuple) else address
         server = cast("_LimitedServer", self._manager)
         if not server.make_room():
             cast("asyncio.Transport", transport).write(_refusal())
@@ -159,175 +113,24 @@ class _ClientConnection(RequestHandler):
         self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection, and end what is under way."""
-        for timer in (self._head_timer, self._early_timer):
-            if timer is not None:
-                timer.cancel()
-        self._head_timer = self._early_timer = None
+        """Forget the connection."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
         if self._manager is not None:
             self._manager.idle.pop(self, None)
             self._manager.half_closed.discard(self)
-        self._leave()
         super().connection_lost(exc)
-
-    def resume_writing(self) -> None:
-        """Continue an answer for which the client was too slow."""
-        super().resume_writing()
-        if self.on_writable is not None:
-            self.on_writable()
-
-    def data_received(self, data: bytes) -> None:
-        """Forward a plain request, or leave the bytes to aiohttp."""
-        if self._forwarding is not None:
-            self._keep(data)
-            return
-        lean = self._manager.lean if self._manager is not None else None
-        is_idle = not self._left and self._request_count == self._answered
-        if lean is None or not is_idle or not data or self._close or self._force_close:
-            self._feed(data)
-            return
-        if self._early:
-            data = self._early + data
-        transport = self.transport
-        plain = lean.read(data, transport) if transport is not None else None
-        if plain is not None and len(data) < plain[2]:
-            self._wait_for_body(data, lean)
-            return
-        arrived = self._arrived or lean.now()
-        if self._early:
-            self._end_early()
-        forwarding = None
-        if plain is not None and len(data) == plain[2]:
-            forwarding = lean.forward(plain, data, self, arrived)
-        if forwarding is None:
-            self._feed(data)
-            return
-        self._forwarding, self._plain = forwarding, data
-        self._request_count += 1
-        self._request_in_progress = True
-        if self._manager is not None:
-            self._manager.idle.pop(self, None)
-        if not forwarding.start(self._forwarded):
-            self._hand_over(forwarding)
-
-    def _wait_for_body(self, data: bytes, lean: LeanPath) -> None:
-        """Keep the beginning of a plain request, whose body is not complete."""
-        if not self._early:
-            self._arrived = lean.now()
-            self._early_timer = self._loop.call_later(_EARLY_SECONDS, self._feed_early)
-        self._early = data
-
-    def _feed(self, data: bytes) -> None:
-        """Let aiohttp take the bytes. The connection is in use once a head is complete."""
-        if data and not self._left and self._request_count == self._answered:
-            self._left = message_size(data)
-        self._left -= len(data)
-        super().data_received(data)
-        if self._messages and self._manager is not None:
-            self._manager.idle.pop(self, None)
-
-    def _feed_early(self) -> None:
-        """Let aiohttp wait for the rest of a body."""
-        early = self._early
-        self._end_early()
-        self._feed(early)
-
-    def _end_early(self) -> None:
-        self._early, self._arrived = b"", None
-        if self._early_timer is not None:
-            self._early_timer.cancel()
-            self._early_timer = None
-
-    def _keep(self, data: bytes) -> None:
-        """Keep bytes until the present request is answered; too many stay in the kernel."""
-        self._later += data
-        if len(self._later) > _MAX_LATER and self.transport is not None:
-            self.transport.pause_reading()
-
-    def _take_later(self) -> bytes:
-        later, self._later = self._later, b""
-        if len(later) > _MAX_LATER and self.transport is not None:
-            self.transport.resume_reading()
-        return later
-
-    def _forwarded(self, complete: bool) -> None:
-        """Wait for the next request, or have aiohttp continue an answer that is not complete."""
-        forwarding = self._forwarding
-        if forwarding is None:
-            return
-        if not complete:
-            self._hand_over(forwarding)
-            return
-        self._forwarding, self._plain = None, b""
-        self._answered += 1
-        self._request_in_progress = False
-        if self._handler_waiter is not None:
-            self._end_progress()
-        if self._is_last and self._later:
-            # What follows is answered before the connection ends.
-            self._is_last = False
-        if not forwarding.keep_alive or self._is_last or self._close or self._force_close:
-            self.force_close()
-            return
-        if self.transport is None or self._manager is None:
-            return
-        self._manager.idle[self] = None
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            super()._process_keepalive()
-        if self._later:
-            self.data_received(self._take_later())
-
-    def _hand_over(self, forwarding: QuickForwarding) -> None:
-        """Let aiohttp's handler continue the forwarding, which needs a task."""
-        self._end_progress()
-        if self._close or self._force_close or self.transport is None:
-            # aiohttp takes no more requests.
-            self._leave()
-            self.force_close()
-            return
-        plain, self._plain = self._plain, b""
-        self._begun, self._forwarding = forwarding.becomes(), None
-        self._request_count -= 1
-        self._feed(plain)
-        if self._later:
-            self._feed(self._take_later())
-        elif self._is_last:
-            self.close()
-
-    def take_begun(self) -> Forwarding | None:
-        """Return the forwarding of the request that aiohttp's handler got, if it has begun."""
-        begun, self._begun = self._begun, None
-        return begun
-
-    def _leave(self) -> None:
-        """End the forwarding that no task runs."""
-        forwarding = self._forwarding or self._begun
-        self._forwarding = self._begun = None
-        if forwarding is not None:
-            forwarding.leave()
-
-    def _end_progress(self) -> None:
-        """Let aiohttp's shutdown continue, which waits for requests."""
-        self._request_in_progress = False
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
-
-    def _process_keepalive(self) -> None:
-        # aiohttp takes a connection on the lean path for idle.
-        self._keepalive_handle = None
-        if self._forwarding is None:
-            super()._process_keepalive()
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
-        unanswered = self._request_count - self._answered
+        unanswered = self._request_count - self.answered
         if self._manager is None or not unanswered or not self._is_whole:
             return None
         if not self._manager.half_closed.add(self):
             return None
-        if self._forwarding is not None:
-            self._is_last = True
+        if self.is_lean:
+            self.is_last = True
         elif unanswered == 1:
             # This is the last request.
             self.close()
@@ -335,7 +138,7 @@ class _ClientConnection(RequestHandler):
 
     def close_if_answered(self) -> None:
         """End the half-closed connection, unless a complete request waits for its answer."""
-        if self._request_count == self._answered:
+        if self._request_count == self.answered:
             self.force_close()
         elif not self._is_whole and self.transport is not None:
             self.transport.abort()
@@ -357,11 +160,7 @@ class _ClientConnection(RequestHandler):
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
-            self._answered += 1
-            # If it was refused after all, as by changed settings.
-            self._leave()
-            if self._manager is not None and not self._messages and self.transport is not None:
-                self._manager.idle[self] = None
+            self.note_answer()
 
     def _close_if_silent(self) -> None:
         if self._request_count == 0:
@@ -407,7 +206,7 @@ class _LimitedServer(web.Server):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: dict[_ClientConnection, None] = {}
+        self.idle: dict[LeanConnection, None] = {}
         """The connections without a request, the least recently used first."""
         self.half_closed = HalfClosedConnections()
         """The connections whose clients send no more."""

@@ -54,6 +54,7 @@ class _KnownHead(NamedTuple):
     head: RequestHead
     route: Route
     host: str
+    max_body: int
 
 
 PlainRequest = tuple[_KnownHead, int, int]
@@ -67,7 +68,6 @@ class LeanPath:
         self._access = access
         self._forwarder = forwarder
         self._rules: AccessRules | None = None
-        self._settings: Settings | None = None
         self._known: dict[bytes, _KnownHead | None] = {}
 
     def now(self) -> Arrival:
@@ -83,9 +83,9 @@ class LeanPath:
         found = CONTENT_LENGTH.search(data, 0, end + 2) if end > 0 else None
         if found is None:
             return None
-        rules, settings = self._access.rules, self._forwarder.service.settings
-        if rules is not self._rules or settings is not self._settings:
-            self._rules, self._settings = rules, settings
+        rules = self._access.rules
+        if rules is not self._rules:
+            self._rules = rules
             self._known.clear()
         key = data[: found.start(1)] + data[found.end(1) : end]
         try:
@@ -93,9 +93,9 @@ class LeanPath:
         except KeyError:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[key] = _parse(key, rules, settings)
+            known = self._known[key] = _parse(key, rules, self._forwarder.service.settings)
         length = int(found[1])
-        if known is None or length > _MAX_BODY or length > settings.max_body_size:
+        if known is None or length > known.max_body:
             return None
         if rules.wildcard and not rules.allows_host(known.host, local_ip(transport)):
             return None
@@ -105,7 +105,7 @@ class LeanPath:
         self, plain: PlainRequest, data: bytes, client: ClientSide, arrived: Arrival
     ) -> QuickForwarding | None:
         """Return the forwarding of the complete request ``data``; ``None`` if it is refused."""
-        (head, route, _), start, _ = plain
+        (head, route, _, _), start, _ = plain
         body = data[start:]
         targets = self._forwarder.targets
         target = targets.find_unchanged(route, head.named, body)
@@ -157,7 +157,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         named=headers.get("X-Model"),
         cors=_NO_CORS,
     )
-    return _KnownHead(request, route, host)
+    return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 
 
 def message_size(data: bytes) -> float:

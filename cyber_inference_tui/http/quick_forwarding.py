@@ -118,7 +118,8 @@ class QuickForwarding:
         """Pass on an answer that is complete; leave any other to the forwarding."""
         transport = self._client.transport
         if (
-            length != len(body)
+            not body
+            or length != len(body)
             or head.framing is not Framing.LENGTH
             or head.status >= 400
             or head.is_events
