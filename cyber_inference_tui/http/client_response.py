@@ -214,7 +214,10 @@ class ClientResponse:
             self._body_tap.take(data)
         if self._replacer is not None:
             data = self._replacer.feed(data)
-        self._pass(data)
+        if self._held_head or self._rechunk or not data:
+            self._pass(data)
+        else:
+            transport.write(data)
         if self._client.writing_paused:
             self._wait_for_client()
             return False
