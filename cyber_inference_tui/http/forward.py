@@ -23,17 +23,15 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
-from cyber_inference_tui.http.answer_head import AnswerHead
-from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.error_responses import error_response, internal_error
-from cyber_inference_tui.http.framing import BadResponseError, BodyScanner
-from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, head_of
+from cyber_inference_tui.http.framing import BadResponseError
+from cyber_inference_tui.http.model_request import client_of, head_of
 from cyber_inference_tui.http.request_body import read_body
-from cyber_inference_tui.http.request_log import Arrival, RequestLog
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
-from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
-from cyber_inference_tui.http.upstream import UpstreamConnection, UpstreamLostError
+from cyber_inference_tui.http.server_exchange import ServerExchange
+from cyber_inference_tui.http.target import TargetFinder
+from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
@@ -50,24 +48,7 @@ _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
 
-_HOST = SERVER_HOST.encode()
-
 _logger = logging.getLogger(__name__)
-
-
-def server_request(request: RequestHead, target: Target, port: int) -> bytes:
-    """Return the head of a request to the server on ``port``."""
-    length = b""
-    if target.body or request.method not in BODYLESS:
-        length = b"Content-Length: %d\r\n" % len(target.body)
-    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
-        request.method.encode(),
-        target.path.encode(),
-        _HOST,
-        port,
-        request.passed_on,
-        length,
-    )
 
 
 class _LostServer(NamedTuple):
@@ -169,138 +150,11 @@ class Forwarder:
                 _logger.exception("a request was not recorded")
 
 
-class Forwarding:
+class Forwarding(ServerExchange):
     """The forwarding of a request whose target is known.
 
-    It may have begun as a ``QuickForwarding``. Then ``on_end`` is called with ``True`` at the end
-    of the answer, or with ``False`` if only ``run``, in a task, can go on.
+    ``run`` does in a task all that was not done before, if it has begun as a ``QuickForwarding``.
     """
-
-    _lease: Lease | None = None
-    _retry: Retry | None = None
-    _server: UpstreamConnection | None = None
-    """The connection to the server, from the request to the end of the answer."""
-    _error: Exception | None = None
-    _has_ended = False
-    """Whether the answer has ended, with ``_error`` if there is one."""
-    _wake: asyncio.Future[None] | None = None
-    on_end: Callable[[bool], None] | None = None
-
-    def __init__(
-        self,
-        forwarder: Forwarder,
-        request: RequestHead,
-        client: ClientSide,
-        target: Target,
-        arrived: Arrival,
-    ) -> None:
-        self._shared = forwarder
-        self._service = forwarder.service
-        self._request = request
-        self._target = target
-        self._answer = ClientResponse(
-            forwarder.loop, request, client, stream=target.stream, replacer=target.replacer
-        )
-        self.take = self._answer.take
-        """Takes bytes of the body (called by the connection)."""
-        self._log = RequestLog(
-            request, client, target, self._answer, arrived=arrived, clock=forwarder.loop.time
-        )
-        self.active = self._log.active
-        """Returns the record of the running request, as ``ActiveRequests`` needs it."""
-        self._number = 0
-
-    def adopt(self, number: int, lease: Lease | None, server: UpstreamConnection | None) -> None:
-        """Continue a request that is already counted, has a place, and is sent."""
-        self._number, self._lease, self._server = number, lease, server
-        if server is not None:
-            server.receiver = self
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client's connection can serve another request."""
-        return self._answer.keep_alive
-
-    def leave(self) -> None:
-        """End a forwarding that no task runs, because its client has left."""
-        self._client_gone()
-        self._close()
-
-    # The exchange
-
-    def _send(self, lease: Lease, server: UpstreamConnection) -> None:
-        target = self._target
-        head = server_request(self._request, target, lease.port)
-        lease.sent()
-        self._server, self._error, self._has_ended = server, None, False
-        server.begin(self._request.method, head, target.body, self)
-        server.server.watch(server, lease, self._service.settings.stall_timeout)
-
-    def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
-        """Take the head of the answer (called by the connection)."""
-        if self._lease is not None:
-            self._lease.begun()
-        if self._retry is not None:
-            self._retry.end()
-        server = self._server
-        if server is None:
-            raise RuntimeError("an answer without a request")
-        return self._answer.begin(head, length, server)
-
-    def end(self, error: Exception | None) -> None:
-        """Note the end of the answer (called by the connection)."""
-        if error is None:
-            try:
-                self._answer.end()
-            except Exception as defect:  # noqa: BLE001 - ``run`` raises it
-                error = defect
-        self._error, self._has_ended = error, True
-        on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            if error is None:
-                if self._lease is not None:
-                    self._lease.answered()
-                self._close()
-            on_end(error is None)
-        elif self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def _wait_for_end(self) -> None:
-        """Wait until the answer is complete, or raise why it is not."""
-        if not self._has_ended:
-            self._wake = self._shared.loop.create_future()
-            await self._wake
-        if self._error is not None:
-            raise self._error
-
-    def _end_exchange(self) -> None:
-        server, self._server = self._server, None
-        if server is None:
-            return
-        self._answer.stop_waiting()
-        server.finish()
-
-    def _release(self) -> None:
-        """Give the place at the model back."""
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
-        if self._target.is_work or self._answer.refused:
-            usage = self._log.usage = self._answer.usage()
-            lease.count(usage.tokens_in, usage.tokens_out)
-        lease.release()
-
-    def _close(self) -> None:
-        """Give everything back, and record the request."""
-        self.on_end = None
-        self._end_exchange()
-        self._release()
-        self._service.active.remove(self._number)
-        self._log.end()
-        if self._target.is_work or self._answer.refused or self._log.failed:
-            self._shared.record(self._log)
-
-    # In a task
 
     async def run(self) -> web.StreamResponse:
         """Have the request answered, and record it."""
@@ -329,14 +183,6 @@ class Forwarding:
         finally:
             self._close()
         return _WrittenResponse(keep_alive=answer.keep_alive)
-
-    def _client_gone(self) -> None:
-        """Note that the client has left, or that the service ends."""
-        if self._service.scheduler.closing:
-            self._log.error = ShuttingDownError("The service is shutting down.")
-        elif not (self._answer.complete or self._answer.says_done):
-            self._log.client_left = True
-        self._answer.cut()
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.

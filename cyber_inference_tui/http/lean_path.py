@@ -66,13 +66,13 @@ class LeanPath:
 
     def __init__(self, access: Access, forwarder: Forwarder) -> None:
         self._access = access
-        self._forwarder = forwarder
+        self.forwarder = forwarder
         self._rules: AccessRules | None = None
         self._known: dict[bytes, _KnownHead | None] = {}
 
     def now(self) -> Arrival:
         """Return the present time, as that of an arrival."""
-        return self._forwarder.now(), self._forwarder.loop.time()
+        return self.forwarder.now(), self.forwarder.loop.time()
 
     def read(self, data: bytes, transport: asyncio.Transport) -> PlainRequest | None:
         """Return the plain request at the beginning of ``data``, if there is one.
@@ -93,7 +93,7 @@ class LeanPath:
         except KeyError:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            known = self._known[key] = _parse(key, rules, self._forwarder.service.settings)
+            known = self._known[key] = _parse(key, rules, self.forwarder.service.settings)
         length = int(found[1])
         if known is None or length > known.max_body:
             return None
@@ -107,7 +107,7 @@ class LeanPath:
         """Return the forwarding of the complete request ``data``; ``None`` if it is refused."""
         (head, route, _, _), start, _ = plain
         body = data[start:]
-        targets = self._forwarder.targets
+        targets = self.forwarder.targets
         target = targets.find_unchanged(route, head.named, body)
         if target is None:
             try:
@@ -115,7 +115,7 @@ class LeanPath:
             except CyberError:
                 # aiohttp's way answers with this error.
                 return None
-        return QuickForwarding(self._forwarder, head, client, target, arrived)
+        return QuickForwarding(self.forwarder, head, client, target, arrived)
 
 
 LEAN_PATH = web.AppKey("lean_path", LeanPath)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.client_response import CLOSE, KEEP_ALIVE
-from cyber_inference_tui.http.forward import Forwarder, Forwarding, server_request
+from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner, Framing
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead
 from cyber_inference_tui.http.request_log import Arrival, finished_record
+from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import Usage, usage_of

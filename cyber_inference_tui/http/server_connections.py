@@ -22,6 +22,9 @@ from cyber_inference_tui.scheduler.lease import Lease
 _IDLE_SECONDS = 4.0
 _MAX_IDLE = 64
 _CONNECT_TIMEOUT = 10.0
+_EARLY = 1.0
+"""Seconds. A server that closes a connection so soon after an answer does so after each answer of
+the kind: llama-server after each stream."""
 
 _CHECKS = 4
 _SHORTEST_PAUSE = 0.01
@@ -71,6 +74,9 @@ class ServerConnections:
         self.heads = heads
         self._idle: list[UpstreamConnection] = []
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._closes_early = False
+        """Whether the server has closed a connection that it had promised to keep."""
+        self._spare: asyncio.Task[None] | None = None
         self._silent_since: dict[UpstreamConnection, float] = {}
         """The connections with an exchange, and the time of their last byte or later."""
         self._last = -math.inf
@@ -83,15 +89,23 @@ class ServerConnections:
     @property
     def is_used(self) -> bool:
         """Return whether there are connections, or were a moment ago."""
-        timers = (self._idle_timer, self._check_timer)
-        return timers != (None, None)
+        return (self._idle_timer, self._check_timer, self._spare) != (None, None, None)
 
     # Idle connections
+
+    @property
+    def has_idle(self) -> bool:
+        """Return whether a request finds a connection."""
+        return bool(self._idle)
 
     def take(self) -> UpstreamConnection | None:
         """Return an idle connection, if there is one."""
         # A closed connection is forgotten. If it closes under the request, that is sent again.
-        return self._idle.pop() if self._idle else None
+        idle = self._idle
+        connection = idle.pop() if idle else None
+        if self._closes_early and not idle:
+            self._open_spare()
+        return connection
 
     async def connect(self) -> UpstreamConnection:
         """Return a new connection.
@@ -119,8 +133,35 @@ class ServerConnections:
         if connection in self._idle:
             self._idle.remove(connection)
 
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Remove a connection that the server has closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+            if self.loop.time() < connection.idle_since + _EARLY:
+                self._closes_early = True
+                if self._silent_since and not self._idle:
+                    self._open_spare()
+
+    def _open_spare(self) -> None:
+        """Open a connection for the next request, so that it does not wait for it."""
+        if self._spare is None:
+            self._spare = self.loop.create_task(self._keep_spare(), name="open a spare connection")
+
+    async def _keep_spare(self) -> None:
+        try:
+            connection = await self.connect()
+        except OSError:
+            # The next request reports it.
+            return
+        finally:
+            self._spare = None
+        if not self.keep(connection, self.loop.time()):
+            connection.close()
+
     def close(self) -> None:
         """Close all idle connections."""
+        if self._spare is not None:
+            self._spare.cancel()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None

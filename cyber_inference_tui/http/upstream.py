@@ -235,7 +235,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._transport = None
-        self.server.forget(self)
+        self.server.lost(self)
         if self.receiver is None or self._is_over:
             return
         if self._scanner is not None:

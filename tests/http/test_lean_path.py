@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.http import lean_connection, lean_path
+from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
 from cyber_inference_tui.records import RequestRecord
@@ -364,6 +366,49 @@ async def test_an_answer_that_stalls_is_an_error(taken: list[str]) -> None:
         (record,) = await recorded(world)
         assert "sent nothing" in (record.error or "")
     assert len(taken) == 1
+
+
+async def test_a_server_that_closes_after_streams_has_a_spare_connection(
+    taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Forwarding] = []
+    run = Forwarding.run
+
+    async def note(self: Forwarding) -> web.StreamResponse:
+        ran.append(self)
+        return await run(self)
+
+    monkeypatch.setattr(Forwarding, "run", note)
+    go = asyncio.Event()
+    go.set()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(answer(*EVENTS), event('{"n":1}'))
+        await go.wait()
+        await talk.say(LAST)
+
+    async with (
+        forwarding(script) as world,
+        connected(world) as client,
+        connected(world) as other,
+        asyncio.timeout(LIMIT),
+    ):
+        for _ in range(2):
+            assert (await client.ask(post(stream()))).status == 200
+        # The server is busy, so the next request finds a connection.
+        go.clear()
+        client.writer.write(post(stream()))
+        await client.reader.readuntil(b"\n\n")
+        pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
+        while not pool.of(world.launcher.port).has_idle:
+            await asyncio.sleep(0)
+        ran.clear()
+        other.writer.write(post(stream()))
+        await other.reader.readuntil(b"\n\n")
+        go.set()
+        await other.reader.readuntil(LAST)
+        assert ran == []
 
 
 async def test_the_running_request_is_listed(taken: list[str]) -> None:
