@@ -37,6 +37,8 @@ class AnswerHead(NamedTuple):
     """Whether its body has a content coding, so that it cannot be read here."""
     lines: bytes
     """What the client gets: the status line and the headers, without the length."""
+    is_plain: bool
+    """Whether its body has a length and passes unchanged, for any client."""
 
 
 class AnswerHeads:
@@ -96,4 +98,5 @@ def _answer_head(head: ResponseHead) -> AnswerHead:
         is_events,
         is_encoded,
         b"".join(lines),
+        head.framing is Framing.LENGTH and head.status < 400 and not is_events,
     )

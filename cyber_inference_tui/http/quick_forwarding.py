@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.client_response import CLOSE, KEEP_ALIVE
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
-from cyber_inference_tui.http.framing import BodyScanner, Framing
+from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead
 from cyber_inference_tui.http.request_log import Arrival, finished_record
 from cyber_inference_tui.http.server_exchange import server_request
@@ -121,9 +121,7 @@ class QuickForwarding:
         if (
             not body
             or length != len(body)
-            or head.framing is not Framing.LENGTH
-            or head.status >= 400
-            or head.is_events
+            or not head.is_plain
             or self._target.is_renamed
             or transport is None
             or transport.is_closing()
@@ -150,10 +148,10 @@ class QuickForwarding:
         if error is not None or lease is None or server is None:
             self.becomes().end(error)
             return
-        lease.answered()
         usage = self._usage
         if usage is not _NO_USAGE:
             lease.count(usage.tokens_in, usage.tokens_out)
+        lease.answered()
         lease.release()
         server.finish()
         self._forwarder.service.active.remove(self._number)

@@ -104,7 +104,7 @@ class ServerConnections:
         idle = self._idle
         connection = idle.pop() if idle else None
         if self._closes_early and not idle:
-            self._open_spare()
+            self.open_spare()
         return connection
 
     async def connect(self) -> UpstreamConnection:
@@ -139,12 +139,12 @@ class ServerConnections:
             self._idle.remove(connection)
             if self.loop.time() < connection.idle_since + _EARLY:
                 self._closes_early = True
-                if self._silent_since and not self._idle:
-                    self._open_spare()
+                if self._silent_since:
+                    self.open_spare()
 
-    def _open_spare(self) -> None:
-        """Open a connection for the next request, so that it does not wait for it."""
-        if self._spare is None:
+    def open_spare(self) -> None:
+        """Open a connection for the next request if none is idle, so that it needs no wait."""
+        if self._spare is None and not self._idle:
             self._spare = self.loop.create_task(self._keep_spare(), name="open a spare connection")
 
     async def _keep_spare(self) -> None:
@@ -159,12 +159,13 @@ class ServerConnections:
             connection.close()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections, and check no more."""
         if self._spare is not None:
             self._spare.cancel()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        for timer in (self._idle_timer, self._check_timer):
+            if timer is not None:
+                timer.cancel()
+        self._idle_timer = self._check_timer = None
         for connection in list(self._idle):
             connection.close()
 

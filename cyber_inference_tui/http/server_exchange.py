@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cyber_inference_tui.errors import ShuttingDownError
+from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
@@ -172,6 +172,9 @@ class ServerExchange:
         """Note that the client has left, or that the service ends."""
         if self._service.scheduler.closing:
             self._log.error = ShuttingDownError("The service is shutting down.")
+        elif isinstance(self._error, CyberError):
+            # It was disconnected because of this.
+            self._log.error = self._error
         elif not (self._answer.complete or self._answer.says_done):
             self._log.client_left = True
         self._answer.cut()

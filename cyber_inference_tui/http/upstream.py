@@ -205,6 +205,8 @@ class UpstreamConnection(asyncio.Protocol):
             # Not close(): that would first send the rest of a large request body. The server must
             # notice at once that nobody reads its answer.
             transport.abort()
+            if self._is_complete and self.uses >= _MAX_USES:
+                self.server.open_spare()
 
     # Reading
 

@@ -109,7 +109,7 @@ class ModelState:
         self.stopped_on_purpose: Server | None = None
         """The last server that the scheduler stopped; not set for a server that died."""
         self.on_forced_unload: set[Callable[[], None]] = set()
-        """Functions to call when the server is stopped although it has requests: each ends one."""
+        """Functions to call when the server is stopped although it has requests: they end them."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving: Reason | None = None

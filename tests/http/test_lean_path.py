@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.http import lean_connection, lean_path
+from cyber_inference_tui.http import client_response, lean_connection, lean_path
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
@@ -409,6 +410,92 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         go.set()
         await other.reader.readuntil(LAST)
         assert ran == []
+
+
+BIG = 30_000_000
+
+
+async def big(talk: Talk) -> None:
+    """Answer with a small body, then with a big one."""
+    await talk.request()
+    await talk.say(answer(body=b"{}"))
+    await talk.request()
+    await talk.say(answer(f"Content-Length: {BIG}"))
+    for _ in range(BIG // 100_000):
+        await talk.say(b"x" * 100_000)
+
+
+async def test_a_slow_client_gets_everything(taken: list[str]) -> None:
+    async with forwarding(big) as world:
+        await warm(world, taken)
+        async with connected(world) as client, asyncio.timeout(60):
+            client.writer.write(post(BODY))
+            await client.reader.readuntil(b"\r\n\r\n")
+            size = 0
+            while size < BIG:
+                size += len(await client.reader.read(1 << 20))
+                await asyncio.sleep(0)
+            assert size == BIG
+        (record,) = await recorded(world)
+        assert (record.status, record.error) == (200, None)
+    assert len(taken) == 1
+
+
+async def test_a_client_that_never_reads_is_given_up(
+    taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_response, "SEND_TIMEOUT", 0.1)
+    async with forwarding(big) as world:
+        await warm(world, taken)
+        async with connected(world) as client:
+            client.writer.write(post(BODY))
+            (record,) = await recorded(world)
+            assert "did not read its answer" in (record.error or "")
+    assert len(taken) == 1
+
+
+async def test_a_long_answer_outlasts_the_keep_alive_time(
+    taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = RequestHandler.__init__.__kwdefaults__ or {}
+    monkeypatch.setitem(defaults, "keepalive_timeout", 0.05)
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(answer(body=b"{}"))
+        await talk.request()
+        await asyncio.sleep(0.3)
+        await talk.say(answer(body=b'{"late":1}'))
+
+    async with forwarding(script) as world:
+        await warm(world, taken)
+        async with connected(world) as client, asyncio.timeout(LIMIT):
+            assert (await client.ask(post(BODY))).body == b'{"late":1}'
+            # Then the time begins.
+            assert await client.reader.read() == b""
+    assert len(taken) == 1
+
+
+async def test_an_answer_is_completed_while_the_service_ends(taken: list[str]) -> None:
+    go = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(answer(body=b"{}"))
+        await talk.request()
+        await go.wait()
+        await talk.say(answer(body=b'{"late":1}'))
+
+    async with forwarding(script) as world:
+        await warm(world, taken)
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)
+        writer.write(post(BODY))
+        while not taken:
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.1, go.set)
+    async with asyncio.timeout(LIMIT):
+        assert (await reader.read()).endswith(b'{"late":1}')
+    writer.close()
 
 
 async def test_the_running_request_is_listed(taken: list[str]) -> None:
