@@ -6,19 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.http import client_response, lean_connection, lean_path
+from cyber_inference_tui.http.access import AccessRules
 from cyber_inference_tui.http.forward import Forwarding
-from cyber_inference_tui.http.lean_path import message_size
+from cyber_inference_tui.http.lean_path import LeanPath, message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
 from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.settings.schema import Settings
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, post, stream
 from tests.http.raw import Answer, head, read_answer
@@ -632,6 +637,66 @@ async def test_a_big_body_passes(taken: list[str]) -> None:
                 assert (await client.ask(post(body))).status == 200
             assert server.seen[-1].body == body
     assert len(taken) == 1
+
+
+async def test_every_address(taken: list[str]) -> None:
+    async with forwarding(Recorder()) as world:
+        await warm(world, taken)
+        world.front.service.address = ("0.0.0.0", world.front.port)
+        async with connected(world) as client:
+            for host, status in (("localhost", 200), ("127.0.0.1", 200), ("example.com", 403)):
+                request = post(BODY).replace(b"Host: localhost", b"Host: " + host.encode())
+                assert (await client.ask(request)).status == status
+    assert len(taken) == 2
+
+
+# The same as aiohttp's parser
+
+NAMES = ["Content-Length", "content-length", "Transfer-Encoding", "Host", "X-One", "Connection"]
+NAMES += ["Accept", "Content-Length ", " X-One", "X\tOne", "", "Content_Length"]
+VALUES = ["5", "05", "+5", "5, 5", "0x5", "", " 5 ", "\t5", "chunked", "localhost", "keep-alive"]
+VALUES += ["close", "Keep-Alive", "a\r", "a\n", "a\x00", "\xe9", "5\r\nX-Two: 1", "5\nX-Two: 1"]
+SEPARATORS = [":", ": ", ":  ", " : ", ":\t", ""]
+LINES = st.builds(
+    "".join,
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(SEPARATORS), st.sampled_from(VALUES)),
+)
+
+
+@given(
+    st.lists(LINES, max_size=5),
+    st.sampled_from(["Content-Length: 5", "content-length:5", "Host: localhost"]),
+    st.sampled_from(["\r\n", "\n", "\r"]),
+    st.integers(0, 9),
+)
+def test_a_plain_request_is_what_aiohttp_reads(
+    lines: list[str], more: str, line_end: str, size: int
+) -> None:
+    lines = [f"POST {CHAT} HTTP/1.1", "Host: localhost", more, *lines]
+    data = (line_end.join(lines) + "\r\n\r\n").encode("latin-1") + b"x" * size
+    service = SimpleNamespace(settings=Settings())
+    access = SimpleNamespace(rules=AccessRules(service.settings, "127.0.0.1"))
+    path = LeanPath(access, SimpleNamespace(service=service))  # type: ignore[arg-type]
+    plain = path.read(data, asyncio.Transport())
+    if plain is None or plain[2] > len(data):
+        return
+    known, start, end = plain
+    loop = asyncio.new_event_loop()
+    try:
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16)
+        ((message, payload),), upgraded, tail = parser.feed_data(data[:end])
+        assert payload.is_eof() or end == start
+        assert (upgraded, tail) == (False, b"")
+        body = b"".join(payload._buffer) if end > start else b""
+    finally:
+        loop.close()
+    assert body == data[start:end]
+    assert (message.method, message.path) == ("POST", known.head.path)
+    assert known.head.keep_alive is not message.should_close
+    headers = {name.lower(): value for name, value in message.headers.items()}
+    assert int(headers["content-length"]) == end - start
+    headers["content-length"] = ""
+    assert headers == {name.lower(): value for name, value in known.head.headers.items()}
 
 
 # Sizes
