@@ -68,7 +68,7 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
     Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
     ``must_be_object``, for anything but an object.
     """
-    if not must_be_object and _is_form(content_type):
+    if not must_be_object and is_form(content_type):
         value = _model_field(body, content_type)
         return BodyFields(model=None if value is None else _name_in(body[value]))
     if not body:
@@ -90,7 +90,7 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
 
 def try_read_fields(body: bytes, content_type: str) -> BodyFields:
     """Read the fields of any kind of body. A body that cannot be read names no model."""
-    if _is_form(content_type) or _OPENING.match(body):
+    if is_form(content_type) or _OPENING.match(body):
         try:
             return read_fields(body, content_type, must_be_object=False)
         except InvalidRequestError as error:
@@ -201,7 +201,8 @@ def with_model_field(body: bytes, content_type: str, model: str) -> bytes:
     return b"".join((body[: value.start], model.encode(), body[value.stop :]))
 
 
-def _is_form(content_type: str) -> bool:
+def is_form(content_type: str) -> bool:
+    """Check whether a body of this type is a multipart form."""
     return content_type.lower().startswith("multipart/form-data")
 
 

@@ -2,8 +2,9 @@
 
 A head is plain if it is that of a POST to a path of the models' servers in HTTP/1.1, with a
 ``Content-Length`` and nothing that needs care: no other framing, coding, ``Expect``, ``Upgrade`` or
-``Origin``, no header twice, no byte that is not printable ASCII, no list in ``Connection``. Every
-other head, and every request that is to be refused, goes to aiohttp, byte for byte.
+``Origin``, no form, no header twice, no byte that is not printable ASCII, no list in
+``Connection``. Every other head, and every request that is to be refused, goes to aiohttp, byte for
+byte.
 
 Heads of one client differ only in the digits of their ``Content-Length``. So a head is parsed and
 checked once, and then looked up by its other bytes.
@@ -24,6 +25,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import Access, AccessRules, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
+from cyber_inference_tui.http.body_fields import is_form
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, passed_on
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
@@ -122,7 +124,7 @@ LEAN_PATH = web.AppKey("lean_path", LeanPath)
 
 
 def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | None:
-    """Parse a head without the digits of its ``Content-Length``; ``None`` = aiohttp's business."""
+    """Parse a head without the digits of its ``Content-Length``; ``None`` = it is for aiohttp."""
     first, *lines = head.split(b"\r\n")
     path, route = _REQUEST_LINES.get(first, (None, None))
     if path is None or route is None or len(lines) > _MAX_HEADERS:
@@ -142,6 +144,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         or headers.get(hdrs.CONTENT_LENGTH) != ""
         or connection not in {"keep-alive", "close"}
         or any(name in headers for name in _NOT_PLAIN)
+        or is_form(headers.get(hdrs.CONTENT_TYPE, ""))
         or not (rules.wildcard or rules.allows_host(host, ""))
         or not rules.allows_key(headers)
     ):

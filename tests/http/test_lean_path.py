@@ -559,6 +559,7 @@ NOT_PLAIN = {
     "a coding": [*PLAIN, "Content-Encoding: gzip"],
     "an expectation": [*PLAIN, "Expect: 100-continue"],
     "an upgrade": [*PLAIN, "Connection: upgrade", "Upgrade: h2c"],
+    "a form": [*PLAIN, "Content-Type: multipart/form-data; boundary=x"],
     "an origin": [*PLAIN, "Origin: http://localhost"],
     "a list": [*PLAIN, "Connection: keep-alive, te"],
     "a space before the colon": [*PLAIN, "X-One : 1"],
