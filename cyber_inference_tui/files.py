@@ -21,6 +21,20 @@ _KINDS = {
 }
 
 
+def typed_path(text: str) -> Path:
+    """Return the absolute path that a person typed, with ``~`` expanded.
+
+    Raises ``OSError`` if there is no such home directory; ``strerror`` says so.
+    """
+    path = Path(text)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        user = path.parts[0][1:]
+        reason = f"there is no {f'user {user!r}' if user else 'home directory'}"
+        raise FileNotFoundError(errno.ENOENT, reason, text) from None
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """Return the first ``limit`` bytes of a regular file; ``/dev/null`` is an empty one.
 

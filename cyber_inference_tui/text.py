@@ -41,6 +41,12 @@ def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
     return text
 
 
+def escaped(text: str, *, limit: int = MAX_CHARACTERS) -> str:
+    """Return a typed text as a line: what ``clean_line`` removes is shown, as ``\\n``."""
+    shown = _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return clean_line(shown, limit=limit)
+
+
 def clean_text(text: str, *, limit: int = 1_000_000) -> str:
     """Clean each line of ``text`` with ``clean_line``; ``limit`` is in characters."""
     if text.isprintable() and len(text) <= limit:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 
-def size_text(size: int) -> str:
-    """Format bytes in binary units: ``512 B``, ``3.9 MiB``, ``4.1 GiB``."""
-    if size < 1024:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= 1024
-        # 1023.95 would round up to "1024.0", which belongs to the next unit.
-        if value < 1023.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} TiB"
+def size_text(size: int, *, estimate: bool = False) -> str:
+    """Format bytes with three significant digits: ``512 B``, ``49.1 MiB``, ``1.30 GiB``.
+
+    ``estimate`` puts a ``~`` before the number: ``~2.90 GiB``.
+    """
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        # 999.5 would round up to 1000, which has four digits.
+        if value < 999.5:
+            break
+        value, unit = value / 1024, larger
+    decimals = 0 if unit == "B" else sum(value < limit for limit in (0.9995, 9.995, 99.95))
+    return f"{'~' if estimate else ''}{value:.{decimals}f} {unit}"
 
 
 def context_text(tokens: int) -> str:
@@ -21,6 +23,12 @@ def context_text(tokens: int) -> str:
     if tokens >= 1024**2 and tokens % 1024**2 == 0:
         return f"{tokens // 1024**2}M"
     return f"{tokens // 1024}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
+
+
+def contexts_text(context: int | None, trained: int | None) -> str | None:
+    """Format the context in force and the trained one: ``8K / 32K``; ``None`` if it is unknown."""
+    known = [context_text(tokens) for tokens in (context, trained) if tokens]
+    return " / ".join(known) if context else None
 
 
 def duration_text(seconds: float) -> str:
@@ -48,15 +56,6 @@ def count_text(number: int) -> str:
             # Whole where a decimal says nothing any more.
             return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
     return str(number)
-
-
-def memory_text(size: int, *, estimate: bool = False) -> str:
-    """Format bytes in GiB with one decimal, whatever the size: ``3.1 GiB``, ``~2.9 GiB``.
-
-    ``estimate`` puts the ``~`` before it. A size that would round to nothing is ``<0.1 GiB``.
-    """
-    gib = size / 1024**3
-    return "<0.1 GiB" if 0 < gib < 0.05 else f"{'~' if estimate else ''}{gib:.1f} GiB"
 
 
 def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:

@@ -6,25 +6,33 @@ import pytest
 
 from cyber_inference_tui import units
 
+_MIB = 1024**2
 _GIB = 1024**3
 
 
 @pytest.mark.parametrize(
     ("size", "text"),
     [
-        (0, "0.0 GiB"),
-        (1, "<0.1 GiB"),
-        (_GIB // 10, "0.1 GiB"),
-        (int(3.14 * _GIB), "3.1 GiB"),
-        (1200 * _GIB, "1200.0 GiB"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "0.977 KiB"),
+        (1024, "1.00 KiB"),
+        (51_485_081, "49.1 MiB"),
+        (100 * _MIB, "100 MiB"),
+        (int(999.4 * _MIB), "999 MiB"),
+        (int(999.5 * _MIB), "0.976 GiB"),
+        (_GIB - 1, "1.00 GiB"),
+        (int(1.3 * _GIB), "1.30 GiB"),
+        (int(9.996 * _GIB), "10.0 GiB"),
+        (2000 * 1024 * _GIB, "2000 TiB"),
     ],
 )
-def test_memory(size: int, text: str) -> None:
-    assert units.memory_text(size) == text
+def test_sizes_have_three_significant_digits(size: int, text: str) -> None:
+    assert units.size_text(size) == text
 
 
 def test_an_estimate_is_marked_as_one() -> None:
-    assert units.memory_text(3 * _GIB, estimate=True) == "~3.0 GiB"
+    assert units.size_text(3 * _GIB, estimate=True) == "~3.00 GiB"
 
 
 def test_numbers() -> None:
@@ -72,3 +80,19 @@ def test_age(seconds: float, text: str) -> None:
 )
 def test_parameters(number: int, text: str) -> None:
     assert units.count_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("context", "trained", "text"),
+    [
+        (8192, 32768, "8K / 32K"),
+        (5000, 1_048_576, "5,000 / 1M"),
+        (2048, None, "2K"),
+        (None, 32768, None),
+        (0, 32768, None),
+    ],
+)
+def test_the_context_in_force_and_the_trained_one(
+    context: int | None, trained: int | None, text: str | None
+) -> None:
+    assert units.contexts_text(context, trained) == text

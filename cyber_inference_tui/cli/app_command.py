@@ -6,12 +6,14 @@ import gc
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions
-from cyber_inference_tui.errors import CyberError, InvalidRequestError
+from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequestError
+from cyber_inference_tui.terminal.stream import stderr_terminal
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -48,14 +50,15 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
     service = find_or_start(options)
     client = client_of(service.url, loaded.settings)
-    launch = _launch(loaded, owned=service.started, readonly=readonly)
+    launch = app_options(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
     if leave is AfterExit.KEEP and service.started:
         click.echo(
             f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
         )
     if leave is AfterExit.STOP and service.pid is not None:
-        click.echo("Stopping the service …", err=True)
+        dots = stderr_terminal(os.environ).ellipsis
+        click.echo(f"Stopping the service {dots}", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
                 f"The service (pid {service.pid}) does not stop.", hint="See the end of its log."
@@ -80,7 +83,7 @@ def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
 
     key = loaded.settings.api_keys[0] if loaded.settings.api_keys else ""
     client = ServiceClient(address, api_key=key, renew=renew)
-    launch = _launch(
+    launch = app_options(
         loaded,
         attached=True,
         readonly=readonly,
@@ -100,7 +103,10 @@ def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
     return leave
 
 
-def _launch(loaded: LoadedSettings, **fields: object) -> AppOptions:
+def app_options(
+    loaded: LoadedSettings, *, readonly: bool, attached: bool = False, **fields: object
+) -> AppOptions:
+    """Return the app's options: the settings of this machine, and ``fields``."""
     from cyber_inference_tui.terminal.charset import charset_of
     from cyber_inference_tui.tui.app_options import AppOptions
     from cyber_inference_tui.tui.keymap import read_keymap
@@ -116,9 +122,24 @@ def _launch(loaded: LoadedSettings, **fields: object) -> AppOptions:
         keymap_path=path,
         crash_path=loaded.settings.data_dir / "logs" / "app-crash.txt",
         notices=keymap.problems,
+        save_theme=None if readonly and not attached else partial(_save_theme, loaded),
         signals=True,
+        attached=attached,
+        readonly=readonly,
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _save_theme(loaded: LoadedSettings, name: str) -> None:
+    from cyber_inference_tui.settings.edit import set_value
+    from cyber_inference_tui.settings.environment import ENV_PREFIX
+    from cyber_inference_tui.settings.load import SettingSource
+
+    set_value(loaded.config_path, "theme", name)
+    if loaded.sources["theme"] is SettingSource.ENV:
+        raise ConflictError(
+            f"{ENV_PREFIX}THEME overrides the saved theme.", hint="Unset it to keep your choice."
+        )
 
 
 def prepare_terminal(environ: Mapping[str, str]) -> None:

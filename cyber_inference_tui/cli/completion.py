@@ -24,7 +24,7 @@ _UNSAFE_IN_DOUBLE_QUOTES = re.compile(r'[\\"`$]')
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", metavar="SHELL", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
     """Print the script that completes commands, options, model ids and settings in a shell.
 

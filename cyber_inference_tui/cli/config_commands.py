@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.cli.text_table import render_table
+from cyber_inference_tui.cli.usage import Group
 from cyber_inference_tui.errors import ConfigError, CyberError
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
@@ -66,7 +67,7 @@ def _complete_value(
     return setting_values(ctx, incomplete)
 
 
-@click.group()
+@click.group(cls=Group)
 def config() -> None:
     """Show, check and change settings."""
 
@@ -110,7 +111,7 @@ def show(options: GlobalOptions, as_json: bool) -> None:
 
 
 @config.command(short_help="Print one setting's value.")
-@click.argument("key", shell_complete=_complete_key)
+@click.argument("key", type=FilledText(), shell_complete=_complete_key)
 @click.option("--reveal", is_flag=True, help="Print a secret unmasked.")
 @json_option
 @click.pass_obj
@@ -144,7 +145,7 @@ def _shown(value: Any) -> str:
     short_help="Set KEY in the configuration file.",
     context_settings={"ignore_unknown_options": True},
 )
-@click.argument("key", shell_complete=_complete_key)
+@click.argument("key", type=FilledText(), shell_complete=_complete_key)
 @click.argument("value", shell_complete=_complete_value)
 @click.pass_obj
 def set_(options: GlobalOptions, key: str, value: str) -> None:

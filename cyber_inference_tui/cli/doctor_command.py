@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from cyber_inference_tui.terminal.stream import (
     Terminal,
     stdout_terminal,
 )
+from cyber_inference_tui.terminal.text_width import cells
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -101,8 +101,14 @@ def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
     if terminal.width is None:
         return [text]
     room = max(_LEAST_TEXT, terminal.width - indent)
-    # Paths and commands are not broken at hyphens, so that they can be copied.
-    return textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
+    lines: list[str] = []
+    # Paths and commands are not broken, so that they can be copied.
+    for word in text.split():
+        if lines and cells(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines or [""]
 
 
 def _summary(findings: Sequence[Finding]) -> str:

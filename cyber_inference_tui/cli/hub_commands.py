@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, WholeNumber, json_option
 from cyber_inference_tui.cli.output import (
     ProgressLine,
     bar_text,
@@ -34,7 +34,7 @@ _PAUSE_LIMIT = 20.0
 
 
 @click.command("search-models")
-@click.argument("query")
+@click.argument("query", type=FilledText(256))
 @click.option(
     "--sort",
     type=click.Choice(SORTS),
@@ -44,23 +44,24 @@ _PAUSE_LIMIT = 20.0
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, 100),
+    type=WholeNumber(1, 100),
     default=20,
     show_default=True,
     metavar="N",
-    help="The most results to show.",
+    help="The most results to show, up to 100.",
 )
 @json_option
 @click.pass_obj
 def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_json: bool) -> None:
     """Search the hub for models in GGUF format with QUERY in their names."""
+    query = clean_line(" ".join(query.split()))
     found = _search(options, query, sort, limit)
     if as_json:
         print_json(found)
         return
     if not found:
         print_note(
-            f"The hub has no GGUF models for {clean_line(query)!r}: try fewer or other words.",
+            f"The hub has no GGUF models for '{query}': try fewer or other words.",
             stderr_terminal(options.environ),
         )
         return
@@ -71,8 +72,15 @@ def search_models(options: GlobalOptions, query: str, sort: str, limit: int, as_
 
 @click.command("download-model")
 @click.argument("model", metavar="REPO[:QUANT]", type=FilledText())
-@click.option("--filename", metavar="F", help="The file to download, by its path or name.")
-@click.option("--revision", metavar="R", help="A commit, branch or tag; else the newest commit.")
+@click.option(
+    "--filename", metavar="F", type=FilledText(), help="The file to download, by its path or name."
+)
+@click.option(
+    "--revision",
+    metavar="R",
+    type=FilledText(),
+    help="A commit, branch or tag; else the newest commit.",
+)
 @json_option
 @click.pass_obj
 def download_model(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.llama.install.report import ProgressMeter, Report
@@ -116,13 +116,31 @@ class InstallReports:
     show_default=True,
     help="Where to get it: GitHub's releases, Debian's packages, or compiled here.",
 )
-@click.option("--version", "version", metavar="V", help="This version instead of the newest.")
+@click.option(
+    "--version",
+    "version",
+    metavar="V",
+    type=FilledText(),
+    help="This version instead of the newest.",
+)
 @click.option("--force", is_flag=True, help="Install even if there is one already.")
 @click.option("--check", is_flag=True, help="Only show the installed and the newest version.")
 @click.option("--rollback", is_flag=True, help="Go back to the version that was in use before.")
-@click.option("--mirror", metavar="URL", help="Debian mirror in place of the one that apt uses.")
-@click.option("--github-api", metavar="URL", help="GitHub's API, or a mirror of it.")
-@click.option("--github-url", metavar="URL", help="GitHub's downloads, or a mirror of them.")
+@click.option(
+    "--mirror",
+    metavar="URL",
+    type=FilledText(),
+    help="Debian mirror in place of the one that apt uses.",
+)
+@click.option(
+    "--github-api", metavar="URL", type=FilledText(), help="GitHub's API, or a mirror of it."
+)
+@click.option(
+    "--github-url",
+    metavar="URL",
+    type=FilledText(),
+    help="GitHub's downloads, or a mirror of them.",
+)
 @click.option("--reports", is_flag=True, hidden=True)
 @json_option
 @click.pass_obj

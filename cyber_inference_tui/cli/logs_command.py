@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
+from cyber_inference_tui.cli.options import GlobalOptions, WholeNumber, json_option, model_argument
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ModelNotFoundError, NoServiceError
@@ -31,11 +31,11 @@ SERVICE = "service"
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(0, 100_000),
+    type=WholeNumber(0, 100_000),
     default=100,
     show_default=True,
     metavar="N",
-    help="The number of last lines to print.",
+    help="The number of last lines to print, up to 100,000.",
 )
 @json_option
 @click.pass_obj

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import io
 import os
 import sys
 import traceback
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.cli.options import GlobalOptions, global_options
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, global_options
+from cyber_inference_tui.cli.streams import STANDARD_OUTPUT, discard_stdout, prepare_streams
+from cyber_inference_tui.cli.usage import Group, usage_text
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
-from cyber_inference_tui.spelling import close_names
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group that knows its commands by name and imports them on use.
 
     Every command also takes the global options, because people type them after it.
@@ -104,17 +104,6 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"{_ROOM}.{place.module}")
         found: click.Command = getattr(module, place.attribute)
         return with_global_options(found)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that ``args`` begins with; suggest a similar one for an unknown
-        name."""
-        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
-            near = close_names(args[0], COMMANDS, 1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise click.UsageError(f"There is no command '{clean_line(args[0])}'.{hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands before the options: people look for commands more often."""
@@ -176,7 +165,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 )
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
 @click.option("--background", is_flag=True, hidden=True)
-@click.option("--attach", metavar="URL", help="Open the terminal app on a service elsewhere.")
+@click.option(
+    "--attach",
+    metavar="URL",
+    type=FilledText(),
+    help="Open the terminal app on a service elsewhere.",
+)
 @click.option("--readonly", is_flag=True, help="Open the terminal app without its actions.")
 @click.option(
     "--version",
@@ -234,15 +228,17 @@ def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_stdout()
+        discard_stdout()
         return PIPE_CLOSED
     except CyberError as error:
         _say(_explained(error))
         return error.exit_code
     except click.ClickException as error:
-        _say(_usage(error))
+        _say(usage_text(error))
         return error.exit_code
     except OSError as error:
+        if error.filename == STANDARD_OUTPUT:
+            discard_stdout()
         where = f"{error.filename}: " if error.filename else ""
         _say(clean_line(f"{where}{error.strerror or error}."))
         return 1
@@ -267,7 +263,11 @@ def _complete(shell: str, argv: Sequence[str], environ: Mapping[str, str], name:
         if sys.flags.dev_mode:
             traceback.print_exc()
         return 1
-    click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    try:
+        click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    except OSError:
+        discard_stdout()
+        return 1
     return 0
 
 
@@ -277,38 +277,15 @@ def _explained(error: CyberError) -> str:
     return "\n".join([str(error), *(f"  {line}" for line in tail)])
 
 
-def _usage(error: click.ClickException) -> str:
-    message = error.format_message()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return message
-    message = " ".join(message.split())  # click puts each choice of an argument on its own line
-    if not message.endswith((".", "?")):
-        message += "."
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{message} See '{error.ctx.command_path} --help'."
-    return message
-
-
 def _say(text: str) -> None:
     # Standard error may be closed, too.
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 
 
-def _discard_stdout() -> None:
-    """Point stdout to ``/dev/null``, so that Python's flush at exit does not fail."""
-    with contextlib.suppress(OSError, ValueError):
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
-
-
 def main() -> None:
     """Run the installed program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Replace characters that the terminal's encoding lacks.
-            stream.reconfigure(errors="replace")
+    prepare_streams()
     called = os.path.basename(sys.argv[0])  # noqa: PTH119 - quicker than a Path
     code = run(sys.argv[1:], os.environ, name=SHORT_NAME if called == SHORT_NAME else PROGRAM)
     if COMPLETION not in os.environ:

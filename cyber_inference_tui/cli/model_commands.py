@@ -70,7 +70,10 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
         if not stderr_terminal(options.environ).interactive:
             raise click.UsageError("There is no terminal to ask on: give --yes.")
         size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
-        click.confirm(f"Delete {record.id}{size}?", abort=True, err=True)
+        question = f"Delete {clean_line(record.id)}{size}? [y/N]"
+        answer = click.prompt(question, default="", show_default=False, err=True)
+        if answer.strip().casefold() not in {"y", "yes"}:
+            raise click.Abort
     deleted = delete()
     if as_json:
         print_json(deleted)

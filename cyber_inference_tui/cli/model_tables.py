@@ -11,7 +11,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal
 from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.units import context_text, count_text, duration_text, size_text
+from cyber_inference_tui.units import contexts_text, count_text, duration_text, size_text
 
 _NOTHING = Cell("-", "dim")
 
@@ -109,14 +109,14 @@ def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
 
 
 def _context_cell(record: ModelRecord, _: Terminal) -> Cell | str:
-    return context_text(record.context_length) if record.context_length else _NOTHING
+    return contexts_text(record.context_length, record.trained_context_length) or _NOTHING
 
 
 def _memory_cell(record: ModelRecord, _: Terminal) -> Cell | str:
     if record.memory_bytes is not None:
         return size_text(record.memory_bytes)
     if record.memory_estimate_bytes is not None:
-        return Cell(f"~{size_text(record.memory_estimate_bytes)}", "dim")
+        return Cell(size_text(record.memory_estimate_bytes, estimate=True), "dim")
     return _NOTHING
 
 

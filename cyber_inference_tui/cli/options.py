@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cyber_inference_tui.files import typed_path
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -43,27 +45,48 @@ class GlobalOptions:
         return load(config=self.config, environ=self.environ, flags=self.flags)
 
 
-class PortNumber(click.IntRange):
-    """A port; 0 lets the kernel choose one."""
+class WholeNumber(click.types.IntParamType):
+    """A whole number between two limits."""
 
-    name = "port number"
+    name = "number"
 
-    def __init__(self) -> None:
-        super().__init__(0, 65535)
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = most
 
-    def __repr__(self) -> str:
-        return "PortNumber()"
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; fail if it is none, or outside the limits."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._most + 1
+        if not self._least <= number <= self._most:
+            wanted = f"a whole number from {self._least} to {self._most:,}"
+            self.fail(f"'{value}' is not {wanted}.", param, ctx)
+        return number
 
 
 class FilledText(click.types.StringParamType):
-    """A text that is not empty; an unset variable of a script gives an empty one."""
+    """A text that is not empty, as one of a script's unset variable is."""
 
     name = "text"
+    any_bytes = False
+    """Bytes of another encoding are allowed, as in paths."""
+
+    def __init__(self, most: int = 2000) -> None:
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text unchanged; fail if it is empty."""
+        """Return the text unchanged; fail if it is empty, too long, or not UTF-8."""
         if not value.strip():
             self.fail("it is empty.", param, ctx)
+        if len(value) > self._most:
+            self.fail(f"it has more than {self._most:,} characters.", param, ctx)
+        if not self.any_bytes and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                self.fail("it is not UTF-8 text.", param, ctx)
         return str(value)
 
 
@@ -71,15 +94,14 @@ class TypedPath(FilledText):
     """A path relative to the working directory, unlike paths in the configuration file."""
 
     name = "path"
+    any_bytes = True
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the absolute path, with ``~`` expanded."""
-        path = Path(super().convert(value, param, ctx))
         try:
-            return str(path.expanduser().absolute())
-        except RuntimeError:
-            user = path.parts[0][1:]
-            self.fail(f"there is no {f'user {user!r}' if user else 'home directory'}.", param, ctx)
+            return str(typed_path(super().convert(value, param, ctx)))
+        except OSError as error:
+            self.fail(f"{error.strerror}.", param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -129,7 +151,10 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
             "--host", type=FilledText(), metavar="ADDRESS", help="Address the service listens on."
         ),
         GlobalOption(
-            "--port", type=PortNumber(), metavar="PORT", help="Port the service listens on."
+            "--port",
+            type=WholeNumber(0, 65535),
+            metavar="PORT",
+            help="Port the service listens on.",
         ),
         GlobalOption(
             "--data-dir", type=TypedPath(), metavar="DIR", help="Where state and logs are kept."

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.options import GlobalOptions, json_option
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.usage import Group
 from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError, NotFoundError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _system_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """Run the service with systemd, and stop or restart a running service.
 
@@ -42,6 +43,7 @@ def service() -> None:
 @click.option(
     "--run-as",
     metavar="USER",
+    type=FilledText(),
     help="The user that runs a --system unit; the default is you, or the caller of sudo.",
 )
 @click.option("--print", "only_print", is_flag=True, help="Print the unit, and change nothing.")

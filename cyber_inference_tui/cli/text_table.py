@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.cells import cell_len
-
 from cyber_inference_tui.terminal.columns import GAP, Cell, Column, Record, fitting
 from cyber_inference_tui.terminal.stream import TONE_CODES, Terminal
-from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.terminal.text_width import cells, cut, is_doubtful, placed, plain
 from cyber_inference_tui.text import clean_line
 
 
@@ -23,17 +21,19 @@ def render_table(
     """
     rows = [[Cell(column.title, "dim") for column in columns]]
     rows += [[_cell(column, record, terminal) for column in columns] for record in records]
-    widths = [max(cell_len(row[at].text) for row in rows) for at in range(len(columns))]
+    widths = [max(cells(row[at].text) for row in rows) for at in range(len(columns))]
     shown = list(range(len(columns)))
     if terminal.width is not None:
         shown = _fit(columns, widths, terminal.width)
     lines = []
     for row in rows:
-        parts = [
-            _aligned(row[at], columns[at], widths[at], terminal, last=at == shown[-1])
-            for at in shown
-        ]
-        lines.append((" " * GAP).join(parts).rstrip())
+        parts = []
+        start = 0
+        for at in shown:
+            last = at == shown[-1]
+            parts.append(_aligned(row[at], columns[at], start, widths[at], terminal, last=last))
+            start += widths[at] + GAP
+        lines.append("".join(parts).rstrip())
     return lines
 
 
@@ -60,11 +60,19 @@ def _fit(columns: Sequence[Column[Any, Any]], widths: list[int], room: int) -> l
 
 
 def _aligned(
-    cell: Cell, column: Column[Any, Any], width: int, terminal: Terminal, *, last: bool
+    cell: Cell,
+    column: Column[Any, Any],
+    start: int,
+    width: int,
+    terminal: Terminal,
+    *,
+    last: bool,
 ) -> str:
     text = cut(cell.text, width, terminal.ellipsis)
-    fill = " " * (width - cell_len(text))
-    painted = terminal.paint(text, *TONE_CODES[cell.tone])
-    if column.right:
-        return fill + painted
-    return painted if last else painted + fill
+    codes = TONE_CODES[cell.tone]
+    space = " " * (width - cells(text))
+    before, after = (space, "") if column.right else ("", space)
+    after = "" if last else after + " " * GAP
+    if terminal.interactive and terminal.charset.unicode and is_doubtful(text):
+        return terminal.paint(placed(before + text + after, start), *codes)
+    return before + terminal.paint(text, *codes) + after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from urllib.parse import urlsplit
 
 from cyber_inference_tui.errors import InvalidRequestError
@@ -10,6 +11,7 @@ from cyber_inference_tui.text import clean_line
 
 DEFAULT_PORT = 8337
 
+_TUNNEL_OFFSET = 10_000
 _SCHEMES = frozenset({"http", "https"})
 
 
@@ -70,3 +72,35 @@ def is_same_service(bound: str, url: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Check whether ``url`` is of this machine, where it may also be the end of a tunnel."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def tunnel(url: str) -> tuple[str, str]:
+    """Return an ssh command that opens a tunnel to the service at ``url``, and its URL then.
+
+    A URL of this machine is taken for the near end of the tunnel.
+    """
+    parts = urlsplit(url)
+    if is_loopback_url(url):
+        near, far, host = parts.port or 80, DEFAULT_PORT, "user@host"
+    else:
+        far = parts.port or DEFAULT_PORT
+        # The same port of this machine may have a service of its own.
+        near = far + _TUNNEL_OFFSET if far + _TUNNEL_OFFSET < 65536 else far
+        host = shlex.quote(parts.hostname or "")
+        url = f"http://127.0.0.1:{near}"
+    return f"ssh -N -L {near}:127.0.0.1:{far} {host}", url
+
+
+def serve_command(url: str) -> str:
+    """Return the command that starts a service at ``url`` on this machine."""
+    port = urlsplit(url).port or 80
+    return "cyber-inference-tui serve" + ("" if port == DEFAULT_PORT else f" --port {port}")

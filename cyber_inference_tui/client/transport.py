@@ -16,11 +16,13 @@ from urllib.parse import quote
 import msgspec
 
 from cyber_inference_tui.client.answer_errors import error_from_answer
+from cyber_inference_tui.client.service_url import is_loopback_url, tunnel
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
     InvalidAdminPasswordError,
+    InvalidRequestError,
     NoServiceError,
 )
 from cyber_inference_tui.records import LoginRecord, endpoints, queries, to_json
@@ -208,8 +210,15 @@ class Transport:
     async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         headers = {**self._authorization(path), **options.get("headers", {})}
         try:
-            request = self._http.build_request(method, path, **{**options, "headers": headers})
-            response = await self._http.send(request, stream=True)
+            http = self._http
+            try:
+                request = http.build_request(method, path, **{**options, "headers": headers})
+            except (httpx.InvalidURL, ValueError) as error:
+                # Of a text in the path, the query or the body, not of the service's address.
+                raise InvalidRequestError(
+                    "This text cannot be sent to the service.", hint="Shorten or simplify it."
+                ) from error
+            response = await http.send(request, stream=True)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
         except httpx.ReadTimeout as error:
@@ -220,7 +229,7 @@ class Transport:
         except httpx.TransportError as error:
             raise NoServiceError(
                 f"No service answers at {self.url} ({failure_reason(error)}).",
-                hint="Start one with 'cyber-inference-tui serve'.",
+                hint=_way_out(self.url),
             ) from error
         if response.status_code < 400:
             return response
@@ -270,6 +279,13 @@ def parameters(query: Any) -> Parameters:
             value = value.isoformat()
         chosen[field.encode_name] = list(value) if isinstance(value, tuple) else str(value)
     return chosen
+
+
+def _way_out(url: str) -> str:
+    if is_loopback_url(url):
+        return "Start one with 'cyber-inference-tui serve'."
+    command, near = tunnel(url)
+    return f"If it runs there, open a tunnel with '{command}', and use {near}."
 
 
 def failure_reason(error: httpx.TransportError) -> str:

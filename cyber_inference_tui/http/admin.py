@@ -66,6 +66,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
         lambda call: service.logs.page(service.log_id(call.name), call.query),
     )
 
+    table.answer(endpoints.RECENT_EVENTS, lambda call: list(service.events.recent))
     table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())
     table.answer(
         endpoints.REQUESTS,

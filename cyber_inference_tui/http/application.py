@@ -31,6 +31,7 @@ from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
+from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -147,7 +148,7 @@ def _unless_named(own: Handler, forward: Handler) -> Handler:
 
 async def _unknown(request: web.Request) -> web.StreamResponse:
     """Refuse any other path under ``/admin/`` or ``/ws/``."""
-    raise NotFoundError(f"There is no endpoint {request.path}.")
+    raise NotFoundError(f"There is no endpoint {escaped(request.path)}.")
 
 
 def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.middleware:  # type: ignore[valid-type]

@@ -29,7 +29,7 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
-from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.text import clean_line, clean_text, escaped
 
 MAX_TARGET_BYTES = 8190
 MAX_FIELD_BYTES = 8192
@@ -239,7 +239,7 @@ class _HttpError(CyberError):
 def from_http_exception(error: web.HTTPException, method: str, path: str) -> CyberError:
     """Return the ``CyberError`` for an exception of aiohttp."""
     if isinstance(error, web.HTTPNotFound):
-        return NotFoundError(f"There is no endpoint {path}.")
+        return NotFoundError(f"There is no endpoint {escaped(path)}.")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allow = tuple(sorted(error.allowed_methods))
         return method_not_allowed(method, path, allow)
@@ -252,7 +252,9 @@ def from_http_exception(error: web.HTTPException, method: str, path: str) -> Cyb
 
 def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> MethodNotAllowedError:
     """Return the error for a method that the path does not have."""
-    return MethodNotAllowedError(f"{path} takes {' or '.join(allow)}, not {method}.", allow=allow)
+    return MethodNotAllowedError(
+        f"{escaped(path)} takes {' or '.join(allow)}, not {method}.", allow=allow
+    )
 
 
 def from_parser(error: BaseException | None) -> CyberError:

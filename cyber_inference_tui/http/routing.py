@@ -72,7 +72,7 @@ class RouteTable:
         """Pass requests for ``endpoint`` to ``handler``, undecoded."""
         prefix, _, rest = endpoint.path.partition("{")
         parameter, _, action = rest.partition("}")
-        path = f"{prefix}{{{parameter}:.+}}" if parameter else prefix
+        path = f"{prefix}{{{parameter}:(?s:.+)}}" if parameter else prefix
         methods = self._routes.setdefault(path, {})
         methods[endpoint.method, action.removeprefix("/")] = handler
         # No HEAD of an endless stream.

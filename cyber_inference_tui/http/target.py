@@ -31,6 +31,7 @@ from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
+from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -298,7 +299,7 @@ def _refusal(method: str, path: str) -> CyberError | None:
     methods = methods_of(path)
     if not methods:
         return NotFoundError(
-            f"There is no endpoint {path}.",
+            f"There is no endpoint {escaped(path)}.",
             hint="Any path of a model's server is under /upstream/MODEL/.",
         )
     if method not in methods:

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from cyber_inference_tui.errors import HubError, InvalidRequestError
 from cyber_inference_tui.hub.download_plan import check_repo
 from cyber_inference_tui.hub.endpoint import PUBLIC_HUB
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import escaped
 
 _HOSTS: Final = {"huggingface.co", "www.huggingface.co", "hf.co"}
 _FILE_PAGES: Final = {"blob", "resolve", "raw", "tree"}
@@ -38,7 +38,7 @@ def parse_reference(
     other text, and if an option contradicts it.
     """
     text = text.strip()
-    shown = clean_line(text, limit=200)
+    shown = escaped(text, limit=200)
     hosts = _HOSTS | {_host_of(endpoint)}
     host, _, rest = text.partition("/")
     if "://" in text:
@@ -93,8 +93,7 @@ def _with_quantization(text: str) -> ModelReference:
 def _agreed(text: str | None, option: str | None, what: str) -> str | None:
     if text and option and text != option:
         raise InvalidRequestError(
-            f"Which {what} is meant, {clean_line(text, limit=200)} or"
-            f" {clean_line(option, limit=200)}?",
+            f"Which {what} is meant, {escaped(text, limit=200)} or {escaped(option, limit=200)}?",
             hint="Say it once.",
         )
     return option or text

@@ -17,7 +17,7 @@ from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.unusable_files import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 from cyber_inference_tui.spelling import close_names
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, escaped
 
 _SHOWN_NAME: Final = 200
 _COMPARED: Final = 500
@@ -137,16 +137,17 @@ class Catalog:
         owners = self._folded.get(_folded(name), set()) if len(name) <= 4096 else set()
         if len(owners) == 1:
             return self.models[next(iter(owners))]
-        shown = clean_line(name, limit=_SHOWN_NAME)
+        shown = escaped(name, limit=_SHOWN_NAME)
+        name = clean_line(name, limit=_SHOWN_NAME)
         if owners:
             raise ModelNotFoundError(
                 f'"{shown}" may be any of {", ".join(sorted(owners))}.',
                 hint="Write its upper and lower case exactly.",
                 param="model",
-                name=shown,
+                name=name,
             )
         raise ModelNotFoundError(
-            f'There is no model "{shown}".', hint=self._hint(name), param="model", name=shown
+            f'There is no model "{shown}".', hint=self._hint(name), param="model", name=name
         )
 
     def _hint(self, name: str) -> str:

@@ -108,11 +108,15 @@ def locate_llama_server(*, setting: str, data_dir: Path, environ: Mapping[str, s
         if not path.is_absolute():
             found = shutil.which(setting, path=environ.get("PATH"))
             path = Path(found) if found else path.absolute()
-        if path.is_dir():
-            path = path / PROGRAM
-        if not path.is_file():
+        try:
+            if path.is_dir():
+                path = path / PROGRAM
+            problem = "" if path.is_file() else "there is no such file"
+        except OSError as error:  # the name is too long, or a folder may not be read
+            problem = f"it cannot be read ({(error.strerror or 'unknown reason').lower()})"
+        if problem:
             raise NoLlamaServerError(
-                f"llama_server_path is {setting}, but there is no such file.",
+                f"llama_server_path is {clean_line(setting, limit=300)}, but {problem}.",
                 hint="Correct it, or remove it to use the installed one.",
             )
         return path

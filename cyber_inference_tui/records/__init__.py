@@ -4,6 +4,13 @@ Sizes are bytes, durations seconds, times ISO 8601 in UTC (``datetime`` with a z
 ``None`` if the machine or the file does not provide it; no number is made up.
 """
 
+from cyber_inference_tui.records.events import (
+    EVENTS_KEPT,
+    GapEvent,
+    RecentEvent,
+    ServiceEvent,
+    with_event,
+)
 from cyber_inference_tui.records.hub import (
     DownloadRecord,
     DownloadStatus,
@@ -56,19 +63,18 @@ from cyber_inference_tui.records.requests import (
 from cyber_inference_tui.records.service import (
     ConfigCheckRecord,
     ConfigValueRecord,
-    GapEvent,
     InstallRecord,
     InstallSource,
     InstallState,
     LlamaServerRecord,
     LoginRecord,
-    ServiceEvent,
     SettingEffect,
     StatusRecord,
 )
 from cyber_inference_tui.records.wire import to_json
 
 __all__ = [
+    "EVENTS_KEPT",
     "ActiveRequestRecord",
     "ConfigCheckRecord",
     "ConfigValueRecord",
@@ -110,6 +116,7 @@ __all__ = [
     "NetworkRecord",
     "NumberedLine",
     "ProblemRecord",
+    "RecentEvent",
     "RequestPhase",
     "RequestRecord",
     "ResourceSample",
@@ -120,4 +127,5 @@ __all__ = [
     "SwapRecord",
     "WaitingRecord",
     "to_json",
+    "with_event",
 ]

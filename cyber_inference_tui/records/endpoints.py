@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
 from cyber_inference_tui.records.logs import LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
@@ -275,6 +276,9 @@ INSTALL = Endpoint(
 CANCEL_INSTALL = _plain("DELETE /admin/install", InstallRecord, "ends the installation that runs")
 ADD_DEMO = _plain(
     "POST /admin/demo", ModelRecord, "adds the built-in model `demo` until the service ends"
+)
+RECENT_EVENTS = _plain(
+    "GET /admin/recent-events", list[RecentEvent], "the last events in words, newest first"
 )
 EVENTS = _asking("GET /admin/events", EventsQuery, Stream, "what happens, as Server-Sent Events")
 LOG_EVENTS = _asking("GET /ws/logs", LogEventsQuery, Stream, "new lines of logs, over WebSocket")

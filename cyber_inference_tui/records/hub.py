@@ -85,3 +85,8 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     """The reason of a failure, or of the wait for the next try."""
     created_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The short name of the model."""
+        return (self.filename or self.repo).rpartition("/")[2].removesuffix(".gguf")

@@ -82,6 +82,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The time of its unload if no request comes; ``None`` while it is busy or pinned."""
     error: str | None = None
     """The reason why it failed, or why its file is unreadable."""
+    unreadable: bool = False
+    """It cannot be loaded, because its file cannot be read; false while it has a server."""
 
 
 class ProblemRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,23 +133,3 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Applies without a restart of the service."""
     group: str = ""
     """The title of its group; empty for a model's key."""
-
-
-class ServiceEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of a ``service`` event.
-
-    ``state`` is ``started``, ``stopping``, ``problems`` (``/admin/problems`` has changed), or that
-    of an installation: ``installing``, ``installed``, ``install failed``, ``install cancelled``.
-    """
-
-    state: str
-    message: str = ""
-
-
-class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of a ``gap`` event: a reader was too slow or resumed too late, and lost events."""
-
-    missed: int | None
-    """The number of lost events; ``None`` if unknown."""
-    topic: str | None
-    """The topic of the lost events; ``None`` = all topics, after a restart of the service."""

@@ -246,7 +246,7 @@ def slack(size: int) -> int:
 
 
 def in_words(amount: Amount, *, cards: bool) -> str:
-    """Return ``3.1 GiB``, or with cards ``0.4 GiB and 3.1 GiB of GPU memory``."""
+    """Return ``3.10 GiB``, or with cards ``410 MiB and 3.10 GiB of GPU memory``."""
     host = size_text(max(0, amount.host))
     return f"{host} and {size_text(max(0, amount.device))} of GPU memory" if cards else host
 

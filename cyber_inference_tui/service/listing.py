@@ -73,7 +73,7 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
 
 def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
     """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
-    estimated = need is not None and need.source is not NeedSource.UNKNOWN
+    estimated = need is not None and need.source is not NeedSource.UNKNOWN and not model.problem
     facts = model.metadata
     return ModelRecord(
         id=model.id,
@@ -94,6 +94,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,
+        unreadable=model.problem is not None,
     )
 
 
@@ -115,6 +116,7 @@ def record_with_state(
     return msgspec.structs.replace(
         record,
         status=state.status,
+        unreadable=record.unreadable and server is None,
         progress=state.progress,
         port=server.port if server else None,
         context_length=(server.context_length if server else None) or record.context_length,
@@ -129,7 +131,7 @@ def record_with_state(
         loaded_at=state.loaded_at,
         last_used_at=state.last_used_at,
         unload_at=_unload_at(state, settings),
-        error=str(state.failure) if state.failure else model.problem,
+        error=model.problem or (str(state.failure) if state.failure else None),
     )
 
 

@@ -47,7 +47,6 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
-from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
@@ -58,6 +57,7 @@ from cyber_inference_tui.service.metrics_text import MetricsState
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
+from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
@@ -92,7 +92,7 @@ class Service:
         self.started_at = utc_now()
         self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
-        self.events = EventBus()
+        self.events = RecentEvents(now=utc_now)
         data_dir = loaded.settings.data_dir
         pids = PidRecord(data_dir / "servers.json")
         given_environ, environ = environ, pids.marked(environ)
@@ -204,6 +204,7 @@ class Service:
         await self._restore_measurements()
         await self._launcher.start()
         await self.models.scan(_FIRST_SCAN)
+        self.events.begin(self.models.records())
         await self._look_for_binary()
         self._loop_tasks = [
             asyncio.create_task(self.models.watch(), name="watch the library"),

@@ -26,6 +26,7 @@ from cyber_inference_tui.settings.load import load_text, read_config
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
 from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
+from cyber_inference_tui.text import escaped
 
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another edit, which takes milliseconds."""
@@ -45,7 +46,7 @@ def split_key(key: str) -> tuple[str | None, Key]:
     else:
         near = nearest(key, KEYS)
     raise NotFoundError(
-        f"There is no setting {key}{near or '.'}",
+        f"There is no setting '{escaped(key)}'{near or '.'}",
         hint='`cyber-inference-tui config show` lists them; a model\'s are models."ID".KEY.',
         param="key",
     )

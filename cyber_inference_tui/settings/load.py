@@ -52,7 +52,7 @@ from cyber_inference_tui.settings.values import (
     nearest,
 )
 from cyber_inference_tui.spelling import close_names
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, escaped
 
 CONFIG_FILE = "config.toml"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -177,8 +177,8 @@ def load(
         if config is not None or variable(environ, CONFIG_VARIABLE):
             named = "" if config is None else f" --config {shlex.quote(str(path))}"
             raise ConfigError(
-                f"{path}: there is no such file.",
-                hint=f"`cyber-inference-tui init{named}` makes it.",
+                f"{escaped(str(path))}: there is no such file.",
+                hint=escaped(f"`cyber-inference-tui init{named}` makes it."),
             ) from None
         text = ""
     loaded = load_text(text, path, environ=environ, flags=flags)
@@ -200,21 +200,22 @@ def load_if_there(
 
 def read_config(path: Path) -> str:
     """Return the file's text. Raises ``FileNotFoundError``, or ``ConfigError`` if unreadable."""
+    shown = escaped(str(path))
     try:
         data = read_file(path, _MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"{shown}: cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_FILE:
-        raise ConfigError(f"{path}: is larger than {_MAX_FILE} bytes.")
+        raise ConfigError(f"{shown}: is larger than {_MAX_FILE} bytes.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError(f"{path}: is UTF-16 text.", hint="Save it as UTF-8.")
+        raise ConfigError(f"{shown}: is UTF-16 text.", hint="Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: is not UTF-8 text.") from None
+        raise ConfigError(f"{shown}:{line}: is not UTF-8 text.") from None
 
 
 def load_text(
@@ -448,7 +449,9 @@ def check_value(key: str, value: Any) -> Any:
     """
     known = KEYS.get(key)
     if known is None:
-        raise NotFoundError(f"There is no setting {key}{nearest(key, KEYS) or '.'}", param="key")
+        raise NotFoundError(
+            f"There is no setting '{escaped(key)}'{nearest(key, KEYS) or '.'}", param="key"
+        )
     try:
         return convert(
             known, value, folder=None, home=home_of(os.environ), is_text=isinstance(value, str)

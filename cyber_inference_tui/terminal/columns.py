@@ -139,12 +139,28 @@ def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: in
 
 
 def place_columns(
-    columns: Sequence[Column[Any, Any]], width: int, start: int = 0
+    columns: Sequence[Column[Any, Any]],
+    width: int,
+    start: int = 0,
+    widest: Sequence[int] | None = None,
 ) -> list[PlacedColumn]:
-    """Place the columns that fit between the cells ``start`` and ``width``, left to right."""
+    """Place the columns that fit between the cells ``start`` and ``width``, left to right.
+
+    ``widest`` are the cells of each column's widest text. If the flexible column is too narrow for
+    its own, the others give it the cells that their texts and titles leave free.
+    """
     least = [column.least if column.width is None else column.width for column in columns]
     shown = fitting(columns, least, width - start)
     rest = width - start - _total(least, shown)
+    if widest is not None:
+        short = sum(widest[i] - least[i] for i in shown if columns[i].width is None) - rest
+        for index in reversed(shown):
+            if columns[index].width is not None and short > 0:
+                free = least[index] - max(len(columns[index].title), widest[index])
+                given = max(0, min(free, short))
+                least[index] -= given
+                short -= given
+                rest += given
     placed = []
     for index in shown:
         # If even the columns with priority 0 do not fit, shrink the flexible one, then cut.

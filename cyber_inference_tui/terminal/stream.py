@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset, charset_for
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset, charset_for, charset_of
 from cyber_inference_tui.terminal.tone import Tone
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
@@ -55,13 +55,12 @@ def terminal_of(stream: TextIO | None, environ: Mapping[str, str]) -> Terminal:
     """
     if stream is None:
         return Terminal(charset=ASCII)
-    charset = charset_for(stream.encoding)
     if not stream.isatty():
-        return Terminal(charset=charset)
+        return Terminal(charset=charset_for(stream.encoding))
     width = environ.get("COLUMNS", "")
     columns = int(width) if width.isdecimal() and int(width) > 0 else _columns(stream)
     color = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-    return Terminal(color=color, charset=charset, width=columns)
+    return Terminal(color=color, charset=charset_of(environ, stream.encoding), width=columns)
 
 
 def _columns(stream: TextIO) -> int:

@@ -1,13 +1,14 @@
 """Measures and cuts texts in terminal cells: some characters take two, some none.
 
-Terminals disagree on joined emoji and variation selectors, so that a row with them may be too
-long. ``plain`` removes those characters. The width of a text is then the sum of its characters'
-widths in every terminal.
+Terminals disagree on the widths of some texts. ``plain`` composes characters and removes those that
+join or colour emoji, after which most terminals agree. ``placed`` keeps what follows the remaining
+ones (flags, Indic vowel signs, new emoji) in its column in every terminal.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 from rich.cells import cell_len, get_character_cell_size
@@ -16,18 +17,79 @@ from cyber_inference_tui.text import clean_line, clean_text
 
 Align = Literal["left", "right"]
 
-# Soft hyphen, zero width space, (non-)joiner and word joiner, the variation selectors.
-_JOINERS = re.compile("[\u00ad\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\U000e0000-\U000e01ef]")
+# Soft hyphen, zero width space, (non-)joiner and word joiner, the variation selectors, the skin
+# tones, and the tags of flags.
+_JOINERS = re.compile(
+    "[\u00ad\u200b-\u200d\u2060-\u2064\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0000-\U000e01ef]"
+)
+# All terminals give these the same width: controls (none), Latin, Greek, Cyrillic, punctuation,
+# arrows, lines, blocks, braille and the signs of the app; kana, ideographs and composed Hangul.
+_CERTAIN = (
+    "\0-\x7f\u00a0-\u00ac\u00ae-\u02ff\u0370-\u0482\u048a-\u052f\u1e00-\u1fff\u2010-\u2027\u2030-\u205e"
+    "\u20a0-\u20bf\u2100-\u218b\u2190-\u2319\u2320-\u23e8\u2400-\u25fc\u25ff\u2714\u2716\u27c0-\u2aff"
+    "\u2e80-\u3029\u3030-\u303e\u3041-\u3096\u309b-\u30ff\u3105-\u4dbf\u4e00-\ua4c6\uac00-\ud7a3"
+    "\uf900-\ufaff\ufe30-\ufe6b\uff01-\uff9d\uffe0-\uffe6\U00020000-\U0002a6df"
+)
+_DOUBTFUL = re.compile(f"[^{_CERTAIN}]")
+_DOUBTFUL_RUN = re.compile(f"[{_CERTAIN}]?[^{_CERTAIN}]+(?: [^{_CERTAIN}]+)*")
+"""Doubtful words, with the character before, which a mark changes."""
+_DOUBTFUL_TEXT = re.compile(f"([{_CERTAIN}]?[^{_CERTAIN}](?: ?[^ ])*)( *)")
+"""A text from its first doubtful character on, and the spaces behind it."""
 
 
 def plain(text: str, *, limit: int = 4096) -> str:
-    """Return ``text`` as one safe line whose width is the sum of its characters' widths.
+    """Return ``text`` as one safe, composed line, as wide as the sum of its characters' widths.
 
     ``limit`` is in characters, as in ``clean_line``.
     """
     if text.isascii() and text.isprintable() and len(text) <= limit:
         return text
-    return _JOINERS.sub("", clean_line(text, limit=limit))
+    return unicodedata.normalize("NFC", _JOINERS.sub("", clean_line(text, limit=limit)))
+
+
+def cells(text: str) -> int:
+    """Return the number of cells that ``text`` takes on a terminal, in its plain form."""
+    return cell_len(plain(text))
+
+
+def placed(text: str, column: int, *, blank: int = 0) -> str:
+    """Return ``text`` for ``column`` (from 0) with the columns of what follows doubtful characters.
+
+    A terminal may draw these wider, into the spaces behind their text if there are enough, or
+    narrower, so that their cells are cleared first. ``blank`` cells follow ``text``.
+    """
+
+    def place(found: re.Match[str]) -> str:
+        shown, space = found.groups()
+        start = column + cell_len(text[: found.start()])
+        room = len(space) + (blank if found.end() == len(text) else 0)
+        if room >= sum(map(_may_be_wider, _DOUBTFUL.findall(shown))):
+            return _at(start, shown, cell_len(shown) + len(space))
+        return _DOUBTFUL_RUN.sub(lambda run: place_run(run, start), shown) + space
+
+    def place_run(run: re.Match[str], start: int) -> str:
+        return _at(start + cell_len(run.string[: run.start()]), run[0], cell_len(run[0]))
+
+    return _DOUBTFUL_TEXT.sub(place, text) if is_doubtful(text) else text
+
+
+def _may_be_wider(character: str) -> bool:
+    # Terminals agree on letters and on marks above or below them.
+    return cell_len(character) < 2 and unicodedata.category(character) not in {"Lo", "Mn"}
+
+
+def _at(column: int, text: str, width: int) -> str:
+    return f"{' ' * width}{to_column(column)}{text}{to_column(column + width)}"
+
+
+def to_column(column: int) -> str:
+    """Return the sequence that moves the cursor to ``column`` (from 0)."""
+    return f"\x1b[{column + 1}G"  # CHA (ECMA-48) counts from 1
+
+
+def is_doubtful(text: str) -> bool:
+    """Return whether terminals may disagree on the width of ``text``."""
+    return not text.isascii() and _DOUBTFUL.search(text) is not None
 
 
 def cut(text: str, width: int, ellipsis: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -13,13 +14,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.screen import Screen
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
@@ -34,12 +37,25 @@ from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.scroll_bar import set_scroll_bars
+from cyber_inference_tui.tui.widgets.text_line import (
+    NAME_CHARACTERS,
+    TEXT_CHARACTERS,
+    limit_sentence,
+)
 from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
+_ANNOUNCED = {
+    ("download", "good"): "2 shows it.",
+    ("download", "bad"): "3 and ] show it, r tries again.",
+    ("install", "good"): "",
+    ("install", "bad"): "4 shows its log.",
+}
+"""Kind and tone of the events that get a notification on every page, with what to do next."""
 MESSAGE_CHARACTERS = 400
 """Characters of a message that a notification shows; the page itself shows all of it."""
 
@@ -84,6 +100,15 @@ class CyberApp(App[AfterExit]):
         Binding(
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
         ),
+        Binding(
+            "ctrl+z",
+            "suspend_process",
+            "Suspend",
+            show=False,
+            priority=True,
+            id="app.suspend",
+            tooltip="Return to the shell; fg continues",
+        ),
     ]
 
     def __init__(
@@ -94,8 +119,11 @@ class CyberApp(App[AfterExit]):
         self.options = options or AppOptions()
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
-        self._keys = KeyQueue(self)
+        self._keys = KeyQueue(self, self._say_dropped)
+        self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
+        self._announced: int | None = None
+        """The id of the newest event when the app last looked for something to announce."""
         set_scroll_bars(self.options.charset)
         self.feed = Feed(
             client,
@@ -122,6 +150,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_mount(self) -> None:
         """Open the first page."""
+        # Other programs have used the terminal.
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         await self.switch_mode(self.options.first_page)
         if self.options.signals:
             loop = asyncio.get_running_loop()
@@ -172,9 +202,22 @@ class CyberApp(App[AfterExit]):
     def _show(self, snapshot: Snapshot) -> None:
         if not self.is_running:
             return  # the app is closing, and pages have lost their widgets already
+        self._announce(snapshot)
         for screen in self.screen_stack:
             if isinstance(screen, Page):
                 screen.draw(snapshot)
+
+    def _announce(self, snapshot: Snapshot) -> None:
+        """Show a notification of each download and installation that ended since the last look."""
+        if not snapshot.live:
+            return
+        known, events = self._announced, snapshot.recent_events
+        self._announced = events[0].id if events else 0
+        for event in reversed(events):
+            hint = _ANNOUNCED.get((event.kind, event.tone))
+            if known is not None and event.id > known and hint is not None:
+                sentence = f"{event.subject} {event.text.rstrip('.')}. {hint}".rstrip()
+                self.show_message(sentence, "error" if event.tone == "bad" else "information")
 
     def _tick(self) -> None:
         self._show(self.snapshot)
@@ -185,21 +228,62 @@ class CyberApp(App[AfterExit]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand out keys in their turn, and remove control characters from pasted text."""
+        if isinstance(event, events.AppBlur):
+            return  # Textual would take the focus away, also from dialogs that open meanwhile.
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
         if typed and not self._keys.admits(event):
             return
         if isinstance(event, events.Paste):
             event.text = pasted_text(event.text, one_line=isinstance(self.focused, Input))
+            if not self._has_room(event.text):
+                return
         await super().on_event(event)
+
+    def _has_room(self, text: str) -> bool:
+        """Return whether the focused field takes all of a pasted text; if not, say so."""
+        field = self.focused
+        if isinstance(field, Input):
+            before, limit = field.value, field.max_length or NAME_CHARACTERS
+        elif isinstance(field, TextArea):
+            before, limit = field.text, TEXT_CHARACTERS
+        else:
+            return True
+        if len(before) - len(field.selected_text) + len(text) <= limit:
+            return True
+        self.show_message(limit_sentence(limit), "warning")
+        return False
+
+    def _say_dropped(self) -> None:
+        self.show_message("Too many keys came at once. The last ones were dropped.", "warning")
+
+    @property
+    def cursor_position(self) -> Offset:
+        """The cell of the caret, where the terminal's cursor is put for input methods."""
+        field = self.focused
+        if isinstance(field, Input):
+            # Textual's own offset is a cell further at the end of the text.
+            before = cell_len(field.value[: field.cursor_position])
+            inside = field.content_region
+            x = inside.x + before - field.scroll_offset.x
+            return Offset(min(x, inside.right - 1), inside.y)
+        if isinstance(field, TextArea):
+            return field.cursor_screen_offset
+        return self._cursor_position
+
+    @cursor_position.setter
+    def cursor_position(self, position: Offset) -> None:
+        self._cursor_position = position
 
     # Messages and questions
 
     def show_message(self, message: str, severity: str = "information") -> None:
         """Show a notification without markup and control characters."""
-        text = "\n".join(clean_line(line) for line in message.splitlines()[:6])
+        text = "\n".join(clean_line(line) for line in with_keys(message).splitlines()[:6])
         if len(text) > MESSAGE_CHARACTERS:
             text = f"{text[:MESSAGE_CHARACTERS]}…"
         kind = {"warning": "warning", "error": "error"}.get(severity, "information")
+        if kind != "information" and any(one.message == text for one in self._notifications):
+            return  # it is on the screen already
         self.notify(text, severity=kind, markup=False)  # type: ignore[arg-type]
 
     def do(self, work: Coroutine[Any, Any, Any], *, done: str = "", group: str = "actions") -> None:
@@ -271,6 +355,11 @@ class CyberApp(App[AfterExit]):
         """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
 
+    def action_suspend_process(self) -> None:
+        """Stop the app and the program that started it, as a terminal does at ctrl+z."""
+        if self._driver is not None and self._driver.can_suspend:
+            os.killpg(0, signal.SIGTSTP)
+
     def action_keys(self) -> None:
         """Show the keys of this page."""
         from cyber_inference_tui.tui.dialogs.keys import Keys  # noqa: PLC0415 - seldom
@@ -310,6 +399,20 @@ class CyberApp(App[AfterExit]):
             answered,
         )
 
+    def action_change_theme(self) -> None:
+        """Choose a theme and save it."""
+        from cyber_inference_tui.tui.dialogs.choice import choose_theme  # noqa: PLC0415 - seldom
+
+        def chosen(name: str | None) -> None:
+            if name is None:
+                return
+            self.theme = name
+            if (save := self.options.save_theme) is not None:
+                self.do(asyncio.to_thread(save, name))
+
+        context = self.options.render_context()
+        self.push_screen(choose_theme(self.available_themes, self.theme, context), chosen)
+
     def get_key_display(self, binding: Binding) -> str:
         """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
@@ -330,7 +433,7 @@ class CyberApp(App[AfterExit]):
                     # Run it on the node that binds it: a pane has actions that its page lacks.
                     partial(self.run_action, binding.action, node),
                 )
-        if "theme" not in seen:  # the Settings page has a key for it
+        if "app.change_theme" not in seen:  # the Settings page has a key for it
             yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
         yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
 

@@ -55,6 +55,8 @@ class AppOptions:
     """Problems found before the app started, one sentence each."""
     save_password: Callable[[str], None] | None = None
     """Stores a password that worked, if the user agrees."""
+    save_theme: Callable[[str], None] | None = None
+    """Stores a chosen theme on this machine, also if the service is on another."""
     now: Callable[[], datetime] = local_now
     signals: bool = False
     """Handle SIGTERM: exit cleanly. (SIGHUP ends the app at once: its terminal is gone.)"""

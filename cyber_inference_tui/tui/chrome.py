@@ -30,10 +30,12 @@ class PageName:
     key: str
     mode: str
     title: str
+    short: str = ""
+    """The title on a narrow terminal, if it is shorter there."""
 
 
 PAGES = (
-    PageName("1", "dashboard", "Dashboard"),
+    PageName("1", "dashboard", "Dashboard", "Dash"),
     PageName("2", "models", "Models"),
     PageName("3", "hub", "Hub"),
     PageName("4", "logs", "Logs"),
@@ -93,8 +95,9 @@ def status_line(
     time = parts.pop("time", ("", ""))
     room = width - len(time[0]) - sum(len(text) for text, _ in parts.values())
     machine = device_line(snapshot.sample.device, charset.dot) if snapshot.sample else ""
-    if len(machine) + 4 > room:
-        machine = machine[: room - 5] + charset.ellipsis if room > 16 else ""
+    while machine and len(machine) + 4 > room:
+        # The name of the machine comes first.
+        machine = machine.rpartition(f" {charset.dot} ")[0]
     gap = " " * max(0, room - len(machine) - bool(machine))
     (first, style), *rest = parts.values()
     return Content.assemble(
@@ -171,29 +174,32 @@ class PageTabs(Widget):
         super().__init__()
         self._mode = mode
 
+    def _tabs(self) -> list[tuple[PageName, str, str]]:
+        """Return each page with its title and the space after it, on a narrow terminal shorter."""
+        short = self.size.width < sum(len(page.title) + 5 for page in PAGES)
+        if not short:
+            return [(page, page.title, "   ") for page in PAGES]
+        titles = [page.short or page.title for page in PAGES]
+        space = "  " if sum(len(title) + 4 for title in titles) <= self.size.width else " "
+        return [(page, title, space) for page, title in zip(PAGES, titles, strict=True)]
+
     def render(self) -> Content:
-        """Return the numbers and titles, with short titles on a narrow terminal."""
-        width = sum(len(page.title) + 5 for page in PAGES)
-        short = self.size.width < width
+        """Return the numbers and titles."""
         parts: list[tuple[str, str]] = []
-        for page in PAGES:
+        for page, title, space in self._tabs():
             here = page.mode == self._mode
-            title = page.title[:4].rstrip() if short and not here else page.title
             parts += [
                 (f"{page.key} ", "bold $accent" if here else "$text-muted"),
-                (f"{title}", "bold $accent underline" if here else "$foreground"),
-                ("  " if short else "   ", ""),
+                (title, "bold $accent underline" if here else "$foreground"),
+                (space, ""),
             ]
         return Content.assemble(*parts)
 
     def on_click(self, event: events.Click) -> None:
         """Open the page under the pointer."""
-        short = self.size.width < sum(len(page.title) + 5 for page in PAGES)
         at = event.x - 1
-        for page in PAGES:
-            here = page.mode == self._mode
-            title = page.title[:4].rstrip() if short and not here else page.title
-            length = len(title) + 2 + (2 if short else 3)
+        for page, title, space in self._tabs():
+            length = len(f"{page.key} {title}{space}")
             if 0 <= at < length:
                 self.post_message(self.Chosen(page.mode))
                 return

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,19 +27,19 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.records import (
+    EVENTS_KEPT,
     DownloadRecord,
     ModelRecord,
+    RecentEvent,
     RequestRecord,
     ResourceSample,
     ServiceEvent,
     endpoints,
     queries,
+    with_event,
 )
-from cyber_inference_tui.terminal.tone import Tone
-from cyber_inference_tui.tui.model_changes import model_change_event
 from cyber_inference_tui.tui.snapshot import (
     Link,
-    RecentEvent,
     Snapshot,
     request_identity,
     trend_point,
@@ -51,11 +51,12 @@ E = TypeVar("E")
 
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
-EVENTS_KEPT = 200
 TREND_SECONDS = 900
 TREND_KEPT = 1800
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
+_LONGEST_FIRST_PAUSE = 5.0
+"""Seconds between attempts to connect to a service that has not answered yet."""
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 3.0
 """Seconds without an event after which the service's status is read: with a long
@@ -110,7 +111,7 @@ class Feed:
             "service": self._service,
         }
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
-        self._wake = asyncio.Event()
+        self._rest: asyncio.Task[None] | None = None
         self.snapshot = Snapshot()
 
     async def run(self) -> None:
@@ -136,6 +137,8 @@ class Feed:
         failures = 0
         while True:
             problem: Exception | None = None
+            if self.snapshot.retry_at is not None:
+                self._set(retry_at=None)
             try:
                 await self._session()
             except* (CyberError, _LostError) as group:
@@ -145,10 +148,27 @@ class Feed:
             if isinstance(problem, AdminLoginError):
                 await self._on_login()
             else:
-                reason = str(problem) if isinstance(problem, CyberError) else ""
-                self._set(link=Link.LOST, problem=reason or "The connection was lost.")
                 failures += 1
-                await self._sleep(backoff(_FIRST_PAUSE, _LONGEST_PAUSE, failures))
+                longest = _LONGEST_PAUSE if self.snapshot.reached else _LONGEST_FIRST_PAUSE
+                pause = backoff(_FIRST_PAUSE, longest, failures)
+                self._set(
+                    link=Link.LOST,
+                    problem=_reason(problem),
+                    retry_at=self._now() + timedelta(seconds=pause),
+                )
+                await self._wait(pause)
+
+    async def _wait(self, seconds: float) -> None:
+        self._rest = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait({self._rest})
+        finally:
+            self._rest.cancel()
+
+    def retry(self) -> None:
+        """Connect now, if the feed waits for its next attempt."""
+        if self._rest is not None:
+            self._rest.cancel()
 
     async def _session(self) -> None:
         """Read everything and follow the events; raise an exception group when that ends."""
@@ -165,16 +185,12 @@ class Feed:
         """Read everything; return the id of the last event that it includes."""
         client = self._client
         status = await client.call(endpoints.STATUS)
-        models, samples, finished = await asyncio.gather(
+        models, samples, finished, recent_events = await asyncio.gather(
             client.call(endpoints.MODELS),
             client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
             client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
+            self._recent_events(),
         )
-        recent_events = self.snapshot.recent_events
-        known = self.snapshot.status
-        if known is not None:
-            again = "is connected again" if known.pid == status.pid else "was restarted"
-            recent_events = self._with_event("service", again, "good")
         now = self._now()
         self._set(
             link=Link.LIVE,
@@ -196,6 +212,13 @@ class Feed:
         await self._read_install()
         await self._read_problems()
         return status.last_event_id or None  # an older service does not send it
+
+    async def _recent_events(self) -> tuple[RecentEvent, ...]:
+        """Read the last events, and add those before a restart of the service."""
+        before = self.snapshot.recent_events
+        events = await self._part("events", self._client.call(endpoints.RECENT_EVENTS), before, ())
+        first = events[-1].id if events else 0
+        return (*events, *(event for event in before if event.id < first))[:EVENTS_KEPT]
 
     async def _poll(self) -> None:
         """Read once per second what events do not contain, while there is anything to read."""
@@ -298,17 +321,11 @@ class Feed:
             if news.status is None
             else msgspec.json.decode(data, type=thread_safe(ModelRecord))
         )
-        before = self.snapshot.model(news.id)
         models = {model.id: model for model in self.snapshot.models}
         models.pop(news.id, None)
         if after is not None:
             models[after.id] = after
-        event = model_change_event(before, after, self._now())
-        changes: dict[str, Any] = {"models": tuple(models[key] for key in sorted(models))}
-        if event is not None:
-            changes["recent_events"] = (event, *self.snapshot.recent_events)[:EVENTS_KEPT]
-            self._to_read |= {self._read_rooms, self._read_status}
-        self._set(**changes)
+        self._set(models=tuple(models[key] for key in sorted(models)))
 
     def _resources(self, data: bytes) -> None:
         sample = msgspec.json.decode(data, type=thread_safe(ResourceSample))
@@ -337,37 +354,37 @@ class Feed:
 
     def _config(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(_ConfigEvent))
-        tone: Tone = "bad" if news.error else "good"
-        text = news.error or "applied changed settings"
-        self._set(
-            config_version=self.snapshot.config_version + 1,
-            config_problem=news.error or "",
-            recent_events=self._with_event("service", text, tone),
-        )
+        self._set(config_version=self.snapshot.config_version + 1, config_problem=news.error or "")
         self._to_read.add(self._read_status)
 
     def _service(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(ServiceEvent))
-        if news.state == "stopping":
-            self._set(recent_events=self._with_event("service", "is stopping", "busy"))
+        if isinstance(news.event, RecentEvent):
+            self._take_recent(news.event)
         elif news.state == "problems":
             self._to_read.add(self._read_problems)
         elif news.state.startswith("install"):
             self._to_read |= {self._read_install, self._read_status}
-            if news.state != "installing":
-                tone: Tone = "good" if news.state == "installed" else "bad"
-                text = news.message or news.state
-                self._set(recent_events=self._with_event("llama-server", text, tone))
 
-    def _with_event(self, subject: str, text: str, tone: Tone) -> tuple[RecentEvent, ...]:
-        new = RecentEvent(at=self._now(), subject=subject, text=text, tone=tone)
-        return (new, *self.snapshot.recent_events)[:EVENTS_KEPT]
+    def _take_recent(self, event: RecentEvent) -> None:
+        known = self.snapshot.recent_events
+        if known and event.id <= known[0].id:
+            return  # the list that was read has it already
+        self._set(recent_events=with_event(known, event))
+        if event.kind == "model":
+            self._to_read |= {self._read_rooms, self._read_status}
 
 
 def _first(group: BaseExceptionGroup[Any]) -> Exception:
     """Return the first error of a group."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _reason(problem: Exception | None) -> str:
+    if isinstance(problem, NoServiceError):
+        return problem.message  # the app knows better hints than the command line's
+    return str(problem) if isinstance(problem, CyberError) else "The connection was lost."
 
 
 def _lost() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from textual import events
@@ -27,11 +28,12 @@ OPENING = "opening"
 
 
 class KeyQueue:
-    """The keys and pastes that an app has not handled yet."""
+    """The keys and pastes that an app has not handled yet; ``on_dropped`` hears of lost ones."""
 
-    def __init__(self, app: App[Any]) -> None:
+    def __init__(self, app: App[Any], on_dropped: Callable[[], None]) -> None:
         self._app = app
-        self._waiting: deque[events.Event] = deque(maxlen=_CAPACITY)
+        self._on_dropped = on_dropped
+        self._waiting: deque[events.Event] = deque()
         self._due: events.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -40,7 +42,10 @@ class KeyQueue:
         if event is self._due:
             self._due = None
         elif self._task is not None or self._due is not None:
-            self._waiting.append(event)
+            if len(self._waiting) < _CAPACITY:
+                self._waiting.append(event)
+            else:
+                self._on_dropped()
             return False
         if self._is_text(event):
             self._post_next()

@@ -12,6 +12,8 @@ import math
 import re
 from typing import Any
 
+import msgspec
+
 from cyber_inference_tui.errors import InvalidRequestError
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
@@ -79,25 +81,31 @@ def number(text: str) -> int | float:
 def _items(text: str) -> list[Any]:
     if not text.startswith("["):
         return [item for part in text.split(",") if (item := part.strip())]
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"This is not a JSON list: {error}.") from None
+    items = _from_json(text, 'a list in JSON, such as ["a", "b"]')
     if not isinstance(items, list):
         raise InvalidRequestError("Type a list.")
     return items
 
 
 def _table(text: str) -> dict[str, Any]:
-    try:
-        table = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f'Type a table in JSON, such as {{"temperature": 0.7}}: {error}.'
-        ) from None
+    example = '{"temperature": 0.7}'
+    table = _from_json(text or "{}", f"a table in JSON, such as {example}")
     if not isinstance(table, dict):
-        raise InvalidRequestError('Type a table, such as {"temperature": 0.7}.')
+        raise InvalidRequestError(f"Type a table, such as {example}.")
     return table
+
+
+def _from_json(text: str, wanted: str) -> Any:
+    # Not json.loads(): it takes NaN and half characters, which are no JSON.
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        found = re.search(r"byte (\d+)", str(error))
+        where = ""
+        if found:
+            before = text.encode()[: int(found[1])].decode(errors="ignore")
+            where = f" The mistake is at character {len(before) + 1}."
+        raise InvalidRequestError(f"Type {wanted}.{where}") from None
 
 
 def _json(value: Any) -> str:

@@ -14,11 +14,11 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ProblemRecord,
+    RecentEvent,
     RequestRecord,
     ResourceSample,
     StatusRecord,
 )
-from cyber_inference_tui.terminal.tone import Tone
 
 
 class Link(StrEnum):
@@ -29,17 +29,6 @@ class Link(StrEnum):
     LIVE = "live"
     LOST = "lost"
     """The connection broke; the snapshot is old."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecentEvent:
-    """An event on the dashboard."""
-
-    at: datetime
-    subject: str
-    """The model's id, or ``service``."""
-    text: str
-    tone: Tone = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +50,8 @@ class Snapshot:
     link: Link = Link.CONNECTING
     problem: str = ""
     """Why there is no connection, in one sentence."""
+    retry_at: datetime | None = None
+    """Time of the next attempt to connect, while it is awaited."""
     updated_at: datetime | None = None
     """Time of the last event or response, by this machine's clock."""
     outdated: frozenset[str] = frozenset()
@@ -89,6 +80,11 @@ class Snapshot:
     """Grows with each change of the settings."""
     config_problem: str = ""
     """Why the service refused the last change of its configuration file; empty if it did not."""
+
+    @property
+    def reached(self) -> bool:
+        """The service has answered since the app started."""
+        return self.updated_at is not None
 
     @property
     def live(self) -> bool:

@@ -1,24 +1,35 @@
-"""Read a terminal's keys so that no byte it sends can end the app."""
+"""Textual's driver: no byte of a terminal and no stop breaks it, no character shifts a row."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
+import signal
 
+from rich.cells import cell_len
 from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
+from cyber_inference_tui.terminal.text_width import is_doubtful, placed, to_column
 from cyber_inference_tui.tui.terminal_input import InputFilter
 
 _READ_BYTES = 4096
 _PAUSE = 0.1
 """Seconds without a byte after which an unfinished sequence is a key of its own, as in Textual."""
+_PIECE = re.compile(
+    r"\x1b\[\d+;(\d+)H|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+    r"|\n|\x1b|[^\x1b\n]+"
+)
+"""A move of the cursor with its column, another sequence, a line's end, or text."""
+_PLAIN = "\x1b[0m"
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver for terminals, with filtered input and the terminal's own size."""
+    """Textual's driver for terminals: it filters input, uses the terminal's own size, and sets up
+    the terminal and repaints after every stop of the process."""
 
     def _get_terminal_size(self) -> tuple[int, int]:
         # COLUMNS and LINES, which Textual prefers, stay as they are when the window changes.
@@ -27,6 +38,67 @@ class TerminalDriver(LinuxDriver):
             if columns and lines:
                 return columns, lines
         return super()._get_terminal_size()
+
+    def write(self, data: str) -> None:
+        """Write ``data`` so that no character moves the texts behind it."""
+        super().write(placed_frame(data) if is_doubtful(data) else data)
+
+    def _sigtstp_application(self, *_: object) -> None:
+        if self._has_terminal:
+            # The signal may have interrupted a write, which has to end first.
+            self._loop.call_soon_threadsafe(self._suspend)
+        else:
+            self._stop_process()
+
+    def _sigcont_application(self, *_: object) -> None:
+        if self._has_terminal:
+            self._loop.call_soon_threadsafe(self._set_up_again)
+
+    @property
+    def _has_terminal(self) -> bool:
+        """The app runs, and no editor has the terminal."""
+        return self._auto_restart and self._loop.is_running()
+
+    def _suspend(self) -> None:
+        """Give the terminal back, and stop until a shell continues the process."""
+        self.suspend_application_mode()
+        self._stop_process()
+        # SIGCONT does that too, but does not come if the process was not stopped.
+        self._loop.call_soon(self._set_up_again, False)
+
+    def _stop_process(self) -> None:
+        # The default action does not stop a process that no shell could continue.
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._sigtstp_application)
+
+    def _set_up_again(self, always: bool = True) -> None:
+        """Set up the terminal after a stop, in which other programs have used it.
+
+        Unless ``always``, do nothing if it is set up.
+        """
+        if self._is_set_up:
+            if not always:
+                return
+            # Stopped by SIGSTOP, without the time to give the terminal back.
+            self.suspend_application_mode()
+        self._must_signal_resume = True
+        self.resume_application_mode()
+
+    @property
+    def _is_set_up(self) -> bool:
+        return self._writer_thread is not None and self._writer_thread.is_alive()
+
+    def _read(self) -> bytes:
+        """Read input. If the terminal is gone, end the process as SIGHUP does.
+
+        The signal itself reaches only programs that have a controlling terminal and do not ignore
+        it. Without a terminal, the app would draw forever for nobody.
+        """
+        with contextlib.suppress(OSError):
+            if data := os.read(self.fileno, _READ_BYTES):
+                return data
+        os._exit(128 + signal.SIGHUP)
 
     def _run_input_thread(self) -> None:
         try:
@@ -42,11 +114,7 @@ class TerminalDriver(LinuxDriver):
             selector.register(self.fileno, selectors.EVENT_READ)
             while not self.exit_event.is_set():
                 paused = not selector.select(_PAUSE)
-                text = (
-                    input_filter.flush()
-                    if paused
-                    else input_filter.feed(os.read(self.fileno, _READ_BYTES))
-                )
+                text = input_filter.flush() if paused else input_filter.feed(self._read())
                 for message in parser.feed(text) if text else ():
                     self.process_message(message)
                 if paused and parser._timeout_time is not None:
@@ -56,3 +124,48 @@ class TerminalDriver(LinuxDriver):
         with contextlib.suppress(EOFError, ParseError):
             for _ in parser.feed(""):
                 pass
+
+
+def placed_frame(data: str) -> str:
+    """Return a frame of Textual's with the columns of what follows doubtful characters."""
+    pieces = [(found[0], found[1]) for found in _PIECE.finditer(data)]
+    frame: list[str] = []
+    column: int | None = None
+    style = ""
+    at = 0
+    while at < len(pieces):
+        piece, moved_to = pieces[at]
+        at += 1
+        if moved_to:
+            column = int(moved_to) - 1
+        elif piece == "\n":
+            column = None
+        elif piece[0] == "\x1b":
+            style = piece
+        elif column is not None:
+            start, column = column, column + cell_len(piece)
+            if is_doubtful(piece):
+                styles, blank, at = _blank_from(pieces, at)
+                text = placed(piece, start, blank=len(blank))
+                if blank:
+                    # The text may cover these spaces, so they come first.
+                    first = [_PLAIN, to_column(column), styles, blank, _PLAIN, to_column(start)]
+                    column += len(blank)
+                    text = "".join([*first, style, text, _PLAIN, styles, to_column(column)])
+                    style = styles
+                piece = text
+        frame.append(piece)
+    return "".join(frame)
+
+
+def _blank_from(pieces: list[tuple[str, str | None]], at: int) -> tuple[str, str, int]:
+    """Return the styles and the spaces that come next, and the place behind them."""
+    styles = ""
+    for end in range(at, len(pieces)):
+        piece = pieces[end][0]
+        if not piece.strip(" "):
+            return styles, piece, end + 1
+        if not (piece.startswith("\x1b[") and piece.endswith("m")):
+            break
+        styles += piece
+    return "", "", at

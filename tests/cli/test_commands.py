@@ -65,11 +65,11 @@ def test_list_models_in_a_pipe_is_a_plain_table(call: CommandLine, at: list[str]
     assert outcome.code == 0
     assert outcome.err == ""
     assert outcome.out.splitlines() == [
-        "ID               STATE     QUANT      SIZE  CONTEXT   MEMORY  ORIGIN      PROBLEM",
-        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.2 GiB     128K  4.7 GiB  models_dir",
-        "broken           failed    -             -        -        -  models_dir"
+        "ID               STATE     QUANT       SIZE  CONTEXT    MEMORY  ORIGIN      PROBLEM",
+        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.19 GiB     128K  4.66 GiB  models_dir",
+        "broken           failed    -              -        -         -  models_dir"
         "  Its file ends too early.",
-        "other            unloaded  -             -        -        -  models_dir",
+        "other            unloaded  -              -        -         -  models_dir",
     ]
 
 
@@ -218,6 +218,15 @@ def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
         outcome = call(command, "nope", *at)
         assert (outcome.code, outcome.out) == (4, "")
         assert outcome.err == "There is no model nope.\n"
+
+
+def test_a_name_with_a_line_break_is_shown_on_one_line(call: CommandLine, at: list[str]) -> None:
+    outcome = call("--config", "/no\nwhere", "status")
+    assert outcome.err.startswith("/no\\nwhere: there is no such file.")
+    assert (outcome.code, outcome.err.count("\n")) == (5, 1)
+    outcome = call("config", "get", "a\nb")
+    assert outcome.err.startswith("There is no setting 'a\\nb'.")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
 
 
 def test_a_failed_load_shows_the_reason_and_the_end_of_its_log(
@@ -456,6 +465,26 @@ def test_the_ways_to_start_the_service(
     assert (name, options.demo, options.flags) == (what, True, {"port": 9000})
 
 
+def test_a_theme_is_saved_here_and_says_if_the_environment_overrides_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# mine\nport = 9000\n")
+    environ = {"HOME": str(tmp_path)}
+    loaded = GlobalOptions(config=path, environ=environ).load()
+    save = app_command.app_options(loaded, readonly=True, attached=True).save_theme
+    assert save is not None
+    save("nord")
+    assert path.read_text() == '# mine\nport = 9000\ntheme = "nord"\n'
+    environ["CYBER_INFERENCE_THEME"] = "dracula"
+    loaded = GlobalOptions(config=path, environ=environ).load()
+    save = app_command.app_options(loaded, readonly=False).save_theme
+    assert save is not None
+    with pytest.raises(errors.ConflictError, match="CYBER_INFERENCE_THEME overrides"):
+        save("gruvbox")
+    assert "gruvbox" in path.read_text()
+    # Without --attach the file is the service's, too.
+    assert app_command.app_options(loaded, readonly=True).save_theme is None
+
+
 def test_the_app_needs_a_terminal(call: CommandLine) -> None:
     for argv in ((), ("--attach", "http://elsewhere:8337")):
         outcome = call(*argv)
@@ -471,7 +500,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
     [
         (["lod"], "There is no command 'lod'. Did you mean 'load'? See"),
         (["load"], "Missing argument 'ID'. See 'cyber-inference-tui load --help'."),
-        (["status", "--prot", "1"], "No such option"),
+        (["status", "--prot", "1"], "There is no option"),
         (["--port", "99999", "status"], "Invalid value for '--port'"),
         (["--no-ui", "status"], "--no-ui goes without a command."),
         (["--attach", "http://x", "status"], "--attach opens the terminal app"),
@@ -485,6 +514,24 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["--data-dir", "", "status"], "Invalid value for '--data-dir': it is empty."),
         (["status", "--host", ""], "Invalid value for '--host': it is empty."),
         (["download-model", ""], "Invalid value for 'REPO[:QUANT]': it is empty."),
+        (["search-models", ""], "Invalid value for 'QUERY': it is empty."),
+        (["search-models", " \t"], "Invalid value for 'QUERY': it is empty."),
+        (["search-models", "x" * 257], "Invalid value for 'QUERY': it has more than 256 charac"),
+        (["load", "x" * 9000], "Invalid value for 'ID': it has more than 2,000 characters."),
+        (["config", "get", ""], "Invalid value for 'KEY': it is empty."),
+        (["config", "set", "", "1"], "Invalid value for 'KEY': it is empty."),
+        (["--attach", ""], "Invalid value for '--attach': it is empty."),
+        (["load", "\udcff"], "Invalid value for 'ID': it is not UTF-8 text."),
+        (["status", ""], "An empty argument is too much. See 'cyber-inference-tui status --help'."),
+        (["load", "a", "b\nc"], "The argument 'b\\nc' is too much. See"),
+        (["logs", "x", "-n", "many"], "Invalid value for '-n' / '--lines': 'many' is not a whole"),
+        (["search-models", "x", "--limit", "0"], "Invalid value for '--limit': '0' is not a whole"),
+        (["--port"], "The option '--port' needs a value."),
+        (["--demo=yes", "status"], "The option '--demo' takes no value."),
+        (["--hots", "x"], "There is no option '--hots'. Did you mean '--host'? See"),
+        (["config", "shw"], "There is no command 'shw'. Did you mean 'show'? See"),
+        (["lo\nad"], "There is no command 'lo\\nad'."),
+        (["completion"], "Missing argument 'SHELL'. Choose from: bash, zsh, fish. See"),
         (["--models-dir", "~no-such-user/m", "status"], "Invalid value for '--models-dir': there"),
     ],
 )
@@ -538,6 +585,24 @@ def test_no_summary_is_cut_off(call: CommandLine) -> None:
         text = call(*words, "--help").out.partition("[ARGS]...")[2]
         assert "-h, --help" in text
         assert "..." not in text
+
+
+@pytest.mark.parametrize("columns", ["30", "50", "80", "200"])
+def test_a_group_shows_whole_summaries_at_every_width(
+    call: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    text = " ".join(call("config", "--help").out.split())
+    assert "path Print the path of the configuration file." in text
+    text = " ".join(call("service", "--help").out.split())
+    assert "status Show whether the unit is installed and runs." in text
+
+
+def test_help_has_no_inner_words(call: CommandLine) -> None:
+    for name in main.COMMANDS:
+        text = call(name, "--help").out
+        assert "RANGE" not in text
+        assert "<=x<=" not in text
 
 
 def test_the_log_levels_are_those_of_the_settings() -> None:

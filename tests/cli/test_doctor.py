@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.cli.doctor_command import finding_lines
@@ -274,6 +275,13 @@ FINDINGS = (
     ),
     Finding(check="disk", level=Level.WARNING, message="Full.", fix="Empty it."),
 )
+
+
+def test_wide_text_is_wrapped_by_its_cells() -> None:
+    found = Finding(check="disk", level=Level.OK, message="模型 " * 12, fix=None)
+    lines = finding_lines([found], Terminal(width=40))
+    assert all(cell_len(line) <= 40 for line in lines)
+    assert [line.count("模型") for line in lines[1:4]] == [6, 6, 0]
 
 
 def test_text_is_grouped_and_wrapped_and_readable_without_colour() -> None:

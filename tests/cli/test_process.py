@@ -68,6 +68,9 @@ def test_a_terminal_gets_signs_and_colour(spawn: Spawn, stand_in: StandIn) -> No
     code, text = on_terminal(spawn, *argv, environ={"NO_COLOR": "1"})
     assert "● loaded" in text
     assert "\x1b" not in text
+    for plain in ("linux", "dumb", "vt100"):
+        code, text = on_terminal(spawn, *argv, environ={"TERM": plain, "NO_COLOR": "1"})
+        assert "* loaded" in text
     code, text = on_terminal(
         spawn, *argv, environ={"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
     )
@@ -90,6 +93,19 @@ def test_a_load_shows_its_progress_and_leaves_none_behind(spawn: Spawn, stand_in
     assert text.rsplit("\r\x1b[K", 1)[1] == "tiny is loaded\x1b[2m on port 8338\x1b[0m.\n"
 
 
+def test_only_a_clear_yes_deletes(spawn: Spawn, stand_in: StandIn) -> None:
+    stand_in.models["tiny"] = ModelRecord(id="tiny", size_bytes=5 << 20)
+    for typed in (b"maybe\n", b"\n", b"n\n"):
+        master, slave = pty.openpty()
+        argv = ("delete-model", "tiny", "--port", str(stand_in.port))
+        process = spawn(*argv, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        os.write(master, typed)
+        assert "Delete tiny (5.0 MiB)? [y/N]: " in read_terminal(master)
+        assert process.wait(60) == 130
+        assert "DELETE" not in [method for method, *_ in stand_in.requests]
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(spawn: Spawn, stand_in: StandIn) -> None:
     stand_in.logs["service"] = "a long line of log\n" * 100_000
     process = spawn(
@@ -103,6 +119,36 @@ def test_a_reader_that_goes_away_ends_it_quietly(spawn: Spawn, stand_in: StandIn
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "argv",
+    [["--help"], ["--version"], ["status"], ["list-models", "--json"], ["logs", "service", "-f"]],
+)
+def test_a_full_disk_as_output_is_one_sentence(
+    spawn: Spawn, stand_in: StandIn, argv: list[str], unbuffered: str
+) -> None:
+    stand_in.logs["service"] = "a line\n"
+    if argv[0] != "--version":
+        argv = [*argv, "--port", str(stand_in.port)]
+    environ = {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("wb") as full:
+        process = spawn(*argv, stdout=full, stderr=subprocess.PIPE, environ=environ)
+        _, said = process.communicate(timeout=60)
+        assert said == b"Standard output: No space left on device.\n"
+        assert process.returncode == 1
+        assert spawn(*argv, stdout=full, stderr=full, environ=environ).wait(60) == 1
+
+
+def test_notes_that_cannot_be_written_change_nothing(spawn: Spawn, stand_in: StandIn) -> None:
+    stand_in.models.clear()
+    argv = ("list-models", "--port", str(stand_in.port))
+    with Path("/dev/full").open("wb") as full:
+        process = spawn(*argv, stdout=subprocess.PIPE, stderr=full)
+        assert process.communicate(timeout=60)[0] == b""
+        assert process.returncode == 0
+        assert spawn("lod", stdout=subprocess.DEVNULL, stderr=full).wait(60) == 2
 
 
 def test_ctrl_c_ends_following_quietly(spawn: Spawn, stand_in: StandIn) -> None:

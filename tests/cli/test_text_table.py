@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import Terminal, terminal_of
 from cyber_inference_tui.units import context_text, duration_text, size_text
+from tests.terminal.emulator import Emulator, halves, narrow
 
 Texts = tuple[Cell | str, ...]
 
@@ -86,7 +89,42 @@ def test_colour_is_not_counted_as_width() -> None:
 def test_no_line_is_wider_than_the_terminal(texts: list[list[str]], width: int) -> None:
     rows = [row(*cells) for cells in texts]
     for line in render_table(columns(*"0123", least=8), rows, Terminal(width=width)):
-        assert cell_len(line) <= width
+        screen = Emulator(200, 1)
+        screen.feed(line)
+        assert not screen.rows[0][width:].strip()
+
+
+NAMES = [
+    "plain",
+    "flag-🇩🇪🇫🇷",
+    "tone-👋🏽👍🏿",
+    "family-👨\u200d👩\u200d👧",
+    "key-1\ufe0f\u20e3",
+    "sun-☀\ufe0f",
+    unicodedata.normalize("NFD", "한국어모델"),
+    "한국어모델",
+    unicodedata.normalize("NFD", "ガギグ"),
+    "हिन्दी-मॉडल",
+    "e\u0301\u0302\u0323",
+    "llama-🦙",
+]
+
+
+@pytest.mark.parametrize("width", [cell_len, halves, narrow])
+def test_columns_align_in_terminals_that_disagree_on_widths(width: Callable[[str], int]) -> None:
+    terminal = Terminal(color=True, width=80)
+    rows = [row(Cell(name, "strong"), "loaded", "9.1 GiB", "") for name in NAMES]
+    screen = Emulator(80, len(rows) + 1, width)
+    screen.feed("\n".join(render_table(COLUMNS, rows, terminal)))
+    assert len({line.index("loaded") for line in screen.rows[1:]}) == 1
+    assert len({line.index("9.1 GiB") for line in screen.rows[1:]}) == 1
+
+
+def test_a_composed_and_a_decomposed_name_are_as_wide_in_a_pipe() -> None:
+    rows = [row(name, "loaded", "1 B", "") for name in NAMES[6:8]]
+    first, second = render_table(COLUMNS, rows, Terminal())[1:]
+    assert NAMES[6] in first  # unchanged, for scripts
+    assert unicodedata.normalize("NFC", first) == second
 
 
 class FakeTerminal(io.TextIOWrapper):
@@ -137,11 +175,11 @@ def test_each_state_has_a_sign_and_its_word() -> None:
 def test_numbers_read_well() -> None:
     assert [size_text(n) for n in (0, 1023, 1024, 1048575, 4_500_000_000, 3 << 40)] == [
         "0 B",
-        "1023 B",
-        "1.0 KiB",
-        "1.0 MiB",
-        "4.2 GiB",
-        "3.0 TiB",
+        "0.999 KiB",
+        "1.00 KiB",
+        "1.00 MiB",
+        "4.19 GiB",
+        "3.00 TiB",
     ]
     assert [context_text(n) for n in (512, 1024, 4096, 131072, 1048576, 5000)] == [
         "512",

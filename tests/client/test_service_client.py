@@ -187,6 +187,16 @@ async def test_a_missing_service_is_an_error_with_a_hint() -> None:
     )
 
 
+async def test_a_service_elsewhere_may_need_a_tunnel() -> None:
+    async with ServiceClient("http://jetson.invalid:8337") as client:
+        with pytest.raises(errors.NoServiceError) as caught:
+            await client.call(endpoints.STATUS)
+    assert caught.value.hint == (
+        "If it runs there, open a tunnel with "
+        "'ssh -N -L 18337:127.0.0.1:8337 jetson.invalid', and use http://127.0.0.1:18337."
+    )
+
+
 def test_a_failed_connection_has_its_reason() -> None:
     error = httpx.ConnectError("All connection attempts failed")
     error.__cause__ = OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.1', 8337)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyber_inference_tui.client.service_url import service_address
+from cyber_inference_tui.client.service_url import service_address, tunnel
 from cyber_inference_tui.errors import InvalidRequestError
 
 
@@ -33,3 +33,18 @@ def test_addresses(text: str, url: str) -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError, match="is not the address of a service"):
         service_address(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "command", "near"),
+    [
+        ("http://jetson:8337", "18337:127.0.0.1:8337 jetson", "http://127.0.0.1:18337"),
+        ("https://box.example", "18337:127.0.0.1:8337 box.example", "http://127.0.0.1:18337"),
+        ("http://[fe80::1]:60000", "60000:127.0.0.1:60000 fe80::1", "http://127.0.0.1:60000"),
+        ("http://a;b:9000", "19000:127.0.0.1:9000 'a;b'", "http://127.0.0.1:19000"),
+        ("http://localhost:18337", "18337:127.0.0.1:8337 user@host", "http://localhost:18337"),
+        ("http://[::1]:8337", "8337:127.0.0.1:8337 user@host", "http://[::1]:8337"),
+    ],
+)
+def test_a_tunnel_leads_to_the_service(url: str, command: str, near: str) -> None:
+    assert tunnel(url) == (f"ssh -N -L {command}", near)

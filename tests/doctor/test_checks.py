@@ -179,7 +179,7 @@ def test_root_is_a_hint() -> None:
 def test_good_directories() -> None:
     found = check_directories((STATE, DIRECTORY))
     assert levels(found) == [Level.OK, Level.OK]
-    assert found[0].message == "data_dir /d: 100.0 GiB free."
+    assert found[0].message == "data_dir /d: 100 GiB free."
     (found_new,) = check_directories((msgspec.structs.replace(STATE, exists=False),))
     assert found_new.level is Level.OK
     assert "will be created" in found_new.message

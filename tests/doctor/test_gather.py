@@ -95,7 +95,7 @@ def test_a_bare_container(
     assert [one.level for one in of(findings, "gpu")] == [Level.OK]
     assert of(findings, "jetson") == []
     limit = next(one for one in of(findings, "memory") if one.level is Level.HINT)
-    assert "2.0 GiB of the machine's 7.4 GiB" in limit.message
+    assert "2.00 GiB of the machine's 7.44 GiB" in limit.message
     assert of(findings, "memory")[-1].message == "There is no swap."
     assert not [one for one in findings if one.level is Level.ERROR]
 
@@ -108,7 +108,7 @@ def test_an_amd_card(
     trees.write(root, {"dev/kfd": "", "usr/share/vulkan/icd.d/radeon.json": "{}"})
     findings = examine(settings(root), None, environ=environ, offline=True, container=root)
     card, build = of(findings, "gpu")
-    assert card.message == "AMD GPU 744c: 24.0 GiB of memory, 3.0 GiB free."
+    assert card.message == "AMD GPU 744c: 24.0 GiB of memory, 3.00 GiB free."
     assert build.fix is not None
     assert build.fix.startswith("`cyber-inference-tui install-llama --force`")
 

@@ -213,8 +213,8 @@ def test_amd_compute_device_that_is_not_ours() -> None:
 def test_memory_that_is_plenty() -> None:
     found = check_memory(MEMORY, None, board=True)
     assert [one.message for one in found] == [
-        "8.0 GiB, 6.0 GiB available.",
-        "Swap: 4.0 GiB on disk, 2.0 GiB compressed in memory. It does not count as room for "
+        "8.00 GiB, 6.00 GiB available.",
+        "Swap: 4.00 GiB on disk, 2.00 GiB compressed in memory. It does not count as room for "
         "models.",
     ]
 
@@ -223,7 +223,7 @@ def test_caches_that_count_as_available_are_named() -> None:
     facts = msgspec.structs.replace(MEMORY, cache=3 * GIB, zfs_cache=GIB)
     (found, _) = check_memory(facts, None, board=True)
     assert found.message == (
-        "8.0 GiB, 6.0 GiB available, 3.0 GiB of file cache and 1.0 GiB of ZFS cache included."
+        "8.00 GiB, 6.00 GiB available, 3.00 GiB of file cache and 1.00 GiB of ZFS cache included."
     )
 
 
@@ -236,7 +236,7 @@ def test_little_memory_left() -> None:
 def test_a_limit_below_the_machine() -> None:
     found = bad(check_memory(msgspec.structs.replace(MEMORY, total=2 * GIB), None, board=False))
     assert found.level is Level.HINT
-    assert "2.0 GiB of the machine's 8.0 GiB" in found.message
+    assert "2.00 GiB of the machine's 8.00 GiB" in found.message
     assert "limit" in (found.fix or "")
 
 

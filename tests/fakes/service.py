@@ -69,7 +69,6 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.configuration import Configuration
-from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
@@ -77,6 +76,7 @@ from cyber_inference_tui.service.logs import Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
+from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
 
@@ -470,7 +470,7 @@ class FakeService(Service):
     ) -> None:
         self.world = world or small_world(*ids)
         self.settings = settings or make_settings()
-        self.events = EventBus(first_id=1)
+        self.events = RecentEvents(now=lambda: SAMPLE.at, first_id=1)
         self.address = ("127.0.0.1", 0)
         self.calls: list[tuple[Any, ...]] = []
         self.reads: list[tuple[Any, ...]] = []

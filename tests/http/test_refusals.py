@@ -53,6 +53,21 @@ async def test_a_refused_request_is_noted(
     assert words in (record.error or "")
 
 
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/admin/models/a%0Ab/load", "There is no model"),
+        ("/admin/models/a%0Ab", "/admin/models/a\\nb takes"),
+        ("/nothing/a%0Ab", "There is no endpoint /nothing/a\\nb."),
+    ],
+)
+async def test_a_name_with_a_line_break_is_shown_on_one_line(path: str, sentence: str) -> None:
+    headers = ("Host: localhost", "Content-Type: application/json", "Content-Length: 0")
+    async with serving(FakeService("m")) as front:
+        got = await ask(front.port, f"POST {path} HTTP/1.1", *headers)
+    assert got.error()["message"].startswith(sentence)
+
+
 async def test_requests_of_a_model_are_not_recorded_twice() -> None:
     refusal = answer(body=b'{"error":{"message":"no"}}', status="400 Bad Request")
     async with forwarding(Recorder(refusal)) as world:

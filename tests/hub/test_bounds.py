@@ -47,8 +47,8 @@ async def test_a_download_that_does_not_fit_does_not_begin(
         added = await world.downloads.add("o/big")
         failed = await world.until(added.id, Status.FAILED)
     assert failed.error is not None
-    assert "9.0 MiB are still to come" in failed.error
-    assert "8.0 MiB free" in failed.error
+    assert "9.00 MiB are still to come" in failed.error
+    assert "8.00 MiB free" in failed.error
     assert str(small_disk) in failed.error
     assert hub.asked == []
 

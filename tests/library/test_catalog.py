@@ -35,6 +35,12 @@ def test_names_that_differ_only_in_case_are_ambiguous() -> None:
     assert "Qwen, qwen" in caught.value.message
 
 
+def test_an_unknown_name_is_shown_on_one_line() -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        Catalog({}).resolve("a\n\x1b[31mb")
+    assert caught.value.message == 'There is no model "a\\n\\x1b[31mb".'
+
+
 def test_an_unknown_name_is_answered_by_nobody() -> None:
     here = catalog(**{"Qwen3-4B-Q4_K_M": (), "Llama": ()})
     for name in ("Qwen3-4B", "Qwen3-4B-Q4_K", "Qwen3-4B-Q4_K_M ", "", "other"):

@@ -259,6 +259,12 @@ def test_a_wrong_setting_is_not_skipped(make: Make, tmp_path: Path) -> None:
         find_llama_server(setting=str(tmp_path / "missing"), data_dir=tmp_path, environ=env)
 
 
+def test_a_setting_that_no_file_can_have_is_refused_with_the_reason(tmp_path: Path) -> None:
+    long = f"/tmp/{'x' * 300}"
+    with pytest.raises(NoLlamaServerError, match="file name too long"):
+        find_llama_server(setting=long, data_dir=tmp_path, environ=environ())
+
+
 def test_a_program_that_fails_is_named_with_its_reason(make: Make, tmp_path: Path) -> None:
     path = make(rest="echo \"libc.so.6: version 'GLIBC_2.99' not found\" >&2; exit 1")
     with pytest.raises(NoLlamaServerError, match=r"GLIBC_2\.99.*install-llama"):

@@ -148,6 +148,30 @@ def test_a_model_comes_here_by_the_terminal_app(
 
 
 @pytest.mark.real
+@pytest.mark.timeout(300)
+def test_the_end_of_a_download_is_announced_on_another_page(
+    start_real: StartReal, hub: StandInHub, tmp_path: Path
+) -> None:
+    service = start_real(of_hub(hub))
+    hub.faults["Tiny-Q8_0.gguf"] += [Fault("corrupt", 5), Fault("corrupt", 7)]
+    app = [
+        sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
+        "--config", str(service.config_path), "--data-dir", str(tmp_path / "app"),
+    ]  # fmt: skip
+    wanted = {"repo": REPO, "filename": "Tiny-Q8_0.gguf"}
+    with Terminal(app, folder=tmp_path) as terminal:
+        terminal.wait_for("unloaded")
+        terminal.press("4")
+        terminal.wait_for("LOG")
+        assert service.post("/admin/downloads", json=wanted).status_code == 202
+        terminal.wait_for("Tiny-Q8_0 was not", "again.")
+        assert service.post("/admin/downloads", json=wanted).status_code == 202
+        terminal.wait_for("Tiny-Q8_0 was downloaded", "2 shows")
+        terminal.press("1")
+        terminal.wait_for("EVENTS", "✖ was not down", "was downloaded")
+
+
+@pytest.mark.real
 def test_a_model_of_the_hub_cache_answers_and_stays(
     start_real: StartReal, demo_gguf: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import pytest
 import tomli_w
 
 from tests.real.terminal import Terminal
+from tests.tools import tool
 from tests.waiting import eventually, is_alive
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -69,6 +71,15 @@ class Home:
         process = self.service()
         assert process is not None
         return process
+
+    def app(self) -> psutil.Process:
+        """The running app."""
+        service = self.running_service()
+        return next(
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if str(self.config) in (one.info["cmdline"] or ()) and one.pid != service.pid
+        )
 
     def end(self) -> None:
         if (process := self.service()) is not None:
@@ -142,11 +153,7 @@ def test_a_hangup_ends_the_app_and_leaves_the_service(home: Home) -> None:
     with home.terminal("--demo") as terminal:
         terminal.wait_for("demo", "unloaded")
         process = home.running_service()
-        app = next(
-            one
-            for one in psutil.process_iter(["cmdline"])
-            if str(home.config) in (one.info["cmdline"] or ()) and one.pid != process.pid
-        )
+        app = home.app()
     # A zombie has ended: the one that has to look may be slow to.
     eventually(lambda: not is_alive(app), what="the end of the app")
     assert httpx.get(f"{home.url}/health").json() == {"status": "ok"}
@@ -165,8 +172,43 @@ def test_it_waits_for_a_service_that_was_killed(home: Home) -> None:
         terminal.wait_for("no connection", "demo")
         with Terminal(home.arguments("--no-ui", "--demo"), folder=home.folder) as other:
             other.wait_for("listening on")
-            terminal.wait_for("was restarted")
+            terminal.wait_for("started")
             terminal.wait_without("no connection")
+
+
+@pytest.mark.parametrize("stop", [None, signal.SIGTSTP, signal.SIGSTOP])
+def test_the_app_is_whole_after_a_stop(home: Home, stop: signal.Signals | None) -> None:
+    shell = [tool("bash"), "--norc", "--noprofile", "--noediting", "-i"]
+    with Terminal(shell, folder=home.folder) as terminal:
+        terminal.type(shlex.join(home.arguments("--demo")))
+        terminal.press("Enter")
+        before = terminal.wait_for("Dashboard", "demo", "unloaded", "EVENTS", "Help")
+        app = home.app()
+        started = app.num_threads()
+        for _ in range(2):
+            if stop is None:
+                terminal.press("C-z")
+            else:
+                app.send_signal(stop)
+            eventually(lambda: app.status() == psutil.STATUS_STOPPED, what="the stop")
+            # The shell has the terminal, and echoes.
+            terminal.type("printf 'xyz%.0s' $(seq 900)")
+            terminal.press("Enter")
+            terminal.wait_for("xyzxyz")
+            terminal.type("fg")
+            terminal.press("Enter")
+            terminal.wait_without("xyz")
+            after = terminal.wait_for("Dashboard", "demo", "unloaded", "EVENTS", "Help")
+            assert after.count("\n") == before.count("\n")
+        assert app.num_threads() == started
+        terminal.press("2")
+        terminal.wait_for("FITS")
+        terminal.press("q")
+        terminal.wait_without("FITS")
+        # As the shell had it before the app.
+        terminal.type("stty -a | grep -o ' icanon'")
+        terminal.press("Enter")
+        terminal.wait_for(" icanon\n")
 
 
 def test_every_size_has_its_say(home: Home) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 
 from tests.real.conftest import Starter
+from tests.real.service_process import ServiceProcess
+from tests.terminal.emulator import Emulator, halves, narrow
 from tests.waiting import eventually
 
 HOSTILE = (
@@ -38,9 +49,16 @@ FORBIDDEN = (
 
 
 class Pty:
-    """The app in a pseudo-terminal; everything it sends is kept."""
+    """The app, attached to a service, in a pseudo-terminal; everything it sends is kept."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(
+        self, service: ServiceProcess, *, url: str = "", config: Path | None = None
+    ) -> None:
+        arguments = [
+            *(sys.executable, "-m", "cyber_inference_tui", "--attach", url or service.url),
+            *("--config", str(config or service.config_path)),
+            *("--data-dir", str(service.folder / "app")),
+        ]
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environ = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
@@ -52,8 +70,27 @@ class Pty:
         os.close(slave)
         self.sent = b""
 
+    def resize(self, columns: int, lines: int) -> None:
+        size = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+        self._process.send_signal(signal.SIGWINCH)  # the terminal is not its controlling one
+
+    @property
+    def cursor_column(self) -> int:
+        """The column in which it left the terminal's cursor."""
+        return int(re.findall(rb"\x1b\[\d+;(\d+)H", self.sent)[-1])
+
     def press(self, keys: str | bytes) -> None:
         os.write(self._master, keys.encode() if isinstance(keys, str) else keys)
+
+    def stop(self) -> None:
+        """Stop it as SIGSTOP does."""
+        self._process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        eventually(lambda: ") T " in stat.read_text(), what="the stop")
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def read(self, seconds: float) -> None:
         """What it sends in so many seconds."""
@@ -76,6 +113,15 @@ class Pty:
             return all(text.encode() in self.sent[start:] for text in texts)
 
         eventually(look, what=f"{texts}")
+
+    def hang_up(self) -> int:
+        """Close the terminal; the app's exit code."""
+        os.close(self._master)
+        try:
+            return self._process.wait(timeout=30)
+        finally:
+            self._process.kill()
+            self._process.wait()
 
     def close(self) -> int:
         """Leave with q; the exit code."""
@@ -105,10 +151,7 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
         name = f"evil{number} {text.replace('/', '|')}.gguf"
         shutil.copyfile(starter.demo_gguf, models / name)
     service.start()
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("evil0", "evil6")
         for model in ("a", "b"):
@@ -139,12 +182,74 @@ def test_hostile_names_and_lines_reach_the_screen_as_text(starter: Starter) -> N
     assert b"[/oops]" in app.sent
 
 
+WIDE = (
+    "plain",
+    "flag-🇩🇪🇫🇷",
+    "tone-👋🏽👍🏿",
+    "key-1\ufe0f\u20e3",
+    unicodedata.normalize("NFD", "한국어모델"),
+    "हिन्दी-मॉडल",
+    "llama-🦙",
+)
+
+
+def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) -> None:
+    lines = [f"{name} {'x' * 200}" for name in WIDE] + [f"short {name}" for name in WIDE]
+    service = starter.fake({"a": {"load_lines": lines}}, start=False)
+    for name in WIDE:
+        shutil.copyfile(starter.demo_gguf, service.data_dir / "models" / f"{name}.gguf")
+    service.start()
+    assert service.post("/admin/models/a/load", json={}).status_code == 200
+    app = Pty(service)
+    try:
+        for page in ("1", "2"):
+            app.press(page)
+            for width in (halves, narrow):
+                wait_for_rows(app, width, names_are_in_line)
+        app.press("4")
+        app.wait_for("LOG")
+        app.press("bj\r")
+        for width in (halves, narrow):
+            wait_for_rows(
+                app,
+                width,
+                lambda rows: (
+                    sum("xxx" in row for row in rows) >= len(WIDE)
+                    and len({row[-2:] for row in rows if "xxx" in row}) == 1
+                ),
+            )
+    finally:
+        assert app.close() == 0
+
+
+def wait_for_rows(
+    app: Pty, width: Callable[[str], int], shown: Callable[[list[str]], bool]
+) -> None:
+    """Until a terminal with these widths shows such rows."""
+    rows: list[str] = []
+
+    def look() -> bool:
+        nonlocal rows
+        app.read(0.1)
+        screen = Emulator(120, 40, width)
+        screen.feed(app.sent.decode(errors="ignore"))
+        rows = screen.rows
+        return shown(rows)
+
+    try:
+        eventually(look, what="rows")
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *rows])) from None
+
+
+def names_are_in_line(rows: list[str]) -> bool:
+    columns = [row.index("○ unloaded") for row in rows if "○ unloaded" in row]
+    return len(columns) == len(WIDE) and len(set(columns)) == 1
+
+
 def test_no_byte_ends_the_app(starter: Starter) -> None:
     service = starter.fake({"plum": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         for unreadable in (
@@ -166,12 +271,87 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
     assert b"Traceback" not in app.sent
 
 
+def test_the_app_ends_with_its_terminal(starter: Starter) -> None:
+    app = Pty(starter.fake({"plum": {}}))
+    app.wait_for("plum", since=0)
+    assert app.hang_up() == 128 + signal.SIGHUP
+
+
+def test_the_password_line_takes_keys_after_the_terminal_lost_the_focus(starter: Starter) -> None:
+    service = starter.fake({"plum": {}}, config={"admin_password": "opensesame"})
+    app = Pty(service)
+    try:
+        app.wait_for("\x1b[?1004h")  # it wants to know about the focus
+        app.press("\x1b[O")
+        app.wait_for("Admin password")
+        app.press("wrong\r")
+        app.wait_for("is wrong", "•••••")
+        app.press("\x1b[I")
+        app.press("opensesame\r")
+        app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    service = starter.fake({"plum": {}}, start=False)
+    service.arguments = ("--port", str(port))
+    app = Pty(service, url=f"127.0.0.1:{port}")
+    tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
+    try:
+        app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
+        for key in "765432":
+            app.press(key)
+            app.wait_for(tunnel)
+        app.press("c")
+        app.wait_for(f"\x1b]52;c;{base64.b64encode(tunnel.encode()).decode()}\x07")
+        service.start()
+        app.press("r")
+        app.wait_for("plum", "FITS")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def background(sent: bytes) -> bytes:
+    """The background colour that was set most often."""
+    colours: list[bytes] = re.findall(rb"48;5;\d+|48;2;\d+;\d+;\d+", sent)
+    return Counter(colours).most_common(1)[0][0]
+
+
+def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    written = service.config_path.read_text()
+    own = service.folder / "own.toml"
+    own.touch()
+    app = Pty(service, config=own)
+    try:
+        app.wait_for("plum")
+        before = background(app.sent)
+        app.press("7")
+        app.wait_for("SETTING")
+        app.press("tlight")
+        app.wait_for("cyber-light")
+        app.press("\r")
+        eventually(own.read_text, what="the theme in the file")
+    finally:
+        assert app.close() == 0
+    assert own.read_text() == 'theme = "cyber-light"\n'
+    assert service.config_path.read_text() == written
+    app = Pty(service, config=own)
+    try:
+        app.wait_for("plum")
+    finally:
+        assert app.close() == 0
+    assert background(app.sent) != before
+
+
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
-    app = Pty(
-        [sys.executable, "-m", "cyber_inference_tui", "--attach", service.url,
-         "--config", str(service.config_path), "--data-dir", str(service.folder / "app")]
-    )  # fmt: skip
+    app = Pty(service)
     try:
         app.wait_for("plum")
         for keys, shown, after in [
@@ -184,6 +364,149 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
             app.press("\x1b")
             # An escape and a key in one read would be alt and the key.
             app.wait_for(after)
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    saved = service.folder / "saved.log"
+    app = Pty(service)
+    try:
+        app.wait_for("plum")
+        app.press("2/")
+        app.wait_for("architecture or quantization")
+        for paste in ("x" * 300, "y" * 100_000):
+            app.press(f"\x1b[200~{paste}\x1b[201~")
+            app.wait_for("takes at most 256 characters")
+            app.press("\x1b")
+            app.wait_for("plum")
+            app.press("/")
+        app.press("\x1b")
+        app.wait_for("Quit")
+        app.press("4")
+        app.wait_for("LOG")
+        # A whole dialog in one packet, as tmux and macro keyboards send it.
+        app.press("\x13\x15~nosuchuser/x.log\r")
+        app.wait_for("there is no user 'nosuchuser'", "~nosuchuser/x.log")
+        app.press(f"\x15{saved}\r")
+        app.wait_for("Saved ")
+        assert "starting" in saved.read_text()
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    app = Pty(service)
+    try:
+        app.wait_for("plum")
+        app.press("2/\u65e5\u672c")
+        app.wait_for("No model matches")
+        for size, shown in [
+            ((40, 10), "too small"),
+            ((80, 24), "No model"),
+            ((120, 40), "No model"),
+        ]:
+            app.resize(*size)
+            app.wait_for(shown)
+        app.press("\u8a9eq")  # q would quit without the focus
+        app.wait_for("\u65e5\u672c\u8a9eq")
+        for key, column in [("\x01", 4), ("\x05", 11)]:  # three wide characters and one narrow
+            app.press(key)
+            app.wait_for(f";{column}H")
+            app.read(0.1)
+            assert app.cursor_column == column
+        app.press("\x1b")
+        app.wait_for("plum")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_a_value_that_another_app_changed_is_not_overwritten_unasked(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    app = Pty(service)
+    url = "/admin/config/model_idle_timeout"
+    try:
+        app.wait_for("plum")
+        app.press("7/idle_timeout\r")
+        app.wait_for("model_idle_timeout")
+        app.press("\r\x15500")
+        app.wait_for("500")
+        with service.client() as client:
+            assert client.put(url, json={"value": 111}).status_code == 200
+        app.wait_for("111")
+        app.press("\r")
+        app.wait_for("It is 111 now")
+        app.press("k")
+        app.wait_for("Filter")
+        settings = {one["key"]: one["value"] for one in service.get("/admin/config").json()}
+        assert settings["model_idle_timeout"] == 111
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_events_before_the_app_and_while_it_is_stopped_have_their_times(starter: Starter) -> None:
+    service = starter.fake({"plum": {}, "pear": {}}, tables={"plum": {"args": ["--no-such"]}})
+
+    def fail(times: int) -> str:
+        for _ in range(times):
+            assert service.post("/admin/models/plum/load", json={}).status_code == 503
+        event = service.get("/admin/recent-events").json()[0]
+        at = datetime.fromisoformat(event["at"]).astimezone()
+        return f"{at:%H:%M:%S}"
+
+    before = fail(3)
+    app = Pty(service)
+    try:
+        app.wait_for(before, "✖ ×3 could")  # noqa: RUF001
+        app.stop()
+        during = fail(1)
+        # The app has to wake in another second than that of the event.
+        eventually(lambda: f"{datetime.now():%H:%M:%S}" > during, what="the next second")
+        app.go_on()
+        app.wait_for(during, "×4")  # noqa: RUF001
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_the_demo_without_a_llama_server_first_offers_one(starter: Starter) -> None:
+    service = starter.make({"llama_server_path": "/nonexistent/llama-server"}, ()).start()
+    app = Pty(service)
+    try:
+        app.wait_for("Welcome.")
+        app.press("d")
+        app.wait_for("Install llama-server first?")
+        app.press("c")
+        app.wait_for("Welcome.")
+    finally:
+        code = app.close()
+    assert code == 0
+
+
+def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter) -> None:
+    service = starter.fake({"plum": {}}, start=False)
+    broken = starter.demo_gguf.read_bytes()[:2_000_000]
+    (service.data_dir / "models" / "broken.gguf").write_bytes(broken)
+    service.start()
+    app = Pty(service)
+    try:
+        app.wait_for("plum", "unreadable", "8K / 32K")
+        app.press("gl")
+        app.wait_for("broken is unreadable:")
+        app.press("2")
+        app.wait_for("1.91 MiB")
+        app.press("gp")
+        app.wait_for("broken is unreadable:")
+        app.press("6m")
+        app.wait_for("Chat with", "unreadable")
+        app.press("\x1b")
+        app.wait_for("Quit")
     finally:
         code = app.close()
     assert code == 0

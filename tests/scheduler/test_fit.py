@@ -53,15 +53,15 @@ def test_a_model_is_loaded_if_it_fits() -> None:
             await world.scheduler.refresh_memory()
             fit = verdict(world, "a")
             assert fit.fit is Fit.NOW
-            assert "9.0 GiB" in fit.reason
+            assert "9.00 GiB" in fit.reason
             assert "12.8 GiB" in fit.reason
             await world.use(A)
             # At once, without another reading: started servers are counted.
             assert verdict(world, "c").fit is Fit.NOW
             fit = verdict(world, "b")
             assert (fit.fit, fit.unloads) == (Fit.AFTER_UNLOADING, ("a",))
-            assert "5.0 GiB" in fit.reason
-            assert "3.8 GiB" in fit.reason
+            assert "5.00 GiB" in fit.reason
+            assert "3.80 GiB" in fit.reason
             assert "a would be unloaded" in fit.reason
             await asyncio.sleep(10)
             await world.use(B)
@@ -142,7 +142,7 @@ def test_there_is_no_answer_without_a_need_or_a_reading() -> None:
             assert fit_check.verdict("a", Need()) is None
             maybe = fit_check.verdict("a", need(1, source=NeedSource.UPPER_BOUND))
             assert maybe is not None
-            assert "up to 1.0 GiB" in maybe.reason
+            assert "up to 1.00 GiB" in maybe.reason
         without = World()
         async with without.scheduler:
             await without.scheduler.refresh_memory()

@@ -204,7 +204,7 @@ def test_a_refusal_names_the_cards_that_the_model_may_see() -> None:
         Settings(),
         at_most=False,
     )
-    assert "2.0 GiB of GPU memory can be free with CUDA_VISIBLE_DEVICES=GPU-a" in error.message
+    assert "2.00 GiB of GPU memory can be free with CUDA_VISIBLE_DEVICES=GPU-a" in error.message
 
 
 def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
@@ -215,7 +215,7 @@ def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
         Settings(),
         at_most=False,
     )
-    assert "1.0 GiB of file cache and 1.0 MiB of ZFS cache counted as free" in error.message
+    assert "1.00 GiB of file cache and 1.00 MiB of ZFS cache counted as free" in error.message
 
 
 @given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))
@@ -247,9 +247,9 @@ def test_a_server_without_a_report_is_measured_by_the_loss_of_memory() -> None:
 
 
 def test_amounts_in_words() -> None:
-    assert in_words(Amount(3 << 30), cards=False) == "3.0 GiB"
+    assert in_words(Amount(3 << 30), cards=False) == "3.00 GiB"
     assert in_words(Amount(-5), cards=False) == "0 B"
-    assert in_words(Amount(1 << 20, 3 << 30), cards=True) == "1.0 MiB and 3.0 GiB of GPU memory"
+    assert in_words(Amount(1 << 20, 3 << 30), cards=True) == "1.00 MiB and 3.00 GiB of GPU memory"
 
 
 def runs_away(

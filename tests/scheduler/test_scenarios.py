@@ -124,9 +124,9 @@ def test_a_model_that_never_fits_is_refused_at_once_with_the_numbers() -> None:
             assert now() == began
             text = str(refused.value)
             # 80 % of 16 GB may be used: 12.8 GB, less 5 (a) and 2 (others).
-            assert "b needs 9.3 GiB, and at best 5.4 GiB can be free" in text
-            assert "a (pinned) holds 4.7 GiB" in text
-            assert "other programs hold 1.9 GiB" in text
+            assert "b needs 9.31 GiB, and at best 5.40 GiB can be free" in text
+            assert "a (pinned) holds 4.66 GiB" in text
+            assert "other programs hold 1.86 GiB" in text
             assert world.status("b") is ModelStatus.FAILED
             # There is no backoff: the next request is served as soon as the model fits.
             scheduler.pin(A, False)
@@ -254,8 +254,8 @@ def test_a_runaway_load_is_ended_without_a_retry() -> None:
             with pytest.raises(ModelLoadError) as error:
                 await scheduler.acquire(B)
             assert (
-                "b was stopped while it loaded: its server had taken 6.5 GiB of memory where"
-                " 1.9 GiB were expected, and 81 % of 14.9 GiB was in use"
+                "b was stopped while it loaded: its server had taken 6.52 GiB of memory where"
+                " 1.86 GiB were expected, and 81 % of 14.9 GiB was in use"
                 " (max_memory_percent is 80)."
             ) in str(error.value)
             assert world.launcher.launched == ["a", "b"]

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from cyber_inference_tui.scheduler.state import ModelState
@@ -91,3 +93,22 @@ def test_the_record_has_the_context_that_memory_allows() -> None:
         record = record_with_state(one, Settings(), state, None, wait=None)
         lengths.append((record.context_length, record.trained_context_length))
     assert lengths == [(4096, 32768), (2048, 32768)]
+
+
+def test_an_unreadable_file_stays_so_after_a_try_to_load_it() -> None:
+    one = msgspec.structs.replace(model("m"), problem="it is cut short")
+    record = record_of(one, Settings())
+    assert (record.unreadable, record.error) == (True, "it is cut short")
+    failed = state_of(one, status=ModelStatus.FAILED, failure=ModelLoadError("m failed."))
+    record = record_with_state(one, Settings(), failed, None, wait=None)
+    assert (record.unreadable, record.error) == (True, "it is cut short")
+    assert not record_of(model("m"), Settings()).unreadable
+
+
+def test_an_unreadable_file_has_no_estimate() -> None:
+    need = Need(footprint=Footprint(host=5), source=NeedSource.FORMULA)
+    one = model("m")
+    assert unloaded_record(one, resolve(one, Settings()), need).memory_estimate_bytes == 5
+    broken = msgspec.structs.replace(one, problem="it is cut short")
+    record = unloaded_record(broken, resolve(broken, Settings()), need)
+    assert record.memory_estimate_bytes is None

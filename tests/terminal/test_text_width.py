@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from cyber_inference_tui.terminal.text_width import (
     Align,
+    cells,
     cut,
     fit,
     fold,
     folded_count,
     pasted_text,
+    placed,
     plain,
 )
+from tests.terminal.emulator import Emulator, halves, narrow
 
 TEXTS = st.text(
     st.one_of(st.characters(), st.sampled_from("a 漢字é🦙\u200d\ufe0f\u0301\x1b[31m\x07")),
@@ -25,6 +31,30 @@ def test_plain_text_is_safe_and_as_wide_as_its_characters(text: str) -> None:
     shown = plain(text)
     assert not any(character < " " or "\x7f" <= character < "\xa0" for character in shown)
     assert cell_len(shown) == sum(cell_len(character) for character in shown)
+
+
+def test_plain_text_is_composed_and_without_what_terminals_disagree_on() -> None:
+    decomposed = unicodedata.normalize("NFD", "한국어 é ガ")
+    assert plain(decomposed) == "한국어 é ガ"
+    assert cells(decomposed) == 11
+    assert plain("👋🏽 👨\u200d👩 ☀\ufe0f 1\ufe0f\u20e3") == "👋 👨👩 ☀ 1\u20e3"
+
+
+@given(TEXTS, st.integers(0, 20), st.sampled_from([cell_len, halves, narrow]))
+def test_what_follows_doubtful_characters_is_in_its_column(
+    text: str, column: int, width: Callable[[str], int]
+) -> None:
+    shown = plain(text)
+    end = column + cell_len(shown)
+    screen = Emulator(200, 1, width)
+    screen.feed("#" * 200 + f"\x1b[{column + 1}G{placed(shown + '  end', column)}")
+    # A text may draw over the spaces behind it, but not further.
+    assert screen.rows[0][end + 2 : end + 6] == "end#"
+
+
+def test_certain_text_stays_as_it_is() -> None:
+    for text in ("plain größer ✔ ● 12:04", "日本語 한국어", "⣀⣤▸◆ │ █ …"):
+        assert placed(text, 3) == text
 
 
 @given(TEXTS, st.integers(0, 40), st.sampled_from(["left", "right"]))

@@ -8,9 +8,10 @@ import msgspec
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import LoginRecord
-from cyber_inference_tui.service.events import EventBus
+from cyber_inference_tui.service.recent_events import RecentEvents
 from tests.fakes.in_process import InProcess
 from tests.fakes.service import FakeService, World, make_settings
+from tests.tui.world import NOW
 
 
 class FakeClient(ServiceClient):
@@ -21,7 +22,8 @@ class FakeClient(ServiceClient):
 
     def __init__(self, world: World) -> None:
         service = FakeService(world=world)
-        service.events = EventBus(first_id=101)
+        service.events = RecentEvents(now=lambda: NOW, first_id=101)
+        service.events.begin(world.models.values())
         self.connections = InProcess(service, service.answer)
         super().__init__("http://127.0.0.1:8337", transport=self.connections)
         self.service = service
@@ -68,3 +70,5 @@ class FakeClient(ServiceClient):
         """Bring the service back, with changes of its status such as another pid."""
         self.connections.up = True
         self.world.status = msgspec.structs.replace(self.world.status, **changes)
+        if "pid" in changes:
+            self.service.events.begin(self.world.models.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
+from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from tests.tui.driving import SMALL, app_on, running, screen_text, until
@@ -36,7 +38,7 @@ async def test_the_service_goes_and_comes_back() -> None:
         assert len(app.snapshot.models) == 5
         client.start(pid=4712)
         await until(pilot, lambda: app.snapshot.live)
-        assert app.snapshot.recent_events[0].text == "was restarted"
+        assert app.snapshot.recent_events[0].text == "started"
         await until(pilot, lambda: "no connection" not in screen_text(app))
 
 
@@ -50,6 +52,65 @@ async def test_a_password_is_asked_for_until_it_is_right() -> None:
         await pilot.press(*"opensesame", "enter")
         await until(pilot, lambda: app.snapshot.live)
         assert ("login", "opensesame") in client.calls
+
+
+async def test_a_refused_password_is_kept_and_can_be_replaced() -> None:
+    client = FakeClient(empty_world())
+    client.password = "opensesame"
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        line = app.focused
+        assert isinstance(line, Input)
+        await pilot.press(*"wrong", "enter")
+        await until(pilot, lambda: "The admin password is wrong." in screen_text(app))
+        assert line.value == "wrong"
+        shown = screen_text(app)
+        assert shown.index("•••••") < shown.index("is wrong") < shown.index("logs in")
+        await pilot.press(*"open")
+        assert line.value == "open"
+
+
+async def test_what_opens_while_the_terminal_has_no_focus_takes_keys() -> None:
+    client = FakeClient(busy_world())
+    async with running(client) as (app, _, pilot):
+        await pilot.press("2", "slash", "p")
+        line = app.focused
+        assert isinstance(line, Input)
+        app.post_message(events.AppBlur())
+        await pilot.pause()
+        client.password = "opensesame"
+        client.stop()
+        client.start()
+        client.token = ""
+        await until(pilot, lambda: "Admin password" in screen_text(app))
+        app.post_message(events.AppFocus())
+        await pilot.press(*"opensesame", "enter")
+        await until(pilot, lambda: app.focused is line)
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ("?", "Leave the app"),
+        ("q", "Stop the service as well?"),
+        ("2e", "config.toml"),
+        ("2u", "Unload"),
+        ("4\x13", "Save the log"),
+        ("6m", "part of a name"),
+        ("6s", "Sampling options"),
+        ("7t", "cyber-light"),
+        ("\x10", "Search for commands"),
+    ],
+)
+async def test_a_dialog_dims_the_page_behind_it(keys: str, shown: str) -> None:
+    names = {"?": "question_mark", "\x13": "ctrl+s", "\x10": "ctrl+p"}
+    async with running(busy_world(), owned=True) as (app, _, pilot):
+        for key in keys:
+            await pilot.press(names.get(key, key))
+            await until(pilot, lambda: app.screen.is_mounted)
+        await until(pilot, lambda: not isinstance(app.screen, Page) and shown in screen_text(app))
+        assert "up 3 d" in screen_text(app).splitlines()[0]
+        assert app.screen.styles.background.a < 1
 
 
 async def test_events_change_what_is_known() -> None:
@@ -203,14 +264,42 @@ async def test_keys_that_come_before_a_page_is_there_are_not_taken_for_text(page
         assert not any(line.text for line in app.screen.query(TextArea))
 
 
-async def test_a_service_that_never_answered_is_named_with_the_reason() -> None:
-    client = FakeClient(empty_world())
+async def test_a_service_that_never_answered_is_one_state_on_every_page() -> None:
+    client = FakeClient(busy_world())
     client.stop()
-    async with running(client, attached=True) as (app, _, pilot):
-        for page in "27":
-            await pilot.press(page)
-            await until(pilot, lambda: "No service answers at" in screen_text(app))
-            assert client.url.removeprefix("http://") in screen_text(app).splitlines()[0]
+    async with running(client, attached=True, size=SMALL) as (app, _, pilot):
+        for page in PAGES:
+            await pilot.press(page.key)
+            await until(pilot, lambda: isinstance(app.focused, NoService))
+            assert app.current_mode == page.mode
+            shown = screen_text(app)
+            for part in (
+                "No service answers at http://127.0.0.1:8337 (",
+                "Trying again",
+                "ssh -N -L 8337:127.0.0.1:8337 user@host   c copies it",
+                "cyber-inference-tui serve",
+            ):
+                assert part in shown, page
+            assert not re.search(r"No requests|reading|no log yet|no model|EVENTS", shown), page
+            # Keys of the hidden page do nothing.
+            for key in ("slash", "i", "s", "enter", "e", "x", "tab"):
+                await pilot.press(key)
+            assert isinstance(app.focused, NoService)
+            assert isinstance(app.screen, Page)
+        await pilot.press("c")
+        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host"
+        client.start()
+        await pilot.press("r")
+        await until(pilot, lambda: app.snapshot.live)
+        for page in PAGES:
+            await pilot.press(page.key)
+            await until(pilot, lambda: app.focused is not None)
+            assert app.current_mode == page.mode
+            assert "No service" not in screen_text(app)
+            assert not isinstance(app.focused, NoService)
+            assert app.focused is not None
+            assert app.focused.is_on_screen, page
+        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host", "keys of pages are back"
 
 
 async def test_keys_that_arrive_together_reach_what_the_first_of_them_opens() -> None:
@@ -245,3 +334,15 @@ async def test_a_fault_while_keys_are_read_ends_the_app_with_1(tmp_path: Path) -
             await pilot.pause(0.1)
     assert app.return_code == 1
     assert "the terminal is gone" in (tmp_path / "crash.txt").read_text()
+
+
+async def test_narrow_tabs_are_whole_words_and_can_be_clicked() -> None:
+    async with running(busy_world(), size=(60, 20)) as (app, _, pilot):
+        await until(pilot, lambda: "7 Settings" in screen_text(app))
+        line = screen_text(app).splitlines()[1]
+        assert line.split() == [
+            *("1", "Dash", "2", "Models", "3", "Hub", "4", "Logs"),
+            *("5", "Requests", "6", "Chat", "7", "Settings"),
+        ]
+        await pilot.click("PageTabs", offset=(line.index("Settings"), 0))
+        await until(pilot, lambda: app.current_mode == "settings")

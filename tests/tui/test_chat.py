@@ -9,7 +9,7 @@ import pytest
 from textual import events
 from textual.widgets import Input, TextArea
 
-from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
@@ -347,3 +347,15 @@ async def test_the_answer_follows_another_size_of_the_terminal() -> None:
             ),
         )
         assert screen_text(app).count("word") == 60
+
+
+async def test_an_error_names_a_key_instead_of_a_shell_command() -> None:
+    client = FakeClient(busy_world())
+    client.fail["chat"] = NoLlamaServerError(
+        "There is no llama-server on this machine.",
+        hint="`cyber-inference-tui install-llama` gets one.",
+    )
+    async with on_page(client) as (app, _, pilot):
+        await sent(pilot, app)
+        await until(pilot, lambda: "i on page 1 gets one." in screen_text(app))
+        assert "install-llama" not in screen_text(app)

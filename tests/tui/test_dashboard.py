@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     MemoryRecord,
     ModelStatus,
     ModelUsage,
+    RecentEvent,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import RenderContext
@@ -35,7 +36,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.snapshot import RecentEvent, Snapshot, TrendPoint, trend_point
+from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, trend_point
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -148,15 +149,15 @@ def test_a_gauge_is_as_wide_as_it_may_be_in_both_charsets() -> None:
 
 def test_the_memory_is_shared_out_by_the_service_s_own_figures() -> None:
     (pool,) = pools(snapshot_of(), UNICODE)
-    assert pool.caption == "5.1 of 7.4 GiB"
+    assert pool.caption == "5.10 of 7.40 GiB"
     assert [(part.label, part.figure) for part in pool.parts] == [
-        ("nomic-embed-text-v2", "0.4"),
-        ("qwen3-4b-q4_k_m", "3.1"),
-        ("system", "1.6"),
-        ("free", "2.3"),
+        ("nomic-embed-text-v2", "410 MiB"),
+        ("qwen3-4b-q4_k_m", "3.10"),
+        ("system", "1.60"),
+        ("free", "2.30"),
     ]
     assert pool.limit == int(5.9 * GIB)
-    assert pool.room == "0.8 GiB for models"
+    assert pool.room == "819 MiB for models"
     assert pool.more == ""
     assert not pool.full
 
@@ -167,7 +168,7 @@ def test_mapped_weights_are_not_free() -> None:
         models=(ModelUsage(id="qwen3-4b-q4_k_m", pid=1, memory_mapped_bytes=3 * GIB),),
     )
     (pool,) = pools(snapshot_of(sample=sample, rooms=()), UNICODE)
-    assert {part.label: part.figure for part in pool.parts}["free"] == "3.0"
+    assert {part.label: part.figure for part in pool.parts}["free"] == "3.00"
     assert pool.room == ""
 
 
@@ -189,19 +190,19 @@ def test_a_machine_with_gpu_memory_shows_both() -> None:
     first, second = pools(snapshot_of(sample=sample, rooms=rooms), UNICODE)
     assert first.title == "GPU memory"
     assert [(part.label, part.figure) for part in first.parts] == [
-        ("qwen3-4b-q4_k_m", "8.0"),
-        ("system", "2.0"),
+        ("qwen3-4b-q4_k_m", "8.00"),
+        ("system", "2.00"),
         ("free", "14.0"),
     ]
     assert first.room == "12.0 GiB for models"
-    assert first.more == ", 20.0 after unloading idle"
-    assert [part.figure for part in second.parts] == ["1.0", "4.1", "2.3"]
+    assert first.more == ", 20.0 GiB after unloading idle"
+    assert [part.figure for part in second.parts] == ["1.00", "4.10", "2.30"]
 
 
 def test_unknown_memory_is_not_made_up() -> None:
     sample = jetson_sample(memory=MemoryRecord(total=8 * GIB), models=())
     (pool,) = pools(snapshot_of(sample=sample, rooms=(), models=()), UNICODE)
-    assert pool.caption == f"{DASH} of 8.0 GiB"
+    assert pool.caption == f"{DASH} of 8.00 GiB"
     assert pool.parts == ()
     nothing = jetson_sample(memory=MemoryRecord(), gpus=())
     assert pools(snapshot_of(sample=nothing), UNICODE) == []
@@ -211,7 +212,7 @@ def test_a_full_memory_is_marked() -> None:
     rooms = (MemoryPool(pool="memory", limit_bytes=6 * GIB, free_bytes=0),)
     (pool,) = pools(snapshot_of(rooms=rooms), UNICODE)
     assert pool.full
-    assert pool.room == "0.0 GiB for models"
+    assert pool.room == "0 B for models"
 
 
 # Rows
@@ -233,7 +234,16 @@ def test_models_that_are_awake_come_first_and_the_last_used_of_the_rest() -> Non
 
 def test_a_model_s_row() -> None:
     up = {"status": ModelStatus.LOADED, "slots": 4, "memory_bytes": int(3.1 * GIB)}
-    assert cells("a", **up)[1:] == ["● loaded", "8,192", "0 / 4", DASH, "0", DASH, "3.1 GiB", DASH]
+    assert cells("a", **up)[1:] == [
+        "● loaded",
+        "8K / 40K",
+        "0 / 4",
+        DASH,
+        "0",
+        DASH,
+        "3.10 GiB",
+        DASH,
+    ]
     assert cells("a", **up, in_flight=2)[8] == "busy"
     assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[8] == "3:12"
     assert cells("a", **up, pinned=True)[8] == "◆ pinned"
@@ -242,14 +252,14 @@ def test_a_model_s_row() -> None:
         "3 ≈ 6 s"
     )
     assert cells("a", memory_estimate_bytes=None)[7] == DASH
-    assert cells("a")[7] == "~3.1 GiB"
+    assert cells("a")[7] == "~3.10 GiB"
 
 
 def test_the_selected_model_is_explained() -> None:
     failed = model("a", status=ModelStatus.FAILED, error="out of memory")
     assert "✖ out of memory" in explanation(failed, NOW, UNICODE).plain
     assert "its log" in explanation(failed, NOW, UNICODE).plain
-    assert "needs 3.1 GiB" in explanation(model("a"), NOW, UNICODE).plain
+    assert "needs 3.10 GiB" in explanation(model("a"), NOW, UNICODE).plain
     waiting = model("a", status=ModelStatus.QUEUED, queued=1, expected_wait_seconds=4.0)
     assert "1 request waits, ready in about 4.0 s" in explanation(waiting, NOW, UNICODE).plain
     broken = model("a", error="its file is cut off")
@@ -263,7 +273,9 @@ def test_hostile_texts_make_harmless_rows() -> None:
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
     active = [msgspec.structs.replace(busy_world().active[0], model=HOSTILE, path=HOSTILE)]
-    events = [RecentEvent(at=NOW, subject=HOSTILE, text=HOSTILE, tone="bad")]
+    events = [
+        RecentEvent(id=1, at=NOW, kind="model", subject=HOSTILE, text=HOSTILE, tone="bad", count=2)
+    ]
     for row in (
         *request_rows(active, [], RenderContext(UNICODE, NOW)),
         *event_rows(events, RenderContext(UNICODE, NOW)),
@@ -282,8 +294,8 @@ async def test_one_glance_on_a_wide_screen() -> None:
         for part in (
             "GPU  40 %",
             "Power  4.0 W  of 25",
-            "0.8 GiB for models",
-            "system 1.6",
+            "819 MiB for models",
+            "system 1.60",
             "◐ loading 64 %",
             "3 ≈ 6 s",
             "IDLE OUT",

@@ -176,3 +176,28 @@ def test_the_first_line_fits_and_says_what_is_wrong(lost: bool) -> None:
                 assert "no connection, values 1 min 12 s old" in line
             else:
                 assert line.endswith(now.strftime("%H:%M:%S"))
+                assert "…" not in line  # it leaves out whole facts
+
+
+async def test_the_time_of_the_next_attempt_is_known_and_can_be_now() -> None:
+    client, clock = FakeClient(busy_world()), Clock()
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        if seconds != 0.25:  # between two updates of the screen
+            waits.append(seconds)
+            await asyncio.Event().wait()
+
+    client.stop()
+    clock.sleep = sleep  # type: ignore[method-assign]
+    async with followed(client, clock) as feed:
+        for pause in (0.5, 1.0, 2.0, 4.0, 5.0, 5.0):
+            await happens(lambda: bool(waits))
+            assert waits.pop() == pause
+            assert feed.snapshot.retry_at == clock.now + timedelta(seconds=pause)
+            feed.retry()
+        await happens(lambda: bool(waits))
+        client.start()
+        feed.retry()
+        await happens(lambda: feed.snapshot.live)
+        assert feed.snapshot.retry_at is None

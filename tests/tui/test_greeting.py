@@ -163,6 +163,12 @@ async def test_a_missing_llama_server_is_reported_and_not_kept() -> None:
         await until(pilot, lambda: "there is no such file" in screen_text(app))
         assert client.calls[-1] == ("unset_config", "llama_server_path")
         assert "Using" not in screen_text(app)
+        shown = screen_text(app)
+        assert shown.index("/nope") < shown.index("no such file") < shown.index("accepts")
+        assert "Welcome." in shown, "the page behind is dimmed, not hidden"
+        await pilot.press(*["backspace"] * 4, *"opt/x", "enter")
+        await until(pilot, lambda: "Using /opt/x." in screen_text(app))
+        assert "Where is llama-server?" not in screen_text(app)
 
 
 async def test_a_path_from_the_environment_is_reported() -> None:
@@ -233,7 +239,32 @@ async def test_the_demo_and_the_hub_are_a_key_away() -> None:
         await pilot.press("h")
         await until(pilot, lambda: app.current_mode == "hub")
         await pilot.press("escape", "1", "d")
+        await until(pilot, lambda: "Install llama-server first?" in screen_text(app))
+        await pilot.press("d")
         await until(pilot, lambda: client.calls == [("add_demo",)])
+        await until(pilot, lambda: "model demo is here" in screen_text(app))
+
+
+async def test_the_demo_first_offers_to_install_a_llama_server() -> None:
+    async with running(empty_world(), size=SMALL) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: "Install llama-server first?" in screen_text(app))
+        await pilot.press("i")
+        await until(pilot, lambda: len(client.calls) == 2)
+        assert {call[0] for call in client.calls} == {"install", "add_demo"}
+        await until(pilot, lambda: "model demo is here" in screen_text(app))
+
+
+async def test_the_demo_asks_nothing_if_there_is_a_llama_server() -> None:
+    world = empty_world()
+    server = LlamaServerRecord(path="/usr/bin/llama-server", version="b9")
+    world.status = msgspec.structs.replace(world.status, llama_server=server)
+    async with running(world) as (app, client, pilot):
+        await until(pilot, lambda: "Welcome." in screen_text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: client.calls == [("add_demo",)])
+        await until(pilot, lambda: "Press 6" in screen_text(app))
 
 
 async def test_a_readonly_app_only_shows_the_state() -> None:

@@ -185,7 +185,7 @@ async def test_files_are_shown_with_their_fit_and_escape_goes_back() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await in_files(pilot, app)
         text = screen_text(app)
-        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.9 GiB"):
+        for word in ("Q3_K_M", "✔ fits", "◍ evicts", "✖ too big", "~5.90 GiB"):
             assert word in text
         # The one that is suggested has the cursor.
         assert "fits once qwen3-4b-q4_k_m is unloaded. Suggested for this machine" in note(app)
@@ -294,7 +294,7 @@ async def test_downloads_are_paused_and_resumed() -> None:
             "40 %",
             "31.0 MiB/s",
             "1:33",
-            "1.9 GiB of 4.7",
+            "1.90 GiB of 4.7",
         ):
             assert word in screen_text(app)
         await pilot.press("p")
@@ -340,16 +340,19 @@ async def test_a_failed_download_says_why_and_is_tried_again() -> None:
         await until(pilot, lambda: client.calls == [("retry_download", "d1")])
 
 
-async def test_a_finished_download_is_loaded_and_shown() -> None:
+async def test_a_finished_download_is_loaded_and_tried() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await in_downloads(pilot, app)
         assert "Load" not in footer(app)
+        assert "Chat" not in footer(app)
         finish(client, "d1", model_id="qwen3-32b-q4_k_m")
         await until(pilot, lambda: "l Load" in footer(app))
         assert "100 %" in screen_text(app)
         await pilot.press("l")
-        await until(pilot, lambda: app.current_mode == "models")
-        assert client.calls == [("load", "qwen3-32b-q4_k_m", False)]
+        await until(pilot, lambda: client.calls == [("load", "qwen3-32b-q4_k_m", False)])
+        await pilot.press("t")
+        await until(pilot, lambda: app.current_mode == "chat")
+        assert "qwen3-32b-q4_k_m" in screen_text(app)
 
 
 async def test_several_downloads_each_have_their_keys() -> None:

@@ -111,9 +111,9 @@ def test_a_file_says_whether_it_fits_and_what_is_special() -> None:
     downloads = [download(repo="org/name", filename="b")]
     rows = [texts(row) for row in file_rows(files, "org/name", downloads, CONTEXT)]
     assert rows == [
-        ["Q4", "1.0 GiB", "~2.0 GiB", "+ fits", "1", "", "P suggested", "a"],
-        ["Q5", "1.0 GiB", "-", "- evicts", "1", "vision", "~ downloading", "b"],
-        ["Q6", "1.0 GiB", "-", "x too big", "1", "", "+ downloaded", "c"],
+        ["Q4", "1.00 GiB", "~2.00 GiB", "+ fits", "1", "", "P suggested", "a"],
+        ["Q5", "1.00 GiB", "-", "- evicts", "1", "vision", "~ downloading", "b"],
+        ["Q6", "1.00 GiB", "-", "x too big", "1", "", "+ downloaded", "c"],
         ["-", "-", "-", "-", "1", "", "", "d"],
     ]
 
@@ -157,9 +157,9 @@ def test_a_download_shows_its_rate_only_while_it_runs() -> None:
         "~ running",
         "##........",
         "25 %",
-        "1.0 GiB",
-        "4.0 GiB",
-        "2.5 MiB/s",
+        "1.00 GiB",
+        "4.00 GiB",
+        "2.50 MiB/s",
         "1:15",
     ]
     paused = texts(download_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
@@ -181,7 +181,7 @@ def test_the_newest_download_is_first() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "1.0 GiB of 4.0 GiB, from org/name"),
+        ({}, "1.00 GiB of 4.00 GiB, from org/name"),
         ({"error": "The hub\nis away; the next try is in 5 s."}, "The hub is away; the next"),
         ({"status": DownloadStatus.VERIFYING}, "verifying the checksum"),
         ({"status": DownloadStatus.DONE, "model_id": "m"}, "Downloaded as m; l loads it"),

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -243,6 +244,20 @@ async def test_copy_and_save(tmp_path: Path) -> None:
         app.screen.query_one("Input").value = str(path)  # type: ignore[attr-defined]
         await pilot.press("enter")
         await until(pilot, lambda: "exists already" in screen_text(app))
+        await pilot.press("end", "2", "enter")
+        await until(pilot, lambda: "Save the log of service" not in screen_text(app))
+        assert path.with_name("saved.log2").exists()
+
+
+async def test_without_a_connection_the_page_does_not_say_that_there_are_no_logs() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        client.stop()
+        await until(pilot, lambda: "no connection" in screen_text(app))
+        await pilot.press("4")
+        await until(pilot, lambda: screen_text(app).count("Waiting for the service.") == 2)
+        client.start()
+        await until(pilot, lambda: "loading gemma-3-4b-it-q4_k_m" in screen_text(app))
+        await until(pilot, lambda: "Waiting for the service." not in screen_text(app))
 
 
 async def test_it_goes_on_after_the_service_was_away() -> None:
@@ -312,3 +327,32 @@ async def test_a_long_name_leaves_room_for_what_matters() -> None:
         assert "following" in screen_text(app)
         await pilot.press("space")
         await until(pilot, lambda: "paused: G follows" in screen_text(app))
+
+
+@pytest.mark.parametrize("level", [None, LogLevel.WARNING])
+async def test_g_goes_to_the_first_line_of_a_long_log(level: LogLevel | None) -> None:
+    world = busy_world()
+    world.logs[QWEN] = [
+        line(number, f"text {number}", LogLevel.WARNING if number % 2 else LogLevel.INFO)
+        for number in range(5, 9000)
+    ]
+    async with on_page(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        if level is not None:
+            await pilot.press("l", "l")
+            await until(pilot, lambda: "warning" in screen_text(app) and bool(pane.view.lines))
+        await pilot.press("slash", *"text 8", "enter")
+        await until(pilot, lambda: pane.view.target is not None)
+        await pilot.press("g")
+        await until(pilot, lambda: pane.view.top_number == 5)
+        assert not pane.view.following
+        # The end is as near, and paging on from the first line leaves no line out.
+        await pilot.press("G")
+        await until(pilot, lambda: "text 8999" in screen_text(app))
+        await pilot.press("home")
+        await until(pilot, lambda: pane.view.top_number == 5)
+        before = pane.view.end_number
+        await pilot.press(*["pagedown"] * 40)
+        await until(pilot, lambda: pane.view.end_number > before)
+        numbers = [one.number for one in pane.view.lines]
+        assert numbers == list(range(5, numbers[-1] + 1, 1 if level is None else 2))

@@ -58,18 +58,18 @@ def test_the_memory_table_is_aligned_and_marks_the_current_size() -> None:
     said = text(model("a"), ModelDetails(model=model("a"), memory=rows)).splitlines()
     start = next(place for place, line in enumerate(said) if line.startswith("MEMORY"))
     assert said[start + 1 : start + 5] == [
-        "  CONTEXT  WEIGHTS  KV CACHE  COMPUTE  PROJECTOR  TOTAL  FITS",
-        "    2,048      2.0       0.2      0.5        1.0    3.7  ✔ fits",
-        "▸   8,192      2.0       0.8      0.5        1.0    4.3  ◍ evicts",
-        "  131,072      2.0      12.2      0.5        1.0   15.7  ✖ too big",
+        "  CONTEXT   WEIGHTS  KV CACHE  COMPUTE  PROJECTOR     TOTAL  FITS",
+        "       2K  2.00 GiB   195 MiB  512 MiB   1.00 GiB  3.69 GiB  ✔ fits",
+        "▸      8K  2.00 GiB   781 MiB  512 MiB   1.00 GiB  4.26 GiB  ◍ evicts",
+        "     128K  2.00 GiB  12.2 GiB  512 MiB   1.00 GiB  15.7 GiB  ✖ too big",
     ]
 
 
 def test_a_part_that_a_row_lacks_is_a_dash() -> None:
     bare = MemoryAtContext(context_size=4096, total_bytes=GIB)
     said = text(model("a"), ModelDetails(model=model("a"), memory=(at(2048), bare)))
-    row = next(line for line in said.splitlines() if "4,096" in line)
-    assert row.split() == ["4,096", *[UNICODE.missing] * 4, "1.0", UNICODE.missing]
+    row = next(line for line in said.splitlines() if "4K" in line)
+    assert row.split() == ["4K", *[UNICODE.missing] * 4, "1.00", "GiB", UNICODE.missing]
 
 
 @pytest.mark.parametrize("width", [30, 40, 57, 60, 76])
@@ -155,7 +155,7 @@ def test_facts_and_files() -> None:
     assert ["vocabulary", "151,936"] in rows
     assert ["tied", "yes"] in rows
     assert ["list", "1,", "2"] in rows
-    assert ["2.0", "GiB", "/m/a.gguf"] in rows
+    assert ["2.00", "GiB", "/m/a.gguf"] in rows
     assert [UNICODE.missing, "/m/b.gguf"] in rows
     assert ["projector"] in rows
     assert not any(row[:1] == ["none"] for row in rows)

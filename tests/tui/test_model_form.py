@@ -193,3 +193,40 @@ async def test_a_small_terminal_scrolls_the_lines_and_keeps_the_words_below() ->
         assert "further_19" not in screen_text(app)
         await pilot.press("up")
         await shows(app, pilot, "further_19", "ctrl+s saves")
+
+
+async def test_values_that_somebody_else_changed_are_replaced_only_after_a_question() -> None:
+    world = busy_world()
+    async with on_models(world) as (app, client, pilot):
+        await opened(app, pilot)
+        await type_in(app, pilot, "context_size", "4096")
+
+        def change_elsewhere(value: int) -> None:
+            details = client.world.details[QWEN]
+            settings = tuple(
+                msgspec.structs.replace(one, value=value) if one.key == "context_size" else one
+                for one in details.settings
+            )
+            client.world.details[QWEN] = msgspec.structs.replace(details, settings=settings)
+
+        change_elsewhere(1234)
+        await pilot.press("ctrl+s")
+        await shows(app, pilot, "changed these settings meanwhile", "context_size is 1234")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ModelForm))
+        assert line(app, "context_size").input.value == "4096"
+        await pilot.press("ctrl+s")
+        await shows(app, pilot, "context_size is 1234")
+        await pilot.press("k")
+        await until(pilot, lambda: isinstance(app.screen, ModelForm))
+        await until(pilot, lambda: line(app, "context_size").input.value == "1234")
+        assert not client.calls
+        await type_in(app, pilot, "context_size", "2048")
+        change_elsewhere(999)
+        await pilot.press("ctrl+s")
+        await shows(app, pilot, "context_size is 999")
+        await pilot.press("r")
+        await until(
+            pilot,
+            lambda: client.calls == [("set_config", f'models."{QWEN}".context_size', 2048)],
+        )

@@ -15,7 +15,7 @@ def test_what_it_is() -> None:
         "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
     )
     assert description_text(record, UNICODE) == (
-        "qwen3 · 4.0B parameters · Q4_K_M · trained context 40K · 1.0 GiB · vision"
+        "qwen3 · 4.0B parameters · Q4_K_M · context 8K / 40K · 1.00 GiB · vision"
         " · pinned · also one, two · from hub cache"
     )
     assert description_text(ModelRecord(id="x"), ASCII) == "No details are known."
@@ -25,18 +25,18 @@ def test_what_it_is() -> None:
     ("changes", "text", "tone"),
     [
         (
-            {"fits": Fit.NOW, "fits_reason": "needs 3.1 GiB, 4.0 GiB is free"},
-            "✔ fits: needs 3.1 GiB, 4.0 GiB is free",
+            {"fits": Fit.NOW, "fits_reason": "needs 3.10 GiB, 4.00 GiB is free"},
+            "✔ fits: needs 3.10 GiB, 4.00 GiB is free",
             "good",
         ),
         (
-            {"fits": Fit.NOW, "fits_reason": "It needs 3.1 GiB, and 4.0 GiB can be had now."},
-            "✔ fits. It needs 3.1 GiB, and 4.0 GiB can be had now.",
+            {"fits": Fit.NOW, "fits_reason": "It needs 3.10 GiB, and 4.00 GiB can be had now."},
+            "✔ fits. It needs 3.10 GiB, and 4.00 GiB can be had now.",
             "good",
         ),
         (
-            {"fits": Fit.AFTER_UNLOADING, "fits_reason": "needs 2.9 GiB"},
-            "◍ fits after unloading: needs 2.9 GiB",
+            {"fits": Fit.AFTER_UNLOADING, "fits_reason": "needs 2.90 GiB"},
+            "◍ fits after unloading: needs 2.90 GiB",
             "busy",
         ),
         (
@@ -87,7 +87,7 @@ def test_what_it_is() -> None:
                 "memory_bytes": 3 * GIB,
                 "unload_at": ago(-192),
             },
-            "● loaded for 1 h, uses 3.0 GiB, context 8,192, idle, unloads in 3:12",
+            "● loaded for 1 h, uses 3.00 GiB, context 8K / 40K, idle, unloads in 3:12",
             "good",
         ),
         (

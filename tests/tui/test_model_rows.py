@@ -45,19 +45,19 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "model": "gemma",
         "state": "◐ loading 64 %",
         "quant": "Q4_K_M",
-        "size": "2.3 GiB",
+        "size": "2.30 GiB",
         "params": "4.0B",
-        "context": "8K",
+        "context": "8K / 40K",
         "marks": "  vision",
         "fits": "◍ evicts",
-        "memory": "~3.1 GiB",
+        "memory": "~3.10 GiB",
         "used": "5 min",
     }
 
 
 def test_what_was_measured_has_no_tilde() -> None:
     loaded = model("a", status=ModelStatus.LOADED, memory_bytes=3 * GIB, fits=None)
-    assert texts(loaded)["memory"] == "3.0 GiB"
+    assert texts(loaded)["memory"] == "3.00 GiB"
     assert texts(loaded)["fits"] == UNICODE.missing
 
 
@@ -70,7 +70,9 @@ def test_what_is_not_known_is_a_dash_and_never_a_zero() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_said_in_its_row() -> None:
-    assert texts(model("broken", error="not a GGUF file"))["state"] == "✖ unreadable"
+    assert (
+        texts(model("broken", unreadable=True, error="not a GGUF file"))["state"] == "✖ unreadable"
+    )
 
 
 @pytest.mark.parametrize("charset", [UNICODE, ASCII])
@@ -86,7 +88,12 @@ def test_no_cell_is_wider_than_its_column(charset: Charset) -> None:
             last_used_at=ago(3599),
         ),
         model("z", memory_estimate_bytes=999 * GIB, last_used_at=None),
-        model("y", parameters=1_000_000_000_000, context_length=1_048_576),
+        model(
+            "y",
+            parameters=1_000_000_000_000,
+            context_length=131_072,
+            trained_context_length=131_072,
+        ),
     ):
         row = model_row(record, RenderContext(charset, NOW))
         for place, column in enumerate(COLUMNS):
@@ -99,7 +106,7 @@ def test_no_cell_is_wider_than_its_column(charset: Charset) -> None:
 @pytest.mark.parametrize(
     ("width", "keys"),
     [
-        (79, {"model", "state", "fits", "memory"}),
+        (79, {"model", "state", "fits", "memory", "size"}),
         (117, {one.key for one in COLUMNS} - {"params"}),
         (140, {one.key for one in COLUMNS}),
     ],

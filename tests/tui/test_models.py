@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 from rich.cells import cell_len
+from textual.binding import Binding
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, ServiceEvent
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.pages.dashboard.page import DashboardPage
+from cyber_inference_tui.tui.pages.models.model_actions import MODEL_ACTIONS
 from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
@@ -64,16 +68,16 @@ async def test_the_table_and_the_line_below_show_each_model_and_its_changes() ->
         await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
         # The line below says why.
         await at(app, pilot, BIG)
-        await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.9 GiB")
-        await shows(app, pilot, "enter opens its details")
+        await shows(app, pilot, "✖ too big: needs 21.7 GiB, this machine may use 5.90 GiB")
+        assert "enter opens" not in screen_text(app)  # the line of keys says it
         await at(app, pilot, PHI)
         await shows(app, pilot, "✖ The model needs more memory than the GPU has")
         # An event changes its row and its sentence.
         client.set_model(GEMMA, progress=0.9)
         await shows(app, pilot, "◐ loading 90 %")
         await at(app, pilot, BIG)
-        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.0 GiB, 2.0 GiB is free")
-        await shows(app, pilot, "✔ fits: needs 1.0 GiB, 2.0 GiB is free")
+        client.set_model(BIG, fits=Fit.NOW, fits_reason="needs 1.00 GiB, 2.00 GiB is free")
+        await shows(app, pilot, "✔ fits: needs 1.00 GiB, 2.00 GiB is free")
         # The cursor follows its model when rows change.
         await at(app, pilot, QWEN)
         client.publish("model", model("a-new-one"))
@@ -139,7 +143,7 @@ async def test_the_models_stay_while_there_is_no_connection() -> None:
 
 async def test_a_small_terminal_keeps_what_matters() -> None:
     async with on_models(busy_world(), size=SMALL) as (app, _, pilot):
-        await shows(app, pilot, "STATE", "FITS", "MEMORY", "enter: details")
+        await shows(app, pilot, "STATE", "FITS", "MEMORY")
         assert "CONTEXT" not in screen_text(app)
         assert all(cell_len(line) <= 80 for line in screen_text(app).splitlines())
         # Details that fill the page are not repeated below.
@@ -239,7 +243,7 @@ async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> 
     async with on_models(busy_world(), size=SMALL) as (app, client, pilot):
         await at(app, pilot, QWEN)
         await pilot.press("d")
-        await shows(app, pilot, "▸   8,192", "COMMAND")
+        await shows(app, pilot, "▸      8K", "COMMAND")
         assert "FITS\n▸" not in screen_text(app)
         assert not table(app).display
         await pilot.press("slash", "s")
@@ -464,3 +468,64 @@ async def test_the_filter_works_at_once_is_in_the_title_and_escape_clears_it() -
         await pilot.press("escape")
         await until(pilot, lambda: len(order(app)) == 6)
         assert "/qwen" not in screen_text(app)
+
+
+def with_unreadable() -> World:
+    world = busy_world()
+    world.models["broken"] = model("broken", unreadable=True, error="it is cut short", fits=None)
+    return world
+
+
+@pytest.mark.parametrize("first_page", ["dashboard", "models"])
+async def test_what_cannot_be_done_with_an_unreadable_file_says_why(first_page: str) -> None:
+    async with running(with_unreadable(), first_page=first_page) as (app, client, pilot):
+        await shows(app, pilot, "✖ unreadable")
+        shown = app.screen.query_one("#models, #table", LiveTable)
+        assert shown.move_to("broken")
+        for key in "lpt":
+            await pilot.press(key)
+            await shows(app, pilot, "broken is unreadable: it is cut short.")
+            app.clear_notifications()
+            await until(pilot, lambda: "is unreadable" not in screen_text(app))
+        assert client.calls == []
+        assert app.current_mode == first_page
+
+
+async def test_the_chooser_shows_an_unreadable_file_and_says_why() -> None:
+    async with running(with_unreadable(), first_page="chat") as (app, _, pilot):
+        await shows(app, pilot, "Write to try")
+        await pilot.press("m")
+        await shows(app, pilot, "Chat with", "✖ unreadable")
+        await pilot.press(*"broken", "enter")
+        await shows(app, pilot, "broken is unreadable: it is cut short.")
+        assert screen_text(app).splitlines()[3].strip().startswith(QWEN)
+
+
+async def test_each_action_has_the_same_key_and_question_on_the_dashboard() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await shows(app, pilot, QWEN)
+        keys = [
+            {
+                binding.action: binding.key
+                for one in kind.BINDINGS
+                if isinstance(one, Binding)
+                for binding in (one,)
+            }
+            for kind in (DashboardPage, ModelsPage)
+        ]
+        both = keys[0].keys() & keys[1].keys() & MODEL_ACTIONS
+        assert both == MODEL_ACTIONS - {"details", "copy_command"}
+        assert all(keys[0][action] == keys[1][action] for action in both)
+        assert app.screen.query_one("#models", LiveTable).move_to(BIG)
+        await pilot.press("x")
+        await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:")
+        await pilot.press("d")
+        await until(pilot, lambda: ("delete", BIG) in client.calls)
+
+
+async def test_a_short_terminal_shows_the_whole_sentence() -> None:
+    why = "needs 21.7 GiB, and this machine may use 5.90 GiB for models, of which 2 are unused"
+    world = busy_world()
+    world.models = {"big": model("big", fits=Fit.NEVER, fits_reason=why)}
+    async with on_models(world, size=(60, 20)) as (app, _, pilot):
+        await shows(app, pilot, "too big", "unused")

@@ -120,8 +120,10 @@ def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
     assert request_row(request(1, stream=False), CONTEXT).cell(6)[0] == UNICODE.missing
 
 
-def test_the_time_of_another_day_is_its_date() -> None:
+def test_a_time_more_than_a_day_ago_is_its_date() -> None:
     assert request_row(request(1, at=ago(2 * 86400)), CONTEXT).cell(0)[0] == "03 Mar"
+    # The last night has times, too.
+    assert request_row(request(1, at=ago(16 * 3600)), CONTEXT).cell(0)[0] == "20:04:31"
 
 
 def test_the_history_knows_a_request_with_and_without_its_number() -> None:

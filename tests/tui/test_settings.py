@@ -13,6 +13,7 @@ import pytest
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConfigError, CyberError
+from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.editor import editor_command
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
@@ -129,15 +130,27 @@ async def test_a_reset_that_restarts_models_asks_first() -> None:
 
 
 async def test_a_theme_that_is_chosen_is_taken_at_once_and_kept() -> None:
-    async with on_page(busy_world()) as (app, client, pilot):
-        await on_setting(pilot, app, "theme")
-        await pilot.press("t")
-        await until(pilot, lambda: "nord" in screen_text(app))
-        await pilot.press(*"light")
-        await until(pilot, lambda: "cyber-light" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: client.calls == [("set_config", "theme", "cyber-light")])
-        assert app.theme == "cyber-light"
+    kept: list[str] = []
+    async with running(busy_world(), attached=True, save_theme=kept.append) as (app, client, pilot):
+        for keys, theme in ((["7", "t"], "cyber-light"), (["1", "ctrl+p", *"theme"], "dracula")):
+            await pilot.press(*keys)
+            if "ctrl+p" in keys:
+                await until(pilot, lambda: "Choose the colours" in screen_text(app))
+                await pilot.press("enter")
+            await until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
+            await pilot.press(*theme, "enter")
+            await until(pilot, lambda: bool(kept))
+            assert app.theme == kept.pop() == theme
+        assert client.calls == [], "the service may be another's"
+
+
+async def test_a_theme_that_cannot_be_kept_is_reported() -> None:
+    def save(name: str) -> None:
+        raise CyberError("The disk is full.")
+
+    async with on_page(busy_world(), save_theme=save) as (app, _, pilot):
+        await pilot.press("t", *"dracula", "enter")
+        await until(pilot, lambda: "The disk is full." in screen_text(app))
 
 
 async def test_the_cursor_steps_over_titles() -> None:
@@ -254,3 +267,27 @@ def test_an_editor_that_cannot_be_parsed_is_refused() -> None:
     assert editor_command({"VISUAL": "", "EDITOR": "code --wait"}) == ["code", "--wait"]
     with pytest.raises(CyberError, match=r"EDITOR is not a command: No closing quotation"):
         editor_command({"EDITOR": "'vim"})
+
+
+async def test_a_value_that_somebody_else_changed_is_replaced_only_after_a_question() -> None:
+    async with on_page(busy_world()) as (app, client, pilot):
+        await on_setting(pilot, app, "model_idle_timeout")
+        await pilot.press("enter", "ctrl+u", *"500")
+        await client.service.configuration.set("model_idle_timeout", 111)
+        await until(pilot, lambda: "it is 111 now" in screen_text(app))
+        assert app.screen.query_one("#value", Input).value == "500"
+        client.calls.clear()
+        for answer in ("escape", "k"):
+            await pilot.press("enter")
+            await until(pilot, lambda: "Somebody changed model_idle_timeout" in screen_text(app))
+            await pilot.press(answer)
+            await until(pilot, lambda: "Somebody changed model_idle" not in screen_text(app))
+            assert client.calls == []
+        assert client.world.config["model_idle_timeout"].value == 111
+        await pilot.press("enter", "ctrl+u", *"222")
+        await client.service.configuration.set("model_idle_timeout", 333)
+        client.calls.clear()
+        await pilot.press("enter")
+        await until(pilot, lambda: "It is 333 now. You typed 222." in screen_text(app))
+        await pilot.press("r")
+        await until(pilot, lambda: client.calls == [("set_config", "model_idle_timeout", 222)])

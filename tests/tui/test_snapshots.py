@@ -74,7 +74,7 @@ async def _happen(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
     client.set_model("qwen3-32b-q4_k_m", pinned=True)
     client.set_model("qwen3-32b-q4_k_m", pinned=False)
     await until(pilot, lambda: "unpinned" in screen_text(app) or "EVENTS" in screen_text(app))
-    await until(pilot, lambda: len(app.snapshot.recent_events) == 4)
+    await until(pilot, lambda: len(app.snapshot.recent_events) == 5)
 
 
 def test_dashboard(looks: Callable[..., None]) -> None:

@@ -136,7 +136,7 @@ def model(model_id: str, **changes: object) -> ModelRecord:
         "memory_estimate_bytes": int(3.1 * GIB),
         "memory_estimate_source": "measured",
         "fits": Fit.NOW,
-        "fits_reason": "needs 3.1 GiB, 4.0 GiB is free",
+        "fits_reason": "needs 3.10 GiB, 4.00 GiB is free",
     }
     return ModelRecord(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -230,7 +230,7 @@ def busy_world() -> World:
             architecture="gemma3",
             vision=True,
             fits=Fit.AFTER_UNLOADING,
-            fits_reason="needs 2.9 GiB, 2.3 GiB is free, 5.4 GiB when idle models are unloaded",
+            fits_reason="needs 2.90 GiB, 2.30 GiB is free, 5.40 GiB when idle models are unloaded",
             last_used_at=ago(86400),
         ),
         model(
@@ -283,7 +283,7 @@ def busy_world() -> World:
             memory_estimate_bytes=int(21.7 * GIB),
             memory_estimate_source="formula",
             fits=Fit.NEVER,
-            fits_reason="needs 21.7 GiB, this machine may use 5.9 GiB for models",
+            fits_reason="needs 21.7 GiB, this machine may use 5.90 GiB for models",
         ),
     ]
     return World(

@@ -24,6 +24,7 @@ from cyber_inference_tui.llama.install.releases import (
     FileDownload,
     Releases,
 )
+from cyber_inference_tui.units import size_text
 
 _DOWNLOAD = ".download-"
 """The prefix of interrupted downloads."""
@@ -92,7 +93,7 @@ class GithubSource:
         if not found:
             raise InstallError(f"GitHub gives no SHA-256 of {asset.name}, so it cannot be trusted.")
         archive = self._archive(asset, staging)
-        progress.step(f"downloading {asset.name} ({asset.size / 1e6:.1f} MB)", upto=0.9)
+        progress.step(f"downloading {asset.name} ({size_text(asset.size)})", upto=0.9)
         wanted = FileDownload(
             name=asset.name,
             url=f"{self._releases.base}/releases/download/{offer.version}/{asset.name}",

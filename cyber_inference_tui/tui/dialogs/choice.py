@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -15,7 +15,8 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class ChoiceDialog(ModalScreen[str | None]):
@@ -25,7 +26,7 @@ class ChoiceDialog(ModalScreen[str | None]):
     """
 
     DEFAULT_CSS = """
-    ChoiceDialog { align: center middle; background: $background 60%; }
+    ChoiceDialog { align: center middle; }
     ChoiceDialog #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
         background: $panel; }
     ChoiceDialog Input { margin: 1 0; background: $surface; }
@@ -58,16 +59,14 @@ class ChoiceDialog(ModalScreen[str | None]):
         """Compose the filter and the table."""
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"))
-            yield Input(placeholder="part of a name")
+            yield TextLine(placeholder="part of a name")
             yield LiveTable(
                 self._columns, empty="No name contains this text.", charset=self._charset
             )
 
     def on_mount(self) -> None:
         """Show all rows."""
-        line = self.query_one(Input)
-        line.cursor_blink = False
-        line.focus()
+        self.query_one(TextLine).focus()
         self._show("")
         if self._chosen is not None:
             self.query_one(LiveTable).move_to(self._chosen)
@@ -82,6 +81,7 @@ class ChoiceDialog(ModalScreen[str | None]):
         table = self.query_one(LiveTable)
         # The height is that of all rows, so that it does not change while the user types.
         table.styles.height = min(18, len(self._all) + 1)
+        table.filtered = True
         table.show(rows)
 
     @on(Input.Changed)
@@ -100,3 +100,11 @@ class ChoiceDialog(ModalScreen[str | None]):
     def action_move(self, rows: int) -> None:
         """Move the cursor while the filter keeps the focus."""
         self.query_one(LiveTable).action_move(rows)
+
+
+def choose_theme(names: Iterable[str], current: str, context: RenderContext) -> ChoiceDialog:
+    """Return a dialog to choose a theme, our own first."""
+    column: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
+    ordered = sorted(names, key=lambda name: (not name.startswith("cyber-"), name))
+    rows = [row_of(name, name, (column,), context) for name in ordered]
+    return ChoiceDialog("Theme", (column,), rows, chosen=current, charset=context.charset)

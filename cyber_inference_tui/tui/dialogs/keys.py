@@ -25,7 +25,7 @@ class Keys(ModalScreen[None]):
     """Shows the keys of ``screen`` by group."""
 
     DEFAULT_CSS = """
-    Keys { align: center middle; background: $background 60%; }
+    Keys { align: center middle; }
     Keys #box { width: 84; max-width: 96%; height: auto; max-height: 92%; padding: 1 2;
         background: $panel; }
     Keys VerticalScroll { height: auto; max-height: 100%; scrollbar-size-vertical: 1; }

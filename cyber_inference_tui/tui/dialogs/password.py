@@ -15,6 +15,7 @@ from textual.widgets import Checkbox, Input, Static
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class Tick(Checkbox):
@@ -39,11 +40,11 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
 
     CSS_PATH = "question.tcss"
     DEFAULT_CSS = """
-    Password { align: center middle; background: $background 60%; }
-    Password #box { width: 60; height: auto; padding: 1 2; background: $panel; }
-    Password #problem { color: $error; height: auto; display: none; }
-    Password Input { margin: 1 0; background: $surface; }
-    Password #hint { margin-top: 1; }
+    Password { align: center middle; }
+    Password #box { width: 60; max-width: 96%; height: auto; padding: 1 2; background: $panel; }
+    Password Input { margin-top: 1; background: $surface; }
+    Password #problem { color: $text-error; height: auto; display: none; }
+    Password #keep, Password #hint { margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="password.cancel"),
@@ -62,10 +63,8 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
         with Vertical(id="box"):
             yield Static(Content.styled("Admin password", "bold"))
             yield Static(Content.styled(f"{self._url} needs it.", "$text-muted"))
+            yield TextLine(password=True, placeholder="password", id="password")
             yield Static(id="problem")
-            line = Input(password=True, placeholder="password", id="password")
-            line.cursor_blink = False
-            yield line
             if self._can_keep:
                 yield Tick("store it in a file that only you can read", id="keep", compact=True)
             ticks = [("tab space", "ticks")] if self._can_keep else []
@@ -83,7 +82,8 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             problem = self.query_one("#problem", Static)
             problem.update(Content(clean_line(str(error))))
             problem.display = True
-            self.query_one("#password", Input).value = ""
+            # The next key replaces the text; enter tries it again.
+            self.query_one("#password", Input).select_all()
         else:
             keep = self._can_keep and self.query_one("#keep", Tick).value
             self.dismiss((password, keep))

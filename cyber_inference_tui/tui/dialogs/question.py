@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
+
+_WIDTH = 70
+"""Maximum cells of a line of text."""
+_SIDES = 4
+_AROUND_LABEL = 8
+"""Cells of an answer beside its label: its key, the button's sides and the gap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Question(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", id="question.cancel"),
         Binding("left,up", "app.focus_previous", "Previous answer", show=False),
+        Binding("pageup", "scroll(-1)", "Page up", show=False),
+        Binding("pagedown", "scroll(1)", "Page down", show=False),
         Binding("right,down", "app.focus_next", "Next answer", show=False),
     ]
 
@@ -47,7 +58,8 @@ class Question(ModalScreen[str | None]):
         with Vertical(id="box"):
             yield Static(Content.styled(self._title, "bold"), id="title")
             if self._text:
-                yield Static(Content(self._text), id="text")
+                with VerticalScroll(id="body", can_focus=False):
+                    yield Static(Content(self._text), id="text")
             with Horizontal(id="answers"):
                 for answer in self._answers:
                     label = Content.assemble((answer.key, "bold underline"), f" {answer.label}")
@@ -63,6 +75,35 @@ class Question(ModalScreen[str | None]):
         for answer in self._answers:
             self._bindings.bind(answer.key, f"choose('{answer.value}')", answer.label, show=False)
         self.query_one(Button).focus()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Wrap the texts, and stack answers that do not fit side by side."""
+        room = min(_WIDTH, int(event.size.width * 0.96) - _SIDES)
+        for name in ("#title", "#text"):
+            for text in self.query(name):
+                text.styles.max_width = room
+        labels = [cell_len(answer.label) + _AROUND_LABEL for answer in self._answers]
+        self.query_one("#answers").set_class(sum(labels) > room, "-stacked")
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        """Limit the height of the text, so that the answers stay visible."""
+        box = self.query_one("#box")
+        around = sum(
+            part.outer_size.height + part.styles.margin.height
+            for part in box.children
+            if part.id != "body"
+        )
+        room = max(1, int(self.size.height * 0.96) - box.styles.padding.height - around - 1)
+        for body in self.query("#body"):
+            if body.styles.max_height != Scalar.from_number(room):
+                body.styles.max_height = room
+                self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
+
+    def action_scroll(self, pages: int) -> None:
+        """Scroll a text that is higher than the screen."""
+        for body in self.query("#body"):
+            body.scroll_relative(y=pages * body.size.height, animate=False)
 
     def action_choose(self, value: str) -> None:
         """Return an answer."""

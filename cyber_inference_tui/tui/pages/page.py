@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
+from textual.events import DescendantFocus
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
 from cyber_inference_tui.tui.key_bar import KeyBar
+from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -27,22 +31,27 @@ class Page(Screen[None]):
     """A page, which draws itself from snapshots.
 
     ``body`` composes it. ``show`` is called with each new snapshot while the page is in front,
-    when it comes to the front, and every second for countdowns. It has to be cheap when nothing
-    changed. A read-only app hides the actions in ``STEERING``, which change something.
+    when it comes to the front, and every second for countdowns, once the service has answered. It
+    has to be cheap when nothing changed. A read-only app hides the actions in ``STEERING``, which
+    change something.
     """
 
     MODE: ClassVar[str]
     STEERING: ClassVar[frozenset[str]] = frozenset()
     BINDINGS: ClassVar[list[BindingType]] = []
+    _focused_before: Widget | None = None
+    """The widget that gets the focus when the service answers."""
 
     def compose(self) -> ComposeResult:
         """Compose the parts that every page has, and the page's body."""
         # Set these classes first: later Textual would style all widgets a second time.
         size = self.app.size
         self.add_class(_step(size.width, WIDTHS), _step(size.height, HEIGHTS))
+        self.set_class(not self.cyber.snapshot.reached, "-absent")
         yield StatusBar(self.cyber.options)
         yield PageTabs(self.MODE)
         yield from self.body()
+        yield NoService()
         yield TooSmall()
         yield KeyBar(self.cyber.options.charset)
 
@@ -65,9 +74,13 @@ class Page(Screen[None]):
         return self.cyber.client
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether an action is available."""
+        """Return whether an action is available; none of a page that is hidden."""
+        if self.has_class("-absent"):
+            return False
         if action in self.STEERING and self.cyber.options.readonly:
             return False
+        if self.has_class("-tiny") or self.has_class("-flat"):
+            return False  # it would act on a row that nobody sees
         return super().check_action(action, parameters)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -77,7 +90,25 @@ class Page(Screen[None]):
         now = self.cyber.options.now()
         self.set_class(is_old(snapshot, now), "-stale")
         self.query_one(StatusBar).show(snapshot, now, self.client.url)
-        self.show(snapshot)
+        if snapshot.reached:
+            self._show_body()
+            self.show(snapshot)
+        else:
+            self.query_one(NoService).show(snapshot, now)
+            self._keep_focus()
+
+    def _show_body(self) -> None:
+        if self.has_class("-absent"):
+            self.remove_class("-absent")
+            if isinstance(self.focused, NoService):
+                self.set_focus(self._focused_before)
+
+    @on(DescendantFocus)
+    def _keep_focus(self) -> None:
+        """Move the focus to the notice while it hides the page."""
+        if self.has_class("-absent") and not isinstance(self.focused, NoService):
+            self._focused_before = self.focused
+            self.set_focus(self.query_one(NoService))
 
     def on_screen_resume(self) -> None:
         """Draw the newest snapshot when the page comes to the front."""

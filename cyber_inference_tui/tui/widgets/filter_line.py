@@ -11,9 +11,11 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
-class FilterLine(Input):
+class FilterLine(TextLine):
     """Hidden until it is opened. ``enter`` returns to the list and keeps the text."""
 
     KEYS_TITLE = "Filter"
@@ -40,9 +42,7 @@ class FilterLine(Input):
             return self.line
 
     def __init__(self, placeholder: str, *, id: str | None = None) -> None:  # noqa: A002 - Textual's
-        super().__init__(placeholder=placeholder, id=id, max_length=200)
-        # A blinking cursor would be sent to the terminal twice a second.
-        self.cursor_blink = False
+        super().__init__(placeholder=placeholder, id=id)
         self._back: Widget | None = None
 
     @property
@@ -83,4 +83,6 @@ class FilterLine(Input):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Post the new text."""
         event.stop()
+        if isinstance(self._back, LiveTable):
+            self._back.filtered = True
         self.post_message(self.Filtered(self, self.needle))

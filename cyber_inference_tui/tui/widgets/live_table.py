@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -71,6 +72,9 @@ def row_of(
 
 class LiveTable(ScrollView, can_focus=True):
     """Rows under a header, with a cursor that stays on its record when the order changes.
+
+    If its record goes away, no row is under the cursor until a key moves it: a key that was meant
+    for that record must not act on its neighbour. It takes the neighbour if a filter changed.
 
     ``empty`` is shown if there are no rows. Without ``cursor`` the table only scrolls.
     """
@@ -168,11 +172,17 @@ class LiveTable(ScrollView, can_focus=True):
         self._charset = charset
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
+        self._gone: str | None = None
+        """The key of the record under the cursor, if its row went away."""
         self._sort: tuple[str, bool] | None = None
         self._places: list[PlacedColumn] = []
+        self._widest = [0] * len(self._columns)
+        """Cells of the widest text of each column since the last change of the size."""
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays on the first row when rows are added."""
+        self.filtered = False
+        """A person asked for other rows: the cursor takes one of those that come."""
         self.set_reactive(LiveTable.virtual_size, Size(1, self._header))
 
     # Contents
@@ -182,14 +192,18 @@ class LiveTable(ScrollView, can_focus=True):
         new, old = tuple(rows), self._rows
         if new == old:
             return
-        before, key = self._cursor, self.cursor_key
+        before, key, gone = self._cursor, self.cursor_key, self._gone
         seen = self._is_visible(before)
         self._rows = new
+        moved = self._measure(new, old)
         at_top = self.keeps_top and not before and not self.scroll_offset.y
-        self._cursor = 0 if at_top else self._place_of(key, before)
+        self._cursor = 0 if at_top else self._place_of(gone or key, before)
+        found = at_top or not new or not old or new[self._cursor].key == (gone or key)
+        self._gone = None if found or self.filtered else gone or key
+        self.filtered = False
         if len(new) != len(old):
             self.virtual_size = Size(1, len(new) + self._header)
-        if not new or not old:
+        if not new or not old or moved or self._gone != gone:
             self.refresh()
         else:
             if seen:
@@ -203,7 +217,9 @@ class LiveTable(ScrollView, can_focus=True):
         sort = None if column is None else (column, descending)
         if sort != self._sort:
             self._sort = sort
-            self.refresh(Region(0, 0, self.size.width, 1))
+            # The arrow takes two cells.
+            moved = self._place()
+            self.refresh(*([] if moved else [Region(0, 0, self.size.width, 1)]))
 
     def show_empty(self, empty: Content | str) -> None:
         """Set the content that is shown if there are no rows."""
@@ -216,7 +232,7 @@ class LiveTable(ScrollView, can_focus=True):
     @property
     def cursor_key(self) -> str | None:
         """The key of the row under the cursor."""
-        return self._rows[self._cursor].key if self._rows else None
+        return self._rows[self._cursor].key if self._rows and self._gone is None else None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -292,7 +308,8 @@ class LiveTable(ScrollView, can_focus=True):
             return
         index = max(0, min(index, len(self._rows) - 1))
         before, self._cursor = self._cursor, index
-        if index != before:
+        gone, self._gone = self._gone, None
+        if index != before or gone is not None:
             for line in (before, index):
                 if self._is_visible(line):
                     y = line - self.scroll_offset.y + self._header
@@ -303,7 +320,8 @@ class LiveTable(ScrollView, can_focus=True):
     def action_move(self, rows: int) -> None:
         """Move the cursor; a table without a cursor scrolls."""
         if self._has_cursor:
-            self._move(self._cursor + rows)
+            # The next row has the place of one that went away.
+            self._move(self._cursor + rows - (self._gone is not None and rows > 0))
         else:
             self.scroll_to(y=self.scroll_offset.y + rows, animate=False)
 
@@ -346,12 +364,39 @@ class LiveTable(ScrollView, can_focus=True):
     # Painting
 
     def _on_resize(self, event: events.Resize) -> None:
+        self._widest = [0] * len(self._columns)
+        self._measure(self._rows, ())
+        self._place()
+        self._reveal()
+        self.refresh()
+
+    def _measure(self, new: Sequence[Row], old: Sequence[Row]) -> bool:
+        """Measure the new rows; return whether columns have moved.
+
+        Widths only grow, so that columns do not move to and fro with the texts.
+        """
+        known = set(map(id, old))
+        before = list(self._widest)
+        for row in new:
+            if id(row) not in known:
+                for index, width in enumerate(self._widest):
+                    text = row.cell(index)[0]
+                    if len(text) > width or not text.isascii():
+                        self._widest[index] = max(width, cell_len(plain(text, limit=_LONGEST)))
+        return self._widest != before and self._place()
+
+    def _place(self) -> bool:
+        """Place the columns; return whether any has moved."""
         start = _GUTTER if self._has_cursor else 0
         # Textual's size includes the scrollbar.
         width = self.scrollable_content_region.width
-        self._places = place_columns(self._columns, width, start)
-        self._reveal()
-        self.refresh()
+        sorted_by = None if self._sort is None else self._sort[0]
+        widest = [
+            max(cells, len(column.title) + 2) if column.key == sorted_by else cells
+            for cells, column in zip(self._widest, self._columns, strict=True)
+        ]
+        before, self._places = self._places, place_columns(self._columns, width, start, widest)
+        return self._places != before
 
     def render_line(self, y: int) -> Strip:
         """Render a line: the header, a row or a blank."""
@@ -370,7 +415,7 @@ class LiveTable(ScrollView, can_focus=True):
             for text, tone in (row.cell(place.index),)
             for align in (_align(self._columns[place.index]),)
         )
-        at_cursor = self._has_cursor and index == self._cursor
+        at_cursor = self._has_cursor and index == self._cursor and self._gone is None
         cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
         return self._line(texts, width, cursor)
 

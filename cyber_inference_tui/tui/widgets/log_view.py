@@ -29,10 +29,11 @@ class LogView(LogSheet, can_focus=True):
     """Shows lines of a log. At the end it follows; scrolled up it pauses and counts new lines.
 
     The view has a window of at most ``window`` lines. It is *attached* while the window's end is
-    the log's end. A page feeds it: ``show`` at the start and after ``EndWanted``, ``extend`` with
-    live lines (at most 4 times per second), ``prepend`` after ``OlderWanted``, ``append`` after
-    ``NewerWanted``. Clear it before it shows another log or another level. It ignores lines that
-    it has already, so that lines that were read and live lines may overlap.
+    the log's end. A page feeds it: ``show`` at the start and after ``FirstWanted`` or
+    ``EndWanted``, ``extend`` with live lines (at most 4 times per second), ``prepend`` after
+    ``OlderWanted``, ``append`` after ``NewerWanted``. Clear it before it shows another log or
+    another level. It ignores lines that it has already, so that lines that were read and live
+    lines may overlap.
 
     ``gap_hint`` ends the row for missing lines, such as ``r reads them``.
     """
@@ -43,7 +44,14 @@ class LogView(LogSheet, can_focus=True):
         Binding("down,j", "scroll_rows(1)", "Down", show=False, id="log.down"),
         Binding("pageup", "scroll_pages(-1)", "Page up", show=False, id="log.page-up"),
         Binding("pagedown", "scroll_pages(1)", "Page down", show=False, id="log.page-down"),
-        Binding("home,g", "first", "First", show=False, id="log.first"),
+        Binding(
+            "home,g",
+            "first",
+            "First",
+            show=False,
+            id="log.first",
+            tooltip="go to the first line of the log",
+        ),
         Binding(
             "end,G",
             "follow",
@@ -100,6 +108,9 @@ class LogView(LogSheet, can_focus=True):
         def __init__(self, view: LogView, start: int) -> None:
             super().__init__(view)
             self.start = start
+
+    class FirstWanted(_Message):
+        """Posted when the view should show the first line of the log."""
 
     class EndWanted(_Message):
         """Posted when a detached window should show the end of the log."""
@@ -305,7 +316,10 @@ class LogView(LogSheet, can_focus=True):
         self.action_scroll_rows(pages * max(1, self.size.height - 1))
 
     def action_first(self) -> None:
-        """Scroll to the window's first line."""
+        """Go to the first line of the log."""
+        if self.first_number:
+            self._asked_older = self.first_number  # the first lines may be far before these
+            self.post_message(self.FirstWanted(self))
         self.action_scroll_rows(-self._window.rows)
 
     def action_follow(self) -> None:

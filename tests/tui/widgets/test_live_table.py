@@ -91,7 +91,7 @@ async def test_without_rows_it_says_what_to_do() -> None:
         app.table.show_empty("Gone")
         await pilot.pause()
         assert "Gone" in app.lines[1]
-        assert app.table.cursor_key is None
+        assert [app.table.cursor_key] == [None]
         assert app.highlighted == ["a", None]
 
 
@@ -151,11 +151,26 @@ async def test_the_cursor_stays_on_its_thing() -> None:
         app.table.show(_rows("xyzfedcba"))
         await pilot.pause()
         assert app.table.cursor_key == "c"
-        # Where the thing is gone, its neighbour takes over.
+        # A key for a thing that is gone does not act on its neighbour, until a key moves there.
         app.table.show(_rows("fedba"))
         await pilot.pause()
-        assert app.table.cursor_key == "a"
-        assert app.highlighted == ["a", "b", "c", "a"]
+        assert [app.table.cursor_key] == [None]
+        assert app.highlighted == ["a", "b", "c", None]
+        assert not any("▸" in line for line in app.lines)
+        app.table.show(_rows("fedcba"))
+        assert app.table.cursor_key == "c"
+        for key, neighbour in [("j", "b"), ("k", "d")]:
+            app.table.show(_rows("fedcba"))
+            app.table.move_to("c")
+            app.table.show(_rows("fedba"))
+            await pilot.press(key)
+            assert app.table.cursor_key == neighbour
+            await pilot.pause()
+            assert sum("▸" in line for line in app.lines) == 1
+        app.table.move_to("b")
+        app.table.filtered = True
+        app.table.show(_rows("fed"))
+        assert app.table.cursor_key == "d"
 
 
 async def test_the_cursor_is_kept_in_sight_when_the_order_changes() -> None:
@@ -286,3 +301,24 @@ async def test_a_list_without_a_cursor_scrolls() -> None:
         await until(pilot, lambda: table.render_line(0).text.startswith("c "))
         await pilot.press("enter")
         assert app.chosen == []
+
+
+async def test_no_text_is_cut_beside_empty_cells() -> None:
+    app = _App()
+    async with app.run_test(size=(40, 8)) as pilot:
+        name = "a name of 24 characters."
+        app.table.show([Row("a", (name, "idle", "1"))])
+        await pilot.pause()
+        assert app.lines[1].split("  ")[0].endswith(name)
+        # A column is as wide as its widest text, and only grows: it does not move to and fro.
+        app.table.show([Row("a", (name, "loading 64 %", "1"))])
+        await pilot.pause()
+        assert "…" in app.lines[1]
+        assert "loading 64 %" in app.lines[1]
+        places = app.lines[0]
+        app.table.show([Row("a", (name, "idle", "1"))])
+        await pilot.pause()
+        assert app.lines[0] == places
+        await pilot.resize_terminal(41, 8)
+        await pilot.pause()
+        assert name in app.lines[1]

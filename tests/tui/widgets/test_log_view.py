@@ -144,7 +144,7 @@ async def test_older_lines_are_asked_for_once_and_do_not_move_the_reader() -> No
     app = _App()
     async with app.run_test(size=(60, 5)) as pilot:
         app.view.show(_lines(100, 130))
-        await pilot.press("g")
+        await pilot.press(*["pageup"] * 8)
         await pilot.press("up")
         await pilot.pause()
         assert app.older == [100]
@@ -155,7 +155,7 @@ async def test_older_lines_are_asked_for_once_and_do_not_move_the_reader() -> No
         await pilot.pause()
         assert app.lines[0].endswith("line 99")
         assert app.older == [100]
-        await pilot.press("g")
+        await pilot.press(*["pageup"] * 14)
         await pilot.pause()
         assert app.older == [100, 50]
         app.view.prepend(())

@@ -8,6 +8,7 @@ from typing import Any
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.tui.ways_out import with_keys
 
 TURNS_KEPT = 200
 CHARACTERS_KEPT = 500_000
@@ -16,7 +17,6 @@ ANSWER_CHARACTERS = 200_000
 """A longer answer is stopped: the model repeats itself."""
 RATE_SECONDS = 0.25
 """Least seconds over which a rate is measured."""
-QUESTION_CHARACTERS = 100_000
 
 
 class TurnState(StrEnum):
@@ -78,7 +78,7 @@ class Turn:
         if self.state is TurnState.ANSWERING:
             self.state = state
             self.waiting = ""
-            self.error = clean_line(" ".join(error.split()), limit=600)
+            self.error = clean_line(with_keys(" ".join(error.split())), limit=600)
 
     @property
     def first_seconds(self) -> float | None:

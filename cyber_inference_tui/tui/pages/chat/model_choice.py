@@ -9,11 +9,13 @@ from textual.content import Content
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.terminal.tone import STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
+from cyber_inference_tui.tui.pages.models.sentences import STYLES, unreadable_text
 from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.units import contexts_text
 
 _ORDER = (
     ModelStatus.LOADED,
@@ -26,7 +28,7 @@ _ORDER = (
 
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
     Column("model", "MODEL", least=20, value=lambda m: m.id),
-    Column("state", "STATE", 16, cell=state_cell),
+    Column("state", "STATE", 14, cell=lambda m, context: state_cell(m, context.charset)),
     Column("memory", "MEMORY", 10, right=True, priority=1, cell=memory_cell),
     Column("fits", "FITS", 9, cell=fits_cell),
 )
@@ -35,11 +37,17 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
 def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
     """Return the models that can chat, the fastest to answer first.
 
-    Loaded models come first, then those that fit in the memory; each group is sorted by id.
+    Loaded models come first, then those that fit in the memory; unreadable ones come last. Each
+    group is sorted by id.
     """
     return sorted(
         (model for model in models if not model.embedding),
-        key=lambda model: (_ORDER.index(model.status), model.fits is Fit.NEVER, model.id),
+        key=lambda model: (
+            model.unreadable,
+            _ORDER.index(model.status),
+            model.fits is Fit.NEVER,
+            model.id,
+        ),
     )
 
 
@@ -52,17 +60,13 @@ def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charse
     """Return the page's title: the model, its state and the options that are set."""
     if model is None:
         return Content.styled("Chat", "bold $text-muted")
-    colour = {"good": "$text-success", "busy": "$text-warning", "bad": "$text-error"}
-    tone = STATUS_TONES[model.status]
-    context = f"context {model.context_length:,}" if model.context_length else ""
-    remarks = [context, sampling_text(sampling, charset.dot)]
+    state = state_cell(model, charset)
+    context = contexts_text(model.context_length, model.trained_context_length)
+    remarks = [f"context {context}" if context else "", sampling_text(sampling, charset.dot)]
     return Content.assemble(
         (clean_line(model.id, limit=60), "bold"),
         "  ",
-        (
-            charset.status_text(model.status, model.progress),
-            colour.get(tone, "$text-muted"),
-        ),
+        (state.text, STYLES[state.tone]),
         (f"   {f' {charset.dot} '.join(filter(None, remarks))}", "$text-muted"),
     )
 
@@ -76,10 +80,12 @@ def invitation(model: ModelRecord | None, url: str) -> str:
             "The dashboard (1) offers a demo model that needs no download."
         )
     name = clean_line(model.id, limit=200)
-    if model.status is ModelStatus.LOADED:
+    if model.unreadable:
+        ready = unreadable_text(model)
+    elif model.status is ModelStatus.LOADED:
         ready = f"{name} is loaded and answers at once."
     elif model.status is ModelStatus.FAILED:
-        reason = clean_line(model.error or "", limit=400)
+        reason = clean_line(with_keys(model.error or ""), limit=400)
         ready = f"{name} failed the last time: {reason} A message loads it again."
     elif model.fits is Fit.NEVER:
         ready = f"{name} is too big: {clean_line(model.fits_reason or '', limit=400)}."

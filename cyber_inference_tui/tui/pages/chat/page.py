@@ -20,7 +20,6 @@ from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.chat.conversation import (
-    QUESTION_CHARACTERS,
     Conversation,
     Turn,
     TurnState,
@@ -35,9 +34,11 @@ from cyber_inference_tui.tui.pages.chat.model_choice import (
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
+from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
 from cyber_inference_tui.tui.pages.page import Page, update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS
 from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 PAINTS = 8
@@ -129,10 +130,9 @@ class ChatPage(Page):
 
     def _show_message(self, shown: bool) -> None:
         message = self.query_one(MessageInput)
+        shown = shown or message.has_focus  # a message that is being written stays
         if message.display != shown:
             message.display = shown
-            if not shown and message.has_focus:
-                self.screen.set_focus(self.query_one(TextView))
             self.refresh_bindings()
 
     @property
@@ -238,9 +238,9 @@ class ChatPage(Page):
             return
         if self._turn is not None:
             self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
-        elif len(text) > QUESTION_CHARACTERS:
+        elif len(text) > TEXT_CHARACTERS:
             self.cyber.show_message(
-                f"A message may have at most {QUESTION_CHARACTERS:,} characters.", "warning"
+                f"A message may have at most {TEXT_CHARACTERS:,} characters.", "warning"
             )
         else:
             message.clear()
@@ -323,8 +323,13 @@ class ChatPage(Page):
         """Choose another model."""
 
         def chosen(model_id: str | None) -> None:
-            if model_id is not None:
-                self.choose(model_id)
+            model = None if model_id is None else self.cyber.snapshot.model(model_id)
+            if model is None:
+                return
+            if reason := unreadable_text(model):
+                self.cyber.show_message(reason, "warning")
+            else:
+                self.choose(model.id)
 
         charset = self.cyber.options.charset
         context = self.cyber.options.render_context()

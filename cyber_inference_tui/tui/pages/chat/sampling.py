@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,10 @@ _MOST = {"temperature": 2.0, "top_p": 1.0, "max_tokens": 1_000_000, "seed": 2**3
 
 def read_sampling(system: str, typed: Mapping[str, str]) -> Sampling:
     """Parse the typed values; raise ``InvalidRequestError`` with the field in ``param``."""
+    if len(system) > TEXT_CHARACTERS:
+        raise InvalidRequestError(
+            f"The system prompt may have at most {TEXT_CHARACTERS:,} characters.", param="system"
+        )
     values: dict[str, Any] = {}
     for name in FIELDS:
         text = typed.get(name, "").strip()

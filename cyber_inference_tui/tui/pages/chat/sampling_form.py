@@ -15,6 +15,7 @@ from textual.widgets import Input, Static, TextArea
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.chat.sampling import FIELDS, Sampling, read_sampling
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
 class SamplingForm(ModalScreen[Sampling | None]):
@@ -49,7 +50,7 @@ class SamplingForm(ModalScreen[Sampling | None]):
                 value = getattr(self._sampling, name)
                 with Horizontal(classes="line"):
                     yield Static(name, classes="name")
-                    line = Input(
+                    yield TextLine(
                         ""
                         if value is None
                         else f"{value:g}"
@@ -58,8 +59,6 @@ class SamplingForm(ModalScreen[Sampling | None]):
                         placeholder="server's default",
                         id=name,
                     )
-                    line.cursor_blink = False
-                    yield line
                     yield Static(Content(means), classes="means")
             yield Static(id="problem")
             yield Static(key_hints(("tab", "next field"), ("ctrl+s", "saves"), ("esc", "cancels")))

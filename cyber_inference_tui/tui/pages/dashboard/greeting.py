@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -27,6 +28,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.suggested_models import Suggestion, suggest
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import counted, duration_text, size_text
 
 if TYPE_CHECKING:
@@ -161,17 +163,13 @@ class Greeting(VerticalScroll, can_focus=True):
         """Ask for the path of a llama-server and use it."""
         from cyber_inference_tui.tui.dialogs.prompt import Prompt  # noqa: PLC0415 - seldom
 
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self._app.do(self._use(path), group="install")
-
         self._app.push_screen(
             Prompt(
                 "Where is llama-server?",
                 "The full path on the machine that runs the service.",
+                self._use,
                 placeholder="/usr/local/bin/llama-server",
-            ),
-            answered,
+            )
         )
 
     async def _use(self, path: str) -> None:
@@ -208,10 +206,39 @@ class Greeting(VerticalScroll, can_focus=True):
         self._app.switch_mode("hub")
 
     def action_demo(self) -> None:
-        """Add the built-in demo model."""
+        """Add the built-in demo model; without a llama-server, first offer to install one."""
+        status, install = self._snapshot.status, self._snapshot.install
+        if status is None or status.llama_server.path is not None:
+            self._add_demo("Press 6 to chat with it.")
+        elif install is not None and install.state is InstallState.RUNNING:
+            self._add_demo("You can chat with it (6) when llama-server is installed.")
+        else:
+            self._ask_demo(install_options(install))
+
+    def _ask_demo(self, options: Sequence[InstallSource]) -> None:
+        from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
+
+        def answered(value: str | None) -> None:
+            if value == "install":
+                self.action_install(0)
+                self._add_demo("You can chat with it (6) when llama-server is installed.")
+            elif value == "add":
+                self._add_demo("It needs a llama-server: i installs one, and p uses yours.")
+
+        offer = (Answer("install", "i", "Install llama-server"),) if options else ()
+        way = f"i installs one: {options[0].summary}" if options else "p uses one that you have"
+        self._app.push_screen(
+            Question(
+                "Install llama-server first?",
+                f"The demo model needs a llama-server, and this machine has none. {way}.",
+                (*offer, Answer("add", "d", "Only add the demo"), Answer("cancel", "c", "Cancel")),
+            ),
+            answered,
+        )
+
+    def _add_demo(self, then: str) -> None:
         self._app.do(
-            self._app.client.call(endpoints.ADD_DEMO),
-            done="The model demo is ready. Press 6 to chat with it.",
+            self._app.client.call(endpoints.ADD_DEMO), done=f"The model demo is here. {then}"
         )
 
 
@@ -228,7 +255,7 @@ def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int)
     parts += _server_step(snapshot, charset, width)
     parts += _model_step(snapshot, charset, free, width)
     if snapshot.model("demo") is None:
-        parts += [*_step("3", "or try a demo"), *_key("d", "add a tiny demo model of 5 MB")]
+        parts += [*_step("3", "or try a demo"), *_key("d", "add a tiny demo model")]
         parts.append(("  no download\n\n", "$text-muted"))
     then, address = "Then point any OpenAI client at", f"{url}/v1"
     room = len(then) + 2 + len(address) <= width
@@ -295,7 +322,7 @@ def _server_step(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
         summary = _folded(source.summary, width, _INDENT + 3)
         parts += [*_key(key, summary), ("\n" + " " * _INDENT, "")]
     parts += [*_key("p", "I have one"), ("\n", "")]
-    if problem := _server_problem(snapshot):
+    if problem := with_keys(_server_problem(snapshot)):
         sign = charset.signs[ModelStatus.FAILED]
         parts += _line(f"{sign} {problem}", width, "$error")
     parts.append(("\n", ""))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from cyber_inference_tui.records import MemoryPool, ModelRecord, ModelStatus, ResourceSample
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.stacked_bar import BarPart
-from cyber_inference_tui.units import memory_text
+from cyber_inference_tui.units import size_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +63,22 @@ def _pool(
     *,
     charset: Charset,
 ) -> Pool:
-    parts = [_part(plain(one.id), size, charset) for one, size in models if size]
+    whole = size_text(total)
+    parts = [
+        BarPart(plain(one.id), size, "model", _beside(whole, size)) for one, size in models if size
+    ]
     used = None if free is None else max(0, total - free)
     if used is not None and free is not None:
         system = used - sum(int(part.value) for part in parts)
         if system > 0:
-            parts.append(BarPart("system", system, "system", _figure(system)))
-        parts.append(BarPart("free", free, "free", _figure(free)))
-    shown = charset.known(used, _figure)
+            parts.append(BarPart("system", system, "system", _beside(whole, system)))
+        parts.append(BarPart("free", free, "free", _beside(whole, free)))
+    shown = charset.known(used, partial(_beside, whole))
     limit = room.limit_bytes if room else None
     free_text, more = _room_texts(room, charset)
     return Pool(
         title=title,
-        caption=f"{shown} of {memory_text(total)}",
+        caption=f"{shown} of {whole}",
         room=free_text,
         more=more,
         parts=tuple(parts),
@@ -84,22 +88,19 @@ def _pool(
     )
 
 
-def _part(label: str, size: int, charset: Charset) -> BarPart:
-    return BarPart(label, size, "model", _figure(size))
-
-
-def _figure(size: int) -> str:
-    return memory_text(size).removesuffix(" GiB")
+def _beside(whole: str, size: int) -> str:
+    """Return ``size`` for a place beside ``whole``: without its unit if both have the same."""
+    return size_text(size).removesuffix(whole[whole.index(" ") :])
 
 
 def _room_texts(room: MemoryPool | None, charset: Charset) -> tuple[str, str]:
     if room is None or room.free_bytes is None:
         return "", ""
     free, after = max(0, room.free_bytes), room.free_after_unloading_bytes
-    now = f"{memory_text(free)} for models"
-    if after is None or _figure(after) == _figure(free):
+    now = f"{size_text(free)} for models"
+    if after is None or size_text(after) == size_text(free):
         return now, ""
-    return now, f", {_figure(after)} after unloading idle"
+    return now, f", {size_text(after)} after unloading idle"
 
 
 def _loaded(snapshot: Snapshot) -> list[ModelRecord]:

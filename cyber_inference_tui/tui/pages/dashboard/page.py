@@ -11,15 +11,19 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import TooSmall
-from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.pages.models.model_actions import (
+    MODEL_ACTIONS,
+    ModelActions,
+    model_bindings,
+)
+from cyber_inference_tui.tui.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.board import Board
     from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
     from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-_BOARD_ACTIONS = {"load", "unload", "pin", "log", "filter", "other_list", "freeze"}
+_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze"}
 
 
 class DashboardPage(ModelActions):
@@ -89,10 +93,11 @@ class DashboardPage(ModelActions):
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw ``snapshot``."""
-        if snapshot.link is Link.CONNECTING or self._board is None:
+        if self._board is None:
             return
         now = self.cyber.options.now()
-        if needs_greeting(snapshot):
+        typing = self._board.filter.has_focus
+        if needs_greeting(snapshot) and not typing:
             self._show_greeting(self._board).show(snapshot)
         else:
             self._board.show(snapshot, now)

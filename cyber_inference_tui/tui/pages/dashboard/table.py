@@ -12,6 +12,7 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ModelRecord,
     ModelStatus,
+    RecentEvent,
     RequestRecord,
     ResourceSample,
 )
@@ -19,13 +20,18 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
-from cyber_inference_tui.tui.pages.models.table import STATE_ORDER, memory_cell, state_cell
+from cyber_inference_tui.tui.pages.models.table import (
+    STATE_ORDER,
+    context_cell,
+    memory_cell,
+    state_cell,
+)
 from cyber_inference_tui.tui.pages.requests.request_status import (
     clock_text,
     request_kind,
     status_cell,
 )
-from cyber_inference_tui.tui.snapshot import RecentEvent
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
@@ -44,10 +50,6 @@ class ModelLine:
 
 
 Request = ActiveRequestRecord | RequestRecord
-
-
-def _context_size(line: ModelLine) -> int | None:
-    return line.model.context_length or None
 
 
 def _slots(line: ModelLine) -> str | None:
@@ -98,38 +100,55 @@ def _tokens_cell(one: Request, _: RenderContext) -> str:
 
 
 def _event_cell(one: RecentEvent, context: RenderContext) -> Cell:
-    """Return the text of an event, with a sign for a failure."""
+    """Return the text of an event, with a sign for a failure and the number of repetitions."""
     bad = one.tone == "bad"
     sign = f"{context.charset.status_sign(ModelStatus.FAILED)} " if bad else ""
-    return Cell(f"{sign}{plain(one.text)}", "bad" if bad else "dim")
+    times = "×" if context.charset.unicode else "x"  # noqa: RUF001 - the sign is meant
+    count = f"{times}{one.count} " if one.count > 1 else ""
+    return Cell(f"{sign}{count}{plain(with_keys(one.text))}", "bad" if bad else "dim")
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     Column("model", "MODEL", least=22, value=lambda line: line.model.id),
-    Column("state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context)),
-    Column("context", "CONTEXT", 7, _context_size, right=True, priority=3, text=number_text),
-    Column("slots", "SLOTS", 5, _slots, right=True, priority=4),
     Column(
-        "speed", "TOKENS/S", 8, lambda line: line.tokens_per_second, right=True, text=speed_text
+        "state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context.charset)
     ),
-    Column("running", "RUNNING", 7, _running, right=True, priority=2, text=number_text),
+    Column(
+        "context",
+        "CONTEXT",
+        11,
+        right=True,
+        priority=4,
+        cell=lambda line, context: context_cell(line.model, context),
+    ),
+    Column("slots", "SLOTS", 5, _slots, right=True, priority=5),
+    Column(
+        "speed",
+        "TOKENS/S",
+        8,
+        lambda line: line.tokens_per_second,
+        right=True,
+        priority=1,
+        text=speed_text,
+    ),
+    Column("running", "RUNNING", 7, _running, right=True, priority=3, text=number_text),
     Column("waiting", "WAITING", 9, right=True, cell=_waiting_cell),
     Column(
         "memory",
         "MEMORY",
-        9,
+        10,
         right=True,
         cell=lambda line, context: memory_cell(line.model, context),
     ),
-    Column("idle", "IDLE OUT", 8, right=True, priority=1, cell=_idle_cell),
+    Column("idle", "IDLE OUT", 8, right=True, priority=2, cell=_idle_cell),
 )
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
     Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=1),
+    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=2),
     Column("status", "STATUS", 12, cell=status_cell),
     Column("took", "TOOK", 8, right=True, cell=_took_cell),
-    Column("tokens", "TOKENS", 9, right=True, priority=2, cell=_tokens_cell),
+    Column("tokens", "TOKENS", 9, right=True, priority=1, cell=_tokens_cell),
 )
 EVENT_COLUMNS: tuple[Column[RecentEvent, RenderContext], ...] = (
     Column(
@@ -200,13 +219,8 @@ def event_rows(
 ) -> list[Row]:
     """Return rows of the events, newest first."""
     return [
-        row_of(
-            f"{one.at.timestamp()} {one.subject} {len(recent_events) - place}",
-            one,
-            EVENT_COLUMNS,
-            context,
-        )
-        for place, one in enumerate(recent_events[:_MOST_LISTED])
+        row_of(str(one.id), one, EVENT_COLUMNS, context)
+        for one in recent_events[:_MOST_LISTED]
         if _matches(one.subject, needle)
     ]
 

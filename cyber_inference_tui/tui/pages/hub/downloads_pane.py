@@ -16,6 +16,7 @@ from textual.widgets import Static
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
+    ModelRecord,
     ModelStatus,
     endpoints,
     queries,
@@ -30,13 +31,12 @@ from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
-from cyber_inference_tui.units import countdown_text, memory_text
+from cyber_inference_tui.units import countdown_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
 _BAR = 10
-_MIB = 1024**2
 _MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING})
 _OPEN = _MOVING | {DownloadStatus.PAUSED, DownloadStatus.VERIFYING, DownloadStatus.FAILED}
 _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
@@ -64,8 +64,7 @@ def share_done(one: DownloadRecord) -> float | None:
 
 def download_name(one: DownloadRecord) -> str:
     """Return the short name of a download."""
-    name = (one.filename or one.repo).rpartition("/")[2]
-    return clean_line(name.removesuffix(".gguf"), limit=200)
+    return clean_line(one.name, limit=200)
 
 
 def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
@@ -84,7 +83,7 @@ def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
 
 def _rate_cell(one: DownloadRecord, context: RenderContext) -> str:
     rate = one.bytes_per_second if one.status in _MOVING else None
-    return context.charset.missing if rate is None else f"{rate / _MIB:.1f} MiB/s"
+    return context.charset.missing if rate is None else f"{size_text(int(rate))}/s"
 
 
 def _left(one: DownloadRecord) -> float | None:
@@ -96,7 +95,7 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
     Column("percent", "", 5, share_done, right=True, text=percent_text),
-    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=memory_text),
+    Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=size_text),
     Column(
         "total",
         "OF",
@@ -104,7 +103,7 @@ COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
         lambda d: d.bytes_total,
         right=True,
         priority=3,
-        text=memory_text,
+        text=size_text,
         tone="dim",
     ),
     Column("rate", "RATE", 11, right=True, priority=1, cell=_rate_cell),
@@ -132,8 +131,8 @@ def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
         loads = "; l loads it" if keys else ""
         return f"Downloaded as {name}{loads}." if name else "Downloaded."
-    done = memory_text(one.bytes_done)
-    progress = f"{done} of {charset.known(one.bytes_total, memory_text)}"
+    done = size_text(one.bytes_done)
+    progress = f"{done} of {charset.known(one.bytes_total, size_text)}"
     progress = f"{progress}, from {clean_line(one.repo, limit=200)}"
     if one.status is DownloadStatus.VERIFYING:
         return f"Complete, verifying the checksum: {progress}"
@@ -149,13 +148,16 @@ class DownloadsPane(Vertical):
         Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
         Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
         Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
-        Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
+        Binding("l", "screen.load", "Load", id="hub.load", tooltip="load the downloaded model"),
+        Binding("t", "screen.chat", "Chat", id="hub.chat", tooltip="try the downloaded model"),
     ]
 
     def __init__(self, charset: Charset) -> None:
         super().__init__(id="transfers")
         self._charset = charset
         self._downloads: dict[str, DownloadRecord] = {}
+        self._offered: object = None
+        """The states on which the keys depend."""
 
     def compose(self) -> ComposeResult:
         """Compose the table and the sentence about the selected download."""
@@ -172,20 +174,24 @@ class DownloadsPane(Vertical):
 
     def show(self, downloads: Sequence[DownloadRecord]) -> None:
         """Draw ``downloads``."""
-        before = {key: one.status for key, one in self._downloads.items()}
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
         context = self._cyber.options.render_context()
         self.query_one(LiveTable).show(download_rows(downloads, context))
         self._show_note()
-        if before != {key: one.status for key, one in self._downloads.items()}:
-            self.refresh_bindings()
 
     @property
     def chosen(self) -> DownloadRecord | None:
         """The selected download."""
         key = self.query_one(LiveTable).cursor_key
         return self._downloads.get(key) if key is not None else None
+
+    @property
+    def model(self) -> ModelRecord | None:
+        """The model of the selected download, if it is done."""
+        one = self.chosen
+        done = one is not None and one.status is DownloadStatus.DONE
+        return self._cyber.snapshot.model(one.model_id or "") if one and done else None
 
     @on(LiveTable.RowHighlighted)
     def _moved(self) -> None:
@@ -194,16 +200,18 @@ class DownloadsPane(Vertical):
 
     def _show_note(self) -> None:
         one, options = self.chosen, self._cyber.options
-        model = None
-        if one is not None and one.status is DownloadStatus.DONE and one.model_id is not None:
-            model = self._cyber.snapshot.model(one.model_id)
-        keys = not options.readonly and (model is None or model.status in INACTIVE)
+        model = self.model
+        keys = not options.readonly and model is not None and model.status in INACTIVE
         note = download_sentence(one, self._charset, keys=keys)
         if model is not None:
             note += f"  {model_sentence(model, options.now(), self._charset)[0]}"
         style = "$text-error" if one is not None and one.error else "$text-muted"
         place = self.query_one("#download-note", Static)
         update_static(place, Content.styled(note, style), layout=True)
+        offered = (None if one is None else one.status, None if model is None else model.status)
+        if offered != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
 
     @property
     def _cyber(self) -> CyberApp:
@@ -216,13 +224,10 @@ class DownloadsPane(Vertical):
             "resume": {DownloadStatus.PAUSED},
             "cancel": _OPEN,
             "retry": {DownloadStatus.FAILED, DownloadStatus.CANCELLED},
-            "load": {DownloadStatus.DONE},
         }
         if action in allowed and self.is_mounted:
             one = self.chosen
             if one is None or one.status not in allowed[action] or self._cyber.options.readonly:
-                return False
-            if action == "load" and one.model_id is None:
                 return False
         return super().check_action(action, parameters)
 
@@ -260,7 +265,7 @@ class DownloadsPane(Vertical):
                     )
                 )
 
-        done = memory_text(one.bytes_done)
+        done = size_text(one.bytes_done)
         self.app.push_screen(
             Question(
                 f"Cancel the download of {download_name(one)}?",
@@ -273,14 +278,3 @@ class DownloadsPane(Vertical):
             ),
             answered,
         )
-
-    def action_load(self) -> None:
-        """Load the downloaded model, and show it on the Models page."""
-        one = self.chosen
-        if one is not None and one.model_id is not None:
-            self._cyber.do(self._load(one.model_id))
-
-    async def _load(self, model_id: str) -> None:
-        query = queries.LoadQuery(wait=False)
-        await self._cyber.client.call(endpoints.LOAD, model_id, query=query)
-        await self._cyber.open_model(model_id)

@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     DownloadStatus,
     HubFilesRecord,
     HubModelRecord,
+    ModelRecord,
     endpoints,
     queries,
 )
@@ -39,9 +40,11 @@ from cyber_inference_tui.tui.pages.hub.table import (
     result_sentence,
     sorted_files,
 )
-from cyber_inference_tui.tui.pages.page import Page, update_static
+from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 SEARCH_DELAY = 0.3
 """Seconds without a key until the search starts."""
@@ -60,7 +63,7 @@ class Results(LiveTable):
     ]
 
 
-class HubPage(Page):
+class HubPage(ModelActions):
     """Shows repositories, or the models of one repository, above the downloads.
 
     The first search starts when the page opens.
@@ -70,7 +73,7 @@ class HubPage(Page):
     CSS_PATH = "page.tcss"
     # The search field must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#results"
-    STEERING: ClassVar[frozenset[str]] = frozenset({"download"})
+    STEERING: ClassVar[frozenset[str]] = ModelActions.STEERING | {"download"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
         Binding(
@@ -99,6 +102,7 @@ class HubPage(Page):
 
     def __init__(self) -> None:
         super().__init__()
+        self._begun = False
         self._query = ""
         self._sort = SORTS[0]
         self._found: dict[str, HubModelRecord] = {}
@@ -119,21 +123,18 @@ class HubPage(Page):
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
-                line = Input(
+                yield TextLine(
                     placeholder="search Hugging Face; empty shows the most downloaded", id="search"
                 )
-                line.cursor_blink = False
-                yield line
                 yield Results(RESULT_COLUMNS, charset=charset, id="results")
                 yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
                 yield Static(id="note")
             yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
-        """Begin with the most downloaded models."""
+        """Focus the results."""
         self._files_table.display = False
         self._results.focus()
-        self._start_search()
 
     @property
     def _results(self) -> LiveTable:
@@ -147,10 +148,20 @@ class HubPage(Page):
     def _table(self) -> LiveTable:
         return self._results if self._repo is None else self._files_table
 
+    def chosen(self) -> ModelRecord | None:
+        """Return the model of the selected download."""
+        return self.query_one(DownloadsPane).model if self._in_downloads else None
+
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the downloads; search results are drawn when they arrive."""
+        """Draw the downloads; search results are drawn when they arrive.
+
+        Begin with the most downloaded models.
+        """
+        if not self._begun:
+            self._begun = True
+            self._start_search()
         self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
         new, self._done = done - self._done, done
@@ -312,6 +323,7 @@ class HubPage(Page):
             return
         self._found = {one.repo: one for one in found}
         self._cursor = cursor
+        self._results.filtered = True
         self._finish_request()
         self._results.action_first()
 

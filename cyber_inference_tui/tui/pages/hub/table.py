@@ -22,8 +22,8 @@ from cyber_inference_tui.units import (
     age_text,
     context_text,
     count_text,
-    memory_text,
     number_text,
+    size_text,
 )
 
 SORTS = ("downloads", "likes", "trending", "new")
@@ -54,7 +54,7 @@ def _gated_cell(model: HubModelRecord, _: RenderContext) -> Cell:
 
 def _memory_cell(line: FileLine, context: RenderContext) -> str:
     needed = line.file.memory_estimate_bytes
-    return context.charset.known(needed, partial(memory_text, estimate=True))
+    return context.charset.known(needed, partial(size_text, estimate=True))
 
 
 def _vision_cell(line: FileLine, _: RenderContext) -> Cell:
@@ -82,7 +82,7 @@ RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
     Column("architecture", "ARCH", 10, lambda m: m.architecture, priority=4),
     Column(
         "context",
-        "CONTEXT",
+        "TRAINED",
         8,
         lambda m: m.context_length or None,
         right=True,
@@ -95,7 +95,7 @@ RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
 )
 FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
     Column("quantization", "QUANT", 10, lambda line: line.file.quantization),
-    Column("size", "SIZE", 9, lambda line: line.file.size_bytes, right=True, text=memory_text),
+    Column("size", "SIZE", 9, lambda line: line.file.size_bytes, right=True, text=size_text),
     Column("memory", "MEMORY", 10, right=True, priority=1, cell=_memory_cell),
     Column("fits", "FITS", 9, cell=lambda line, context: fit_cell(line.file.fits, context.charset)),
     Column("shards", "FILES", 5, lambda line: len(line.file.files), right=True, priority=2),

@@ -55,7 +55,7 @@ class LogsPage(Page):
         with Horizontal(classes="body"):
             yield LiveTable(
                 COLUMNS,
-                empty="No logs yet.",
+                empty="Waiting for the service.",
                 charset=self.cyber.options.charset,
                 id="sources",
             )

@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Awaitable
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 import msgspec
@@ -23,6 +22,7 @@ from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError
+from cyber_inference_tui.files import typed_path
 from cyber_inference_tui.records import LogEvent, LogLevel, NumberedLine, endpoints
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
@@ -30,6 +30,7 @@ from cyber_inference_tui.tui.pages.logs.reader import PAGE_LINES, LogReader
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.log_view import LogView
+from cyber_inference_tui.tui.widgets.text_line import TextLine
 from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25
 REMARK_SECONDS = 5.0
+_NAME_CHARACTERS = 60
+"""Of a log's id in the name of its file: 240 bytes at most."""
 _WAITING_LINES = 20_000
 _LEVELS: tuple[LogLevel | None, ...] = (None, LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR)
 _SEVERITY = {level: place for place, level in enumerate(LogLevel)}
@@ -131,9 +134,7 @@ class LogPane(Vertical):
             gap_hint="r reads them",
             charset=self._app.options.charset,
         )
-        line = Input(placeholder="search text")
-        line.cursor_blink = False
-        yield line
+        yield TextLine(placeholder="search text")
 
     def on_mount(self) -> None:
         """Start reading."""
@@ -202,7 +203,8 @@ class LogPane(Vertical):
                             break
                         self._take(msgspec.json.decode(event.data, type=thread_safe(LogEvent)))
             except NoServiceError:
-                pass  # the status line shows it; the lines stay
+                # The status line shows it; the lines stay.
+                self.view.show_empty("Waiting for the service.")
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()
@@ -267,6 +269,16 @@ class LogPane(Vertical):
     async def _read_newer(self, start: int) -> None:
         page = await self._reader.page(after=start)
         self.view.append(page.lines, at_end=page.searched_to >= page.log.end or not page.lines)
+
+    @on(LogView.FirstWanted)
+    def _first(self) -> None:
+        if not self._former:
+            self._read(self._read_first())
+
+    async def _read_first(self) -> None:
+        page = await self._reader.page(after=0)
+        if page.lines and page.lines[0].number < self.view.first_number:
+            self.view.show(page.lines, at_end=False, gaps=self._reader.level is None)
 
     @on(LogView.EndWanted)
     def _end(self) -> None:
@@ -420,30 +432,27 @@ class LogPane(Vertical):
 
     def action_save(self) -> None:
         """Save the log to a file on this machine, after asking for its path."""
-        name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
-
-        def answered(path: str | None) -> None:
-            if path is not None:
-                self._read(self._save(Path(os.path.expanduser(path))))  # noqa: PTH111 - never raises
-
+        letters = (sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
+        name = "".join(letters)[:_NAME_CHARACTERS]
         self.app.push_screen(
             Prompt(
                 f"Save the log of {clean_line(self.source, limit=60)}",
                 "A new file on the machine of this app.",
-                value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111
-            ),
-            answered,
+                self._save,
+                value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111 - without a home: as it is
+            )
         )
 
-    async def _save(self, path: Path) -> None:
+    async def _save(self, text: str) -> None:
         try:
+            path = typed_path(text)
             saved = await self._reader.save(path)
         except FileExistsError:
-            self._app.show_message(f"{path} exists already. Nothing was written.", "error")
+            raise CyberError(f"{text} exists already. Choose another name.") from None
         except OSError as error:
-            self._app.show_message(f"{path}: {error.strerror}.", "error")
-        else:
-            self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
+            reason = (error.strerror or "the file cannot be written").lower()
+            raise CyberError(f"Not saved: {reason}. Choose another path.") from error
+        self._app.show_message(f"Saved {counted(saved, 'line')} to {path}.")
 
     def _show_remark(self, remark: str) -> None:
         """Show a remark in the title for a few seconds."""

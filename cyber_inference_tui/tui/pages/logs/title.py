@@ -10,6 +10,7 @@ from textual.content import Content
 from cyber_inference_tui.records import LogLevel, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.ways_out import with_keys
 
 _SHORTEST_NAME = 8
 
@@ -65,7 +66,7 @@ def empty_text(level: LogLevel | None, model: ModelRecord | None) -> str:
     if model is None:
         return "Nothing has been written to this log yet."
     if model.status is ModelStatus.FAILED:
-        why = clean_line(model.error or "it failed", limit=600)
+        why = clean_line(with_keys(model.error or "it failed"), limit=600)
         return f"The server wrote nothing. {why}"
     return (
         "The server has written nothing since the service started. Load the model to see its log."

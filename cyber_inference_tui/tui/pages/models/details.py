@@ -17,7 +17,8 @@ from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
-from cyber_inference_tui.units import memory_text
+from cyber_inference_tui.tui.ways_out import with_keys
+from cyber_inference_tui.units import context_text, size_text
 
 Parts = list[tuple[str, str]]
 
@@ -45,7 +46,7 @@ def details_content(
     """
     parts = _head(record, now, charset, width)
     if record.error:
-        error = clean_text(record.error, limit=8000).strip()
+        error = clean_text(with_keys(record.error), limit=8000).strip()
         parts += [*_heading("ERROR"), (f"{error}\n", STYLES["bad"])]
     if details is None:
         if problem:
@@ -88,7 +89,7 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
     if not rows:
         return []
     return [
-        *_heading("MEMORY", "in GiB, by context size"),
+        *_heading("MEMORY", "by context size"),
         *_memory_table(rows, charset, width),
     ]
 
@@ -114,9 +115,9 @@ def _memory_cells(
         sizes = {part.name: part.size_bytes for part in row.parts}
         lines.append(
             [
-                f"{row.context_size:,}",
-                *(_gib(sizes.get(name), charset) for name in names),
-                _gib(row.total_bytes, charset),
+                context_text(row.context_size),
+                *(charset.known(sizes.get(name), size_text) for name in names),
+                charset.known(row.total_bytes, size_text),
                 fit_cell(row.fits, charset).text,
             ]
         )
@@ -146,10 +147,6 @@ def _aligned(
     return parts
 
 
-def _gib(size: int | None, charset: Charset) -> str:
-    return charset.known(size, memory_text).removesuffix(" GiB")
-
-
 # The command
 
 
@@ -157,7 +154,7 @@ def _command(details: ModelDetails, pid: int | None, width: int) -> Parts:
     if not details.command:
         if not details.command_problem:
             return []
-        problem = clean_line(details.command_problem)
+        problem = clean_line(with_keys(details.command_problem))
         return [*_heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
     parts = _heading("COMMAND", "y copies it" + (f", pid {pid}" if pid else ""))
     for line in command_lines(details.command, width):
@@ -256,7 +253,7 @@ def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
 
 
 def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
-    size = charset.known(file.size_bytes, memory_text).rjust(9)
+    size = charset.known(file.size_bytes, size_text).rjust(9)
     first, *more = fold(plain(file.path), max(8, width - 11))
     parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
     parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.scalar import Scalar
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
@@ -35,6 +36,7 @@ from cyber_inference_tui.tui.pages.models.form_values import (
     setting_text,
     type_hint,
 )
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -59,13 +61,12 @@ class SettingLine(Vertical):
         """Compose the line."""
         with Horizontal():
             yield Static(self._label(changed=False), classes="label")
-            line = Input(
+            yield TextLine(
                 setting_text(self.setting.key, self.setting.value),
                 placeholder=placeholder_text(self.setting),
                 select_on_focus=False,
+                limit=TEXT_CHARACTERS,
             )
-            line.cursor_blink = False
-            yield line
         yield Static(classes="problem")
 
     def _label(self, *, changed: bool) -> Content:
@@ -175,8 +176,11 @@ class ModelForm(ModalScreen[str | None]):
             for part in box.children
             if part.id != "lines"
         )
-        room = self.size.height - 2 - box.styles.padding.height - around
-        self.query_one("#lines").styles.max_height = max(3, room)
+        room = max(3, self.size.height - 2 - box.styles.padding.height - around)
+        lines = self.query_one("#lines")
+        if lines.styles.max_height != Scalar.from_number(room):
+            lines.styles.max_height = room
+            self.call_after_refresh(self._fit)  # the parts may not have had their sizes yet
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
@@ -192,6 +196,7 @@ class ModelForm(ModalScreen[str | None]):
         line = _line_of(event.widget)
         if line is not None:
             self.query_one("#help", Static).update(help_content(line.setting))
+            self.call_after_refresh(self._fit)
 
     @on(events.DescendantBlur)
     def _blurred(self, event: events.DescendantBlur) -> None:
@@ -257,6 +262,7 @@ class ModelForm(ModalScreen[str | None]):
         else:
             text, style = ("" if changed else "No changes."), "$text-muted"
         self.query_one("#effect", Static).update(Content.styled(clean_line(text), style))
+        self.call_after_refresh(self._fit)
 
     # Saving and leaving
 
@@ -283,6 +289,8 @@ class ModelForm(ModalScreen[str | None]):
                 changes.append((line, change))
         wrong = next((line for line in self._lines() if line.changed and line.problem), None)
         saved: list[tuple[str, str]] = []
+        if wrong is None and changes and not await self._may_replace(changes):
+            return ""
         for line, change in changes if wrong is None else ():
             effect = line.effect
             try:
@@ -297,6 +305,38 @@ class ModelForm(ModalScreen[str | None]):
             self.screen.set_focus(wrong.input)
         self._show_effect()
         return "" if wrong is not None else grouped(saved)
+
+    async def _may_replace(self, changes: list[tuple[SettingLine, Change]]) -> bool:
+        """Ask if values changed since the form was opened."""
+        try:
+            details = await self._app.client.call(endpoints.DETAILS, self._model_id)
+        except CyberError as error:
+            changes[0][0].show_result(problem=str(error))
+            return False
+        now = {setting.key: setting for setting in details.settings}
+        changed = [
+            (line, now[change.key])
+            for line, change in changes
+            if now[change.key].value not in (line.setting.value, change.value)
+        ]
+        if not changed:
+            return True
+        values = "; ".join(
+            f"{new.key} is {clean_line(setting_text(new.key, new.value) or 'not set', limit=100)}"
+            for _, new in changed
+        )
+        answers = (
+            Answer("keep", "k", "Keep the new ones"),
+            Answer("replace", "r", "Replace them with mine", destructive=True),
+        )
+        answer = await self.app.push_screen_wait(
+            Question("Somebody changed these settings meanwhile", f"{values}.", answers)
+        )
+        for line, new in changed if answer else ():
+            line.setting = new
+            if answer == "keep":
+                line.input.value = setting_text(new.key, new.value)
+        return answer == "replace"
 
     async def _put(self, change: Change) -> None:
         path = model_key(self._model_id, change.key)

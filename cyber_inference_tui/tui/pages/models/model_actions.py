@@ -13,11 +13,11 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, 
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.units import counted, memory_text
+from cyber_inference_tui.units import counted, size_text
 
 INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """States of a model without a server that is neither loading nor queued."""
-_MODEL_ACTIONS = frozenset(
+MODEL_ACTIONS = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
 )
 
@@ -29,6 +29,19 @@ def model_bindings(page: str) -> list[BindingType]:
         Binding("u", "unload", "Unload", id=f"{page}.unload", tooltip="stop the model's server"),
         Binding("p", "pin", "Pin", id=f"{page}.pin", tooltip="keep the model loaded, or unpin it"),
         Binding("o", "log", "Log", id=f"{page}.log", tooltip="open the log of its server"),
+        Binding("e", "edit", "Edit", id=f"{page}.edit", tooltip="change the model's own settings"),
+        Binding("t", "chat", "Chat", id=f"{page}.chat", tooltip="try the model"),
+        Binding(
+            "c",
+            "copy_id",
+            "Copy id",
+            show=False,
+            id=f"{page}.copy-id",
+            tooltip="the name to use in requests",
+        ),
+        Binding(
+            "x,delete", "delete", "Delete", id=f"{page}.delete", tooltip="delete the model's files"
+        ),
     ]
 
 
@@ -54,7 +67,7 @@ class ModelActions(Page):
         """Return whether an action is available for the selected model in its state."""
         if not super().check_action(action, parameters):
             return False
-        if action not in _MODEL_ACTIONS or not self.is_mounted:
+        if action not in MODEL_ACTIONS or not self.is_mounted:
             return True
         model = self.chosen()
         if model is None:
@@ -70,9 +83,19 @@ class ModelActions(Page):
             return details is not None and bool(details.command)
         return True
 
+    def _usable(self) -> ModelRecord | None:
+        """Return the selected model; if its file is unreadable, say so and return ``None``."""
+        from cyber_inference_tui.tui.pages.models.sentences import unreadable_text  # noqa: PLC0415
+
+        model = self.chosen()
+        if model is None or not (reason := unreadable_text(model)):
+            return model
+        self.cyber.show_message(reason, "warning")
+        return None
+
     def action_load(self) -> None:
         """Load the model."""
-        if (model := self.chosen()) is not None:
+        if (model := self._usable()) is not None:
             self.cyber.do(
                 self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
             )
@@ -113,10 +136,11 @@ class ModelActions(Page):
 
     def action_pin(self) -> None:
         """Pin or unpin the model."""
-        if (model := self.chosen()) is not None:
-            self.cyber.do(
-                self.client.call(endpoints.UNPIN if model.pinned else endpoints.PIN, model.id)
-            )
+        model = self.chosen()
+        if model is not None and model.pinned:
+            self.cyber.do(self.client.call(endpoints.UNPIN, model.id))
+        elif (model := self._usable()) is not None:
+            self.cyber.do(self.client.call(endpoints.PIN, model.id))
 
     def action_delete(self) -> None:
         """Delete the model's files after a question."""
@@ -147,7 +171,7 @@ class ModelActions(Page):
         if not self.is_current:
             return  # another page or dialog is open by now
         name = clean_line(model.id, limit=200)
-        size = self.cyber.options.charset.known(model.size_bytes, memory_text)
+        size = self.cyber.options.charset.known(model.size_bytes, size_text)
         files = files_to_delete_text(details) or clean_line(model.path or "", limit=300)
 
         def answered(value: str | None) -> None:
@@ -212,5 +236,5 @@ class ModelActions(Page):
 
     async def action_chat(self) -> None:
         """Open a chat with the model."""
-        if (model := self.chosen()) is not None:
+        if (model := self._usable()) is not None:
             await self.cyber.open_chat(model.id)

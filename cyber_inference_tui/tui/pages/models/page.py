@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelDetails, ModelRecord
 from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
@@ -53,8 +53,6 @@ class ModelsPage(ModelActions):
             id="models.filter",
             tooltip="by name, alias, architecture or quantization",
         ),
-        Binding("e", "edit", "Edit", id="models.edit", tooltip="change the model's own settings"),
-        Binding("t", "chat", "Chat", id="models.chat", tooltip="try the model"),
         Binding(
             "y",
             "copy_command",
@@ -64,17 +62,6 @@ class ModelsPage(ModelActions):
         ),
         Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
-        Binding(
-            "c",
-            "copy_id",
-            "Copy id",
-            show=False,
-            id="models.copy-id",
-            tooltip="the name to use in requests",
-        ),
-        Binding(
-            "x,delete", "delete", "Delete", id="models.delete", tooltip="delete the model's files"
-        ),
         Binding(
             "escape",
             "back",
@@ -184,15 +171,12 @@ class ModelsPage(ModelActions):
         return f"  by {self._order.column.title.lower()} {arrow}"
 
     def _empty(self, snapshot: Snapshot) -> Content:
-        if snapshot.status is None:
-            if snapshot.problem:
-                return Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            return Content.styled("Waiting for the service.", "$text-muted")
         if snapshot.models:
             return Content.assemble(
                 "No model matches this text. ", ("esc", "bold $accent"), " shows all models."
             )
-        folder = clean_line(snapshot.status.models_dir or "the models directory", limit=300)
+        known = snapshot.status.models_dir if snapshot.status else None
+        folder = clean_line(known or "the models directory", limit=300)
         return Content.assemble(
             ("No models yet.\n\n", "bold"),
             "This page loads, unloads and configures the models of this service.\n\n",
@@ -207,7 +191,7 @@ class ModelsPage(ModelActions):
         if self._open and (model is None or self._details_model_removed()):
             self._close()
         self.query_one("#line").display = self._side_by_side or not self._open
-        update_static(self.query_one("#line", Static), self._line(model))
+        update_static(self.query_one("#line", Static), self._line(model), layout=True)
         if self._open and model is not None:
             self._show_details(model)
         # check_action depends on these values. Refreshing the bindings costs more than drawing.
@@ -237,18 +221,10 @@ class ModelsPage(ModelActions):
         if model is None:
             return Content("\n")
         options = self.cyber.options
-        if self._open:
-            hint = "esc closes its details"
-        elif not self._side_by_side:
-            hint = "enter: details"
-        elif model.status is ModelStatus.FAILED:
-            hint = "enter opens its details, o its log"
-        else:
-            hint = "enter opens its details"
         room = self.query_one("#line").content_size.width
-        return chosen_content(
-            model, now=options.now(), charset=options.charset, width=max(20, room), hint=hint
-        )
+        # Each of the two texts may wrap to two lines.
+        width = max(20, room * 2)
+        return chosen_content(model, now=options.now(), charset=options.charset, width=width)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available now."""
@@ -350,8 +326,11 @@ class ModelsPage(ModelActions):
             self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:
-        """Arrange the parts for the new size."""
-        self._arrange()
+        """Arrange the parts for the new size; a filter that is being typed keeps its table."""
+        if self._open and not self._side_by_side and self.query_one(FilterLine).has_focus:
+            self._close()
+        else:
+            self._arrange()
         super().on_resize()
 
     def _show_details(self, model: ModelRecord) -> None:

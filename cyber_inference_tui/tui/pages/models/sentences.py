@@ -14,14 +14,15 @@ from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import (
     age_text,
-    context_text,
+    contexts_text,
     count_text,
     countdown_text,
     counted,
     duration_text,
-    memory_text,
+    size_text,
 )
 
 STYLES: dict[Tone, str] = {
@@ -39,13 +40,14 @@ _LONGEST = 1000
 
 def description_text(model: ModelRecord, charset: Charset) -> str:
     """Describe a model in one line, from the facts that are known."""
-    trained = model.trained_context_length
+    # The sentence about a loaded model says it.
+    loaded = model.status is ModelStatus.LOADED
     parts = [
         model.architecture,
         f"{count_text(model.parameters)} parameters" if model.parameters else None,
         model.quantization,
-        f"trained context {context_text(trained)}" if trained else None,
-        memory_text(model.size_bytes) if model.size_bytes is not None else None,
+        None if loaded else _context(model),
+        size_text(model.size_bytes) if model.size_bytes is not None else None,
         "vision" if model.vision else None,
         "embeddings" if model.embedding else None,
         "pinned" if model.pinned else None,
@@ -56,26 +58,37 @@ def description_text(model: ModelRecord, charset: Charset) -> str:
     return clean_line(text or "No details are known.", limit=_LONGEST)
 
 
+def _context(model: ModelRecord) -> str | None:
+    text = contexts_text(model.context_length, model.trained_context_length)
+    return f"context {text}" if text else None
+
+
 def model_sentence(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, Tone]:
     """Return a model's state with its reason as a sentence, and the sentence's tone."""
     text, tone = _state(model, now, charset)
     return clean_line(text, limit=_LONGEST), tone
 
 
-def chosen_content(
-    model: ModelRecord, *, now: datetime, charset: Charset, width: int, hint: str
-) -> Content:
-    """Return two lines of ``width`` cells: name, description and ``hint``; then the state."""
-    room = width - len(hint) - 2
-    name = cut(plain(model.id), room, charset.ellipsis)
-    left = room - cell_len(name) - 2
+def unreadable_text(model: ModelRecord) -> str:
+    """Return why a model cannot be used and the way out; empty if its file is readable."""
+    if not model.unreadable:
+        return ""
+    name = clean_line(model.id, limit=200)
+    reason = clean_line(_first(model.error or "its file cannot be read").rstrip("."), limit=400)
+    if model.origin != "models_dir":
+        return f"{name} is unreadable: {reason}. Replace its file."
+    return f"{name} is unreadable: {reason}. x on page 2 deletes it, and 3 downloads models."
+
+
+def chosen_content(model: ModelRecord, *, now: datetime, charset: Charset, width: int) -> Content:
+    """Return name and description, and on the next line the state, each cut to ``width`` cells."""
+    name = cut(plain(model.id), width, charset.ellipsis)
+    left = width - cell_len(name) - 2
     what = cut(plain(description_text(model, charset)), left, charset.ellipsis) if left > 3 else ""
-    gap = " " * (room - cell_len(name) - (cell_len(what) + 2 if what else 0) + 2)
     text, tone = model_sentence(model, now, charset)
     return Content.assemble(
         (name, "bold"),
-        (f"  {what}" if what else "", STYLES["dim"]),
-        (f"{gap}{hint}\n", STYLES["dim"]),
+        (f"  {what}\n" if what else "\n", STYLES["dim"]),
         (cut(plain(text), width, charset.ellipsis), STYLES[tone]),
     )
 
@@ -89,9 +102,9 @@ def problems_content(
     texts = [f"{sign} {_file_name(one.where)}: {one.reason}" for one in shown]
     more = len(problems) - len(shown)
     if more and lines > 1:
-        texts.append(f"  and {more} more that cannot be used; see list-models")
+        texts.append(f"  and {more} more that cannot be used; the service's log (4) names them")
     elif more:
-        texts[0] = f"{sign} {len(problems)} files cannot be used; see list-models"
+        texts[0] = f"{sign} {len(problems)} files cannot be used; the service's log (4) names them"
     return Content.assemble(
         ("\n".join(cut(plain(text), width, charset.ellipsis) for text in texts), STYLES["busy"])
     )
@@ -120,7 +133,7 @@ def _state(model: ModelRecord, now: datetime, charset: Charset) -> tuple[str, To
 
 
 def _first(error: str) -> str:
-    return error.strip().partition("\n")[0]
+    return with_keys(error.strip().partition("\n")[0])
 
 
 def _fit(model: ModelRecord, charset: Charset) -> tuple[str, Tone]:
@@ -140,9 +153,9 @@ def _loaded(model: ModelRecord, now: datetime, charset: Charset) -> str:
     since = (now - model.loaded_at).total_seconds() if model.loaded_at else None
     parts = ["loaded" + (f" for {age_text(max(1.0, since))}" if since is not None else "")]
     if model.memory_bytes is not None:
-        parts.append(f"uses {memory_text(model.memory_bytes)}")
-    if model.context_length:
-        parts.append(f"context {model.context_length:,}")
+        parts.append(f"uses {size_text(model.memory_bytes)}")
+    if (context := _context(model)) is not None:
+        parts.append(context)
     if model.in_flight:
         of = f" in {model.slots} slots" if model.slots else ""
         parts.append(f"{counted(model.in_flight, 'request')}{of}")

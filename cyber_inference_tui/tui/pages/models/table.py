@@ -15,9 +15,9 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
-    context_text,
+    contexts_text,
     count_text,
-    memory_text,
+    size_text,
 )
 
 FIT_WORDS: dict[Fit, str] = {
@@ -62,23 +62,24 @@ def flags_text(model: ModelRecord, charset: Charset) -> str:
     return f"{pin} {kinds.get((model.vision, model.embedding), '')}".rstrip()
 
 
-def _unreadable(model: ModelRecord) -> bool:
-    return bool(model.error) and model.status is ModelStatus.UNLOADED
-
-
-def state_cell(model: ModelRecord, context: RenderContext) -> Cell:
+def state_cell(model: ModelRecord, charset: Charset) -> Cell:
     """Return the state as sign and word, with the progress of a load."""
-    charset = context.charset
-    if _unreadable(model):
+    if model.unreadable:
         return Cell(f"{charset.status_sign(ModelStatus.FAILED)} unreadable", "bad")
     text = charset.status_text(model.status, model.progress)
     return Cell(text, STATUS_TONES[model.status])
 
 
+def context_cell(model: ModelRecord, context: RenderContext) -> str:
+    """Return the context in force and the trained one."""
+    text = contexts_text(model.context_length, model.trained_context_length)
+    return text or context.charset.missing
+
+
 def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
     """Return the memory that it takes, or dimmed the estimate of what it would take."""
     estimate = model.memory_bytes is None
-    text = context.charset.known(memory_of(model), partial(memory_text, estimate=estimate))
+    text = context.charset.known(memory_of(model), partial(size_text, estimate=estimate))
     return Cell(text, "dim" if estimate else "none")
 
 
@@ -114,19 +115,25 @@ def _age_text(model: ModelRecord, context: RenderContext) -> str:
 
 
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
-    Column("model", "MODEL", least=29, value=lambda m: m.id.casefold(), cell=_name_cell),
-    Column("state", "STATE", 14, lambda m: STATE_ORDER.index(m.status), cell=state_cell),
+    Column("model", "MODEL", least=24, value=lambda m: m.id.casefold(), cell=_name_cell),
+    Column(
+        "state",
+        "STATE",
+        14,
+        lambda m: STATE_ORDER.index(m.status),
+        cell=lambda m, context: state_cell(m, context.charset),
+    ),
     Column("quant", "QUANT", 7, lambda m: m.quantization, priority=4),
-    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=memory_text),
+    Column("size", "SIZE", 9, lambda m: m.size_bytes, right=True, priority=3, text=size_text),
     Column("params", "PARAMS", 7, lambda m: m.parameters, right=True, priority=8, text=count_text),
     Column(
         "context",
         "CONTEXT",
-        7,
+        11,
         lambda m: m.context_length or None,
         right=True,
         priority=5,
-        text=context_text,
+        cell=context_cell,
     ),
     Column("marks", "", 8, priority=6, cell=_flags_cell),
     Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
@@ -155,7 +162,7 @@ def matches(model: ModelRecord, wanted: str) -> bool:
 
 def model_row(model: ModelRecord, context: RenderContext) -> Row:
     """Return the row of a model."""
-    return row_of(model.id, model, COLUMNS, context, "dim" if _unreadable(model) else "none")
+    return row_of(model.id, model, COLUMNS, context, "dim" if model.unreadable else "none")
 
 
 def title_text(shown: int, total: int, wanted: str) -> str:

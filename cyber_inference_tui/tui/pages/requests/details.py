@@ -11,6 +11,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
 _NAME = 14
@@ -28,7 +29,7 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     lines: Lines = []
     if isinstance(record, RequestRecord):
         if record.error is not None:
-            lines.append(("error", clean_line(record.error, limit=_LONGEST_ERROR)))
+            lines.append(("error", clean_line(with_keys(record.error), limit=_LONGEST_ERROR)))
         elif failed(record):
             lines.append(("error", "No reason is recorded. See the model's log."))
         lines.append(("status", _status(record)))

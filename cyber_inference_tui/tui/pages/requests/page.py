@@ -379,6 +379,7 @@ class RequestsPage(Page):
 
     def _choose(self, choice: RequestFilter) -> None:
         self._start(choice)
+        self.query_one("#requests", LiveTable).filtered = True
         self.redraw()
         self.refresh_bindings()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
@@ -83,8 +83,8 @@ def status_cell(record: ActiveRequestRecord | RequestRecord, context: RenderCont
 
 
 def clock_text(at: datetime, now: datetime) -> str:
-    """Return the local time of day, or the date of another day."""
+    """Return the local time of day, or the date if it is more than a day ago."""
     local = at.astimezone(now.tzinfo)
-    if local.date() == now.date():
+    if now - local < timedelta(days=1):
         return local.strftime("%H:%M:%S")
     return local.strftime("%d %b")

@@ -17,6 +17,7 @@ from cyber_inference_tui.tui.pages.requests.request_status import (
     status_cell,
 )
 from cyber_inference_tui.tui.snapshot import RequestIdentity, request_identity
+from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
 
@@ -119,7 +120,7 @@ def searchable_text(record: AnyRequest, charset: Charset) -> str:
     """Return the text that a filter searches, in lower case."""
     parts = [record.model, record.path, request_kind(record.path), record.client or ""]
     if isinstance(record, RequestRecord):
-        parts += [outcome_text(record, charset), record.error or ""]
+        parts += [outcome_text(record, charset), with_keys(record.error or "")]
     else:
         parts.append(record.phase.value)
     return " ".join(plain(part) for part in parts).lower()

@@ -21,10 +21,8 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
-from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_queue import OPENING
@@ -42,7 +40,8 @@ from cyber_inference_tui.tui.pages.settings.table import (
 from cyber_inference_tui.tui.setting_text import parse, to_text
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service checks a value."""
@@ -63,7 +62,7 @@ class SettingTable(LiveTable):
         return super().check_action(action, parameters)
 
 
-class ValueLine(Input):
+class ValueLine(TextLine):
     """The input for a value."""
 
     KEYS_TITLE = "Value"
@@ -93,7 +92,9 @@ class SettingsPage(Page):
             id="settings.file",
             tooltip="edit the settings file in $EDITOR",
         ),
-        Binding("t", "theme", "Theme", id="settings.theme", tooltip="choose the colours"),
+        Binding(
+            "t", "app.change_theme", "Theme", id="settings.theme", tooltip="choose the colours"
+        ),
         Binding(
             "m", "key_map", "Key map", id="settings.keys", tooltip="change the keys, in $EDITOR"
         ),
@@ -108,6 +109,8 @@ class SettingsPage(Page):
         self._editing: str | None = None
         self._shown_first = ""
         """The text of the line when it was opened."""
+        self._replaces: Any = None
+        """The value that the line replaces."""
         self._file_edited = False
         """The editor was open, and the service has reported no change of the file since."""
         self._at = 0
@@ -125,9 +128,7 @@ class SettingsPage(Page):
             )
             with Vertical(id="pane"):
                 yield Static(id="help")
-                value = ValueLine(id="value", placeholder="value")
-                value.cursor_blink = False
-                yield value
+                yield ValueLine(id="value", placeholder="value", limit=TEXT_CHARACTERS)
                 yield Static(id="effect")
             yield FilterLine("part of a setting's name or help", id="filter")
 
@@ -138,9 +139,6 @@ class SettingsPage(Page):
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings again when they have changed."""
-        if not self._settings and snapshot.problem:
-            text = Content.styled(clean_line(snapshot.problem, limit=400), "$text-error")
-            self.query_one("#table", LiveTable).show_empty(text)
         if snapshot.live and snapshot.config_version != self._version:
             self._version = snapshot.config_version
             if self._file_edited and snapshot.config_problem:
@@ -156,6 +154,14 @@ class SettingsPage(Page):
             return
         self._settings = {record.key: record for record in settings}
         self._show_table()
+        if self._is_outdated:
+            self._show_effect("")
+
+    @property
+    def _is_outdated(self) -> bool:
+        """Somebody changed the value that the line would replace."""
+        key = self._editing
+        return key is not None and self._settings[key].value != self._replaces
 
     # Drawing
 
@@ -234,7 +240,7 @@ class SettingsPage(Page):
         record = self._chosen()
         if record is None or self._editing is not None:
             return
-        self._editing = record.key
+        self._editing, self._replaces = record.key, record.value
         value = self.query_one("#value", Input)
         value.password = record.secret
         value.value = "" if record.secret else to_text(record.value)
@@ -295,6 +301,8 @@ class SettingsPage(Page):
         try:
             value = self._parsed(key, text)
             check = await self.client.check_config(key, value)
+            if not await self._may_replace(key, value):
+                return
             record = await self.client.call(endpoints.SET_CONFIG, key, body=queries.NewValue(value))
         except CyberError as error:
             self._show_effect(str(error), "bad")
@@ -306,7 +314,31 @@ class SettingsPage(Page):
         self._take_theme(key, record)
         self.cyber.show_message(f"Saved {key}. {effect_text(check)}")
 
+    async def _may_replace(self, key: str, value: Any) -> bool:
+        """Ask if the value changed since the line was opened."""
+        settings = await self.client.call(endpoints.CONFIG)
+        now = next((record.value for record in settings if record.key == key), None)
+        if now in (self._replaces, value):
+            return True
+        text = f"It is {to_text(now) or 'not set'} now."
+        if not self._settings[key].secret:
+            text += f" You typed {to_text(value) or 'nothing'}."
+        answers = (
+            Answer("keep", "k", "Keep the new one"),
+            Answer("replace", "r", "Replace it with mine", destructive=True),
+        )
+        question = Question(
+            f"Somebody changed {key} meanwhile", clean_line(text, limit=400), answers
+        )
+        answer = await self.app.push_screen_wait(question)
+        if answer == "keep":
+            self._stop_editing()
+        return answer == "replace"
+
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
+        if self._is_outdated and self._editing is not None and tone != "bad":
+            now = to_text(self._settings[self._editing].value) or "not set"
+            text, tone = f"Somebody changed it: it is {now} now. {text}", "busy"
         style = {"good": "$success", "busy": "$warning", "bad": "$error"}.get(tone, "$text-muted")
         line = clean_line(text.replace("\n", " "), limit=400)
         self.query_one("#effect", Static).update(Content.styled(line, style))
@@ -393,8 +425,10 @@ class SettingsPage(Page):
         if path is None:
             return
         if not path.is_file():
-            hint = "`cyber-inference-tui init` creates one."
-            self.cyber.show_message(f"There is no file {path} on this machine. {hint}", "error")
+            self.cyber.show_message(
+                f"There is no file {path} on this machine. Change a setting (enter) to create it.",
+                "error",
+            )
             return
         self._file_edited = True
         try:
@@ -414,33 +448,6 @@ class SettingsPage(Page):
 
         asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
         self.app.push_screen(asked, answered)
-
-    def action_theme(self) -> None:
-        """Choose a theme and save it."""
-
-        def chosen(name: str | None) -> None:
-            if name is None:
-                return
-            self.app.theme = name
-            options = self.cyber.options
-            if not (options.readonly or options.attached):
-                self.cyber.do(
-                    self.client.call(endpoints.SET_CONFIG, "theme", body=queries.NewValue(name))
-                )
-
-        context = self.cyber.options.render_context()
-        names = sorted(self.app.available_themes, key=_own_first)
-        rows = [row_of(name, name, (_THEME,), context) for name in names]
-        self.app.push_screen(
-            ChoiceDialog(
-                "Theme",
-                (_THEME,),
-                rows,
-                chosen=self.app.theme,
-                charset=self.cyber.options.charset,
-            ),
-            chosen,
-        )
 
     def action_key_map(self) -> None:
         """Edit the key map in the user's editor."""
@@ -466,10 +473,3 @@ class SettingsPage(Page):
             self.cyber.show_message(problem, "error")
         if not keymap.problems:
             self.cyber.show_message("The key map is in use.")
-
-
-_THEME: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
-
-
-def _own_first(name: str) -> tuple[bool, str]:
-    return (not name.startswith("cyber-"), name)
