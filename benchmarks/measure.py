@@ -193,12 +193,12 @@ def real_chunk(folder: Path, llama_server: Path, models_dir: Path) -> list[Row]:
 
 
 @contextlib.contextmanager
-def source_service(folder: Path) -> Iterator[programs.Service]:
-    """The service with the fast source as its model ``source``, loaded."""
+def source_service(folder: Path, checkout: Path | None = None) -> Iterator[programs.Service]:
+    """The service of this or another checkout, with the fast source as its model, loaded."""
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "benchmarks.source", "--port", "{port}"]
     model = {"command": command, "env": {"PYTHONPATH": str(root)}}
-    with programs.service(folder, {"models": {"source": model}}, {}) as service:
+    with programs.service(folder, {"models": {"source": model}}, {}, checkout) as service:
         service.load("source")
         yield service
 

@@ -54,13 +54,18 @@ def wait_listening(port: int) -> None:
 
 @contextlib.contextmanager
 def running(
-    command: list[str], *, environ: Mapping[str, str] | None = None, log: Path | None = None
+    command: list[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    folder: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, ended by SIGTERM and, when that does not do, SIGKILL."""
+    """A program, run in ``folder``, ended by SIGTERM and, when that does not do, SIGKILL."""
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         process = subprocess.Popen(
             command,
+            cwd=folder,
             env=dict(environ) if environ is not None else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -170,9 +175,12 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    folder: Path, config: Mapping[str, Any], models: Mapping[str, Path]
+    folder: Path,
+    config: Mapping[str, Any],
+    models: Mapping[str, Path],
+    checkout: Path | None = None,
 ) -> Iterator[Service]:
-    """The service with these settings and models (ids and files)."""
+    """The service with these settings and models (ids and files), of this or another checkout."""
     folder.mkdir(parents=True)
     tables: dict[str, dict[str, Any]] = {
         model_id: {"path": str(path)} for model_id, path in models.items()
@@ -185,7 +193,7 @@ def service(
     command = [sys.executable, "-m", "cyber_inference_tui", "--no-ui", "--port", "0"]
     command += ["--config", str(path), "--data-dir", str(folder / "data")]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CYBER_")}
-    with running(command, environ=environ, log=folder / "stderr") as process:
+    with running(command, environ=environ, log=folder / "stderr", folder=checkout) as process:
         yield Service(process.pid, line_of(process, b"listening on").split()[-1])
 
 

@@ -8,6 +8,7 @@ only once for each settings object.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -257,7 +258,7 @@ class Access:
             if request.version >= (1, 1):
                 raise ForbiddenHostError("The request has no Host header.")
             return
-        if not rules.allows_host(host, _local_ip(request) if rules.wildcard else ""):
+        if not rules.allows_host(host, local_ip(request.transport) if rules.wildcard else ""):
             # Without a user name and password in front.
             shown = host.rpartition("@")[2][:253]
             raise ForbiddenHostError(
@@ -333,7 +334,7 @@ def _check_content_type(request: web.Request) -> None:
     raise UnsupportedMediaTypeError("Send the body as application/json.")
 
 
-def _local_ip(request: web.Request) -> str:
-    transport = request.transport
+def local_ip(transport: asyncio.BaseTransport | None) -> str:
+    """Return the IP address on which a client has connected; empty if there is none."""
     name = transport.get_extra_info("sockname") if transport is not None else None
     return str(name[0]) if isinstance(name, tuple) else ""

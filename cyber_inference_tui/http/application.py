@@ -21,6 +21,7 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import NOSNIFF
+from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.openapi import document
@@ -50,7 +51,7 @@ _logger = logging.getLogger(__name__)
 def make_app(service: Service, login: AdminLogin) -> web.Application:
     """Return the application of a service. Its cleanup closes the forwarder."""
     forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
-    app = assemble(service, forwarder.handle, login)
+    app = assemble(service, forwarder.handle, login, forwarder=forwarder)
 
     async def close(_: web.Application) -> None:
         await forwarder.close()
@@ -64,13 +65,14 @@ def assemble(
     forward: Handler,
     login: AdminLogin,
     *,
+    forwarder: Forwarder | None = None,
     heartbeat: float = HEARTBEAT,
     send_timeout: float = SEND_TIMEOUT,
 ) -> web.Application:
     """Return an application that passes requests for models to ``forward``.
 
-    ``login`` protects the admin endpoints. ``heartbeat`` and ``send_timeout`` are those of the
-    event streams, in seconds.
+    With the ``forwarder`` behind it, plain requests take the lean path. ``login`` protects the
+    admin endpoints. ``heartbeat`` and ``send_timeout`` are those of the event streams, in seconds.
     """
     streams = EventStreams(
         service,
@@ -106,6 +108,8 @@ def assemble(
     access = Access(service, table.areas)
     app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
+    if forwarder is not None:
+        app[LEAN_PATH] = LeanPath(access, forwarder)
     table.register(app)
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:

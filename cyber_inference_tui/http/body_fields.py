@@ -44,11 +44,11 @@ class _NamedFields(msgspec.Struct):
     stream: Any = None
 
 
-_decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
+decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
-# The decoder's errors for invalid JSON, and for JSON nested deeper than its stack.
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""The decoder's errors for invalid JSON, and for JSON nested deeper than its stack."""
 
 
 class BodyFields(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
     Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
     ``must_be_object``, for anything but an object.
     """
-    if not must_be_object and _is_form(content_type):
+    if not must_be_object and is_form(content_type):
         value = _model_field(body, content_type)
         return BodyFields(model=None if value is None else _name_in(body[value]))
     if not body:
@@ -76,21 +76,21 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
             raise InvalidRequestError("The request's body is empty: a JSON object was expected.")
         return BodyFields()
     try:
-        named = _decode_named_fields(without_bom(body))
+        named = decode_named_fields(without_bom(body))
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise InvalidRequestError("model must be a string.", param="model") from None
         if must_be_object:
             raise InvalidRequestError("The request's body must be a JSON object.") from None
         return BodyFields()
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _not_json(error, body) from None
     return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
 def try_read_fields(body: bytes, content_type: str) -> BodyFields:
     """Read the fields of any kind of body. A body that cannot be read names no model."""
-    if _is_form(content_type) or _OPENING.match(body):
+    if is_form(content_type) or _OPENING.match(body):
         try:
             return read_fields(body, content_type, must_be_object=False)
         except InvalidRequestError as error:
@@ -121,7 +121,7 @@ def with_fields(
     """
     try:
         values = _decode_fields(without_bom(body))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _not_json(error, body) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0
@@ -201,7 +201,8 @@ def with_model_field(body: bytes, content_type: str, model: str) -> bytes:
     return b"".join((body[: value.start], model.encode(), body[value.stop :]))
 
 
-def _is_form(content_type: str) -> bool:
+def is_form(content_type: str) -> bool:
+    """Check whether a body of this type is a multipart form."""
     return content_type.lower().startswith("multipart/form-data")
 
 

@@ -6,6 +6,7 @@
 - A target in absolute form becomes a path and a ``Host`` before any check.
 - There are never more connections than the limit of open files allows.
 - aiohttp drops a client that closes only its sending side. Here it gets its answer.
+- Plain requests to loaded models take the lean path, without aiohttp's objects.
 """
 
 from __future__ import annotations
@@ -32,12 +33,10 @@ from cyber_inference_tui.http.error_responses import (
     from_parser,
     internal_error,
 )
-from cyber_inference_tui.http.peer import clients_gone
+from cyber_inference_tui.http.half_closed import HalfClosedConnections
+from cyber_inference_tui.http.lean_connection import LeanConnection
+from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
 
-HALF_CLOSED_INTERVAL = 0.5
-"""Seconds between two checks whether half-closed clients still read."""
-_HALF_CLOSED_PAUSE = 0.1
-"""The least seconds between two checks, because each reads the list of all sockets."""
 HEAD_TIMEOUT = 60.0
 """Seconds in which a new connection must send the head of its first request."""
 
@@ -90,16 +89,15 @@ class _LastResponse(web.Response):
             await asyncio.sleep(_LINGER)
 
 
-class _ClientConnection(RequestHandler):
+class _ClientConnection(LeanConnection):
     """A client's connection."""
 
-    __slots__ = ("_answered", "_body", "_head_timer")
+    __slots__ = ("_body", "_head_timer")
 
     _manager: _LimitedServer | None
 
     def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
-        super().__init__(server, **kwargs)
-        self._answered = 0
+        super().__init__(server, server.lean, server.idle, **kwargs)
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -124,27 +122,23 @@ class _ClientConnection(RequestHandler):
             self._manager.half_closed.discard(self)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Mark the connection as in use once a request's head is complete."""
-        super().data_received(data)
-        if self._messages and self._manager is not None:
-            self._manager.idle.pop(self, None)
-
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
-        unanswered = self._request_count - self._answered
+        unanswered = self._request_count - self.answered
         if self._manager is None or not unanswered or not self._is_whole:
             return None
         if not self._manager.half_closed.add(self):
             return None
-        if unanswered == 1:
+        if self.is_lean:
+            self.is_last = True
+        elif unanswered == 1:
             # This is the last request.
             self.close()
         return True
 
     def close_if_answered(self) -> None:
         """End the half-closed connection, unless a complete request waits for its answer."""
-        if self._request_count == self._answered:
+        if self._request_count == self.answered:
             self.force_close()
         elif not self._is_whole and self.transport is not None:
             self.transport.abort()
@@ -166,9 +160,7 @@ class _ClientConnection(RequestHandler):
         try:
             return await super()._handle_request(request, start_time, request_handler)
         finally:
-            self._answered += 1
-            if self._manager is not None and not self._messages and self.transport is not None:
-                self._manager.idle[self] = None
+            self.note_answer()
 
     def _close_if_silent(self) -> None:
         if self._request_count == 0:
@@ -205,61 +197,18 @@ class _ClientConnection(RequestHandler):
         return response
 
 
-class _HalfClosedConnections:
-    """Half-closed connections, checked until they are answered or their clients are gone."""
-
-    def __init__(self) -> None:
-        self._connections: set[_ClientConnection] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._looked_at = float("-inf")
-
-    def add(self, connection: _ClientConnection) -> bool:
-        """Start to check ``connection``; return ``False`` if its client is already gone."""
-        now = asyncio.get_running_loop().time()
-        transport = connection.transport
-        if transport is None:
-            return False
-        if now >= self._looked_at + _HALF_CLOSED_PAUSE:
-            self._looked_at = now
-            if clients_gone([transport]):
-                return False
-        elif self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._connections.add(connection)
-        self._look_later(_HALF_CLOSED_PAUSE)
-        return True
-
-    def discard(self, connection: _ClientConnection) -> None:
-        """Forget a closed connection."""
-        self._connections.discard(connection)
-
-    def _look_later(self, pause: float = HALF_CLOSED_INTERVAL) -> None:
-        if self._timer is None and self._connections:
-            self._timer = asyncio.get_running_loop().call_later(pause, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._looked_at = asyncio.get_running_loop().time()
-        transports = [one.transport for one in self._connections if one.transport is not None]
-        for transport in clients_gone(list(transports)):
-            cast("asyncio.Transport", transport).abort()
-        for connection in list(self._connections):
-            connection.close_if_answered()
-        self._look_later()
-
-
 class _LimitedServer(web.Server):
     """Creates the connections, limits their number, and knows the idle connections."""
 
     head_timeout = HEAD_TIMEOUT
     most_connections: int | None = None
+    lean: LeanPath | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: dict[_ClientConnection, None] = {}
+        self.idle: dict[LeanConnection, None] = {}
         """The connections without a request, the least recently used first."""
-        self.half_closed = _HalfClosedConnections()
+        self.half_closed = HalfClosedConnections()
         """The connections whose clients send no more."""
         self._warned: float | None = None
 
@@ -340,4 +289,5 @@ class Runner(web.AppRunner):
         )
         server.head_timeout = self._head_timeout
         server.most_connections = self._most_connections
+        server.lean = self.app.get(LEAN_PATH)
         return server

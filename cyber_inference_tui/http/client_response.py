@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import msgspec
-from aiohttp import hdrs, web
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
-from cyber_inference_tui.http.access import cors_headers
+from cyber_inference_tui.http.answer_head import UNBUFFERED, AnswerHead
 from cyber_inference_tui.http.error_responses import (
-    RETRY_IN_VAIN,
     ErrorEvents,
     error_event,
     in_anthropic_shape,
     speaks_anthropic,
 )
-from cyber_inference_tui.http.framing import BodyScanner, Framing, ResponseHead
+from cyber_inference_tui.http.framing import BodyScanner, Framing
+from cyber_inference_tui.http.model_request import ClientSide, RequestHead, wants_events
 from cyber_inference_tui.http.name_replacer import NameReplacer
-from cyber_inference_tui.http.upstream import Exchange
+from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import BodyTap, Usage
 
 SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
 
 _MAX_ERROR_BODY = 1 << 20
-_EVENT_STREAM = b"text/event-stream"
-# Reverse proxies buffer a few KiB of an answer. nginx and proxies that follow its example pass a
-# stream on at once if its head has this header:
-# https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
-_UNBUFFERED = (b"X-Accel-Buffering", b"no")
-_NOT_IMPLEMENTED = 501
+KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+_COMMENTED_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+    + UNBUFFERED
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -40,40 +40,55 @@ _logger = logging.getLogger(__name__)
 class ClientResponse:
     """The answer to one request: what the client was sent, and the framing of the rest.
 
-    ``replacer`` restores the model's id if its server uses another name.
+    ``replacer`` restores the model's id if its server uses another name. ``begin``, ``take`` and
+    ``end`` are called by the exchange as the server's bytes arrive. The body does not change,
+    except that errors under Anthropic's paths get Anthropic's shape.
     """
 
+    # The beginnings of a request's values. Most requests change few of them.
+    _commented = False
+    _scanner: BodyScanner | None = None
+    _head: AnswerHead | None = None
+    _body_tap: BodyTap | None = None
+    _event_stream = False
+    _framing = Framing.NONE
+    """The framing that shows the client the end of the body, once the head is written."""
+    _rechunk = False
+    """Whether the body is put into our own chunks."""
+    _error_events: ErrorEvents | None = None
+    _collected: _CollectedBody | None = None
+    """The body, if the client gets it in another form once it is complete."""
+    _held_head = b""
+    _answered = False
+    _server: UpstreamConnection | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
+    begun = False
+    """Whether anything was sent to the client."""
+    status = 0
+    """The HTTP status that the client was sent, once it has begun."""
+
     def __init__(
-        self, request: web.Request, stream: bool, replacer: NameReplacer | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        request: RequestHead,
+        client: ClientSide,
+        *,
+        stream: bool,
+        replacer: NameReplacer | None,
     ) -> None:
+        self._loop = loop
         self._request = request
-        self._transport = request.transport
-        self._http11 = request.version >= (1, 1)
+        self._client = client
+        self._stream = stream
         self._replacer = replacer
-        self._commented = False
-        self._scanner: BodyScanner | None = None
-        self._head: ResponseHead | None = None
-        self._body_tap: BodyTap | None = None
-        self._event_stream = False
-        self._framing = Framing.NONE
-        """The framing that shows the client the end of the body, once the head is written."""
-        self._rechunk = False
-        """Whether the body is put into our own chunks."""
-        self._error_events: ErrorEvents | None = None
-        self._held_head = b""
-        self._answered = False
-        self._most_unsent = 0
-        if self._transport is not None:
-            self._most_unsent = self._transport.get_write_buffer_limits()[1]
-        self.begun = False
-        """Whether anything was sent to the client."""
-        self.status = 0
-        """The HTTP status that the client was sent, once it has begun."""
-        self.keep_alive = bool(request.keep_alive)
-        self.may_comment = request.method in {"GET", "POST"} and (
-            stream or request.headers.get(hdrs.ACCEPT) == "text/event-stream"
-        )
-        """Whether the client reads Server-Sent Events, so that comments can be sent."""
+        self._transport = client.transport
+        self.keep_alive = request.keep_alive
+
+    @property
+    def may_comment(self) -> bool:
+        """Return whether the client reads Server-Sent Events, so that comments can be sent."""
+        request = self._request
+        return request.method in {"GET", "POST"} and (self._stream or wants_events(request))
 
     @property
     def relayed(self) -> bool:
@@ -94,7 +109,9 @@ class ClientResponse:
     @property
     def first_byte_at(self) -> float | None:
         """The loop's time at the first byte of the answer's body; ``None`` for errors."""
-        return None if self._body_tap is None or self.refused else self._body_tap.first_at
+        if self.refused:
+            return None
+        return None if self._body_tap is None else self._body_tap.first_at
 
     @property
     def says_done(self) -> bool:
@@ -106,10 +123,7 @@ class ClientResponse:
         head, body_tap = self._head, self._body_tap
         if head is None or body_tap is None:
             return Usage()
-        usage = Usage()
-        if not _is_encoded(head):
-            events = head.content_type.startswith(_EVENT_STREAM)
-            usage = body_tap.usage(events=events)
+        usage = Usage() if head.is_encoded else body_tap.usage(events=head.is_events)
         if head.status >= 400 and usage.error is None:
             usage = usage._replace(error=f"The model's server answered with status {head.status}.")
         return usage
@@ -121,116 +135,125 @@ class ClientResponse:
         """
         if not self._commented:
             self._commented = self._event_stream = True
-            self._rechunk = self._http11
-            self._write_head(
-                200,
-                b"OK",
-                [
-                    (b"Content-Type", b"text/event-stream"),
-                    (b"Cache-Control", b"no-cache"),
-                    _UNBUFFERED,
-                ],
-                Framing.CHUNKED if self._http11 else Framing.CLOSE,
-            )
+            self._rechunk = self._request.is_http11
+            framing = Framing.CHUNKED if self._request.is_http11 else Framing.CLOSE
+            self._write_head(200, _COMMENTED_HEAD, framing)
         self._write_part(f": {text}\n\n".encode())
 
     def reset(self) -> None:
         """Prepare for the answer of another server, after the first was lost before its answer."""
-        self._scanner = self._head = self._body_tap = self._error_events = None
+        self._scanner = self._head = self._body_tap = self._error_events = self._collected = None
         self._held_head = b""
         self._event_stream = self._commented
-        self._rechunk = self._commented and self._http11
+        self._rechunk = self._commented and self._request.is_http11
         if not self._commented:
-            self.keep_alive = bool(self._request.keep_alive)
+            self.keep_alive = self._request.keep_alive
 
-    async def relay(self, head: ResponseHead, exchange: Exchange) -> None:
-        """Pass a whole response to the client.
+    # The answer of a server
 
-        The body does not change, except that errors under Anthropic's paths get Anthropic's shape.
-        """
-        self._head = head
-        is_events = head.content_type.startswith(_EVENT_STREAM)
-        if self._commented and not (head.status == 200 and is_events):
-            await self._relay_as_event(head, exchange)
-            return
-        translate = speaks_anthropic(self._request.path) and not _is_encoded(head)
-        if translate and head.status >= 400 and head.framing is Framing.LENGTH:
-            await self._relay_error(head, exchange)
-            return
-        if translate and is_events:
-            self._error_events = ErrorEvents()
-        self._event_stream = is_events
-        decode = head.framing is Framing.CHUNKED and (
-            not self._http11 or self._error_events is not None
+    def begin(self, head: AnswerHead, length: int, server: UpstreamConnection) -> BodyScanner:
+        """Take the head of the answer. Return the scanner for the body."""
+        self._head, self._server = head, server
+        clock = self._loop.time
+        translate = (head.is_events or head.status >= 400) and (
+            not head.is_encoded and speaks_anthropic(self._request.path)
         )
-        self._scanner = BodyScanner(head.framing, head.length, decode=decode)
-        framed = head.framing is Framing.CHUNKED and not decode
-        clock = asyncio.get_running_loop().time
-        self._body_tap = BodyTap(self._scanner if framed else None, clock=clock)
+        if (self._commented and not (head.status == 200 and head.is_events)) or (
+            translate and head.status >= 400 and head.framing is Framing.LENGTH
+        ):
+            scanner = BodyScanner(head.framing, length, decode=True)
+            self._collected = _CollectedBody(head, scanner, clock)
+            return scanner
+        if translate and head.is_events:
+            self._error_events = ErrorEvents()
+        self._event_stream = head.is_events
+        is_chunked = head.framing is Framing.CHUNKED
+        may_change = self._error_events is not None
+        decode = is_chunked and (not self._request.is_http11 or may_change)
+        scanner = self._scanner = BodyScanner(head.framing, length, decode=decode)
+        self._body_tap = BodyTap(scanner if is_chunked and not decode else None, clock=clock)
         # Chunks show the end of a body that ends with its connection. A body after comments keeps
         # their framing, and a body that may change cannot have a length.
-        self._rechunk = self._http11 and (
+        self._rechunk = self._request.is_http11 and (
             decode
             or head.framing is Framing.CLOSE
-            or (self._commented and head.framing is not Framing.CHUNKED)
-            or (self._error_events is not None and head.framing is Framing.LENGTH)
+            or (self._commented and not is_chunked)
+            or (may_change and head.framing is Framing.LENGTH)
         )
         if not self._commented:
             framing = head.framing
             if self._rechunk:
                 framing = Framing.CHUNKED
-            elif decode or (self._error_events is not None and framing is Framing.LENGTH):
+            elif decode or (may_change and framing is Framing.LENGTH):
                 framing = Framing.CLOSE
             # A body with a length follows at once: the head is sent together with its first bytes.
-            hold = framing is Framing.LENGTH and not self._scanner.done
+            hold = framing is Framing.LENGTH and not scanner.done
             self._answered = not hold
-            headers = _headers(head, with_length=framing is head.framing)
-            self._write_head(head.status, head.reason, headers, framing, hold=hold)
-        await exchange.copy(self._scanner, self._take, self._drain)
+            lines = head.lines
+            if head.has_length and framing is head.framing:
+                lines += b"Content-Length: %d\r\n" % length
+            self._write_head(head.status, lines, framing, hold=hold)
+        return scanner
+
+    def take(self, data: bytes) -> bool:
+        """Take bytes of the body. Return ``False`` if the client has to read first.
+
+        Hot path: called for every chunk.
+        """
+        if self._collected is not None:
+            self._collected.take(data)
+            return True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return True
+        if self._error_events is not None:
+            data = self._error_events.feed(data)
+            if not data:
+                return True
+        if self._body_tap is not None:
+            self._body_tap.take(data)
+        if self._replacer is not None:
+            data = self._replacer.feed(data)
+        if self._held_head or self._rechunk or not data:
+            self._pass(data)
+        else:
+            transport.write(data)
+        if self._client.writing_paused:
+            self._wait_for_client()
+            return False
+        return True
+
+    def end(self) -> None:
+        """Write what is left once the server's answer is complete."""
+        if self._collected is not None:
+            self._write_collected(self._collected)
+            return
         rest = b"" if self._error_events is None else self._error_events.rest()
         if self._replacer is not None:
             rest = self._replacer.feed(rest) + self._replacer.rest()
         self._pass(rest)
         self._end_stream()
 
-    async def _relay_error(self, head: ResponseHead, exchange: Exchange) -> None:
-        """Pass on an error of the server, in the shape that the client reads."""
-        body = await self._collect(head, exchange)
-        body = in_anthropic_shape(body, head.status) or body
-        headers = _headers(head, with_length=False)
-        headers.append((b"Content-Length", b"%d" % len(body)))
-        self._write_head(head.status, head.reason, headers, Framing.LENGTH)
-        self._write(body)
-
-    async def _relay_as_event(self, head: ResponseHead, exchange: Exchange) -> None:
-        """Pass on an answer that is not a stream, after the stream has started with comments."""
-        body = (await self._collect(head, exchange)).strip()
+    def _write_collected(self, collected: _CollectedBody) -> None:
+        head = collected.head
+        self._scanner, self._body_tap, self._answered = collected.scanner, collected.tap, True
+        body = collected.body()
+        if self._replacer is not None:
+            body = self._replacer.feed(body) + self._replacer.rest()
+        if not self._commented:
+            # An error of the server, in the shape that the client reads.
+            body = in_anthropic_shape(body, head.status) or body
+            lines = head.lines + b"Content-Length: %d\r\n" % len(body)
+            self._write_head(head.status, lines, Framing.LENGTH)
+            self._write(body)
+            return
+        # The stream has started with comments, and the answer is not a stream.
         if head.status == 200:
             # Plain JSON as the answer to a streaming request becomes one event.
-            self._write_part(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+            self._write_part(b"data: " + body.strip().replace(b"\n", b" ") + b"\n\n")
         else:
-            self._write_part(self._event_of(body, head.status))
+            self._write_part(self._event_of(body.strip(), head.status))
         self._end_stream()
-
-    async def _collect(self, head: ResponseHead, exchange: Exchange) -> bytes:
-        """Return the whole body without its framing, at most ``_MAX_ERROR_BODY`` bytes."""
-        parts: list[bytes] = []
-        size = 0
-        scanner = BodyScanner(head.framing, head.length, decode=True)
-        body_tap = BodyTap(None, clock=asyncio.get_running_loop().time)
-
-        def collect(data: bytes) -> bool:
-            nonlocal size
-            body_tap.take(data)
-            size += len(data)
-            if size <= _MAX_ERROR_BODY:
-                parts.append(data)
-            return True
-
-        await exchange.copy(scanner, collect, self._drain)
-        self._scanner, self._body_tap, self._answered = scanner, body_tap, True
-        body = b"".join(parts)
-        return body if self._replacer is None else self._replacer.feed(body) + self._replacer.rest()
 
     def _event_of(self, body: bytes, status: int) -> bytes:
         """Return the event for an error of the server."""
@@ -245,6 +268,35 @@ class ClientResponse:
         if speaks_anthropic(path):
             return b"event: error\ndata: %b\n\n" % (in_anthropic_shape(data, status) or data)
         return b"data: %b\n\n" % data
+
+    # The client
+
+    def _wait_for_client(self) -> None:
+        """Continue when the client has read enough, or end the answer after ``SEND_TIMEOUT``."""
+        self._client.on_writable = self._resume
+        self._unread_timer = self._loop.call_later(SEND_TIMEOUT, self._give_up)
+
+    def _resume(self) -> None:
+        self.stop_waiting()
+        if self._server is not None:
+            self._server.resume()
+
+    def _give_up(self) -> None:
+        self.stop_waiting()
+        # Not close(): that would wait forever for the client to read.
+        if self._transport is not None:
+            self._transport.abort()
+        if self._server is not None:
+            self._server.fail(
+                UpstreamError(f"The client did not read its answer for {SEND_TIMEOUT:g} s.")
+            )
+
+    def stop_waiting(self) -> None:
+        """Do not wait for the client any longer. Call it at the end."""
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+            self._client.on_writable = None
 
     def fail(self, error: CyberError) -> None:
         """Report an error after the start of the answer: as an event if possible, else by a cut."""
@@ -270,20 +322,23 @@ class ClientResponse:
         if self._transport is not None:
             self._transport.close()
 
-    def _take(self, data: bytes) -> bool:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return True
-        if self._error_events is not None:
-            data = self._error_events.feed(data)
-            if not data:
-                return True
-        if self._body_tap is not None:
-            self._body_tap.take(data)
-        if self._replacer is not None:
-            data = self._replacer.feed(data)
-        self._pass(data)
-        return transport.get_write_buffer_size() <= self._most_unsent
+    def _write_head(
+        self, status: int, lines: bytes, framing: Framing, *, hold: bool = False
+    ) -> None:
+        self.status, self._framing = status, framing
+        if framing is Framing.CLOSE:
+            self.keep_alive = False
+        if self._request.cors:
+            cors = [f"{name}: {value}\r\n" for name, value in self._request.cors.items()]
+            lines += "".join(cors).encode("latin-1")
+        if framing is Framing.CHUNKED:
+            lines += b"Transfer-Encoding: chunked\r\n"
+        lines += KEEP_ALIVE if self.keep_alive else CLOSE
+        if hold:
+            self._held_head = lines
+            return
+        self.begun = True
+        self._write(lines)
 
     def _pass(self, data: bytes) -> None:
         transport = self._transport
@@ -295,45 +350,6 @@ class ClientResponse:
             transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
             transport.write(data)
-
-    async def _drain(self) -> None:
-        """Wait until the client has read enough."""
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._request.writer.drain()
-        except TimeoutError:
-            # Not close(): that would wait forever for the client to read.
-            if self._transport is not None:
-                self._transport.abort()
-            raise UpstreamError(
-                f"The client did not read its answer for {SEND_TIMEOUT:g} s."
-            ) from None
-
-    def _write_head(
-        self,
-        status: int,
-        reason: bytes,
-        headers: list[tuple[bytes, bytes]],
-        framing: Framing,
-        *,
-        hold: bool = False,
-    ) -> None:
-        self.status, self._framing = status, framing
-        if framing is Framing.CLOSE:
-            self.keep_alive = False
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        for name, value in cors_headers(self._request).items():
-            lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-        if framing is Framing.CHUNKED:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(b"Connection: keep-alive\r\n" if self.keep_alive else b"Connection: close\r\n")
-        lines.append(b"\r\n")
-        if hold:
-            self._held_head = b"".join(lines)
-            return
-        self.begun = True
-        self._write(b"".join(lines))
 
     def _write_part(self, data: bytes) -> None:
         self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)
@@ -348,29 +364,23 @@ class ClientResponse:
             self._transport.write(data)
 
 
-def _headers(head: ResponseHead, *, with_length: bool) -> list[tuple[bytes, bytes]]:
-    """Return the server's headers in the form that the client gets."""
-    found = [
-        (name, value)
-        for name, value in head.headers
-        if not _is_cors(name) and (with_length or name.lower() != b"content-length")
-    ]
-    if head.content_type.startswith(_EVENT_STREAM):
-        if all(name.lower() != b"x-accel-buffering" for name, _ in found):
-            found.append(_UNBUFFERED)
-    elif head.status == _NOT_IMPLEMENTED:
-        # Clients repeat requests with a 5xx status, which is useless for this one.
-        found.append(RETRY_IN_VAIN)
-    return found
+class _CollectedBody:
+    """A body of at most ``_MAX_ERROR_BODY`` bytes, without its framing."""
 
+    def __init__(self, head: AnswerHead, scanner: BodyScanner, clock: Callable[[], float]) -> None:
+        self.head = head
+        self.scanner = scanner
+        self.tap = BodyTap(None, clock=clock)
+        self._parts: list[bytes] = []
+        self._size = 0
 
-def _is_cors(name: bytes) -> bool:
-    # The service decides which sites may read an answer, not the model's server.
-    return name.lower().startswith(b"access-control-")
+    def take(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self.tap.take(data)
+        self._size += len(data)
+        if self._size <= _MAX_ERROR_BODY:
+            self._parts.append(data)
 
-
-def _is_encoded(head: ResponseHead) -> bool:
-    return any(
-        name.lower() == b"content-encoding" and value.lower() != b"identity"
-        for name, value in head.headers
-    )
+    def body(self) -> bytes:
+        """Return the bytes so far."""
+        return b"".join(self._parts)

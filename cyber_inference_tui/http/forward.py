@@ -12,8 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiohttp import web
 
@@ -24,17 +23,15 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
-from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.error_responses import error_response, internal_error
-from cyber_inference_tui.http.framing import HOP_BY_HOP, BadResponseError
-from cyber_inference_tui.http.name_replacer import NameReplacer
-from cyber_inference_tui.http.request_log import RequestLog
+from cyber_inference_tui.http.framing import BadResponseError
+from cyber_inference_tui.http.model_request import client_of, head_of
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
-from cyber_inference_tui.http.stall_watch import StalledError, StallWatch
-from cyber_inference_tui.http.target import BODYLESS, Target, TargetFinder
-from cyber_inference_tui.http.upstream import ConnectionPool, UpstreamLostError
-from cyber_inference_tui.library.catalog import LocalModel
-from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
+from cyber_inference_tui.http.server_exchange import ServerExchange
+from cyber_inference_tui.http.target import TargetFinder
+from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
@@ -50,25 +47,8 @@ _MOST_TRIES = 5
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
-# The body is passed on decompressed. With a conversation's id, llama-server would continue to
-# generate after the client has left, for a later request to /v1/stream, unknown to the service.
-_DROPPED = HOP_BY_HOP | {
-    b"host",
-    b"content-length",
-    b"content-encoding",
-    b"expect",
-    b"x-conversation-id",
-}
-_KEYS = frozenset({b"authorization", b"x-api-key"})
-
-_UNWATCHED = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
-
-
-def _name_replacer(model: LocalModel) -> NameReplacer | None:
-    alias = server_alias(model.id)
-    return None if alias == model.id or model.settings.command else NameReplacer(alias, model.id)
 
 
 class _LostServer(NamedTuple):
@@ -98,6 +78,17 @@ class _WrittenResponse(web.StreamResponse):
         """Do nothing: the end is already written."""
 
 
+class Ended(Protocol):
+    """A request that is over."""
+
+    @property
+    def error_code(self) -> str | None:
+        """The code of its error, from a small set for the metrics; ``None`` = no error."""
+
+    def record(self) -> RequestRecord:
+        """Return its record."""
+
+
 class Forwarder:
     """Answers every model endpoint. Call ``close`` when the service ends.
 
@@ -116,41 +107,61 @@ class Forwarder:
         now: Callable[[], datetime],
     ) -> None:
         self.service = service
-        self.on_request = on_request
-        self._now = now
-        self._targets = TargetFinder(service)
+        self.now = now
+        # Kept, because before Python 3.12 every look-up of the loop costs a system call.
+        self.loop = asyncio.get_running_loop()
+        self.targets = TargetFinder(service)
         self.pool = ConnectionPool(SERVER_HOST)
-        self.stalls = StallWatch()
         self.retry_queue = RetryQueue()
+        self._on_request = on_request
+        self._ended: list[Ended] = []
 
     async def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and record the last requests."""
         self.pool.close()
+        self._record_ended()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, wait for a place, pass on the request, and pass back the answer."""
-        log = RequestLog(request, self._now)
-        target = await self._targets.find(request)
-        return await _Forwarding(self, request, target, log).run()
+        begun = client_of(request).take_begun()
+        if begun is not None:
+            return await begun.run()
+        arrived = (self.now(), self.loop.time())
+        settings = self.service.settings
+        head = head_of(request, with_keys=bool(settings.api_keys))
+        route = self.targets.route(head)
+        body = await read_body(request, settings.max_body_size)
+        target = self.targets.find(route, head, body)
+        return await Forwarding(self, head, client_of(request), target, arrived).run()
+
+    def record(self, ended: Ended) -> None:
+        """Record an ended request, after the answers of this turn of the loop are written."""
+        if not self._ended:
+            self.loop.call_soon(self._record_ended)
+        self._ended.append(ended)
+
+    def _record_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        for log in ended:
+            try:
+                self._on_request(log.record(), log.error_code)
+            except Exception:
+                # An error in recording must not break an answer.
+                _logger.exception("a request was not recorded")
 
 
-class _Forwarding:
-    """The forwarding of a request whose target is known."""
+class Forwarding(ServerExchange):
+    """The forwarding of a request whose target is known.
 
-    def __init__(
-        self, forwarder: Forwarder, request: web.Request, target: Target, log: RequestLog
-    ) -> None:
-        self._shared = forwarder
-        self._service = forwarder.service
-        self._request = request
-        self._target = target
-        self._log = log
-        self._answer = ClientResponse(request, target.stream, _name_replacer(target.model))
+    ``run`` does in a task all that was not done before, if it has begun as a ``QuickForwarding``.
+    """
 
     async def run(self) -> web.StreamResponse:
         """Have the request answered, and record it."""
         answer, log = self._answer, self._log
-        number = self._service.active.add(log.start(self._target, answer).active)
+        self.on_end = None
+        if not self._number:
+            self._number = self._service.active.add(self.active)
         try:
             await self._serve()
         except CyberError as error:
@@ -170,26 +181,8 @@ class _Forwarding:
             _logger.exception("forwarding %s failed", self._target.path)
             answer.cut()
         finally:
-            self._service.active.remove(number)
-            self._note()
+            self._close()
         return _WrittenResponse(keep_alive=answer.keep_alive)
-
-    def _client_gone(self) -> None:
-        """Note that the client has left, or that the service ends."""
-        if self._service.scheduler.closing:
-            self._log.error = ShuttingDownError("The service is shutting down.")
-        elif not (self._answer.complete or self._answer.says_done):
-            self._log.client_left = True
-        self._answer.cut()
-
-    def _note(self) -> None:
-        if not (self._target.is_work or self._answer.refused or self._log.failed):
-            return
-        try:
-            self._shared.on_request(self._log.record(), self._log.error_code)
-        except Exception:
-            # An error in recording must not break the answer.
-            _logger.exception("a request was not recorded")
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -220,12 +213,11 @@ class _Forwarding:
         Return its loss, if another server may be tried. After a loss ``before``, the request waits
         for its ``retry``.
         """
-        lease = None
-        if not self._shared.retry_queue.is_active(self._target.model.id):
-            lease = self._service.scheduler.try_acquire(self._target.model)
-        if lease is None:
+        if self._lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
+            self._lease = self._service.scheduler.try_acquire(self._target.model)
+        if self._lease is None:
             try:
-                lease = await self._place(retry)
+                self._lease = await self._place(retry)
             except CyberError as error:
                 if before is None or isinstance(error, ShuttingDownError):
                     raise
@@ -234,29 +226,21 @@ class _Forwarding:
                 )
                 failed.needs_person = error.permanent
                 raise failed from error
+        lease = self._lease
         try:
-            await self._use(lease, retry)
-        except UpstreamError as error:
-            if self._answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
-                raise
-            return _LostServer(error, alone=lease.was_alone)
-        return None
-
-    async def _use(self, lease: Lease, retry: Retry | None) -> None:
-        """Have the request answered by the server of ``lease``."""
-        with lease:
             if retry is not None:
                 lease.mark_retry()
                 await lease.wait_alone(retry.trial)
                 retry.begin_trial()
-            lease.sent()
-            try:
-                await self._exchange(lease, retry)
-                lease.answered()
-            finally:
-                if self._target.is_work or self._answer.refused:
-                    usage = self._log.usage = self._answer.usage()
-                    lease.count(usage.tokens_in, usage.tokens_out)
+            self._retry = retry
+            await self._have_answered(lease)
+        except UpstreamError as error:
+            if self._answer.relayed or not lease.server_exited or lease.stopped_on_purpose:
+                raise
+            return _LostServer(error, alone=lease.was_alone)
+        finally:
+            self._release()
+        return None
 
     # A place at the model
 
@@ -318,29 +302,25 @@ class _Forwarding:
             estimate = self._service.scheduler.waits.estimate(model_id, waiter)
         return estimate.in_words(model_id) if estimate else f"queued {model_id}"
 
-    # The exchange
+    # The end of an exchange
 
-    async def _exchange(self, lease: Lease, retry: Retry | None) -> None:
-        head = self._request_head(lease.port)
-        limit = self._service.settings.stall_timeout
+    async def _have_answered(self, lease: Lease) -> None:
+        """Have the request answered by the server of ``lease``, if ``start`` has not sent it."""
+        connections = self._shared.pool.of(lease.port)
         fresh = False
         while True:
+            server = self._server
+            if server is None:
+                kept = None if fresh else connections.take()
+                try:
+                    self._send(lease, kept or await connections.connect())
+                except OSError:
+                    raise await self._upstream_error(lease, "its server does not answer") from None
+                continue
             try:
-                connection = await self._shared.pool.connect(lease.port, fresh=fresh)
-            except OSError:
-                raise await self._upstream_error(lease, "its server does not answer") from None
-            exchange = connection.begin(self._request.method, head, self._target.body)
-            end = partial(exchange.fail, UpstreamLostError(untouched=False))
-            lease.on_forced_unload.add(end)
-            try:
-                with self._shared.stalls.watch(exchange, lease, limit) if limit else _UNWATCHED:
-                    response = await exchange.head()
-                    lease.begun()
-                    if retry is not None:
-                        retry.end()
-                    await self._answer.relay(response, exchange)
+                await self._wait_for_end()
             except UpstreamLostError as error:
-                if connection.reused and error.untouched and not fresh:
+                if server.reused and error.untouched and not fresh:
                     # The server closed a kept connection just as it was used again, and sent no
                     # byte, so it cannot have started to work on the request.
                     fresh = True
@@ -353,8 +333,8 @@ class _Forwarding:
             except BadResponseError as error:
                 raise await self._upstream_error(lease, str(error)) from None
             finally:
-                lease.on_forced_unload.discard(end)
-                exchange.finish()
+                self._end_exchange()
+            lease.answered()
             return
 
     async def _upstream_error(self, lease: Lease, what: str) -> CyberError:
@@ -372,19 +352,3 @@ class _Forwarding:
         if stalled.hung:
             await lease.wait_exited(_KILL_NOTICE)
         return UpstreamError(f"{lease.model_id} failed to answer: its server {stalled}.")
-
-    def _request_head(self, port: int) -> bytes:
-        request, target = self._request, self._target
-        dropped = _DROPPED | _KEYS if self._service.settings.api_keys else _DROPPED
-        lines = [
-            f"{request.method} {target.path} HTTP/1.1\r\nHost: {SERVER_HOST}:{port}\r\n".encode()
-        ]
-        lines += [
-            b"%b: %b\r\n" % (name, value)
-            for name, value in request.raw_headers
-            if name.lower() not in dropped
-        ]
-        if target.body or request.method not in BODYLESS:
-            lines.append(b"Content-Length: %d\r\n" % len(target.body))
-        lines.append(b"\r\n")
-        return b"".join(lines)

@@ -14,6 +14,7 @@ _MAX_HELD = 64 << 10
 _MAX_LENGTH_DIGITS = 18
 _LINE_FEED = 0x0A
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_PLAIN_CHUNK_SIZE = re.compile(rb"0?([1-9a-fA-F][0-9a-fA-F]{0,6})\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
 
 # RFC 9110, 7.6.1: they concern a single connection and are never passed on.
@@ -96,6 +97,19 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     return ResponseHead(status, match[3] or b"", headers, framing, length, keep_alive, content_type)
 
 
+def _is_whole_chunks(data: bytes) -> bool:
+    """Return whether this is nothing but whole chunks, as most reads of a stream are."""
+    position, size = 0, len(data)
+    while position < size:
+        match = _PLAIN_CHUNK_SIZE.match(data, position)
+        if match is None:
+            return False
+        position = match.end() + int(match[1], 16) + 2
+        if position > size or data[position - 1] != _LINE_FEED:
+            return False
+    return True
+
+
 class BodyScanner:
     """Finds the end of a body, without copying it.
 
@@ -137,6 +151,8 @@ class BodyScanner:
         return data
 
     def _feed_chunked(self, data: bytes) -> bytes:
+        if not (self.left or self._held or self._decode) and _is_whole_chunks(data):
+            return data
         data, self._held = self._held + data, b""
         content: list[bytes] = []
         position = 0

@@ -61,6 +61,8 @@ _OTHERS = {
     ),
     "/v1/stream": frozenset({"GET", "HEAD", "DELETE"}),
 }
+PATHS = frozenset(_INFERENCE | _OTHERS.keys())
+"""All paths but those of single slots."""
 _SLOT = re.compile(r"/slots/\d{1,9}")
 _OURS = frozenset({"admin", "ws", "upstream"})
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Self
 
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.client_response import ClientResponse
+from cyber_inference_tui.http.model_request import ClientSide, RequestHead
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import Usage
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
@@ -20,9 +19,13 @@ from cyber_inference_tui.text import clean_line
 CLIENT_LEFT = 499
 """The status of a request whose client left before the answer (as in nginx)."""
 
+Arrival = tuple[datetime, float]
+"""When a request arrived: the time with its zone, and the loop's time."""
+
 _MAX_NAME_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 200
 _MAX_ERROR_CHARACTERS = 500
+_NO_USAGE = Usage()
 
 
 def refusal_record(
@@ -50,25 +53,70 @@ def _sentence(error: CyberError) -> str:
     return clean_line(str(error), limit=_MAX_ERROR_CHARACTERS)
 
 
-class RequestLog:
-    """The log of a request from its arrival to its end. ``now`` returns the time with its zone."""
+def finished_record(
+    request: RequestHead,
+    target: Target,
+    client: str | None,
+    *,
+    at: datetime,
+    status: int,
+    usage: Usage,
+    first_byte_after: float | None,
+    queue_seconds: float,
+    seconds: float,
+    error: str | None,
+) -> RequestRecord:
+    """Return the record of a request whose model was known. It took ``seconds``."""
+    return RequestRecord(
+        at=at,
+        model=target.model.id,
+        path=clean_line(request.path, limit=_MAX_PATH_CHARACTERS),
+        status=status,
+        stream=target.stream,
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
+        tokens_per_second=_rounded(usage.tokens_per_second),
+        time_to_first_token_seconds=_rounded(first_byte_after),
+        queue_seconds=round(queue_seconds, 6),
+        duration_seconds=round(seconds, 6),
+        client=client or None,
+        error=error,
+    )
 
-    def __init__(self, request: web.Request, now: Callable[[], datetime]) -> None:
-        self._loop = asyncio.get_running_loop()
+
+class RequestLog:
+    """The log of a request from its arrival to its end.
+
+    Most requests change few of the values that it begins with.
+    """
+
+    _queue_seconds = 0.0
+    _waits_since: float | None = None
+    waiter: Waiter | None = None
+    """The request's place in the queue, while it waits."""
+    error: CyberError | None = None
+    """The service's error, if the request failed with one."""
+    client_left = False
+    usage = _NO_USAGE
+    """The figures that the server reported."""
+
+    def __init__(
+        self,
+        request: RequestHead,
+        client: ClientSide,
+        target: Target,
+        answer: ClientResponse,
+        *,
+        arrived: Arrival,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self._request = request
-        self._at = now()
-        self._came = self._loop.time()
-        self._queue_seconds = 0.0
-        self._waits_since: float | None = None
-        self.waiter: Waiter | None = None
-        """The request's place in the queue, while it waits."""
-        self._target: Target
-        self._answer: ClientResponse
-        self.error: CyberError | None = None
-        """The service's error, if the request failed with one."""
-        self.client_left = False
-        self.usage = Usage()
-        """The figures that the server reported."""
+        self._client = client.remote
+        self._target = target
+        self._answer = answer
+        self._at, self._came = arrived
+        self._ended = self._came
 
     @property
     def failed(self) -> bool:
@@ -84,15 +132,9 @@ class RequestLog:
             return self.error.code
         return "server_error" if self.usage.error is not None else None
 
-    def start(self, target: Target, answer: ClientResponse) -> Self:
-        """Note the target and the answer. Call this before all methods below."""
-        self._target = target
-        self._answer = answer
-        return self
-
     def start_waiting(self) -> None:
         """Note that the request waits for a place at its model."""
-        self._waits_since = self._loop.time()
+        self._waits_since = self._clock()
 
     def set_waiter(self, waiter: Waiter) -> None:
         """Note the place in the queue."""
@@ -103,13 +145,17 @@ class RequestLog:
         self._queue_seconds = self._waited()
         self._waits_since = self.waiter = None
 
+    def end(self) -> None:
+        """Note the end of the request."""
+        self._ended = self._clock()
+
     def _waited(self) -> float:
         since = self._waits_since
-        return self._queue_seconds + (0.0 if since is None else self._loop.time() - since)
+        return self._queue_seconds + (0.0 if since is None else self._clock() - since)
 
     def _first_byte_after(self) -> float | None:
         first = self._answer.first_byte_at
-        return None if first is None else round(first - self._came, 6)
+        return None if first is None else first - self._came
 
     def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
         """Return the record of the running request."""
@@ -126,32 +172,28 @@ class RequestLog:
             stream=self._target.stream,
             position=None if self.waiter is None else positions.get(self.waiter),
             queue_seconds=round(self._waited(), 6),
-            time_to_first_token_seconds=first,
-            client=self._request.remote or None,
+            time_to_first_token_seconds=_rounded(first),
+            client=self._client or None,
         )
 
     def record(self) -> RequestRecord:
-        """Return the record of the finished request. Call it at the end."""
-        target, answer = self._target, self._answer
+        """Return the record of the request, after its end."""
+        answer = self._answer
         status = answer.status
         if self.client_left:
             status = CLIENT_LEFT
         elif not answer.begun and self.error is not None:
             status = self.error.status
-        usage = self.usage
-        return RequestRecord(
+        return finished_record(
+            self._request,
+            self._target,
+            self._client,
             at=self._at,
-            model=target.model.id,
-            path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             status=status,
-            stream=target.stream,
-            tokens_in=usage.tokens_in,
-            tokens_out=usage.tokens_out,
-            tokens_per_second=_rounded(usage.tokens_per_second),
-            time_to_first_token_seconds=self._first_byte_after(),
-            queue_seconds=round(self._queue_seconds, 6),
-            duration_seconds=round(self._loop.time() - self._came, 6),
-            client=self._request.remote or None,
+            usage=self.usage,
+            first_byte_after=self._first_byte_after(),
+            queue_seconds=self._queue_seconds,
+            seconds=self._ended - self._came,
             error=self._sentence(),
         )
 

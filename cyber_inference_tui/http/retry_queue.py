@@ -27,6 +27,8 @@ class RetryQueue:
 
     def __init__(self) -> None:
         self._queues: WeakValueDictionary[str, _ModelQueue] = WeakValueDictionary()
+        self.active: set[_ModelQueue] = set()
+        """The queues with retries; empty unless servers crash."""
 
     def retry(self, model_id: str, trial: float = TRIAL, *, suspect: bool = False) -> Retry:
         """Return a retry for a lost request. ``Retry.wait_turn`` puts it into the model's queue.
@@ -36,13 +38,12 @@ class RetryQueue:
         """
         queue = self._queues.get(model_id)
         if queue is None:
-            queue = self._queues[model_id] = _ModelQueue()
+            queue = self._queues[model_id] = _ModelQueue(self.active)
         return Retry(queue, trial, suspect)
 
     def is_active(self, model_id: str) -> bool:
         """Check whether a request of the model waits for its retry or is being retried."""
-        queue = self._queues.get(model_id)
-        return queue is not None and queue.retries > 0
+        return bool(self.active) and self._queues.get(model_id) in self.active
 
     async def wait_until_empty(self, model_id: str, *, timeout: float, most: int) -> None:
         """Wait, with a new request, until the model's queue is empty.
@@ -72,13 +73,28 @@ class RetryQueue:
 class _ModelQueue:
     """The retries of one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, active: set[_ModelQueue]) -> None:
+        self._active = active
+        """The queues with retries."""
         self.lock = asyncio.Lock()
         self.retries = 0
         """Requests that wait for their retry or are being retried."""
         self.waiting = 0
         """New requests that wait for the end of the last retry."""
         self.empty = asyncio.Event()
+
+    def enter(self) -> None:
+        """Count a retry."""
+        self.retries += 1
+        self.empty.clear()
+        self._active.add(self)
+
+    def leave(self) -> None:
+        """Count the end of a retry."""
+        self.retries -= 1
+        if not self.retries:
+            self.empty.set()
+            self._active.discard(self)
 
 
 class Retry:
@@ -111,13 +127,10 @@ class Retry:
             self._queue.lock.release()
         if not self._is_over:
             self._is_over = True
-            self._queue.retries -= 1
-            if not self._queue.retries:
-                self._queue.empty.set()
+            self._queue.leave()
 
     def __enter__(self) -> Self:
-        self._queue.retries += 1
-        self._queue.empty.clear()
+        self._queue.enter()
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from cyber_inference_tui.errors import (
     CyberError,
@@ -16,16 +16,20 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.body_fields import (
+    BROKEN,
     BodyFields,
+    decode_named_fields,
     read_fields,
     try_read_fields,
     with_fields,
     with_model_field,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
-from cyber_inference_tui.http.llama_paths import Kind, is_ours, kind_of, methods_of
-from cyber_inference_tui.http.request_body import read_body
-from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.model_request import RequestHead
+from cyber_inference_tui.http.name_replacer import NameReplacer
+from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import escaped
 
@@ -38,8 +42,11 @@ _NAME_IT = (
     "A model with a command takes any path from a request that names the model (in the field"
     ' "model" of JSON or a form, in ?model= or in the header X-Model).'
 )
+_MAX_KNOWN = 256
 _LISTED = 10
 """The most models that a message lists."""
+_NO_FIELDS = BodyFields()
+_NO_RULES = RequestRules()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -53,6 +60,17 @@ class Target(msgspec.Struct, frozen=True):
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
 
+    @property
+    def is_renamed(self) -> bool:
+        """Whether the server uses another name for the model than its id."""
+        return "," in self.model.id and not self.model.settings.command
+
+    @property
+    def replacer(self) -> NameReplacer | None:
+        """What restores the model's id in answers, if its server uses another name."""
+        model_id = self.model.id
+        return NameReplacer(server_alias(model_id), model_id) if self.is_renamed else None
+
 
 class _Addressed(NamedTuple):
     """The parts of ``/upstream/NAME/PATH``."""
@@ -62,38 +80,108 @@ class _Addressed(NamedTuple):
     path: str
 
 
+class Route(NamedTuple):
+    """The place of a request's path among those of the models' servers."""
+
+    path: str
+    """The path for the server, with the percent-encoding unchanged."""
+    query: str
+    asks: bool
+    """Whether it asks for model output with a JSON object."""
+    is_v1: bool
+    addressed: _Addressed | None = None
+    refusal: CyberError | None = None
+    """The error, unless the model has a command, which may serve more than llama-server does."""
+
+
+MODEL_ROUTES = {
+    path: Route(path, "", kind_of(path) is Kind.INFERENCE, path.startswith("/v1/"))
+    for path in PATHS
+    if "POST" in methods_of(path)
+}
+"""The routes of plain POST requests."""
+
+
 class TargetFinder:
     """Finds the targets of requests among the models of a service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._catalog: Catalog | None = None
+        self._unchanged: dict[tuple[str, str], tuple[LocalModel, bool] | None] = {}
+        """By the name in a request and its path: the model, and whether it is asked for output, if
+        such requests pass unchanged."""
 
-    async def find(self, request: web.Request) -> Target:
-        """Read the request, find its model, and apply the rules of the model.
+    def find_unchanged(self, route: Route, named: str | None, body: bytes) -> Target | None:
+        """Return the target of a request whose body is JSON and passes unchanged.
 
-        Raises ``ModelNotFoundError``, ``NotFoundError`` (no such endpoint),
-        ``MethodNotAllowedError``, and the errors of ``read_body`` and ``body_fields``.
+        Return ``None`` if it is for ``find`` to decide.
         """
-        raw_path, _, query = request.raw_path.partition("?")
+        try:
+            fields = decode_named_fields(body)
+        except BROKEN:
+            return None
+        name = fields.model or named
+        if name is None:
+            return None
+        catalog = self._service.models.catalog
+        if catalog is not self._catalog:
+            self._catalog = catalog
+            self._unchanged.clear()
+        try:
+            known = self._unchanged[name, route.path]
+        except KeyError:
+            if len(self._unchanged) >= _MAX_KNOWN:
+                self._unchanged.clear()
+            known = self._unchanged[name, route.path] = self._decide_unchanged(route, name)
+        if known is None:
+            return None
+        model, is_work = known
+        return Target(model, route.path, body, fields.stream is True, is_work)
+
+    def _decide_unchanged(self, route: Route, name: str) -> tuple[LocalModel, bool] | None:
+        model = self._service.models.catalog.models.get(name)
+        if model is None:
+            return None
+        is_command = bool(model.settings.command)
+        if (route.asks or is_command) and model.request_rules(name):
+            return None
+        return model, route.asks or route.is_v1 or is_command
+
+    def route(self, head: RequestHead) -> Route:
+        """Return the route of a request.
+
+        Raises ``ModelNotFoundError``, ``NotFoundError`` (no such endpoint) and
+        ``MethodNotAllowedError``.
+        """
+        if head.method == "POST" and (known := MODEL_ROUTES.get(head.target)) is not None:
+            return known
+        raw_path, _, query = head.target.partition("?")
         addressed = None
         if raw_path.startswith("/upstream/"):
             addressed = self._addressed(raw_path.removeprefix("/upstream/"))
             raw_path = addressed.path
         path = unquote(raw_path)
-        # The server of a command may serve more than llama-server does.
-        refusal = None if addressed else _refusal(request.method, path)
+        refusal = None if addressed else _refusal(head.method, path)
         if refusal is not None and (is_ours(path) or not self._has_commands()):
             raise refusal
         asks = kind_of(path) is Kind.INFERENCE
-        body = await read_body(request, self._service.settings.max_body_size)
-        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        found = BodyFields()
-        if request.method not in BODYLESS or body:
-            if refusal or (addressed and not asks):
+        return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
+
+    def find(self, route: Route, head: RequestHead, body: bytes) -> Target:
+        """Find the model of a request, and apply the model's rules.
+
+        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``.
+        """
+        addressed, refusal = route.addressed, route.refusal
+        content_type = head.headers.get(hdrs.CONTENT_TYPE, "")
+        found = _NO_FIELDS
+        if head.method not in BODYLESS or body:
+            if refusal or (addressed and not route.asks):
                 found = try_read_fields(body, content_type)
             else:
-                found = read_fields(body, content_type, must_be_object=asks)
-        name = found.model or request.query.get("model") or request.headers.get("X-Model")
+                found = read_fields(body, content_type, must_be_object=route.asks)
+        name = found.model or head.named
         if addressed is not None:
             model = addressed.model
             # The body's name may be the engine's own. An alias of this model is this model.
@@ -107,7 +195,7 @@ class TargetFinder:
             raise refusal
         stream = found.stream
         if found.is_object:
-            rules = model.request_rules(name) if asks or is_command else RequestRules()
+            rules = model.request_rules(name) if route.asks or is_command else _NO_RULES
             overrides = rules.request_overrides
             if self._is_renamed(found.model, model):
                 overrides = {**overrides, "model": model.id}
@@ -121,9 +209,11 @@ class TargetFinder:
                 stream = read_fields(body, content_type, must_be_object=True).stream
         elif self._is_renamed(found.model, model):
             body = with_model_field(body, content_type, model.id)
-        full_path = f"{raw_path}?{self._with_id(query, model)}" if query else raw_path
-        is_work = asks or (request.method == "POST" and (path.startswith("/v1/") or is_command))
-        return Target(model, full_path, body, stream, is_work)
+        path, query = route.path, route.query
+        if query:
+            path = f"{path}?{self._with_id(query, model)}"
+        is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
+        return Target(model, path, body, stream, is_work)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
         """Check whether the model's id replaces this name in a body.

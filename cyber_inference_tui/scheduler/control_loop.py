@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.llama.needs import Footprint, Measurement, NeedSource
@@ -86,6 +87,12 @@ class ControlLoop:
         self._stepping = False
         self._step_is_due = False
 
+    @cached_property
+    def now(self) -> Callable[[], float]:
+        """The clock of the event loop."""
+        # Looked up once: before Python 3.12 every look-up of the loop costs a system call.
+        return asyncio.get_running_loop().time
+
     # Deciding
 
     def step(self) -> None:
@@ -136,12 +143,14 @@ class ControlLoop:
 
     def _decide(self) -> float | None:
         """Carry out one decision; return the time of the next one if nothing happens before."""
-        decision = self._policy(self.views(), self.limits(), self._memory_tracker.memory, _now())
+        decision = self._policy(
+            self.views(), self.limits(), self._memory_tracker.memory, self.now()
+        )
         self.admission.blocked = decision.blocked
         for unload in decision.unload:
             self.unload(self.states[unload.id], unload.reason)
         if decision.load or decision.unload or decision.refuse:
-            self._memory_tracker.give_up_waiting(_now())
+            self._memory_tracker.give_up_waiting(self.now())
         if decision.load is not None:
             self._load(self.states[decision.load])
         for refusal in decision.refuse:
@@ -190,7 +199,7 @@ class ControlLoop:
             state.changed.set()
             self.on_detail(state.model.id)
         elif waiter.takes_place and _was_admitted(waiter.future):
-            self.release(state, _now())
+            self.release(state, self.now())
         if state.status is ModelStatus.QUEUED and not state.waiters:
             self.set_status_without_process(state)
         self.step()
@@ -203,11 +212,12 @@ class ControlLoop:
 
     def try_acquire(self, state: ModelState) -> Lease | None:
         """Return a lease if the model has a free place at this moment: the hot path."""
-        if self.closing or not self.admission.has_place(state):
+        admission, server = self.admission, state.server
+        if self.closing or server is None or not admission.has_place(state):
             return None
-        now = _now()
-        self._take_place(state, self.admission.next_arrival(), now)
-        return self.lease(state, now)
+        now = self.now()
+        self._take_place(state, admission.next_arrival(), now)
+        return Lease(self.release, state, server, now)
 
     def lease(self, state: ModelState, now: float) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
@@ -223,12 +233,12 @@ class ControlLoop:
             load.future.set_result(None)
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
-            self._take_place(state, request.arrival, _now())
+            self._take_place(state, request.arrival, self.now())
             request.future.set_result(None)
 
     def release(self, state: ModelState, since: float) -> None:
         """Free the place that a request took at ``since``."""
-        now = _now()
+        now = self.now()
         self.admission.free_place(state, now - since)
         state.touch(now)
         self.on_detail(state.model.id)
@@ -290,7 +300,7 @@ class ControlLoop:
         state.restart = False
         reason = state.waiters[0].reason if state.waiters else "asked"
         before = self._memory_tracker.reading
-        state.session = Session(reason, _now(), state.model.modified, before)
+        state.session = Session(reason, self.now(), state.model.modified, before)
         self.set_status(state, ModelStatus.LOADING)
         self._tasks.load(state, lambda: self.settings)
 
@@ -391,7 +401,7 @@ class ControlLoop:
             # The load was cancelled at the moment when the server became ready.
             self._tasks.stop(state, server, self.settings.stop_timeout)
             return
-        now = _now()
+        now = self.now()
         state.server = server
         state.loaded = now
         state.loaded_at = datetime.now(UTC)
@@ -432,7 +442,7 @@ class ControlLoop:
     def _note_footprint(self, state: ModelState, footprint: Footprint | None) -> None:
         """Note what a loaded model uses, for now and for the estimate of its next load."""
         state.footprint = footprint
-        self._memory_tracker.server_started(state, _now())
+        self._memory_tracker.server_started(state, self.now())
         if footprint is None or state.session is None or state.server is None:
             return
         self._load_history.learn(
@@ -455,7 +465,7 @@ class ControlLoop:
             return
         state.session = None
         state.progress = None
-        self._memory_tracker.server_ended(state, _now())
+        self._memory_tracker.server_ended(state, self.now())
         if self._retry(state, error):
             return
         state.needs_exclusive_memory = state.retried = False
@@ -499,7 +509,7 @@ class ControlLoop:
         session, failures = state.session, state.failures
         if session is not None:
             session.lost = session.unanswered
-        if (session is not None and session.answered) or _now() - state.loaded >= STABLE_AFTER:
+        if (session is not None and session.answered) or self.now() - state.loaded >= STABLE_AFTER:
             failures.count = 0
             failures.excused = False
         # A request that was lost before has most likely killed this server, too. That is excused
@@ -511,7 +521,7 @@ class ControlLoop:
         self._forget_server(state, f"stopped: {reason}")
         self._count_failure(state, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, reason)
-        pause = failures.retry_at - _now()
+        pause = failures.retry_at - self.now()
         # If it keeps dying, requests in the queue get the same error as new ones: they do not
         # wait for the end of the backoff.
         self._fail(state, error, retry_later_error(error, pause) if pause > 0 else None)
@@ -521,7 +531,7 @@ class ControlLoop:
     def _count_failure(self, state: ModelState, *, counts: bool = True) -> None:
         """Set the time of the next try, which is later after each failure that ``counts``."""
         state.failures.count += counts
-        state.failures.retry_at = _now() + retry_delay(state.failures.count)
+        state.failures.retry_at = self.now() + retry_delay(state.failures.count)
 
     def _fail(self, state: ModelState, error: CyberError, for_queue: CyberError | None) -> None:
         """Fail the model with ``error``, and its queue with ``for_queue``; ``None`` keeps it.
@@ -564,14 +574,10 @@ class ControlLoop:
             state.need = None
         state.session = state.server = state.loaded_at = state.footprint = None
         state.leaving = state.admit_before = None
-        self._memory_tracker.server_ended(state, _now())
+        self._memory_tracker.server_ended(state, self.now())
         if record is not None:
             self._on_session(record)
 
 
 def _was_admitted(future: asyncio.Future[None]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -15,17 +15,7 @@ from cyber_inference_tui.scheduler.state import ModelState
 class Lease:
     """A request's place at a loaded model, which is not unloaded until ``release``."""
 
-    __slots__ = (
-        "_is_retry",
-        "_released",
-        "_server",
-        "_session",
-        "_since",
-        "_state",
-        "_waits",
-        "_was_sent",
-        "port",
-    )
+    _is_retry = _waits = _was_sent = False
 
     def __init__(
         self,
@@ -36,11 +26,10 @@ class Lease:
     ) -> None:
         self._released: Callable[[ModelState, float], None] | None = released
         self._state = state
-        self._server = server
+        self.server = server
+        """The server, which may have exited."""
         self._since = since
         self._session = state.session
-        self._is_retry = False
-        self._waits = self._was_sent = False
         self.port = server.port
 
     @property
@@ -49,14 +38,9 @@ class Lease:
         return self._state.model.id
 
     @property
-    def server(self) -> Server:
-        """The server, which may have exited."""
-        return self._server
-
-    @property
     def stopped_on_purpose(self) -> bool:
         """True if the service stopped the server (by force, if the request was still running)."""
-        return self._state.stopped_on_purpose is self._server
+        return self._state.stopped_on_purpose is self.server
 
     @property
     def on_forced_unload(self) -> set[Callable[[], None]]:
@@ -66,25 +50,25 @@ class Lease:
     @property
     def server_exited(self) -> bool:
         """True if the server has exited."""
-        return self._server.exited.done()
+        return self.server.exited.done()
 
     async def wait_exited(self, timeout: float) -> None:
         """Wait until the server has exited, for at most ``timeout`` seconds."""
-        await asyncio.wait({self._server.exited}, timeout=timeout)
+        await asyncio.wait({self.server.exited}, timeout=timeout)
 
     def exit_reason(self) -> str:
         """Return why the server exited, in plain words."""
-        return self._server.exit_reason()[0]
+        return self.server.exit_reason()[0]
 
     def declare_hung(self, reason: str) -> None:
         """Kill the server, which answers nobody any more; ``reason`` becomes its exit reason."""
-        if not self._server.exited.done():
-            self._server.declare_hung(reason)
+        if not self.server.exited.done():
+            self.server.declare_hung(reason)
 
     def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
         """Add the request's tokens to the totals of the session."""
         session = self._state.session
-        if session is not None and self._state.server is self._server:
+        if session is not None and self._state.server is self.server:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
@@ -109,7 +93,7 @@ class Lease:
 
     def sent(self) -> None:
         """Note that the request is being sent to the server."""
-        if self._session is not None and not (self._was_sent or self.server_exited):
+        if self._session is not None and not (self._was_sent or self.server.exited.done()):
             self._was_sent = self._waits = True
             self._session.unanswered += 1
 
@@ -129,14 +113,15 @@ class Lease:
     def answered(self) -> None:
         """Note that the request was answered, so that its server counts as one that works."""
         session = self._state.session
-        if session is not None and self._state.server is self._server:
+        if session is not None and self._state.server is self.server:
             session.answered = True
 
     def release(self) -> None:
         """Give the place back when the request has ended. Further calls have no effect."""
         released, self._released = self._released, None
         if released is not None:
-            self.begun()
+            if self._waits:
+                self.begun()
             if self._is_retry and self._session is not None:
                 self._session.retries -= 1
             released(self._state, self._since)

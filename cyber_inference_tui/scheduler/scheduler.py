@@ -161,13 +161,13 @@ class Scheduler:
             memory=self._memory_tracker.expected(),
             reading=self._memory_tracker.reading,
             settings=self.settings,
-            now=self._now(),
+            now=self._loop.now(),
         )
 
     async def refresh_memory(self, max_age: float = 0.0) -> None:
         """Read the memory for ``fit_check`` if the last reading is older than ``max_age`` seconds,
         but not while a load or an unload changes it."""
-        if self._now() - self._memory_tracker.memory.at < max_age:
+        if self._loop.now() - self._memory_tracker.memory.at < max_age:
             return
         busy = any(
             state.status in {ModelStatus.LOADING, ModelStatus.UNLOADING}
@@ -286,9 +286,9 @@ class Scheduler:
         except asyncio.CancelledError:
             self._loop.leave(state, waiter)
             raise
-        lease = self._loop.lease(state, self._now())
+        lease = self._loop.lease(state, self._loop.now())
         if lease is None:
-            self._loop.release(state, self._now())
+            self._loop.release(state, self._loop.now())
             raise state.failure or ModelLoadError(
                 f"{model.id} was unloaded before the request reached it."
             )
@@ -308,7 +308,7 @@ class Scheduler:
                 f"{state.model.id} has as many waiting requests as max_queue allows ({queued}).",
                 retry_after=max(1.0, wait),
             )
-        pause = state.failures.retry_at - self._now()
+        pause = state.failures.retry_at - self._loop.now()
         if state.status is ModelStatus.FAILED and pause > 0 and state.failure is not None:
             raise retry_later_error(state.failure, pause)
 
@@ -331,7 +331,7 @@ class Scheduler:
             raise ShuttingDownError("The service is shutting down.")
         state = self._state_of(model)
         if state.status is ModelStatus.LOADED and state.leaving is None:
-            state.touch(self._now())
+            state.touch(self._loop.now())
             self._loop.on_detail(model.id)
             return None
         return self._loop.request_load(state, reason)
@@ -406,9 +406,6 @@ class Scheduler:
         elif state.model is not model:
             self._update(state, model)
         return state
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 async def _change(state: ModelState) -> None:

@@ -18,7 +18,7 @@ from cyber_inference_tui.records import ModelStatus, SessionRecord
 from cyber_inference_tui.scheduler.free_memory import Amount
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.views import ModelView, Reason
-from cyber_inference_tui.settings.schema import Settings, effective
+from cyber_inference_tui.settings.schema import Settings
 
 
 class Waiter:
@@ -109,7 +109,7 @@ class ModelState:
         self.stopped_on_purpose: Server | None = None
         """The last server that the scheduler stopped; not set for a server that died."""
         self.on_forced_unload: set[Callable[[], None]] = set()
-        """Functions to call when the server is stopped although it has requests: each ends one."""
+        """Functions to call when the server is stopped although it has requests: they end them."""
         self.in_flight = 0
         self.waiters: deque[Waiter] = deque()
         self.leaving: Reason | None = None
@@ -192,8 +192,9 @@ class ModelState:
 
         This is ``max_concurrent_requests``, but never more than the server accepts.
         """
+        asked = self.asked_requests or inf
         accepts = self.server.most_requests if self.server is not None else None
-        return min(self.asked_requests or inf, inf if accepts is None else accepts)
+        return asked if accepts is None or accepts > asked else accepts
 
     def touch(self, now: float) -> None:
         """Note that the model was used at ``now``."""
@@ -203,7 +204,9 @@ class ModelState:
 
 def idle_timeout(state: ModelState, settings: Settings) -> float:
     """Return the seconds without a request after which it is unloaded; 0 = never."""
-    return float(effective(state.model.settings, settings, "idle_timeout"))
+    # Asked after every request, so not by way of ``effective``.
+    own = state.model.settings.idle_timeout
+    return settings.model_idle_timeout if own is None else own
 
 
 def load_conditions(state: ModelState, settings: Settings) -> object:

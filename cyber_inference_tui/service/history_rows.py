@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import groupby
 from typing import Any, TypeVar
 
 import msgspec
@@ -81,14 +82,17 @@ _PRUNE = {
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
-    for record in records:
-        values = {name: _storable(value) for name, value in _fields(record)}
-        connection.execute(_insertion(type(record), tuple(values)), values)
+    for kind, group in groupby(records, type):
+        rows = [[_storable(value) for value in _values(record)] for record in group]
+        connection.executemany(_insertion(kind), rows)
 
 
 @cache
-def _insertion(kind: type[Record], columns: tuple[str, ...]) -> str:
-    places = ", ".join(f":{column}" for column in columns)
+def _insertion(kind: type[Record]) -> str:
+    columns: list[str] = []
+    for name in _stored(kind):
+        columns += Footprint.__struct_fields__ if name == "footprint" else (name,)
+    places = ", ".join("?" * len(columns))
     table = _TABLES[kind]
     return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
 
@@ -231,20 +235,28 @@ def _filters(query: HistoryQuery) -> dict[str, Any]:
     }
 
 
-def _fields(record: Record) -> Iterable[tuple[str, Any]]:
-    for name in record.__struct_fields__:
-        value = getattr(record, name)
-        if name == "id":
-            continue  # SQLite gives it
-        if isinstance(value, Footprint):
-            yield from (("mapped", value.mapped), ("host", value.host), ("device", value.device))
-        else:
-            yield name, value
+@cache
+def _stored(kind: type[Record]) -> tuple[str, ...]:
+    """Return the fields that are stored; SQLite gives the id."""
+    return tuple(name for name in kind.__struct_fields__ if name != "id")
+
+
+def _values(record: Record) -> list[Any]:
+    """Return the values of a row."""
+    values = [getattr(record, name) for name in _stored(type(record))]
+    if isinstance(record, Measurement):
+        at = values.index(record.footprint)
+        values[at : at + 1] = msgspec.structs.astuple(record.footprint)
+    return values
 
 
 def _storable(value: Any) -> Any:
     """Return the value as SQLite can hold it; a number that it cannot hold becomes unknown."""
+    if value is None:
+        return None
     if isinstance(value, str):
+        if value.isascii():
+            return value[:MAX_TEXT]
         # A name that is not UTF-8 holds lone surrogates.
         return value[:MAX_TEXT].encode("utf-8", "replace").decode()
     if isinstance(value, datetime):

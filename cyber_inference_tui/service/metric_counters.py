@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 from cyber_inference_tui.records import RequestRecord, SessionRecord
@@ -126,7 +127,7 @@ class ModelCounters:
     def add_request(self, record: RequestRecord, error_code: str | None) -> None:
         """Count a finished request; ``error_code`` is that of its error, if it had one."""
         counters, histograms = self.counters, self.histograms
-        counters["requests"][endpoint_of(record.path), status_class(record.status)] += 1
+        counters["requests"][_request_labels(record.path, record.status)] += 1
         if error_code is not None:
             counters["request_errors"][(error_code,)] += 1
         counters["tokens"][("input",)] += record.tokens_in or 0
@@ -153,6 +154,11 @@ class ModelCounters:
         copied.counters = {name: counter.copy() for name, counter in self.counters.items()}
         copied.histograms = {name: histogram.copy() for name, histogram in self.histograms.items()}
         return copied
+
+
+@lru_cache(maxsize=256)
+def _request_labels(path: str, status: int) -> tuple[str, str]:
+    return endpoint_of(path), status_class(status)
 
 
 def endpoint_of(path: str) -> str:

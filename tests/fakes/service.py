@@ -27,6 +27,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.http.application import assemble
 from cyber_inference_tui.http.client_connection import Runner
+from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.request_body import read_body
@@ -631,10 +632,21 @@ async def serving(
     head_timeout: float = 60.0,
     most_connections: int | None = None,
     login: AdminLogin | None = None,
+    forwarder: Forwarder | None = None,
 ) -> AsyncIterator[Front]:
-    """Serve on a free port as the real service does, until the block ends."""
+    """Serve on a free port as the real service does, until the block ends.
+
+    With a ``forwarder``, it forwards requests for models, also on the lean path.
+    """
     login = login or AdminLogin(service, Path("/proc/none/login.secret"))
-    app = assemble(service, forward, login, heartbeat=heartbeat, send_timeout=send_timeout)
+    app = assemble(
+        service,
+        forwarder.handle if forwarder is not None else forward,
+        login,
+        forwarder=forwarder,
+        heartbeat=heartbeat,
+        send_timeout=send_timeout,
+    )
 
     @web.middleware
     async def note(request: web.Request, handler: Forward) -> web.StreamResponse:

@@ -255,7 +255,7 @@ async def forwarding(
                 now=lambda: datetime.now(UTC),
             )
             service = FakeService("m", settings=front_settings)
-            async with serving(service, forwarder.handle) as front:
+            async with serving(service, forwarder=forwarder) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals
                 world.active = lambda: behind.active.records(scheduler.waits.positions())

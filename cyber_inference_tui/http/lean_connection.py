@@ -1,0 +1,259 @@
+"""A client's connection with two ways for a request: the lean path, and aiohttp's own.
+
+A request takes the lean path if it is plain and arrives while nothing else is under way. As long as
+it is, the bytes behind it are kept. If only a task can go on with it, aiohttp gets its bytes after
+all, and the forwarder's handler finds the forwarding that has begun here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from cyber_inference_tui.http.forward import Forwarding
+from cyber_inference_tui.http.lean_path import LeanPath, message_size
+from cyber_inference_tui.http.quick_forwarding import QuickForwarding
+from cyber_inference_tui.http.request_log import Arrival
+
+_BODY_SECONDS = 1.0
+"""Seconds after which aiohttp gets a plain request whose body is not complete."""
+_MAX_LATER = 256 << 10
+
+
+class LeanConnection(RequestHandler):
+    """A client's connection. It is in ``idle`` while no request is under way."""
+
+    __slots__ = (
+        "_arrived",
+        "_begun",
+        "_body_timer",
+        "_early",
+        "_forwarding",
+        "_idle",
+        "_is_free",
+        "_later",
+        "_lean",
+        "_left",
+        "_plain",
+        "answered",
+        "is_last",
+        "on_writable",
+        "remote",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        lean: LeanPath | None,
+        idle: dict[LeanConnection, None],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(server, **kwargs)
+        self._lean = lean
+        self._idle = idle
+        self._is_free = lean is not None
+        """Whether the next byte begins a request, and nothing is under way."""
+        self._left = 0.0
+        """The missing bytes of aiohttp's request; not finite if they are not certain."""
+        self._early = b""
+        """A plain request whose body is not complete."""
+        self._arrived: Arrival | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._forwarding: QuickForwarding | None = None
+        """The forwarding on the lean path."""
+        self._plain = b""
+        """Its request."""
+        self._later = b""
+        """The bytes behind its request."""
+        self._begun: Forwarding | None = None
+        """A forwarding that began on the lean path, for aiohttp's handler."""
+        self.answered = 0
+        """The number of answered requests."""
+        self.is_last = False
+        """Whether the client has closed its sending side behind a request on the lean path."""
+        self.on_writable: Callable[[], None] | None = None
+        self.remote: str | None = None
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether a request is on the lean path."""
+        return self._forwarding is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for requests."""
+        super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self.remote = str(address[0]) if isinstance(address, tuple) else address
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End what is under way."""
+        self._is_free = False
+        self._stop_body_timer()
+        self.leave()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        """Continue an answer for which the client was too slow."""
+        super().resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
+
+    # The lean path
+
+    def data_received(self, data: bytes) -> None:
+        """Forward a plain request, or leave the bytes to aiohttp."""
+        if self._is_free and not (self._close or self._force_close):
+            self._receive(data)
+        elif self._forwarding is not None:
+            self._keep(data)
+        elif self._early:
+            self._receive(self._early + data)
+        else:
+            self._feed(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Take the bytes of a request from its first one on."""
+        lean, transport = self._lean, self.transport
+        if lean is None or transport is None:
+            return
+        plain = lean.read(data, transport)
+        arrived = self._arrived or lean.now()
+        if plain is not None and len(data) < plain[2]:
+            self._early, self._arrived, self._is_free = data, arrived, False
+            if self._body_timer is None:
+                self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
+            return
+        if self._early:
+            self._end_early()
+        forwarding = None
+        if plain is not None and len(data) == plain[2]:
+            forwarding = lean.forward(plain, data, self, arrived)
+        if forwarding is None:
+            self._feed(data)
+            return
+        self._forwarding, self._plain, self._is_free = forwarding, data, False
+        self._request_count += 1
+        self._request_in_progress = True
+        self._idle.pop(self, None)
+        if not forwarding.start(self._on_end):
+            self._hand_over(forwarding)
+
+    def _on_end(self, complete: bool) -> None:
+        """Wait for the next request, or have aiohttp continue an answer that is not complete."""
+        forwarding = self._forwarding
+        if forwarding is None:
+            return
+        if not complete:
+            self._hand_over(forwarding)
+            return
+        self._forwarding, self._plain = None, b""
+        self.answered += 1
+        self._end_progress()
+        if self._later:
+            # What follows is answered before the connection ends.
+            self.is_last = False
+        if not forwarding.keep_alive or self.is_last or self._close or self._force_close:
+            self.force_close()
+        elif self.transport is not None:
+            self._idle[self] = None
+            self._is_free = True
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                super()._process_keepalive()
+            if self._later:
+                self.data_received(self._take_later())
+
+    def _hand_over(self, forwarding: QuickForwarding) -> None:
+        """Let aiohttp's handler continue the forwarding, which needs a task."""
+        self._end_progress()
+        if self._close or self._force_close or self.transport is None:
+            # aiohttp takes no more requests.
+            self.leave()
+            self.force_close()
+            return
+        self._begun, self._forwarding = forwarding.becomes(), None
+        data, self._plain = self._plain, b""
+        self._request_count -= 1
+        self._is_free = True
+        self._feed(data)
+        if self._later:
+            self._feed(self._take_later())
+        elif self.is_last:
+            self.close()
+
+    def take_begun(self) -> Forwarding | None:
+        """Return the forwarding of the request that aiohttp's handler got, if it has begun."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def leave(self) -> None:
+        """End the forwarding that no task runs, if there is one."""
+        forwarding = self._forwarding or self._begun
+        self._forwarding = self._begun = None
+        if forwarding is not None:
+            forwarding.leave()
+
+    def _keep(self, data: bytes) -> None:
+        """Keep bytes until the present request is answered; too many stay in the kernel."""
+        self._later += data
+        if len(self._later) > _MAX_LATER and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _take_later(self) -> bytes:
+        later, self._later = self._later, b""
+        if len(later) > _MAX_LATER and self.transport is not None:
+            self.transport.resume_reading()
+        return later
+
+    # aiohttp's way
+
+    def _feed(self, data: bytes) -> None:
+        """Let aiohttp take the bytes. The connection is in use once a head is complete."""
+        if self._is_free and data:
+            self._is_free = False
+            self._left = message_size(data)
+        self._left -= len(data)
+        super().data_received(data)
+        if self._messages:
+            self._idle.pop(self, None)
+
+    def _feed_early(self) -> None:
+        """Let aiohttp wait for the rest of a body."""
+        early = self._early
+        self._end_early()
+        self._feed(early)
+
+    def _end_early(self) -> None:
+        self._early, self._arrived, self._is_free = b"", None, True
+        self._stop_body_timer()
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def note_answer(self) -> None:
+        """Note that aiohttp's handler has answered a request. Call it after each."""
+        self.answered += 1
+        # If it was refused before the handler, as by changed settings.
+        self.leave()
+        if not self._messages and self.transport is not None:
+            self._idle[self] = None
+            is_over = not self._left and self._request_count == self.answered
+            self._is_free = is_over and self._lean is not None
+
+    def _end_progress(self) -> None:
+        """Let aiohttp's shutdown continue, which waits for requests."""
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        # aiohttp takes a connection on the lean path for idle. ``_on_end`` sets the timer again.
+        self._keepalive_handle = None
+        if self._forwarding is None:
+            super()._process_keepalive()

@@ -1,0 +1,95 @@
+"""A request to a model, as the forwarder sees it: made by aiohttp, or read from its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from aiohttp import hdrs, web
+
+from cyber_inference_tui.http.access import cors_headers
+from cyber_inference_tui.http.framing import HOP_BY_HOP
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.http.forward import Forwarding
+
+# The body is passed on decompressed. With a conversation's id, llama-server would continue to
+# generate after the client has left, for a later request to /v1/stream, unknown to the service.
+_DROPPED = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"content-encoding",
+    b"expect",
+    b"x-conversation-id",
+}
+_DROPPED_WITH_KEYS = _DROPPED | {b"authorization", b"x-api-key"}
+
+
+class ClientSide(Protocol):
+    """A client's connection, as far as a forwarding needs it."""
+
+    transport: asyncio.Transport | None
+    remote: str | None
+    """The client's address."""
+    on_writable: Callable[[], None] | None
+    """Called when the client has read enough after ``writing_paused``."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client reads more slowly than the answer is written."""
+
+    def take_begun(self) -> Forwarding | None:
+        """Return the forwarding of the present request, if it has begun without aiohttp."""
+
+
+class RequestHead(NamedTuple):
+    """The head of a request. One object may belong to many requests with the same head."""
+
+    method: str
+    target: str
+    """Path and query, as sent."""
+    path: str
+    """The path, decoded."""
+    headers: Mapping[str, str]
+    is_http11: bool
+    keep_alive: bool
+    passed_on: bytes
+    """The lines that the model's server gets, without ``Host`` and ``Content-Length``."""
+    named: str | None
+    """The model that the query or a header names."""
+    cors: Mapping[str, str]
+    """The CORS headers of the answer."""
+
+
+def client_of(request: web.Request) -> ClientSide:
+    """Return the client's connection, which is one of ``client_connection``."""
+    return cast("ClientSide", request.protocol)
+
+
+def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
+    """Return the head of aiohttp's request; ``with_keys``: no model's server gets its keys."""
+    return RequestHead(
+        request.method,
+        request.raw_path,
+        request.path,
+        request.headers,
+        request.version >= (1, 1),
+        bool(request.keep_alive),
+        passed_on(request.raw_headers, with_keys=with_keys),
+        request.query.get("model") or request.headers.get("X-Model"),
+        cors_headers(request),
+    )
+
+
+def passed_on(headers: Iterable[tuple[bytes, bytes]], *, with_keys: bool) -> bytes:
+    """Return the lines of the headers that the model's server gets."""
+    dropped: Collection[bytes] = _DROPPED_WITH_KEYS if with_keys else _DROPPED
+    return b"".join(
+        [b"%b: %b\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
+    )
+
+
+def wants_events(head: RequestHead) -> bool:
+    """Return whether the client says that it reads nothing but Server-Sent Events."""
+    return head.headers.get(hdrs.ACCEPT) == "text/event-stream"

@@ -1,0 +1,255 @@
+"""The connections to each model's server: idle ones, and those with an exchange under way.
+
+llama-server (cpp-httplib) closes a connection after 5 s without a request, and each open connection
+occupies one of its threads. So idle connections are kept for a shorter time. There are never more
+than requests were in flight at once.
+
+For each server with exchanges a timer checks four times in each ``stall_timeout`` which of them
+have received bytes since the last check. Receiving bytes costs nothing extra. A silence is detected
+after 1 to 1.5 times the setting. Time in which the client does not read, or in which the service
+itself was stopped, does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from cyber_inference_tui.http.answer_head import AnswerHeads
+from cyber_inference_tui.http.upstream import UpstreamConnection, UpstreamLostError
+from cyber_inference_tui.scheduler.lease import Lease
+
+_IDLE_SECONDS = 4.0
+_MAX_IDLE = 64
+_CONNECT_TIMEOUT = 10.0
+_EARLY = 1.0
+"""Seconds. A server that closes a connection so soon after an answer does so after each answer of
+the kind: llama-server after each stream."""
+
+_CHECKS = 4
+_SHORTEST_PAUSE = 0.01
+_LONGEST_PAUSE = 60.0
+_STOPPED = 1.0
+"""Seconds of delay of a check after which the service itself must have been stopped."""
+
+
+class StalledError(Exception):
+    """The server sent nothing for ``seconds``; ``hung`` means that no request got anything."""
+
+    def __init__(self, seconds: float, *, hung: bool) -> None:
+        super().__init__(f"sent nothing for {seconds:g} s (stall_timeout)")
+        self.hung = hung
+
+
+class ConnectionPool:
+    """The connections to all servers, by their ports on ``host``."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._heads = AnswerHeads()
+        self._servers: dict[int, ServerConnections] = {}
+
+    def of(self, port: int) -> ServerConnections:
+        """Return the connections to the server on ``port``."""
+        server = self._servers.get(port)
+        if server is None:
+            # Ports of servers that are gone.
+            self._servers = {old: one for old, one in self._servers.items() if one.is_used}
+            server = self._servers[port] = ServerConnections(self._host, port, self._heads)
+        return server
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for server in self._servers.values():
+            server.close()
+
+
+class ServerConnections:
+    """The connections to a server. The most recently used idle connection is taken first."""
+
+    def __init__(self, host: str, port: int, heads: AnswerHeads) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._host = host
+        self.port = port
+        self.heads = heads
+        self._idle: list[UpstreamConnection] = []
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._closes_early = False
+        """Whether the server has closed a connection that it had promised to keep."""
+        self._spare: asyncio.Task[None] | None = None
+        self._silent_since: dict[UpstreamConnection, float] = {}
+        """The connections with an exchange, and the time of their last byte or later."""
+        self._last = -math.inf
+        """The time of the last check that found a byte of any exchange."""
+        self._seconds = 0.0
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._lease: Lease | None = None
+        """The last lease, while there are exchanges."""
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether there are connections, or were a moment ago."""
+        return (self._idle_timer, self._check_timer, self._spare) != (None, None, None)
+
+    # Idle connections
+
+    @property
+    def has_idle(self) -> bool:
+        """Return whether a request finds a connection."""
+        return bool(self._idle)
+
+    def take(self) -> UpstreamConnection | None:
+        """Return an idle connection, if there is one."""
+        # A closed connection is forgotten. If it closes under the request, that is sent again.
+        idle = self._idle
+        connection = idle.pop() if idle else None
+        if self._closes_early and not idle:
+            self.open_spare()
+        return connection
+
+    async def connect(self) -> UpstreamConnection:
+        """Return a new connection.
+
+        Raises ``OSError`` (also ``TimeoutError``) if it cannot connect.
+        """
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, connection = await self.loop.create_connection(
+                lambda: UpstreamConnection(self), self._host, self.port
+            )
+        return connection
+
+    def keep(self, connection: UpstreamConnection, now: float) -> bool:
+        """Keep a connection for the next request; return ``False`` if there are enough."""
+        if len(self._idle) >= _MAX_IDLE:
+            return False
+        connection.idle_since = now
+        self._idle.append(connection)
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(_IDLE_SECONDS, self._close_old)
+        return True
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Remove a connection that is closed or about to be."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """Remove a connection that the server has closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+            if self.loop.time() < connection.idle_since + _EARLY:
+                self._closes_early = True
+                if self._silent_since:
+                    self.open_spare()
+
+    def open_spare(self) -> None:
+        """Open a connection for the next request if none is idle, so that it needs no wait."""
+        if self._spare is None and not self._idle:
+            self._spare = self.loop.create_task(self._keep_spare(), name="open a spare connection")
+
+    async def _keep_spare(self) -> None:
+        try:
+            connection = await self.connect()
+        except OSError:
+            # The next request reports it.
+            return
+        finally:
+            self._spare = None
+        if not self.keep(connection, self.loop.time()):
+            connection.close()
+
+    def close(self) -> None:
+        """Close all idle connections, and check no more."""
+        if self._spare is not None:
+            self._spare.cancel()
+        for timer in (self._idle_timer, self._check_timer):
+            if timer is not None:
+                timer.cancel()
+        self._idle_timer = self._check_timer = None
+        for connection in list(self._idle):
+            connection.close()
+
+    def _close_old(self) -> None:
+        """Close the connections that were idle for ``_IDLE_SECONDS``."""
+        now = self.loop.time()
+        self._idle_timer = None
+        for connection in list(self._idle):
+            if connection.idle_since + _IDLE_SECONDS <= now:
+                connection.close()
+        if self._idle:
+            oldest = min(connection.idle_since for connection in self._idle)
+            self._idle_timer = self.loop.call_at(oldest + _IDLE_SECONDS, self._close_old)
+
+    # Exchanges
+
+    def watch(self, connection: UpstreamConnection, lease: Lease, seconds: float) -> None:
+        """Watch the exchange of a connection until ``unwatch``.
+
+        A stalled exchange fails with ``StalledError``, after ``seconds`` (0 = never). If no other
+        exchange received a byte in the same time, the server is declared hung. If the model is
+        unloaded by force, the exchange fails with ``UpstreamLostError``.
+        """
+        self._silent_since[connection] = self.loop.time()
+        if self._check_timer is None or seconds != self._seconds:
+            self._seconds = seconds
+            self._arm()
+        if self._lease is None or self._lease.server is not lease.server:
+            self._forget_lease()
+            lease.on_forced_unload.add(self._end_all)
+            self._lease = lease
+
+    def unwatch(self, connection: UpstreamConnection, now: float) -> None:
+        """Stop watching a connection."""
+        self._silent_since.pop(connection, None)
+        if connection.has_new_bytes:
+            self._last = now
+
+    def _forget_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.on_forced_unload.discard(self._end_all)
+            self._lease = None
+
+    def _end_all(self) -> None:
+        for connection in list(self._silent_since):
+            connection.fail(UpstreamLostError(untouched=False))
+
+    def _arm(self) -> None:
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        pause = self._seconds / _CHECKS if self._seconds else _LONGEST_PAUSE
+        self._check_timer = self.loop.call_later(max(pause, _SHORTEST_PAUSE), self._check)
+
+    def _check(self) -> None:
+        """Check all exchanges, or stop if there are none."""
+        now, timer = self.loop.time(), self._check_timer
+        # After a stop (SIGSTOP, a paused virtual machine), timers expire before the bytes that
+        # have arrived are read.
+        was_stopped = timer is not None and now > timer.when() + _STOPPED
+        self._check_timer = None
+        if not self._silent_since:
+            self._forget_lease()
+            return
+        self._arm()
+        for connection, since in list(self._silent_since.items()):
+            if connection not in self._silent_since:
+                continue
+            if connection.take_new_bytes():
+                self._silent_since[connection] = self._last = now
+            elif connection.paused or was_stopped:
+                self._silent_since[connection] = now
+            elif self._seconds and now - since >= self._seconds:
+                self._fail(connection, now)
+
+    def _fail(self, connection: UpstreamConnection, now: float) -> None:
+        others = any(
+            # There are unnoticed bytes, or the client is too slow for any to arrive.
+            one.has_new_bytes or one.paused
+            for one in self._silent_since
+            if one is not connection
+        )
+        hung = not others and now - self._last >= self._seconds
+        error = StalledError(self._seconds, hung=hung)
+        lease = self._lease
+        connection.fail(error)
+        if hung and lease is not None:
+            lease.declare_hung(str(error))

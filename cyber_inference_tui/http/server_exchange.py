@@ -1,0 +1,180 @@
+"""A request at a model's server: its place, its connection, and its answer as that arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cyber_inference_tui.errors import CyberError, ShuttingDownError
+from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.client_response import ClientResponse
+from cyber_inference_tui.http.framing import BodyScanner
+from cyber_inference_tui.http.model_request import ClientSide, RequestHead
+from cyber_inference_tui.http.request_log import Arrival, RequestLog
+from cyber_inference_tui.http.retry_queue import Retry
+from cyber_inference_tui.http.target import BODYLESS, Target
+from cyber_inference_tui.http.upstream import UpstreamConnection
+from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.scheduler.lease import Lease
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.http.forward import Forwarder
+
+_HOST = SERVER_HOST.encode()
+
+
+def server_request(request: RequestHead, target: Target, port: int) -> bytes:
+    """Return the head of a request to the server on ``port``."""
+    length = b""
+    if target.body or request.method not in BODYLESS:
+        length = b"Content-Length: %d\r\n" % len(target.body)
+    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
+        request.method.encode(),
+        target.path.encode(),
+        _HOST,
+        port,
+        request.passed_on,
+        length,
+    )
+
+
+class ServerExchange:
+    """One request, its answer, and what they hold: a lease and a connection.
+
+    ``on_end`` is called with ``True`` at the end of the answer, which needs nothing else then. It
+    is called with ``False`` if the answer is not complete and only a task can go on.
+    """
+
+    _lease: Lease | None = None
+    _retry: Retry | None = None
+    _server: UpstreamConnection | None = None
+    """The connection to the server, from the request to the end of the answer."""
+    _error: Exception | None = None
+    _has_ended = False
+    """Whether the answer has ended, with ``_error`` if there is one."""
+    _wake: asyncio.Future[None] | None = None
+    on_end: Callable[[bool], None] | None = None
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        request: RequestHead,
+        client: ClientSide,
+        target: Target,
+        arrived: Arrival,
+    ) -> None:
+        self._shared = forwarder
+        self._service = forwarder.service
+        self._request = request
+        self._target = target
+        self._answer = ClientResponse(
+            forwarder.loop, request, client, stream=target.stream, replacer=target.replacer
+        )
+        self.take = self._answer.take
+        """Takes bytes of the body (called by the connection)."""
+        self._log = RequestLog(
+            request, client, target, self._answer, arrived=arrived, clock=forwarder.loop.time
+        )
+        self.active = self._log.active
+        """Returns the record of the running request, as ``ActiveRequests`` needs it."""
+        self._number = 0
+
+    def adopt(self, number: int, lease: Lease | None, server: UpstreamConnection | None) -> None:
+        """Continue a request that is already counted, has a place, and is sent."""
+        self._number, self._lease, self._server = number, lease, server
+        if server is not None:
+            server.receiver = self
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's connection can serve another request."""
+        return self._answer.keep_alive
+
+    def leave(self) -> None:
+        """End a forwarding that no task runs, because its client has left."""
+        self._client_gone()
+        self._close()
+
+    def _send(self, lease: Lease, server: UpstreamConnection) -> None:
+        target = self._target
+        head = server_request(self._request, target, lease.port)
+        lease.sent()
+        self._server, self._error, self._has_ended = server, None, False
+        server.begin(self._request.method, head, target.body, self)
+        server.server.watch(server, lease, self._service.settings.stall_timeout)
+
+    def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
+        """Take the head of the answer (called by the connection)."""
+        if self._lease is not None:
+            self._lease.begun()
+        if self._retry is not None:
+            self._retry.end()
+        server = self._server
+        if server is None:
+            raise RuntimeError("an answer without a request")
+        return self._answer.begin(head, length, server)
+
+    def end(self, error: Exception | None) -> None:
+        """Note the end of the answer (called by the connection)."""
+        if error is None:
+            try:
+                self._answer.end()
+            except Exception as defect:  # noqa: BLE001 - ``run`` raises it
+                error = defect
+        self._error, self._has_ended = error, True
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            if error is None:
+                if self._lease is not None:
+                    self._lease.answered()
+                self._close()
+            on_end(error is None)
+        elif self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _wait_for_end(self) -> None:
+        """Wait until the answer is complete, or raise why it is not."""
+        if not self._has_ended:
+            self._wake = self._shared.loop.create_future()
+            await self._wake
+        if self._error is not None:
+            raise self._error
+
+    def _end_exchange(self) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._answer.stop_waiting()
+        server.finish()
+
+    def _release(self) -> None:
+        """Give the place at the model back."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        if self._target.is_work or self._answer.refused:
+            usage = self._log.usage = self._answer.usage()
+            lease.count(usage.tokens_in, usage.tokens_out)
+        lease.release()
+
+    def _close(self) -> None:
+        """Give everything back, and record the request."""
+        self.on_end = None
+        self._end_exchange()
+        self._release()
+        self._service.active.remove(self._number)
+        self._log.end()
+        if self._target.is_work or self._answer.refused or self._log.failed:
+            self._shared.record(self._log)
+
+    def _client_gone(self) -> None:
+        """Note that the client has left, or that the service ends."""
+        if self._service.scheduler.closing:
+            self._log.error = ShuttingDownError("The service is shutting down.")
+        elif isinstance(self._error, CyberError):
+            # It was disconnected because of this.
+            self._log.error = self._error
+        elif not (self._answer.complete or self._answer.says_done):
+            self._log.client_left = True
+        self._answer.cut()
