@@ -6,8 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from cyber_inference_tui.llama.descendants import MARK, KillResult, marked, signal_group
-from cyber_inference_tui.llama.guard import prepare_child
+from cyber_inference_tui.llama.descendants import KillResult, marked, signal_group
 from cyber_inference_tui.llama.log_lines import LineSplitter
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 
@@ -40,17 +39,7 @@ class InstallerProcess:
     ) -> InstallerProcess:
         """Start the process in a session of its own; raises ``OSError``."""
         process = cls(on_lines)
-        environment = marked(environ)
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: PipeProtocol(process, environment[MARK]),
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=prepare_child(),
-        )
+        await PipeProtocol.spawn(process, argv, marked(environ), stdin=asyncio.subprocess.DEVNULL)
         return process
 
     @property

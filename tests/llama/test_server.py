@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from cyber_inference_tui.llama.descendants import KillResult
 from cyber_inference_tui.llama.log_block import BLOCK_LINES
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
-from cyber_inference_tui.llama.pipe_protocol import PipeProtocol
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import LaunchPlan, ServerExitedError, ServerProcess
 from tests.llama.children import (
@@ -353,9 +352,8 @@ def test_any_output_in_place_of_the_protocol_harms_nothing(
             name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
         )
         server = ServerProcess(launch, log=child.log, progress=child.progress.append)
-        output = PipeProtocol(server, "")
         for chunk in chunks:
-            output.pipe_data_received(1, (STATE.encode() if prefixed else b"") + chunk + b"\n")
+            server.received(1, (STATE.encode() if prefixed else b"") + chunk + b"\n")
         server.ended(0, KillResult())
         assert server.exited.result() == 0
 
