@@ -40,8 +40,8 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
+from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 from cyber_inference_tui.llama.port_owner import foreign_listener
@@ -140,7 +140,7 @@ class ServerProcess:
         self,
         launch: LaunchPlan,
         *,
-        log: LogRing,
+        log: Log,
         progress: Callable[[float | None], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -188,7 +188,7 @@ class ServerProcess:
         cls,
         launch: LaunchPlan,
         *,
-        log: LogRing,
+        log: Log,
         progress: Callable[[float | None], None],
     ) -> ServerProcess:
         """Start the process. Raises ``OSError`` if the program cannot be run."""
@@ -395,19 +395,18 @@ class ServerProcess:
         if not self.exited.done():
             self.exited.set_result(returncode)
 
-    def _take_lines(self, fd: int, lines: list[bytes]) -> None:
+    def _take_lines(self, fd: int, lines: bytes) -> None:
         if fd == 1:
-            for line in filter(is_protocol_line, lines):
-                self._take_protocol(line)
-            lines = [line for line in lines if not is_protocol_line(line)]
-        if not self._listening.is_set():
-            for line in lines:
+            lines, messages = without_protocol(lines)
+            for message in messages:
+                self._take_protocol(message)
+        if self._buffers is not None:
+            for line in lines.splitlines():
                 self._read_load_line(line)
-        if texts := as_texts(lines):
-            self._line_count += len(texts)
-            if self._buffers is not None:
-                self._buffers.add(texts)
-            self._log.add(texts)
+        lines = clean_output(lines)
+        if self._buffers is not None:
+            self._buffers.add(lines.decode().splitlines())
+        self._line_count += self._log.write(lines)
 
     def _read_load_line(self, line: bytes) -> None:
         """Read a line of the load; the relevant ones precede the line that the server listens."""

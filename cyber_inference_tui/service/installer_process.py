@@ -72,7 +72,7 @@ class InstallerProcess:
         if fd == 1:
             self._result += data[: _RESULT_LIMIT - len(self._result)]
         else:
-            self._on_lines(self._splitter.feed(data))
+            self._on_lines(self._splitter.feed(data).splitlines())
 
     def left(self) -> None:
         """Called by ``PipeProtocol`` when the process is gone; its descendants may still run."""
@@ -80,6 +80,6 @@ class InstallerProcess:
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
         """Called by ``PipeProtocol`` when all descendants are gone and the pipes are drained."""
-        self._on_lines(self._splitter.flush())
+        self._on_lines(self._splitter.flush().splitlines())
         if not self.exited.done():
             self.exited.set_result(returncode)

@@ -142,7 +142,7 @@ def test_logs_survive_a_restart(start_real: StartReal) -> None:
     assert service.chat("demo").status_code == 200
     before = service.get("/admin/logs/demo?lines=100000").text
     assert "listening on" in before
-    demo = service.data_dir / "logs" / "demo.log"
+    demo = service.data_dir / "logs" / "demo.000000000.log"
     service.stop()
     for kind in ("restart", "crash"):
         service.start()
@@ -207,5 +207,5 @@ def test_quotes_of_an_env_file_are_removed_and_told_once(start_fake: StartFake) 
     assert settings["log_level"]["value"] == "warning"
     assert settings["admin_password"]["source"] == "default"
     service.stop()
-    kept = (service.data_dir / "logs/service.log").read_text()
+    kept = (service.data_dir / "logs/service.000000000.log").read_text()
     assert "CYBER_INFERENCE_API_KEYS: the quotes" in kept
