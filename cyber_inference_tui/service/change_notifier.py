@@ -14,9 +14,14 @@ _INTERVAL = 0.1
 _EVENT_LINES = 500
 """Lines of one event. Of a flood the newest are published; the log has all."""
 
+_READER_SECONDS = 60.0
+"""Seconds after its last sign for which a reader of log lines may come back without a gap."""
+
 
 class ChangeNotifier:
     """Publishes a change of a model's status at once; other numbers and log lines are gathered.
+
+    Lines of logs are published while somebody reads them.
 
     ``record`` returns a model's present record (``None`` = there is no such model).
     """
@@ -59,8 +64,12 @@ class ChangeNotifier:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, {}
+        is_read = self._events.has_readers("log", _READER_SECONDS)
         for log_id, new in lines.items():
-            self._events.publish("log", new.event(log_id))
+            if is_read:
+                self._events.publish("log", new.event(log_id))
+            else:
+                self._events.leave_out(log_id)
         models, self._models = self._models, set()
         for model_id in models:
             self.state_changed(model_id)

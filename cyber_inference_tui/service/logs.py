@@ -44,7 +44,7 @@ LOGS = "logs"
 SEARCH_SECONDS = 1.0
 """Seconds that a request may search a log; its answer says how far it came."""
 READ_SECONDS = 5.0
-"""Seconds that a request waits for the disk. Then it gets the lines that are in memory."""
+"""Seconds that a request waits for a read of the disk; then it gets the lines in memory."""
 _AT_ONCE = 2
 """Searches at the same time, and other reads; further ones wait."""
 
@@ -77,12 +77,14 @@ class Logs:
         on_lines: Callable[[str, LogBatch], None],
         limits: Callable[[], LogLimits] = LogLimits,
         clock: Callable[[], float] = time.monotonic,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
         self._directory = directory
         self._now = now
         self._on_lines = on_lines
         self._limits = limits
         self._clock = clock
+        self._read_seconds = read_seconds
         self._writer = LogWriter(directory)
         self._logs: dict[str, Log] = {}
         self._former: dict[str, LogFiles] = {}
@@ -212,7 +214,7 @@ class Logs:
             left.set()
 
     async def _ask(self, work: Callable[[], T]) -> T:
-        return await self._storages.ask_async(self._directory, work, READ_SECONDS)
+        return await self._storages.ask_async(self._directory, work, self._read_seconds)
 
     def _in_memory(self, log: Log, error: OSError | StorageError) -> Sequence[Span]:
         """Return the lines of a log that are in memory, after one that says why."""

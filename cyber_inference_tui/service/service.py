@@ -350,15 +350,17 @@ class Service:
     def log_id(self, name: str) -> str:
         """Return the id of the log of ``name``: a log's id, or a model's id or alias.
 
-        Raises ``ModelNotFoundError``.
+        Whoever asks reads the log, and perhaps its events next. Raises ``ModelNotFoundError``.
         """
+        self.events.expect_reader("log")
         return name if name in self.logs else self.models.catalog.resolve(name).id
 
     async def log_tail(self, name: str, lines: int) -> str:
         """Return the last lines of a log as text; raises ``ModelNotFoundError``."""
+        log_id = self.log_id(name)
         # Lines of the answer must not come as events after it.
         self._notifier.flush()
-        return await self.logs.tail(self.log_id(name), lines)
+        return await self.logs.tail(log_id, lines)
 
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
         """Return sessions, newest first; running sessions come before all others."""

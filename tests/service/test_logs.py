@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.library.ids import RESERVED
+from cyber_inference_tui.llama.log_files import LogLimits
 from cyber_inference_tui.llama.log_reading import last_texts
-from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, LogRun
+from cyber_inference_tui.records import GapEvent, LogEvent, LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.install import INSTALL_LOG
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
+from tests.waiting import LIMIT
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LINES = 20_000
@@ -44,6 +47,7 @@ class PublishedLines(EventBus):
     def __init__(self) -> None:
         super().__init__()
         self.published: list[LogEvent] = []
+        self.expect_reader("log")
 
     def publish(self, topic: str, data: object) -> None:
         if isinstance(data, LogEvent):
@@ -53,7 +57,7 @@ class PublishedLines(EventBus):
 class Room:
     """Logs in a directory, and the events that their lines become."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, read_seconds: float = LIMIT) -> None:
         self.clock = Clock()
         self.events = PublishedLines()
         self.notifier = ChangeNotifier(self.events, record=lambda _: None)
@@ -62,6 +66,7 @@ class Room:
             now=lambda: NOW,
             on_lines=self.notifier.log_lines,
             clock=self.clock,
+            read_seconds=read_seconds,
         )
 
     def new_events(self) -> list[LogEvent]:
@@ -196,6 +201,36 @@ async def test_events_have_the_newest_of_a_flood_and_their_numbers(room: Room) -
     assert event.first == 3_002
 
 
+async def test_lines_that_nobody_reads_are_no_events(room: Room) -> None:
+    bus = EventBus()
+    notifier = ChangeNotifier(bus, record=lambda _: None)
+    log = room.logs.log("m")
+    log.listeners.append(lambda batch: notifier.log_lines("m", batch))
+    before = bus.last_id
+    log.add(["one"])
+    notifier.flush()
+    assert bus.rings["log"].end == 1
+    # A client that resumes before them learns that it missed something, if it reads this log.
+    for logs, expected in ((None, ["gap"]), (["m"], ["gap"]), (["n"], [])):
+        resumed = bus.subscribe(["log"], after=before, logs=logs)
+        assert [event.topic for event in resumed.take()] == expected
+    bus.expect_reader("log")
+    log.add(["two"])
+    notifier.flush()
+    for after, expected in ((before, ["gap", "log"]), (bus.last_id - 1, ["log"])):
+        resumed = bus.subscribe(["log"], after=after)
+        events = resumed.take()
+        assert [event.topic for event in events] == expected
+        assert events == sorted(events, key=lambda event: event.id)
+    assert isinstance(events[-1].data, LogEvent)
+    assert [line.text for line in events[-1].data.lines] == ["two"]
+    # A subscription that was there all the time.
+    late = bus.subscribe(["log"])
+    bus.leave_out("m")
+    (gap,) = late.take()
+    assert (gap.topic, gap.data) == ("gap", GapEvent(missed=1, topic="log"))
+
+
 async def test_the_end_of_a_log_as_text(room: Room) -> None:
     room.logs.log("m").add(f"line {number}" for number in range(LINES))
     assert await room.logs.tail("m", 2) == "line 19998\nline 19999\n"
@@ -271,3 +306,62 @@ async def test_the_services_own_log_keeps_earlier_runs_and_early_lines(tmp_path:
         "late 2",
     ]
     assert [run.first for run in own.kept_runs()] == [0, 3]
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails"])
+async def test_a_disk_that_does_not_answer_leaves_the_newest_lines(
+    tmp_path: Path, fault: str
+) -> None:
+    first = Room(tmp_path / "logs")
+    first.logs.start()
+    first.logs.log("m").add(f"line {number}" for number in range(LINES))
+    await first.logs.stop()
+
+    room = Room(tmp_path / "logs", read_seconds=0.2 if fault == "hangs" else LIMIT)
+    await room.logs.restore()
+    (path,) = (tmp_path / "logs").iterdir()
+    path.unlink()
+    if fault == "hangs":
+        # Opening it waits until another process opens it, too.
+        os.mkfifo(path)
+        why = f"{tmp_path / 'logs'} does not answer."
+    else:
+        path.mkdir()
+        why = "Is a directory"
+    room.logs.log("m").add(["new", "E newer"])
+    notice = f"--- earlier lines cannot be read now: {why}"
+    for _ in range(2):
+        page = await room.logs.page("m", LinesQuery(limit=9))
+        assert [(line.number, line.text) for line in page.lines] == [
+            (LINES - 1, notice),
+            (LINES, "new"),
+            (LINES + 1, "E newer"),
+        ]
+        assert (page.log.first, page.log.end, page.searched_to) == (LINES - 1, LINES + 2, LINES - 1)
+        assert await room.numbers("m", before=LINES) == ([LINES - 1], LINES - 1)
+        assert await room.numbers("m", level=LogLevel.ERROR) == ([LINES + 1], LINES - 1)
+        assert await room.logs.tail("m", 9) == f"{notice}\nnew\nE newer\n"
+    if fault == "hangs":
+        # Let the threads go.
+        os.close(os.open(path, os.O_RDWR))
+    await room.logs.stop()
+
+
+async def test_limits_of_the_files_apply_at_once(tmp_path: Path) -> None:
+    sizes = [10**6]
+    logs = Logs(
+        tmp_path,
+        now=lambda: NOW,
+        on_lines=lambda *_: None,
+        limits=lambda: LogLimits(sizes[-1], 2),
+    )
+    for size in (10**6, 1):
+        sizes.append(size)
+        for number in range(5):
+            logs.log("m").add([f"line {number}"])
+            logs.log("m").save()
+    await logs.stop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "m.000000008.log",
+        "m.000000009.log",
+    ]
