@@ -154,10 +154,10 @@ class Log:
         if newest >= 0:
             self._last_error = self.end + newest
         self.last_at = batch.at
-        self.end = batch.end
         with self._lock:
             self._recent.append(batch)
             self._recent_bytes += len(data)
+            self.end = batch.end
             self._forget()
         for listener in list(self.listeners):
             listener(batch)
@@ -225,7 +225,9 @@ class Log:
     def tail(self, count: int) -> tuple[LogLine, ...]:
         """Return the last ``count`` lines in memory, oldest first."""
         lines: list[LogLine] = []
-        for batch in reversed(self._recent):
+        with self._lock:
+            recent = list(self._recent)
+        for batch in reversed(recent):
             if len(lines) >= count:
                 break
             lines = batch.lines(count - len(lines)) + lines

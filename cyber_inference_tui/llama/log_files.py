@@ -81,11 +81,20 @@ class LogLimits(NamedTuple):
     keep: int = 3
 
 
+class FoundFile(NamedTuple):
+    """A file of an earlier run of the service; ``first`` is the number of its first line."""
+
+    first: int
+    path: Path
+    size: int
+    changed_at: float
+
+
 class LogFiles:
     """The files of one log. One thread may append, and any may read ``spans``.
 
-    ``found`` are its files from earlier runs, with the number of the first line and the size. The
-    last one is read to count its lines if it has at most ``counted`` bytes.
+    ``found`` are its files from earlier runs. The last one is read to count its lines if it has at
+    most ``counted`` bytes.
     """
 
     def __init__(
@@ -93,7 +102,7 @@ class LogFiles:
         directory: Path,
         stem: str,
         *,
-        found: Iterable[tuple[int, Path, int]] = (),
+        found: Iterable[FoundFile] = (),
         counted: int = COUNTED_BYTES,
     ) -> None:
         self._directory = directory
@@ -101,7 +110,7 @@ class LogFiles:
         self.limits: Callable[[], LogLimits] = LogLimits
         """Returns the limits in force."""
         files = sorted(found)
-        self._paths = [path for _, path, _ in files]
+        self._paths = [file.path for file in files]
         self._size: int | None = None
         """The bytes of the last file; ``None`` = the next line begins a new file."""
         self._is_torn = False
@@ -115,20 +124,22 @@ class LogFiles:
         self.last_at: datetime | None = None
         self.last_error: int | None = None
         """The number of the newest error, if it is among the last lines."""
-        for place, (first, path, size) in enumerate(files):
+        for file in reversed(files):
             # A line has a time and a newline at least.
-            most = first + size // (STAMP_LENGTH + 1) + 1
-            self.end = files[place + 1][0] if place + 1 < len(files) else most
-            self.spans += (Span(first, self.end, path, 0, size),)
-        if files and files[-1][2] <= counted:
-            with contextlib.suppress(OSError):
-                self._count_last(*files[-1])
+            after = self.spans[0].first if self.spans else file.first + file.size // STAMP_LENGTH
+            self.spans = (Span(file.first, after, file.path, 0, file.size), *self.spans)
+        if files:
+            self.end = self.spans[-1].end
+            if files[-1].size <= counted:
+                with contextlib.suppress(OSError):
+                    self._count_last(files[-1])
 
-    def _count_last(self, first: int, path: Path, size: int) -> None:
+    def _count_last(self, file: FoundFile) -> None:
         # Damaged lines may be shorter than a time.
-        parts = count_lines(Span(first, first + size + 1, path, 0, size))
+        most = file.first + file.size + 1
+        parts = count_lines(Span(file.first, most, file.path, 0, file.size))
         self.spans = (*self.spans[:-1], *parts)
-        self.end, self._size = parts[-1].end if parts else first, size
+        self.end, self._size = parts[-1].end if parts else file.first, file.size
         data = b""
         for part in parts:
             data = part.read()
@@ -162,15 +173,14 @@ class LogFiles:
         Raises ``OSError``.
         """
         limits = self.limits()
-        if self._is_torn:
-            data = b"\n" + data
         if self._size is None or (self._size and self._size + len(data) > limits.max_size):
             path = self._path_of(first)
-            data = data.removeprefix(b"\n")
-            before = _append(path, data, os.O_TRUNC)
+            before = _append(path, data)
             self._paths.append(path)
         else:
             path = self._paths[-1]
+            if self._is_torn:
+                data = b"\n" + data
             before = _append(path, data)
         self._size = before + len(data)
         self._is_torn = False
@@ -194,9 +204,9 @@ class LogFiles:
             self.spans = (*self.spans, new)
 
 
-def _append(path: Path, data: bytes, more: int = 0) -> int:
+def _append(path: Path, data: bytes) -> int:
     """Append to a file, and return its size before. Raises ``OSError``; then nothing is written."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | more, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         before = os.fstat(file).st_size
         left = memoryview(data)
@@ -213,34 +223,34 @@ def _append(path: Path, data: bytes, more: int = 0) -> int:
         os.close(file)
 
 
-def find_files(directory: Path) -> dict[str, list[tuple[int, Path, int]]]:
+def find_files(directory: Path) -> dict[str, list[FoundFile]]:
     """Return the files of each log in ``directory``, by their name without number. Blocks.
 
-    Each has the number of its first line and its size. Unreadable files are left out. The logs that
-    were written last come first.
+    Unreadable files are left out.
     """
-    found: dict[str, list[tuple[int, Path, int]]] = {}
-    newest: dict[str, float] = {}
+    found: dict[str, list[FoundFile]] = {}
     with contextlib.suppress(OSError):
         for path in directory.iterdir():
             with contextlib.suppress(OSError):
                 if (match := _SEGMENT.fullmatch(path.name)) and path.is_file():
                     status = path.stat()
-                    found.setdefault(match[1], []).append((int(match[2]), path, status.st_size))
-                    newest[match[1]] = max(newest.get(match[1], 0.0), status.st_mtime)
-    return {stem: found[stem] for stem in sorted(found, key=newest.__getitem__, reverse=True)}
+                    one = FoundFile(int(match[2]), path, status.st_size, status.st_mtime)
+                    found.setdefault(match[1], []).append(one)
+    return found
 
 
 def open_logs(directory: Path, counted: int = COUNTED_BYTES) -> dict[str, LogFiles]:
-    """Return the files of each log in ``directory`` by name, newest first. Blocks.
+    """Return the files of each log in ``directory`` by name. Blocks.
 
-    The lines of at most ``counted`` bytes are counted.
+    The lines of at most ``counted`` bytes are counted, of the newest files first.
     """
-    left = counted
     logs = {}
-    for stem, found in find_files(directory).items():
-        logs[stem] = LogFiles(directory, stem, found=found, counted=left)
-        left -= min(left, max(found)[2])
+    lasts = sorted(
+        (max(found).changed_at, stem, found) for stem, found in find_files(directory).items()
+    )
+    for _, stem, found in reversed(lasts):
+        logs[stem] = LogFiles(directory, stem, found=found, counted=counted)
+        counted -= min(counted, max(found).size)
     return logs
 
 
