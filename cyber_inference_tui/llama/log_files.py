@@ -167,10 +167,10 @@ class LogFiles:
     def _path_of(self, first: int) -> Path:
         return self._directory / f"{self._stem}.{first:09d}.log"
 
-    def append(self, first: int, end: int, data: bytes) -> None:
+    def append(self, first: int, end: int, data: bytes, worst: int) -> None:
         """Write the lines from ``first`` to ``end`` (exclusive), all or none. Blocks.
 
-        Raises ``OSError``.
+        ``worst`` is the highest of their ranks. Raises ``OSError``.
         """
         limits = self.limits()
         if self._size is None or (self._size and self._size + len(data) > limits.max_size):
@@ -185,7 +185,7 @@ class LogFiles:
         self._size = before + len(data)
         self._is_torn = False
         self.end = end
-        self._add_span(Span(first, end, path, before, len(data)))
+        self._add_span(Span(first, end, path, before, len(data), worst=worst))
         while len(self._paths) > max(1, limits.keep):
             oldest = self._paths.pop(0)
             self.spans = tuple(span for span in self.spans if span.path != oldest)
@@ -198,7 +198,9 @@ class LogFiles:
             and (last.path, last.end, last.offset + last.size) == (new.path, new.first, new.offset)
             and last.size + new.size <= SPAN_BYTES
         ):
-            joined = Span(last.first, new.end, new.path, last.offset, last.size + new.size)
+            size = last.size + new.size
+            worst = None if last.worst is None else max(last.worst, new.worst or 0)
+            joined = Span(last.first, new.end, new.path, last.offset, size, worst=worst)
             self.spans = (*self.spans[:-1], joined)
         else:
             self.spans = (*self.spans, new)

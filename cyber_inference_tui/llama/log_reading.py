@@ -8,7 +8,6 @@ level does not follow from the text, a slash and the level's letter come after t
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.llama.log_level import DEBUG, INFO, LEVELS, line_ranks
+from cyber_inference_tui.llama.log_level import DEBUG, LEVELS, line_ranks
 from cyber_inference_tui.records import NumberedLine
 from cyber_inference_tui.text import clean_line, clean_lines
 
@@ -27,8 +26,6 @@ LETTERS = "DIWE"
 """The letters of the levels, by rank."""
 SPAN_BYTES = 1 << 18
 """The size of a part of a file that is read as a whole."""
-_INFORMATIVE = re.compile(rb"(?:[^\n]{27} \d+\.\d\d\.\d{3}\.\d{3} [DI] [^\n]*\n)*+")
-"""Lines of files with llama-server's sign of a level below ``warning``."""
 _EARLIEST = datetime.fromtimestamp(0, UTC)
 
 
@@ -42,7 +39,7 @@ class Span(msgspec.Struct, gc=False):
     size: int = 0
     data: bytes = b""
     worst: int | None = None
-    """The highest rank of its lines, once somebody has searched for a level."""
+    """No line has a higher rank; ``None`` = nobody has looked yet."""
     parts: Sequence[Span] | None = None
     """The parts of a long span, once somebody has read it."""
 
@@ -142,9 +139,6 @@ def _find(span: Span, low: int, high: int, wanted: LineFilter) -> tuple[Sequence
         return (), []
     data, needle = span.read(), wanted.text.casefold()
     # One look at all lines excludes most spans.
-    if wanted.rank > INFO and _INFORMATIVE.fullmatch(data):
-        span.worst = INFO
-        return (), []
     if needle and needle not in data.decode("utf-8", "replace").casefold():
         return (), []
     rows = span.rows(data)
