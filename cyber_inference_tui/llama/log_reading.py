@@ -114,7 +114,7 @@ def ranks_of(rows: Sequence[str]) -> list[int]:
     ranks = list(line_ranks([text_of(row) for row in rows]))
     for place, row in enumerate(rows):
         if row[STAMP_LENGTH - 1 : STAMP_LENGTH + 1] == "Z/":
-            ranks[place] = max(DEBUG, LETTERS.find(row[STAMP_LENGTH + 1]))
+            ranks[place] = max(DEBUG, LETTERS.find(row[STAMP_LENGTH + 1 : _MARKED - 1]))
     return ranks
 
 
@@ -126,11 +126,6 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     rank: int = DEBUG
     text: str = ""
-
-    @property
-    def everything(self) -> bool:
-        """True if every line matches."""
-        return self.rank == DEBUG and not self.text
 
 
 def _find(span: Span, low: int, high: int, wanted: LineFilter) -> tuple[Sequence[int], list[str]]:

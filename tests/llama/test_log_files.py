@@ -162,7 +162,8 @@ def test_a_line_that_was_cut_off_by_a_crash_stays_a_line(tmp_path: Path) -> None
 
 def test_damaged_files_are_read(tmp_path: Path) -> None:
     data = b"no time yet\n2026-01-02T03:04:05.000000Z one\xff\n[3 lines dropped]\n\n"
-    data += b"2026-99-02T03:04:05.000000Z odd\x1b[31m\n" + b"\0" * 50 + b"\nend"
+    data += b"2026-99-02T03:04:05.000000Z odd\x1b[31m\n" + b"\0" * 50
+    data += b"\n2026-01-02T03:04:05.000000Z/\nend"
     (tmp_path / "m.000000005.log").write_bytes(data)
     (tmp_path / "m.000000002.log").touch()
     lines = all_lines(a_log(tmp_path))
@@ -173,7 +174,8 @@ def test_damaged_files_are_read(tmp_path: Path) -> None:
         (8, ""),
         (9, "odd"),
         (10, ""),
-        (11, "end"),
+        (11, ""),
+        (12, "end"),
     ]
     assert {line.at for line in lines[1:]} == {NOW}
 
