@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,10 @@ def test_a_user_without_home_and_name_who_gives_paths(start: Start, home: str | 
 # Earlier runs
 
 
+def has_text(path: Path, text: str) -> bool:
+    return text in path.read_text()
+
+
 @pytest.mark.real
 def test_logs_survive_a_restart(start_real: StartReal) -> None:
     service = start_real()
@@ -155,7 +160,9 @@ def test_logs_survive_a_restart(start_real: StartReal) -> None:
         assert page["lines"][0]["number"] == 0
         assert page["lines"][0]["text"] == before.splitlines()[0]
         if kind == "restart":
-            eventually(lambda: demo.read_text().count("listening on") >= 2)
+            before = service.get("/admin/logs/demo?lines=100000").text
+            assert before.count("listening on") == 2
+            eventually(partial(has_text, demo, before.splitlines()[-1]))
             service.kill()
             service.assert_none_left()
     service.stop()
