@@ -38,7 +38,8 @@ _MAX_NAME = 200
 _SEGMENT = re.compile(r"(.+)\.(\d{9,18})\.log")
 _FORMER = re.compile(r"(.+)\.log(\.\d)?")
 _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
-_RUN = re.compile(rb"^(.{27})(?:/I)? --- starting: ", re.MULTILINE)
+_RUN = b" --- starting: "
+"""The first line of a run, after its time."""
 
 
 def file_stem(model_id: str) -> str:
@@ -142,10 +143,12 @@ class LogFiles:
         self.end, self._size = parts[-1].end if parts else file.first, file.size
         data = b""
         for part in parts:
-            data = part.read()
-            for match in _RUN.finditer(data):
-                if (at := time_of(match[1].decode("ascii", "replace"))) is not None:
-                    self.runs.append((part.first + data.count(b"\n", 0, match.start()), at))
+            data, place = part.read(), -1
+            while (place := data.find(_RUN, place + 1)) >= 0:
+                start = data.rfind(b"\n", 0, place) + 1
+                stamp, _, level = data[start:place].decode("ascii", "replace").partition("/")
+                if level in {"", "I"} and (at := time_of(stamp)) is not None:
+                    self.runs.append((part.first + data.count(b"\n", 0, start), at))
         if parts:
             self._is_torn = not data.endswith(b"\n")
             rows = parts[-1].rows(data)

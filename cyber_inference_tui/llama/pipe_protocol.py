@@ -91,11 +91,11 @@ class PipeProtocol(asyncio.SubprocessProtocol):
         ``environment`` has its mark; ``options`` are further ones of ``subprocess.Popen``.
         """
         protocol = cls(listener, environment[MARK])
-        for fd in (1, 2):
-            received = partial(listener.received, fd)
-            protocol._pipes += (OutputPipe(received, protocol._drain_if_over),)
-        stdout, stderr = protocol._pipes
         try:
+            for fd in (1, 2):
+                received = partial(listener.received, fd)
+                protocol._pipes += (OutputPipe(received, protocol._drain_if_over),)
+            stdout, stderr = protocol._pipes
             await asyncio.get_running_loop().subprocess_exec(
                 lambda: protocol,
                 *argv,

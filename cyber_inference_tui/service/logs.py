@@ -117,6 +117,8 @@ class Logs:
         """Take no further lines, and write the waiting lines."""
         for log in self._logs.values():
             log.listeners.clear()
+            # The disk may take lines now that it refused before.
+            self._writer.wake(log)
         await asyncio.to_thread(self._writer.stop)
 
     def __contains__(self, log_id: str) -> bool:
