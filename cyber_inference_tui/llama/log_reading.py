@@ -17,11 +17,12 @@ import msgspec
 
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS, line_ranks
 from cyber_inference_tui.records import NumberedLine
-from cyber_inference_tui.text import clean_line, clean_lines
+from cyber_inference_tui.text import clean_lines
 
 STAMP_LENGTH = 27
 """Characters of a line's time, up to ``Z``."""
-_MARKED = STAMP_LENGTH + 3
+_AFTER = slice(STAMP_LENGTH - 1, STAMP_LENGTH + 1)
+"""The end of a line's time and what follows: ``Z`` and a space or a slash."""
 LETTERS = "DIWE"
 """The letters of the levels, by rank."""
 SPAN_BYTES = 1 << 18
@@ -92,12 +93,13 @@ def count_lines(span: Span) -> list[Span]:
     return parts
 
 
-def text_of(row: str) -> str:
-    """Return the text of a line of a file; the whole line if it has no time."""
-    after = row[STAMP_LENGTH - 1 : STAMP_LENGTH + 1]
-    if after == "Z ":
-        return row[STAMP_LENGTH + 1 :]
-    return row[_MARKED:] if after == "Z/" else row
+def texts_of(rows: Sequence[str]) -> list[str]:
+    """Return the texts of lines of a file; the whole line if it has no time."""
+    plain, marked = STAMP_LENGTH + 1, STAMP_LENGTH + 3
+    return [
+        row[plain:] if (after := row[_AFTER]) == "Z " else row[marked:] if after == "Z/" else row
+        for row in rows
+    ]
 
 
 @lru_cache(maxsize=4)
@@ -111,10 +113,10 @@ def time_of(stamp: str) -> datetime | None:
 
 def ranks_of(rows: Sequence[str]) -> list[int]:
     """Return the rank of each line of a file."""
-    ranks = list(line_ranks([text_of(row) for row in rows]))
+    ranks = list(line_ranks(texts_of(rows)))
     for place, row in enumerate(rows):
-        if row[STAMP_LENGTH - 1 : STAMP_LENGTH + 1] == "Z/":
-            ranks[place] = max(DEBUG, LETTERS.find(row[STAMP_LENGTH + 1 : _MARKED - 1]))
+        if row[_AFTER] == "Z/":
+            ranks[place] = max(DEBUG, LETTERS.find(row[STAMP_LENGTH + 1 : STAMP_LENGTH + 2]))
     return ranks
 
 
@@ -139,7 +141,8 @@ def _find(span: Span, low: int, high: int, wanted: LineFilter) -> tuple[Sequence
     rows = span.rows(data)
     offsets: Sequence[int] = range(low, min(high, len(rows)))
     if needle:
-        offsets = [offset for offset in offsets if needle in text_of(rows[offset]).casefold()]
+        texts = texts_of(rows)
+        offsets = [offset for offset in offsets if needle in texts[offset].casefold()]
     if wanted.rank > DEBUG and offsets:
         ranks = ranks_of(rows)
         span.worst = max(ranks)
@@ -148,22 +151,15 @@ def _find(span: Span, low: int, high: int, wanted: LineFilter) -> tuple[Sequence
 
 
 def _numbered(span: Span, offsets: Sequence[int], rows: Sequence[str]) -> list[NumberedLine]:
-    ranks = ranks_of([rows[offset] for offset in offsets])
+    chosen = [rows[offset] for offset in offsets]
+    texts, ranks = clean_lines(texts_of(chosen)), ranks_of(chosen)
+    # A damaged line has the time of the line before it.
+    before = (time_of(row[:STAMP_LENGTH]) for row in reversed(rows[: offsets[0]]))
+    at = time_of(chosen[0][:STAMP_LENGTH]) or next(filter(None, before), _EARLIEST)
     lines = []
-    for offset, rank in zip(offsets, ranks, strict=True):
-        at, back = time_of(rows[offset][:STAMP_LENGTH]), offset
-        while at is None and back:
-            # A damaged line has the time of the line before it.
-            back -= 1
-            at = time_of(rows[back][:STAMP_LENGTH])
-        lines.append(
-            NumberedLine(
-                number=span.first + offset,
-                at=at or _EARLIEST,
-                text=clean_line(text_of(rows[offset])),
-                level=LEVELS[rank],
-            )
-        )
+    for offset, row, text, rank in zip(offsets, chosen, texts, ranks, strict=True):
+        at = time_of(row[:STAMP_LENGTH]) or at
+        lines.append(NumberedLine(number=span.first + offset, at=at, text=text, level=LEVELS[rank]))
     return lines
 
 
@@ -222,6 +218,6 @@ def last_texts(spans: Sequence[Span], count: int) -> list[str]:
     for span in _short(spans, backwards=True):
         if count <= 0:
             break
-        pieces.append(clean_lines([text_of(row) for row in span.rows(span.read())[-count:]]))
+        pieces.append(clean_lines(texts_of(span.rows(span.read())[-count:])))
         count -= len(pieces[-1])
     return [text for piece in reversed(pieces) for text in piece]
