@@ -203,7 +203,9 @@ def measure(folder: Path, rate: int, seconds: float) -> list[tuple[str, str, str
         for name, module in (("source", "benchmarks.source"), ("writer", "benchmarks.logs"))
     }
     with (
-        programs.service(folder / "logs", {"models": models}, {}) as service,
+        programs.service(
+            folder / "logs", {"models": models, "log_max_size": 1 << 26}, {}
+        ) as service,
         httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client,
         ThreadPoolExecutor(1) as waiter,
     ):

@@ -12,11 +12,12 @@ from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.llama.log_file import has_log, log_file_name, read_earlier_lines
+from cyber_inference_tui.llama.log_files import open_log
+from cyber_inference_tui.llama.log_reading import LineFilter, read_lines
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.records import ModelRecord, ProblemRecord
+from cyber_inference_tui.records import ModelRecord, NumberedLine, ProblemRecord
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
-from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG
+from cyber_inference_tui.service.logs import LOGS, stem_of
 from cyber_inference_tui.service.runtime import data_directory_holder
 from cyber_inference_tui.settings.credentials import is_loopback
 from cyber_inference_tui.settings.load import SettingSource
@@ -25,13 +26,9 @@ if TYPE_CHECKING:
     from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.settings.schema import Settings
 
-_LINE_BYTES = 4096
-"""Bytes read for each requested line: far more than the average line has."""
-_MOST_BYTES = 64 << 20
-
 
 class LocalLog(NamedTuple):
-    """The end of a log, read from its file and the rotated files before it."""
+    """The end of a log, read from its files; ``path`` is the newest."""
 
     id: str
     path: Path
@@ -93,18 +90,18 @@ def local_log(
     if loaded.sources["host"] is SettingSource.FLAG and not is_loopback(host):
         return None
     folder = settings.data_dir / LOGS
-    log_id, path = name, folder / _file_name(name)
-    if not has_log(path):
+    log_id, files = name, open_log(folder, stem_of(name))
+    if not files.path.exists():
         try:
             log_id = library_for(settings, demo=True, environ=environ).scan().resolve(name).id
         except ModelNotFoundError:
             return None
-        path = folder / _file_name(log_id)
-        if not has_log(path):
+        files = open_log(folder, stem_of(log_id))
+        if not files.path.exists():
             return None
-    found = read_earlier_lines(path, limit=min(_MOST_BYTES, lines * _LINE_BYTES))
-    return LocalLog(log_id, path, found[-lines:] if lines else [])
-
-
-def _file_name(log_id: str) -> str:
-    return f"{SERVICE_LOG}.log" if log_id == SERVICE_LOG else log_file_name(log_id)
+    found: list[NumberedLine] = []
+    if lines:
+        found, _ = read_lines(
+            files.spans, start=0, stop=files.end, backwards=True, limit=lines, wanted=LineFilter()
+        )
+    return LocalLog(log_id, files.path, [(line.at, line.text) for line in found])

@@ -97,8 +97,8 @@ def serve(
         _listen(loaded.settings) as listener,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
-        ring = service_log(data_dir / LOGS, utc_now)
-        log_handler = configure_logging(loaded.settings.log_level, ring)
+        own_log = service_log(data_dir / LOGS, utc_now)
+        log_handler = configure_logging(loaded.settings.log_level, own_log)
         for warning in (*loaded.warnings, *([lock.problem] if lock.problem else [])):
             _logger.warning("%s", warning)
         # The address is the one that the name resolved to. No request is served before this.
@@ -118,7 +118,7 @@ def serve(
 
         async def run() -> int:
             log_handler.attach()
-            service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=ring)
+            service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=own_log)
             code = await _run(service, listener, on_ready, connections)
             _ignore_signals()
             return code

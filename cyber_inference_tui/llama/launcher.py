@@ -34,7 +34,7 @@ from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.load_progress import follow_load
-from cyber_inference_tui.llama.log_ring import RUN_MARK, LogMark, LogRing
+from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
     formula_need,
@@ -126,7 +126,7 @@ class Launcher:
         self,
         *,
         find_binary: Callable[[], LlamaBinary],
-        log_for: Callable[[str], LogRing],
+        log_for: Callable[[str], Log],
         pids: PidRecord,
         environ: Mapping[str, str],
         available_memory: Callable[[], int] = lambda: psutil.virtual_memory().available,

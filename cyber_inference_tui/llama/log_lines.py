@@ -1,18 +1,21 @@
-"""Splits a process's output into lines.
+"""Splits a process's output into lines, and cleans them, by whole chunks.
 
 Output arrives in chunks of any bytes: half lines, lines of megabytes, invalid UTF-8, control
-sequences. Nothing here fails on them or exceeds its bounds.
+sequences. Nothing here fails on them or exceeds its bounds. Lines are bytes, each with a newline at
+its end: most chunks pass without a step for each line.
 """
 
 from __future__ import annotations
 
-import re
+from cyber_inference_tui.text import MAX_CHARACTERS, clean_lines
 
 MAX_LINE_BYTES = 16_384
 """A longer line is cut here; the rest up to its newline is skipped."""
 
+_CUT = b" [line cut]"
 _ROUTER_PREFIX = b"cmd_child_to_router:"
-_LINE_BREAK = re.compile(rb"\r?\n|\r")
+_PLAIN = bytes([*range(0x20, 0x7F), 0x0A])
+"""The bytes of lines that need no cleaning."""
 
 
 class LineSplitter:
@@ -27,46 +30,67 @@ class LineSplitter:
         self._skipping = False
         self._after_return = False
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that ``chunk`` completes, without their line ends."""
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the lines that ``chunk`` completes, each with a newline at its end."""
         if not chunk:
-            return []
+            return b""
         if self._after_return and chunk.startswith(b"\n"):
             # The second half of a line end at the limit of two chunks.
             chunk = chunk[1:]
         self._after_return = chunk.endswith(b"\r")
-        pieces = _LINE_BREAK.split(chunk) if b"\r" in chunk else chunk.split(b"\n")
-        pieces[0] = b"" if self._skipping else self._rest + pieces[0]
-        if len(pieces) > 1 and self._skipping:
-            # The newline that ends the cut line, whose first part was already returned.
-            pieces.pop(0)
-            self._skipping = False
-        self._rest = pieces.pop()
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._skipping:
+            # Up to the newline that ends the cut line, whose first part was already returned.
+            _, newline, chunk = chunk.partition(b"\n")
+            self._skipping = not newline
+        whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
+        lines = whole + newline
+        if _may_have_line_over(MAX_LINE_BYTES, lines):
+            lines = b"\n".join(map(_cut, lines.split(b"\n")))
         if len(self._rest) > MAX_LINE_BYTES:
-            pieces.append(self._rest)
+            lines += _cut(self._rest) + b"\n"
             self._rest = b""
             self._skipping = True
-        if max(map(len, pieces), default=0) <= MAX_LINE_BYTES:
-            return pieces
-        return [
-            piece if len(piece) <= MAX_LINE_BYTES else piece[:MAX_LINE_BYTES] + b" [line cut]"
-            for piece in pieces
-        ]
+        return lines
 
-    def flush(self) -> list[bytes]:
-        """Return the unfinished last line at the end of the stream."""
+    def flush(self) -> bytes:
+        """Return the unfinished last line at the end of the stream, with a newline."""
         rest, self._rest = self._rest, b""
-        return [rest] if rest else []
+        return rest + b"\n" if rest else b""
 
 
-def is_protocol_line(line: bytes) -> bool:
-    """Return whether a line of stdout belongs to llama-server's router protocol, not to its log."""
-    return line.startswith(_ROUTER_PREFIX)
+def _cut(line: bytes) -> bytes:
+    return line if len(line) <= MAX_LINE_BYTES else line[:MAX_LINE_BYTES] + _CUT
 
 
-def as_texts(lines: list[bytes]) -> list[str]:
-    """Decode lines; bytes that are not UTF-8 become replacement characters.
+def _may_have_line_over(limit: int, lines: bytes) -> bool:
+    """Return False if no line is longer than ``limit``.
 
-    All lines are decoded together: a broken character never swallows the newline after it.
+    A longer line fills at least one of the pieces of half that length.
     """
-    return b"\n".join(lines).decode("utf-8", "replace").split("\n") if lines else []
+    step = limit // 2
+    return any(
+        lines.find(b"\n", start, start + step) < 0 for start in range(0, len(lines) - step, step)
+    )
+
+
+def without_protocol(lines: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the lines of the log, and apart from them those of llama-server's router protocol.
+
+    The latter have no newline.
+    """
+    if _ROUTER_PREFIX not in lines:
+        return lines, []
+    every = lines.splitlines(keepends=True)
+    log = b"".join(line for line in every if not line.startswith(_ROUTER_PREFIX))
+    return log, [line.rstrip(b"\n") for line in every if line.startswith(_ROUTER_PREFIX)]
+
+
+def clean_output(lines: bytes) -> bytes:
+    """Return the lines as clean UTF-8 (see ``text.clean_line``), each with its newline."""
+    if not lines.translate(None, _PLAIN) and not _may_have_line_over(MAX_CHARACTERS, lines):
+        return lines
+    # All lines are decoded together: a broken character never swallows the newline after it.
+    texts = clean_lines(lines.decode("utf-8", "replace").split("\n"))
+    return "\n".join(texts).encode()

@@ -6,11 +6,21 @@ import asyncio
 import contextlib
 import logging
 import signal
-from typing import Protocol, cast
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
 
 import psutil
 
-from cyber_inference_tui.llama.descendants import Family, KillResult, KnownProcess, signal_group
+from cyber_inference_tui.llama.descendants import (
+    MARK,
+    Family,
+    KillResult,
+    KnownProcess,
+    signal_group,
+)
+from cyber_inference_tui.llama.guard import prepare_child
+from cyber_inference_tui.llama.output_pipe import OutputPipe
 
 KILL_TIMEOUT = 10.0
 """Seconds for a process to disappear after SIGKILL."""
@@ -53,17 +63,60 @@ class ProcessOwner(Protocol):
 class PipeProtocol(asyncio.SubprocessProtocol):
     """Passes a subprocess's output and end to ``listener``, and kills its remaining descendants.
 
-    ``mark`` is the mark in the subprocess's environment.
+    ``mark`` is the mark in the subprocess's environment. Its output comes by our own pipes, because
+    those of uvloop are sockets: a socket holds some hundred lines, and counts each as a kilobyte.
     """
 
     def __init__(self, listener: ProcessOwner, mark: str) -> None:
         self._listener = listener
         self._mark = mark
         self._drained = False
+        self._has_left = False
         self._orphans: tuple[KnownProcess, ...] = ()
         self._clearing: asyncio.Task[KillResult] | None = None
+        self._pipes: tuple[OutputPipe, ...] = ()
         self.transport: asyncio.SubprocessTransport
         self.family: Family
+
+    @classmethod
+    async def spawn(
+        cls,
+        listener: ProcessOwner,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        **options: Any,
+    ) -> None:
+        """Start a process in a session of its own. Raises ``OSError`` if it cannot be run.
+
+        ``environment`` has its mark; ``options`` are further ones of ``subprocess.Popen``.
+        """
+        protocol = cls(listener, environment[MARK])
+        try:
+            for fd in (1, 2):
+                received = partial(listener.received, fd)
+                protocol._pipes += (OutputPipe(received, protocol._drain_if_over),)
+            stdout, stderr = protocol._pipes
+            await asyncio.get_running_loop().subprocess_exec(
+                lambda: protocol,
+                *argv,
+                stdout=stdout.write_end,
+                stderr=stderr.write_end,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=prepare_child(),
+                **options,
+            )
+        except BaseException:
+            for pipe in protocol._pipes:
+                pipe.abandon()
+            raise
+        for pipe in protocol._pipes:
+            pipe.start()
+
+    def gather(self) -> None:
+        """Read the output in large pieces from now on, some milliseconds late."""
+        for pipe in self._pipes:
+            pipe.gathers = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Handle the start (called by asyncio, like all methods below)."""
@@ -71,22 +124,18 @@ class PipeProtocol(asyncio.SubprocessProtocol):
         self.family = Family(self.transport.get_pid(), self._mark)
         self._listener.started(self)
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Pass output on."""
-        self._listener.received(fd, data)
-
     def process_exited(self) -> None:
         """Wait a moment for the last output: a grandchild may hold the pipes open for ever."""
+        self._has_left = True
+        for pipe in self._pipes:
+            pipe.finish()
         self._listener.left()
         if self._clearing is None:
             # Now: remaining processes may exit before the output is drained.
             with contextlib.suppress(OSError, psutil.Error):
                 self._orphans = self.family.orphans()
         asyncio.get_running_loop().call_later(_LAST_OUTPUT_SECONDS, self._drain)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the end of the process and its output."""
-        self._drain()
+        self._drain_if_over()
 
     def clear(self) -> asyncio.Task[KillResult]:
         """Kill its descendants, once the process itself is gone."""
@@ -104,10 +153,16 @@ class PipeProtocol(asyncio.SubprocessProtocol):
             signal_group(self.family.pid, signal.SIGKILL)
             return KillResult()
 
+    def _drain_if_over(self) -> None:
+        if self._has_left and all(pipe.closed for pipe in self._pipes):
+            self._drain()
+
     def _drain(self) -> None:
         if self._drained:
             return
         self._drained = True
+        for pipe in self._pipes:
+            pipe.close()
         returncode = self.transport.get_returncode()
         self.transport.close()
         code = -signal.SIGKILL if returncode is None else returncode

@@ -17,7 +17,6 @@ import contextlib
 import logging
 import re
 import signal
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,6 @@ import psutil
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.descendants import (
-    MARK,
     KillResult,
     KnownProcess,
     in_words,
@@ -36,15 +34,14 @@ from cyber_inference_tui.llama.descendants import (
 )
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
-from cyber_inference_tui.llama.guard import prepare_child
 from cyber_inference_tui.llama.health import (
     CannotAskError,
     HealthLimits,
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.log_lines import LineSplitter, as_texts, is_protocol_line
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
+from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 from cyber_inference_tui.llama.port_owner import foreign_listener
@@ -67,8 +64,6 @@ _INSIST_AFTER = 2.0
 _EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line with the reason."""
-_BUSY_READ = 32_768
-"""Bytes of one read from which on the writer of a pipe may outrun the event loop."""
 
 _logger = logging.getLogger(__name__)
 
@@ -145,7 +140,7 @@ class ServerProcess:
         self,
         launch: LaunchPlan,
         *,
-        log: LogRing,
+        log: Log,
         progress: Callable[[float | None], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -193,22 +188,17 @@ class ServerProcess:
         cls,
         launch: LaunchPlan,
         *,
-        log: LogRing,
+        log: Log,
         progress: Callable[[float | None], None],
     ) -> ServerProcess:
         """Start the process. Raises ``OSError`` if the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
-        loop = asyncio.get_running_loop()
-        await loop.subprocess_exec(
-            lambda: PipeProtocol(server, server._environment[MARK]),
-            *launch.argv,
+        await PipeProtocol.spawn(
+            server,
+            launch.argv,
+            server._environment,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=server._environment,
             cwd=launch.working_directory,
-            start_new_session=True,
-            preexec_fn=prepare_child(),
         )
         return server
 
@@ -270,8 +260,10 @@ class ServerProcess:
         if self._buffers is not None:
             self._footprint = self._buffers.read()
             if self._ready.done():
-                # Stop parsing further lines.
+                # Stop parsing further lines: nobody waits for a line any more.
                 self._buffers = None
+                if self._output is not None:
+                    self._output.gather()
         return self._footprint
 
     def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
@@ -373,16 +365,7 @@ class ServerProcess:
 
     def received(self, fd: int, data: bytes) -> None:
         """Handle output."""
-        # Not the loop's clock, which may be constant during a callback.
-        began = time.perf_counter()
         self._take_lines(fd, self._splitters[fd].feed(data))
-        if len(data) >= _BUSY_READ and self._output is not None:
-            # Pause an endless writer for as long as its lines took: half of the loop's time is for
-            # others. Meanwhile the pipe buffers the output, and then blocks the writer.
-            pipe = cast("asyncio.ReadTransport", self._output.transport.get_pipe_transport(fd))
-            pipe.pause_reading()
-            spent = time.perf_counter() - began
-            asyncio.get_running_loop().call_later(spent, _read_on, pipe)
 
     def left(self) -> None:
         """Handle the exit of the process itself."""
@@ -412,19 +395,18 @@ class ServerProcess:
         if not self.exited.done():
             self.exited.set_result(returncode)
 
-    def _take_lines(self, fd: int, lines: list[bytes]) -> None:
+    def _take_lines(self, fd: int, lines: bytes) -> None:
         if fd == 1:
-            for line in filter(is_protocol_line, lines):
-                self._take_protocol(line)
-            lines = [line for line in lines if not is_protocol_line(line)]
-        if not self._listening.is_set():
-            for line in lines:
+            lines, messages = without_protocol(lines)
+            for message in messages:
+                self._take_protocol(message)
+        if self._buffers is not None:
+            for line in lines.splitlines():
                 self._read_load_line(line)
-        if texts := as_texts(lines):
-            self._line_count += len(texts)
-            if self._buffers is not None:
-                self._buffers.add(texts)
-            self._log.add(texts)
+        lines = clean_output(lines)
+        if self._buffers is not None:
+            self._buffers.add(lines.decode().splitlines())
+        self._line_count += self._log.write(lines)
 
     def _read_load_line(self, line: bytes) -> None:
         """Read a line of the load; the relevant ones precede the line that the server listens."""
@@ -498,8 +480,3 @@ class ServerProcess:
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
     """Wait until one of the futures is done, at most ``timeout`` seconds; cancel none."""
     await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _read_on(pipe: asyncio.ReadTransport) -> None:
-    if not pipe.is_closing():
-        pipe.resume_reading()

@@ -6,17 +6,22 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from cyber_inference_tui.llama.log_ring import LogBatch
+from cyber_inference_tui.llama.log import LogBatch
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceEvent
 from cyber_inference_tui.service.events import EventBus
 
 _INTERVAL = 0.1
 _EVENT_LINES = 500
-"""Lines of one event. Of a flood the newest are published; memory and file have all."""
+"""Lines of one event. Of a flood the newest are published; the log has all."""
+
+_READER_SECONDS = 60.0
+"""Seconds after its last sign for which a reader of log lines may come back without a gap."""
 
 
 class ChangeNotifier:
     """Publishes a change of a model's status at once; other numbers and log lines are gathered.
+
+    Lines of logs are published while somebody reads them.
 
     ``record`` returns a model's present record (``None`` = there is no such model).
     """
@@ -59,8 +64,12 @@ class ChangeNotifier:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, {}
+        is_read = self._events.has_readers("log", _READER_SECONDS)
         for log_id, new in lines.items():
-            self._events.publish("log", new.event(log_id))
+            if is_read:
+                self._events.publish("log", new.event(log_id))
+            else:
+                self._events.leave_out(log_id)
         models, self._models = self._models, set()
         for model_id in models:
             self.state_changed(model_id)
@@ -79,15 +88,15 @@ class _PendingLines:
 
     def add(self, batch: LogBatch) -> None:
         self._batches.append(batch)
-        self._count += len(batch.texts)
-        while self._count - len(self._batches[0].texts) >= _EVENT_LINES:
-            self._count -= len(self._batches.popleft().texts)
+        self._count += batch.count
+        while self._count - self._batches[0].count >= _EVENT_LINES:
+            self._count -= self._batches.popleft().count
 
     def event(self, log_id: str) -> LogEvent:
         skipped = max(0, self._count - _EVENT_LINES)
         first = self._batches[0].first + skipped
         lines: list[LogLine] = []
         for batch in self._batches:
-            lines += batch.lines(len(batch.texts) - skipped)
+            lines += batch.lines(batch.count - skipped)
             skipped = 0
         return LogEvent(id=log_id, first=first, lines=tuple(lines))

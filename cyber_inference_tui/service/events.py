@@ -164,6 +164,22 @@ class EventBus:
             return True
         return any(topic in subscription.topics for subscription in self._waiting)
 
+    def expect_reader(self, topic: str) -> None:
+        """Take note of a client that is about to read ``topic`` (see ``has_readers``)."""
+        self._read_at[topic] = self._clock()
+
+    def leave_out(self, log_id: str) -> None:
+        """Count an event of this log, which nobody reads, as lost: to make it takes time.
+
+        A client that resumes before it gets a gap, so older events are of no use.
+        """
+        ring = self.rings["log"]
+        while ring.events:
+            ring.drop_oldest()
+        self.last_id += 1
+        ring.first += 1
+        ring.dropped_id = ring.dropped_logs[log_id] = self.last_id
+
     def close(self) -> None:
         """End all subscriptions once they have delivered all events."""
         self.closed = True

@@ -14,7 +14,7 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.report import InstallResult, Report, read_report
-from cyber_inference_tui.llama.log_ring import RUN_MARK, LogRing
+from cyber_inference_tui.llama.log import RUN_MARK, Log
 from cyber_inference_tui.records import InstallRecord, InstallState, ServiceEvent
 from cyber_inference_tui.service.install_context import AUTO, InstallContext
 from cyber_inference_tui.service.installer_process import InstallerProcess
@@ -45,7 +45,7 @@ class Installation:
         context: InstallContext,
         *,
         guard: ProcessGuard,
-        log: LogRing,
+        log: Log,
         publish: Callable[[ServiceEvent], None],
         on_installed: Callable[[], Awaitable[None]],
         now: Callable[[], datetime],

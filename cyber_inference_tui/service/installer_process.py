@@ -6,8 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
-from cyber_inference_tui.llama.descendants import MARK, KillResult, marked, signal_group
-from cyber_inference_tui.llama.guard import prepare_child
+from cyber_inference_tui.llama.descendants import KillResult, marked, signal_group
 from cyber_inference_tui.llama.log_lines import LineSplitter
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 
@@ -40,17 +39,7 @@ class InstallerProcess:
     ) -> InstallerProcess:
         """Start the process in a session of its own; raises ``OSError``."""
         process = cls(on_lines)
-        environment = marked(environ)
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: PipeProtocol(process, environment[MARK]),
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=prepare_child(),
-        )
+        await PipeProtocol.spawn(process, argv, marked(environ), stdin=asyncio.subprocess.DEVNULL)
         return process
 
     @property
@@ -83,7 +72,7 @@ class InstallerProcess:
         if fd == 1:
             self._result += data[: _RESULT_LIMIT - len(self._result)]
         else:
-            self._on_lines(self._splitter.feed(data))
+            self._on_lines(self._splitter.feed(data).splitlines())
 
     def left(self) -> None:
         """Called by ``PipeProtocol`` when the process is gone; its descendants may still run."""
@@ -91,6 +80,6 @@ class InstallerProcess:
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
         """Called by ``PipeProtocol`` when all descendants are gone and the pipes are drained."""
-        self._on_lines(self._splitter.flush())
+        self._on_lines(self._splitter.flush().splitlines())
         if not self.exited.done():
             self.exited.set_result(returncode)

@@ -1,35 +1,39 @@
-"""The logs of the service and of the models' servers: in memory, in files, and as events."""
+"""The logs of the service and of the models' servers: in files, in memory, and as events."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.llama.log_block import Block, LineFilter, last_texts, read_lines
-from cyber_inference_tui.llama.log_file import (
-    LogWriter,
-    id_of_log_file,
-    log_file_name,
-    read_earlier_lines,
-    read_earlier_logs,
+from cyber_inference_tui.errors import StorageError
+from cyber_inference_tui.llama.log import RUN_MARK, Log, LogBatch
+from cyber_inference_tui.llama.log_files import (
+    LogFiles,
+    LogLimits,
+    encode_lines,
+    file_stem,
+    id_of_stem,
+    open_log,
+    open_logs,
+    rename_former_files,
 )
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
-from cyber_inference_tui.llama.log_ring import RUN_MARK, LogBatch, LogRing, LogSpace
-from cyber_inference_tui.records import (
-    LogLevel,
-    LogPage,
-    LogRecord,
-    NumberedLine,
-)
+from cyber_inference_tui.llama.log_reading import LineFilter, Span, last_texts, read_lines
+from cyber_inference_tui.llama.log_writer import LogWriter
+from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, NumberedLine
 from cyber_inference_tui.records.queries import LinesQuery
+from cyber_inference_tui.storage import Storages
+
+T = TypeVar("T")
 
 SERVICE_LOG = "service"
 """The id of the service's own log."""
@@ -37,30 +41,31 @@ SERVICE_LOG = "service"
 LOGS = "logs"
 """The directory of all logs, in ``data_dir``."""
 
-_SERVICE_FILE = f"{SERVICE_LOG}.log"
-
 SEARCH_SECONDS = 1.0
 """Seconds that a request may search a log; its answer says how far it came."""
-
-_SEARCHES = 2
-"""Searches at the same time; others wait."""
-
-_READERS = _SEARCHES + 1
-"""Threads that read: one more than may search, so that a page never waits for searches."""
+READ_SECONDS = 5.0
+"""Seconds that a request waits for a read of the disk; then it gets the lines in memory."""
+_AT_ONCE = 2
+"""Searches at the same time, and other reads; further ones wait."""
 
 
-def service_log(directory: Path, now: Callable[[], datetime]) -> LogRing:
-    """Return the service's own log, with the last lines of earlier runs. Blocks."""
-    ring = LogRing(now=now)
-    ring.restore(read_earlier_lines(directory / _SERVICE_FILE))
-    ring.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
-    return ring
+def service_log(directory: Path, now: Callable[[], datetime]) -> Log:
+    """Return the service's own log, after the lines of earlier runs. Blocks."""
+    rename_former_files(directory)
+    log = Log(now=now, files=open_log(directory, SERVICE_LOG))
+    log.add([f"{RUN_MARK}version {__version__}, pid {os.getpid()}"], LogLevel.INFO)
+    return log
+
+
+def stem_of(log_id: str) -> str:
+    """Return the name of a log's files."""
+    return SERVICE_LOG if log_id == SERVICE_LOG else file_stem(log_id)
 
 
 class Logs:
-    """Keeps a log for each id, and writes each line to a file in ``directory``.
+    """Keeps a log for each id, and writes its lines to files in ``directory``.
 
-    ``space`` is the memory they share. ``on_lines`` is called with a log's id and its new lines.
+    ``limits`` returns those in force. ``on_lines`` is called with a log's id and its new lines.
     ``clock`` is monotonic, in seconds.
     """
 
@@ -68,151 +73,177 @@ class Logs:
         self,
         directory: Path,
         *,
-        space: LogSpace,
         now: Callable[[], datetime],
         on_lines: Callable[[str, LogBatch], None],
+        limits: Callable[[], LogLimits] = LogLimits,
         clock: Callable[[], float] = time.monotonic,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
-        self._space = space
+        self._directory = directory
         self._now = now
         self._on_lines = on_lines
+        self._limits = limits
         self._clock = clock
-        self._directory = directory
+        self._read_seconds = read_seconds
         self._writer = LogWriter(directory)
-        self._rings: dict[str, LogRing] = {}
-        self._unnamed: dict[str, LogRing] = {}
-        """Logs of earlier runs by the name of their file, if it does not contain the id."""
-        self._readers = ThreadPoolExecutor(_READERS, "log-reader")
-        self._searching = asyncio.Semaphore(_SEARCHES)
+        self._logs: dict[str, Log] = {}
+        self._former: dict[str, LogFiles] = {}
+        """Logs of earlier runs that nobody has asked for, by the name of their files."""
+        self._storages = Storages()
+        self._searching = asyncio.Semaphore(_AT_ONCE)
+        self._reading = asyncio.Semaphore(_AT_ONCE)
 
     async def restore(self) -> None:
-        """Fill the logs with the last lines of earlier runs, from their files.
+        """Find the logs of earlier runs.
 
         Await it before anything is written to a log.
         """
-        for name, lines in (await asyncio.to_thread(read_earlier_logs, self._directory)).items():
-            if name == _SERVICE_FILE:
-                continue
-            log_id = id_of_log_file(name)
-            if log_id is not None:
-                self.ring(log_id).restore(lines)
+        found = await asyncio.to_thread(open_logs, self._directory)
+        found.pop(SERVICE_LOG, None)
+        for stem, files in found.items():
+            files.limits = self._limits
+            if (log_id := id_of_stem(stem)) is None:
+                self._former[stem] = files
+            elif log_id in self._logs:
+                self._logs[log_id].restore(files)
             else:
-                self._unnamed[name] = LogRing(now=self._now, space=self._space)
-                self._unnamed[name].restore(lines)
+                self.adopt(log_id, Log(now=self._now, files=files))
 
     def start(self) -> None:
         """Begin to write; raises ``OSError`` if the directory cannot be made."""
         self._writer.start()
 
     async def stop(self) -> None:
-        """Take no further lines, and write the pending lines."""
-        for ring in self._rings.values():
-            ring.listeners.clear()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        """Take no further lines, and write the waiting lines."""
+        for log in self._logs.values():
+            log.listeners.clear()
+            # The disk may take lines now that it refused before.
+            self._writer.wake(log)
         await asyncio.to_thread(self._writer.stop)
 
     def __contains__(self, log_id: str) -> bool:
         return self._known(log_id) is not None
 
-    def ring(self, log_id: str) -> LogRing:
+    def log(self, log_id: str) -> Log:
         """Return the log of this id; makes it if there is none."""
-        ring = self._known(log_id)
-        if ring is None:
-            ring = LogRing(now=self._now, space=self._space)
-            self.adopt(log_id, ring)
-        return ring
+        log = self._known(log_id)
+        if log is None:
+            files = LogFiles(self._directory, stem_of(log_id))
+            log = self.adopt(log_id, Log(now=self._now, files=files))
+        return log
 
-    def _known(self, log_id: str) -> LogRing | None:
-        if log_id not in self._rings:
-            former = self._unnamed.pop(log_file_name(log_id), None)
+    def _known(self, log_id: str) -> Log | None:
+        if log_id not in self._logs:
+            former = self._former.pop(stem_of(log_id), None)
             if former is not None:
-                self.adopt(log_id, former)
-        return self._rings.get(log_id)
+                self.adopt(log_id, Log(now=self._now, files=former))
+        return self._logs.get(log_id)
 
-    def adopt(self, log_id: str, ring: LogRing) -> None:
-        """Keep an existing log of the same space, and write its new lines, too."""
-        self._rings[log_id] = ring
-        name = _SERVICE_FILE if log_id == SERVICE_LOG else log_file_name(log_id)
+    def adopt(self, log_id: str, log: Log) -> Log:
+        """Keep an existing log, and write its lines."""
+        self._logs[log_id] = log
+        if log.files is not None:
+            log.files.limits = self._limits
 
         def take(batch: LogBatch) -> None:
-            self._writer.write(name, batch)
+            self._writer.wake(log)
             self._on_lines(log_id, batch)
 
-        for line in ring.tail(ring.end - ring.restored):
-            rank = LEVELS.index(line.level)
-            self._writer.write(name, LogBatch(0, line.at, [line.text], bytes([rank])))
-        ring.listeners.append(take)
+        log.listeners.append(take)
+        self._writer.wake(log)
+        return log
 
     # Reading
 
     def record(self, log_id: str) -> LogRecord:
         """Return the record of a log; an empty one if there is no log."""
-        ring = self._known(log_id)
-        if ring is None:
+        log = self._known(log_id)
+        if log is None:
             return LogRecord(id=log_id, first=0, end=0)
         return LogRecord(
             id=log_id,
-            first=ring.first,
-            end=ring.end,
-            running=ring.running,
-            last_at=ring.last_at,
-            last_error=ring.last_error,
-            runs=ring.kept_runs(),
+            first=log.first,
+            end=log.end,
+            running=log.running,
+            last_at=log.last_at,
+            last_error=log.last_error,
+            runs=log.kept_runs(),
         )
 
     def records(self) -> list[LogRecord]:
         """Return the record of every log, by id."""
-        return [self.record(log_id) for log_id in sorted(self._rings)]
+        return [self.record(log_id) for log_id in sorted(self._logs)]
 
     async def tail(self, log_id: str, lines: int) -> str:
         """Return the last lines as text; empty if there is no such log."""
-        blocks = self._blocks(log_id)
-
-        def read() -> str:
-            return "".join(f"{text}\n" for text in last_texts(blocks, lines))
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        log = self._known(log_id)
+        if log is None:
+            return ""
+        try:
+            async with self._reading:
+                texts = await self._ask(lambda: last_texts(log.snapshot(), lines))
+        except (OSError, StorageError) as error:
+            texts = last_texts(self._in_memory(log, error), lines)
+        return "".join(f"{text}\n" for text in texts)
 
     async def page(self, log_id: str, query: LinesQuery) -> LogPage:
         """Return up to ``query.limit`` lines, in order: the newest, or those nearest to a number.
 
-        A search ends after ``SEARCH_SECONDS``, but not before it has read one block of lines. The
-        page says how far it came.
+        A search ends after ``SEARCH_SECONDS``, but not before it has read one part of the log. The
+        page says how far it came. If the disk fails, the log begins with a line that says so, and
+        then has the lines in memory.
         """
-        before, after, level, limit = query.before, query.after, query.level, query.limit
-        record = self.record(log_id)
-        start = min(max(after or 0, record.first), record.end)
-        stop = max(start, record.end if before is None else min(before, record.end))
-        backwards = after is None
-        if not limit or start == stop:
-            reached = stop if backwards else start
-            return LogPage(log=record, lines=(), searched_to=reached)
-        wanted = LineFilter(rank=DEBUG if level is None else LEVELS.index(level), text=query.q)
+        log, record = self._known(log_id), self.record(log_id)
+        if log is None:
+            return LogPage(log=record, lines=(), searched_to=0)
         left = threading.Event()
 
-        def read(blocks: tuple[Block, ...]) -> tuple[list[NumberedLine], int]:
+        def read(record: LogRecord, snapshot: Callable[[], Sequence[Span]]) -> LogPage:
             deadline = self._clock() + SEARCH_SECONDS
-            return read_lines(
-                blocks,
-                start=start,
-                stop=stop,
-                backwards=backwards,
-                limit=limit,
-                wanted=wanted,
-                give_up=lambda: left.is_set() or self._clock() >= deadline,
+            return _page(
+                record, snapshot(), query, lambda: left.is_set() or self._clock() >= deadline
             )
 
-        loop = asyncio.get_running_loop()
         try:
-            # Taken when the search begins: a waiting search keeps no memory.
-            async with contextlib.nullcontext() if wanted.everything else self._searching:
-                blocks = self._blocks(log_id)
-                lines, reached = await loop.run_in_executor(self._readers, read, blocks)
+            # Of a waiting search nothing is in memory.
+            async with self._searching if query.q or query.level else self._reading:
+                return await self._ask(lambda: read(record, log.snapshot))
+        except (OSError, StorageError) as error:
+            spans = self._in_memory(log, error)
+            return read(msgspec.structs.replace(record, first=spans[0].first), lambda: spans)
         finally:
             # A client that has left needs no thread any more.
             left.set()
-        return LogPage(log=record, lines=tuple(lines), searched_to=reached)
 
-    def _blocks(self, log_id: str) -> tuple[Block, ...]:
-        ring = self._known(log_id)
-        return ring.snapshot() if ring else ()
+    async def _ask(self, work: Callable[[], T]) -> T:
+        return await self._storages.ask_async(self._directory, work, self._read_seconds)
+
+    def _in_memory(self, log: Log, error: OSError | StorageError) -> Sequence[Span]:
+        """Return the lines of a log that are in memory, after one that says why."""
+        why = error.message if isinstance(error, StorageError) else error.strerror
+        notice = f"--- earlier lines cannot be read now: {why}\n".encode()
+        first = log.memory_first
+        data = encode_lines(notice, log.last_at or self._now(), LogLevel.WARNING)
+        return Span(max(0, first - 1), first, data=data), *log.memory()
+
+
+def _page(
+    record: LogRecord, spans: Sequence[Span], query: LinesQuery, give_up: Callable[[], bool]
+) -> LogPage:
+    start = min(max(query.after or 0, record.first), record.end)
+    stop = max(start, record.end if query.before is None else min(query.before, record.end))
+    backwards = query.after is None
+    lines: list[NumberedLine] = []
+    reached = stop if backwards else start
+    if query.limit and start < stop:
+        rank = DEBUG if query.level is None else LEVELS.index(query.level)
+        lines, reached = read_lines(
+            spans,
+            start=start,
+            stop=stop,
+            backwards=backwards,
+            limit=query.limit,
+            wanted=LineFilter(rank=rank, text=query.q),
+            give_up=give_up,
+        )
+    return LogPage(log=record, lines=tuple(lines), searched_to=reached)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.records import LogLevel
 
 _PACKAGE = "cyber_inference_tui"
@@ -28,22 +28,22 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
-class RingHandler(logging.Handler):
-    """Puts log records into a ring.
+class LogHandler(logging.Handler):
+    """Puts log records into a log.
 
-    The ring and its listeners belong to the event loop: once ``attach`` was called, records of
+    The log and its listeners belong to the event loop: once ``attach`` was called, records of
     other threads are passed to it.
     """
 
-    def __init__(self, ring: LogRing) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
-        self._ring = ring
+        self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
         self.setFormatter(_Formatter(_FORMAT))
 
     def attach(self) -> None:
-        """Make the thread of the running loop the owner of the ring."""
+        """Make the thread of the running loop the owner of the log."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -53,9 +53,9 @@ class RingHandler(logging.Handler):
             lines = self.format(record).splitlines()
             level = _level(record.levelno)
             if threading.get_ident() == self._thread:
-                self._ring.add(lines, level)
+                self._log.add(lines, level)
             elif self._loop is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._ring.add, lines, level)
+                self._loop.call_soon_threadsafe(self._log.add, lines, level)
         except Exception:  # noqa: BLE001 - a log call must never raise; logging reports it
             self.handleError(record)
 
@@ -68,22 +68,22 @@ def _level(number: int) -> LogLevel:
     return LogLevel.INFO if number >= logging.INFO else LogLevel.DEBUG
 
 
-def configure_logging(level: str, ring: LogRing) -> RingHandler:
-    """Send the program's log records to stderr and the ring; returns the ring's handler."""
+def configure_logging(level: str, log: Log) -> LogHandler:
+    """Send the program's log records to stderr and the log; returns the log's handler."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     logging.getLogger(_PACKAGE).setLevel(level.upper())
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(_Formatter(f"%(asctime)s {_FORMAT}", "%H:%M:%S"))
-    handler = RingHandler(ring)
+    handler = LogHandler(log)
     root.handlers[:] = [terminal, handler]
     return handler
 
 
 def leave_stderr() -> None:
-    """Send log records to the ring alone, and through it to the log's file."""
+    """Send log records to the log alone, and through it to the log's file."""
     root = logging.getLogger()
-    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, RingHandler)]
+    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, LogHandler)]
 
 
 def goes_to_journal(environ: Mapping[str, str]) -> bool:

@@ -21,7 +21,8 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
 from cyber_inference_tui.llama.launcher import Launcher
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
+from cyber_inference_tui.llama.log_files import LogLimits
 from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.program import kill_programs
@@ -86,7 +87,7 @@ class Service:
         demo: bool,
         environ: Mapping[str, str],
         flags: Mapping[str, Any],
-        service_log: LogRing,
+        service_log: Log,
     ) -> None:
         current = self._current = CurrentSettings(loaded)
         self.started_at = utc_now()
@@ -100,9 +101,9 @@ class Service:
         self._notifier = ChangeNotifier(self.events, record=self._record)
         self.logs = Logs(
             data_dir / LOGS,
-            space=service_log.space,
             now=utc_now,
             on_lines=self._notifier.log_lines,
+            limits=lambda: LogLimits(self.settings.log_max_size, self.settings.log_keep),
         )
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.metrics = Metrics(self._metrics_state)
@@ -116,7 +117,7 @@ class Service:
         self._memory_reader = MemoryReader(root, nvml, environment=environ)
         self._launcher = Launcher(
             find_binary=self._find_binary,
-            log_for=self.logs.ring,
+            log_for=self.logs.log,
             pids=pids,
             environ=environ,
             measured=self._load_history.footprint,
@@ -149,7 +150,7 @@ class Service:
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
-            log=self.logs.ring(INSTALL_LOG),
+            log=self.logs.log(INSTALL_LOG),
             publish=partial(self.events.publish, "service"),
             on_installed=self._binary_changed,
             now=utc_now,
@@ -349,15 +350,17 @@ class Service:
     def log_id(self, name: str) -> str:
         """Return the id of the log of ``name``: a log's id, or a model's id or alias.
 
-        Raises ``ModelNotFoundError``.
+        Whoever asks reads the log, and perhaps its events next. Raises ``ModelNotFoundError``.
         """
+        self.events.expect_reader("log")
         return name if name in self.logs else self.models.catalog.resolve(name).id
 
     async def log_tail(self, name: str, lines: int) -> str:
         """Return the last lines of a log as text; raises ``ModelNotFoundError``."""
+        log_id = self.log_id(name)
         # Lines of the answer must not come as events after it.
         self._notifier.flush()
-        return await self.logs.tail(self.log_id(name), lines)
+        return await self.logs.tail(log_id, lines)
 
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
         """Return sessions, newest first; running sessions come before all others."""

@@ -479,6 +479,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         setting("Log level: debug, info, warning or error.", Group.SERVICE),
     ] = "info"
+    log_max_size: Annotated[
+        int,
+        setting("Bytes that one file of a log may have.", Group.SERVICE, ge=65_536, le=2**40),
+    ] = 16777216
+    log_keep: Annotated[
+        int, setting("Files that are kept for each log.", Group.SERVICE, ge=1, le=1000)
+    ] = 3
     shutdown_timeout: Annotated[
         float,
         setting(

@@ -174,7 +174,7 @@ def test_its_output_is_kept_apart_and_small(find: Find, data_dir: Path) -> None:
         stop_service(started.pid, limit=30)
         # Its log went to its own file.
         assert output.read_text() == f"listening on {started.url}\n"
-        assert "shutting down" in (data_dir / "logs" / "service.log").read_text()
+        assert "shutting down" in (data_dir / "logs" / "service.000000000.log").read_text()
     assert sorted(path.name for path in output.parent.glob("service-output*")) == [
         "service-output.log",
         "service-output.log.1",

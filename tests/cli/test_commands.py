@@ -13,7 +13,7 @@ from cyber_inference_tui import __version__, errors
 from cyber_inference_tui.cli import app_command, main, serve_command
 from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.gguf.demo import write_demo
-from cyber_inference_tui.llama.log_file import log_file_name
+from cyber_inference_tui.llama.log_files import file_stem
 from cyber_inference_tui.records import (
     LogEvent,
     LogLine,
@@ -367,13 +367,13 @@ def log_text(*texts: str) -> str:
 def test_logs_without_a_service_come_from_the_files(
     call: CommandLine, nowhere: list[str], log_folder: Path
 ) -> None:
-    (log_folder / "service.log.1").write_text(log_text("one", "two"))
-    (log_folder / "service.log").write_text(log_text("three", "four\x1b[31m"))
+    (log_folder / "service.000000000.log").write_text(log_text("one", "two"))
+    (log_folder / "service.000000002.log").write_text(log_text("three", "four\x1b[31m"))
     outcome = call("logs", "service", *nowhere)
     assert (outcome.code, outcome.out) == (0, "one\ntwo\nthree\nfour\n")
     assert outcome.err == (
         f"No service answers at http://127.0.0.1:{nowhere[1]} (connection refused). "
-        f"These lines are from {log_folder / 'service.log'}.\n"
+        f"These lines are from {log_folder / 'service.000000002.log'}.\n"
     )
     assert call("logs", "service", "-n", "3", *nowhere).out == "two\nthree\nfour\n"
     followed = call("logs", "service", "-n", "1", "-f", *nowhere)
@@ -389,12 +389,13 @@ def test_logs_without_a_service_come_from_the_files(
 def test_a_log_without_a_service_that_has_no_lines_is_there_all_the_same(
     call: CommandLine, nowhere: list[str], log_folder: Path
 ) -> None:
-    (log_folder / log_file_name("empty")).touch()
-    (log_folder / "service.log.1").write_text(log_text("before"))
+    (log_folder / "empty.000000000.log").touch()
+    (log_folder / "service.000000000.log").write_text(log_text("before"))
     for argv in (["empty"], ["service", "-n", "0"]):
         outcome = call("logs", *argv, *nowhere)
         assert (outcome.code, outcome.out) == (0, "")
-        assert outcome.err.endswith(f"No lines are shown of {log_folder / argv[0]}.log.\n")
+        path = log_folder / f"{argv[0]}.000000000.log"
+        assert outcome.err.endswith(f"No lines are shown of {path}.\n")
     assert call("logs", "service", *nowhere).out == "before\n"
     assert call("logs", "another", "-n", "0", *nowhere).code == 3
 
@@ -404,8 +405,8 @@ def test_a_models_log_without_a_service(
 ) -> None:
     write_demo(log_folder.parent / "models" / "sub" / "Tiny-Q8_0.gguf")
     config.write_text('[models."Tiny-Q8_0"]\naliases = ["tiny"]\n')
-    (log_folder / log_file_name("Tiny-Q8_0")).write_text(log_text("it ran"))
-    (log_folder / log_file_name("org/gone")).write_text(log_text("it was here"))
+    (log_folder / "Tiny-Q8_0.000000000.log").write_text(log_text("it ran"))
+    (log_folder / f"{file_stem('org/gone')}.000000000.log").write_text(log_text("it was here"))
     for name in ("Tiny-Q8_0", "tiny-q8_0", "TINY"):
         assert call("logs", name, *nowhere).out == "it ran\n"
     assert call("logs", "org/gone", *nowhere).out == "it was here\n"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from cyber_inference_tui.llama.log_ring import LogRing, LogSpace
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
 from tests.waiting import LIMIT
 
@@ -58,7 +58,7 @@ class Child:
     """A ``ServerProcess`` with its output."""
 
     def __init__(self) -> None:
-        self.log = LogRing(now=lambda: datetime.now(UTC), space=LogSpace(max_lines=20_000))
+        self.log = Log(now=lambda: datetime.now(UTC))
         self.progress: list[float | None] = []
         self.server: ServerProcess
         self._new_lines = asyncio.Event()

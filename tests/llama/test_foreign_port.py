@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.health import HealthLimits
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.llama.children import HOST
 from tests.llama.test_launcher import Room, ended, get
@@ -74,7 +74,7 @@ class Starts:
         return LlamaBinary(path=self._program, version="script")
 
     @property
-    def log(self) -> LogRing:
+    def log(self) -> Log:
         return self.room.log_for("m")
 
     @property

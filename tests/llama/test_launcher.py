@@ -25,7 +25,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.launcher import Launcher
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
@@ -51,7 +51,7 @@ class Room:
         runs_in: Path = Path("/"),
     ) -> None:
         self.folder = folder
-        self.logs: dict[str, LogRing] = {}
+        self.logs: dict[str, Log] = {}
         self.progress: list[float | None] = []
         self.pids_path = folder / "servers.json"
         self.launcher = Launcher(
@@ -63,8 +63,8 @@ class Room:
             folder=runs_in,
         )
 
-    def log_for(self, model_id: str) -> LogRing:
-        return self.logs.setdefault(model_id, LogRing(now=lambda: datetime.now(UTC)))
+    def log_for(self, model_id: str) -> Log:
+        return self.logs.setdefault(model_id, Log(now=lambda: datetime.now(UTC)))
 
     def text(self, model_id: str = "m") -> str:
         return "\n".join(line.text for line in self.log_for(model_id).tail(10**6))
@@ -231,7 +231,7 @@ async def test_a_cancelled_launch_returns_only_when_the_process_is_gone(
 ) -> None:
     heard = asyncio.Event()
     room.log_for("m").listeners.append(
-        lambda batch: heard.set() if any("loading model" in text for text in batch.texts) else None
+        lambda batch: heard.set() if b"loading model" in batch.data else None
     )
     # It ignores SIGTERM, so the stop takes long enough for the further cancels.
     launch = asyncio.ensure_future(

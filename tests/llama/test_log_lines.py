@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from cyber_inference_tui.llama.log_lines import (
     MAX_LINE_BYTES,
     LineSplitter,
-    as_texts,
-    is_protocol_line,
+    clean_output,
+    without_protocol,
 )
+from cyber_inference_tui.text import MAX_CHARACTERS, clean_line
 
 CUT = b" [line cut]"
 
@@ -29,11 +30,13 @@ byte_streams = st.lists(
 
 def split(chunks: list[bytes]) -> list[bytes]:
     splitter = LineSplitter()
-    lines = []
+    lines = b""
     for chunk in chunks:
         lines += splitter.feed(chunk)
         assert len(splitter._rest) <= MAX_LINE_BYTES
-    return lines + splitter.flush()
+    lines += splitter.flush()
+    assert not lines or lines.endswith(b"\n")
+    return lines.split(b"\n")[:-1]
 
 
 def expected(stream: bytes) -> list[bytes]:
@@ -65,10 +68,25 @@ def test_a_line_end_cut_in_two_makes_no_empty_line() -> None:
 
 
 def test_protocol_lines_are_separated_from_log_lines() -> None:
-    assert is_protocol_line(b'cmd_child_to_router:state:{"state":"ready"}')
-    assert not is_protocol_line(b"0.00.1 I srv cmd_child_to_router:")
+    message = b'cmd_child_to_router:state:{"state":"ready"}'
+    log = b"0.00.1 I srv cmd_child_to_router:\n"
+    assert without_protocol(log) == (log, [])
+    assert without_protocol(log + message + b"\n" + log) == (2 * log, [message])
 
 
-@given(st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=8))
-def test_lines_decoded_together_are_the_same_as_one_by_one(lines: list[bytes]) -> None:
-    assert as_texts(lines) == [line.decode("utf-8", "replace") for line in lines]
+some_lines = st.lists(
+    st.one_of(
+        st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")),
+        st.integers(-3, 3).map(lambda extra: b"x" * (MAX_CHARACTERS + extra)),
+        st.integers(-3, 3).map(lambda extra: "ü".encode() * (MAX_CHARACTERS + extra)),
+        st.just(b"0.00.123.456 I srv  update_slots: all slots are idle"),
+    ),
+    max_size=8,
+)
+
+
+@given(some_lines)
+def test_lines_cleaned_together_are_the_same_as_one_by_one(lines: list[bytes]) -> None:
+    expected = [clean_line(line.decode("utf-8", "replace")) for line in lines]
+    cleaned = clean_output(b"".join(line + b"\n" for line in lines))
+    assert cleaned.decode().split("\n") == [*expected, ""]

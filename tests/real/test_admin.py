@@ -130,7 +130,7 @@ def test_logs_of_a_real_server_and_of_the_service(start_real: StartReal) -> None
     assert "demo" in service.get("/admin/logs/service?lines=500").text
     assert service.get("/admin/logs/nope").status_code == 404
     logs = service.data_dir / "logs"
-    eventually(lambda: "listening on" in (logs / "demo.log").read_text())
+    eventually(lambda: "listening on" in (logs / "demo.000000000.log").read_text())
     assert stat.S_IMODE(logs.stat().st_mode) == 0o700
 
 

@@ -98,7 +98,7 @@ def test_25_clients_at_once_get_25_answers_of_one_process(start_real: StartReal)
     assert all(text for _, text in answers)
     assert all(text == "[DONE]" for _, text in answers[::2])
     assert len(service.servers()) == 1
-    assert (service.data_dir / "logs" / "demo.log").read_text().count("--- starting") == 1
+    assert (service.data_dir / "logs" / "demo.000000000.log").read_text().count("--- starting") == 1
 
 
 def test_many_clients_on_a_slow_load(service: ServiceProcess) -> None:

@@ -30,7 +30,7 @@ def test_an_address_that_others_reach_gets_a_key_and_a_password(
     (key,), password = written["api_keys"], written["admin_password"]
     told = service.errors()
     assert told.count(key) == told.count(password) == 1
-    log = service.data_dir / "logs" / "service.log"
+    log = service.data_dir / "logs" / "service.000000000.log"
     kept = log.read_text() if log.exists() else ""
     assert key not in kept
     assert password not in kept

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,13 +137,17 @@ def test_a_user_without_home_and_name_who_gives_paths(start: Start, home: str | 
 # Earlier runs
 
 
+def has_text(path: Path, text: str) -> bool:
+    return text in path.read_text()
+
+
 @pytest.mark.real
 def test_logs_survive_a_restart(start_real: StartReal) -> None:
     service = start_real()
     assert service.chat("demo").status_code == 200
     before = service.get("/admin/logs/demo?lines=100000").text
     assert "listening on" in before
-    demo = service.data_dir / "logs" / "demo.log"
+    demo = service.data_dir / "logs" / "demo.000000000.log"
     service.stop()
     for kind in ("restart", "crash"):
         service.start()
@@ -155,7 +160,9 @@ def test_logs_survive_a_restart(start_real: StartReal) -> None:
         assert page["lines"][0]["number"] == 0
         assert page["lines"][0]["text"] == before.splitlines()[0]
         if kind == "restart":
-            eventually(lambda: demo.read_text().count("listening on") >= 2)
+            before = service.get("/admin/logs/demo?lines=100000").text
+            assert before.count("listening on") == 2
+            eventually(partial(has_text, demo, before.splitlines()[-1]))
             service.kill()
             service.assert_none_left()
     service.stop()
@@ -207,5 +214,5 @@ def test_quotes_of_an_env_file_are_removed_and_told_once(start_fake: StartFake) 
     assert settings["log_level"]["value"] == "warning"
     assert settings["admin_password"]["source"] == "default"
     service.stop()
-    kept = (service.data_dir / "logs/service.log").read_text()
+    kept = (service.data_dir / "logs/service.000000000.log").read_text()
     assert "CYBER_INFERENCE_API_KEYS: the quotes" in kept

@@ -18,7 +18,7 @@ from cyber_inference_tui.errors import ConflictError, NoLlamaServerError, Shutti
 from cyber_inference_tui.llama.guard import ProcessGuard
 from cyber_inference_tui.llama.install.layout import Layout, Newest
 from cyber_inference_tui.llama.install.report import Report
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.records import InstallRecord, InstallSource, InstallState, ServiceEvent
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.install_context import InstallContext, NewerVersion
@@ -53,7 +53,7 @@ class Bench:
         self.tidied = 0
         self.found = 0
         self.found_error: Exception | None = None
-        self.log = LogRing(now=now)
+        self.log = Log(now=now)
         self.guard = ProcessGuard()
         self.installation = Installation(
             BenchContext(self),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.library.ids import RESERVED
-from cyber_inference_tui.llama.log_ring import LogSpace
-from cyber_inference_tui.records import LogEvent, LogLevel, LogPage, LogRecord, LogRun
+from cyber_inference_tui.llama.log_files import LogLimits
+from cyber_inference_tui.llama.log_reading import last_texts
+from cyber_inference_tui.records import GapEvent, LogEvent, LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.install import INSTALL_LOG
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
+from tests.waiting import LIMIT
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LINES = 20_000
@@ -44,6 +47,7 @@ class PublishedLines(EventBus):
     def __init__(self) -> None:
         super().__init__()
         self.published: list[LogEvent] = []
+        self.expect_reader("log")
 
     def publish(self, topic: str, data: object) -> None:
         if isinstance(data, LogEvent):
@@ -53,16 +57,16 @@ class PublishedLines(EventBus):
 class Room:
     """Logs in a directory, and the events that their lines become."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, read_seconds: float = LIMIT) -> None:
         self.clock = Clock()
         self.events = PublishedLines()
         self.notifier = ChangeNotifier(self.events, record=lambda _: None)
         self.logs = Logs(
             directory,
-            space=LogSpace(),
             now=lambda: NOW,
             on_lines=self.notifier.log_lines,
             clock=self.clock,
+            read_seconds=read_seconds,
         )
 
     def new_events(self) -> list[LogEvent]:
@@ -96,7 +100,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
 
 
 async def test_pages_of_a_log_by_number(room: Room) -> None:
-    room.logs.ring("sub/m").add(f"line {number}" for number in range(LINES))
+    room.logs.log("sub/m").add(f"line {number}" for number in range(LINES))
     assert await room.numbers("sub/m", limit=3) == ([19_997, 19_998, 19_999], 19_997)
     assert await room.numbers("sub/m", before=19_997, limit=2) == ([19_995, 19_996], 19_995)
     assert await room.numbers("sub/m", after=5, limit=2) == ([5, 6], 7)
@@ -112,7 +116,7 @@ async def test_pages_of_a_log_by_number(room: Room) -> None:
 
 
 async def test_a_page_has_the_record_of_its_log(room: Room) -> None:
-    log = room.logs.ring("m")
+    log = room.logs.log("m")
     log.begin_run(7)
     log.add(["I fine", "E bad", "W odd"])
     record = LogRecord(
@@ -128,7 +132,7 @@ async def test_a_page_has_the_record_of_its_log(room: Room) -> None:
     assert page.log == record
     (line,) = page.lines
     assert (line.number, line.at, line.text, line.level) == (2, NOW, "W odd", LogLevel.WARNING)
-    room.logs.ring("a")
+    room.logs.log("a")
     assert room.logs.records() == [LogRecord(id="a", first=0, end=0), record]
     assert "none" not in room.logs
     assert await room.logs.page("none", LinesQuery(limit=5)) == LogPage(
@@ -138,7 +142,7 @@ async def test_a_page_has_the_record_of_its_log(room: Room) -> None:
 
 async def test_searching_by_level_and_text(room: Room) -> None:
     signs = ("I", "W", "E", "D")
-    room.logs.ring("m").add(f"{signs[n % 4]} Number {n}" for n in range(LINES))
+    room.logs.log("m").add(f"{signs[n % 4]} Number {n}" for n in range(LINES))
     assert await room.numbers("m", level=LogLevel.ERROR, limit=2) == ([19_994, 19_998], 19_994)
     found, reached = await room.numbers("m", text="nUMBER 1999", level=LogLevel.WARNING)
     assert found == [19_990, 19_993, 19_994, 19_997, 19_998]
@@ -148,7 +152,8 @@ async def test_searching_by_level_and_text(room: Room) -> None:
 
 
 async def test_a_search_that_takes_too_long_can_be_resumed(room: Room) -> None:
-    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    for start in range(0, LINES, 500):
+        room.logs.log("m").add(f"line {number}" for number in range(start, start + 500))
     room.clock.step = 10.0
     found, reached = await room.numbers("m", text="line 3")
     assert 0 < reached < LINES
@@ -167,7 +172,7 @@ async def test_a_search_that_takes_too_long_can_be_resumed(room: Room) -> None:
 
 
 async def test_many_searches_at_once_and_one_that_is_given_up(room: Room) -> None:
-    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    room.logs.log("m").add(f"line {number}" for number in range(LINES))
     given_up = asyncio.ensure_future(room.numbers("m", text="nothing"))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -178,9 +183,9 @@ async def test_many_searches_at_once_and_one_that_is_given_up(room: Room) -> Non
 
 
 async def test_events_have_the_newest_of_a_flood_and_their_numbers(room: Room) -> None:
-    log = room.logs.ring("m")
+    log = room.logs.log("m")
     log.add(["I a", "E b"])
-    room.logs.ring("n").add(["c"])
+    room.logs.log("n").add(["c"])
     first, second = room.new_events()
     assert (first.id, first.first, [line.text for line in first.lines]) == ("m", 0, ["I a", "E b"])
     assert [line.level for line in first.lines] == [LogLevel.INFO, LogLevel.ERROR]
@@ -196,8 +201,38 @@ async def test_events_have_the_newest_of_a_flood_and_their_numbers(room: Room) -
     assert event.first == 3_002
 
 
+async def test_lines_that_nobody_reads_are_no_events(room: Room) -> None:
+    bus = EventBus()
+    notifier = ChangeNotifier(bus, record=lambda _: None)
+    log = room.logs.log("m")
+    log.listeners.append(lambda batch: notifier.log_lines("m", batch))
+    before = bus.last_id
+    log.add(["one"])
+    notifier.flush()
+    assert bus.rings["log"].end == 1
+    # A client that resumes before them learns that it missed something, if it reads this log.
+    for logs, expected in ((None, ["gap"]), (["m"], ["gap"]), (["n"], [])):
+        resumed = bus.subscribe(["log"], after=before, logs=logs)
+        assert [event.topic for event in resumed.take()] == expected
+    bus.expect_reader("log")
+    log.add(["two"])
+    notifier.flush()
+    for after, expected in ((before, ["gap", "log"]), (bus.last_id - 1, ["log"])):
+        resumed = bus.subscribe(["log"], after=after)
+        events = resumed.take()
+        assert [event.topic for event in events] == expected
+        assert events == sorted(events, key=lambda event: event.id)
+    assert isinstance(events[-1].data, LogEvent)
+    assert [line.text for line in events[-1].data.lines] == ["two"]
+    # A subscription that was there all the time.
+    late = bus.subscribe(["log"])
+    bus.leave_out("m")
+    (gap,) = late.take()
+    assert (gap.topic, gap.data) == ("gap", GapEvent(missed=1, topic="log"))
+
+
 async def test_the_end_of_a_log_as_text(room: Room) -> None:
-    room.logs.ring("m").add(f"line {number}" for number in range(LINES))
+    room.logs.log("m").add(f"line {number}" for number in range(LINES))
     assert await room.logs.tail("m", 2) == "line 19998\nline 19999\n"
     assert (await room.logs.tail("m", 10**9)).count("\n") == LINES
     assert await room.logs.tail("m", 0) == ""
@@ -205,14 +240,14 @@ async def test_the_end_of_a_log_as_text(room: Room) -> None:
 
 
 async def test_every_line_reaches_its_file(room: Room, tmp_path: Path) -> None:
-    room.logs.ring("sub/m").add(["one", "two"])
-    room.logs.ring("service").add(["own"])
+    room.logs.log("sub/m").add(["one", "two"])
+    room.logs.log("service").add(["own"])
     await room.logs.stop()
     files = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
     stamp = "2026-01-31T12:00:00.000000Z"
     assert files == {
-        "sub%2Fm.log": f"{stamp} one\n{stamp} two\n",
-        "service.log": f"{stamp} own\n",
+        "sub%2Fm.000000000.log": f"{stamp} one\n{stamp} two\n",
+        "service.000000000.log": f"{stamp} own\n",
     }
 
 
@@ -221,11 +256,11 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     first = Room(tmp_path / "logs")
     first.logs.start()
     for log_id in ("sub/m", long_id, INSTALL_LOG):
-        first.logs.ring(log_id).add(["--- starting: x", f"of {log_id}"])
+        first.logs.log(log_id).add(["--- starting: x", f"of {log_id}"])
     await first.logs.stop()
 
     second = Room(tmp_path / "logs")
-    installation = second.logs.ring(INSTALL_LOG)
+    installation = second.logs.log(INSTALL_LOG)
     await second.logs.restore()
     second.logs.start()
     assert [record.id for record in second.logs.records()] == [INSTALL_LOG, "sub/m"]
@@ -235,7 +270,7 @@ async def test_logs_begin_with_the_last_lines_of_earlier_runs(tmp_path: Path) ->
     assert long_id in second.logs
     assert "other" not in second.logs
     assert await second.logs.tail(long_id, 1) == f"of {long_id}\n"
-    second.logs.ring("sub/m").add(["new"])
+    second.logs.log("sub/m").add(["new"])
     page = await second.logs.page("sub/m", LinesQuery(limit=9))
     assert [(line.number, line.text) for line in page.lines] == [
         (0, "--- starting: x"),
@@ -256,14 +291,14 @@ async def test_the_services_own_log_keeps_earlier_runs_and_early_lines(tmp_path:
     for number in (1, 2):
         own = service_log(tmp_path, lambda: NOW)
         own.add([f"early {number}"])
-        logs = Logs(tmp_path, space=own.space, now=lambda: NOW, on_lines=lambda *_: None)
+        logs = Logs(tmp_path, now=lambda: NOW, on_lines=lambda *_: None)
         await logs.restore()
         own.begin_run(number, first=own.restored)
         logs.adopt(SERVICE_LOG, own)
         logs.start()
         own.add([f"late {number}"])
         await logs.stop()
-    texts = [line.text for line in own.tail(9)]
+    texts = last_texts(own.snapshot(), 9)
     assert [text for text in texts if not text.startswith("--- starting: version")] == [
         "early 1",
         "late 1",
@@ -271,3 +306,62 @@ async def test_the_services_own_log_keeps_earlier_runs_and_early_lines(tmp_path:
         "late 2",
     ]
     assert [run.first for run in own.kept_runs()] == [0, 3]
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails"])
+async def test_a_disk_that_does_not_answer_leaves_the_newest_lines(
+    tmp_path: Path, fault: str
+) -> None:
+    first = Room(tmp_path / "logs")
+    first.logs.start()
+    first.logs.log("m").add(f"line {number}" for number in range(LINES))
+    await first.logs.stop()
+
+    room = Room(tmp_path / "logs", read_seconds=0.2 if fault == "hangs" else LIMIT)
+    await room.logs.restore()
+    (path,) = (tmp_path / "logs").iterdir()
+    path.unlink()
+    if fault == "hangs":
+        # Opening it waits until another process opens it, too.
+        os.mkfifo(path)
+        why = f"{tmp_path / 'logs'} does not answer."
+    else:
+        path.mkdir()
+        why = "Is a directory"
+    room.logs.log("m").add(["new", "E newer"])
+    notice = f"--- earlier lines cannot be read now: {why}"
+    for _ in range(2):
+        page = await room.logs.page("m", LinesQuery(limit=9))
+        assert [(line.number, line.text) for line in page.lines] == [
+            (LINES - 1, notice),
+            (LINES, "new"),
+            (LINES + 1, "E newer"),
+        ]
+        assert (page.log.first, page.log.end, page.searched_to) == (LINES - 1, LINES + 2, LINES - 1)
+        assert await room.numbers("m", before=LINES) == ([LINES - 1], LINES - 1)
+        assert await room.numbers("m", level=LogLevel.ERROR) == ([LINES + 1], LINES - 1)
+        assert await room.logs.tail("m", 9) == f"{notice}\nnew\nE newer\n"
+    if fault == "hangs":
+        # Let the threads go.
+        os.close(os.open(path, os.O_RDWR))
+    await room.logs.stop()
+
+
+async def test_limits_of_the_files_apply_at_once(tmp_path: Path) -> None:
+    sizes = [10**6]
+    logs = Logs(
+        tmp_path,
+        now=lambda: NOW,
+        on_lines=lambda *_: None,
+        limits=lambda: LogLimits(sizes[-1], 2),
+    )
+    for size in (10**6, 1):
+        sizes.append(size)
+        for number in range(5):
+            logs.log("m").add([f"line {number}"])
+            logs.log("m").save()
+    await logs.stop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "m.000000008.log",
+        "m.000000009.log",
+    ]

@@ -6,22 +6,22 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.records import LogLevel
-from cyber_inference_tui.service.process_log import RingHandler
+from cyber_inference_tui.service.process_log import LogHandler
 
 
 async def test_the_programs_own_modules_go_without_the_package() -> None:
-    ring = LogRing(now=lambda: datetime.now(UTC))
+    ring = Log(now=lambda: datetime.now(UTC))
     logger = logging.Logger("cyber_inference_tui.scheduler.lifecycle")
-    logger.addHandler(RingHandler(ring))
+    logger.addHandler(LogHandler(ring))
     logger.info("demo: loaded")
     assert [line.text for line in ring.tail(9)] == ["I scheduler.lifecycle: demo: loaded"]
 
 
 async def test_lines_have_the_level_of_their_record() -> None:
-    ring = LogRing(now=lambda: datetime.now(UTC))
-    handler = RingHandler(ring)
+    ring = Log(now=lambda: datetime.now(UTC))
+    handler = LogHandler(ring)
     handler.attach()
     logger = logging.Logger("some.room")
     logger.addHandler(handler)

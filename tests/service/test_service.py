@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import ConfigError
-from cyber_inference_tui.llama.log_ring import LogRing
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.records import ServiceEvent
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
@@ -27,7 +27,7 @@ def service_of(config: Path) -> Service:
         demo=False,
         environ=environ,
         flags={"data_dir": str(config.parent / "data")},
-        service_log=LogRing(now=utc_now),
+        service_log=Log(now=utc_now),
     )
 
 

@@ -42,8 +42,8 @@ def run_tool(
     tail: deque[str] = deque(maxlen=_LINES_KEPT)
     splitter = LineSplitter()
 
-    def take(lines: list[bytes]) -> None:
-        for line in lines:
+    def take(lines: bytes) -> None:
+        for line in lines.splitlines():
             text = clean_line(line.decode("utf-8", "replace"), limit=2000)
             if on_line(text):
                 (tail if len(head) >= _LINES_KEPT else head).append(text)
