@@ -707,7 +707,7 @@ def test_a_plain_request_is_what_aiohttp_reads(
     ("data", "size"),
     [
         (head("GET / HTTP/1.1", "Host: x"), 27),
-        (head("POST / HTTP/1.1", "Content-Length: 5") + b"hel", 43),
+        (head("POST / HTTP/1.1", "Content-Length: 5") + b"hal", 43),
         (head("POST / HTTP/1.1", "content-length: 5"), 43),
         (b"GET / HTTP/1.1\r\nHost: x\r\n", None),
         (head("POST / HTTP/1.1", "Content-Length: 5", "Content-Length: 5"), None),

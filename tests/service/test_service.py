@@ -75,6 +75,7 @@ async def test_unusable_files_are_logged_once_and_listed(
     write_gguf(models / "lora.gguf", {"general.type": "adapter"})
     (models / "empty.gguf").touch()
     monkeypatch.setattr(logging.getLogger("cyber_inference_tui"), "propagate", True)
+    caplog.set_level(logging.INFO, "cyber_inference_tui")
 
     def logged(part: str) -> int:
         return sum(part in message for message in caplog.messages)
