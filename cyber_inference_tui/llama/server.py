@@ -44,7 +44,7 @@ from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
-from cyber_inference_tui.llama.port_owner import foreign_listener
+from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -60,6 +60,8 @@ _SLOT_CONTEXT = re.compile(rb"(?:n_ctx_slot|new slot, n_ctx) = (\d{1,10})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
+_FIRST_REQUEST = 0.25
+"""Seconds after a start that belong to the request that waited for it."""
 _INSIST_AFTER = 2.0
 _EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
@@ -210,7 +212,10 @@ class ServerProcess:
         """
         if self._launch.speaks_protocol:
             await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
+        has_port = False
         if self._protocol_seen.done():
+            # llama-server listens before it loads the model: check its port meanwhile.
+            has_port = await self._has_port()
             await _first(self._ready, self._process_gone)
         elif not self._process_gone.done():
             # It does not speak the protocol, or only contains its words.
@@ -225,12 +230,18 @@ class ServerProcess:
             # Processes that it started may still answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
-        await self._check_port_owner()
+        if not has_port:
+            await self._check_port_owner()
         if not self._ready.done():
             self._ready.set_result(None)
+        if not has_port:
+            # It may be a script.
+            await self._end_start()
+
+    async def _end_start(self) -> None:
+        """Register the processes that were adopted during the start."""
         if self._output is not None:
             with contextlib.suppress(OSError, psutil.Error):
-                # Register the processes that were adopted during the start.
                 await self.processes()
             self._output.family.loads = False
 
@@ -275,6 +286,9 @@ class ServerProcess:
             self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
 
     async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
+        if self._output is not None and self._output.family.loads:
+            await asyncio.sleep(_FIRST_REQUEST)
+            await self._end_start()
         try:
             await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
@@ -469,7 +483,14 @@ class ServerProcess:
             await self._check_port_owner()
         return answer
 
+    async def _has_port(self) -> bool:
+        """Return whether it certainly listens on its port, by a quick check."""
+        roots = (self.pid,) if self._output is None else self._output.family.roots
+        return await asyncio.to_thread(listens, roots, self._launch.port)
+
     async def _check_port_owner(self) -> None:
+        if await self._has_port():
+            return
         port, by_command = self._launch.port, self._launch.by_command
         roots = await self.processes()
         who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)
