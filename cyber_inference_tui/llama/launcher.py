@@ -211,9 +211,9 @@ class Launcher:
 
         Raises ``NoLlamaServerError`` if there is no server to start.
         """
-        if spec.command:
+        binary = await self._binary_for(spec)
+        if binary is None:
             return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
-        binary = await asyncio.to_thread(self._find_binary)
         return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
@@ -269,8 +269,7 @@ class Launcher:
             raise ModelLoadError(
                 f"{spec.model_id} cannot be loaded: {spec.problem.rstrip('.')}.", needs_person=True
             )
-        await self._check_storage(spec)
-        binary = None if spec.command else await asyncio.to_thread(self._find_binary)
+        binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
         while True:
             port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
@@ -301,6 +300,9 @@ class Launcher:
                 return server
             finally:
                 mark.close()
+
+    async def _binary_for(self, spec: ServerSpec) -> LlamaBinary | None:
+        return None if spec.command else await asyncio.to_thread(self._find_binary)
 
     async def _check_storage(self, spec: ServerSpec) -> None:
         """Raise ``ModelLoadError`` if the files' storage hangs: other loads would have to wait."""
