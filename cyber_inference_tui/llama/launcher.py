@@ -23,6 +23,7 @@ from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
     child_environment,
@@ -31,7 +32,7 @@ from cyber_inference_tui.llama.command import (
 )
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
-from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.load_progress import follow_load
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
@@ -42,7 +43,6 @@ from cyber_inference_tui.llama.need_estimate import (
 )
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
@@ -154,6 +154,7 @@ class Launcher:
         self._ports = PortPool(SERVER_HOST)
         self._servers: dict[int, ServerProcess] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._starter: tuple[str, ...] = ()
         self._storages = Storages()
         self.guard = ProcessGuard(pids.mark)
         """Kills our children when the service dies, also those of other modules."""
@@ -164,6 +165,7 @@ class Launcher:
             _logger.warning("killed %s (pid %d), left by an earlier run", orphan.name, orphan.pid)
         adopt_orphans()
         await self.guard.start()
+        self._starter = await asyncio.to_thread(find_starter, self._environ.get("PATH"))
         self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
 
     async def close(self) -> None:
@@ -345,6 +347,7 @@ class Launcher:
             port=port,
             speaks_protocol=binary.router_child,
             working_directory=self._working_directory(),
+            starter=self._starter,
             context_size=spec.context_size,
             most_requests=spec.most_requests,
         )

@@ -17,14 +17,15 @@ import contextlib
 import logging
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
     KnownProcess,
@@ -43,7 +44,6 @@ from cyber_inference_tui.llama.health import (
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.records import LogLevel
 
@@ -82,6 +82,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     by_command: bool = False
     """A user's own command starts it; the server may be another program."""
     working_directory: Path | None = None
+    starter: Sequence[str] = ()
+    """That of ``start_child``."""
     context_size: int | None = None
     """Tokens of context, if known."""
     most_requests: int | None = None
@@ -173,7 +175,7 @@ class ServerProcess:
         self._protocol_seen: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._output: PipeProtocol | None = None
+        self._child: ChildProcess | None = None
         self._process_gone: asyncio.Future[None] = loop.create_future()
         """Done when the process itself is gone."""
         self._stopping = False
@@ -195,12 +197,13 @@ class ServerProcess:
     ) -> ServerProcess:
         """Start the process. Raises ``OSError`` if the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
-        await PipeProtocol.spawn(
+        ChildProcess.spawn(
             server,
             launch.argv,
             server._environment,
-            stdin=asyncio.subprocess.PIPE,
-            cwd=launch.working_directory,
+            starter=launch.starter,
+            with_stdin=True,
+            folder=launch.working_directory,
         )
         return server
 
@@ -240,22 +243,22 @@ class ServerProcess:
 
     async def _end_start(self) -> None:
         """Register the processes that were adopted during the start."""
-        if self._output is not None:
+        if self._child is not None:
             with contextlib.suppress(OSError, psutil.Error):
                 await self.processes()
-            self._output.family.loads = False
+            self._child.family.loads = False
 
     async def processes(self) -> tuple[int, ...]:
         """Return the roots of its process trees: itself, and descendants that left its own tree."""
-        if self._output is None:
+        if self._child is None:
             return ()
-        await asyncio.to_thread(self._output.family.look)
-        return self._output.family.roots
+        await asyncio.to_thread(self._child.family.look)
+        return self._child.family.roots
 
     @property
     def strays(self) -> tuple[KnownProcess, ...]:
         """Descendants without its mark, as of the last look."""
-        return () if self._output is None else self._output.family.strays
+        return () if self._child is None else self._child.family.strays
 
     async def wait_settled(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, for the last log line of the load.
@@ -273,8 +276,8 @@ class ServerProcess:
             if self._ready.done():
                 # Stop parsing further lines: nobody waits for a line any more.
                 self._buffers = None
-                if self._output is not None:
-                    self._output.gather()
+                if self._child is not None:
+                    self._child.gather()
         return self._footprint
 
     def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
@@ -286,7 +289,7 @@ class ServerProcess:
             self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
 
     async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
-        if self._output is not None and self._output.family.loads:
+        if self._child is not None and self._child.family.loads:
             await asyncio.sleep(_FIRST_REQUEST)
             await self._end_start()
         try:
@@ -312,8 +315,8 @@ class ServerProcess:
         called at any time, and twice.
         """
         self._stopping = True
-        if self._process_gone.done() and self._output is not None:
-            self._output.clear()
+        if self._process_gone.done() and self._child is not None:
+            self._child.clear()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -347,35 +350,23 @@ class ServerProcess:
         return why, lines[-_EXIT_LOG_LINES:]
 
     def _ask_to_exit(self) -> None:
-        if (
-            self._protocol_seen.done()
-            and self._ready.done()
-            and (stdin := self._stdin()) is not None
-        ):
+        if self._protocol_seen.done() and self._ready.done() and self._child is not None:
             # In this mode SIGTERM alone waits until stdin is closed.
-            stdin.write(_EXIT_COMMAND)
+            self._child.write(_EXIT_COMMAND)
         else:
             self._insist_on_exit()
 
     def _insist_on_exit(self) -> None:
         """Send SIGTERM and close stdin: either suffices for most servers in most states."""
-        if self._output is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._output.transport.send_signal(signal.SIGTERM)
-        if (stdin := self._stdin()) is not None:
-            stdin.close()
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+            self._child.close_stdin()
 
-    def _stdin(self) -> asyncio.WriteTransport | None:
-        if self._output is None:
-            return None
-        pipe = self._output.transport.get_pipe_transport(0)
-        return cast("asyncio.WriteTransport | None", pipe)
-
-    def started(self, output: PipeProtocol) -> None:
-        """Handle the start (called by ``PipeProtocol``, like all methods below)."""
-        self._output = output
-        self.pid = output.family.pid
-        output.family.claim()
+    def started(self, child: ChildProcess) -> None:
+        """Handle the start (called by ``ChildProcess``, like all methods below)."""
+        self._child = child
+        self.pid = child.family.pid
+        child.family.claim()
 
     def received(self, fd: int, data: bytes) -> None:
         """Handle output."""
@@ -385,9 +376,9 @@ class ServerProcess:
         """Handle the exit of the process itself."""
         if not self._process_gone.done():
             self._process_gone.set_result(None)
-        if self._stopping and self._output is not None:
+        if self._stopping and self._child is not None:
             # Do not wait for descendants that hold its pipes open.
-            self._output.clear()
+            self._child.clear()
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
         """Handle the end of the process, its descendants and its output."""
@@ -485,7 +476,7 @@ class ServerProcess:
 
     async def _has_port(self) -> bool:
         """Return whether it certainly listens on its port, by a quick check."""
-        roots = (self.pid,) if self._output is None else self._output.family.roots
+        roots = (self.pid,) if self._child is None else self._child.family.roots
         return await asyncio.to_thread(listens, roots, self._launch.port)
 
     async def _check_port_owner(self) -> None:

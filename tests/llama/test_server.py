@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,26 @@ OBEYS = "while read -r word; do case $word in *:exit) exit 0;; esac; done; exit 
 @pytest.fixture(params=sorted(LOOPS))
 def run(request: pytest.FixtureRequest) -> Run:
     return runner_on(request.param)
+
+
+# Starts
+
+
+def test_a_process_that_nobody_can_wait_for_does_not_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(OSError, match="no thread can be started"):
+            await spawn_shell(f"echo $$ >{tmp_path}/pid; exec sleep 1000")
+        monkeypatch.undo()
+        if (tmp_path / "pid").exists() and (pid := (tmp_path / "pid").read_text()):
+            assert not is_alive(int(pid))
+
+    run(main())
 
 
 # Readiness
