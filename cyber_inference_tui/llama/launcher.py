@@ -11,7 +11,7 @@ import errno
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.load_progress import follow_load
+from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
@@ -401,7 +401,13 @@ class Launcher:
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
             watched = None if watch is None else watch(server.processes)
-            if not await self._wait_ready(server, activity, settings.load_timeout, size, watched):
+            interval = SLOW_INTERVAL if launch.speaks_protocol else INTERVAL
+            reading = follow_load(
+                server.pid, size, activity.files_read, proc=self._proc, interval=interval
+            )
+            if not await self._wait_ready(
+                server, activity, settings.load_timeout, reading, watched
+            ):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
@@ -451,7 +457,7 @@ class Launcher:
         server: ServerProcess,
         activity: _LoadActivity,
         timeout: float,
-        size: int | None,
+        reading: Coroutine[Any, Any, None],
         watched: Awaitable[ModelLoadError | None] | None,
     ) -> bool:
         """Return whether the server became ready before ``timeout`` seconds without a sign of life.
@@ -460,9 +466,7 @@ class Launcher:
         """
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
-        reading = asyncio.ensure_future(
-            follow_load(server.pid, size, activity.files_read, proc=self._proc)
-        )
+        following = asyncio.ensure_future(reading)
         watching = None if watched is None else asyncio.ensure_future(watched)
         awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
@@ -485,7 +489,7 @@ class Launcher:
             ready.result()
             return True
         finally:
-            for task in (work := {ready, reading, *awaited}):
+            for task in (work := {ready, following, *awaited}):
                 task.cancel()
             await asyncio.wait(work)
             if not ready.cancelled():

@@ -60,7 +60,7 @@ _SLOT_CONTEXT = re.compile(rb"(?:n_ctx_slot|new slot, n_ctx) = (\d{1,10})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
-_FIRST_REQUEST = 0.25
+_FIRST_REQUEST = 1.0
 """Seconds after a start that belong to the request that waited for it."""
 _INSIST_AFTER = 2.0
 _EXIT_LOG_LINES = 12
