@@ -400,7 +400,7 @@ class Launcher:
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
-            watched = None if watch is None else watch(server.processes)
+            watched = None if watch is None else watch(server.roots)
             interval = SLOW_INTERVAL if launch.speaks_protocol else INTERVAL
             reading = follow_load(
                 server.pid, size, activity.files_read, proc=self._proc, interval=interval

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import re
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,8 @@ class ServerProcess:
         self._child: ChildProcess | None = None
         self._process_gone: asyncio.Future[None] = loop.create_future()
         """Done when the process itself is gone."""
+        self._listens_itself = False
+        """The process that we started was seen to listen on its port: it is no script."""
         self._stopping = False
         self._last_progress: tuple[str, float | None] | None = None
         """The last stage and progress of its load that it reported."""
@@ -215,10 +217,9 @@ class ServerProcess:
         """
         if self._launch.speaks_protocol:
             await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
-        has_port = False
         if self._protocol_seen.done():
             # llama-server listens before it loads the model: check its port meanwhile.
-            has_port = await self._has_port()
+            self._listens_itself = await self._has_port((self.pid,))
             await _first(self._ready, self._process_gone)
         elif not self._process_gone.done():
             # It does not speak the protocol, or only contains its words.
@@ -233,12 +234,11 @@ class ServerProcess:
             # Processes that it started may still answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
-        if not has_port:
+        if not self._listens_itself:
             await self._check_port_owner()
         if not self._ready.done():
             self._ready.set_result(None)
-        if not has_port:
-            # It may be a script.
+        if not self._listens_itself:
             await self._end_start()
 
     async def _end_start(self) -> None:
@@ -254,6 +254,10 @@ class ServerProcess:
             return ()
         await asyncio.to_thread(self._child.family.look)
         return self._child.family.roots
+
+    async def roots(self) -> tuple[int, ...]:
+        """Do the same, but do not look for descendants if it is no script that started a server."""
+        return (self.pid,) if self._listens_itself else await self.processes()
 
     @property
     def strays(self) -> tuple[KnownProcess, ...]:
@@ -474,13 +478,13 @@ class ServerProcess:
             await self._check_port_owner()
         return answer
 
-    async def _has_port(self) -> bool:
-        """Return whether it certainly listens on its port, by a quick check."""
-        roots = (self.pid,) if self._child is None else self._child.family.roots
+    async def _has_port(self, roots: Iterable[int]) -> bool:
+        """Return whether one of these processes certainly listens on its port: a quick check."""
         return await asyncio.to_thread(listens, roots, self._launch.port)
 
     async def _check_port_owner(self) -> None:
-        if await self._has_port():
+        known = (self.pid,) if self._child is None else self._child.family.roots
+        if await self._has_port(known):
             return
         port, by_command = self._launch.port, self._launch.by_command
         roots = await self.processes()

@@ -89,6 +89,36 @@ def test_ready_and_progress_come_by_the_protocol_and_not_into_the_log(run: Run) 
     run(main())
 
 
+LISTENS = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", PORT))
+print('STATE{"state":"loading"}', flush=True)
+print('STATE{"state":"ready"}', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_only_a_script_is_searched_for_the_processes_of_a_server(
+    run: Run, *, by_script: bool
+) -> None:
+    async def main() -> None:
+        port = PortPool(HOST).take(0)
+        program = LISTENS.replace("PORT", str(port)).replace("STATE", STATE)
+        python = (sys.executable, "-I", "-S", "-c", program)
+        script = ("/bin/sh", "-c", '"$@" <&3 3<&- & wait', "sh", *python)
+        argv = ("/bin/sh", "-c", 'exec "$@" 3<&0', "sh", *(script if by_script else python))
+        child = await spawn(*argv, port=port)
+        await child.server.wait_ready()
+        assert child.server._child is not None
+        # The processes of a script are known now, others a moment later.
+        assert child.server._child.family.loads is not by_script
+        assert await child.server.roots() == (child.server.pid,)
+        await child.server.stop(0.5)
+
+    run(main())
+
+
 def test_the_progress_of_several_stages_is_one(run: Run) -> None:
     async def main() -> None:
         stages = '"stages":["text_model","mmproj_model"]'
