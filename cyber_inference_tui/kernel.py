@@ -56,10 +56,14 @@ def child_pids(pid: int, proc: Path = PROC) -> list[int]:
 
 def _read(path: str) -> bytes:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    content = b""
     try:
-        return os.read(file, _MOST_BYTES)
+        # The kernel returns a long list in pieces.
+        while len(content) < _MOST_BYTES and (piece := os.read(file, _MOST_BYTES)):
+            content += piece
     finally:
         os.close(file)
+    return content
 
 
 def find_prctl() -> Callable[..., int] | None:
