@@ -6,9 +6,11 @@ Each function documents its result without the Linux part: macOS has neither of 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import subprocess
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -29,18 +31,19 @@ def child_pids(pid: int, proc: Path = PROC) -> list[int]:
     Source: ``proc_tid_children(5)``. psutil, which examines every process, replaces it on other
     systems, on kernels without it, and when a thread ends meanwhile.
     """
-    task = proc / str(pid) / "task"
     found: list[int] = []
     whole = True
     try:
-        # A child is listed with the thread that started it.
-        for thread, _ in zip(task.iterdir(), range(_MOST_THREADS), strict=False):
-            try:
-                words = read_file(thread / "children", _MOST_BYTES).split()
-            except OSError:
-                whole = False
-                continue
-            found += [int(one) for one in words if one.isdigit() and len(one) <= _MOST_DIGITS]
+        # A child is listed with the thread that started it. A llama-server has hundreds: without
+        # objects for the paths, this takes a quarter of the time.
+        with os.scandir(f"{proc}/{pid}/task") as threads:
+            for thread in islice(threads, _MOST_THREADS):
+                try:
+                    words = _read(f"{thread.path}/children").split()
+                except OSError:
+                    whole = False
+                    continue
+                found += [int(one) for one in words if one.isdigit() and len(one) <= _MOST_DIGITS]
     except OSError:
         whole = False
     if whole or proc != PROC:
@@ -49,6 +52,18 @@ def child_pids(pid: int, proc: Path = PROC) -> list[int]:
         return [child.pid for child in psutil.Process(pid).children()]
     except (psutil.Error, OSError, ValueError):
         return []
+
+
+def _read(path: str) -> bytes:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    content = b""
+    try:
+        # The kernel returns a long list in pieces.
+        while len(content) < _MOST_BYTES and (piece := os.read(file, _MOST_BYTES)):
+            content += piece
+    finally:
+        os.close(file)
+    return content
 
 
 def find_prctl() -> Callable[..., int] | None:

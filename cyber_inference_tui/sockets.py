@@ -6,6 +6,7 @@ callers document their alternative.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ PROC_NET = Path("/proc/self/net")
 _MOST_BYTES = 16 << 20
 _LOCAL, _REMOTE, _STATE, _INODE = 1, 2, 3, 9
 _LISTEN = b"0A"
+_FEW_LINES = 512
+"""Bytes to read at once. A line has 150."""
 
 
 class TcpSocket(NamedTuple):
@@ -43,6 +46,24 @@ def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
             if len(row) > _INODE
         ]
     return found
+
+
+def listening_inode(host: str, port: int, proc_net: Path = PROC_NET) -> str | None:
+    """Return the inode of a socket that listens on this IPv4 address; ``None`` = there is none.
+
+    Listening sockets are listed first. Reading stops after them, because to list connections the
+    kernel goes through a table that is large even with few of them.
+    """
+    wanted = hex_address(host, port)
+    with contextlib.suppress(OSError), (proc_net / "tcp").open("rb", buffering=_FEW_LINES) as file:
+        file.readline()
+        for line in file:
+            row = line.split()
+            if len(row) <= _INODE or row[_STATE] != _LISTEN:
+                break
+            if row[_LOCAL] == wanted:
+                return row[_INODE].decode("ascii", "replace")
+    return None
 
 
 def hex_address(host: str, port: int) -> bytes:

@@ -23,7 +23,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -186,7 +187,8 @@ class Family:
         may be below init.
         """
         me = psutil.Process()
-        candidates = dict.fromkeys([*me.children(recursive=True), *self._known])
+        others = {one.pid for one in tuple(self._claimants) if one is not self}
+        candidates = dict.fromkeys([*_below(me.pid, others), *self._known])
         if everywhere:
             candidates |= dict.fromkeys(one for one in psutil.process_iter() if one != me)
         found: dict[int, psutil.Process] = {}
@@ -275,6 +277,22 @@ def sweep(mark: str, known: Iterable[KnownProcess], timeout: float) -> KillResul
         return [process for process in found if process.pid not in spared]
 
     return _end_all(find, timeout)
+
+
+def _below(pid: int, spared: Collection[int]) -> Iterator[psutil.Process]:
+    """Yield the descendants of a process, parents first, except those of ``spared``.
+
+    psutil examines every process of the machine for that.
+    """
+    waiting = deque(child_pids(pid))
+    seen = set(spared)
+    while waiting:
+        if (one := waiting.popleft()) in seen:
+            continue
+        seen.add(one)
+        with contextlib.suppress(psutil.Error):
+            yield psutil.Process(one)
+            waiting += child_pids(one)
 
 
 def _has_mark(process: psutil.Process, mark: str) -> bool:

@@ -13,14 +13,17 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cyber_inference_tui.descriptors import LIMITS_AT_START
-from cyber_inference_tui.kernel import find_prctl
+from cyber_inference_tui.kernel import PROC, find_prctl
 from cyber_inference_tui.llama import descendants
 from cyber_inference_tui.llama.descendants import GUARD, MARK, KnownProcess
 from cyber_inference_tui.llama.failure import describe_exit
@@ -30,6 +33,7 @@ _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _OOM_RAISE = 200
 _OOM_MOST = 1000
 _RESTART_PAUSE_MOST = 60.0
+_STARTER_LIMIT = 5.0
 
 # "kill -KILL -- -N" fails in dash, which is /bin/sh in Debian: "-s" is portable.
 GUARD_SCRIPT = """
@@ -159,20 +163,65 @@ class ProcessGuard:
             await process.wait()
 
 
-def prepare_child() -> Callable[[], None]:
-    """Return the function that a child runs before exec.
+def find_starter(path: str | None) -> tuple[str, ...]:
+    """Return the beginning of a command line that has the kernel kill the program with its parent.
 
-    It asks the kernel to kill the child when this process dies, and rather than this process when
-    memory runs out. It also restores the limit of open files that this process started with. The
-    first two exist on Linux only (prctl(2), proc_pid_oom_score_adj(5)). The parent may have died
-    between fork and prctl, so the child checks that.
+    It is setpriv(1) of util-linux 2.33 or later, looked up in ``path``, a ``PATH``. Empty = it is
+    not there. Blocks.
+    """
+    if find_prctl() is None or (program := shutil.which("setpriv", path=path)) is None:
+        return ()
+    starter = (program, "--pdeathsig", "KILL", "--")
+    try:
+        done = subprocess.run(
+            [*starter, "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_STARTER_LIMIT,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return starter if done.returncode == 0 else ()
+
+
+def start_child(
+    argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own that dies with this process. Raises ``OSError``.
+
+    The kernel kills the child when this process dies, and rather than this process when memory runs
+    out. The child gets the limit of open files that this process started with. The first two exist
+    on Linux only (prctl(2), proc_pid_oom_score_adj(5)).
+
+    The request to be killed must come from the child itself. To run code there before its program,
+    this process has to be copied, which takes a tenth of the time in which a small model loads. A
+    ``starter`` (``find_starter``) does it without a copy, but cannot explain why the program does
+    not run, so a program that is not there is started without. If this process dies before it has
+    asked, the guard finds the child by its mark. ``options`` are further ones of
+    ``subprocess.Popen``.
+    """
+    options["start_new_session"] = True
+    if not starter or not os.access(argv[0], os.X_OK):
+        return subprocess.Popen(argv, preexec_fn=_prepare_child(), **options)  # noqa: PLW1509 - it takes no lock
+    process = subprocess.Popen([*starter, *argv], **options)
+    if (set_limits := getattr(resource, "prlimit", None)) is not None:
+        with contextlib.suppress(OSError):
+            set_limits(process.pid, resource.RLIMIT_NOFILE, LIMITS_AT_START)
+    with contextlib.suppress(OSError):
+        (PROC / str(process.pid) / "oom_score_adj").write_bytes(_oom_score())
+    return process
+
+
+def _prepare_child() -> Callable[[], None]:
+    """Return the function that a copy of this process runs before its program.
+
+    The parent may have died between fork and prctl, so the child checks that.
     """
     prctl = find_prctl()
     parent = os.getpid()
-    score = b""
-    with contextlib.suppress(OSError, ValueError):
-        own = int(_OOM_SCORE.read_bytes())
-        score = b"%d" % min(_OOM_MOST, own + _OOM_RAISE)
+    score = _oom_score()
 
     def prepare() -> None:
         if prctl is not None:
@@ -186,3 +235,10 @@ def prepare_child() -> Callable[[], None]:
             os.write(os.open(_OOM_SCORE, os.O_WRONLY | os.O_CLOEXEC), score)
 
     return prepare
+
+
+def _oom_score() -> bytes:
+    """Return the ``oom_score_adj`` of children; empty on systems without it."""
+    with contextlib.suppress(OSError, ValueError):
+        return b"%d" % min(_OOM_MOST, int(_OOM_SCORE.read_bytes()) + _OOM_RAISE)
+    return b""

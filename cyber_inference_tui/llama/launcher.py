@@ -11,7 +11,7 @@ import errno
 import itertools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
     child_environment,
@@ -31,9 +32,9 @@ from cyber_inference_tui.llama.command import (
 )
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
-from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.load_progress import follow_load
+from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
@@ -42,7 +43,6 @@ from cyber_inference_tui.llama.need_estimate import (
 )
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
-from cyber_inference_tui.llama.pipe_protocol import KILL_TIMEOUT
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
@@ -154,6 +154,7 @@ class Launcher:
         self._ports = PortPool(SERVER_HOST)
         self._servers: dict[int, ServerProcess] = {}
         self._keeper: asyncio.Task[None] | None = None
+        self._starter: tuple[str, ...] = ()
         self._storages = Storages()
         self.guard = ProcessGuard(pids.mark)
         """Kills our children when the service dies, also those of other modules."""
@@ -164,6 +165,7 @@ class Launcher:
             _logger.warning("killed %s (pid %d), left by an earlier run", orphan.name, orphan.pid)
         adopt_orphans()
         await self.guard.start()
+        self._starter = await asyncio.to_thread(find_starter, self._environ.get("PATH"))
         self._keeper = asyncio.create_task(self._keep(), name="keep descendants")
 
     async def close(self) -> None:
@@ -211,9 +213,9 @@ class Launcher:
 
         Raises ``NoLlamaServerError`` if there is no server to start.
         """
-        if spec.command:
+        binary = await self._binary_for(spec)
+        if binary is None:
             return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
-        binary = await asyncio.to_thread(self._find_binary)
         return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
@@ -269,8 +271,7 @@ class Launcher:
             raise ModelLoadError(
                 f"{spec.model_id} cannot be loaded: {spec.problem.rstrip('.')}.", needs_person=True
             )
-        await self._check_storage(spec)
-        binary = None if spec.command else await asyncio.to_thread(self._find_binary)
+        binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
         while True:
             port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
@@ -301,6 +302,9 @@ class Launcher:
                 return server
             finally:
                 mark.close()
+
+    async def _binary_for(self, spec: ServerSpec) -> LlamaBinary | None:
+        return None if spec.command else await asyncio.to_thread(self._find_binary)
 
     async def _check_storage(self, spec: ServerSpec) -> None:
         """Raise ``ModelLoadError`` if the files' storage hangs: other loads would have to wait."""
@@ -343,6 +347,7 @@ class Launcher:
             port=port,
             speaks_protocol=binary.router_child,
             working_directory=self._working_directory(),
+            starter=self._starter,
             context_size=spec.context_size,
             most_requests=spec.most_requests,
         )
@@ -395,8 +400,14 @@ class Launcher:
         self._pids.add(server.pid, launch.name)
         server.exited.add_done_callback(lambda _: self._gone(server))
         try:
-            watched = None if watch is None else watch(server.processes)
-            if not await self._wait_ready(server, activity, settings.load_timeout, size, watched):
+            watched = None if watch is None else watch(server.roots)
+            interval = SLOW_INTERVAL if launch.speaks_protocol else INTERVAL
+            reading = follow_load(
+                server.pid, size, activity.files_read, proc=self._proc, interval=interval
+            )
+            if not await self._wait_ready(
+                server, activity, settings.load_timeout, reading, watched
+            ):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
@@ -446,7 +457,7 @@ class Launcher:
         server: ServerProcess,
         activity: _LoadActivity,
         timeout: float,
-        size: int | None,
+        reading: Coroutine[Any, Any, None],
         watched: Awaitable[ModelLoadError | None] | None,
     ) -> bool:
         """Return whether the server became ready before ``timeout`` seconds without a sign of life.
@@ -455,9 +466,7 @@ class Launcher:
         """
         loop = asyncio.get_running_loop()
         ready = asyncio.ensure_future(server.wait_ready())
-        reading = asyncio.ensure_future(
-            follow_load(server.pid, size, activity.files_read, proc=self._proc)
-        )
+        following = asyncio.ensure_future(reading)
         watching = None if watched is None else asyncio.ensure_future(watched)
         awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
         try:
@@ -480,7 +489,7 @@ class Launcher:
             ready.result()
             return True
         finally:
-            for task in (work := {ready, reading, *awaited}):
+            for task in (work := {ready, following, *awaited}):
                 task.cancel()
             await asyncio.wait(work)
             if not ready.cancelled():

@@ -17,7 +17,10 @@ import psutil
 
 from cyber_inference_tui.kernel import PROC, child_pids
 
-_INTERVAL = 0.25
+INTERVAL = 0.25
+"""Seconds between two looks."""
+SLOW_INTERVAL = 1.0
+"""The same for a server that reports its progress itself."""
 _MOST = 0.99
 """The last percent is reserved for the report of the server itself."""
 _STEP = 1 << 20
@@ -86,15 +89,16 @@ async def follow_load(
     moved: Callable[[float | None], None],
     *,
     proc: Path = PROC,
-    interval: float = _INTERVAL,
+    interval: float = INTERVAL,
 ) -> None:
     """Call ``moved`` as the process reads on, until cancelled.
 
     The argument is the share of ``size`` bytes (0 to 0.99, only rising), or ``None`` if the size is
-    unknown. Returns at once on a system without such counts.
+    unknown. Returns on a system without such counts.
     """
     reported = BytesRead(0, 0, 0)
     while True:
+        await asyncio.sleep(interval)
         # In a thread: the kernel may hold up the reader while the process starts its program.
         now = await asyncio.to_thread(bytes_read, pid, proc)
         if now is None:
@@ -102,4 +106,3 @@ async def follow_load(
         if any(new >= old + _STEP for new, old in zip(now, reported, strict=True)):
             reported = BytesRead(*map(max, now, reported))
             moved(min(_MOST, max(reported) / size) if size else None)
-        await asyncio.sleep(interval)

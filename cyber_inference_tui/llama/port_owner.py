@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 
 from cyber_inference_tui.kernel import PROC
-from cyber_inference_tui.sockets import hex_address, tcp_sockets
+from cyber_inference_tui.sockets import hex_address, listening_inode, tcp_sockets
 from cyber_inference_tui.text import clean_line
 
 _ADDRESSES = ("127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "::")
@@ -36,6 +36,15 @@ class _Process(NamedTuple):
     session: int
     started: int
     """Clock ticks since boot."""
+
+
+def listens(pids: Iterable[int], port: int, proc: Path = PROC) -> bool:
+    """Return whether one of the processes certainly listens on ``port`` of 127.0.0.1. Blocks.
+
+    ``False`` = only ``foreign_listener`` can tell. This takes a tenth of its time.
+    """
+    inode = listening_inode("127.0.0.1", port, proc / "self/net")
+    return inode is not None and bool(_holders(pids, frozenset({inode}), proc))
 
 
 def foreign_listener(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cyber_inference_tui.llama.descendants import MARK, Family, marked, signal_group
-from cyber_inference_tui.llama.guard import GUARD_SCRIPT, prepare_child
+from cyber_inference_tui.llama.guard import GUARD_SCRIPT, start_child
 
 _POLL = 0.2
 """Seconds between two looks at whether the program has ended, or has to end."""
@@ -46,15 +46,13 @@ def run_program(
     """
     deadline = time.monotonic() + time_limit
     environment = marked(environ)
-    process = subprocess.Popen(
-        list(command),
+    process = start_child(
+        [str(word) for word in command],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
-        start_new_session=True,
-        preexec_fn=prepare_child(),  # noqa: PLW1509 - it takes no lock
     )
     _running.add(process)
     family = Family(process.pid, environment[MARK])

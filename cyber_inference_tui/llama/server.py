@@ -17,14 +17,15 @@ import contextlib
 import logging
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
     KnownProcess,
@@ -43,8 +44,7 @@ from cyber_inference_tui.llama.health import (
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
-from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
-from cyber_inference_tui.llama.port_owner import foreign_listener
+from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -60,6 +60,8 @@ _SLOT_CONTEXT = re.compile(rb"(?:n_ctx_slot|new slot, n_ctx) = (\d{1,10})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
+_FIRST_REQUEST = 1.0
+"""Seconds after a start that belong to the request that waited for it."""
 _INSIST_AFTER = 2.0
 _EXIT_LOG_LINES = 12
 _DIAGNOSED_LINES = 400
@@ -80,6 +82,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     by_command: bool = False
     """A user's own command starts it; the server may be another program."""
     working_directory: Path | None = None
+    starter: Sequence[str] = ()
+    """That of ``start_child``."""
     context_size: int | None = None
     """Tokens of context, if known."""
     most_requests: int | None = None
@@ -171,9 +175,11 @@ class ServerProcess:
         self._protocol_seen: asyncio.Future[None] = loop.create_future()
         self._listening = asyncio.Event()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._output: PipeProtocol | None = None
+        self._child: ChildProcess | None = None
         self._process_gone: asyncio.Future[None] = loop.create_future()
         """Done when the process itself is gone."""
+        self._listens_itself = False
+        """The process that we started was seen to listen on its port: it is no script."""
         self._stopping = False
         self._last_progress: tuple[str, float | None] | None = None
         """The last stage and progress of its load that it reported."""
@@ -193,12 +199,13 @@ class ServerProcess:
     ) -> ServerProcess:
         """Start the process. Raises ``OSError`` if the program cannot be run."""
         server = cls(launch, log=log, progress=progress)
-        await PipeProtocol.spawn(
+        ChildProcess.spawn(
             server,
             launch.argv,
             server._environment,
-            stdin=asyncio.subprocess.PIPE,
-            cwd=launch.working_directory,
+            starter=launch.starter,
+            with_stdin=True,
+            folder=launch.working_directory,
         )
         return server
 
@@ -211,6 +218,8 @@ class ServerProcess:
         if self._launch.speaks_protocol:
             await _first(self._protocol_seen, self._process_gone, timeout=_PROTOCOL_SILENCE)
         if self._protocol_seen.done():
+            # llama-server listens before it loads the model: check its port meanwhile.
+            self._listens_itself = await self._has_port((self.pid,))
             await _first(self._ready, self._process_gone)
         elif not self._process_gone.done():
             # It does not speak the protocol, or only contains its words.
@@ -225,26 +234,35 @@ class ServerProcess:
             # Processes that it started may still answer, but not for long.
             await asyncio.wait({self.exited})
             raise ServerExitedError(self.exited.result())
-        await self._check_port_owner()
+        if not self._listens_itself:
+            await self._check_port_owner()
         if not self._ready.done():
             self._ready.set_result(None)
-        if self._output is not None:
+        if not self._listens_itself:
+            await self._end_start()
+
+    async def _end_start(self) -> None:
+        """Register the processes that were adopted during the start."""
+        if self._child is not None:
             with contextlib.suppress(OSError, psutil.Error):
-                # Register the processes that were adopted during the start.
                 await self.processes()
-            self._output.family.loads = False
+            self._child.family.loads = False
 
     async def processes(self) -> tuple[int, ...]:
         """Return the roots of its process trees: itself, and descendants that left its own tree."""
-        if self._output is None:
+        if self._child is None:
             return ()
-        await asyncio.to_thread(self._output.family.look)
-        return self._output.family.roots
+        await asyncio.to_thread(self._child.family.look)
+        return self._child.family.roots
+
+    async def roots(self) -> tuple[int, ...]:
+        """Do the same, but do not look for descendants if it is no script that started a server."""
+        return (self.pid,) if self._listens_itself else await self.processes()
 
     @property
     def strays(self) -> tuple[KnownProcess, ...]:
         """Descendants without its mark, as of the last look."""
-        return () if self._output is None else self._output.family.strays
+        return () if self._child is None else self._child.family.strays
 
     async def wait_settled(self, timeout: float) -> None:
         """Wait, at most ``timeout`` seconds, for the last log line of the load.
@@ -262,8 +280,8 @@ class ServerProcess:
             if self._ready.done():
                 # Stop parsing further lines: nobody waits for a line any more.
                 self._buffers = None
-                if self._output is not None:
-                    self._output.gather()
+                if self._child is not None:
+                    self._child.gather()
         return self._footprint
 
     def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
@@ -275,6 +293,9 @@ class ServerProcess:
             self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
 
     async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
+        if self._child is not None and self._child.family.loads:
+            await asyncio.sleep(_FIRST_REQUEST)
+            await self._end_start()
         try:
             await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
@@ -298,8 +319,8 @@ class ServerProcess:
         called at any time, and twice.
         """
         self._stopping = True
-        if self._process_gone.done() and self._output is not None:
-            self._output.clear()
+        if self._process_gone.done() and self._child is not None:
+            self._child.clear()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -333,35 +354,23 @@ class ServerProcess:
         return why, lines[-_EXIT_LOG_LINES:]
 
     def _ask_to_exit(self) -> None:
-        if (
-            self._protocol_seen.done()
-            and self._ready.done()
-            and (stdin := self._stdin()) is not None
-        ):
+        if self._protocol_seen.done() and self._ready.done() and self._child is not None:
             # In this mode SIGTERM alone waits until stdin is closed.
-            stdin.write(_EXIT_COMMAND)
+            self._child.write(_EXIT_COMMAND)
         else:
             self._insist_on_exit()
 
     def _insist_on_exit(self) -> None:
         """Send SIGTERM and close stdin: either suffices for most servers in most states."""
-        if self._output is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._output.transport.send_signal(signal.SIGTERM)
-        if (stdin := self._stdin()) is not None:
-            stdin.close()
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+            self._child.close_stdin()
 
-    def _stdin(self) -> asyncio.WriteTransport | None:
-        if self._output is None:
-            return None
-        pipe = self._output.transport.get_pipe_transport(0)
-        return cast("asyncio.WriteTransport | None", pipe)
-
-    def started(self, output: PipeProtocol) -> None:
-        """Handle the start (called by ``PipeProtocol``, like all methods below)."""
-        self._output = output
-        self.pid = output.family.pid
-        output.family.claim()
+    def started(self, child: ChildProcess) -> None:
+        """Handle the start (called by ``ChildProcess``, like all methods below)."""
+        self._child = child
+        self.pid = child.family.pid
+        child.family.claim()
 
     def received(self, fd: int, data: bytes) -> None:
         """Handle output."""
@@ -371,9 +380,9 @@ class ServerProcess:
         """Handle the exit of the process itself."""
         if not self._process_gone.done():
             self._process_gone.set_result(None)
-        if self._stopping and self._output is not None:
+        if self._stopping and self._child is not None:
             # Do not wait for descendants that hold its pipes open.
-            self._output.clear()
+            self._child.clear()
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
         """Handle the end of the process, its descendants and its output."""
@@ -469,7 +478,14 @@ class ServerProcess:
             await self._check_port_owner()
         return answer
 
+    async def _has_port(self, roots: Iterable[int]) -> bool:
+        """Return whether one of these processes certainly listens on its port: a quick check."""
+        return await asyncio.to_thread(listens, roots, self._launch.port)
+
     async def _check_port_owner(self) -> None:
+        known = (self.pid,) if self._child is None else self._child.family.roots
+        if await self._has_port(known):
+            return
         port, by_command = self._launch.port, self._launch.by_command
         roots = await self.processes()
         who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)

@@ -6,9 +6,9 @@ import asyncio
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import KillResult, marked, signal_group
 from cyber_inference_tui.llama.log_lines import LineSplitter
-from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
 
 _RESULT_LIMIT = 1 << 16
 
@@ -39,7 +39,7 @@ class InstallerProcess:
     ) -> InstallerProcess:
         """Start the process in a session of its own; raises ``OSError``."""
         process = cls(on_lines)
-        await PipeProtocol.spawn(process, argv, marked(environ), stdin=asyncio.subprocess.DEVNULL)
+        ChildProcess.spawn(process, argv, marked(environ))
         return process
 
     @property
@@ -63,23 +63,23 @@ class InstallerProcess:
         if not self._is_gone:
             signal_group(self.pid, number)
 
-    def started(self, output: PipeProtocol) -> None:
-        """Called by ``PipeProtocol`` when the process runs."""
-        self.pid = output.family.pid
+    def started(self, child: ChildProcess) -> None:
+        """Called by ``ChildProcess`` when the process runs."""
+        self.pid = child.family.pid
 
     def received(self, fd: int, data: bytes) -> None:
-        """Called by ``PipeProtocol`` for each piece of output."""
+        """Called by ``ChildProcess`` for each piece of output."""
         if fd == 1:
             self._result += data[: _RESULT_LIMIT - len(self._result)]
         else:
             self._on_lines(self._splitter.feed(data).splitlines())
 
     def left(self) -> None:
-        """Called by ``PipeProtocol`` when the process is gone; its descendants may still run."""
+        """Called by ``ChildProcess`` when the process is gone; its descendants may still run."""
         self._is_gone = True
 
     def ended(self, returncode: int, descendants: KillResult) -> None:
-        """Called by ``PipeProtocol`` when all descendants are gone and the pipes are drained."""
+        """Called by ``ChildProcess`` when all descendants are gone and the pipes are drained."""
         self._on_lines(self._splitter.flush().splitlines())
         if not self.exited.done():
             self.exited.set_result(returncode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,11 +32,21 @@ port = int(words[words.index("--port") + 1])
 number = len(os.listdir(folder))
 open(os.path.join(folder, str(number)), "w").close()
 signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+def report(state):
+    if "LLAMA_SERVER_ROUTER_PORT" in os.environ:
+        print('cmd_child_to_router:state:{"state":"' + state + '"}', flush=True)
 if number < slow_starts:
-    print("not yet at", port, flush=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    report("loading")
+    print("not yet at", port, "by", os.getpid(), flush=True)
+    if "LLAMA_SERVER_ROUTER_PORT" in os.environ:
+        signal.sigwait({signal.SIGUSR1})
+        report("ready")
 else:
     listener = socket.create_server(("127.0.0.1", port))
+    report("loading")
     print("listening at", port, flush=True)
+    report("ready")
     while True:
         connection, _ = listener.accept()
         request = connection.recv(1000)
@@ -53,7 +64,9 @@ while True:
 class Starts:
     """A model whose server is a script, with its output and the ports of its starts."""
 
-    def __init__(self, folder: Path, *, by_command: bool, slow: int) -> None:
+    def __init__(
+        self, folder: Path, *, by_command: bool, slow: int, protocol: bool = False
+    ) -> None:
         script = folder / "child.py"
         script.write_text(CHILD)
         self.folder = folder / "starts"
@@ -64,6 +77,7 @@ class Starts:
         self._program.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n')
         self._program.chmod(0o755)
         command = (*words, "--port", "{port}") if by_command else ()
+        self._protocol = protocol
         own = ModelSettings(command=command)
         self.model = LocalModel(id="m", path=folder / "m.gguf", settings=own)
         self._new_lines = asyncio.Event()
@@ -71,7 +85,7 @@ class Starts:
         self.log.listeners.append(lambda _: self._new_lines.set())
 
     def _binary(self) -> LlamaBinary:
-        return LlamaBinary(path=self._program, version="script")
+        return LlamaBinary(path=self._program, version="script", router_child=self._protocol)
 
     @property
     def log(self) -> Log:
@@ -80,6 +94,11 @@ class Starts:
     @property
     def count(self) -> int:
         return len(list(self.folder.iterdir()))
+
+    async def not_yet(self) -> tuple[int, int]:
+        """Return the port and the pid of the next start that does not listen."""
+        port, _, pid = (await self.wait_for("not yet at ")).split()
+        return int(port), int(pid)
 
     async def wait_for(self, beginning: str) -> str:
         """Return the rest of the next line with this beginning."""
@@ -127,7 +146,7 @@ Make = Callable[[int], Starts]
 async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: bytes) -> None:
     starts, foreign = make(1), Foreign(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
-    port = int(await starts.wait_for("not yet at "))
+    port, _ = await starts.not_yet()
     async with foreign.at(port), asyncio.timeout(LIMIT):
         server = await launch
         assert server.port != port
@@ -138,12 +157,26 @@ async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: byte
     assert starts.room.recorded() == []
 
 
+async def test_a_report_of_readiness_does_not_make_up_for_the_port(tmp_path: Path) -> None:
+    starts, foreign = Starts(tmp_path, by_command=False, slow=1, protocol=True), Foreign(OK)
+    launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
+    port, pid = await starts.not_yet()
+    async with foreign.at(port), asyncio.timeout(LIMIT):
+        os.kill(pid, signal.SIGUSR1)
+        server = await launch
+        assert server.port != port
+        assert starts.count == 2
+        assert foreign.asked == []
+        await server.stop(0.2)
+    assert starts.room.recorded() == []
+
+
 async def test_ports_that_others_take_each_time_are_a_failed_load(make: Make) -> None:
     starts, foreign = make(9), Foreign(OK)
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.2))
-    first = int(await starts.wait_for("not yet at "))
-    async with foreign.at(first), foreign.at(int(await starts.wait_for("not yet at "))):
-        last = int(await starts.wait_for("not yet at "))
+    first, _ = await starts.not_yet()
+    async with foreign.at(first), foreign.at((await starts.not_yet())[0]):
+        last, _ = await starts.not_yet()
         async with foreign.at(last), asyncio.timeout(LIMIT):
             with pytest.raises(ModelLoadError) as error:
                 await launch
@@ -158,7 +191,7 @@ async def test_ports_that_others_take_each_time_are_a_failed_load(make: Make) ->
 async def test_a_cancelled_load_does_not_go_on_at_another_port(make: Make) -> None:
     starts, foreign = make(9), Foreign(OK)
     launch = asyncio.ensure_future(starts.room.launch(starts.model, stop_timeout=0.5))
-    async with foreign.at(int(await starts.wait_for("not yet at "))):
+    async with foreign.at((await starts.not_yet())[0]):
         # It is being stopped, to try another port.
         await starts.wait_for("asked to end")
         launch.cancel()

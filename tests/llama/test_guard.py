@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.descriptors import LIMITS_AT_START
+from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.llama.guard import ProcessGuard, find_starter, start_child
 from tests.llama.children import wait_gone
-from tests.waiting import is_alive
+from tests.waiting import eventually, is_alive
 
 
 @pytest.fixture
@@ -80,7 +84,9 @@ async def test_without_a_start_it_does_nothing() -> None:
 
 OWNER = """
 import asyncio, subprocess, sys
-from cyber_inference_tui.llama.guard import ProcessGuard
+from cyber_inference_tui.descriptors import LIMITS_AT_START
+from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.llama.guard import ProcessGuard, find_starter, start_child
 
 async def main():
     guard = ProcessGuard()
@@ -111,3 +117,87 @@ def test_however_its_owner_ends_the_watched_end_and_so_does_the_guard(end: str) 
         owner.communicate()
     assert wait_gone(child)
     assert wait_gone(guard)
+
+
+def write(path: Path, text: str, *, mode: int) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+STARTER = find_starter(os.defpath)
+STARTERS = pytest.mark.parametrize(
+    "starter",
+    [
+        (),
+        pytest.param(
+            STARTER, marks=pytest.mark.skipif(not STARTER, reason="setpriv is too old or missing")
+        ),
+    ],
+    ids=["copied", "setpriv"],
+)
+PARENT = """
+import sys
+from cyber_inference_tui.llama.guard import start_child
+child = start_child(["/bin/sleep", "1000"], starter=sys.argv[1:])
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@STARTERS
+def test_a_child_dies_with_its_parent(starter: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, *starter],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        # After this the request to be killed has been made.
+        eventually(lambda: (PROC / str(child) / "comm").read_text() == "sleep\n")
+        parent.kill()
+    assert wait_gone(child)
+
+
+@STARTERS
+def test_a_child_has_the_first_limit_of_files_and_is_first_to_die_without_memory(
+    starter: tuple[str, ...],
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512) - 1, hard))
+    try:
+        with start_child(
+            ["/bin/sh", "-c", "read word; ulimit -n; cat /proc/$$/oom_score_adj"],
+            starter=starter,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child:
+            assert os.getsid(child.pid) == child.pid
+            output, _ = child.communicate(b"go\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limit, score = map(int, output.split())
+    assert limit == LIMITS_AT_START[0]
+    assert score == min(1000, int((PROC / "self/oom_score_adj").read_text()) + 200)
+
+
+@STARTERS
+def test_why_a_program_does_not_run_is_always_known(
+    starter: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        start_child([str(tmp_path / "none")], starter=starter)
+    plain = write(tmp_path / "plain", "", mode=0o644)
+    with pytest.raises(PermissionError):
+        start_child([str(plain)], starter=starter)
+
+
+def test_other_programs_of_that_name_are_not_used(tmp_path: Path) -> None:
+    assert find_starter(str(tmp_path)) == ()
+    # busybox has a setpriv without that option.
+    write(tmp_path / "setpriv", "#!/bin/sh\nexit 1\n", mode=0o755)
+    assert find_starter(str(tmp_path)) == ()
+    write(tmp_path / "setpriv", "not a program", mode=0o755)
+    assert find_starter(str(tmp_path)) == ()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.port_owner import foreign_listener
+from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from tests.llama.children import HOST
 from tests.without_linux import run_without_linux
 
@@ -80,6 +80,37 @@ def test_the_server_itself(start: Start, by_command: bool, address: str) -> None
     other = start(*SHELL, "read -r word")
     listener_name = foreign_listener(port, [other.pid], by_command=by_command)
     assert listener_name == f"{Path(sys.executable).name} (pid {server.pid})"
+
+
+def test_the_quick_check_is_sure_of_a_process_that_listens_itself(
+    start: Start, tmp_path: Path
+) -> None:
+    server, other = start(*PYTHON, HOST, "0"), start(*PYTHON, "::", "0")
+    port, other_port = server.port, other.port
+    assert listens([server.pid], port)
+    assert listens([other.pid, server.pid], port)
+    # Another process, another address, no process, a system without a list: not sure.
+    assert not listens([other.pid], port)
+    assert not listens([other.pid], other_port)
+    assert not listens([], port)
+    assert not listens([server.pid], port, tmp_path)
+
+
+def test_the_quick_check_reads_no_connections(tmp_path: Path) -> None:
+    def row(port: int, state: str, inode: int) -> str:
+        return f"   0: 0100007F:{port:04X} 00000000:0000 {state} 0:0 0:0 0 0 0 {inode} 1\n"
+
+    (tmp_path / "self/net").mkdir(parents=True)
+    fd = tmp_path / "7/fd"
+    fd.mkdir(parents=True)
+    for number, inode in enumerate((71, 72)):
+        (fd / str(number)).symlink_to(f"socket:[{inode}]")
+    # A socket that listens is never after a connection.
+    table = row(80, "0A", 71) + row(90, "01", 70) + row(91, "0A", 72)
+    (tmp_path / "self/net/tcp").write_text(f"  sl local_address …\n{table}")
+    assert listens([7], 80, tmp_path)
+    assert not listens([7], 90, tmp_path)
+    assert not listens([7], 91, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner_on(request.param)
 
 
+# Starts
+
+
+def test_a_process_that_nobody_can_wait_for_does_not_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(OSError, match="no thread can be started"):
+            await spawn_shell(f"echo $$ >{tmp_path}/pid; exec sleep 1000")
+        monkeypatch.undo()
+        if (tmp_path / "pid").exists() and (pid := (tmp_path / "pid").read_text()):
+            assert not is_alive(int(pid))
+
+    run(main())
+
+
 # Readiness
 
 
@@ -64,6 +85,36 @@ def test_ready_and_progress_come_by_the_protocol_and_not_into_the_log(run: Run) 
         assert child.progress == [None, 0.4, 1.0]
         assert await child.server.stop(20) == 0
         assert child.lines == ["a log line"]
+
+    run(main())
+
+
+LISTENS = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", PORT))
+print('STATE{"state":"loading"}', flush=True)
+print('STATE{"state":"ready"}', flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_only_a_script_is_searched_for_the_processes_of_a_server(
+    run: Run, *, by_script: bool
+) -> None:
+    async def main() -> None:
+        port = PortPool(HOST).take(0)
+        program = LISTENS.replace("PORT", str(port)).replace("STATE", STATE)
+        python = (sys.executable, "-I", "-S", "-c", program)
+        script = ("/bin/sh", "-c", '"$@" <&3 3<&- & wait', "sh", *python)
+        argv = ("/bin/sh", "-c", 'exec "$@" 3<&0', "sh", *(script if by_script else python))
+        child = await spawn(*argv, port=port)
+        await child.server.wait_ready()
+        assert child.server._child is not None
+        # The processes of a script are known now, others a moment later.
+        assert child.server._child.family.loads is not by_script
+        assert await child.server.roots() == (child.server.pid,)
+        await child.server.stop(0.5)
 
     run(main())
 

@@ -1,14 +1,19 @@
-"""Passes the output and the end of a subprocess, and of all its descendants, to its owner."""
+"""Runs a child, and passes its output and its end, with all its descendants, to its owner."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import signal
+import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -19,7 +24,7 @@ from cyber_inference_tui.llama.descendants import (
     KnownProcess,
     signal_group,
 )
-from cyber_inference_tui.llama.guard import prepare_child
+from cyber_inference_tui.llama.guard import start_child
 from cyber_inference_tui.llama.output_pipe import OutputPipe
 
 KILL_TIMEOUT = 10.0
@@ -43,7 +48,7 @@ async def wait_killed(exited: asyncio.Future[int], pid: int) -> int:
 class ProcessOwner(Protocol):
     """The owner of a subprocess."""
 
-    def started(self, output: PipeProtocol) -> None:
+    def started(self, child: ChildProcess) -> None:
         """Handle the start of the process."""
 
     def received(self, fd: int, data: bytes) -> None:
@@ -60,81 +65,116 @@ class ProcessOwner(Protocol):
         """
 
 
-class PipeProtocol(asyncio.SubprocessProtocol):
-    """Passes a subprocess's output and end to ``listener``, and kills its remaining descendants.
+class ChildProcess:
+    """A child in a session of its own, whose output and end are passed to ``owner``.
 
-    ``mark`` is the mark in the subprocess's environment. Its output comes by our own pipes, because
-    those of uvloop are sockets: a socket holds some hundred lines, and counts each as a kilobyte.
+    Its remaining descendants are killed. It is started by ``subprocess``, not by the event loop:
+    uvloop copies this process for a start, and its pipes are sockets, which hold some hundred lines
+    and count each as a kilobyte.
     """
 
-    def __init__(self, listener: ProcessOwner, mark: str) -> None:
-        self._listener = listener
-        self._mark = mark
+    def __init__(self, owner: ProcessOwner) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
         self._drained = False
         self._has_left = False
         self._orphans: tuple[KnownProcess, ...] = ()
         self._clearing: asyncio.Task[KillResult] | None = None
         self._pipes: tuple[OutputPipe, ...] = ()
-        self.transport: asyncio.SubprocessTransport
+        self._process: subprocess.Popen[bytes]
         self.family: Family
 
     @classmethod
-    async def spawn(
+    def spawn(
         cls,
-        listener: ProcessOwner,
+        owner: ProcessOwner,
         argv: Sequence[str],
         environment: Mapping[str, str],
-        **options: Any,
+        *,
+        starter: Sequence[str] = (),
+        with_stdin: bool = False,
+        folder: Path | None = None,
     ) -> None:
-        """Start a process in a session of its own. Raises ``OSError`` if it cannot be run.
+        """Start a process. Raises ``OSError`` if it cannot be run.
 
-        ``environment`` has its mark; ``options`` are further ones of ``subprocess.Popen``.
+        ``environment`` has its mark, ``starter`` is that of ``start_child``.
         """
-        protocol = cls(listener, environment[MARK])
+        child = cls(owner)
         try:
             for fd in (1, 2):
-                received = partial(listener.received, fd)
-                protocol._pipes += (OutputPipe(received, protocol._drain_if_over),)
-            stdout, stderr = protocol._pipes
-            await asyncio.get_running_loop().subprocess_exec(
-                lambda: protocol,
-                *argv,
+                received = partial(owner.received, fd)
+                child._pipes += (OutputPipe(received, child._drain_if_over),)
+            stdout, stderr = child._pipes
+            child._process = start_child(
+                argv,
+                starter=starter,
+                stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
                 stdout=stdout.write_end,
                 stderr=stderr.write_end,
                 env=environment,
-                start_new_session=True,
-                preexec_fn=prepare_child(),
-                **options,
+                cwd=folder,
+                bufsize=0,
             )
+            child._watch()
         except BaseException:
-            for pipe in protocol._pipes:
+            for pipe in child._pipes:
                 pipe.abandon()
             raise
-        for pipe in protocol._pipes:
+        if (stdin := child._process.stdin) is not None:
+            os.set_blocking(stdin.fileno(), False)
+        child.family = Family(child._process.pid, environment[MARK])
+        owner.started(child)
+        for pipe in child._pipes:
             pipe.start()
+
+    def _watch(self) -> None:
+        """Have a thread wait for the end of the process. Raises ``OSError`` if none can start."""
+        name = f"wait for {self._process.pid}"
+        try:
+            threading.Thread(target=self._wait, name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._process.kill()
+            self._process.wait()
+            self.close_stdin()
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
+
+    def _wait(self) -> None:
+        self._process.wait()
+        # If the loop is closed, nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._exited)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it still exists."""
+        self._process.send_signal(number)
+
+    def write(self, data: bytes) -> None:
+        """Write a few bytes to its stdin, if it still reads them."""
+        if (stdin := self._process.stdin) is not None and not stdin.closed:
+            with contextlib.suppress(OSError):
+                stdin.write(data)
+
+    def close_stdin(self) -> None:
+        """Close its stdin."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def gather(self) -> None:
         """Read the output in large pieces from now on, some milliseconds late."""
         for pipe in self._pipes:
             pipe.gathers = True
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Handle the start (called by asyncio, like all methods below)."""
-        self.transport = cast("asyncio.SubprocessTransport", transport)
-        self.family = Family(self.transport.get_pid(), self._mark)
-        self._listener.started(self)
-
-    def process_exited(self) -> None:
+    def _exited(self) -> None:
         """Wait a moment for the last output: a grandchild may hold the pipes open for ever."""
         self._has_left = True
         for pipe in self._pipes:
             pipe.finish()
-        self._listener.left()
+        self._owner.left()
         if self._clearing is None:
             # Now: remaining processes may exit before the output is drained.
             with contextlib.suppress(OSError, psutil.Error):
                 self._orphans = self.family.orphans()
-        asyncio.get_running_loop().call_later(_LAST_OUTPUT_SECONDS, self._drain)
+        self._loop.call_later(_LAST_OUTPUT_SECONDS, self._drain)
         self._drain_if_over()
 
     def clear(self) -> asyncio.Task[KillResult]:
@@ -163,11 +203,10 @@ class PipeProtocol(asyncio.SubprocessProtocol):
         self._drained = True
         for pipe in self._pipes:
             pipe.close()
-        returncode = self.transport.get_returncode()
-        self.transport.close()
-        code = -signal.SIGKILL if returncode is None else returncode
+        self.close_stdin()
 
         def over(clearing: asyncio.Task[KillResult]) -> None:
-            self._listener.ended(code, KillResult() if clearing.cancelled() else clearing.result())
+            code = self._process.returncode
+            self._owner.ended(code, KillResult() if clearing.cancelled() else clearing.result())
 
         self.clear().add_done_callback(over)
