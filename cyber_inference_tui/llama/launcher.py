@@ -21,7 +21,7 @@ import psutil
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
-from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.kernel import PROC, has_exited_child
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
@@ -180,7 +180,8 @@ class Launcher:
         for round_number in itertools.count():
             await asyncio.sleep(_REAP_INTERVAL)
             try:
-                ended = await asyncio.to_thread(reap, ended)
+                if ended or has_exited_child():
+                    ended = await asyncio.to_thread(reap, ended)
                 if round_number % _LOOK_EVERY == 0:
                     for server in list(self._servers.values()):
                         await server.processes()
