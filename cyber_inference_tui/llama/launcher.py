@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -68,9 +67,6 @@ _SHORTAGES = frozenset(
 )
 """Errors of a start that may succeed a moment later."""
 _REAP_INTERVAL = 1.0
-_LOOK_EVERY = 5
-"""Rounds between two looks at all descendants of the servers, which take longer than a look at our
-children."""
 _PAUSED_AFTER = 1.0
 """Seconds of delay after which this process counts as having been stopped itself."""
 
@@ -177,13 +173,13 @@ class Launcher:
     async def _keep(self) -> None:
         """Track the descendants of each server, and reap adopted ones that have exited."""
         ended: frozenset[psutil.Process] = frozenset()
-        for round_number in itertools.count():
+        while True:
             await asyncio.sleep(_REAP_INTERVAL)
             try:
                 if ended or has_exited_child():
                     ended = await asyncio.to_thread(reap, ended)
-                if round_number % _LOOK_EVERY == 0:
-                    for server in list(self._servers.values()):
+                for server in list(self._servers.values()):
+                    if server.look_is_due:
                         await server.processes()
                 self._record_strays()
             except (OSError, psutil.Error) as error:

@@ -242,6 +242,11 @@ class ServerProcess:
         return self._output.family.roots
 
     @property
+    def look_is_due(self) -> bool:
+        """Whether ``processes`` may find others than at its last call."""
+        return self._output is not None and self._output.family.is_due()
+
+    @property
     def strays(self) -> tuple[KnownProcess, ...]:
         """Descendants without its mark, as of the last look."""
         return () if self._output is None else self._output.family.strays
