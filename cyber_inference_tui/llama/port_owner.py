@@ -30,6 +30,8 @@ _FORWARDERS = frozenset(
 """Programs that listen on behalf of a command: for containers, over an open SSH connection
 (ControlMaster), or as a service."""
 
+_SOCKET = "socket:["
+
 
 class _Process(NamedTuple):
     parent: int
@@ -67,6 +69,39 @@ def foreign_listener(
     if not certain or _listening(port, proc) != sockets:
         return None
     return _in_words(others[0], proc) if others else "another user's program"
+
+
+class OwnSocket(NamedTuple):
+    """The server's own socket on its port, as an open file of one of its processes."""
+
+    file: Path
+    target: str
+
+    def is_open(self) -> bool:
+        """Return whether it is still open; then no other program has the port. Does not block."""
+        try:
+            return str(self.file.readlink()) == self.target
+        except OSError:
+            return False
+
+
+def find_own_socket(port: int, roots: Sequence[int], proc: Path = PROC) -> OwnSocket | None:
+    """Return the server's socket on ``port`` of 127.0.0.1. Blocks; ``roots`` as above.
+
+    ``None`` = it is unknown, or it is a socket for all addresses: another program may listen on
+    this address beside it.
+    """
+    local = hex_address(_ADDRESSES[0], port)
+    inodes = {
+        one.inode.decode("ascii", "replace")
+        for one in tcp_sockets(proc / "self/net") or ()
+        if one.listens and one.local == local
+    }
+    for pid in _family(roots, _processes(proc)) if inodes else ():
+        for file, inode in (_open_sockets(pid, proc) or {}).items():
+            if inode in inodes:
+                return OwnSocket(file, f"{_SOCKET}{inode}]")
+    return None
 
 
 def _find_by_psutil(port: int, roots: Sequence[int], *, by_command: bool) -> str | None:
@@ -118,18 +153,24 @@ def _holders(pids: Iterable[int], sockets: frozenset[str], proc: Path) -> list[i
 
 def _sockets_of(pid: int, proc: Path) -> set[str] | None:
     """Return the inodes of a process's sockets; ``None`` = we may not look."""
+    found = _open_sockets(pid, proc)
+    return None if found is None else set(found.values())
+
+
+def _open_sockets(pid: int, proc: Path) -> dict[Path, str] | None:
+    """Return the same by the path of the open file."""
     folder = proc / str(pid) / "fd"
-    found = set()
+    found = {}
     try:
         for entry in folder.iterdir():
             try:
                 target = str(entry.readlink())
             except FileNotFoundError:
                 continue
-            if target.startswith("socket:["):
-                found.add(target[8:-1])
+            if target.startswith(_SOCKET):
+                found[entry] = target[len(_SOCKET) : -1]
     except (FileNotFoundError, ProcessLookupError):
-        return set()
+        return {}
     except OSError:
         return None
     return found

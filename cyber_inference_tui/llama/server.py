@@ -44,7 +44,7 @@ from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.pipe_protocol import PipeProtocol, wait_killed
-from cyber_inference_tui.llama.port_owner import foreign_listener
+from cyber_inference_tui.llama.port_owner import OwnSocket, find_own_socket, foreign_listener
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -182,6 +182,8 @@ class ServerProcess:
         self._footprint: Footprint | None = None
         self._watch: asyncio.Task[None] | None = None
         self._hung: str | None = None
+        self._own_socket: OwnSocket | None = None
+        """The socket on its port that was seen to be its own."""
 
     @classmethod
     async def spawn(
@@ -476,10 +478,15 @@ class ServerProcess:
 
     async def _check_port_owner(self) -> None:
         port, by_command = self._launch.port, self._launch.by_command
+        if self._own_socket is not None and self._own_socket.is_open():
+            return
         roots = await self.processes()
         who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)
         if who is not None:
             raise ForeignListenerError(f"its port {port} is taken by {who}")
+        if self._watch is not None:
+            # Not before: it would delay the end of the load.
+            self._own_socket = await asyncio.to_thread(find_own_socket, port, roots)
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:

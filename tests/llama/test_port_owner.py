@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cyber_inference_tui.llama.port_owner import foreign_listener
+from cyber_inference_tui.llama.port_owner import find_own_socket, foreign_listener
 from tests.llama.children import HOST
 from tests.without_linux import run_without_linux
 
@@ -80,6 +81,40 @@ def test_the_server_itself(start: Start, by_command: bool, address: str) -> None
     other = start(*SHELL, "read -r word")
     listener_name = foreign_listener(port, [other.pid], by_command=by_command)
     assert listener_name == f"{Path(sys.executable).name} (pid {server.pid})"
+
+
+def test_a_servers_own_socket_is_known_until_it_is_closed(start: Start) -> None:
+    other = start(*SHELL, "read -r word")
+    with closing(socket.create_server((HOST, 0))) as listener:
+        port = listener.getsockname()[1]
+        assert find_own_socket(port, [other.pid]) is None
+        own = find_own_socket(port, [other.pid, os.getpid()])
+        assert own is not None
+        assert own.is_open()
+    assert not own.is_open()
+    assert find_own_socket(port, [os.getpid()]) is None
+    # Another socket on the same port is not taken for it, even as the same file.
+    with closing(socket.create_server((HOST, port))):
+        assert not own.is_open()
+
+
+def test_the_socket_of_a_wrappers_child_is_the_servers_own(start: Start) -> None:
+    wrapper = start(*SHELL, f"{shlex.join((*PYTHON, HOST, '0'))}; true")
+    port = wrapper.port
+    own = find_own_socket(port, [wrapper.pid])
+    assert own is not None
+    assert own.is_open()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_a_socket_for_all_addresses_says_nothing(start: Start, address: str) -> None:
+    server = start(*PYTHON, address, "0")
+    assert find_own_socket(server.port, [server.pid]) is None
+
+
+def test_without_a_list_of_sockets_none_is_known(tmp_path: Path) -> None:
+    with closing(socket.create_server((HOST, 0))) as listener:
+        assert find_own_socket(listener.getsockname()[1], [os.getpid()], tmp_path) is None
 
 
 @pytest.mark.parametrize(
