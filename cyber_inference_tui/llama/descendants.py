@@ -44,7 +44,7 @@ _SAME_START = 2.0
 """Seconds. On Linux a start time is exact; other systems give the time of the boot in whole
 seconds. No pid is used again within so short a time."""
 _SWEEP_TIMEOUT = 20.0
-_LOOK_LEAST, _LOOK_MOST = 5.0, 60.0
+_LOOK_LEAST, _LOOK_MOST = 4.0, 60.0
 """Seconds between looks at the descendants of a server that has loaded."""
 
 

@@ -66,7 +66,7 @@ _SHORTAGES = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
 )
 """Errors of a start that may succeed a moment later."""
-_REAP_INTERVAL = 1.0
+_REAP_INTERVAL = 4.0
 _PAUSED_AFTER = 1.0
 """Seconds of delay after which this process counts as having been stopped itself."""
 

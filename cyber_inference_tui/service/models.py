@@ -39,7 +39,8 @@ from cyber_inference_tui.settings.load import CurrentSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
 
-_SCAN_INTERVAL = 3.0
+_SCAN_INTERVAL = 4.0
+"""Seconds between scans; the documentation promises new files within five seconds."""
 _UNWATCHED_MEMORY_AGE = MEMORY_WATCH_MOST
 """Seconds for which a memory reading is recent enough for estimates while nobody sees them."""
 _SCAN_LIMIT = 3.0
