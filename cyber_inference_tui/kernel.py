@@ -66,6 +66,19 @@ def _read(path: str) -> bytes:
     return content
 
 
+def has_exited_child() -> bool:
+    """Return whether a child of this process has exited and was not reaped yet.
+
+    Source: ``waitid(2)``. Python on macOS has it from 3.13 on; before, the answer is ``True``.
+    """
+    if (waitid := getattr(os, "waitid", None)) is None:
+        return True
+    try:
+        return waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
 def find_prctl() -> Callable[..., int] | None:
     """Return ``prctl(2)`` for calls between fork and exec; ``None`` = the system has none."""
     try:

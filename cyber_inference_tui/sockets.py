@@ -7,10 +7,15 @@ callers document their alternative.
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from cyber_inference_tui.files import read_file
 
 PROC_NET = Path("/proc/self/net")
 _MOST_BYTES = 16 << 20
@@ -30,22 +35,23 @@ class TcpSocket(NamedTuple):
     """Listed among the open files of the socket's process; ``0`` = no process has it any more."""
 
 
-def tcp_sockets(proc_net: Path = PROC_NET) -> list[TcpSocket] | None:
-    """Return all sockets in this network namespace; ``None`` = the system has no such list."""
-    found: list[TcpSocket] | None = None
+def tcp_sockets(proc_net: Path = PROC_NET) -> Iterator[TcpSocket] | None:
+    """Return all sockets in this network namespace; ``None`` = the system has no such list.
+
+    There may be tens of thousands, so they are made one by one.
+    """
+    lists = []
     for name in ("tcp", "tcp6"):
-        try:
-            with (proc_net / name).open("rb") as file:
-                lines = file.read(_MOST_BYTES).splitlines()[1:]
-        except OSError:
-            continue
-        rows = (line.split() for line in lines)
-        found = (found or []) + [
-            TcpSocket(row[_LOCAL], row[_REMOTE], row[_STATE] == _LISTEN, row[_INODE])
-            for row in rows
-            if len(row) > _INODE
-        ]
-    return found
+        with contextlib.suppress(OSError):
+            lists.append(read_file(proc_net / name, _MOST_BYTES))
+    return itertools.chain.from_iterable(map(_parsed, lists)) if lists else None
+
+
+def _parsed(content: bytes) -> Iterator[TcpSocket]:
+    for line in itertools.islice(io.BytesIO(content), 1, None):
+        row = line.split()
+        if len(row) > _INODE:
+            yield TcpSocket(row[_LOCAL], row[_REMOTE], row[_STATE] == _LISTEN, row[_INODE])
 
 
 def listening_inode(host: str, port: int, proc_net: Path = PROC_NET) -> str | None:

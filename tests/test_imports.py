@@ -75,3 +75,16 @@ def test_the_checks_can_fail() -> None:
         "msgspec",
     ]
     assert loaded("cyber_inference_tui.tui.app", ("textual",)) == ["textual"]
+
+
+def test_the_service_reads_no_list_of_file_types() -> None:
+    code = """
+import mimetypes, sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+from cyber_inference_tui.cli.serve_command import importing
+with importing():
+    import cyber_inference_tui.http.serve
+print(set(opened) & set(mimetypes.knownfiles))
+"""
+    assert printed(code) == "set()\n"

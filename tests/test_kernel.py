@@ -99,6 +99,28 @@ def test_children_that_the_kernel_does_not_list_whole(tmp_path: Path) -> None:
     assert child_pids(8, tmp_path) == []
 
 
+def test_a_child_that_has_exited_and_is_not_reaped() -> None:
+    script = """
+import os, subprocess, sys
+from cyber_inference_tui.kernel import has_exited_child
+print(has_exited_child())
+with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+    print(has_exited_child())
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    print(has_exited_child())
+print(has_exited_child())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.split(), done.stderr) == (["False", "False", "True", "False"], "")
+    told = run_without_linux(
+        "from cyber_inference_tui.kernel import has_exited_child; print(has_exited_child())"
+    )
+    assert told == "True\n"
+
+
 def test_this_run_of_the_machine_has_a_name(tmp_path: Path) -> None:
     assert boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert boot_id(tmp_path) == ""

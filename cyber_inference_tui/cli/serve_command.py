@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mimetypes
 import os
 import signal
 import sys
@@ -54,6 +55,8 @@ def importing() -> Iterator[None]:
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
     before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ.update(dict.fromkeys(names, os.devnull))
+    # Keep it from reading the system's list of file types as well: nothing here sends files.
+    mimetypes.knownfiles.clear()
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ from typing import ClassVar, NamedTuple
 
 import psutil
 
+from cyber_inference_tui.backoff import LookTimer
 from cyber_inference_tui.kernel import child_pids, find_prctl
 
 MARK = "CYBER_CHILD_OF"
@@ -44,6 +45,8 @@ _SAME_START = 2.0
 """Seconds. On Linux a start time is exact; other systems give the time of the boot in whole
 seconds. No pid is used again within so short a time."""
 _SWEEP_TIMEOUT = 20.0
+_LOOK_LEAST, _LOOK_MOST = 4.0, 60.0
+"""Seconds between looks at the descendants of a server that has loaded."""
 
 
 def start_of(process: psutil.Process) -> float:
@@ -170,6 +173,16 @@ class Family:
         with contextlib.suppress(psutil.Error):
             self._started = start_of(psutil.Process(pid))
         self._known: dict[psutil.Process, None] = {}
+        self._timer = LookTimer(least=_LOOK_LEAST, most=_LOOK_MOST)
+
+    def is_due(self) -> bool:
+        """Return whether to ``look`` again: at growing intervals while nothing changes."""
+        return self._timer.is_due()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the child and its descendants, as of the last ``look``."""
+        return (self.pid, *(one.pid for one in self._known))
 
     def claim(self) -> None:
         """Count adopted processes of unknown origin as descendants from now on.
@@ -208,6 +221,7 @@ class Family:
                     strays.append(KnownProcess.of(process))
                 if not below:
                     roots.append(process.pid)
+        self._timer.note_look(changed=set(self._known) != set(found.values()))
         self._known = dict.fromkeys(found.values())
         self.strays, self.roots = tuple(strays), tuple(roots)
         return list(found.values())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -21,7 +20,7 @@ import psutil
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
-from cyber_inference_tui.kernel import PROC
+from cyber_inference_tui.kernel import PROC, has_exited_child
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
@@ -67,10 +66,7 @@ _SHORTAGES = frozenset(
     {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY, errno.EINTR}
 )
 """Errors of a start that may succeed a moment later."""
-_REAP_INTERVAL = 1.0
-_LOOK_EVERY = 5
-"""Rounds between two looks at all descendants of the servers, which take longer than a look at our
-children."""
+_REAP_INTERVAL = 4.0
 _PAUSED_AFTER = 1.0
 """Seconds of delay after which this process counts as having been stopped itself."""
 
@@ -179,12 +175,13 @@ class Launcher:
     async def _keep(self) -> None:
         """Track the descendants of each server, and reap adopted ones that have exited."""
         ended: frozenset[psutil.Process] = frozenset()
-        for round_number in itertools.count():
+        while True:
             await asyncio.sleep(_REAP_INTERVAL)
             try:
-                ended = await asyncio.to_thread(reap, ended)
-                if round_number % _LOOK_EVERY == 0:
-                    for server in list(self._servers.values()):
+                if ended or has_exited_child():
+                    ended = await asyncio.to_thread(reap, ended)
+                for server in list(self._servers.values()):
+                    if server.look_is_due:
                         await server.processes()
                 self._record_strays()
             except (OSError, psutil.Error) as error:

@@ -260,6 +260,11 @@ class ServerProcess:
         return (self.pid,) if self._listens_itself else await self.processes()
 
     @property
+    def look_is_due(self) -> bool:
+        """Whether ``processes`` may find others than at its last call."""
+        return self._child is not None and self._child.family.is_due()
+
+    @property
     def strays(self) -> tuple[KnownProcess, ...]:
         """Descendants without its mark, as of the last look."""
         return () if self._child is None else self._child.family.strays
@@ -483,7 +488,7 @@ class ServerProcess:
         return await asyncio.to_thread(listens, roots, self._launch.port)
 
     async def _check_port_owner(self) -> None:
-        known = (self.pid,) if self._child is None else self._child.family.roots
+        known = (self.pid,) if self._child is None else self._child.family.pids
         if await self._has_port(known):
             return
         port, by_command = self._launch.port, self._launch.by_command

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from cyber_inference_tui.backoff import LookTimer
 from cyber_inference_tui.kernel import child_pids
 from cyber_inference_tui.monitor.kernel_files import integer, read_bytes
 from cyber_inference_tui.monitor.memory_reading import ProcessMemory
@@ -18,8 +20,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12
 """Indexes in ``stat`` after the name."""
 _MOST_PROCESSES = 256
+_MANY_THREADS = 32
+_LONGEST_PAUSE = 60.0
+"""Seconds; see ``ProcessReader``."""
+_MOST_KNOWN = 1024
 # PROC_PID_INIT_INO of include/linux/proc_ns.h: the machine's own pids, not a container's.
 _INITIAL_NAMESPACE = "pid:[4026531836]"
+_THREADS = re.compile(rb"^Threads:\s+([0-9]{1,9})$", re.MULTILINE)
 _RSS = re.compile(rb"^(VmLck|VmRSS|RssAnon|RssFile|RssShmem):\s+([0-9]{1,12}) kB$", re.MULTILINE)
 
 
@@ -33,10 +40,17 @@ class ProcessUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessReader:
-    """Reads processes; ``root`` contains this process's own ``proc/``."""
+    """Reads processes; ``root`` contains this process's own ``proc/``.
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    To find the children of a process takes a file for each of its threads, and a llama-server has
+    hundreds. So those of a process with many are looked up at growing intervals of ``clock`` while
+    they stay the same. Scripts have few threads: their children are always the present ones.
+    """
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
         self._proc = root / "proc"
+        self._clock = clock
+        self._children_of: dict[int, _Children] = {}
         # psutil reads only this machine, not a fixture.
         self._is_this_machine = root == Path("/")
 
@@ -126,8 +140,30 @@ class ProcessReader:
         found: dict[int, None] = {}
         waiting = [pid]
         while waiting and len(found) < _MOST_PROCESSES:
-            for child in child_pids(waiting.pop(), self._proc):
+            for child in self._children(waiting.pop()):
                 if child not in found and child != pid:
                     found[child] = None
                     waiting.append(child)
         return list(found)[:_MOST_PROCESSES]
+
+    def _children(self, pid: int) -> list[int]:
+        threads = _THREADS.search(read_bytes(self._proc / str(pid) / "status") or b"")
+        if threads is None or int(threads[1]) < _MANY_THREADS:
+            return child_pids(pid, self._proc)
+        known = self._children_of.pop(pid, None) or _Children(self._clock)
+        # The last one looked up is the last in the dictionary.
+        self._children_of[pid] = known
+        if len(self._children_of) > _MOST_KNOWN:
+            del self._children_of[next(iter(self._children_of))]
+        if known.timer.is_due():
+            former, known.pids = known.pids, child_pids(pid, self._proc)
+            known.timer.note_look(changed=known.pids != former)
+        return known.pids
+
+
+class _Children:
+    """The children of a process with many threads."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.pids: list[int] = []
+        self.timer = LookTimer(most=_LONGEST_PAUSE, clock=clock)

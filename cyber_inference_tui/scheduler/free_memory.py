@@ -73,6 +73,8 @@ class FreeMemory(msgspec.Struct, frozen=True, kw_only=True):
     """As ``OwnCards.shares``, for the cards in ``free``."""
     short: bool = False
     """True if so little is available that idle models should be unloaded."""
+    spare: int = 0
+    """The bytes of main memory that other programs can take before it is ``short``."""
 
     def free_for(self, visible: str | None) -> Amount | None:
         """Return the free memory for a model with this ``CUDA_VISIBLE_DEVICES`` of its own."""
@@ -169,6 +171,7 @@ def free_memory(
             for variable, gpus in reading.gpus_by_variable.items()
         },
         short=available < floor,
+        spare=max(0, int(available - floor)),
     )
 
 

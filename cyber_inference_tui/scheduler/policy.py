@@ -35,7 +35,12 @@ changes never take most of the time."""
 MEMORY_FRESH = 1.0
 """Seconds for which a memory reading is recent enough for a load."""
 MEMORY_WATCH = 2.0
-"""Seconds between memory readings while idle models could be unloaded for other programs."""
+"""Seconds between memory readings while idle models could be unloaded for other programs, at least.
+With much memory to spare it is the time in which other programs could take that, at most
+``MEMORY_WATCH_MOST``."""
+MEMORY_WATCH_MOST = 10.0
+TAKEN_PER_SECOND = 4_000_000_000
+"""Bytes that programs can take in a second: one core zeroes some 1 to 2 GB."""
 MEMORY_RETRY = 30.0
 """Seconds between tries when the memory cannot be read."""
 MEMORY_RETURN_POLL = 0.1
@@ -258,8 +263,13 @@ def _check_memory(
         return _MemoryCheck(read=True)
     if not could_go:
         return _MemoryCheck(fresh)
-    due = memory.at + MEMORY_WATCH
+    due = memory.at + _memory_watch(memory)
     return _MemoryCheck(fresh, again=(due,)) if current and now < due else _MemoryCheck(read=True)
+
+
+def _memory_watch(memory: FreeMemory) -> float:
+    """Return the seconds from this reading to the next one at rest."""
+    return min(max(MEMORY_WATCH, memory.spare / TAKEN_PER_SECOND), MEMORY_WATCH_MOST)
 
 
 def _over_limit(

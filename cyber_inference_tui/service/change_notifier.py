@@ -15,7 +15,7 @@ _EVENT_LINES = 500
 """Lines of one event. Of a flood the newest are published; the log has all."""
 
 _READER_SECONDS = 60.0
-"""Seconds after its last sign for which a reader of log lines may come back without a gap."""
+"""Seconds after its last sign for which a reader of events counts as one that may come back."""
 
 
 class ChangeNotifier:
@@ -48,6 +48,10 @@ class ChangeNotifier:
     def model_gone(self, model_id: str) -> None:
         """Publish that a model was removed."""
         self._events.publish("model", {"id": model_id, "status": None})
+
+    def models_are_watched(self) -> bool:
+        """Return whether somebody reads the events of models."""
+        return self._events.has_readers("model", _READER_SECONDS)
 
     def problems_changed(self) -> None:
         """Publish that the list of unusable files has changed."""

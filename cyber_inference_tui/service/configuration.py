@@ -91,9 +91,7 @@ class Configuration:
     async def watch(self) -> None:
         """Reload the file whenever it has changed; runs until cancelled."""
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            if not await asyncio.to_thread(self._file_watch.changed):
-                continue
+            await self._file_watch.wait(_WATCH_INTERVAL)
             for _ in range(_SETTLE_LOOKS):
                 await asyncio.sleep(_SETTLE_INTERVAL)
                 if not await asyncio.to_thread(self._file_watch.changed):

@@ -76,7 +76,7 @@ class ProcessMeter:
 
     def __init__(self, clock: Callable[[], float], root: Path = Path("/")) -> None:
         self._clock = clock
-        self._processes = ProcessReader(root)
+        self._processes = ProcessReader(root, clock)
         self._rates: dict[int, Rate] = {}
         self.sees_the_drivers_pids = self._processes.pids_are_the_machines()
         """True if a GPU's driver reports pids of this process's namespace."""

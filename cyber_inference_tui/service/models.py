@@ -22,6 +22,7 @@ from cyber_inference_tui.records import (
     ProblemRecord,
 )
 from cyber_inference_tui.scheduler.fit import FitCheck
+from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.listing import (
@@ -38,7 +39,10 @@ from cyber_inference_tui.settings.load import CurrentSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
 
-_SCAN_INTERVAL = 3.0
+_SCAN_INTERVAL = 4.0
+"""Seconds between scans; the documentation promises new files within five seconds."""
+_UNWATCHED_MEMORY_AGE = MEMORY_WATCH_MOST
+"""Seconds for which a memory reading is recent enough for estimates while nobody sees them."""
 _SCAN_LIMIT = 3.0
 """Seconds that a scan waits for a slow storage, whose models then appear in a later scan."""
 _CONFIGURE_SECONDS = 1.0
@@ -115,7 +119,10 @@ class Models:
         """Scan the disk every few seconds, until cancelled."""
         failure = ""
         while True:
-            await self.update_estimates(max_age=_SCAN_INTERVAL / 2)
+            watched = self._notifier.models_are_watched()
+            await self.update_estimates(
+                max_age=_SCAN_INTERVAL / 2 if watched else _UNWATCHED_MEMORY_AGE
+            )
             await asyncio.sleep(_SCAN_INTERVAL)
             try:
                 await self.scan()

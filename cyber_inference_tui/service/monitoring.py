@@ -39,6 +39,8 @@ ANSWER_TIMEOUT = 5.0
 """Seconds that a question waits for a new sample."""
 
 _CHECK_INTERVAL = 1.0
+_ROUNDING = 0.001
+"""The loop's timers may be so much early."""
 _LONGEST = THINNED.total_seconds()
 
 _logger = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ class Monitoring:
     async def _run(self) -> None:
         while True:
             await self._take()
-            while (left := self._taken_at + self._pause() - self._clock()) > 0:
+            while (left := self._taken_at + self._pause() - self._clock()) > _ROUNDING:
                 # In short steps: a client may begin to watch, and the setting may change.
                 await self._sleep(min(left, _CHECK_INTERVAL))
 

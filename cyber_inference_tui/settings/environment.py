@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import platformdirs
 
 from cyber_inference_tui.errors import ConfigError
 
@@ -15,7 +15,6 @@ APP_NAME = "cyber-inference-tui"
 ENV_PREFIX = "CYBER_INFERENCE_"
 
 _USUAL_FOLDERS = {"CONFIG": ".config", "DATA": ".local/share"}
-_PLATFORM_FOLDERS = {"CONFIG": platformdirs.user_config_path, "DATA": platformdirs.user_data_path}
 
 # Variables of other programs that this program reads, too.
 _OTHERS = frozenset(
@@ -96,9 +95,13 @@ def platform_folder(kind: str, environ: Mapping[str, str]) -> Path:
     if named.is_absolute():
         return named / APP_NAME
     home = needed_home(environ)
-    try:
-        # The platform's folder, below the home of ``environ``.
-        return home / _PLATFORM_FOLDERS[kind](APP_NAME).relative_to(Path.home())
-    except (RuntimeError, ValueError):
-        # This process has no home, or its own variables name other folders.
-        return home / _USUAL_FOLDERS[kind] / APP_NAME
+    usual = home / _USUAL_FOLDERS[kind] / APP_NAME
+    if sys.platform == "darwin":
+        import platformdirs  # noqa: PLC0415 - Linux does not need it
+
+        folders = {"CONFIG": platformdirs.user_config_path, "DATA": platformdirs.user_data_path}
+        # This process may have no home, or its own variables may name other folders.
+        with contextlib.suppress(RuntimeError, ValueError):
+            # The platform's folder, below the home of ``environ``.
+            return home / folders[kind](APP_NAME).relative_to(Path.home())
+    return usual

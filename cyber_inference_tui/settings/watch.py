@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+
+from cyber_inference_tui.storage import begin
 
 _Stamp = tuple[int, int, int] | None
 
@@ -22,9 +28,35 @@ class FileWatch:
         self._stamp = stamp
         return True
 
+    async def wait(self, interval: float) -> None:
+        """Return when the file has changed; look every ``interval`` seconds.
+
+        A thread of its own looks. To wake the event loop and a thread of its pool for each look
+        would take four times the processor time.
+        """
+        stop = threading.Event()
+
+        def look_often() -> None:
+            while not stop.wait(interval) and not self.changed():
+                pass
+
+        try:
+            await asyncio.wrap_future(await _begun(look_often, interval))
+        finally:
+            stop.set()
+
     def _look(self) -> _Stamp:
         try:
             status = self._path.stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+async def _begun(work: Callable[[], None], pause: float) -> Future[None]:
+    """Run ``work`` in a thread, as soon as the system has one."""
+    while True:
+        try:
+            return begin(work)
+        except RuntimeError:
+            await asyncio.sleep(pause)

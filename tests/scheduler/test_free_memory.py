@@ -63,6 +63,17 @@ def test_free_memory_is_the_rest_under_the_limit() -> None:
     assert Amount(room).covers(Amount(0))
 
 
+def test_other_programs_may_take_what_is_above_the_floor() -> None:
+    def spare(available: float) -> int:
+        found = free_memory(
+            reading(int(available * GB)), (), at=0.0, max_percent=80, max_gpu_percent=90
+        )
+        return found.spare
+
+    assert spare(10.8) == 10 * GB
+    assert spare(0.7) == 0
+
+
 def test_mapped_weights_count_as_used_although_they_are_available() -> None:
     assert memory(16, held=5 * GB)[0] == memory(11)[0]
 

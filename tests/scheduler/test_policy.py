@@ -16,6 +16,7 @@ from cyber_inference_tui.scheduler.memory_plan import evictable_at
 from cyber_inference_tui.scheduler.policy import (
     MEMORY_RETURN_POLL,
     MEMORY_WATCH,
+    MEMORY_WATCH_MOST,
     PATIENCE,
     decide,
     retry_delay,
@@ -33,6 +34,7 @@ from cyber_inference_tui.scheduler.views import (
 THERE = {ModelStatus.LOADED, ModelStatus.LOADING, ModelStatus.UNLOADING}
 UNLIMITED = FreeMemory(at=float("-inf"), free=None)
 NOW = 1_000.0
+GB = 10**9
 seconds = st.floats(0, 1000).map(lambda value: round(value, 1))
 sizes = st.integers(0, 6)
 
@@ -510,6 +512,19 @@ def test_the_memory_is_watched_while_a_model_could_be_unloaded() -> None:
     assert decide([busy("a")], LoadLimits(), fresh(5), NOW) == Decision()
     assert decide([loaded("a", pinned=True)], LoadLimits(), fresh(5), NOW) == Decision()
     assert decide([], LoadLimits(), fresh(5), NOW) == Decision()
+
+
+@pytest.mark.parametrize(
+    ("spare", "pause"),
+    [(0, MEMORY_WATCH), (7 * GB, MEMORY_WATCH), (20 * GB, 5.0), (500 * GB, MEMORY_WATCH_MOST)],
+)
+def test_the_more_memory_there_is_the_less_often_it_is_read(spare: int, pause: float) -> None:
+    memory = FreeMemory(at=NOW, free=Amount(5), spare=spare)
+    assert decide([loaded("a")], LoadLimits(), memory, NOW).wake_at == NOW + pause
+    assert not decide([loaded("a")], LoadLimits(), memory, NOW + pause - 0.1).read_memory
+    assert decide([loaded("a")], LoadLimits(), memory, NOW + pause).read_memory
+    # A request for another model does not wait for that.
+    assert decide([loaded("a"), wanted("b")], LoadLimits(), memory, NOW + 1.5).read_memory
 
 
 def test_layers_that_do_not_fit_on_cards_are_in_main_memory() -> None:

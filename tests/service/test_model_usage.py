@@ -16,15 +16,17 @@ from cyber_inference_tui.service.model_usage import (
 )
 from tests.monitor.clock import Clock
 
-STATUS = "VmRSS:\t6 kB\nRssAnon:\t{0} kB\nRssFile:\t2 kB\nRssShmem:\t1 kB\n"
+STATUS = "VmRSS:\t6 kB\nRssAnon:\t{0} kB\nRssFile:\t2 kB\nRssShmem:\t1 kB\nThreads:\t{1}\n"
 STAT = "{pid} (odd) name) S 1 1 1 0 -1 4194304 1 0 0 0 {user} {system} 9 9 20 0 1 0 100 1 1\n"
 
 
-def put(root: Path, pid: int, *, user: int, system: int, children: str = "") -> None:
+def put(
+    root: Path, pid: int, *, user: int, system: int, children: str = "", threads: int = 1
+) -> None:
     folder = root / "proc" / str(pid)
     task = folder / "task" / str(pid)
     task.mkdir(parents=True, exist_ok=True)
-    (folder / "status").write_text(STATUS.format(3))
+    (folder / "status").write_text(STATUS.format(3, threads))
     (folder / "stat").write_text(STAT.format(pid=pid, user=user, system=system))
     (task / "children").write_text(children)
 
@@ -61,6 +63,41 @@ def test_processor_time_is_that_of_all_descendants_since_the_last_call(tmp_path:
     put(tmp_path, 10, user=301, system=100)
     clock.advance(1)
     assert meter.read([10])[10][1] is None
+
+
+def test_children_of_a_process_with_many_threads_are_looked_up_seldom(tmp_path: Path) -> None:
+    clock = Clock()
+
+    def first_seen(threads: int) -> int:
+        """Return how many seconds after 400 without it a new child is seen."""
+        meter = ProcessMeter(clock, tmp_path)
+        put(tmp_path, 10, user=1, system=0, threads=threads)
+        put(tmp_path, 11, user=1, system=0)
+        for _ in range(400):
+            assert meter.read([10])[10][0].pids == (10,)
+            clock.advance(1)
+        put(tmp_path, 10, user=1, system=0, threads=threads, children="11 ")
+        for second in range(100):
+            if meter.read([10])[10][0].pids == (10, 11):
+                return second
+            clock.advance(1)
+        raise AssertionError("it is not seen")
+
+    assert first_seen(1) == 0
+    assert 1 < first_seen(270) <= 60
+
+
+def test_a_new_process_is_looked_at_often(tmp_path: Path) -> None:
+    clock = Clock()
+    meter = ProcessMeter(clock, tmp_path)
+    put(tmp_path, 10, user=1, system=0, threads=270)
+    put(tmp_path, 11, user=1, system=0)
+    for _ in range(8):
+        meter.read([10])
+        clock.advance(0.25)
+    put(tmp_path, 10, user=1, system=0, threads=270, children="11 ")
+    clock.advance(0.5)
+    assert meter.read([10])[10][0].pids == (10, 11)
 
 
 def test_damaged_or_missing_figures_are_none(tmp_path: Path) -> None:
