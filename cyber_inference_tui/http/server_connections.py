@@ -118,15 +118,15 @@ class ServerConnections:
             )
         return connection
 
-    def keep(self, connection: UpstreamConnection, now: float) -> bool:
-        """Keep a connection for the next request; return ``False`` if there are enough."""
-        if len(self._idle) >= _MAX_IDLE:
-            return False
+    def keep(self, connection: UpstreamConnection, now: float) -> None:
+        """Keep a connection for the next request, in the place of the oldest if there are many."""
+        idle = self._idle
+        if len(idle) >= _MAX_IDLE:
+            idle[0].close()
         connection.idle_since = now
-        self._idle.append(connection)
+        idle.append(connection)
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(_IDLE_SECONDS, self._close_old)
-        return True
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Remove a connection that is closed or about to be."""
@@ -139,12 +139,12 @@ class ServerConnections:
             self._idle.remove(connection)
             if self.loop.time() < connection.idle_since + _EARLY:
                 self._closes_early = True
-                if self._silent_since:
+                if self._silent_since and not self._idle:
                     self.open_spare()
 
     def open_spare(self) -> None:
-        """Open a connection for the next request if none is idle, so that it needs no wait."""
-        if self._spare is None and not self._idle:
+        """Open a connection, so that a later request needs no wait."""
+        if self._spare is None:
             self._spare = self.loop.create_task(self._keep_spare(), name="open a spare connection")
 
     async def _keep_spare(self) -> None:
@@ -155,8 +155,7 @@ class ServerConnections:
             return
         finally:
             self._spare = None
-        if not self.keep(connection, self.loop.time()):
-            connection.close()
+        self.keep(connection, self.loop.time())
 
     def close(self) -> None:
         """Close all idle connections, and check no more."""

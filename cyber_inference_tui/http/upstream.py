@@ -1,7 +1,4 @@
-"""A raw connection to a model's server, for one request and its response at a time.
-
-llama-server (cpp-httplib) closes a connection after 100 requests.
-"""
+"""A raw connection to a model's server, for one request and its response at a time."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from cyber_inference_tui.http.framing import MAX_HEAD_BYTES, BadResponseError, B
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.server_connections import ServerConnections
-
-_MAX_USES = 90
 
 
 class UpstreamLostError(Exception):
@@ -57,8 +52,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_complete",
         "_is_over",
         "_is_touched",
-        "_keep_alive",
         "_method",
+        "_most_uses",
         "_reading",
         "_scanner",
         "_transport",
@@ -81,7 +76,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._method = ""
         self._scanner: BodyScanner | None = None
         self._buffer = b""
-        self._is_over = self._is_complete = self._keep_alive = self._is_touched = False
+        self._is_over = self._is_complete = self._is_touched = False
+        self._most_uses = 0
+        """The number of requests that it can serve; 0 = it is closed after the present one."""
         self.has_new_bytes = False
         """Whether bytes have arrived since the last ``take_new_bytes``."""
         self.paused = False
@@ -102,7 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
     def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver) -> None:
         """Send a request. The receiver gets the response."""
         self.receiver, self._method = receiver, method
-        self._is_over = self._is_complete = self._keep_alive = self._is_touched = False
+        self._is_over = self._is_complete = self._is_touched = False
         self.has_new_bytes = self.paused = False
         self.uses += 1
         transport = self._transport
@@ -122,7 +119,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             return
         if self._is_over:
-            self._keep_alive = False
+            self._most_uses = 0
             return
         try:
             scanner = self._scanner
@@ -149,7 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status < 200:
                 # 100 Continue and other interim answers are not for the client.
                 continue
-            self._keep_alive = head.keep_alive
+            self._most_uses = head.most_requests
             scanner = self._scanner = receiver.begin(head, length, data)
             if scanner is None:
                 return True
@@ -157,7 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
             receiver = self.receiver or receiver
             if scanner.done:
                 # Bytes behind an answer without a body: it is complete all the same.
-                self._keep_alive = self._keep_alive and not data
+                self._most_uses = 0 if data else self._most_uses
             elif data:
                 data = scanner.feed(data)
                 if data and not receiver.take(data) and not scanner.done:
@@ -192,21 +189,18 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return
-        if (
-            self._is_complete
-            and self._keep_alive
-            and self.uses < _MAX_USES
-            and not transport.is_closing()
-            and self.server.keep(self, now)
-        ):
+        left = self._most_uses - self.uses
+        if self._is_complete and left > 0 and not transport.is_closing():
+            self.server.keep(self, now)
             if not self._reading:
                 self._resume_reading()
+            if left == 1:
+                # The next one is there when this one has served its last request.
+                self.server.open_spare()
         else:
             # Not close(): that would first send the rest of a large request body. The server must
             # notice at once that nobody reads its answer.
             transport.abort()
-            if self._is_complete and self.uses >= _MAX_USES:
-                self.server.open_spare()
 
     # Reading
 
