@@ -17,7 +17,6 @@ from aiohttp.web_protocol import RequestHandler
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import LeanPath, message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
-from cyber_inference_tui.http.request_log import Arrival
 
 _BODY_SECONDS = 1.0
 """Seconds after which aiohttp gets a plain request whose body is not complete."""
@@ -61,7 +60,7 @@ class LeanConnection(RequestHandler):
         """The missing bytes of aiohttp's request; not finite if they are not certain."""
         self._early = b""
         """A plain request whose body is not complete."""
-        self._arrived: Arrival | None = None
+        self._arrived: float | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._forwarding: QuickForwarding | None = None
         """The forwarding on the lean path."""
@@ -120,17 +119,15 @@ class LeanConnection(RequestHandler):
         lean, transport = self._lean, self.transport
         if lean is None or transport is None:
             return
-        plain = lean.read(data, transport)
-        arrived = self._arrived or lean.now()
-        if plain is not None and len(data) < plain[2]:
-            self._early, self._arrived, self._is_free = data, arrived, False
-            if self._body_timer is None:
-                self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
-            return
-        if self._early:
+        plain, arrived = lean.read(data, transport), self._loop.time()
+        if self._early or (plain is not None and len(data) < plain.size):
+            arrived = self._arrived or arrived
+            if plain is not None and len(data) < plain.size:
+                self._wait_for_body(data, arrived)
+                return
             self._end_early()
         forwarding = None
-        if plain is not None and len(data) == plain[2]:
+        if plain is not None and len(data) == plain.size:
             forwarding = lean.forward(plain, data, self, arrived)
         if forwarding is None:
             self._feed(data)
@@ -141,6 +138,12 @@ class LeanConnection(RequestHandler):
         self._idle.pop(self, None)
         if not forwarding.start(self._on_end):
             self._hand_over(forwarding)
+
+    def _wait_for_body(self, data: bytes, arrived: float) -> None:
+        """Keep a plain request whose body is not complete, for a moment."""
+        self._early, self._arrived, self._is_free = data, arrived, False
+        if self._body_timer is None:
+            self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
 
     def _on_end(self, complete: bool) -> None:
         """Wait for the next request, or have aiohttp continue an answer that is not complete."""

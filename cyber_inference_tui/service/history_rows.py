@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -83,7 +84,7 @@ _PRUNE = {
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for kind, group in groupby(records, type):
-        rows = [[_storable(value) for value in _values(record)] for record in group]
+        rows = [list(map(_storable, _values(record))) for record in group]
         connection.executemany(_insertion(kind), rows)
 
 
@@ -241,9 +242,14 @@ def _stored(kind: type[Record]) -> tuple[str, ...]:
     return tuple(name for name in kind.__struct_fields__ if name != "id")
 
 
+@cache
+def _getter(kind: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
+    return attrgetter(*_stored(kind))
+
+
 def _values(record: Record) -> list[Any]:
     """Return the values of a row."""
-    values = [getattr(record, name) for name in _stored(type(record))]
+    values = list(_getter(type(record))(record))
     if isinstance(record, Measurement):
         at = values.index(record.footprint)
         values[at : at + 1] = msgspec.structs.astuple(record.footprint)
@@ -252,8 +258,11 @@ def _values(record: Record) -> list[Any]:
 
 def _storable(value: Any) -> Any:
     """Return the value as SQLite can hold it; a number that it cannot hold becomes unknown."""
-    if value is None:
-        return None
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None
     if isinstance(value, str):
         if value.isascii():
             return value[:MAX_TEXT]
@@ -262,8 +271,6 @@ def _storable(value: Any) -> Any:
     if isinstance(value, datetime):
         zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
         return (zoned - _EPOCH) // _MICROSECOND
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, int):
         return int(value) if abs(value) <= _MAX_INTEGER else None
     return value

@@ -43,7 +43,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     start = QuickForwarding.start
 
     def note(self: QuickForwarding, on_end: object) -> bool:
-        found.append(self._request.path)
+        found.append(self._target.path)
         return start(self, on_end)  # type: ignore[arg-type]
 
     monkeypatch.setattr(QuickForwarding, "start", note)
@@ -675,13 +675,13 @@ def test_a_plain_request_is_what_aiohttp_reads(
 ) -> None:
     lines = [f"POST {CHAT} HTTP/1.1", "Host: localhost", more, *lines]
     data = (line_end.join(lines) + "\r\n\r\n").encode("latin-1") + b"x" * size
-    service = SimpleNamespace(settings=Settings())
+    service = SimpleNamespace(settings=Settings(), models=SimpleNamespace(catalog=None))
     access = SimpleNamespace(rules=AccessRules(service.settings, "127.0.0.1"))
     path = LeanPath(access, SimpleNamespace(service=service))  # type: ignore[arg-type]
     plain = path.read(data, asyncio.Transport())
-    if plain is None or plain[2] > len(data):
+    if plain is None or plain.size > len(data):
         return
-    known, start, end = plain
+    start, end = plain.start, plain.size
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16)
@@ -692,12 +692,12 @@ def test_a_plain_request_is_what_aiohttp_reads(
     finally:
         loop.close()
     assert body == data[start:end]
-    assert (message.method, message.path) == ("POST", known.head.path)
-    assert known.head.keep_alive is not message.should_close
+    assert (message.method, message.path) == ("POST", plain.head.path)
+    assert plain.head.keep_alive is not message.should_close
     headers = {name.lower(): value for name, value in message.headers.items()}
     assert int(headers["content-length"]) == end - start
     headers["content-length"] = ""
-    assert headers == {name.lower(): value for name, value in known.head.headers.items()}
+    assert headers == {name.lower(): value for name, value in plain.head.headers.items()}
 
 
 # Sizes
@@ -732,11 +732,13 @@ def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
 async def test_heads_that_are_remembered_are_few(
     taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean_path, "_MAX_KNOWN", 4)
+    monkeypatch.setattr(lean_path, "_MAX_HEADS", 4)
+    monkeypatch.setattr(lean_path, "_MAX_REQUESTS", 3)
     async with forwarding(Recorder()) as world:
         await warm(world, taken)
         async with connected(world) as client:
             for number in range(20):
                 assert (await client.ask(post(BODY, f"X-One: {number}"))).status == 200
         path = world.front.app[lean_path.LEAN_PATH]
-        assert len(path._known) <= 4
+        assert len(path._heads) <= 4
+        assert len(path._requests) <= 3
