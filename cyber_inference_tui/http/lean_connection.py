@@ -155,7 +155,9 @@ class LeanConnection(RequestHandler):
             return
         self._forwarding, self._plain = None, b""
         self.answered += 1
-        self._end_progress()
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._end_progress()
         if self._later:
             # What follows is answered before the connection ends.
             self.is_last = False

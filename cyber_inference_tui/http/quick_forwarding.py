@@ -12,7 +12,7 @@ from cyber_inference_tui.http.model_request import ClientSide, RequestHead
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.http.usage import Usage, usage_of
+from cyber_inference_tui.http.usage import Usage, usage_of_whole
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
@@ -121,7 +121,7 @@ class QuickForwarding:
             target.server_head = server_request(target.request, whole, port)
         lease.sent()
         server.begin("POST", target.server_head, body, self)
-        connections.watch(server, lease, service.settings.stall_timeout)
+        connections.watch(lease, service.settings.stall_timeout)
         return True
 
     def becomes(self) -> Forwarding:
@@ -175,7 +175,7 @@ class QuickForwarding:
         self._status = head.status
         self._usage = _NO_USAGE
         if target.is_work and not head.is_encoded:
-            self._usage = usage_of(body, None, events=False)
+            self._usage = usage_of_whole(body)
         return None
 
     def take(self, data: bytes) -> bool:

@@ -77,10 +77,10 @@ class ServerConnections:
         self._closes_early = False
         """Whether the server has closed a connection that it had promised to keep."""
         self._spare: asyncio.Task[None] | None = None
-        self._silent_since: dict[UpstreamConnection, float] = {}
-        """The connections with an exchange, and the time of their last byte or later."""
-        self._last = -math.inf
-        """The time of the last check that found a byte of any exchange."""
+        self.connections: set[UpstreamConnection] = set()
+        """All open connections."""
+        self.heard = -math.inf
+        """A time at which an exchange ended with a byte, or a check found a byte of one."""
         self._seconds = 0.0
         self._check_timer: asyncio.TimerHandle | None = None
         self._lease: Lease | None = None
@@ -123,7 +123,7 @@ class ServerConnections:
         idle = self._idle
         if len(idle) >= _MAX_IDLE:
             idle[0].close()
-        connection.idle_since = now
+        connection.since = now
         idle.append(connection)
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(_IDLE_SECONDS, self._close_old)
@@ -135,11 +135,12 @@ class ServerConnections:
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Remove a connection that the server has closed."""
+        self.connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-            if self.loop.time() < connection.idle_since + _EARLY:
+            if self.loop.time() < connection.since + _EARLY:
                 self._closes_early = True
-                if self._silent_since and not self._idle:
+                if self._busy() and not self._idle:
                     self.open_spare()
 
     def open_spare(self) -> None:
@@ -173,22 +174,21 @@ class ServerConnections:
         now = self.loop.time()
         self._idle_timer = None
         for connection in list(self._idle):
-            if connection.idle_since + _IDLE_SECONDS <= now:
+            if connection.since + _IDLE_SECONDS <= now:
                 connection.close()
         if self._idle:
-            oldest = min(connection.idle_since for connection in self._idle)
+            oldest = min(connection.since for connection in self._idle)
             self._idle_timer = self.loop.call_at(oldest + _IDLE_SECONDS, self._close_old)
 
     # Exchanges
 
-    def watch(self, connection: UpstreamConnection, lease: Lease, seconds: float) -> None:
-        """Watch the exchange of a connection until ``unwatch``.
+    def watch(self, lease: Lease, seconds: float) -> None:
+        """Watch the exchanges, of which the newest has this lease, until their ends.
 
         A stalled exchange fails with ``StalledError``, after ``seconds`` (0 = never). If no other
         exchange received a byte in the same time, the server is declared hung. If the model is
         unloaded by force, the exchange fails with ``UpstreamLostError``.
         """
-        self._silent_since[connection] = self.loop.time()
         if self._check_timer is None or seconds != self._seconds:
             self._seconds = seconds
             self._arm()
@@ -197,11 +197,9 @@ class ServerConnections:
             lease.on_forced_unload.add(self._end_all)
             self._lease = lease
 
-    def unwatch(self, connection: UpstreamConnection, now: float) -> None:
-        """Stop watching a connection."""
-        self._silent_since.pop(connection, None)
-        if connection.has_new_bytes:
-            self._last = now
+    def _busy(self) -> list[UpstreamConnection]:
+        """Return the connections with an exchange."""
+        return [one for one in self.connections if one.receiver is not None]
 
     def _forget_lease(self) -> None:
         if self._lease is not None:
@@ -209,7 +207,7 @@ class ServerConnections:
             self._lease = None
 
     def _end_all(self) -> None:
-        for connection in list(self._silent_since):
+        for connection in self._busy():
             connection.fail(UpstreamLostError(untouched=False))
 
     def _arm(self) -> None:
@@ -225,28 +223,29 @@ class ServerConnections:
         # have arrived are read.
         was_stopped = timer is not None and now > timer.when() + _STOPPED
         self._check_timer = None
-        if not self._silent_since:
+        busy = self._busy()
+        if not busy:
             self._forget_lease()
             return
         self._arm()
-        for connection, since in list(self._silent_since.items()):
-            if connection not in self._silent_since:
+        for connection in busy:
+            if connection.receiver is None:
                 continue
             if connection.take_new_bytes():
-                self._silent_since[connection] = self._last = now
+                connection.since = self.heard = now
             elif connection.paused or was_stopped:
-                self._silent_since[connection] = now
-            elif self._seconds and now - since >= self._seconds:
+                connection.since = now
+            elif self._seconds and now - connection.since >= self._seconds:
                 self._fail(connection, now)
 
     def _fail(self, connection: UpstreamConnection, now: float) -> None:
         others = any(
             # There are unnoticed bytes, or the client is too slow for any to arrive.
             one.has_new_bytes or one.paused
-            for one in self._silent_since
+            for one in self._busy()
             if one is not connection
         )
-        hung = not others and now - self._last >= self._seconds
+        hung = not others and now - self.heard >= self._seconds
         error = StalledError(self._seconds, hung=hung)
         lease = self._lease
         connection.fail(error)

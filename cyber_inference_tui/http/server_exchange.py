@@ -112,7 +112,7 @@ class ServerExchange:
         lease.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self)
-        server.server.watch(server, lease, self._service.settings.stall_timeout)
+        server.server.watch(lease, self._service.settings.stall_timeout)
 
     def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
         """Take the head of the answer (called by the connection)."""

@@ -58,10 +58,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_scanner",
         "_transport",
         "has_new_bytes",
-        "idle_since",
         "paused",
         "receiver",
         "server",
+        "since",
         "uses",
     )
 
@@ -71,7 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reading = True
         self.uses = 0
         """The requests that were sent on it."""
-        self.idle_since = 0.0
+        self.since = 0.0
+        """The time since which it is idle; in an exchange, that of its last byte or later."""
         self.receiver: Receiver | None = None
         self._method = ""
         self._scanner: BodyScanner | None = None
@@ -98,6 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver) -> None:
         """Send a request. The receiver gets the response."""
+        self.since = self.server.loop.time()
         self.receiver, self._method = receiver, method
         self._is_over = self._is_complete = self._is_touched = False
         self.has_new_bytes = self.paused = False
@@ -183,20 +185,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Forget the exchange. Keep the connection if it can serve another, otherwise close it."""
-        now = self.server.loop.time()
-        self.server.unwatch(self, now)
+        server = self.server
+        now = server.loop.time()
+        if self.has_new_bytes:
+            server.heard = now
         self.receiver, self._scanner, self._buffer = None, None, b""
         transport = self._transport
         if transport is None:
             return
         left = self._most_uses - self.uses
         if self._is_complete and left > 0 and not transport.is_closing():
-            self.server.keep(self, now)
+            server.keep(self, now)
             if not self._reading:
                 self._resume_reading()
             if left == 1:
                 # The next one is there when this one has served its last request.
-                self.server.open_spare()
+                server.open_spare()
         else:
             # Not close(): that would first send the rest of a large request body. The server must
             # notice at once that nobody reads its answer.
@@ -227,6 +231,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)
+        self.server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""

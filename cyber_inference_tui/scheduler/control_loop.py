@@ -407,6 +407,7 @@ class ControlLoop:
             return
         now = self.now()
         state.server = server
+        state.count_places()
         state.loaded = now
         state.loaded_at = datetime.now(UTC)
         state.progress = None
@@ -577,6 +578,7 @@ class ControlLoop:
             # The memory that it used is known better now than before its load.
             state.need = None
         state.session = state.server = state.loaded_at = state.footprint = None
+        state.count_places()
         state.leaving = state.admit_before = None
         self._memory_tracker.server_ended(state, self.now())
         if record is not None:

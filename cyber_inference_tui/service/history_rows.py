@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 MAX_TEXT = 2_000
 """Characters that are kept of a text."""
+_MAX_ROWS = 50
+"""Rows of one statement. Older versions of SQLite take 999 values."""
 MAX_MEASUREMENTS = 2_000
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -85,17 +87,21 @@ def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for kind, group in groupby(records, type):
         rows = [list(map(_storable, _values(record))) for record in group]
-        connection.executemany(_insertion(kind), rows)
+        # Around each step of a statement, sqlite3 gives the interpreter to other threads and waits
+        # until it comes back. So many rows go with one statement.
+        for start in range(0, len(rows), _MAX_ROWS):
+            some = rows[start : start + _MAX_ROWS]
+            connection.execute(_insertion(kind, len(some)), list(chain.from_iterable(some)))
 
 
 @cache
-def _insertion(kind: type[Record]) -> str:
+def _insertion(kind: type[Record], rows: int) -> str:
     columns: list[str] = []
     for name in _stored(kind):
         columns += Footprint.__struct_fields__ if name == "footprint" else (name,)
-    places = ", ".join("?" * len(columns))
-    table = _TABLES[kind]
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
+    row = f"({', '.join('?' * len(columns))})"
+    into = f"{_TABLES[kind]} ({', '.join(columns)})"
+    return f"INSERT OR REPLACE INTO {into} VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 
 def samples(at: datetime) -> tuple[Record, ...]:
@@ -263,6 +269,8 @@ def _storable(value: Any) -> Any:
         return value
     if kind is float:
         return value if math.isfinite(value) else None
+    if kind is int:
+        return value if abs(value) <= _MAX_INTEGER else None
     if isinstance(value, str):
         if value.isascii():
             return value[:MAX_TEXT]
@@ -271,8 +279,6 @@ def _storable(value: Any) -> Any:
     if isinstance(value, datetime):
         zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
         return (zoned - _EPOCH) // _MICROSECOND
-    if isinstance(value, int):
-        return int(value) if abs(value) <= _MAX_INTEGER else None
     return value
 
 
