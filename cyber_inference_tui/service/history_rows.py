@@ -86,7 +86,10 @@ _PRUNE = {
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for kind, group in groupby(records, type):
-        rows = [list(map(_storable, _values(record))) for record in group]
+        rows = [
+            [None if value is None else _storable(value) for value in _values(record)]
+            for record in group
+        ]
         # Around each step of a statement, sqlite3 gives the interpreter to other threads and waits
         # until it comes back. So many rows go with one statement.
         for start in range(0, len(rows), _MAX_ROWS):
@@ -253,24 +256,17 @@ def _getter(kind: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
     return attrgetter(*_stored(kind))
 
 
-def _values(record: Record) -> list[Any]:
+def _values(record: Record) -> tuple[Any, ...]:
     """Return the values of a row."""
-    values = list(_getter(type(record))(record))
+    values = _getter(type(record))(record)
     if isinstance(record, Measurement):
         at = values.index(record.footprint)
-        values[at : at + 1] = msgspec.structs.astuple(record.footprint)
+        return (*values[:at], *msgspec.structs.astuple(record.footprint), *values[at + 1 :])
     return values
 
 
 def _storable(value: Any) -> Any:
     """Return the value as SQLite can hold it; a number that it cannot hold becomes unknown."""
-    kind = type(value)
-    if value is None or kind is bool:
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else None
-    if kind is int:
-        return value if abs(value) <= _MAX_INTEGER else None
     if isinstance(value, str):
         if value.isascii():
             return value[:MAX_TEXT]
@@ -279,6 +275,10 @@ def _storable(value: Any) -> Any:
     if isinstance(value, datetime):
         zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
         return (zoned - _EPOCH) // _MICROSECOND
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return int(value) if abs(value) <= _MAX_INTEGER else None
     return value
 
 
