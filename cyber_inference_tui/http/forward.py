@@ -296,9 +296,9 @@ class Forwarding(ServerExchange):
             try:
                 await self._wait_for_end()
             except UpstreamLostError as error:
-                if server.reused and error.untouched and not fresh:
-                    # The server closed a kept connection just as it was used again, and sent no
-                    # byte, so it cannot have started to work on the request.
+                if server.kept and error.untouched and not (fresh or lease.server_exited):
+                    # The server is still there. It closed an idle connection as it was used, and
+                    # sent no byte, so it cannot have started to work on the request.
                     fresh = True
                     continue
                 raise await self._upstream_error(

@@ -105,26 +105,22 @@ class LeanConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Forward a plain request, or leave the bytes to aiohttp."""
-        if self._is_free and not (self._close or self._force_close):
-            self._receive(data)
-        elif self._forwarding is not None:
-            self._keep(data)
-        elif self._early:
-            self._receive(self._early + data)
-        else:
-            self._feed(data)
-
-    def _receive(self, data: bytes) -> None:
-        """Take the bytes of a request from its first one on."""
         lean, transport = self._lean, self.transport
-        if lean is None or transport is None:
+        if (
+            not self._is_free
+            or self._close
+            or self._force_close
+            or lean is None
+            or transport is None
+        ):
+            self._receive_more(data)
             return
-        plain, arrived = lean.read(data, transport), self._loop.time()
-        if self._early or (plain is not None and len(data) < plain.size):
-            arrived = self._arrived or arrived
-            if plain is not None and len(data) < plain.size:
-                self._wait_for_body(data, arrived)
-                return
+        arrived = self._arrived or self._loop.time()
+        plain = lean.read(data, transport)
+        if plain is not None and len(data) < plain.size:
+            self._wait_for_body(data, arrived)
+            return
+        if self._arrived is not None:
             self._end_early()
         forwarding = None
         if plain is not None and len(data) == plain.size:
@@ -138,6 +134,16 @@ class LeanConnection(RequestHandler):
         self._idle.pop(self, None)
         if not forwarding.start(self._on_end):
             self._hand_over(forwarding)
+
+    def _receive_more(self, data: bytes) -> None:
+        """Take bytes that do not begin a request, or that are no longer wanted."""
+        if self._forwarding is not None:
+            self._keep(data)
+        elif self._early:
+            early, self._early, self._is_free = self._early, b"", True
+            self.data_received(early + data)
+        else:
+            self._feed(data)
 
     def _wait_for_body(self, data: bytes, arrived: float) -> None:
         """Keep a plain request whose body is not complete, for a moment."""

@@ -26,7 +26,12 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import Access, AccessRules, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
-from cyber_inference_tui.http.body_fields import BROKEN, decode_named_fields, is_form
+from cyber_inference_tui.http.body_fields import (
+    BROKEN,
+    NamedFields,
+    decode_named_fields,
+    is_form,
+)
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, passed_on
 from cyber_inference_tui.http.quick_forwarding import PlainTarget, QuickForwarding
@@ -41,7 +46,7 @@ _MAX_HEAD = 8000
 _MAX_BODY = 256 << 10
 _MAX_HEADERS = 64
 _MAX_HEADS = 256
-_MAX_REQUESTS = 1024
+_MAX_REQUESTS = 512
 _MAX_TARGETS = 64
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
 _NOT_PLAIN = frozenset(
@@ -145,15 +150,25 @@ class LeanPath:
         body = data[plain.start :]
         try:
             fields = decode_named_fields(body)
-            target = plain.targets[fields.model]
-        except (KeyError, *BROKEN):
-            return self._forward_first(plain, body, client, arrived)
+        except BROKEN:
+            fields = None
+        target = None if fields is None else plain.targets.get(fields.model)
+        if fields is None or target is None:
+            return self._forward_first(plain, body, fields, client, arrived)
         return QuickForwarding(target, body, fields.stream is True, client, arrived)
 
     def _forward_first(
-        self, plain: PlainRequest, body: bytes, client: ClientSide, arrived: float
+        self,
+        plain: PlainRequest,
+        body: bytes,
+        fields: NamedFields | None,
+        client: ClientSide,
+        arrived: float,
     ) -> QuickForwarding | None:
-        """Find the target of a request, and remember it if it is the same for all such requests."""
+        """Find the target of a request, and remember it if it is the same for all such requests.
+
+        Without ``fields``, the body is not plain JSON.
+        """
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)
@@ -161,15 +176,12 @@ class LeanPath:
             # aiohttp's way answers with this error.
             return None
         target = PlainTarget(self.forwarder, plain.head, found)
-        try:
-            named = decode_named_fields(body).model
-        except BROKEN:
-            named = None
-        name = named or plain.head.named
-        if name is not None and targets.is_unchanged(plain.route, name):
-            if len(plain.targets) >= _MAX_TARGETS:
-                plain.targets.clear()
-            plain.targets[named] = target
+        if fields is not None:
+            name = fields.model or plain.head.named
+            if name is not None and targets.is_unchanged(plain.route, name):
+                if len(plain.targets) >= _MAX_TARGETS:
+                    plain.targets.clear()
+                plain.targets[fields.model] = target
         return QuickForwarding(target, found.body, found.stream, client, arrived)
 
 

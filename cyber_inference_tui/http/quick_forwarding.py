@@ -157,8 +157,9 @@ class QuickForwarding:
     # The connection to the server calls these
 
     def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
-        """Pass on an answer that is complete; leave any other to the forwarding."""
-        target, transport = self._target, self._client.transport
+        """Pass on a complete answer and end; leave any other answer to the forwarding."""
+        target, lease, server = self._target, self._lease, self._server
+        transport = self._client.transport
         if (
             not body
             or length != len(body)
@@ -166,16 +167,29 @@ class QuickForwarding:
             or target.is_renamed
             or transport is None
             or transport.is_closing()
+            or lease is None
+            or server is None
         ):
             return self.becomes().begin(head, length, body)
         transport.write(
             b"%bContent-Length: %d\r\n%b%b"
             % (head.lines, length, KEEP_ALIVE if target.request.keep_alive else CLOSE, body)
         )
-        self._status = head.status
-        self._usage = _NO_USAGE
-        if target.is_work and not head.is_encoded:
-            self._usage = usage_of_whole(body)
+        forwarder = target.forwarder
+        now = forwarder.loop.time()
+        usage = _NO_USAGE
+        if target.is_work:
+            if not head.is_encoded:
+                usage = usage_of_whole(body)
+            self._status, self._ended_at, self._usage = head.status, now, usage
+            # It is kept until its record is made.
+            self._lease = self._server = None
+            self._body = b""
+            forwarder.finished.add(self)
+        lease.finish(usage.tokens_in, usage.tokens_out)
+        server.complete(now)
+        forwarder.service.active.remove(self._number)
+        self._on_end(True)
         return None
 
     def take(self, data: bytes) -> bool:
@@ -183,25 +197,8 @@ class QuickForwarding:
         return self.becomes().take(data)
 
     def end(self, error: Exception | None) -> None:
-        """Give everything back after a complete answer."""
-        lease, server, target = self._lease, self._server, self._target
-        if error is not None or lease is None or server is None:
-            self.becomes().end(error)
-            return
-        usage = self._usage
-        if usage is not _NO_USAGE:
-            lease.count(usage.tokens_in, usage.tokens_out)
-        lease.answered()
-        lease.release()
-        server.finish()
-        forwarder = target.forwarder
-        forwarder.service.active.remove(self._number)
-        if target.is_work:
-            self._ended_at = forwarder.loop.time()
-            self._lease = self._server = None
-            self._body = b""
-            forwarder.finished.add(self)
-        self._on_end(True)
+        """Note the end without an answer, as a forwarding does in its place."""
+        self.becomes().end(error)
 
     # Its record
 

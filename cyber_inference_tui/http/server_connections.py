@@ -2,7 +2,7 @@
 
 llama-server (cpp-httplib) closes a connection after 5 s without a request, and each open connection
 occupies one of its threads. So idle connections are kept for a shorter time. There are never more
-than requests were in flight at once.
+than requests were in flight at once, and a spare one.
 
 For each server with exchanges a timer checks four times in each ``stall_timeout`` which of them
 have received bytes since the last check. Receiving bytes costs nothing extra. A silence is detected
@@ -123,7 +123,7 @@ class ServerConnections:
         idle = self._idle
         if len(idle) >= _MAX_IDLE:
             idle[0].close()
-        connection.since = now
+        connection.since, connection.kept = now, True
         idle.append(connection)
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(_IDLE_SECONDS, self._close_old)

@@ -156,7 +156,7 @@ class ServerExchange:
         if server is None:
             return
         self._answer.stop_waiting()
-        server.finish()
+        server.finish(self._shared.loop.time())
 
     def _release(self) -> None:
         """Give the place at the model back."""

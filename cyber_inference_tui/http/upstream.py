@@ -27,7 +27,7 @@ class Receiver(Protocol):
         """Take the head, the announced length, and the bytes behind the head.
 
         Return the scanner of the body, which gets these bytes, or ``None`` if they were the whole
-        body and are taken.
+        body, and the receiver has called ``complete``.
         """
 
     def take(self, data: bytes) -> bool:
@@ -58,6 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_scanner",
         "_transport",
         "has_new_bytes",
+        "kept",
         "paused",
         "receiver",
         "server",
@@ -71,6 +72,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reading = True
         self.uses = 0
         """The requests that were sent on it."""
+        self.kept = False
+        """Whether it was idle, so that the server may have closed it before the present request."""
         self.since = 0.0
         """The time since which it is idle; in an exchange, that of its last byte or later."""
         self.receiver: Receiver | None = None
@@ -89,11 +92,6 @@ class UpstreamConnection(asyncio.Protocol):
     def usable(self) -> bool:
         """Return whether a request can be sent now."""
         return self._transport is not None and not self._transport.is_closing()
-
-    @property
-    def reused(self) -> bool:
-        """Return whether it has served a request before the present one."""
-        return self.uses > 1
 
     # An exchange
 
@@ -151,7 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._most_uses = head.most_requests
             scanner = self._scanner = receiver.begin(head, length, data)
             if scanner is None:
-                return True
+                return False
             # It may have left its place to another.
             receiver = self.receiver or receiver
             if scanner.done:
@@ -183,10 +181,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.end(error)
 
-    def finish(self) -> None:
+    def complete(self, now: float) -> None:
+        """End and finish the exchange, whose answer the receiver has taken."""
+        self._is_over = self._is_complete = True
+        self.finish(now)
+
+    def finish(self, now: float) -> None:
         """Forget the exchange. Keep the connection if it can serve another, otherwise close it."""
         server = self.server
-        now = server.loop.time()
         if self.has_new_bytes:
             server.heard = now
         self.receiver, self._scanner, self._buffer = None, None, b""

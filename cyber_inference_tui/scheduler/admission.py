@@ -40,10 +40,14 @@ class Admission:
 
     def try_take_place(self, state: ModelState) -> bool:
         """Admit a request that arrives now, if that is possible at once: the hot path."""
+        server = state.server
         if (
-            state.waiters
-            or not _is_open(state)
+            server is None
+            or state.status is not ModelStatus.LOADED
+            or state.leaving is not None
+            or state.waiters
             or state.in_flight >= state.places
+            or server.exited.done()
             or (self.waiting and not self._admits(state, self._arrivals + 1))
         ):
             return False

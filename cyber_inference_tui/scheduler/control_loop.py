@@ -216,16 +216,13 @@ class ControlLoop:
         if self.closing or server is None or not self.admission.try_take_place(state):
             return None
         now = self.now()
-        self._note_use(state, now)
+        state.last_used, state.last_used_at = now, datetime.now(UTC)
+        self.on_detail(state.model.id)
         return Lease(self.release, state, server, now)
 
     def lease(self, state: ModelState, now: float) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
         return None if state.server is None else Lease(self.release, state, state.server, now)
-
-    def _note_use(self, state: ModelState, now: float) -> None:
-        state.touch(now)
-        self.on_detail(state.model.id)
 
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
@@ -233,14 +230,16 @@ class ControlLoop:
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
             self.admission.take_place(state, request.arrival)
-            self._note_use(state, self.now())
+            state.touch(self.now())
+            self.on_detail(state.model.id)
             request.future.set_result(None)
 
     def release(self, state: ModelState, since: float) -> None:
         """Free the place that a request took at ``since``."""
         now, admission = self.now(), self.admission
         admission.free_place(state, now - since)
-        self._note_use(state, now)
+        state.last_used, state.last_used_at = now, datetime.now(UTC)
+        self.on_detail(state.model.id)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and
         # memory readings, and in most cases the timer is set for that or for an earlier time.
         if (

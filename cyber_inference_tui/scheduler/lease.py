@@ -129,6 +129,17 @@ class Lease:
         if self._session is not None:
             self._session.answered = True
 
+    def finish(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        """Note a complete answer with so many tokens, and give the place back."""
+        session = self._session
+        if session is not None:
+            session.answered = True
+            if tokens_in:
+                session.tokens_in += tokens_in
+            if tokens_out:
+                session.tokens_out += tokens_out
+        self.release()
+
     def release(self) -> None:
         """Give the place back when the request has ended. Further calls have no effect."""
         released, self._released = self._released, None
