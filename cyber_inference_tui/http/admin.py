@@ -70,10 +70,10 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())
     table.answer(
         endpoints.REQUESTS,
-        lambda call: service.history.requests(call.query),
+        lambda call: service.requests(call.query),
     )
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
-    table.answer(endpoints.TOTALS, lambda call: service.history.totals())
+    table.answer(endpoints.TOTALS, lambda call: service.totals())
 
     table.answer(endpoints.CONFIG, lambda call: config.values())
     table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))

@@ -22,6 +22,8 @@ EVENT_STREAM = b"text/event-stream"
 UNBUFFERED = b"X-Accel-Buffering: no\r\n"
 _NOT_IMPLEMENTED = 501
 _MAX_KNOWN = 256
+_MANY_REQUESTS = 1000
+"""The requests of a connection if nothing is announced, as in nginx."""
 
 
 class AnswerHead(NamedTuple):
@@ -31,7 +33,8 @@ class AnswerHead(NamedTuple):
     framing: Framing
     has_length: bool
     """Whether it announces a length, which an answer to HEAD does without a body."""
-    keep_alive: bool
+    most_requests: int
+    """The number of requests of a connection with such an answer; 0 = it is closed after it."""
     is_events: bool
     is_encoded: bool
     """Whether its body has a content coding, so that it cannot be read here."""
@@ -72,6 +75,15 @@ class AnswerHeads:
         return head, parsed.length
 
 
+def _most_requests(head: ResponseHead) -> int:
+    if not head.keep_alive:
+        return 0
+    if head.most_requests is None:
+        return _MANY_REQUESTS
+    # llama-server (cpp-httplib) announces 100. Some are left out in case it counts in another way.
+    return min(_MANY_REQUESTS, head.most_requests * 9 // 10)
+
+
 def _answer_head(head: ResponseHead) -> AnswerHead:
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     has_length = is_encoded = is_unbuffered = False
@@ -94,7 +106,7 @@ def _answer_head(head: ResponseHead) -> AnswerHead:
         head.status,
         head.framing,
         has_length,
-        head.keep_alive,
+        _most_requests(head),
         is_events,
         is_encoded,
         b"".join(lines),

@@ -50,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 def make_app(service: Service, login: AdminLogin) -> web.Application:
     """Return the application of a service. Its cleanup closes the forwarder."""
-    forwarder = Forwarder(service, on_request=service.note_request, now=utc_now)
+    forwarder = Forwarder(service, finished=service.finished, now=utc_now)
     app = assemble(service, forwarder.handle, login, forwarder=forwarder)
 
     async def close(_: web.Application) -> None:
@@ -126,6 +126,7 @@ def assemble(
 
 def _metrics(service: Service) -> Handler:
     async def metrics(request: web.Request) -> web.StreamResponse:
+        service.finished.flush()
         body, kind = await service.metrics.scrape(), CONTENT_TYPE
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
 

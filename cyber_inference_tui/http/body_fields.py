@@ -37,14 +37,14 @@ _TO_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\
 _END = re.compile(_BLANK + rb"([,}])")
 
 
-class _NamedFields(msgspec.Struct):
+class NamedFields(msgspec.Struct):
     """The fields that a forwarder needs. The decoder skips all others."""
 
     model: str | None = None
     stream: Any = None
 
 
-decode_named_fields = msgspec.json.Decoder(thread_safe(_NamedFields)).decode
+decode_named_fields = msgspec.json.Decoder(thread_safe(NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
 BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

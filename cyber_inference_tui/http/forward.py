@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
@@ -33,8 +33,8 @@ from cyber_inference_tui.http.server_exchange import ServerExchange
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.llama.launcher import SERVER_HOST
-from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.service.finished_requests import FinishedRequests
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -78,55 +78,42 @@ class _WrittenResponse(web.StreamResponse):
         """Do nothing: the end is already written."""
 
 
-class Ended(Protocol):
-    """A request that is over."""
-
-    @property
-    def error_code(self) -> str | None:
-        """The code of its error, from a small set for the metrics; ``None`` = no error."""
-
-    def record(self) -> RequestRecord:
-        """Return its record."""
-
-
 class Forwarder:
     """Answers every model endpoint. Call ``close`` when the service ends.
 
-    ``on_request`` is called once for each finished request that asked a model for output (the
-    inference endpoints, and any POST under ``/v1/``), with the code of its error if it failed. For
-    other requests (``/props``, ``/tokenize``, files of a server's web page …) it is called only if
-    they failed. A request whose model is not known raises an error instead, and has no record.
-    ``now`` returns the time with its zone.
+    ``finished`` gets each finished request that asked a model for output (the inference endpoints,
+    and any POST under ``/v1/``). Of other requests (``/props``, ``/tokenize``, files of a server's
+    web page …) it gets those that failed. A request whose model is not known raises an error
+    instead, and has no record. ``now`` returns the time with its zone.
     """
 
     def __init__(
         self,
         service: Service,
         *,
-        on_request: Callable[[RequestRecord, str | None], None],
+        finished: FinishedRequests,
         now: Callable[[], datetime],
     ) -> None:
         self.service = service
-        self.now = now
+        self._now = now
         # Kept, because before Python 3.12 every look-up of the loop costs a system call.
         self.loop = asyncio.get_running_loop()
         self.targets = TargetFinder(service)
         self.pool = ConnectionPool(SERVER_HOST)
         self.retry_queue = RetryQueue()
-        self._on_request = on_request
-        self._ended: list[Ended] = []
+        self.finished = finished
 
     async def close(self) -> None:
         """Close the idle connections, and record the last requests."""
         self.pool.close()
-        self._record_ended()
+        self.finished.flush()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, wait for a place, pass on the request, and pass back the answer."""
         begun = client_of(request).take_begun()
         if begun is not None:
             return await begun.run()
-        arrived = (self.now(), self.loop.time())
+        arrived = self.loop.time()
         settings = self.service.settings
         head = head_of(request, with_keys=bool(settings.api_keys))
         route = self.targets.route(head)
@@ -134,20 +121,9 @@ class Forwarder:
         target = self.targets.find(route, head, body)
         return await Forwarding(self, head, client_of(request), target, arrived).run()
 
-    def record(self, ended: Ended) -> None:
-        """Record an ended request, after the answers of this turn of the loop are written."""
-        if not self._ended:
-            self.loop.call_soon(self._record_ended)
-        self._ended.append(ended)
-
-    def _record_ended(self) -> None:
-        ended, self._ended = self._ended, []
-        for log in ended:
-            try:
-                self._on_request(log.record(), log.error_code)
-            except Exception:
-                # An error in recording must not break an answer.
-                _logger.exception("a request was not recorded")
+    def time_of(self, moment: float) -> datetime:
+        """Return the time, with its zone, at a moment of the loop's clock."""
+        return self._now() - timedelta(seconds=self.loop.time() - moment)
 
 
 class Forwarding(ServerExchange):
@@ -161,7 +137,7 @@ class Forwarding(ServerExchange):
         answer, log = self._answer, self._log
         self.on_end = None
         if not self._number:
-            self._number = self._service.active.add(self.active)
+            self._number = self._service.active.add(self)
         try:
             await self._serve()
         except CyberError as error:
@@ -320,9 +296,9 @@ class Forwarding(ServerExchange):
             try:
                 await self._wait_for_end()
             except UpstreamLostError as error:
-                if server.reused and error.untouched and not fresh:
-                    # The server closed a kept connection just as it was used again, and sent no
-                    # byte, so it cannot have started to work on the request.
+                if server.kept and error.untouched and not (fresh or lease.server_exited):
+                    # The server is still there. It closed an idle connection as it was used, and
+                    # sent no byte, so it cannot have started to work on the request.
                     fresh = True
                     continue
                 raise await self._upstream_error(

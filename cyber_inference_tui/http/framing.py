@@ -15,6 +15,7 @@ _MAX_LENGTH_DIGITS = 18
 _LINE_FEED = 0x0A
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
 _PLAIN_CHUNK_SIZE = re.compile(rb"0?([1-9a-fA-F][0-9a-fA-F]{0,6})\r\n")
+_MOST_REQUESTS = re.compile(rb"\bmax=([0-9]{1,9})\b", re.IGNORECASE)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
 
 # RFC 9110, 7.6.1: they concern a single connection and are never passed on.
@@ -46,6 +47,8 @@ class ResponseHead(NamedTuple):
     framing: Framing
     length: int
     keep_alive: bool
+    most_requests: int | None
+    """The number of requests of a connection, if the server announces it."""
     content_type: bytes
 
 
@@ -64,6 +67,7 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     status = int(match[2])
     keep_alive = match[1] == b"1"
     framing, length, content_type = Framing.CLOSE, 0, b""
+    most_requests = None
     headers = []
     for line in lines:
         name, colon, value = line.partition(b":")
@@ -84,6 +88,8 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
         elif key == b"connection":
             options = value.lower()
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+        elif key == b"keep-alive" and (most := _MOST_REQUESTS.search(value)):
+            most_requests = int(most[1])
         elif key == b"content-type":
             content_type = value.lower()
         if key not in HOP_BY_HOP and key != b"content-length":
@@ -94,7 +100,16 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
         framing = Framing.NONE
     if framing is Framing.CLOSE:
         keep_alive = False
-    return ResponseHead(status, match[3] or b"", headers, framing, length, keep_alive, content_type)
+    return ResponseHead(
+        status,
+        match[3] or b"",
+        headers,
+        framing,
+        length,
+        keep_alive,
+        most_requests,
+        content_type,
+    )
 
 
 def _is_whole_chunks(data: bytes) -> bool:

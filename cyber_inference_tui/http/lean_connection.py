@@ -17,7 +17,6 @@ from aiohttp.web_protocol import RequestHandler
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import LeanPath, message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
-from cyber_inference_tui.http.request_log import Arrival
 
 _BODY_SECONDS = 1.0
 """Seconds after which aiohttp gets a plain request whose body is not complete."""
@@ -61,7 +60,7 @@ class LeanConnection(RequestHandler):
         """The missing bytes of aiohttp's request; not finite if they are not certain."""
         self._early = b""
         """A plain request whose body is not complete."""
-        self._arrived: Arrival | None = None
+        self._arrived: float | None = None
         self._body_timer: asyncio.TimerHandle | None = None
         self._forwarding: QuickForwarding | None = None
         """The forwarding on the lean path."""
@@ -106,31 +105,25 @@ class LeanConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Forward a plain request, or leave the bytes to aiohttp."""
-        if self._is_free and not (self._close or self._force_close):
-            self._receive(data)
-        elif self._forwarding is not None:
-            self._keep(data)
-        elif self._early:
-            self._receive(self._early + data)
-        else:
-            self._feed(data)
-
-    def _receive(self, data: bytes) -> None:
-        """Take the bytes of a request from its first one on."""
         lean, transport = self._lean, self.transport
-        if lean is None or transport is None:
+        if (
+            not self._is_free
+            or self._close
+            or self._force_close
+            or lean is None
+            or transport is None
+        ):
+            self._receive_more(data)
             return
+        arrived = self._arrived or self._loop.time()
         plain = lean.read(data, transport)
-        arrived = self._arrived or lean.now()
-        if plain is not None and len(data) < plain[2]:
-            self._early, self._arrived, self._is_free = data, arrived, False
-            if self._body_timer is None:
-                self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
+        if plain is not None and len(data) < plain.size:
+            self._wait_for_body(data, arrived)
             return
-        if self._early:
+        if self._arrived is not None:
             self._end_early()
         forwarding = None
-        if plain is not None and len(data) == plain[2]:
+        if plain is not None and len(data) == plain.size:
             forwarding = lean.forward(plain, data, self, arrived)
         if forwarding is None:
             self._feed(data)
@@ -142,6 +135,22 @@ class LeanConnection(RequestHandler):
         if not forwarding.start(self._on_end):
             self._hand_over(forwarding)
 
+    def _receive_more(self, data: bytes) -> None:
+        """Take bytes that do not begin a request, or that are no longer wanted."""
+        if self._forwarding is not None:
+            self._keep(data)
+        elif self._early:
+            early, self._early, self._is_free = self._early, b"", True
+            self.data_received(early + data)
+        else:
+            self._feed(data)
+
+    def _wait_for_body(self, data: bytes, arrived: float) -> None:
+        """Keep a plain request whose body is not complete, for a moment."""
+        self._early, self._arrived, self._is_free = data, arrived, False
+        if self._body_timer is None:
+            self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
+
     def _on_end(self, complete: bool) -> None:
         """Wait for the next request, or have aiohttp continue an answer that is not complete."""
         forwarding = self._forwarding
@@ -152,7 +161,9 @@ class LeanConnection(RequestHandler):
             return
         self._forwarding, self._plain = None, b""
         self.answered += 1
-        self._end_progress()
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._end_progress()
         if self._later:
             # What follows is answered before the connection ends.
             self.is_last = False

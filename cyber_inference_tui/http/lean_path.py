@@ -7,7 +7,8 @@ A head is plain if it is that of a POST to a path of the models' servers in HTTP
 byte.
 
 Heads of one client differ only in the digits of their ``Content-Length``. So a head is parsed and
-checked once, and then looked up by its other bytes.
+checked once, and looked up by its other bytes when it comes with another length for the first time.
+After that it is looked up by all its bytes, and the target by the name of the model in the body.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import Access, AccessRules, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
-from cyber_inference_tui.http.body_fields import is_form
+from cyber_inference_tui.http.body_fields import (
+    BROKEN,
+    NamedFields,
+    decode_named_fields,
+    is_form,
+)
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, passed_on
-from cyber_inference_tui.http.quick_forwarding import QuickForwarding
-from cyber_inference_tui.http.request_log import Arrival
+from cyber_inference_tui.http.quick_forwarding import PlainTarget, QuickForwarding
 from cyber_inference_tui.http.target import MODEL_ROUTES, Route
+from cyber_inference_tui.library.catalog import Catalog
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.schema import Settings
@@ -39,7 +45,9 @@ _MAX_HEAD = 8000
 """Below aiohttp's limits for a target and for a header."""
 _MAX_BODY = 256 << 10
 _MAX_HEADERS = 64
-_MAX_KNOWN = 256
+_MAX_HEADS = 256
+_MAX_REQUESTS = 512
+_MAX_TARGETS = 64
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
 _NOT_PLAIN = frozenset(
     {"transfer-encoding", "content-encoding", "expect", "upgrade", "origin", "trailer"}
@@ -59,8 +67,19 @@ class _KnownHead(NamedTuple):
     max_body: int
 
 
-PlainRequest = tuple[_KnownHead, int, int]
-"""A plain request: its head, the offset of its body, and its size in bytes."""
+class PlainRequest:
+    """A plain head with its ``Content-Length``. All requests with these bytes share it."""
+
+    __slots__ = ("head", "host", "route", "size", "start", "targets")
+
+    def __init__(self, known: _KnownHead, start: int, length: int) -> None:
+        self.head, self.route, self.host, _ = known
+        self.start = start
+        """The offset of the body."""
+        self.size = start + length
+        """The size of the whole request."""
+        self.targets: dict[str | None, PlainTarget] = {}
+        """By the name of the model in the body."""
 
 
 class LeanPath:
@@ -69,12 +88,13 @@ class LeanPath:
     def __init__(self, access: Access, forwarder: Forwarder) -> None:
         self._access = access
         self.forwarder = forwarder
+        self._models = forwarder.service.models
         self._rules: AccessRules | None = None
-        self._known: dict[bytes, _KnownHead | None] = {}
-
-    def now(self) -> Arrival:
-        """Return the present time, as that of an arrival."""
-        return self.forwarder.now(), self.forwarder.loop.time()
+        self._catalog: Catalog | None = None
+        self._requests: dict[bytes, PlainRequest | None] = {}
+        """By the bytes of the head."""
+        self._heads: dict[bytes, _KnownHead | None] = {}
+        """By the bytes of the head without the digits of its ``Content-Length``."""
 
     def read(self, data: bytes, transport: asyncio.Transport) -> PlainRequest | None:
         """Return the plain request at the beginning of ``data``, if there is one.
@@ -82,42 +102,87 @@ class LeanPath:
         It arrived on ``transport``. Its body may be incomplete.
         """
         end = data.find(b"\r\n\r\n", 0, _MAX_HEAD)
-        found = CONTENT_LENGTH.search(data, 0, end + 2) if end > 0 else None
+        if end <= 0:
+            return None
+        rules, catalog = self._access.rules, self._models.catalog
+        if rules is not self._rules or catalog is not self._catalog:
+            self._rules, self._catalog = rules, catalog
+            self._requests.clear()
+            self._heads.clear()
+        try:
+            plain = self._requests[data[:end]]
+        except KeyError:
+            plain = self._read_first(data, end, rules)
+        if plain is None:
+            return None
+        if rules.wildcard and not rules.allows_host(plain.host, local_ip(transport)):
+            return None
+        return plain
+
+    def _read_first(self, data: bytes, end: int, rules: AccessRules) -> PlainRequest | None:
+        """Read a head for the first time, and remember it."""
+        found = CONTENT_LENGTH.search(data, 0, end + 2)
         if found is None:
             return None
-        rules = self._access.rules
-        if rules is not self._rules:
-            self._rules = rules
-            self._known.clear()
         key = data[: found.start(1)] + data[found.end(1) : end]
         try:
-            known = self._known[key]
+            known = self._heads[key]
         except KeyError:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            known = self._known[key] = _parse(key, rules, self.forwarder.service.settings)
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            known = self._heads[key] = _parse(key, rules, self.forwarder.service.settings)
         length = int(found[1])
-        if known is None or length > known.max_body:
-            return None
-        if rules.wildcard and not rules.allows_host(known.host, local_ip(transport)):
-            return None
-        return known, end + 4, end + 4 + length
+        plain = None
+        if known is not None and length <= known.max_body:
+            plain = PlainRequest(known, end + 4, length)
+        if len(self._requests) >= _MAX_REQUESTS:
+            self._requests.clear()
+        self._requests[data[:end]] = plain
+        return plain
 
     def forward(
-        self, plain: PlainRequest, data: bytes, client: ClientSide, arrived: Arrival
+        self, plain: PlainRequest, data: bytes, client: ClientSide, arrived: float
     ) -> QuickForwarding | None:
-        """Return the forwarding of the complete request ``data``; ``None`` if it is refused."""
-        (head, route, _, _), start, _ = plain
-        body = data[start:]
+        """Return the forwarding of the complete request ``data``; ``None`` if it is refused.
+
+        It arrived at the time ``arrived`` of the loop.
+        """
+        body = data[plain.start :]
+        try:
+            fields = decode_named_fields(body)
+        except BROKEN:
+            fields = None
+        target = None if fields is None else plain.targets.get(fields.model)
+        if fields is None or target is None:
+            return self._forward_first(plain, body, fields, client, arrived)
+        return QuickForwarding(target, body, fields.stream is True, client, arrived)
+
+    def _forward_first(
+        self,
+        plain: PlainRequest,
+        body: bytes,
+        fields: NamedFields | None,
+        client: ClientSide,
+        arrived: float,
+    ) -> QuickForwarding | None:
+        """Find the target of a request, and remember it if it is the same for all such requests.
+
+        Without ``fields``, the body is not plain JSON.
+        """
         targets = self.forwarder.targets
-        target = targets.find_unchanged(route, head.named, body)
-        if target is None:
-            try:
-                target = targets.find(route, head, body)
-            except CyberError:
-                # aiohttp's way answers with this error.
-                return None
-        return QuickForwarding(self.forwarder, head, client, target, arrived)
+        try:
+            found = targets.find(plain.route, plain.head, body)
+        except CyberError:
+            # aiohttp's way answers with this error.
+            return None
+        target = PlainTarget(self.forwarder, plain.head, found)
+        if fields is not None:
+            name = fields.model or plain.head.named
+            if name is not None and targets.is_unchanged(plain.route, name):
+                if len(plain.targets) >= _MAX_TARGETS:
+                    plain.targets.clear()
+                plain.targets[fields.model] = target
+        return QuickForwarding(target, found.body, found.stream, client, arrived)
 
 
 LEAN_PATH = web.AppKey("lean_path", LeanPath)

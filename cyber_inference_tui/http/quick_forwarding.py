@@ -9,16 +9,46 @@ from cyber_inference_tui.http.client_response import CLOSE, KEEP_ALIVE
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead
-from cyber_inference_tui.http.request_log import Arrival, finished_record
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.http.usage import Usage, usage_of
+from cyber_inference_tui.http.usage import Usage, usage_of_whole
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 
 _NO_USAGE = Usage()
+
+
+class PlainTarget:
+    """What requests with the same head, length and model have in common."""
+
+    __slots__ = (
+        "forwarder",
+        "is_renamed",
+        "is_work",
+        "model",
+        "path",
+        "port",
+        "request",
+        "server_head",
+    )
+
+    def __init__(self, forwarder: Forwarder, request: RequestHead, target: Target) -> None:
+        self.forwarder = forwarder
+        self.request = request
+        self.model = target.model
+        self.path = target.path
+        self.is_work = target.is_work
+        self.is_renamed = target.is_renamed
+        self.port = 0
+        """The port of the model's server at the last request."""
+        self.server_head = b""
+        """The head of that request."""
+
+    def target(self, body: bytes, stream: bool) -> Target:
+        """Return the target of a request."""
+        return Target(self.model, self.path, body, stream, self.is_work)
 
 
 class QuickForwarding:
@@ -30,33 +60,32 @@ class QuickForwarding:
 
     __slots__ = (
         "_arrived",
+        "_body",
         "_client",
         "_ended_at",
-        "_first_at",
-        "_forwarder",
         "_forwarding",
         "_lease",
         "_number",
         "_on_end",
-        "_request",
         "_server",
         "_status",
+        "_stream",
         "_target",
         "_usage",
     )
 
     def __init__(
         self,
-        forwarder: Forwarder,
-        request: RequestHead,
+        target: PlainTarget,
+        body: bytes,
+        stream: bool,
         client: ClientSide,
-        target: Target,
-        arrived: Arrival,
+        arrived: float,
     ) -> None:
-        self._forwarder = forwarder
-        self._request = request
-        self._client = client
         self._target = target
+        self._body = body
+        self._stream = stream
+        self._client = client
         self._arrived = arrived
         self._forwarding: Forwarding | None = None
         """What it has become."""
@@ -70,31 +99,42 @@ class QuickForwarding:
         the answer is not complete and only a task can go on, as if ``start`` had returned
         ``False``: then ``run`` what this ``becomes``.
         """
-        forwarder, target = self._forwarder, self._target
+        target, body = self._target, self._body
+        forwarder = target.forwarder
         service = forwarder.service
         self._on_end = on_end
-        self._number = service.active.add(self._active)
+        self._number = service.active.add(self)
         retries = forwarder.retry_queue
         if retries.active and retries.is_active(target.model.id):
             return False
         lease = self._lease = service.scheduler.try_acquire(target.model)
         if lease is None:
             return False
-        server = self._server = forwarder.pool.of(lease.port).take()
+        port = lease.port
+        connections = forwarder.pool.of(port)
+        server = self._server = connections.take()
         if server is None:
             return False
+        if target.port != port:
+            target.port = port
+            whole = target.target(body, self._stream)
+            target.server_head = server_request(target.request, whole, port)
         lease.sent()
-        head = server_request(self._request, target, lease.port)
-        server.begin(self._request.method, head, target.body, self)
-        server.server.watch(server, lease, service.settings.stall_timeout)
+        server.begin("POST", target.server_head, body, self)
+        connections.watch(lease, service.settings.stall_timeout)
         return True
 
     def becomes(self) -> Forwarding:
         """Return the forwarding that continues in its place."""
         forwarding = self._forwarding
         if forwarding is None:
+            target = self._target
             forwarding = self._forwarding = Forwarding(
-                self._forwarder, self._request, self._client, self._target, self._arrived
+                target.forwarder,
+                target.request,
+                self._client,
+                target.target(self._body, self._stream),
+                self._arrived,
             )
             forwarding.on_end = self._on_end
             forwarding.adopt(self._number, self._lease, self._server)
@@ -104,38 +144,52 @@ class QuickForwarding:
     def keep_alive(self) -> bool:
         """Whether the client's connection can serve another request."""
         forwarding = self._forwarding
-        return self._request.keep_alive if forwarding is None else forwarding.keep_alive
+        return self._target.request.keep_alive if forwarding is None else forwarding.keep_alive
 
     def leave(self) -> None:
         """End the forwarding, because its client has left."""
         self.becomes().leave()
 
-    def _active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
+    def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
+        """Return the record of the running request."""
         return self.becomes().active(number, positions)
 
     # The connection to the server calls these
 
     def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
-        """Pass on an answer that is complete; leave any other to the forwarding."""
+        """Pass on a complete answer and end; leave any other answer to the forwarding."""
+        target, lease, server = self._target, self._lease, self._server
         transport = self._client.transport
         if (
             not body
             or length != len(body)
             or not head.is_plain
-            or self._target.is_renamed
+            or target.is_renamed
             or transport is None
             or transport.is_closing()
+            or lease is None
+            or server is None
         ):
             return self.becomes().begin(head, length, body)
         transport.write(
             b"%bContent-Length: %d\r\n%b%b"
-            % (head.lines, length, KEEP_ALIVE if self._request.keep_alive else CLOSE, body)
+            % (head.lines, length, KEEP_ALIVE if target.request.keep_alive else CLOSE, body)
         )
-        self._first_at = self._forwarder.loop.time()
-        self._status = head.status
-        self._usage = _NO_USAGE
-        if self._target.is_work and not head.is_encoded:
-            self._usage = usage_of(body, None, events=False)
+        forwarder = target.forwarder
+        now = forwarder.loop.time()
+        usage = _NO_USAGE
+        if target.is_work:
+            if not head.is_encoded:
+                usage = usage_of_whole(body)
+            self._status, self._ended_at, self._usage = head.status, now, usage
+            # It is kept until its record is made.
+            self._lease = self._server = None
+            self._body = b""
+            forwarder.finished.add(self)
+        lease.finish(usage.tokens_in, usage.tokens_out)
+        server.complete(now)
+        forwarder.service.active.remove(self._number)
+        self._on_end(True)
         return None
 
     def take(self, data: bytes) -> bool:
@@ -143,22 +197,8 @@ class QuickForwarding:
         return self.becomes().take(data)
 
     def end(self, error: Exception | None) -> None:
-        """Give everything back after a complete answer."""
-        lease, server = self._lease, self._server
-        if error is not None or lease is None or server is None:
-            self.becomes().end(error)
-            return
-        usage = self._usage
-        if usage is not _NO_USAGE:
-            lease.count(usage.tokens_in, usage.tokens_out)
-        lease.answered()
-        lease.release()
-        server.finish()
-        self._forwarder.service.active.remove(self._number)
-        if self._target.is_work:
-            self._ended_at = self._forwarder.loop.time()
-            self._forwarder.record(self)
-        self._on_end(True)
+        """Note the end without an answer, as a forwarding does in its place."""
+        self.becomes().end(error)
 
     # Its record
 
@@ -169,16 +209,20 @@ class QuickForwarding:
 
     def record(self) -> RequestRecord:
         """Return its record, after its end."""
-        at, came = self._arrived
-        return finished_record(
-            self._request,
-            self._target,
-            self._client.remote,
-            at=at,
+        target, usage, speed = self._target, self._usage, self._usage.tokens_per_second
+        # The answer came with one read, so its first byte is at its end.
+        seconds = round(self._ended_at - self._arrived, 6)
+        return RequestRecord(
+            at=target.forwarder.time_of(self._arrived),
+            model=target.model.id,
+            path=target.path,
             status=self._status,
-            usage=self._usage,
-            first_byte_after=self._first_at - came,
-            queue_seconds=0.0,
-            seconds=self._ended_at - came,
-            error=self._usage.error,
+            stream=self._stream,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_per_second=None if speed is None else round(speed, 6),
+            time_to_first_token_seconds=seconds,
+            duration_seconds=seconds,
+            client=self._client.remote or None,
+            error=usage.error,
         )

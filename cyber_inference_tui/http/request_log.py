@@ -19,9 +19,6 @@ from cyber_inference_tui.text import clean_line
 CLIENT_LEFT = 499
 """The status of a request whose client left before the answer (as in nginx)."""
 
-Arrival = tuple[datetime, float]
-"""When a request arrived: the time with its zone, and the loop's time."""
-
 _MAX_NAME_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 200
 _MAX_ERROR_CHARACTERS = 500
@@ -53,37 +50,6 @@ def _sentence(error: CyberError) -> str:
     return clean_line(str(error), limit=_MAX_ERROR_CHARACTERS)
 
 
-def finished_record(
-    request: RequestHead,
-    target: Target,
-    client: str | None,
-    *,
-    at: datetime,
-    status: int,
-    usage: Usage,
-    first_byte_after: float | None,
-    queue_seconds: float,
-    seconds: float,
-    error: str | None,
-) -> RequestRecord:
-    """Return the record of a request whose model was known. It took ``seconds``."""
-    return RequestRecord(
-        at=at,
-        model=target.model.id,
-        path=clean_line(request.path, limit=_MAX_PATH_CHARACTERS),
-        status=status,
-        stream=target.stream,
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.tokens_out,
-        tokens_per_second=_rounded(usage.tokens_per_second),
-        time_to_first_token_seconds=_rounded(first_byte_after),
-        queue_seconds=round(queue_seconds, 6),
-        duration_seconds=round(seconds, 6),
-        client=client or None,
-        error=error,
-    )
-
-
 class RequestLog:
     """The log of a request from its arrival to its end.
 
@@ -107,7 +73,8 @@ class RequestLog:
         target: Target,
         answer: ClientResponse,
         *,
-        arrived: Arrival,
+        at: datetime,
+        arrived: float,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
@@ -115,7 +82,7 @@ class RequestLog:
         self._client = client.remote
         self._target = target
         self._answer = answer
-        self._at, self._came = arrived
+        self._at, self._came = at, arrived
         self._ended = self._came
 
     @property
@@ -184,16 +151,20 @@ class RequestLog:
             status = CLIENT_LEFT
         elif not answer.begun and self.error is not None:
             status = self.error.status
-        return finished_record(
-            self._request,
-            self._target,
-            self._client,
+        usage = self.usage
+        return RequestRecord(
             at=self._at,
+            model=self._target.model.id,
+            path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             status=status,
-            usage=self.usage,
-            first_byte_after=self._first_byte_after(),
-            queue_seconds=self._queue_seconds,
-            seconds=self._ended - self._came,
+            stream=self._target.stream,
+            tokens_in=usage.tokens_in,
+            tokens_out=usage.tokens_out,
+            tokens_per_second=_rounded(usage.tokens_per_second),
+            time_to_first_token_seconds=_rounded(self._first_byte_after()),
+            queue_seconds=round(self._queue_seconds, 6),
+            duration_seconds=round(self._ended - self._came, 6),
+            client=self._client or None,
             error=self._sentence(),
         )
 

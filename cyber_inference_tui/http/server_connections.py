@@ -2,7 +2,7 @@
 
 llama-server (cpp-httplib) closes a connection after 5 s without a request, and each open connection
 occupies one of its threads. So idle connections are kept for a shorter time. There are never more
-than requests were in flight at once.
+than requests were in flight at once, and a spare one.
 
 For each server with exchanges a timer checks four times in each ``stall_timeout`` which of them
 have received bytes since the last check. Receiving bytes costs nothing extra. A silence is detected
@@ -77,10 +77,10 @@ class ServerConnections:
         self._closes_early = False
         """Whether the server has closed a connection that it had promised to keep."""
         self._spare: asyncio.Task[None] | None = None
-        self._silent_since: dict[UpstreamConnection, float] = {}
-        """The connections with an exchange, and the time of their last byte or later."""
-        self._last = -math.inf
-        """The time of the last check that found a byte of any exchange."""
+        self.connections: set[UpstreamConnection] = set()
+        """All open connections."""
+        self.heard = -math.inf
+        """A time at which an exchange ended with a byte, or a check found a byte of one."""
         self._seconds = 0.0
         self._check_timer: asyncio.TimerHandle | None = None
         self._lease: Lease | None = None
@@ -118,15 +118,15 @@ class ServerConnections:
             )
         return connection
 
-    def keep(self, connection: UpstreamConnection, now: float) -> bool:
-        """Keep a connection for the next request; return ``False`` if there are enough."""
-        if len(self._idle) >= _MAX_IDLE:
-            return False
-        connection.idle_since = now
-        self._idle.append(connection)
+    def keep(self, connection: UpstreamConnection, now: float) -> None:
+        """Keep a connection for the next request, in the place of the oldest if there are many."""
+        idle = self._idle
+        if len(idle) >= _MAX_IDLE:
+            idle[0].close()
+        connection.since, connection.kept = now, True
+        idle.append(connection)
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(_IDLE_SECONDS, self._close_old)
-        return True
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Remove a connection that is closed or about to be."""
@@ -135,16 +135,17 @@ class ServerConnections:
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Remove a connection that the server has closed."""
+        self.connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-            if self.loop.time() < connection.idle_since + _EARLY:
+            if self.loop.time() < connection.since + _EARLY:
                 self._closes_early = True
-                if self._silent_since:
+                if self._busy() and not self._idle:
                     self.open_spare()
 
     def open_spare(self) -> None:
-        """Open a connection for the next request if none is idle, so that it needs no wait."""
-        if self._spare is None and not self._idle:
+        """Open a connection, so that a later request needs no wait."""
+        if self._spare is None:
             self._spare = self.loop.create_task(self._keep_spare(), name="open a spare connection")
 
     async def _keep_spare(self) -> None:
@@ -155,8 +156,7 @@ class ServerConnections:
             return
         finally:
             self._spare = None
-        if not self.keep(connection, self.loop.time()):
-            connection.close()
+        self.keep(connection, self.loop.time())
 
     def close(self) -> None:
         """Close all idle connections, and check no more."""
@@ -174,22 +174,21 @@ class ServerConnections:
         now = self.loop.time()
         self._idle_timer = None
         for connection in list(self._idle):
-            if connection.idle_since + _IDLE_SECONDS <= now:
+            if connection.since + _IDLE_SECONDS <= now:
                 connection.close()
         if self._idle:
-            oldest = min(connection.idle_since for connection in self._idle)
+            oldest = min(connection.since for connection in self._idle)
             self._idle_timer = self.loop.call_at(oldest + _IDLE_SECONDS, self._close_old)
 
     # Exchanges
 
-    def watch(self, connection: UpstreamConnection, lease: Lease, seconds: float) -> None:
-        """Watch the exchange of a connection until ``unwatch``.
+    def watch(self, lease: Lease, seconds: float) -> None:
+        """Watch the exchanges, of which the newest has this lease, until their ends.
 
         A stalled exchange fails with ``StalledError``, after ``seconds`` (0 = never). If no other
         exchange received a byte in the same time, the server is declared hung. If the model is
         unloaded by force, the exchange fails with ``UpstreamLostError``.
         """
-        self._silent_since[connection] = self.loop.time()
         if self._check_timer is None or seconds != self._seconds:
             self._seconds = seconds
             self._arm()
@@ -198,11 +197,9 @@ class ServerConnections:
             lease.on_forced_unload.add(self._end_all)
             self._lease = lease
 
-    def unwatch(self, connection: UpstreamConnection, now: float) -> None:
-        """Stop watching a connection."""
-        self._silent_since.pop(connection, None)
-        if connection.has_new_bytes:
-            self._last = now
+    def _busy(self) -> list[UpstreamConnection]:
+        """Return the connections with an exchange."""
+        return [one for one in self.connections if one.receiver is not None]
 
     def _forget_lease(self) -> None:
         if self._lease is not None:
@@ -210,7 +207,7 @@ class ServerConnections:
             self._lease = None
 
     def _end_all(self) -> None:
-        for connection in list(self._silent_since):
+        for connection in self._busy():
             connection.fail(UpstreamLostError(untouched=False))
 
     def _arm(self) -> None:
@@ -226,28 +223,29 @@ class ServerConnections:
         # have arrived are read.
         was_stopped = timer is not None and now > timer.when() + _STOPPED
         self._check_timer = None
-        if not self._silent_since:
+        busy = self._busy()
+        if not busy:
             self._forget_lease()
             return
         self._arm()
-        for connection, since in list(self._silent_since.items()):
-            if connection not in self._silent_since:
+        for connection in busy:
+            if connection.receiver is None:
                 continue
             if connection.take_new_bytes():
-                self._silent_since[connection] = self._last = now
+                connection.since = self.heard = now
             elif connection.paused or was_stopped:
-                self._silent_since[connection] = now
-            elif self._seconds and now - since >= self._seconds:
+                connection.since = now
+            elif self._seconds and now - connection.since >= self._seconds:
                 self._fail(connection, now)
 
     def _fail(self, connection: UpstreamConnection, now: float) -> None:
         others = any(
             # There are unnoticed bytes, or the client is too slow for any to arrive.
             one.has_new_bytes or one.paused
-            for one in self._silent_since
+            for one in self._busy()
             if one is not connection
         )
-        hung = not others and now - self._last >= self._seconds
+        hung = not others and now - self.heard >= self._seconds
         error = StalledError(self._seconds, hung=hung)
         lease = self._lease
         connection.fail(error)

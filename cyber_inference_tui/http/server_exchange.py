@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
@@ -11,12 +11,14 @@ from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead
-from cyber_inference_tui.http.request_log import Arrival, RequestLog
+from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import Retry
 from cyber_inference_tui.http.target import BODYLESS, Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.state import Waiter
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarder
@@ -62,7 +64,7 @@ class ServerExchange:
         request: RequestHead,
         client: ClientSide,
         target: Target,
-        arrived: Arrival,
+        arrived: float,
     ) -> None:
         self._shared = forwarder
         self._service = forwarder.service
@@ -74,10 +76,14 @@ class ServerExchange:
         self.take = self._answer.take
         """Takes bytes of the body (called by the connection)."""
         self._log = RequestLog(
-            request, client, target, self._answer, arrived=arrived, clock=forwarder.loop.time
+            request,
+            client,
+            target,
+            self._answer,
+            at=forwarder.time_of(arrived),
+            arrived=arrived,
+            clock=forwarder.loop.time,
         )
-        self.active = self._log.active
-        """Returns the record of the running request, as ``ActiveRequests`` needs it."""
         self._number = 0
 
     def adopt(self, number: int, lease: Lease | None, server: UpstreamConnection | None) -> None:
@@ -85,6 +91,10 @@ class ServerExchange:
         self._number, self._lease, self._server = number, lease, server
         if server is not None:
             server.receiver = self
+
+    def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
+        """Return the record of the running request."""
+        return self._log.active(number, positions)
 
     @property
     def keep_alive(self) -> bool:
@@ -102,7 +112,7 @@ class ServerExchange:
         lease.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self)
-        server.server.watch(server, lease, self._service.settings.stall_timeout)
+        server.server.watch(lease, self._service.settings.stall_timeout)
 
     def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
         """Take the head of the answer (called by the connection)."""
@@ -146,7 +156,7 @@ class ServerExchange:
         if server is None:
             return
         self._answer.stop_waiting()
-        server.finish()
+        server.finish(self._shared.loop.time())
 
     def _release(self) -> None:
         """Give the place at the model back."""
@@ -166,7 +176,7 @@ class ServerExchange:
         self._service.active.remove(self._number)
         self._log.end()
         if self._target.is_work or self._answer.refused or self._log.failed:
-            self._shared.record(self._log)
+            self._shared.finished.add(self._log)
 
     def _client_gone(self) -> None:
         """Note that the client has left, or that the service ends."""

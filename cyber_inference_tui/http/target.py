@@ -16,9 +16,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.body_fields import (
-    BROKEN,
     BodyFields,
-    decode_named_fields,
     read_fields,
     try_read_fields,
     with_fields,
@@ -28,7 +26,7 @@ from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
 from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
-from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import escaped
@@ -42,7 +40,6 @@ _NAME_IT = (
     "A model with a command takes any path from a request that names the model (in the field"
     ' "model" of JSON or a form, in ?model= or in the header X-Model).'
 )
-_MAX_KNOWN = 256
 _LISTED = 10
 """The most models that a message lists."""
 _NO_FIELDS = BodyFields()
@@ -107,46 +104,13 @@ class TargetFinder:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._catalog: Catalog | None = None
-        self._unchanged: dict[tuple[str, str], tuple[LocalModel, bool] | None] = {}
-        """By the name in a request and its path: the model, and whether it is asked for output, if
-        such requests pass unchanged."""
 
-    def find_unchanged(self, route: Route, named: str | None, body: bytes) -> Target | None:
-        """Return the target of a request whose body is JSON and passes unchanged.
-
-        Return ``None`` if it is for ``find`` to decide.
-        """
-        try:
-            fields = decode_named_fields(body)
-        except BROKEN:
-            return None
-        name = fields.model or named
-        if name is None:
-            return None
-        catalog = self._service.models.catalog
-        if catalog is not self._catalog:
-            self._catalog = catalog
-            self._unchanged.clear()
-        try:
-            known = self._unchanged[name, route.path]
-        except KeyError:
-            if len(self._unchanged) >= _MAX_KNOWN:
-                self._unchanged.clear()
-            known = self._unchanged[name, route.path] = self._decide_unchanged(route, name)
-        if known is None:
-            return None
-        model, is_work = known
-        return Target(model, route.path, body, fields.stream is True, is_work)
-
-    def _decide_unchanged(self, route: Route, name: str) -> tuple[LocalModel, bool] | None:
+    def is_unchanged(self, route: Route, name: str) -> bool:
+        """Return whether all bodies that name this model pass unchanged."""
         model = self._service.models.catalog.models.get(name)
         if model is None:
-            return None
-        is_command = bool(model.settings.command)
-        if (route.asks or is_command) and model.request_rules(name):
-            return None
-        return model, route.asks or route.is_v1 or is_command
+            return False
+        return not ((route.asks or model.settings.command) and model.request_rules(name))
 
     def route(self, head: RequestHead) -> Route:
         """Return the route of a request.

@@ -1,7 +1,4 @@
-"""A raw connection to a model's server, for one request and its response at a time.
-
-llama-server (cpp-httplib) closes a connection after 100 requests.
-"""
+"""A raw connection to a model's server, for one request and its response at a time."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from cyber_inference_tui.http.framing import MAX_HEAD_BYTES, BadResponseError, B
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.server_connections import ServerConnections
-
-_MAX_USES = 90
 
 
 class UpstreamLostError(Exception):
@@ -32,7 +27,7 @@ class Receiver(Protocol):
         """Take the head, the announced length, and the bytes behind the head.
 
         Return the scanner of the body, which gets these bytes, or ``None`` if they were the whole
-        body and are taken.
+        body, and the receiver has called ``complete``.
         """
 
     def take(self, data: bytes) -> bool:
@@ -57,16 +52,17 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_complete",
         "_is_over",
         "_is_touched",
-        "_keep_alive",
         "_method",
+        "_most_uses",
         "_reading",
         "_scanner",
         "_transport",
         "has_new_bytes",
-        "idle_since",
+        "kept",
         "paused",
         "receiver",
         "server",
+        "since",
         "uses",
     )
 
@@ -76,12 +72,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._reading = True
         self.uses = 0
         """The requests that were sent on it."""
-        self.idle_since = 0.0
+        self.kept = False
+        """Whether it was idle, so that the server may have closed it before the present request."""
+        self.since = 0.0
+        """The time since which it is idle; in an exchange, that of its last byte or later."""
         self.receiver: Receiver | None = None
         self._method = ""
         self._scanner: BodyScanner | None = None
         self._buffer = b""
-        self._is_over = self._is_complete = self._keep_alive = self._is_touched = False
+        self._is_over = self._is_complete = self._is_touched = False
+        self._most_uses = 0
+        """The number of requests that it can serve; 0 = it is closed after the present one."""
         self.has_new_bytes = False
         """Whether bytes have arrived since the last ``take_new_bytes``."""
         self.paused = False
@@ -92,17 +93,13 @@ class UpstreamConnection(asyncio.Protocol):
         """Return whether a request can be sent now."""
         return self._transport is not None and not self._transport.is_closing()
 
-    @property
-    def reused(self) -> bool:
-        """Return whether it has served a request before the present one."""
-        return self.uses > 1
-
     # An exchange
 
     def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver) -> None:
         """Send a request. The receiver gets the response."""
+        self.since = self.server.loop.time()
         self.receiver, self._method = receiver, method
-        self._is_over = self._is_complete = self._keep_alive = self._is_touched = False
+        self._is_over = self._is_complete = self._is_touched = False
         self.has_new_bytes = self.paused = False
         self.uses += 1
         transport = self._transport
@@ -122,7 +119,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             return
         if self._is_over:
-            self._keep_alive = False
+            self._most_uses = 0
             return
         try:
             scanner = self._scanner
@@ -149,15 +146,15 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status < 200:
                 # 100 Continue and other interim answers are not for the client.
                 continue
-            self._keep_alive = head.keep_alive
+            self._most_uses = head.most_requests
             scanner = self._scanner = receiver.begin(head, length, data)
             if scanner is None:
-                return True
+                return False
             # It may have left its place to another.
             receiver = self.receiver or receiver
             if scanner.done:
                 # Bytes behind an answer without a body: it is complete all the same.
-                self._keep_alive = self._keep_alive and not data
+                self._most_uses = 0 if data else self._most_uses
             elif data:
                 data = scanner.feed(data)
                 if data and not receiver.take(data) and not scanner.done:
@@ -184,29 +181,32 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.end(error)
 
-    def finish(self) -> None:
+    def complete(self, now: float) -> None:
+        """End and finish the exchange, whose answer the receiver has taken."""
+        self._is_over = self._is_complete = True
+        self.finish(now)
+
+    def finish(self, now: float) -> None:
         """Forget the exchange. Keep the connection if it can serve another, otherwise close it."""
-        now = self.server.loop.time()
-        self.server.unwatch(self, now)
+        server = self.server
+        if self.has_new_bytes:
+            server.heard = now
         self.receiver, self._scanner, self._buffer = None, None, b""
         transport = self._transport
         if transport is None:
             return
-        if (
-            self._is_complete
-            and self._keep_alive
-            and self.uses < _MAX_USES
-            and not transport.is_closing()
-            and self.server.keep(self, now)
-        ):
+        left = self._most_uses - self.uses
+        if self._is_complete and left > 0 and not transport.is_closing():
+            server.keep(self, now)
             if not self._reading:
                 self._resume_reading()
+            if left == 1:
+                # The next one is there when this one has served its last request.
+                server.open_spare()
         else:
             # Not close(): that would first send the rest of a large request body. The server must
             # notice at once that nobody reads its answer.
             transport.abort()
-            if self._is_complete and self.uses >= _MAX_USES:
-                self.server.open_spare()
 
     # Reading
 
@@ -233,6 +233,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)
+        self.server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""

@@ -107,6 +107,8 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
+_NO_TIMINGS = _ServerTimings()
+
 _decode = msgspec.json.Decoder(thread_safe(_AnswerFields)).decode
 _decode_list = msgspec.json.Decoder(thread_safe(list[_AnswerFields])).decode
 _decode_within = msgspec.json.Decoder(thread_safe(_NestedUsage)).decode
@@ -223,11 +225,12 @@ def usage_of(beginning: bytes, end: bytes | None, *, events: bool) -> Usage:
     if events:
         return _usage_of_events(beginning, end)
     if end is None:
-        return _usage_of_whole(beginning)
+        return usage_of_whole(beginning)
     return _joined(_from_end(end, (b"{",)), _from_beginning(beginning))
 
 
-def _usage_of_whole(body: bytes) -> Usage:
+def usage_of_whole(body: bytes) -> Usage:
+    """Parse a whole body."""
     if not body.lstrip().startswith(b"["):
         return _from_json(body)
     try:
@@ -325,14 +328,18 @@ def _from_beginning(beginning: bytes) -> Usage:
 
 
 def _usage(said: _AnswerFields) -> Usage:
-    tokens = said.usage or _within(said.response) or _Tokens()
-    timings = said.timings or _ServerTimings()
-    tokens_in, tokens_out = tokens.tokens_in(), tokens.tokens_out()
+    tokens = said.usage
+    if tokens is None and said.response:
+        tokens = _within(said.response)
+    tokens_in = tokens_out = None
+    if tokens is not None:
+        tokens_in, tokens_out = tokens.tokens_in(), tokens.tokens_out()
+    timings = said.timings or _NO_TIMINGS
     if tokens_in is None and timings.prompt_n is not None and timings.cache_n is not None:
         tokens_in = timings.cache_n + timings.prompt_n
     if tokens_in is None:
         tokens_in = said.tokens_evaluated
-    if tokens_in is None and (started := _within(said.message)) is not None:
+    if tokens_in is None and said.message and (started := _within(said.message)) is not None:
         # The first event has no valid number for the answer yet.
         tokens_in = started.tokens_in()
     if tokens_out is None:
@@ -342,12 +349,10 @@ def _usage(said: _AnswerFields) -> Usage:
     # The server measures the time between tokens, so a single token has no speed.
     measured = (timings.predicted_n or 0) > 1
     speed = timings.predicted_per_second if measured else None
-    return Usage(tokens_in, tokens_out, speed, _error(said.error))
+    return Usage(tokens_in, tokens_out, speed, _error(said.error) if said.error else None)
 
 
 def _within(raw: msgspec.Raw) -> _Tokens | None:
-    if not raw:
-        return None
     try:
         return _decode_within(raw).usage
     except _UNREADABLE:
@@ -355,8 +360,6 @@ def _within(raw: msgspec.Raw) -> _Tokens | None:
 
 
 def _error(raw: msgspec.Raw) -> str | None:
-    if not raw:
-        return None
     try:
         error = _decode_error(raw)
     except _UNREADABLE:

@@ -38,14 +38,22 @@ class Admission:
         self._arrivals += 1
         return self._arrivals
 
-    def has_place(self, state: ModelState) -> bool:
-        """Return whether a request that arrives now is admitted at once: the hot path."""
-        return (
-            _is_open(state)
-            and not state.waiters
-            and state.in_flight < state.places
-            and (not self.waiting or self._admits(state, self._arrivals + 1))
-        )
+    def try_take_place(self, state: ModelState) -> bool:
+        """Admit a request that arrives now, if that is possible at once: the hot path."""
+        server = state.server
+        if (
+            server is None
+            or state.status is not ModelStatus.LOADED
+            or state.leaving is not None
+            or state.waiters
+            or state.in_flight >= state.places
+            or server.exited.done()
+            or (self.waiting and not self._admits(state, self._arrivals + 1))
+        ):
+            return False
+        self._arrivals += 1
+        self.take_place(state, self._arrivals)
+        return True
 
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
         """Append to the model's queue; the future of the waiter ends when it is admitted."""
@@ -165,9 +173,10 @@ class Admission:
 
 def _is_open(state: ModelState) -> bool:
     # If the server died a moment ago, the queue waits for the next server.
+    server = state.server
     return (
-        state.status is ModelStatus.LOADED
+        server is not None
+        and state.status is ModelStatus.LOADED
         and state.leaving is None
-        and state.server is not None
-        and not state.server.exited.done()
+        and not server.exited.done()
     )

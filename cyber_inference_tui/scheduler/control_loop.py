@@ -212,48 +212,51 @@ class ControlLoop:
 
     def try_acquire(self, state: ModelState) -> Lease | None:
         """Return a lease if the model has a free place at this moment: the hot path."""
-        admission, server = self.admission, state.server
-        if self.closing or server is None or not admission.has_place(state):
+        server = state.server
+        if self.closing or server is None or not self.admission.try_take_place(state):
             return None
         now = self.now()
-        self._take_place(state, admission.next_arrival(), now)
+        state.last_used, state.last_used_at = now, datetime.now(UTC)
+        self.on_detail(state.model.id)
         return Lease(self.release, state, server, now)
 
     def lease(self, state: ModelState, now: float) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
         return None if state.server is None else Lease(self.release, state, state.server, now)
 
-    def _take_place(self, state: ModelState, arrival: int, now: float) -> None:
-        self.admission.take_place(state, arrival)
-        state.touch(now)
-        self.on_detail(state.model.id)
-
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
             load.future.set_result(None)
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
-            self._take_place(state, request.arrival, self.now())
+            self.admission.take_place(state, request.arrival)
+            state.touch(self.now())
+            self.on_detail(state.model.id)
             request.future.set_result(None)
 
     def release(self, state: ModelState, since: float) -> None:
         """Free the place that a request took at ``since``."""
-        now = self.now()
-        self.admission.free_place(state, now - since)
-        state.touch(now)
+        now, admission = self.now(), self.admission
+        admission.free_place(state, now - since)
+        state.last_used, state.last_used_at = now, datetime.now(UTC)
         self.on_detail(state.model.id)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and
         # memory readings, and in most cases the timer is set for that or for an earlier time.
-        if self.admission.waiting or state.leaving is not None or self._timer_is_late(state):
+        if (
+            admission.waiting
+            or state.leaving is not None
+            or not (state.in_flight or self._timer_is_early(state))
+        ):
             self.step()
 
-    def _timer_is_late(self, state: ModelState) -> bool:
-        if state.in_flight or state.is_pinned:
-            return False
+    def _timer_is_early(self, state: ModelState) -> bool:
+        """Return whether the next step is not after the end of the model's idle timeout."""
+        if state.is_pinned:
+            return True
         idle = idle_timeout(state, self.settings)
         if self._timer is None:
-            return idle > 0 or self._memory_tracker.is_enabled
-        return idle > 0 and self._timer.when() > state.last_used + idle
+            return idle <= 0 and not self._memory_tracker.is_enabled
+        return idle <= 0 or self._timer.when() <= state.last_used + idle
 
     # Actions
 
@@ -403,6 +406,7 @@ class ControlLoop:
             return
         now = self.now()
         state.server = server
+        state.count_places()
         state.loaded = now
         state.loaded_at = datetime.now(UTC)
         state.progress = None
@@ -573,6 +577,7 @@ class ControlLoop:
             # The memory that it used is known better now than before its load.
             state.need = None
         state.session = state.server = state.loaded_at = state.footprint = None
+        state.count_places()
         state.leaving = state.admit_before = None
         self._memory_tracker.server_ended(state, self.now())
         if record is not None:

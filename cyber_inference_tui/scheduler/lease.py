@@ -15,7 +15,17 @@ from cyber_inference_tui.scheduler.state import ModelState
 class Lease:
     """A request's place at a loaded model, which is not unloaded until ``release``."""
 
-    _is_retry = _waits = _was_sent = False
+    __slots__ = (
+        "_is_retry",
+        "_released",
+        "_session",
+        "_since",
+        "_state",
+        "_waits",
+        "_was_sent",
+        "port",
+        "server",
+    )
 
     def __init__(
         self,
@@ -30,6 +40,7 @@ class Lease:
         """The server, which may have exited."""
         self._since = since
         self._session = state.session
+        self._is_retry = self._waits = self._was_sent = False
         self.port = server.port
 
     @property
@@ -67,8 +78,8 @@ class Lease:
 
     def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
         """Add the request's tokens to the totals of the session."""
-        session = self._state.session
-        if session is not None and self._state.server is self.server:
+        session = self._session
+        if session is not None:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
@@ -93,16 +104,19 @@ class Lease:
 
     def sent(self) -> None:
         """Note that the request is being sent to the server."""
-        if self._session is not None and not (self._was_sent or self.server.exited.done()):
+        session = self._session
+        if session is not None and not (self._was_sent or self.server.exited.done()):
             self._was_sent = self._waits = True
-            self._session.unanswered += 1
+            session.unanswered += 1
 
     def begun(self) -> None:
         """Note that the answer has begun, or will never come."""
-        if self._session is not None and self._waits:
+        session = self._session
+        if session is not None and self._waits:
             self._waits = False
-            self._session.unanswered -= 1
-            if not self._session.unanswered:
+            session.unanswered -= 1
+            if session.retries and not session.unanswered:
+                # A request may ``wait_alone``.
                 self._state.changed.set()
 
     @property
@@ -112,9 +126,19 @@ class Lease:
 
     def answered(self) -> None:
         """Note that the request was answered, so that its server counts as one that works."""
-        session = self._state.session
-        if session is not None and self._state.server is self.server:
+        if self._session is not None:
+            self._session.answered = True
+
+    def finish(self, tokens_in: int | None, tokens_out: int | None) -> None:
+        """Note a complete answer with so many tokens, and give the place back."""
+        session = self._session
+        if session is not None:
             session.answered = True
+            if tokens_in:
+                session.tokens_in += tokens_in
+            if tokens_out:
+                session.tokens_out += tokens_out
+        self.release()
 
     def release(self) -> None:
         """Give the place back when the request has ended. Further calls have no effect."""

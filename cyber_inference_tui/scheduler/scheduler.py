@@ -196,6 +196,7 @@ class Scheduler:
         state.model = model
         state.configured_spec = self.spec(model)
         state.asked_requests = asked_requests(model.settings, self.settings)
+        state.count_places()
 
     def _apply_changes(self, state: ModelState) -> None:
         self._loop.restart_if_changed(state)

@@ -103,6 +103,11 @@ class ModelState:
         """The specification of the server, or of the next one."""
         self.asked_requests = asked_requests
         """The number of requests at once by the settings; 0 = as many as the server accepts."""
+        self.places: float = asked_requests or inf
+        """The number of requests that its server gets at once; ``inf`` = no limit.
+
+        This is ``max_concurrent_requests``, but never more than the server accepts.
+        """
         self.status = ModelStatus.UNLOADED
         self.progress: float | None = None
         self.server: Server | None = None
@@ -186,15 +191,11 @@ class ModelState:
         """The number of requests that wait for it, without explicit loads."""
         return sum(waiter.takes_place for waiter in self.waiters)
 
-    @property
-    def places(self) -> float:
-        """The number of requests that its server gets at once; ``inf`` = no limit.
-
-        This is ``max_concurrent_requests``, but never more than the server accepts.
-        """
+    def count_places(self) -> None:
+        """Set ``places`` after a change of the server or of ``asked_requests``."""
         asked = self.asked_requests or inf
         accepts = self.server.most_requests if self.server is not None else None
-        return asked if accepts is None or accepts > asked else accepts
+        self.places = asked if accepts is None or accepts > asked else accepts
 
     def touch(self, now: float) -> None:
         """Note that the model was used at ``now``."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.state import Waiter
 
-Describe = Callable[[int, Mapping[Waiter, int]], ActiveRequestRecord]
-"""Returns a request's present record, from its number and the positions of all waiting requests."""
+
+class Running(Protocol):
+    """A request in progress."""
+
+    def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
+        """Return its present record, from its number and the positions of all waiting requests."""
 
 
 class ActiveRequests:
@@ -16,13 +21,13 @@ class ActiveRequests:
 
     def __init__(self) -> None:
         self._last = 0
-        self._present: dict[int, Describe] = {}
+        self._present: dict[int, Running] = {}
 
-    def add(self, describe: Describe) -> int:
+    def add(self, request: Running) -> int:
         """Add a request; returns its number."""
-        self._last += 1
-        self._present[self._last] = describe
-        return self._last
+        number = self._last = self._last + 1
+        self._present[number] = request
+        return number
 
     def remove(self, number: int) -> None:
         """Remove a request that is over."""
@@ -30,5 +35,5 @@ class ActiveRequests:
 
     def records(self, positions: Mapping[Waiter, int]) -> list[ActiveRequestRecord]:
         """Return a record for each request, oldest first."""
-        found = [describe(number, positions) for number, describe in self._present.items()]
+        found = [request.active(number, positions) for number, request in self._present.items()]
         return sorted(found, key=lambda record: (record.at, record.number))

@@ -43,7 +43,8 @@ class ChangeNotifier:
     def detail_changed(self, model_id: str) -> None:
         """Publish a model's record soon, after a change of a number in it."""
         self._models.add(model_id)
-        self._start_timer()
+        if self._timer is None:
+            self._start_timer()
 
     def model_gone(self, model_id: str) -> None:
         """Publish that a model was removed."""
@@ -60,7 +61,8 @@ class ChangeNotifier:
     def log_lines(self, log_id: str, batch: LogBatch) -> None:
         """Publish new lines of a log soon."""
         self._lines.setdefault(log_id, _PendingLines()).add(batch)
-        self._start_timer()
+        if self._timer is None:
+            self._start_timer()
 
     def flush(self) -> None:
         """Publish the gathered changes and lines now."""
@@ -79,8 +81,7 @@ class ChangeNotifier:
             self.state_changed(model_id)
 
     def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
+        self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
 
 
 class _PendingLines:

@@ -122,11 +122,16 @@ class EventBus:
 
     def publish(self, topic: str, data: Data) -> None:
         """Publish ``data`` to the readers of ``topic``. A struct must not change afterwards."""
+        self.publish_all(topic, (data,))
+
+    def publish_all(self, topic: str, items: Iterable[Data]) -> None:
+        """Publish each of ``items``, in order."""
         ring = self.rings[topic]
-        self.last_id += 1
-        event = Event(self.last_id, topic, data)
-        ring.events.append(event)
-        ring.bytes += event.weight
+        for data in items:
+            self.last_id += 1
+            event = Event(self.last_id, topic, data)
+            ring.events.append(event)
+            ring.bytes += event.weight
         while len(ring.events) > self._keep or (
             ring.bytes > self._keep_bytes and len(ring.events) > 1
         ):

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -120,14 +120,19 @@ class History:
 
     def add(self, record: Record) -> None:
         """Keep a record; returns at once. A measurement replaces that of the same signature."""
+        self.add_all([record])
+
+    def add_all(self, records: Sequence[Record]) -> None:
+        """Keep records, as ``add`` does."""
         with self._changed:
             if self._has_ended:
                 return
-            if len(self._pending) >= MAX_PENDING:
+            before = len(self._pending)
+            room = MAX_PENDING - before
+            if len(records) > room:
                 self._note_dropped()
-                return
-            self._pending.append(record)
-            if len(self._pending) in {1, _BATCH_RECORDS}:
+            self._pending += records[:room]
+            if before == 0 or before < _BATCH_RECORDS <= len(self._pending):
                 self._changed.notify()
 
     async def flush(self) -> None:

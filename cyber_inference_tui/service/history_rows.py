@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 MAX_TEXT = 2_000
 """Characters that are kept of a text."""
+_MAX_ROWS = 50
+"""Rows of one statement. Older versions of SQLite take 999 values."""
 MAX_MEASUREMENTS = 2_000
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -83,18 +86,25 @@ _PRUNE = {
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for kind, group in groupby(records, type):
-        rows = [[_storable(value) for value in _values(record)] for record in group]
-        connection.executemany(_insertion(kind), rows)
+        rows = [
+            [None if value is None else _storable(value) for value in _values(record)]
+            for record in group
+        ]
+        # Around each step of a statement, sqlite3 gives the interpreter to other threads and waits
+        # until it comes back. So many rows go with one statement.
+        for start in range(0, len(rows), _MAX_ROWS):
+            some = rows[start : start + _MAX_ROWS]
+            connection.execute(_insertion(kind, len(some)), list(chain.from_iterable(some)))
 
 
 @cache
-def _insertion(kind: type[Record]) -> str:
+def _insertion(kind: type[Record], rows: int) -> str:
     columns: list[str] = []
     for name in _stored(kind):
         columns += Footprint.__struct_fields__ if name == "footprint" else (name,)
-    places = ", ".join("?" * len(columns))
-    table = _TABLES[kind]
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
+    row = f"({', '.join('?' * len(columns))})"
+    into = f"{_TABLES[kind]} ({', '.join(columns)})"
+    return f"INSERT OR REPLACE INTO {into} VALUES {', '.join([row] * rows)}"  # noqa: S608
 
 
 def samples(at: datetime) -> tuple[Record, ...]:
@@ -241,19 +251,22 @@ def _stored(kind: type[Record]) -> tuple[str, ...]:
     return tuple(name for name in kind.__struct_fields__ if name != "id")
 
 
-def _values(record: Record) -> list[Any]:
+@cache
+def _getter(kind: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
+    return attrgetter(*_stored(kind))
+
+
+def _values(record: Record) -> tuple[Any, ...]:
     """Return the values of a row."""
-    values = [getattr(record, name) for name in _stored(type(record))]
+    values = _getter(type(record))(record)
     if isinstance(record, Measurement):
         at = values.index(record.footprint)
-        values[at : at + 1] = msgspec.structs.astuple(record.footprint)
+        return (*values[:at], *msgspec.structs.astuple(record.footprint), *values[at + 1 :])
     return values
 
 
 def _storable(value: Any) -> Any:
     """Return the value as SQLite can hold it; a number that it cannot hold becomes unknown."""
-    if value is None:
-        return None
     if isinstance(value, str):
         if value.isascii():
             return value[:MAX_TEXT]

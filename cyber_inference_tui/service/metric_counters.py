@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -124,18 +125,28 @@ class ModelCounters:
         self.counters["tokens"].update({("input",): 0, ("output",): 0})
         self.counters["loads"].update({(reason,): 0 for reason in LOAD_REASONS})
 
-    def add_request(self, record: RequestRecord, error_code: str | None) -> None:
-        """Count a finished request; ``error_code`` is that of its error, if it had one."""
-        counters, histograms = self.counters, self.histograms
-        counters["requests"][_request_labels(record.path, record.status)] += 1
-        if error_code is not None:
-            counters["request_errors"][(error_code,)] += 1
-        counters["tokens"][("input",)] += record.tokens_in or 0
-        counters["tokens"][("output",)] += record.tokens_out or 0
-        histograms["time_to_first_token_seconds"].observe(record.time_to_first_token_seconds)
-        histograms["request_duration_seconds"].observe(record.duration_seconds)
-        histograms["queue_wait_seconds"].observe(record.queue_seconds)
-        histograms["tokens_per_second"].observe(record.tokens_per_second)
+    def add_requests(self, noted: Iterable[tuple[RequestRecord, str | None]]) -> None:
+        """Count finished requests, each with the code of its error, if it had one."""
+        requests, errors = self.counters["requests"], self.counters["request_errors"]
+        histograms = self.histograms
+        first = histograms["time_to_first_token_seconds"].observe
+        duration = histograms["request_duration_seconds"].observe
+        queue = histograms["queue_wait_seconds"].observe
+        speed = histograms["tokens_per_second"].observe
+        tokens_in = tokens_out = 0
+        for record, error_code in noted:
+            requests[_request_labels(record.path, record.status)] += 1
+            if error_code is not None:
+                errors[(error_code,)] += 1
+            tokens_in += record.tokens_in or 0
+            tokens_out += record.tokens_out or 0
+            first(record.time_to_first_token_seconds)
+            duration(record.duration_seconds)
+            queue(record.queue_seconds)
+            speed(record.tokens_per_second)
+        tokens = self.counters["tokens"]
+        tokens[("input",)] += tokens_in
+        tokens[("output",)] += tokens_out
 
     def add_load(self, record: SessionRecord) -> None:
         """Count the load of a session, ended or not."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 
 import msgspec
 
@@ -34,7 +35,12 @@ class Metrics:
 
     def note_request(self, record: RequestRecord, error_code: str | None = None) -> None:
         """Count a finished request; ``error_code`` is that of its error, if it had one."""
-        self._of(record.model).add_request(record, error_code)
+        self.note_requests([(record, error_code)])
+
+    def note_requests(self, noted: Iterable[tuple[RequestRecord, str | None]]) -> None:
+        """Count finished requests, each with the code of its error."""
+        for model, group in groupby(noted, lambda one: one[0].model):
+            self._of(model).add_requests(group)
 
     def note_refusal(self, code: str) -> None:
         """Count a request that was refused with this error before its model was known."""

@@ -36,18 +36,20 @@ from cyber_inference_tui.records import (
     HubFilesRecord,
     LlamaServerRecord,
     ModelRecord,
+    ModelTotals,
     RequestRecord,
     ServiceEvent,
     SessionRecord,
     StatusRecord,
     WaitingRecord,
 )
-from cyber_inference_tui.records.queries import HistoryQuery
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
+from cyber_inference_tui.service.finished_requests import FinishedRequests, Noted
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
@@ -172,6 +174,7 @@ class Service:
             would_restart=self.scheduler.would_restart,
         )
         self.active = ActiveRequests()
+        self.finished = FinishedRequests(self.note_requests)
         self._loop_tasks: list[asyncio.Task[None]] = []
         service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
@@ -235,6 +238,7 @@ class Service:
         await self.installation.close()
         await self.scheduler.close()
         await self._launcher.close()
+        self.finished.flush()
         await self.history.stop()
         await self.metrics.close()
         self.close_events()
@@ -362,6 +366,16 @@ class Service:
         self._notifier.flush()
         return await self.logs.tail(log_id, lines)
 
+    async def requests(self, query: RequestQuery) -> list[RequestRecord]:
+        """Return finished requests, newest first."""
+        self.finished.flush()
+        return await self.history.requests(query)
+
+    async def totals(self) -> list[ModelTotals]:
+        """Return sums over the requests that are kept, by model."""
+        self.finished.flush()
+        return await self.history.totals()
+
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
         """Return sessions, newest first; running sessions come before all others."""
         ended = await self.history.sessions(query)
@@ -408,11 +422,12 @@ class Service:
 
     # Events
 
-    def note_request(self, record: RequestRecord, error_code: str | None) -> None:
-        """Keep, count and publish a finished request."""
-        self.history.add(record)
-        self.metrics.note_request(record, error_code)
-        self.events.publish("request", record)
+    def note_requests(self, noted: list[Noted]) -> None:
+        """Keep, count and publish finished requests."""
+        records = [record for record, _ in noted]
+        self.history.add_all(records)
+        self.metrics.note_requests(noted)
+        self.events.publish_all("request", records)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
         """Count a request that was refused before its model was known; keep a limited number."""

@@ -69,6 +69,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.configuration import Configuration
+from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
@@ -497,6 +498,7 @@ class FakeService(Service):
         self.installation = _Installation(self)
         self.models = _Models(self)
         self.history = _History(self)
+        self.finished = FinishedRequests(self.note_requests)
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
         self.metrics = _Metrics(self)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.http.answer_head import AnswerHeads
 from cyber_inference_tui.http.framing import (
     BadResponseError,
     BodyScanner,
@@ -205,6 +206,28 @@ def test_a_head_loses_only_the_headers_of_the_connection() -> None:
     assert parsed.framing is Framing.CHUNKED
     assert parsed.content_type == b"text/event-stream"
     assert parsed.keep_alive
+    assert parsed.most_requests == 100
+
+
+@pytest.mark.parametrize(
+    ("line", "most"),
+    [
+        (b"Keep-Alive: timeout=5, max=100", 90),
+        (b"keep-alive: MAX=20", 18),
+        (b"Keep-Alive: max=1", 0),
+        (b"Keep-Alive: max=0", 0),
+        (b"Keep-Alive: max=1000000", 1000),
+        (b"Keep-Alive: max=-5", 1000),
+        (b"Keep-Alive: max=" + b"9" * 50, 1000),
+        (b"Keep-Alive: timeout=5", 1000),
+        (b"X-One: max=3", 1000),
+        (b"Connection: close\r\nKeep-Alive: max=100", 0),
+    ],
+)
+def test_a_connection_serves_what_the_server_announces(line: bytes, most: int) -> None:
+    data = b"\r\n".join([b"HTTP/1.1 200 OK", b"Content-Length: 0", line])
+    known, _ = AnswerHeads().parse(data + b"\r\n\r\n", len(data), "POST")
+    assert known.most_requests == most
 
 
 @pytest.mark.parametrize(

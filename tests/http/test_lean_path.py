@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,7 +18,12 @@ from aiohttp.web_protocol import RequestHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.http import client_response, lean_connection, lean_path
+from cyber_inference_tui.http import (
+    client_response,
+    lean_connection,
+    lean_path,
+    server_connections,
+)
 from cyber_inference_tui.http.access import AccessRules
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import LeanPath, message_size
@@ -30,7 +36,7 @@ from tests.http.raw import Answer, head, read_answer
 from tests.http.test_records import recorded
 from tests.http.upstream import EVENTS, LAST, Recorder, Talk, World, answer, event, forwarding
 from tests.scheduler.virtual import model
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 BODY = b'{"model":"m","input":"x"}'
 STREAM = answer(*EVENTS) + event('{"n":1}') + event('{"n":2}') + LAST
@@ -43,7 +49,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     start = QuickForwarding.start
 
     def note(self: QuickForwarding, on_end: object) -> bool:
-        found.append(self._request.path)
+        found.append(self._target.path)
         return start(self, on_end)  # type: ignore[arg-type]
 
     monkeypatch.setattr(QuickForwarding, "start", note)
@@ -417,6 +423,133 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         assert ran == []
 
 
+async def test_the_session_counts_requests_and_tokens(taken: list[str]) -> None:
+    async with forwarding(Recorder(WHOLE)) as world:
+        await warm(world, taken)
+        state = world.scheduler.state("m")
+        assert state is not None
+        assert state.session is not None
+        async with connected(world) as client:
+            for _ in range(3):
+                assert (await client.ask(post(BODY))).status == 200
+        await recorded(world, 3)
+        session = state.session
+        assert (session.requests, session.tokens_in, session.tokens_out) == (4, 12, 0)
+        assert (session.answered, session.unanswered, state.in_flight) == (True, 0, 0)
+    assert len(taken) == 3
+
+
+async def test_a_connection_with_one_request_left_is_replaced_before(taken: list[str]) -> None:
+    """So the client after it waits for no connection."""
+    numbers: list[int] = []
+
+    async def script(talk: Talk) -> None:
+        while True:
+            await talk.request()
+            numbers.append(talk.number)
+            await talk.say(answer("Keep-Alive: timeout=5, max=5", body=b"{}"))
+
+    async with forwarding(script) as world, connected(world) as client, asyncio.timeout(LIMIT):
+        pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
+        for number in range(1, 9):
+            assert (await client.ask(post(BODY))).status == 200
+            if number == 3:
+                while len(pool.of(world.launcher.port).connections) < 2:
+                    await asyncio.sleep(0)
+        # A spare connection is taken first. The old one has a last request when both are needed.
+        assert numbers[:3] == [1, 1, 1]
+        assert set(numbers[3:6]) == {2}
+    assert max(numbers.count(number) for number in set(numbers)) <= 4
+
+
+async def test_a_spare_connection_that_closes_under_a_request_is_replaced(
+    taken: list[str],
+) -> None:
+    async def script(talk: Talk) -> None:
+        while True:
+            await talk.request()
+            if talk.number == 2:
+                talk.reset()
+                return
+            await talk.say(answer("Keep-Alive: timeout=5, max=5", body=b"{}"))
+
+    async with forwarding(script) as world, connected(world) as client, asyncio.timeout(LIMIT):
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        for _ in range(3):
+            assert (await client.ask(post(BODY))).status == 200
+        await until(lambda: world.connections == 2 and len(connections.connections) == 2)
+        for _ in range(3):
+            assert (await client.ask(post(BODY))).status == 200
+        assert world.connections >= 3
+
+
+async def test_of_many_idle_connections_the_newest_stay(
+    taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_connections, "_MAX_IDLE", 2)
+    go = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        while True:
+            await talk.request()
+            await go.wait()
+            await talk.say(answer(body=b"{}"))
+
+    async with (
+        forwarding(script) as world,
+        asyncio.timeout(LIMIT),
+        contextlib.AsyncExitStack() as s,
+    ):
+        clients = [await s.enter_async_context(connected(world)) for _ in range(4)]
+        asked = [asyncio.create_task(client.ask(post(BODY))) for client in clients]
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        while len(connections.connections) < 4:
+            await asyncio.sleep(0)
+        go.set()
+        assert [(await one).status for one in asked] == [200] * 4
+        while len(connections.connections) > 2:
+            await asyncio.sleep(0)
+        assert connections.has_idle
+        assert (await clients[0].ask(post(BODY))).status == 200
+
+
+async def test_a_name_in_a_body_that_is_not_plain_json_is_not_remembered(taken: list[str]) -> None:
+    """The body's name wins over the header's, also if it can only be read with care."""
+    server = Recorder()
+    lines = ["X-Model: m"]
+    other, nameless = b'\xef\xbb\xbf{"model":"n"}', b'{"input":"abcd"}'
+    assert len(other) == len(nameless)
+    async with forwarding(server, model("m"), model("n")) as world:
+        async with connected(world) as client:
+            for body in (nameless, other, nameless, other):
+                assert (await client.ask(post(body, *lines, path="/v1/embeddings"))).status == 200
+        records = await recorded(world, 4)
+    assert [one.model for one in records] == ["m", "n", "m", "n"]
+
+
+async def test_a_model_that_is_loaded_again_is_found_on_its_new_port(taken: list[str]) -> None:
+    first, second = Recorder(), Recorder()
+    async with forwarding(first) as world:
+        await warm(world, taken)
+        async with connected(world) as client:
+            assert (await client.ask(post(BODY))).status == 200
+            await world.scheduler.unload(model("m"))
+
+            async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with contextlib.suppress(asyncio.IncompleteReadError):
+                    await second(Talk(1, reader, writer))
+                writer.close()
+
+            server = await asyncio.start_server(play, "127.0.0.1", 0)
+            world.launcher.port = server.sockets[0].getsockname()[1]
+            for _ in range(3):
+                assert (await client.ask(post(BODY))).status == 200
+            server.close()
+        assert len(second.seen) == 3
+        hosts = {seen.headers["host"] for seen in second.seen}
+        assert hosts == {f"127.0.0.1:{world.launcher.port}"}
+
+
 BIG = 30_000_000
 
 
@@ -675,13 +808,13 @@ def test_a_plain_request_is_what_aiohttp_reads(
 ) -> None:
     lines = [f"POST {CHAT} HTTP/1.1", "Host: localhost", more, *lines]
     data = (line_end.join(lines) + "\r\n\r\n").encode("latin-1") + b"x" * size
-    service = SimpleNamespace(settings=Settings())
+    service = SimpleNamespace(settings=Settings(), models=SimpleNamespace(catalog=None))
     access = SimpleNamespace(rules=AccessRules(service.settings, "127.0.0.1"))
     path = LeanPath(access, SimpleNamespace(service=service))  # type: ignore[arg-type]
     plain = path.read(data, asyncio.Transport())
-    if plain is None or plain[2] > len(data):
+    if plain is None or plain.size > len(data):
         return
-    known, start, end = plain
+    start, end = plain.start, plain.size
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16)
@@ -692,12 +825,12 @@ def test_a_plain_request_is_what_aiohttp_reads(
     finally:
         loop.close()
     assert body == data[start:end]
-    assert (message.method, message.path) == ("POST", known.head.path)
-    assert known.head.keep_alive is not message.should_close
+    assert (message.method, message.path) == ("POST", plain.head.path)
+    assert plain.head.keep_alive is not message.should_close
     headers = {name.lower(): value for name, value in message.headers.items()}
     assert int(headers["content-length"]) == end - start
     headers["content-length"] = ""
-    assert headers == {name.lower(): value for name, value in known.head.headers.items()}
+    assert headers == {name.lower(): value for name, value in plain.head.headers.items()}
 
 
 # Sizes
@@ -732,11 +865,13 @@ def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
 async def test_heads_that_are_remembered_are_few(
     taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean_path, "_MAX_KNOWN", 4)
+    monkeypatch.setattr(lean_path, "_MAX_HEADS", 4)
+    monkeypatch.setattr(lean_path, "_MAX_REQUESTS", 3)
     async with forwarding(Recorder()) as world:
         await warm(world, taken)
         async with connected(world) as client:
             for number in range(20):
                 assert (await client.ask(post(BODY, f"X-One: {number}"))).status == 200
         path = world.front.app[lean_path.LEAN_PATH]
-        assert len(path._known) <= 4
+        assert len(path._heads) <= 4
+        assert len(path._requests) <= 3

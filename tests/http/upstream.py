@@ -16,6 +16,7 @@ from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
+from cyber_inference_tui.service.finished_requests import FinishedRequests, Noted
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
@@ -232,9 +233,10 @@ async def forwarding(
         finally:
             writer.close()
 
-    def note(record: RequestRecord, error_code: str | None) -> None:
-        world.codes.append(error_code)
-        world.on_request(record)
+    def note(noted: list[Noted]) -> None:
+        for record, error_code in noted:
+            world.codes.append(error_code)
+            world.on_request(record)
 
     known = models or (model("m"),)
     catalog = Catalog({one.id: one for one in known}, ())
@@ -251,7 +253,7 @@ async def forwarding(
             behind = _Service(full, catalog, scheduler)
             forwarder = Forwarder(
                 behind,
-                on_request=note,
+                finished=FinishedRequests(note, pause=0),
                 now=lambda: datetime.now(UTC),
             )
             service = FakeService("m", settings=front_settings)

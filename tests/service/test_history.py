@@ -41,6 +41,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "history.sqlite3"
 
 
+@pytest.mark.parametrize("count", [1, 49, 50, 51, 120])
+async def test_any_number_of_records_is_written_in_order(path: Path, count: int) -> None:
+    records = [request(number) for number in range(count)]
+    async with open_history(path) as history:
+        history.add_all(records)
+        found = await history.requests(RequestQuery(limit=1000))
+    assert [one.tokens_in for one in found] == list(reversed(range(count)))
+    assert [one.id for one in found] == list(range(count, 0, -1))
+
+
 async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
     full_request = RequestRecord(
         id=1,
