@@ -30,7 +30,7 @@ KEPT_BYTES = 65_536
 MOST_BYTES = 4 << 20
 """Lines of a log that wait for a slow disk; beyond it the oldest are lost."""
 _MAX_RUNS = 100
-_SIGNED = rb"(?:\d+\.\d\d\.\d{3}\.\d{3} [%b] [^\n]*\n)*+"
+_SIGNED = rb"(?:[0-9.]{12,20} [%b] [^\n]*+\n)*+"
 _KNOWN = ((re.compile(_SIGNED % b"DI"), INFO), (re.compile(_SIGNED % b"DIW"), WARNING))
 """Lines with llama-server's sign of their level, and the highest rank that they may have. A match
 takes a fifth of the time of ``line_ranks``."""

@@ -22,13 +22,13 @@ from cyber_inference_tui.text import clean_lines
 
 STAMP_LENGTH = 27
 """Characters of a line's time, up to ``Z``."""
-SPAN_BYTES = 1 << 18
-"""The size of a part of a file that is read as a whole."""
+SPAN_BYTES = 1 << 17
+"""The size of a part of a file that is read as a whole: about 1,000 lines, which is a page."""
 _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 _LETTERS = "DIWE"
 """The letters of the levels, by rank."""
 _RANKS = {letter: rank for rank, letter in enumerate(_LETTERS)}
-_ROW = re.compile(r"(?:([0-9:.T-]{26}Z)(?:/(.?))? ?)?(.*)\n")
+_ROW = re.compile(r"(?:([0-9:.T-]{26}Z)(?:/(.?))? ?)?+(.*+)\n")
 """The time, the letter and the text of a line; a line without a time is all text."""
 _EARLIEST = datetime.fromtimestamp(0, UTC)
 
@@ -177,16 +177,18 @@ def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> l
     if wanted.rank > DEBUG:
         places = [place for place in places if ranks[place] >= wanted.rank]
     places = places[nearest]
-    lines, stamp = [], None
+    # A damaged line has no time: it gets the first one.
     at = next(filter(None, map(time_of, stamps)), _EARLIEST)
-    for place, text in zip(places, clean_lines([texts[place] for place in places]), strict=True):
-        if stamps[place] != stamp:
-            # A damaged line has no time: that of the line before it is shown.
-            stamp = stamps[place]
-            at = time_of(stamp) or at
-        number, level = numbers.start + place, LEVELS[ranks[place]]
-        lines.append(NumberedLine(number=number, at=at, text=text, level=level))
-    return lines
+    times = {stamp: time_of(stamp) or at for stamp in set(stamps)}
+    return [
+        NumberedLine(
+            number=numbers.start + place,
+            at=times[stamps[place]],
+            text=text,
+            level=LEVELS[ranks[place]],
+        )
+        for place, text in zip(places, clean_lines([texts[n] for n in places]), strict=True)
+    ]
 
 
 def read_lines(
