@@ -13,9 +13,9 @@ from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.llama.log_files import open_log
-from cyber_inference_tui.llama.log_reading import LineFilter, read_lines
+from cyber_inference_tui.llama.log_reading import read_lines
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.records import ModelRecord, NumberedLine, ProblemRecord
+from cyber_inference_tui.records import ModelRecord, ProblemRecord
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 from cyber_inference_tui.service.logs import LOGS, stem_of
 from cyber_inference_tui.service.runtime import data_directory_holder
@@ -99,9 +99,5 @@ def local_log(
         files = open_log(folder, stem_of(log_id))
         if not files.path.exists():
             return None
-    found: list[NumberedLine] = []
-    if lines:
-        found, _ = read_lines(
-            files.spans, start=0, stop=files.end, backwards=True, limit=lines, wanted=LineFilter()
-        )
+    found, _ = read_lines(files.spans, limit=lines)
     return LocalLog(log_id, files.path, [(line.at, line.text) for line in found])

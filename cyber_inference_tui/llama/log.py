@@ -6,6 +6,7 @@ time as a whole. Texts and levels of lines are found when somebody reads them.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections import deque
@@ -15,10 +16,10 @@ from itertools import islice, pairwise
 
 import msgspec
 
-from cyber_inference_tui.llama.log_files import LogFiles, encode_lines
+from cyber_inference_tui.llama.log_files import LogFiles
 from cyber_inference_tui.llama.log_level import ERROR, INFO, LEVELS, WARNING, line_ranks
-from cyber_inference_tui.llama.log_reading import SPAN_BYTES, Span
-from cyber_inference_tui.records import LogLevel, LogLine, LogRun
+from cyber_inference_tui.llama.log_reading import Span, encode_lines, joined, read_lines
+from cyber_inference_tui.records import LogLevel, LogRun, NumberedLine
 from cyber_inference_tui.text import clean_lines
 
 RUN_MARK = "--- starting: "
@@ -29,52 +30,17 @@ KEPT_BYTES = 65_536
 MOST_BYTES = 4 << 20
 """Lines of a log that wait for a slow disk; beyond it the oldest are lost."""
 _MAX_RUNS = 100
-_SIGNED = rb"(?:\d+\.\d\d\.\d{3}\.\d{3} [%b] [^\n]*\n)*+"
+_SIGNED = rb"(?:[0-9.]{12,20} [%b] [^\n]*+\n)*+"
 _KNOWN = ((re.compile(_SIGNED % b"DI"), INFO), (re.compile(_SIGNED % b"DIW"), WARNING))
 """Lines with llama-server's sign of their level, and the highest rank that they may have. A match
 takes a fifth of the time of ``line_ranks``."""
 
 
-class LogBatch(msgspec.Struct, frozen=True, gc=False):
-    """Lines that arrived together: ``count`` lines from the number ``first`` on.
-
-    ``data`` is their clean text in UTF-8, each line with a newline at its end. ``worst`` is the
-    highest rank of a line. ``level`` is the level of all of them; ``None`` = each line's text gives
-    its level.
-    """
-
-    first: int
-    count: int
-    at: datetime
-    data: bytes
-    worst: int
-    level: LogLevel | None = None
-
-    @property
-    def end(self) -> int:
-        """The number after the last line."""
-        return self.first + self.count
-
-    def texts(self, last: int | None = None) -> list[str]:
-        """Return the texts of the lines, or of the last ones."""
-        texts = self.data.decode().split("\n")[:-1]
-        return texts if last is None else texts[max(0, len(texts) - last) :]
-
-    def lines(self, last: int) -> list[LogLine]:
-        """Return the last lines as records."""
-        texts = self.texts(last)
-        ranks = line_ranks(texts)
-        return [
-            LogLine(at=self.at, text=text, level=self.level or LEVELS[rank])
-            for text, rank in zip(texts, ranks, strict=True)
-        ]
-
-
 class Log:
     """The lines of the successive processes of a model, or of the service, numbered from 0.
 
-    ``listeners`` are called with each batch of new lines, in order, on the thread that adds it.
-    ``files`` has the lines of earlier runs of the service, and those that were written since.
+    ``listeners`` are called with new lines, in order, on the thread that adds them. ``files`` has
+    the lines of earlier runs of the service, and those that were written since.
     """
 
     def __init__(
@@ -99,11 +65,12 @@ class Log:
         """Whether the process of the last run still exists."""
         self.last_at: datetime | None = None
         self._last_error: int | None = None
-        self.listeners: list[Callable[[LogBatch], None]] = []
+        self.listeners: list[Callable[[Span], None]] = []
         self._lock = threading.Lock()
-        self._recent: deque[LogBatch] = deque()
+        self._recent: deque[Span] = deque()
         self._recent_bytes = 0
         self._written = 0
+        """The number after the last line in the files."""
         if files is not None:
             self.restore(files)
 
@@ -122,8 +89,8 @@ class Log:
     @property
     def first(self) -> int:
         """The number of the oldest line."""
-        first = None if self.files is None else self.files.first
-        return self.memory_first if first is None else min(first, self.memory_first)
+        spans = self.files.spans if self.files else ()
+        return min(spans[0].first if spans else self.end, self.memory_first)
 
     @property
     def memory_first(self) -> int:
@@ -149,31 +116,28 @@ class Log:
         count = data.count(b"\n")
         if not count:
             return 0
+        self.last_at = self._now()
         worst = _worst(data) if level is None else LEVELS.index(level)
-        batch = LogBatch(self.end, count, self._now(), data, worst, level)
-        if level is LogLevel.ERROR:
-            self._last_error = batch.end - 1
-        elif worst == ERROR:
-            self._last_error = self.end + line_ranks(batch.texts()).rindex(ERROR)
-        self.last_at = batch.at
+        lines = encode_lines(data, self.last_at, level)
+        span = Span(self.end, self.end + count, data=lines, worst=worst)
+        if worst == ERROR:
+            self._last_error = span.first + (count - 1 if level else _ranks(data).rindex(ERROR))
         with self._lock:
-            self._recent.append(batch)
-            self._recent_bytes += len(data)
-            self.end = batch.end
+            self._recent.append(span)
+            self._recent_bytes += len(lines)
+            self.end = span.end
             self._forget()
         for listener in list(self.listeners):
-            listener(batch)
+            listener(span)
         return count
 
     def _forget(self) -> None:
         """Drop the oldest lines in memory that are in the files; without files, all but a few."""
         while self._recent_bytes > self._kept_bytes and len(self._recent) > 1:
-            oldest = self._recent[0]
-            waits = self.files is not None and oldest.end > self._written
+            waits = self.files is not None and self._recent[0].end > self._written
             if waits and self._recent_bytes <= self._most_bytes:
                 break
-            self._recent.popleft()
-            self._recent_bytes -= len(oldest.data)
+            self._recent_bytes -= len(self._recent.popleft().data)
 
     # For the thread that writes, and for readers
 
@@ -182,32 +146,25 @@ class Log:
 
         At most one thread may do that.
         """
-        while self.files is not None and (batches := self._unwritten()):
-            if (lost := batches[0].first - self._written) > 0:
-                notice = b"--- %d lines are missing: the disk was full or too slow\n" % lost
-                first, at = batches[0].first - 1, batches[0].at
-                batches.insert(0, LogBatch(first, 1, at, notice, WARNING, LogLevel.WARNING))
-            data, worst = b"".join(map(_encode, batches)), max(batch.worst for batch in batches)
-            self.files.append(batches[0].first, batches[-1].end, data, worst)
+        while self.files is not None:
             with self._lock:
-                self._written = batches[-1].end
-                self._forget()
+                spans = joined(span for span in self._recent if span.first >= self._written)
+            if not spans:
+                break
+            if (lost := spans[0].first - self._written) > 0:
+                notice = b"--- %d lines are missing: the disk was full or too slow\n" % lost
+                data = encode_lines(notice, self._now(), LogLevel.WARNING)
+                spans.insert(0, Span(spans[0].first - 1, spans[0].first, data=data, worst=WARNING))
+            for span in spans:
+                self.files.append(span)
+                with self._lock:
+                    self._written = span.end
+                    self._forget()
 
-    def _unwritten(self) -> list[LogBatch]:
-        """Return the oldest lines that are not in the files yet, a bounded number."""
-        with self._lock:
-            batches = [batch for batch in self._recent if batch.first >= self._written]
-        size = 0
-        for count, batch in enumerate(batches):
-            size += len(batch.data)
-            if size > SPAN_BYTES:
-                return batches[: count + 1]
-        return batches
-
-    def snapshot(self) -> tuple[Span, ...]:
+    def snapshot(self) -> list[Span]:
         """Return all lines as they are now, in order. Any thread may call this."""
         with self._lock:
-            memory = self._memory()
+            memory = tuple(self._recent)
             spans = self.files.spans if self.files else ()
         start = memory[0].first if memory else self.end
         older = [
@@ -215,29 +172,16 @@ class Log:
             for span in spans
             if span.first < start
         ]
-        return (*older, *memory)
+        return [*older, *joined(memory)]
 
-    def memory(self) -> tuple[Span, ...]:
+    def memory(self) -> list[Span]:
         """Return the lines that are in memory."""
         with self._lock:
-            return self._memory()
+            return joined(self._recent)
 
-    def _memory(self) -> tuple[Span, ...]:
-        return tuple(
-            Span(batch.first, batch.end, data=_encode(batch), worst=batch.worst)
-            for batch in self._recent
-        )
-
-    def tail(self, count: int) -> tuple[LogLine, ...]:
+    def tail(self, count: int) -> list[NumberedLine]:
         """Return the last ``count`` lines in memory, oldest first."""
-        lines: list[LogLine] = []
-        with self._lock:
-            recent = list(self._recent)
-        for batch in reversed(recent):
-            if len(lines) >= count:
-                break
-            lines = batch.lines(count - len(lines)) + lines
-        return tuple(lines)
+        return read_lines(self.memory(), limit=count)[0]
 
     # Runs
 
@@ -268,29 +212,46 @@ def _worst(data: bytes) -> int:
     for pattern, rank in _KNOWN:
         if pattern.fullmatch(data):
             return rank
-    return max(line_ranks(data.decode().split("\n")[:-1]))
+    return max(_ranks(data))
 
 
-def _encode(batch: LogBatch) -> bytes:
-    return encode_lines(batch.data, batch.at, batch.level)
+def _ranks(data: bytes) -> bytes:
+    return line_ranks(data.decode().split("\n")[:-1])
+
+
+class NewestLines:
+    """Keeps the last ``most`` of the lines that are added."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._spans: deque[Span] = deque()
+        self._count = 0
+
+    def add(self, span: Span) -> None:
+        """Add lines that follow the last ones."""
+        self._spans.append(span)
+        self._count += span.count
+        while self._count - self._spans[0].count >= self._most:
+            self._count -= self._spans.popleft().count
+
+    def lines(self) -> list[NumberedLine]:
+        """Return the lines, oldest first."""
+        return read_lines(joined(self._spans), limit=self._most)[0]
 
 
 class LogMark:
-    """Collects the last ``keep`` lines that arrive after it was made."""
+    """Collects the last ``most`` lines that arrive after it was made."""
 
-    def __init__(self, log: Log, keep: int = 400) -> None:
+    def __init__(self, log: Log, most: int = 400) -> None:
         self._log = log
-        self._lines: deque[str] = deque(maxlen=keep)
-        log.listeners.append(self._take)
-
-    def _take(self, batch: LogBatch) -> None:
-        self._lines.extend(batch.texts())
+        self._newest = NewestLines(most)
+        log.listeners.append(self._newest.add)
 
     def lines(self) -> tuple[str, ...]:
-        """Return the collected lines, oldest first."""
-        return tuple(self._lines)
+        """Return the texts of the collected lines, oldest first."""
+        return tuple(line.text for line in self._newest.lines())
 
     def close(self) -> None:
         """Stop collecting."""
-        if self._take in self._log.listeners:
-            self._log.listeners.remove(self._take)
+        with contextlib.suppress(ValueError):
+            self._log.listeners.remove(self._newest.add)

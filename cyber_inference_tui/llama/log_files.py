@@ -17,14 +17,12 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from cyber_inference_tui.files import read_file
-from cyber_inference_tui.llama.log_level import ERROR, LEVELS, line_ranks
 from cyber_inference_tui.llama.log_reading import (
-    LETTERS,
     SPAN_BYTES,
     STAMP_LENGTH,
     Span,
     count_lines,
-    ranks_of,
+    read_lines,
     time_of,
 )
 from cyber_inference_tui.records import LogLevel
@@ -37,9 +35,10 @@ _MAX_NAME = 200
 """Bytes of a log's name. File systems allow 255, and the number and the ending need some."""
 _SEGMENT = re.compile(r"(.+)\.(\d{9,18})\.log")
 _FORMER = re.compile(r"(.+)\.log(\.\d)?")
-_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 _RUN = b" --- starting: "
 """The first line of a run, after its time."""
+_LAST_LINES = 1_000
+"""Lines of earlier runs that are searched for an error when the service starts."""
 
 
 def file_stem(model_id: str) -> str:
@@ -62,17 +61,6 @@ def id_of_stem(stem: str) -> str | None:
     """Return the id whose files have this name; ``None`` = the name has only a part of it."""
     log_id = unquote(stem)
     return log_id if file_stem(log_id) == stem else None
-
-
-def encode_lines(data: bytes, at: datetime, level: LogLevel | None = None) -> bytes:
-    """Return lines as they are in a file: each with its time, and its level if that is needed."""
-    stamp = f"{at:{_STAMP}} "
-    if level is not None:
-        rank = LEVELS.index(level)
-        if set(line_ranks(data.decode().split("\n")[:-1])) != {rank}:
-            stamp = f"{stamp[:-1]}/{LETTERS[rank]} "
-    prefix = stamp.encode()
-    return prefix + data[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
 
 
 class LogLimits(NamedTuple):
@@ -114,8 +102,6 @@ class LogFiles:
         self._paths = [file.path for file in files]
         self._size: int | None = None
         """The bytes of the last file; ``None`` = the next line begins a new file."""
-        self._is_torn = False
-        """The last line has no end: the service or the machine died while it was written."""
         self.end = 0
         """The number after the last line."""
         self.spans: tuple[Span, ...] = ()
@@ -139,9 +125,6 @@ class LogFiles:
         # Damaged lines may be shorter than a time.
         most = file.first + file.size + 1
         parts = count_lines(Span(file.first, most, file.path, 0, file.size))
-        self.spans = (*self.spans[:-1], *parts)
-        self.end, self._size = parts[-1].end if parts else file.first, file.size
-        data = b""
         for part in parts:
             data, place = part.read(), -1
             while (place := data.find(_RUN, place + 1)) >= 0:
@@ -149,18 +132,12 @@ class LogFiles:
                 stamp, _, level = data[start:place].decode("ascii", "replace").partition("/")
                 if level in {"", "I"} and (at := time_of(stamp)) is not None:
                     self.runs.append((part.first + data.count(b"\n", 0, start), at))
-        if parts:
-            self._is_torn = not data.endswith(b"\n")
-            rows = parts[-1].rows(data)
-            times = (time_of(row[:STAMP_LENGTH]) for row in reversed(rows))
-            self.last_at = next(filter(None, times), None)
-            if ERROR in (ranks := ranks_of(rows)):
-                self.last_error = self.end - 1 - ranks[::-1].index(ERROR)
-
-    @property
-    def first(self) -> int | None:
-        """The number of the oldest line, if there is any."""
-        return self.spans[0].first if self.spans else None
+        for line in read_lines(parts, limit=_LAST_LINES)[0]:
+            self.last_at = line.at
+            if line.level is LogLevel.ERROR:
+                self.last_error = line.number
+        self.spans = (*self.spans[:-1], *parts)
+        self.end, self._size = parts[-1].end if parts else file.first, file.size
 
     @property
     def path(self) -> Path:
@@ -170,50 +147,48 @@ class LogFiles:
     def _path_of(self, first: int) -> Path:
         return self._directory / f"{self._stem}.{first:09d}.log"
 
-    def append(self, first: int, end: int, data: bytes, worst: int) -> None:
-        """Write the lines from ``first`` to ``end`` (exclusive), all or none. Blocks.
-
-        ``worst`` is the highest of their ranks. Raises ``OSError``.
-        """
-        limits = self.limits()
-        if self._size is None or (self._size and self._size + len(data) > limits.max_size):
-            path = self._path_of(first)
-            before = _append(path, data)
+    def append(self, lines: Span) -> None:
+        """Write lines in memory, all or none. Blocks; raises ``OSError``."""
+        limits, size = self.limits(), len(lines.data)
+        is_new = self._size is None or (self._size and self._size + size > limits.max_size)
+        path = self._path_of(lines.first) if is_new else self.path
+        self._size = _append(path, lines.data)
+        if path not in self._paths:
             self._paths.append(path)
-        else:
-            path = self._paths[-1]
-            if self._is_torn:
-                data = b"\n" + data
-            before = _append(path, data)
-        self._size = before + len(data)
-        self._is_torn = False
-        self.end = end
-        self._add_span(Span(first, end, path, before, len(data), worst=worst))
+        self.end = lines.end
+        self._add_span(
+            Span(lines.first, lines.end, path, self._size - size, size, worst=lines.worst)
+        )
         while len(self._paths) > max(1, limits.keep):
             oldest = self._paths.pop(0)
             self.spans = tuple(span for span in self.spans if span.path != oldest)
             oldest.unlink(missing_ok=True)
 
     def _add_span(self, new: Span) -> None:
-        last = self.spans[-1] if self.spans else None
+        """Add written lines, to the last span if it remains short."""
+        spans = self.spans
         if (
-            last is not None
+            (last := spans[-1] if spans else None) is not None
             and (last.path, last.end, last.offset + last.size) == (new.path, new.first, new.offset)
             and last.size + new.size <= SPAN_BYTES
         ):
             size = last.size + new.size
             worst = None if last.worst is None else max(last.worst, new.worst or 0)
-            joined = Span(last.first, new.end, new.path, last.offset, size, worst=worst)
-            self.spans = (*self.spans[:-1], joined)
-        else:
-            self.spans = (*self.spans, new)
+            new = Span(last.first, new.end, new.path, last.offset, size, worst=worst)
+            spans = spans[:-1]
+        self.spans = (*spans, new)
 
 
 def _append(path: Path, data: bytes) -> int:
-    """Append to a file, and return its size before. Raises ``OSError``; then nothing is written."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    """Append to a file, and return its size. Raises ``OSError``; then nothing is written.
+
+    A last line without an end gets one: the service or the machine died while it was written.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         before = os.fstat(file).st_size
+        if before and os.pread(file, 1, before - 1) != b"\n":
+            data = b"\n" + data
         left = memoryview(data)
         try:
             while left:
@@ -223,7 +198,7 @@ def _append(path: Path, data: bytes) -> int:
             if not before:
                 path.unlink()
             raise
-        return before
+        return before + len(data)
     finally:
         os.close(file)
 

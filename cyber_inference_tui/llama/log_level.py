@@ -27,7 +27,7 @@ _BY_SIGN = {
 # A sign at the start: a letter, possibly after a time, or a word. "C" must be followed by the name
 # of a logger: a sentence about the language C starts with the letter, too.
 _SIGN = re.compile(
-    r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([DTIWE]) "
+    r"(?:[0-9.]{12,20} )?+([DTIWE]) "
     r"|(C) [\w.]+: "
     r"|\[?(DEBUG|TRACE|INFO|NOTICE|WARN|WARNING|ERROR|CRITICAL|FATAL)\b"
 )

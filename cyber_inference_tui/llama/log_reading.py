@@ -8,25 +8,28 @@ level does not follow from the text, a slash and the level's letter come after t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS, line_ranks
-from cyber_inference_tui.records import NumberedLine
+from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.text import clean_lines
 
 STAMP_LENGTH = 27
 """Characters of a line's time, up to ``Z``."""
-_AFTER = slice(STAMP_LENGTH - 1, STAMP_LENGTH + 1)
-"""The end of a line's time and what follows: ``Z`` and a space or a slash."""
-LETTERS = "DIWE"
+SPAN_BYTES = 1 << 17
+"""The size of a part of a file that is read as a whole: about 1,000 lines, which is a page."""
+_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+_LETTERS = "DIWE"
 """The letters of the levels, by rank."""
-SPAN_BYTES = 1 << 18
-"""The size of a part of a file that is read as a whole."""
+_RANKS = {letter: rank for rank, letter in enumerate(_LETTERS)}
+_ROW = re.compile(r"(?:([0-9:.T-]{26}Z)(?:/(.?))? ?)?+(.*+)\n")
+"""The time, the letter and the text of a line; a line without a time is all text."""
 _EARLIEST = datetime.fromtimestamp(0, UTC)
 
 
@@ -44,6 +47,11 @@ class Span(msgspec.Struct, gc=False):
     parts: Sequence[Span] | None = None
     """The parts of a long span, once somebody has read it."""
 
+    @property
+    def count(self) -> int:
+        """The number of lines."""
+        return self.end - self.first
+
     def read(self) -> bytes:
         """Return the lines as they are in a file. Blocks; nothing is left of a deleted file."""
         if self.path is None:
@@ -53,11 +61,6 @@ class Span(msgspec.Struct, gc=False):
             return file.read(self.size)
         return b""
 
-    def rows(self, data: bytes) -> list[str]:
-        """Return the lines in ``data``, which was read, with their times."""
-        rows = data.removesuffix(b"\n").decode("utf-8", "replace").split("\n") if data else []
-        return rows[: self.end - self.first]
-
     def short(self) -> Sequence[Span]:
         """Return parts that are quick to read. Blocks."""
         if self.path is None or self.size <= 2 * SPAN_BYTES:
@@ -65,6 +68,59 @@ class Span(msgspec.Struct, gc=False):
         if self.parts is None:
             self.parts = count_lines(self)
         return self.parts
+
+
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects lines of the rank ``rank`` or above that contain ``text``.
+
+    The search ignores case (``str.casefold``).
+    """
+
+    rank: int = DEBUG
+    text: str = ""
+
+
+ALL = LineFilter()
+
+
+def encode_lines(data: bytes, at: datetime, level: LogLevel | None = None) -> bytes:
+    """Return lines as they are in a file: each with its time, and its level if that is needed."""
+    stamp = f"{at:{_STAMP}}"
+    if level is not None:
+        rank = LEVELS.index(level)
+        if set(line_ranks(data.decode().split("\n")[:-1])) != {rank}:
+            stamp = f"{stamp}/{_LETTERS[rank]}"
+    prefix = f"{stamp} ".encode()
+    return prefix + data[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+def time_of(stamp: str | None) -> datetime | None:
+    """Return the time at the start of a line of a file, if there is one."""
+    try:
+        return datetime.fromisoformat(stamp) if stamp and stamp[-1] == "Z" else None
+    except ValueError:
+        return None
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Return spans in memory, which follow one another, as a few of at most ``SPAN_BYTES``."""
+    groups: list[list[Span]] = []
+    size = SPAN_BYTES
+    for span in spans:
+        size += len(span.data)
+        if size > SPAN_BYTES:
+            groups.append([])
+            size = len(span.data)
+        groups[-1].append(span)
+    return [
+        Span(
+            group[0].first,
+            group[-1].end,
+            data=b"".join(span.data for span in group),
+            worst=max(span.worst or 0 for span in group),
+        )
+        for group in groups
+    ]
 
 
 def count_lines(span: Span) -> list[Span]:
@@ -93,115 +149,80 @@ def count_lines(span: Span) -> list[Span]:
     return parts
 
 
-def texts_of(rows: Sequence[str]) -> list[str]:
-    """Return the texts of lines of a file; the whole line if it has no time."""
-    plain, marked = STAMP_LENGTH + 1, STAMP_LENGTH + 3
-    return [
-        row[plain:] if (after := row[_AFTER]) == "Z " else row[marked:] if after == "Z/" else row
-        for row in rows
-    ]
-
-
-@lru_cache(maxsize=4)
-def time_of(stamp: str) -> datetime | None:
-    """Return the time at the start of a line of a file, if there is one."""
-    try:
-        return datetime.fromisoformat(stamp[:-1]).replace(tzinfo=UTC) if stamp[-1:] == "Z" else None
-    except ValueError:
-        return None
-
-
-def ranks_of(rows: Sequence[str]) -> list[int]:
-    """Return the rank of each line of a file."""
-    ranks = list(line_ranks(texts_of(rows)))
-    for place, row in enumerate(rows):
-        if row[_AFTER] == "Z/":
-            ranks[place] = max(DEBUG, LETTERS.find(row[STAMP_LENGTH + 1 : STAMP_LENGTH + 2]))
-    return ranks
-
-
-class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects lines of the rank ``rank`` or above that contain ``text``.
-
-    The search ignores case (``str.casefold``).
-    """
-
-    rank: int = DEBUG
-    text: str = ""
-
-
-def _find(span: Span, low: int, high: int, wanted: LineFilter) -> tuple[Sequence[int], list[str]]:
-    """Return the offsets of matches from ``low`` to ``high`` (exclusive), and all rows."""
-    if span.worst is not None and span.worst < wanted.rank:
-        return (), []
-    data, needle = span.read(), wanted.text.casefold()
+def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> list[NumberedLine]:
+    """Return the ``nearest`` of the matching lines with these numbers."""
+    needle = wanted.text.casefold()
+    if not needle and wanted.rank <= DEBUG:
+        numbers = numbers[nearest]
+    elif span.worst is not None and span.worst < wanted.rank:
+        return []
+    data = span.read()
     # One look at all lines excludes most spans.
     if needle and needle not in data.decode("utf-8", "replace").casefold():
-        return (), []
-    rows = span.rows(data)
-    offsets: Sequence[int] = range(low, min(high, len(rows)))
-    if needle:
-        texts = texts_of(rows)
-        offsets = [offset for offset in offsets if needle in texts[offset].casefold()]
-    if wanted.rank > DEBUG and offsets:
-        ranks = ranks_of(rows)
+        return []
+    rows = data.split(b"\n")
+    if not rows[-1]:
+        rows.pop()
+    rows = rows[numbers.start - span.first : numbers.stop - span.first]
+    cells = _ROW.split(b"\n".join([*rows, b""]).decode("utf-8", "replace"))
+    stamps, letters, texts = cells[1::4], cells[2::4], cells[3::4]
+    ranks: Sequence[int] = line_ranks(texts)
+    if any(letters):
+        ranks = [_RANKS.get(own, rank) for own, rank in zip(letters, ranks, strict=True)]
+    if len(ranks) == span.count:
         span.worst = max(ranks)
-        offsets = [offset for offset in offsets if ranks[offset] >= wanted.rank]
-    return offsets, rows
-
-
-def _numbered(span: Span, offsets: Sequence[int], rows: Sequence[str]) -> list[NumberedLine]:
-    chosen = [rows[offset] for offset in offsets]
-    texts, ranks = clean_lines(texts_of(chosen)), ranks_of(chosen)
-    # A damaged line has the time of the line before it.
-    before = (time_of(row[:STAMP_LENGTH]) for row in reversed(rows[: offsets[0]]))
-    at = time_of(chosen[0][:STAMP_LENGTH]) or next(filter(None, before), _EARLIEST)
-    lines = []
-    for offset, row, text, rank in zip(offsets, chosen, texts, ranks, strict=True):
-        at = time_of(row[:STAMP_LENGTH]) or at
-        lines.append(NumberedLine(number=span.first + offset, at=at, text=text, level=LEVELS[rank]))
-    return lines
-
-
-def _short(spans: Sequence[Span], *, backwards: bool) -> Iterator[Span]:
-    for span in reversed(spans) if backwards else spans:
-        yield from reversed(span.short()) if backwards else span.short()
+    places: Sequence[int] = range(len(texts))
+    if needle:
+        places = [place for place in places if needle in texts[place].casefold()]
+    if wanted.rank > DEBUG:
+        places = [place for place in places if ranks[place] >= wanted.rank]
+    places = places[nearest]
+    # A damaged line has no time: it gets the first one.
+    at = next(filter(None, map(time_of, stamps)), _EARLIEST)
+    times = {stamp: time_of(stamp) or at for stamp in set(stamps)}
+    return [
+        NumberedLine(
+            number=numbers.start + place,
+            at=times[stamps[place]],
+            text=text,
+            level=LEVELS[ranks[place]],
+        )
+        for place, text in zip(places, clean_lines([texts[n] for n in places]), strict=True)
+    ]
 
 
 def read_lines(
     spans: Sequence[Span],
     *,
-    start: int,
-    stop: int,
-    backwards: bool,
     limit: int,
-    wanted: LineFilter,
+    start: int = 0,
+    stop: int = sys.maxsize,
+    backwards: bool = True,
+    wanted: LineFilter = ALL,
     give_up: Callable[[], bool] = lambda: False,
 ) -> tuple[list[NumberedLine], int]:
     """Return at most ``limit`` matching lines with numbers from ``start`` to ``stop`` (exclusive).
 
-    These are the first matches, or with ``backwards`` the last ones, always in order. The second
-    result is the end of the search: the number after the last line examined, or with ``backwards``
-    the number of the first. ``give_up`` is called after every span; ``limit`` is 1 or more. Blocks;
-    raises ``OSError``.
+    These are the last matches, or without ``backwards`` the first ones, always in order. The second
+    result is the end of the search: the number of the first line examined, or without ``backwards``
+    the number after the last. ``give_up`` is called after every span. Blocks; raises ``OSError``.
     """
-    pieces: list[list[NumberedLine]] = []
-    left = limit
     reached = stop if backwards else start
-    for span in _short(spans, backwards=backwards):
-        low, high = max(start, span.first), min(stop, span.end)
-        if low >= high:
+    if limit < 1 or start >= stop:
+        return [], reached
+    pieces: list[list[NumberedLine]] = []
+    for span in _short(spans, range(start, stop), backwards=backwards):
+        numbers = range(max(start, span.first), min(stop, span.end))
+        if not numbers:
             continue
-        offsets, rows = _find(span, low - span.first, high - span.first, wanted)
-        chosen = offsets[-left:] if backwards else offsets[:left]
-        if chosen:
-            pieces.append(_numbered(span, chosen, rows))
-            left -= len(chosen)
-        if not left:
-            edge = chosen[0] if backwards else chosen[-1] + 1
-            reached = span.first + edge
+        nearest = slice(-limit, None) if backwards else slice(limit)
+        if lines := _search(span, numbers, wanted, nearest):
+            pieces.append(lines)
+            limit -= len(lines)
+        if not limit:
+            reached = lines[0].number if backwards else lines[-1].number + 1
             break
-        reached = low if backwards else high
+        reached = numbers.start if backwards else numbers.stop
         if give_up():
             break
     else:
@@ -212,12 +233,8 @@ def read_lines(
     return [line for piece in pieces for line in piece], reached
 
 
-def last_texts(spans: Sequence[Span], count: int) -> list[str]:
-    """Return the texts of the last ``count`` lines, oldest first. Blocks; raises ``OSError``."""
-    pieces: list[list[str]] = []
-    for span in _short(spans, backwards=True):
-        if count <= 0:
-            break
-        pieces.append(clean_lines(texts_of(span.rows(span.read())[-count:])))
-        count -= len(pieces[-1])
-    return [text for piece in reversed(pieces) for text in piece]
+def _short(spans: Sequence[Span], numbers: range, *, backwards: bool) -> Iterator[Span]:
+    """Return the spans with these lines in parts, in the order of the search."""
+    for span in reversed(spans) if backwards else spans:
+        if span.first < numbers.stop and span.end > numbers.start:
+            yield from reversed(span.short()) if backwards else span.short()

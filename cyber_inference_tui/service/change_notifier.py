@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
-from cyber_inference_tui.llama.log import LogBatch
+from cyber_inference_tui.llama.log import NewestLines
+from cyber_inference_tui.llama.log_reading import Span
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceEvent
 from cyber_inference_tui.service.events import EventBus
 
@@ -30,7 +30,7 @@ class ChangeNotifier:
         self._events = events
         self._record = record
         self._models: set[str] = set()
-        self._lines: dict[str, _PendingLines] = {}
+        self._lines: dict[str, NewestLines] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def state_changed(self, model_id: str) -> None:
@@ -58,9 +58,9 @@ class ChangeNotifier:
         """Publish that the list of unusable files has changed."""
         self._events.publish("service", ServiceEvent(state="problems"))
 
-    def log_lines(self, log_id: str, batch: LogBatch) -> None:
+    def log_lines(self, log_id: str, lines: Span) -> None:
         """Publish new lines of a log soon."""
-        self._lines.setdefault(log_id, _PendingLines()).add(batch)
+        self._lines.setdefault(log_id, NewestLines(_EVENT_LINES)).add(lines)
         if self._timer is None:
             self._start_timer()
 
@@ -73,7 +73,7 @@ class ChangeNotifier:
         is_read = self._events.has_readers("log", _READER_SECONDS)
         for log_id, new in lines.items():
             if is_read:
-                self._events.publish("log", new.event(log_id))
+                self._events.publish("log", _event(log_id, new))
             else:
                 self._events.leave_out(log_id)
         models, self._models = self._models, set()
@@ -84,24 +84,10 @@ class ChangeNotifier:
         self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
 
 
-class _PendingLines:
-    """The newest unpublished lines of a log, in whole batches."""
-
-    def __init__(self) -> None:
-        self._batches: deque[LogBatch] = deque()
-        self._count = 0
-
-    def add(self, batch: LogBatch) -> None:
-        self._batches.append(batch)
-        self._count += batch.count
-        while self._count - self._batches[0].count >= _EVENT_LINES:
-            self._count -= self._batches.popleft().count
-
-    def event(self, log_id: str) -> LogEvent:
-        skipped = max(0, self._count - _EVENT_LINES)
-        first = self._batches[0].first + skipped
-        lines: list[LogLine] = []
-        for batch in self._batches:
-            lines += batch.lines(batch.count - skipped)
-            skipped = 0
-        return LogEvent(id=log_id, first=first, lines=tuple(lines))
+def _event(log_id: str, new: NewestLines) -> LogEvent:
+    lines = new.lines()
+    return LogEvent(
+        id=log_id,
+        first=lines[0].number,
+        lines=tuple(LogLine(at=line.at, text=line.text, level=line.level) for line in lines),
+    )

@@ -15,11 +15,10 @@ import msgspec
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import StorageError
-from cyber_inference_tui.llama.log import RUN_MARK, Log, LogBatch
+from cyber_inference_tui.llama.log import RUN_MARK, Log
 from cyber_inference_tui.llama.log_files import (
     LogFiles,
     LogLimits,
-    encode_lines,
     file_stem,
     id_of_stem,
     open_log,
@@ -27,9 +26,9 @@ from cyber_inference_tui.llama.log_files import (
     rename_former_files,
 )
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
-from cyber_inference_tui.llama.log_reading import LineFilter, Span, last_texts, read_lines
+from cyber_inference_tui.llama.log_reading import LineFilter, Span, encode_lines, read_lines
 from cyber_inference_tui.llama.log_writer import LogWriter
-from cyber_inference_tui.records import LogLevel, LogPage, LogRecord, NumberedLine
+from cyber_inference_tui.records import LogLevel, LogPage, LogRecord
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.storage import Storages
 
@@ -74,7 +73,7 @@ class Logs:
         directory: Path,
         *,
         now: Callable[[], datetime],
-        on_lines: Callable[[str, LogBatch], None],
+        on_lines: Callable[[str, Span], None],
         limits: Callable[[], LogLimits] = LogLimits,
         clock: Callable[[], float] = time.monotonic,
         read_seconds: float = READ_SECONDS,
@@ -145,9 +144,9 @@ class Logs:
         if log.files is not None:
             log.files.limits = self._limits
 
-        def take(batch: LogBatch) -> None:
+        def take(lines: Span) -> None:
             self._writer.wake(log)
-            self._on_lines(log_id, batch)
+            self._on_lines(log_id, lines)
 
         log.listeners.append(take)
         self._writer.wake(log)
@@ -176,15 +175,8 @@ class Logs:
 
     async def tail(self, log_id: str, lines: int) -> str:
         """Return the last lines as text; empty if there is no such log."""
-        log = self._known(log_id)
-        if log is None:
-            return ""
-        try:
-            async with self._reading:
-                texts = await self._ask(lambda: last_texts(log.snapshot(), lines))
-        except (OSError, StorageError) as error:
-            texts = last_texts(self._in_memory(log, error), lines)
-        return "".join(f"{text}\n" for text in texts)
+        page = await self.page(log_id, LinesQuery(limit=lines))
+        return "".join(f"{line.text}\n" for line in page.lines)
 
     async def page(self, log_id: str, query: LinesQuery) -> LogPage:
         """Return up to ``query.limit`` lines, in order: the newest, or those nearest to a number.
@@ -196,21 +188,25 @@ class Logs:
         log, record = self._known(log_id), self.record(log_id)
         if log is None:
             return LogPage(log=record, lines=(), searched_to=0)
+        searches = bool(query.q or query.level)
         left = threading.Event()
 
-        def read(record: LogRecord, snapshot: Callable[[], Sequence[Span]]) -> LogPage:
+        def read(record: LogRecord, spans: Sequence[Span]) -> LogPage:
             deadline = self._clock() + SEARCH_SECONDS
             return _page(
-                record, snapshot(), query, lambda: left.is_set() or self._clock() >= deadline
+                record,
+                spans,
+                query,
+                give_up=lambda: left.is_set() or (searches and self._clock() >= deadline),
             )
 
         try:
             # Of a waiting search nothing is in memory.
-            async with self._searching if query.q or query.level else self._reading:
-                return await self._ask(lambda: read(record, log.snapshot))
+            async with self._searching if searches else self._reading:
+                return await self._ask(lambda: read(record, log.snapshot()))
         except (OSError, StorageError) as error:
             spans = self._in_memory(log, error)
-            return read(msgspec.structs.replace(record, first=spans[0].first), lambda: spans)
+            return read(msgspec.structs.replace(record, first=spans[0].first), spans)
         finally:
             # A client that has left needs no thread any more.
             left.set()
@@ -231,19 +227,15 @@ def _page(
     record: LogRecord, spans: Sequence[Span], query: LinesQuery, give_up: Callable[[], bool]
 ) -> LogPage:
     start = min(max(query.after or 0, record.first), record.end)
-    stop = max(start, record.end if query.before is None else min(query.before, record.end))
-    backwards = query.after is None
-    lines: list[NumberedLine] = []
-    reached = stop if backwards else start
-    if query.limit and start < stop:
-        rank = DEBUG if query.level is None else LEVELS.index(query.level)
-        lines, reached = read_lines(
-            spans,
-            start=start,
-            stop=stop,
-            backwards=backwards,
-            limit=query.limit,
-            wanted=LineFilter(rank=rank, text=query.q),
-            give_up=give_up,
-        )
+    lines, reached = read_lines(
+        spans,
+        limit=query.limit,
+        start=start,
+        stop=max(start, record.end if query.before is None else min(query.before, record.end)),
+        backwards=query.after is None,
+        wanted=LineFilter(
+            rank=DEBUG if query.level is None else LEVELS.index(query.level), text=query.q
+        ),
+        give_up=give_up,
+    )
     return LogPage(log=record, lines=tuple(lines), searched_to=reached)

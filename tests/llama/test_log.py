@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.llama.log import Log, LogBatch
+from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_files import LogFiles, LogLimits, open_log
 from cyber_inference_tui.llama.log_level import LEVELS, line_ranks
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output
-from cyber_inference_tui.llama.log_reading import LineFilter, last_texts, read_lines
-from cyber_inference_tui.records import LogLevel, LogLine, LogRun, NumberedLine
+from cyber_inference_tui.llama.log_reading import LineFilter, Span, read_lines
+from cyber_inference_tui.records import LogLevel, LogRun, NumberedLine
 from cyber_inference_tui.text import clean_line
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -26,8 +26,12 @@ def new_log() -> Log:
     return Log(now=lambda: NOW)
 
 
-def texts(lines: tuple[LogLine, ...]) -> list[str]:
+def texts(lines: list[NumberedLine]) -> list[str]:
     return [line.text for line in lines]
+
+
+def last_texts(spans: Sequence[Span], count: int) -> list[str]:
+    return [line.text for line in read_lines(spans, limit=count)[0]]
 
 
 class Clock:
@@ -184,9 +188,7 @@ def test_many_lines_take_little_memory(tmp_path: Path) -> None:
     # The next run of the service counts the lines of the last file alone.
     again = open_log(tmp_path, "m")
     assert again.end == 300_000
-    lines, _ = read_lines(
-        again.spans, start=123_456, stop=10**9, backwards=False, limit=2, wanted=LineFilter()
-    )
+    lines, _ = read_lines(again.spans, start=123_456, backwards=False, limit=2)
     assert [(one.number, one.text) for one in lines] == [
         (123_456, f"{line}123456"),
         (123_457, f"{line}123457"),
@@ -194,7 +196,7 @@ def test_many_lines_take_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_log_without_files_keeps_its_newest_lines() -> None:
-    log = Log(now=lambda: NOW, kept_bytes=1_000)
+    log = Log(now=lambda: NOW, kept_bytes=10_000)
     for number in range(5_000):
         log.add([str(number)])
     assert log.end == 5_000
@@ -217,13 +219,11 @@ def test_lines_that_no_disk_takes_are_lost_at_last_and_the_log_says_so(tmp_path:
         if not number % 100:
             with pytest.raises(FileNotFoundError):
                 log.save()
-    assert 8_000 < sum(len(span.data) for span in log.memory()) * 10 / 38 < 20_000
+    assert 8_000 < sum(len(span.data) for span in log.memory()) < 20_000
     (tmp_path / "elsewhere").rename(folder)
     lost = log.memory_first - 1
     log.save()
-    lines, reached = read_lines(
-        log.snapshot(), start=0, stop=log.end, backwards=True, limit=10**6, wanted=LineFilter()
-    )
+    lines, reached = read_lines(log.snapshot(), start=0, stop=log.end, backwards=True, limit=10**6)
     assert reached == 0
     assert [(line.number, line.text) for line in lines[:3]] == [
         (0, "first"),
@@ -252,13 +252,13 @@ def test_no_control_sequence_survives_any_bytes(stream: bytes) -> None:
 
 def test_the_tail_of_nothing_is_nothing() -> None:
     log = new_log()
-    assert log.tail(5) == ()
-    assert log.snapshot() == ()
+    assert log.tail(5) == []
+    assert log.snapshot() == []
     log.add([])
     assert log.write(b"") == 0
     assert (log.end, log.last_at, log.last_error) == (0, None, None)
     log.add(["one", "two"])
-    assert log.tail(0) == log.tail(-1) == ()
+    assert log.tail(0) == log.tail(-1) == []
     assert texts(log.tail(1)) == ["two"]
 
 
@@ -297,9 +297,9 @@ def test_a_log_of_several_runs() -> None:
     assert log.kept_runs()[-1].pid == 999
 
 
-def collecting(log: Log) -> list[LogBatch]:
-    seen: list[LogBatch] = []
-    append: Callable[[LogBatch], None] = seen.append
+def collecting(log: Log) -> list[Span]:
+    seen: list[Span] = []
+    append: Callable[[Span], None] = seen.append
     log.listeners.append(append)
     return seen
 
@@ -310,8 +310,8 @@ def test_listeners_get_every_line_once_with_its_number() -> None:
     log.add(["I a", "E b"])
     log.add(str(number) for number in range(5_000))
     assert [(batch.first, batch.count) for batch in seen] == [(0, 2), (2, 5_000)]
-    assert [line.level.value for line in seen[0].lines(5)] == ["info", "error"]
-    assert [line.text for line in seen[1].lines(2)] == ["4998", "4999"]
+    assert [line.level.value for line in read_lines(seen[:1], limit=5)[0]] == ["info", "error"]
+    assert last_texts(seen, 2) == ["4998", "4999"]
 
 
 def test_a_mark_collects_lines_until_it_is_closed() -> None:
@@ -352,9 +352,7 @@ def test_lines_of_earlier_runs_come_first_and_go_to_nobody(tmp_path: Path) -> No
     assert not log.running
     log.begin_run(7, first=log.end)
     log.add(["--- starting: c"])
-    lines, _ = read_lines(
-        log.snapshot(), start=0, stop=9, backwards=False, limit=9, wanted=LineFilter()
-    )
+    lines, _ = read_lines(log.snapshot(), backwards=False, limit=9)
     assert [(line.at, line.text, line.level) for line in lines] == [
         (early, "the end of a run", LogLevel.INFO),
         (early, "E failed", LogLevel.ERROR),

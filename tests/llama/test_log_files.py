@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_files import (
     LogFiles,
     LogLimits,
-    encode_lines,
     file_stem,
     find_files,
     id_of_stem,
@@ -22,7 +22,7 @@ from cyber_inference_tui.llama.log_files import (
     open_logs,
     rename_former_files,
 )
-from cyber_inference_tui.llama.log_reading import LineFilter, last_texts, read_lines
+from cyber_inference_tui.llama.log_reading import Span, encode_lines, read_lines
 from cyber_inference_tui.llama.log_writer import LogWriter
 from cyber_inference_tui.records import LogLevel, NumberedLine
 
@@ -90,11 +90,12 @@ def a_log(
     return Log(now=lambda: NOW, files=files, kept_bytes=kept_bytes)
 
 
+def last_texts(spans: Sequence[Span], count: int) -> list[str]:
+    return [line.text for line in read_lines(spans, limit=count)[0]]
+
+
 def all_lines(log: Log) -> list[NumberedLine]:
-    lines, _ = read_lines(
-        log.snapshot(), start=0, stop=log.end, backwards=True, limit=10**6, wanted=LineFilter()
-    )
-    return lines
+    return read_lines(log.snapshot(), limit=10**6)[0]
 
 
 def names(folder: Path) -> list[str]:
@@ -206,9 +207,9 @@ def test_files_that_are_no_logs_of_ours_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.00.log").touch()
     (tmp_path / "a.000000007.log").write_text("2026-01-02T04:04:05.000000Z x\n")
     logs = open_logs(tmp_path)
-    assert {name: (files.first, files.end) for name, files in logs.items()} == {
-        "a": (7, 8),
-        "empty": (None, 0),
+    assert {name: (len(files.spans), files.end) for name, files in logs.items()} == {
+        "a": (1, 8),
+        "empty": (0, 0),
     }
     assert find_files(tmp_path / "missing") == {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.library.ids import RESERVED
 from cyber_inference_tui.llama.log_files import LogLimits
-from cyber_inference_tui.llama.log_reading import last_texts
+from cyber_inference_tui.llama.log_reading import Span, read_lines
 from cyber_inference_tui.records import GapEvent, LogEvent, LogLevel, LogPage, LogRecord, LogRun
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
@@ -27,6 +27,10 @@ LINES = 20_000
 
 def test_no_model_can_have_the_id_of_another_log() -> None:
     assert {SERVICE_LOG, INSTALL_LOG} == RESERVED
+
+
+def last_texts(spans: Sequence[Span], count: int) -> list[str]:
+    return [line.text for line in read_lines(spans, limit=count)[0]]
 
 
 class Clock:
