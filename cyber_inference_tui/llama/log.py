@@ -148,18 +148,19 @@ class Log:
         """
         while self.files is not None:
             with self._lock:
-                spans = joined(span for span in self._recent if span.first >= self._written)
-            if not spans:
+                waiting = (span for span in self._recent if span.first >= self._written)
+                span = next(joined(waiting), None)
+            if span is None:
                 break
-            if (lost := spans[0].first - self._written) > 0:
+            if (lost := span.first - self._written) > 0:
                 notice = b"--- %d lines are missing: the disk was full or too slow\n" % lost
                 data = encode_lines(notice, self._now(), LogLevel.WARNING)
-                spans.insert(0, Span(spans[0].first - 1, spans[0].first, data=data, worst=WARNING))
-            for span in spans:
-                self.files.append(span)
-                with self._lock:
-                    self._written = span.end
-                    self._forget()
+                worst = max(WARNING, span.worst or 0)
+                span = Span(span.first - 1, span.end, data=data + span.data, worst=worst)
+            self.files.append(span)
+            with self._lock:
+                self._written = span.end
+                self._forget()
 
     def snapshot(self) -> list[Span]:
         """Return all lines as they are now, in order. Any thread may call this."""
@@ -177,7 +178,7 @@ class Log:
     def memory(self) -> list[Span]:
         """Return the lines that are in memory."""
         with self._lock:
-            return joined(self._recent)
+            return list(joined(self._recent))
 
     def tail(self, count: int) -> list[NumberedLine]:
         """Return the last ``count`` lines in memory, oldest first."""
@@ -236,7 +237,7 @@ class NewestLines:
 
     def lines(self) -> list[NumberedLine]:
         """Return the lines, oldest first."""
-        return read_lines(joined(self._spans), limit=self._most)[0]
+        return read_lines(list(joined(self._spans)), limit=self._most)[0]
 
 
 class LogMark:

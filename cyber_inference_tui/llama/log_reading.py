@@ -102,25 +102,27 @@ def time_of(stamp: str | None) -> datetime | None:
         return None
 
 
-def joined(spans: Iterable[Span]) -> list[Span]:
-    """Return spans in memory, which follow one another, as a few of at most ``SPAN_BYTES``."""
-    groups: list[list[Span]] = []
-    size = SPAN_BYTES
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """Yield spans in memory, which follow one another, as few longer ones (``SPAN_BYTES``)."""
+    group: list[Span] = []
+    size = 0
     for span in spans:
         size += len(span.data)
-        if size > SPAN_BYTES:
-            groups.append([])
-            size = len(span.data)
-        groups[-1].append(span)
-    return [
-        Span(
-            group[0].first,
-            group[-1].end,
-            data=b"".join(span.data for span in group),
-            worst=max(span.worst or 0 for span in group),
-        )
-        for group in groups
-    ]
+        if group and size > SPAN_BYTES:
+            yield _join(group)
+            group, size = [], len(span.data)
+        group.append(span)
+    if group:
+        yield _join(group)
+
+
+def _join(group: Sequence[Span]) -> Span:
+    return Span(
+        group[0].first,
+        group[-1].end,
+        data=b"".join(span.data for span in group),
+        worst=max(span.worst or 0 for span in group),
+    )
 
 
 def count_lines(span: Span) -> list[Span]:
