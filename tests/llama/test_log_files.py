@@ -330,6 +330,21 @@ def test_lost_lines_are_counted_once_however_often_the_disk_fails(
     assert [line.number for line in errors] == [line.number for line in others]
 
 
+def test_lines_are_written_once_if_the_oldest_file_cannot_be_deleted(tmp_path: Path) -> None:
+    log = a_log(tmp_path, max_size=1, keep=1)
+    log.add(["one"])
+    log.save()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    for text in ("two", "three"):
+        log.add([text])
+        log.save()
+        log.save()
+    assert names(tmp_path) == ["m.000000000.log", "m.000000002.log"]
+    assert last_texts(a_log(tmp_path).snapshot(), 9) == ["three"]
+
+
 def test_a_disk_that_hangs_stops_neither_the_log_nor_its_readers_nor_the_end(
     tmp_path: Path,
 ) -> None:
