@@ -8,6 +8,7 @@ level does not follow from the text, a slash and the level's letter come after t
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,10 +57,14 @@ class Span(msgspec.Struct, gc=False):
         """Return the lines as they are in a file. Blocks; nothing is left of a deleted file."""
         if self.path is None:
             return self.data
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-        return b""
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(file, self.size, self.offset)
+        finally:
+            os.close(file)
 
     def short(self) -> Sequence[Span]:
         """Return parts that are quick to read. Blocks."""
