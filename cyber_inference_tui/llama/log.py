@@ -12,11 +12,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from itertools import islice, pairwise
 
 import msgspec
 
-from cyber_inference_tui.llama.log_files import LogFiles
+from cyber_inference_tui.llama.log_files import MAX_RUNS, LogFiles
 from cyber_inference_tui.llama.log_level import ERROR, INFO, LEVELS, WARNING, line_ranks
 from cyber_inference_tui.llama.log_reading import Span, encode_lines, joined, read_lines
 from cyber_inference_tui.records import LogLevel, LogRun, NumberedLine
@@ -29,7 +28,6 @@ KEPT_BYTES = 65_536
 """The newest lines of each log that stay in memory."""
 MOST_BYTES = 4 << 20
 """Lines of a log that wait for a slow disk; beyond it the oldest are lost."""
-_MAX_RUNS = 100
 _SIGNED = rb"(?:[0-9.]{12,20} [%b] [^\n]*+\n)*+"
 _KNOWN = ((re.compile(_SIGNED % b"DI"), INFO), (re.compile(_SIGNED % b"DIW"), WARNING))
 """Lines with llama-server's sign of their level, and the highest rank that they may have. A match
@@ -59,7 +57,7 @@ class Log:
         """The number of the next line."""
         self.restored = 0
         """The number of the first line that is not from an earlier run of the service."""
-        self.runs: deque[LogRun] = deque(maxlen=_MAX_RUNS)
+        self.runs: deque[LogRun] = deque(maxlen=MAX_RUNS)
         """The runs that still have lines, oldest first."""
         self.running = False
         """Whether the process of the last run still exists."""
@@ -148,18 +146,19 @@ class Log:
         """
         while self.files is not None:
             with self._lock:
-                spans = joined(span for span in self._recent if span.first >= self._written)
-            if not spans:
+                waiting = (span for span in self._recent if span.first >= self._written)
+                span = next(joined(waiting), None)
+            if span is None:
                 break
-            if (lost := spans[0].first - self._written) > 0:
+            if (lost := span.first - self._written) > 0:
                 notice = b"--- %d lines are missing: the disk was full or too slow\n" % lost
                 data = encode_lines(notice, self._now(), LogLevel.WARNING)
-                spans.insert(0, Span(spans[0].first - 1, spans[0].first, data=data, worst=WARNING))
-            for span in spans:
-                self.files.append(span)
-                with self._lock:
-                    self._written = span.end
-                    self._forget()
+                worst = max(WARNING, span.worst or 0)
+                span = Span(span.first - 1, span.end, data=data + span.data, worst=worst)
+            self.files.append(span)
+            with self._lock:
+                self._written = span.end
+                self._forget()
 
     def snapshot(self) -> list[Span]:
         """Return all lines as they are now, in order. Any thread may call this."""
@@ -177,7 +176,7 @@ class Log:
     def memory(self) -> list[Span]:
         """Return the lines that are in memory."""
         with self._lock:
-            return joined(self._recent)
+            return list(joined(self._recent))
 
     def tail(self, count: int) -> list[NumberedLine]:
         """Return the last ``count`` lines in memory, oldest first."""
@@ -199,8 +198,9 @@ class Log:
     def kept_runs(self) -> tuple[LogRun, ...]:
         """Return the runs that still have lines, and always the last run, oldest first."""
         runs = list(self.runs)
-        gone = sum(later.first <= self.first for _, later in pairwise(runs))
-        return tuple(islice(runs, gone, None))
+        while len(runs) > 1 and runs[1].first <= self.first:
+            del runs[0]
+        return tuple(runs)
 
     def mark(self) -> LogMark:
         """Return a collector of the lines that arrive from now on (a bounded number)."""
@@ -236,7 +236,7 @@ class NewestLines:
 
     def lines(self) -> list[NumberedLine]:
         """Return the lines, oldest first."""
-        return read_lines(joined(self._spans), limit=self._most)[0]
+        return read_lines(list(joined(self._spans)), limit=self._most)[0]
 
 
 class LogMark:

@@ -20,6 +20,7 @@ from cyber_inference_tui.files import read_file
 from cyber_inference_tui.llama.log_reading import (
     SPAN_BYTES,
     STAMP_LENGTH,
+    LineFilter,
     Span,
     count_lines,
     read_lines,
@@ -35,8 +36,10 @@ _MAX_NAME = 200
 """Bytes of a log's name. File systems allow 255, and the number and the ending need some."""
 _SEGMENT = re.compile(r"(.+)\.(\d{9,18})\.log")
 _FORMER = re.compile(r"(.+)\.log(\.\d)?")
-_RUN = b" --- starting: "
-"""The first line of a run, after its time."""
+_RUN = "--- starting: "
+"""The start of the first line of a run."""
+MAX_RUNS = 100
+"""Runs of a log that are known."""
 _LAST_LINES = 1_000
 """Lines of earlier runs that are searched for an error when the service starts."""
 
@@ -125,13 +128,9 @@ class LogFiles:
         # Damaged lines may be shorter than a time.
         most = file.first + file.size + 1
         parts = count_lines(Span(file.first, most, file.path, 0, file.size))
-        for part in parts:
-            data, place = part.read(), -1
-            while (place := data.find(_RUN, place + 1)) >= 0:
-                start = data.rfind(b"\n", 0, place) + 1
-                stamp, _, level = data[start:place].decode("ascii", "replace").partition("/")
-                if level in {"", "I"} and (at := time_of(stamp)) is not None:
-                    self.runs.append((part.first + data.count(b"\n", 0, start), at))
+        starts = [part for part in parts if _RUN.encode() in part.read()]
+        found, _ = read_lines(starts, limit=MAX_RUNS, wanted=LineFilter(text=_RUN))
+        self.runs = [(line.number, line.at) for line in found if line.text.startswith(_RUN)]
         for line in read_lines(parts, limit=_LAST_LINES)[0]:
             self.last_at = line.at
             if line.level is LogLevel.ERROR:
@@ -162,7 +161,9 @@ class LogFiles:
         while len(self._paths) > max(1, limits.keep):
             oldest = self._paths.pop(0)
             self.spans = tuple(span for span in self.spans if span.path != oldest)
-            oldest.unlink(missing_ok=True)
+            # The lines are written, whatever happens to the oldest file.
+            with contextlib.suppress(OSError):
+                oldest.unlink()
 
     def _add_span(self, new: Span) -> None:
         """Add written lines, to the last span if it remains short."""

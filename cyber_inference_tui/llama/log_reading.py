@@ -8,6 +8,7 @@ level does not follow from the text, a slash and the level's letter come after t
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,10 +57,14 @@ class Span(msgspec.Struct, gc=False):
         """Return the lines as they are in a file. Blocks; nothing is left of a deleted file."""
         if self.path is None:
             return self.data
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-        return b""
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.pread(file, self.size, self.offset)
+        finally:
+            os.close(file)
 
     def short(self) -> Sequence[Span]:
         """Return parts that are quick to read. Blocks."""
@@ -102,25 +107,27 @@ def time_of(stamp: str | None) -> datetime | None:
         return None
 
 
-def joined(spans: Iterable[Span]) -> list[Span]:
-    """Return spans in memory, which follow one another, as a few of at most ``SPAN_BYTES``."""
-    groups: list[list[Span]] = []
-    size = SPAN_BYTES
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """Yield spans in memory, which follow one another, as few longer ones (``SPAN_BYTES``)."""
+    group: list[Span] = []
+    size = 0
     for span in spans:
         size += len(span.data)
-        if size > SPAN_BYTES:
-            groups.append([])
-            size = len(span.data)
-        groups[-1].append(span)
-    return [
-        Span(
-            group[0].first,
-            group[-1].end,
-            data=b"".join(span.data for span in group),
-            worst=max(span.worst or 0 for span in group),
-        )
-        for group in groups
-    ]
+        if group and size > SPAN_BYTES:
+            yield _join(group)
+            group, size = [], len(span.data)
+        group.append(span)
+    if group:
+        yield _join(group)
+
+
+def _join(group: Sequence[Span]) -> Span:
+    return Span(
+        group[0].first,
+        group[-1].end,
+        data=b"".join(span.data for span in group),
+        worst=max(span.worst or 0 for span in group),
+    )
 
 
 def count_lines(span: Span) -> list[Span]:

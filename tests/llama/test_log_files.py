@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.llama import log_files
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_files import (
     LogFiles,
@@ -22,9 +26,11 @@ from cyber_inference_tui.llama.log_files import (
     open_logs,
     rename_former_files,
 )
-from cyber_inference_tui.llama.log_reading import Span, encode_lines, read_lines
+from cyber_inference_tui.llama.log_level import ERROR
+from cyber_inference_tui.llama.log_reading import LineFilter, Span, encode_lines, read_lines
 from cyber_inference_tui.llama.log_writer import LogWriter
 from cyber_inference_tui.records import LogLevel, NumberedLine
+from tests.waiting import LIMIT
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -256,6 +262,120 @@ def test_files_of_earlier_versions_are_taken_over(tmp_path: Path) -> None:
     files = open_log(tmp_path, "m")
     assert (files.end, files.runs, files.last_at) == (2, [(1, NOW)], NOW)
     rename_former_files(tmp_path / "missing")
+
+
+# Disks that fail
+
+
+class Disk:
+    """Stands in for ``os.write``: a disk that takes ``room`` bytes."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self._write = os.write
+
+    def write(self, file: int, data: memoryview) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._write(file, data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    made = Disk()
+    monkeypatch.setattr(log_files, "os", SimpleNamespace(**{**vars(os), "write": made.write}))
+    return made
+
+
+def test_a_disk_that_becomes_full_takes_whole_lines_or_none(tmp_path: Path, disk: Disk) -> None:
+    log = a_log(tmp_path)
+    log.add(["one"])
+    for room in (0, 10):
+        disk.room = room
+        with pytest.raises(OSError, match="No space left"):
+            log.save()
+        assert names(tmp_path) == []
+    disk.room = 50
+    log.save()
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    log.add(["two", "three"])
+    with pytest.raises(OSError, match="No space left"):
+        log.save()
+    assert path.read_bytes() == before
+    assert last_texts(log.snapshot(), 9) == ["one", "two", "three"]
+    disk.room = 1_000
+    log.save()
+    assert last_texts(a_log(tmp_path).snapshot(), 9) == ["one", "two", "three"]
+
+
+def test_lost_lines_are_counted_once_however_often_the_disk_fails(
+    tmp_path: Path, disk: Disk
+) -> None:
+    log = Log(now=lambda: NOW, files=open_log(tmp_path, "m"), kept_bytes=300, most_bytes=600)
+    for number in range(100):
+        log.add([f"E failed {number} {'x' * 100}"])
+        # Room for a notice, but not for a line.
+        disk.room = 100
+        with pytest.raises(OSError, match="No space left"):
+            log.save()
+    disk.room = 10_000
+    log.save()
+    first, *others = all_lines(a_log(tmp_path))
+    assert first.text == f"--- {first.number + 1} lines are missing: the disk was full or too slow"
+    assert [line.number for line in others] == list(range(first.number + 1, 100))
+    errors, _ = read_lines(log.snapshot(), limit=100, wanted=LineFilter(rank=ERROR))
+    assert [line.number for line in errors] == [line.number for line in others]
+
+
+def test_lines_are_written_once_if_the_oldest_file_cannot_be_deleted(tmp_path: Path) -> None:
+    log = a_log(tmp_path, max_size=1, keep=1)
+    log.add(["one"])
+    log.save()
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    path.mkdir()
+    for text in ("two", "three"):
+        log.add([text])
+        log.save()
+        log.save()
+    assert names(tmp_path) == ["m.000000000.log", "m.000000002.log"]
+    assert last_texts(a_log(tmp_path).snapshot(), 9) == ["three"]
+
+
+def test_a_disk_that_hangs_stops_neither_the_log_nor_its_readers_nor_the_end(
+    tmp_path: Path,
+) -> None:
+    writes, goes_on = threading.Event(), threading.Event()
+
+    class Hanging(LogFiles):
+        def append(self, lines: Span) -> None:
+            writes.set()
+            assert goes_on.wait(LIMIT)
+            super().append(lines)
+
+    log = Log(now=lambda: NOW, files=Hanging(tmp_path, "m"), kept_bytes=1_000, most_bytes=10_000)
+    writer = LogWriter(tmp_path)
+    writer.start()
+    log.add(["first"])
+    writer.wake(log)
+    assert writes.wait(LIMIT)
+    for number in range(1_000):
+        log.add([f"line {number}"])
+        writer.wake(log)
+    assert last_texts(log.snapshot(), 2) == ["line 998", "line 999"]
+    assert 9_000 < sum(len(span.data) for span in log.memory()) < 11_000
+    writer.stop(timeout=0.01)
+    assert names(tmp_path) == []
+    goes_on.set()
+    writer.stop(LIMIT)
+    first, notice, *others = all_lines(log)
+    assert (first.text, others[-1].text) == ("first", "line 999")
+    lost = notice.number
+    assert notice.text == f"--- {lost} lines are missing: the disk was full or too slow"
+    assert [line.number for line in others] == list(range(lost + 1, 1_001))
 
 
 # The thread that writes
