@@ -1,16 +1,46 @@
-"""The load generator: raw asyncio connections, so that it costs little beside what it measures."""
+"""The load generator: raw protocols on uvloop, so that it costs little beside what it measures.
+
+Every answer is checked: its status, its end, and the text that its body must contain.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import uvloop
+
+T = TypeVar("T")
+
+LIMIT = 300.0
+"""Seconds that one measurement may take."""
+_MARK = b"data: "
+
+
+def run(measurement: Coroutine[Any, Any, T]) -> T:
+    """Run a measurement to its end."""
+    return uvloop.run(measurement)
+
+
+class Request(NamedTuple):
+    """A request, and the text that the body of its answer must contain."""
+
+    data: bytes
+    expected: bytes
+
+
+def request(path: str, body: dict[str, Any] | None = None, expected: bytes = b"") -> Request:
+    """Return an HTTP/1.1 request: ``POST`` with a body, else ``GET``."""
+    return Request(request_bytes(path, body), expected)
 
 
 def request_bytes(path: str, body: dict[str, Any] | None = None) -> bytes:
-    """A whole HTTP/1.1 request; ``POST`` with a body, else ``GET``."""
+    """Return the bytes of such a request."""
     if body is None:
         return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     data = json.dumps(body).encode()
@@ -21,148 +51,287 @@ def request_bytes(path: str, body: dict[str, Any] | None = None) -> bytes:
     return head.encode() + data
 
 
-class _Reader(asyncio.Protocol):
-    """Collects one answer; ``done`` is its end, ``first`` the moment of the first content."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
+
+class _Reader(asyncio.Protocol):
+    """Reads one answer after the other; ``ended`` is called at the end of each.
+
+    ``fault`` is why there is no whole answer. ``first`` is the moment of the first event, and
+    ``events`` their number; ``body`` is kept of answers without events.
+    """
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
         self.transport: asyncio.Transport | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
+        self.used = False
+        self.fault: Exception | None = None
+        self._busy = False
+
+    def ask(self, data: bytes) -> None:
+        """Send a request."""
+        self._busy = True
+        self._head = b""
+        self._left = -1
+        self._tail = b""
         self.first = 0.0
-        self.status = 0
-        self.chunks = 0
-        self.data = b""
-        self.total = -1
-        self.until_close = False
-        self.tail = b""
+        self.status = self.events = 0
+        self.body = b""
+        if self.transport is None:
+            raise ConnectionError("closed before a request")
+        self.transport.write(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.done.done():
-            return
-        if self.until_close and exc is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(exc or ConnectionError("closed in the middle of an answer"))
+        self.transport = None
+        if self._busy:
+            if self.status and self._until_close and exc is None:
+                self._end()
+            else:
+                self.fault = exc or ConnectionError("closed before the end of an answer")
+                self._ended()
 
-    def expect(self) -> None:
-        self.done = asyncio.get_running_loop().create_future()
-        self.first, self.status, self.chunks, self.data, self.total = 0.0, 0, 0, b"", -1
-        self.until_close = False
-        self.tail = b""
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._ended = _nothing
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a used connection was closed before any byte of an answer came."""
+        return self.fault is not None and self.used and not self._head
 
     def data_received(self, data: bytes) -> None:
-        if not self.status:
-            self.data += data
-            end = self.data.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self.data[:end].lower()
-            self.status = int(head.split(b" ", 2)[1])
-            at = head.find(b"content-length:")
-            if at >= 0:
-                self.total = end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
-            self.until_close = self.total < 0 and b"transfer-encoding: chunked" not in head
-            data = self.data[end + 4 :]
-        elif self.total >= 0:
-            self.data += data
-        if self.total >= 0:
-            if len(self.data) >= self.total and not self.done.done():
-                self.done.set_result(None)
+        if not self._busy:
+            self.fault = ValueError(f"more than one answer: {data[:200]!r}")
             return
-        # Not an exact count (an event may lie across two reads), but the end is checked.
-        self.chunks += data.count(b"data: ")
-        if not self.first and b"data: " in data:
+        if not self.status:
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            self._read_head(head.lower())
+        self.body += data if self._left >= 0 else b""
+        if self._left >= 0:
+            if len(self.body) >= self._left:
+                self._end()
+            return
+        joined = self._tail + data
+        if (found := joined.count(_MARK)) and not self.first:
             self.first = time.perf_counter()
-        self.tail = (self.tail + data)[-5:] if len(data) < 5 else data[-5:]
-        if self.tail == b"0\r\n\r\n" and not self.done.done():
-            self.done.set_result(None)
+        self.events += found
+        self._tail = joined[-len(_MARK) + 1 :]
+        if not self.events:
+            self.body += data
+        if not self._until_close and self._tail == b"0\r\n\r\n":
+            self._end()
+
+    def _read_head(self, head: bytes) -> None:
+        self.status = int(head[9:12])
+        length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+        self._left = int(length) if length else -1
+        self._closes = b"\r\nconnection: close" in head
+        self._until_close = not length and b"\r\ntransfer-encoding: chunked" not in head
+
+    def _end(self) -> None:
+        self._busy, self.used = False, True
+        if self._closes and self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+        self._ended()
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection, for one request at a time."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
-        self._reader: _Reader | None = None
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.reader: _Reader | None = None
+        self._done: asyncio.Future[None] | None = None
 
-    async def ask(self, request: bytes, limit: float = 120.0) -> tuple[int, float, float, int]:
-        """``(status, seconds to the first event, seconds in all, events)`` of one request."""
+    def _ended(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    async def ask(self, asked: Request) -> tuple[float, float, int]:
+        """Return the seconds to the first event (or the end) and to the end, and the events."""
         loop = asyncio.get_running_loop()
-        reader = self._reader
-        if reader is None or reader.transport is None or reader.transport.is_closing():
-            _, reader = await loop.create_connection(_Reader, *self._address)
-            self._reader = reader
-        reader.expect()
         began = time.perf_counter()
-        assert reader.transport is not None
-        reader.transport.write(request)
-        async with asyncio.timeout(limit):
-            await reader.done
+        if self.reader is None or self.reader.transport is None:
+            _, self.reader = await loop.create_connection(
+                lambda: _Reader(self._ended), "127.0.0.1", self._port
+            )
+        self._done = loop.create_future()
+        self.reader.ask(asked.data)
+        async with asyncio.timeout(LIMIT):
+            await self._done
         ended = time.perf_counter()
-        first = (reader.first or ended) - began
-        return reader.status, first, ended - began, reader.chunks
-
-    @property
-    def body(self) -> bytes:
-        """The last answer, where it came with a length."""
-        return self._reader.data if self._reader else b""
+        _check(self.reader, asked)
+        return (self.reader.first or ended) - began, ended - began, self.reader.events
 
     def close(self) -> None:
-        if self._reader is not None and self._reader.transport is not None:
-            self._reader.transport.abort()
-        self._reader = None
+        """Close it at once."""
+        if self.reader is not None:
+            self.reader.close()
 
 
-async def streams(port: int, request: bytes, count: int) -> int:
-    """``count`` streams at once; the events that came. Raises when one fails."""
-    connections = [Connection("127.0.0.1", port) for _ in range(count)]
+def _check(reader: _Reader, asked: Request) -> None:
+    if reader.fault is not None:
+        raise reader.fault
+    if reader.status != 200 or (not reader.events and asked.expected not in reader.body):
+        raise RuntimeError(f"status {reader.status}: {reader.body[:500]!r}")
 
-    async def one(number: int, connection: Connection) -> int:
-        await asyncio.sleep(number * 0.0007)  # out of step, as real ones are
-        status, _, _, events = await connection.ask(request)
-        if status != 200:
-            raise RuntimeError(f"status {status}")
-        return events
 
+class _Client:
+    """Sends a request again and again, on one connection, until the turn's requests are used up.
+
+    llama-server closes a connection after 100 requests, which may be seen only when the next one
+    was sent: such a request is sent again, on a new connection, and counts once.
+    """
+
+    def __init__(self, turn: _Turn) -> None:
+        self._turn = turn
+        self._reader = _Reader(self._ended)
+
+    async def connect(self) -> None:
+        """Open a connection and send the next request, or the last one again."""
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: self._reader, "127.0.0.1", self._turn.port
+            )
+            self._reader.ask(self._turn.asked.data)
+        except OSError as error:
+            self._turn.fail(error)
+
+    def start(self) -> None:
+        """Send the first request."""
+        self._turn.left -= 1
+        self._began = time.perf_counter()
+        self._turn.start(self.connect())
+
+    def close(self) -> None:
+        """Close the connection at once, and send no more."""
+        self._reader.close()
+
+    def _ended(self) -> None:
+        reader, turn = self._reader, self._turn
+        if reader.unanswered:
+            self._reader = _Reader(self._ended)
+            turn.start(self.connect())
+            return
+        now = time.perf_counter()
+        try:
+            _check(reader, turn.asked)
+        except (OSError, RuntimeError, ValueError) as error:
+            turn.fail(error)
+            return
+        turn.seconds.append(now - self._began)
+        if turn.left <= 0:
+            turn.leave()
+            return
+        turn.left -= 1
+        self._began = now
+        if reader.transport is None:
+            self._reader = _Reader(self._ended)
+            turn.start(self.connect())
+        else:
+            reader.ask(turn.asked.data)
+
+
+class _Turn:
+    """The requests that some clients send together."""
+
+    def __init__(self, port: int, asked: Request, count: int, clients: int) -> None:
+        self.port, self.asked, self.left, self._clients = port, asked, count, clients
+        self.seconds: list[float] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def leave(self) -> None:
+        self._clients -= 1
+        if self._clients == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+async def requests(port: int, asked: Request, count: int, clients: int) -> list[float]:
+    """Return the seconds that each of ``count`` requests took, sent by so many clients."""
+    turn = _Turn(port, asked, count, clients)
+    sending = [_Client(turn) for _ in range(clients)]
     try:
-        return sum(await asyncio.gather(*(one(n, c) for n, c in enumerate(connections))))
+        for client in sending:
+            client.start()
+        async with asyncio.timeout(LIMIT):
+            await turn.done
     finally:
+        for client in sending:
+            client.close()
+    return turn.seconds
+
+
+async def streams(port: int, asked: Request, count: int, apart: float = 0.0007) -> int:
+    """Return the events of ``count`` streams at once, begun some time apart as real ones are."""
+    async with open_streams(port, asked, count, apart) as reading:
+        return sum(await asyncio.gather(*reading))
+
+
+@contextlib.asynccontextmanager
+async def open_streams(
+    port: int, asked: Request, count: int, apart: float = 0.0007
+) -> AsyncIterator[Sequence[asyncio.Task[int]]]:
+    """Begin streams; each task has the number of its stream's events. Leaving cuts them off."""
+    connections = [Connection(port) for _ in range(count)]
+
+    async def read(number: int, connection: Connection) -> int:
+        await asyncio.sleep(number * apart)
+        return (await connection.ask(asked))[2]
+
+    reading = [asyncio.create_task(read(n, c)) for n, c in enumerate(connections)]
+    try:
+        yield reading
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
         for connection in connections:
             connection.close()
 
 
-async def latencies(
-    targets: dict[str, tuple[int, bytes]], rounds: int, pause: float
+async def first_bytes(
+    targets: dict[str, tuple[int, Request]], rounds: int, pause: float
 ) -> dict[str, list[float]]:
-    """Seconds per request for each target (port, request), on one connection each.
+    """Return the seconds to the first event of each request, target by target.
 
     In every round each target is asked once, in an order that changes; ``pause`` seconds before
-    each request let the last one's aftermath end; with 0 they follow back to back.
+    each request let the last one's aftermath end.
     """
-    order = random.Random(1)
-    connections = {name: Connection("127.0.0.1", port) for name, (port, _) in targets.items()}
+    connections = {name: Connection(port) for name, (port, _) in targets.items()}
     taken: dict[str, list[float]] = {name: [] for name in targets}
-    names = list(targets)
-    for number in range(rounds + 50):
-        order.shuffle(names)
-        for name in names:
-            if pause:
-                await asyncio.sleep(pause)
+    for number in range(rounds + 20):
+        for name in random.sample(list(targets), len(targets)):
+            await asyncio.sleep(pause)
             try:
-                status, _, seconds, _ = await connections[name].ask(targets[name][1])
-            except ConnectionError as error:
-                # llama-server closes a connection after 100 requests; asked again at once, that
-                # may be seen only now. Its router does the same; nobody else is excused.
-                if name not in {"direct", "router"}:
-                    raise ConnectionError(f"{name}: {error}") from error
+                first, _, _ = await connections[name].ask(targets[name][1])
+            except ConnectionError:
+                # llama-server closes a connection after a stream without an announcement.
+                reader = connections[name].reader
+                if reader is None or not reader.unanswered:
+                    raise
                 continue
-            if status != 200:
-                raise RuntimeError(f"{name}: status {status}: {connections[name].body[-500:]!r}")
-            if number >= 50:
-                taken[name].append(seconds)
+            if number >= 20:
+                taken[name].append(first)
     for connection in connections.values():
         connection.close()
     return taken
