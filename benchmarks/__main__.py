@@ -34,7 +34,7 @@ PARTS: dict[str, Part] = {
     "embeddings": small_requests.embeddings,
     "chunk": streams.per_chunk,
     "first": streams.first_byte,
-    "held": streams.most_held,
+    "held": lambda ground, model, rounds: streams.most_held(ground, model, max(1, rounds // 3)),
     "cold": lambda ground, model, rounds: cold_starts.cold(ground, model, rounds * 2 + 1),
     "swap": lambda ground, model, rounds: cold_starts.swap(ground, model, rounds * 2 + 1),
     "memory": lambda ground, model, _: at_rest.memory(ground, model),
