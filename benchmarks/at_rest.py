@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import load, programs
+from benchmarks import exchange, load, programs
 from benchmarks.source import ANSWER_PART
 from benchmarks.streams import source_stream
 from benchmarks.table import DIRECT, Row
@@ -21,7 +21,7 @@ STREAMS = 500
 
 def memory(ground: Ground, model: Path) -> list[Row]:
     """Resident memory: with a model loaded, after many requests, with many streams open."""
-    asked = load.request("/v1/embeddings", {"model": "source", "input": "hello"}, ANSWER_PART)
+    asked = exchange.request("/v1/embeddings", {"model": "source", "input": "hello"}, ANSWER_PART)
     found: dict[str, dict[str, list[float]]] = {
         "a model loaded": {},
         f"after {REQUESTS:,} requests": {},
@@ -48,7 +48,7 @@ def _mebibytes(target: Target) -> float:
     return programs.resident_bytes(target.pids) / 2**20
 
 
-def _many(target: Target, asked: load.Request) -> float:
+def _many(target: Target, asked: exchange.Request) -> float:
     load.run(load.requests(target.port, asked, REQUESTS, 8))
     time.sleep(1)
     return _mebibytes(target)

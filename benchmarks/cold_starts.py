@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import load
+from benchmarks import exchange, load
 from benchmarks.llama_servers import ByHand
 from benchmarks.table import HAND, STASH, Row
 from benchmarks.targets import Ground, Target, chat, on_llama_server, warm
@@ -83,7 +83,7 @@ def _rows(what: str, taken: dict[str, list[float]]) -> list[Row]:
     ]
 
 
-def _first_token(port: int, asked: load.Request, began: float | None = None) -> float:
+def _first_token(port: int, asked: exchange.Request, began: float | None = None) -> float:
     began = time.perf_counter() if began is None else began
 
     async def ask() -> float:
@@ -100,7 +100,7 @@ def _first_token(port: int, asked: load.Request, began: float | None = None) -> 
 
 def _by_hand(
     hand: ByHand,
-    asked: load.Request,
+    asked: exchange.Request,
     began: float | None = None,
     stays: contextlib.ExitStack | None = None,
 ) -> float:
@@ -111,7 +111,7 @@ def _by_hand(
         return _first_token(port, asked, began)
 
 
-def _cold_start(target: Target, asked: load.Request) -> Callable[[str], float]:
+def _cold_start(target: Target, asked: exchange.Request) -> Callable[[str], float]:
     def measure(wanted: str) -> float:
         taken = _first_token(target.port, asked)
         _unload(target, wanted)
@@ -120,7 +120,7 @@ def _cold_start(target: Target, asked: load.Request) -> Callable[[str], float]:
     return measure
 
 
-def _asking(target: Target, asked: dict[str, load.Request]) -> Callable[[str], float]:
+def _asking(target: Target, asked: dict[str, exchange.Request]) -> Callable[[str], float]:
     return lambda wanted: _first_token(target.port, asked[wanted])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks import llama_servers, load, peers, programs
+from benchmarks import exchange, llama_servers, load, peers, programs
 from benchmarks.source import ANSWER_PART
 from benchmarks.streams import source_stream
 from benchmarks.table import OURS, ROUTER, STASH, Row
@@ -29,7 +29,7 @@ REQUESTS = 4000
 CLIENTS = 8
 LINE_SECONDS = 5.0
 
-_ASKED = load.request("/v1/embeddings", {"model": "source", "input": "hello"}, ANSWER_PART)
+_ASKED = exchange.request("/v1/embeddings", {"model": "source", "input": "hello"}, ANSWER_PART)
 
 
 def scan(ground: Ground, model: Path, rounds: int) -> list[Row]:
@@ -209,7 +209,7 @@ def history(ground: Ground, rounds: int) -> list[Row]:
         with source_service(own, script) as service:
             name = f"{count:,}"
             costs[name] = [_small(service) for _ in range(rounds)]
-            asked = load.request("/admin/requests?limit=100", expected=b"tokens_out")
+            asked = exchange.request("/admin/requests?limit=100", expected=b"tokens_out")
             seconds = load.run(load.requests(service.port, asked, 30, 1))
             lists[name] = [statistics.median(seconds) * 1e3]
             memory[name] = [programs.resident_bytes([service.pid]) / 2**20]

@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import load, programs
+from benchmarks import exchange, load, programs
 from benchmarks.big_model import write_models
 
 
 async def _run(port: int, requests: int, pauses: int) -> int:
-    request = load.request(
+    request = exchange.request(
         "/v1/chat/completions",
         {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
         b'"choices"',

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import uvloop
+
+from benchmarks.exchange import AnswerReader, Request, check
 
 T = TypeVar("T")
 
 LIMIT = 300.0
 """Seconds that one measurement may take."""
-_MARK = b"data: "
 
 
 def run(measurement: Coroutine[Any, Any, T]) -> T:
@@ -27,130 +27,12 @@ def run(measurement: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(measurement)
 
 
-class Request(NamedTuple):
-    """A request, and the text that the body of its answer must contain."""
-
-    data: bytes
-    expected: bytes
-
-
-def request(path: str, body: dict[str, Any] | None = None, expected: bytes = b"") -> Request:
-    """Return an HTTP/1.1 request: ``POST`` with a body, else ``GET``."""
-    return Request(request_bytes(path, body), expected)
-
-
-def request_bytes(path: str, body: dict[str, Any] | None = None) -> bytes:
-    """Return the bytes of such a request."""
-    if body is None:
-        return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
-
-
-def _nothing() -> None:
-    pass
-
-
-class _Reader(asyncio.Protocol):
-    """Reads one answer after the other; ``ended`` is called at the end of each.
-
-    ``fault`` is why there is no whole answer. ``first`` is the moment of the first event, and
-    ``events`` their number; ``body`` is kept of answers without events.
-    """
-
-    def __init__(self, ended: Callable[[], None]) -> None:
-        self._ended = ended
-        self.transport: asyncio.Transport | None = None
-        self.used = False
-        self.fault: Exception | None = None
-        self._busy = False
-
-    def ask(self, data: bytes) -> None:
-        """Send a request."""
-        self._busy = True
-        self._head = b""
-        self._left = -1
-        self._tail = b""
-        self.first = 0.0
-        self.status = self.events = 0
-        self.body = b""
-        if self.transport is None:
-            raise ConnectionError("closed before a request")
-        self.transport.write(data)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        if self._busy:
-            if self.status and self._until_close and exc is None:
-                self._end()
-            else:
-                self.fault = exc or ConnectionError("closed before the end of an answer")
-                self._ended()
-
-    def close(self) -> None:
-        """Close the connection at once."""
-        self._ended = _nothing
-        if self.transport is not None:
-            self.transport.abort()
-
-    @property
-    def unanswered(self) -> bool:
-        """Whether a used connection was closed before any byte of an answer came."""
-        return self.fault is not None and self.used and not self._head
-
-    def data_received(self, data: bytes) -> None:
-        if not self._busy:
-            self.fault = ValueError(f"more than one answer: {data[:200]!r}")
-            return
-        if not self.status:
-            self._head += data
-            head, end, data = self._head.partition(b"\r\n\r\n")
-            if not end:
-                return
-            self._read_head(head.lower())
-        self.body += data if self._left >= 0 else b""
-        if self._left >= 0:
-            if len(self.body) >= self._left:
-                self._end()
-            return
-        joined = self._tail + data
-        if (found := joined.count(_MARK)) and not self.first:
-            self.first = time.perf_counter()
-        self.events += found
-        self._tail = joined[-len(_MARK) + 1 :]
-        if not self.events:
-            self.body += data
-        if not self._until_close and self._tail == b"0\r\n\r\n":
-            self._end()
-
-    def _read_head(self, head: bytes) -> None:
-        self.status = int(head[9:12])
-        length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-        self._left = int(length) if length else -1
-        self._closes = b"\r\nconnection: close" in head
-        self._until_close = not length and b"\r\ntransfer-encoding: chunked" not in head
-
-    def _end(self) -> None:
-        self._busy, self.used = False, True
-        if self._closes and self.transport is not None:
-            self.transport.abort()
-            self.transport = None
-        self._ended()
-
-
 class Connection:
     """One keep-alive connection, for one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self.reader: _Reader | None = None
+        self.reader: AnswerReader | None = None
         self._done: asyncio.Future[None] | None = None
 
     def _ended(self) -> None:
@@ -163,27 +45,20 @@ class Connection:
         began = time.perf_counter()
         if self.reader is None or self.reader.transport is None:
             _, self.reader = await loop.create_connection(
-                lambda: _Reader(self._ended), "127.0.0.1", self._port
+                lambda: AnswerReader(self._ended), "127.0.0.1", self._port
             )
         self._done = loop.create_future()
         self.reader.ask(asked.data)
         async with asyncio.timeout(LIMIT):
             await self._done
         ended = time.perf_counter()
-        _check(self.reader, asked)
+        check(self.reader, asked)
         return (self.reader.first or ended) - began, ended - began, self.reader.events
 
     def close(self) -> None:
         """Close it at once."""
         if self.reader is not None:
             self.reader.close()
-
-
-def _check(reader: _Reader, asked: Request) -> None:
-    if reader.fault is not None:
-        raise reader.fault
-    if reader.status != 200 or (not reader.events and asked.expected not in reader.body):
-        raise RuntimeError(f"status {reader.status}: {reader.body[:500]!r}")
 
 
 class _Client:
@@ -195,7 +70,7 @@ class _Client:
 
     def __init__(self, turn: _Turn) -> None:
         self._turn = turn
-        self._reader = _Reader(self._ended)
+        self._reader = AnswerReader(self._ended)
 
     async def connect(self) -> None:
         """Open a connection and send the next request, or the last one again."""
@@ -220,12 +95,12 @@ class _Client:
     def _ended(self) -> None:
         reader, turn = self._reader, self._turn
         if reader.unanswered:
-            self._reader = _Reader(self._ended)
+            self._reader = AnswerReader(self._ended)
             turn.start(self.connect())
             return
         now = time.perf_counter()
         try:
-            _check(reader, turn.asked)
+            check(reader, turn.asked)
         except (OSError, RuntimeError, ValueError) as error:
             turn.fail(error)
             return
@@ -236,7 +111,7 @@ class _Client:
         turn.left -= 1
         self._began = now
         if reader.transport is None:
-            self._reader = _Reader(self._ended)
+            self._reader = AnswerReader(self._ended)
             turn.start(self.connect())
         else:
             reader.ask(turn.asked.data)

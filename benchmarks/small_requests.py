@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import load, programs
+from benchmarks import exchange, load, programs
 from benchmarks.source import ANSWER_PART
 from benchmarks.table import DIRECT, Row
 from benchmarks.targets import Ground, Target, chat, on_llama_server, on_source, warm, with_direct
@@ -21,7 +21,7 @@ def fast_source(ground: Ground, model: Path, rounds: int) -> list[Row]:
     """Before the fast source."""
     body = {"model": "source", "input": "hello"}
     with on_source(ground, model) as targets:
-        asked = load.request("/v1/embeddings", body, ANSWER_PART)
+        asked = exchange.request("/v1/embeddings", body, ANSWER_PART)
         return _rows("small request, fast source", targets, asked, 4000, rounds)
 
 
@@ -43,12 +43,12 @@ def embeddings(ground: Ground, model: Path, rounds: int) -> list[Row]:
         with_direct(ground, found, by_hand["demo"]) as targets,
     ):
         body = {"model": "demo", "input": "hello"}
-        asked = load.request("/v1/embeddings", body, b'"embedding"')
+        asked = exchange.request("/v1/embeddings", body, b'"embedding"')
         return _rows("embeddings, real llama-server", targets, asked, 600, rounds)
 
 
 def _rows(
-    group: str, targets: Sequence[Target], asked: load.Request, count: int, rounds: int
+    group: str, targets: Sequence[Target], asked: exchange.Request, count: int, rounds: int
 ) -> list[Row]:
     """Measure at each number of clients, in shuffled turns."""
     warm(targets, asked)
@@ -89,7 +89,7 @@ def _rows(
     return rows
 
 
-def _turn(target: Target, asked: load.Request, count: int, clients: int) -> dict[str, float]:
+def _turn(target: Target, asked: exchange.Request, count: int, clients: int) -> dict[str, float]:
     cpu, began = programs.cpu_seconds(target.pids), time.perf_counter()
     seconds = load.run(load.requests(target.port, asked, count, clients))
     took, spent = time.perf_counter() - began, programs.cpu_seconds(target.pids) - cpu

@@ -6,7 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 
-from benchmarks import load, programs
+from benchmarks import exchange, load, programs
 from benchmarks.table import DIRECT, Row
 from benchmarks.targets import Ground, Target, chat, on_llama_server, on_source, warm, with_direct
 
@@ -21,7 +21,7 @@ HELD_STEP = 32
 HELD_LIMIT = 8.0
 
 
-def source_stream(chunks: int, interval: float) -> load.Request:
+def source_stream(chunks: int, interval: float) -> exchange.Request:
     """Return a request for a stream of the fast source."""
     return chat("source", query=f"?chunks={chunks}&interval={interval}")
 

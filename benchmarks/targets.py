@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import llama_servers, load, peers, programs
+from benchmarks import exchange, llama_servers, load, peers, programs
 from benchmarks.table import DIRECT, NGINX, OTHER, OURS, ROUTER, STASH, SWAP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,7 +190,7 @@ def chat(
     tokens: int = 1,
     expected: bytes = b'"choices"',
     query: str = "",
-) -> load.Request:
+) -> exchange.Request:
     """Return a request for a chat of exactly so many tokens."""
     body = {
         "model": model,
@@ -200,10 +200,10 @@ def chat(
         "temperature": 0,
         "ignore_eos": True,
     }
-    return load.request(f"/v1/chat/completions{query}", body, expected)
+    return exchange.request(f"/v1/chat/completions{query}", body, expected)
 
 
-def warm(targets: Sequence[Target], asked: load.Request) -> None:
+def warm(targets: Sequence[Target], asked: exchange.Request) -> None:
     """Ask each target until it answers, which loads the model."""
     for target in targets:
         deadline = time.monotonic() + WARM_LIMIT

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from benchmarks import load
+from benchmarks import exchange, load
 
-ASKED = load.request("/v1/embeddings", {"model": "m"}, b"expected")
+ASKED = exchange.request("/v1/embeddings", {"model": "m"}, b"expected")
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 """Answers the request with this number, counted on each connection."""
 
