@@ -12,7 +12,7 @@ import psutil
 
 from benchmarks import exchange, load
 from benchmarks.llama_servers import ByHand
-from benchmarks.table import HAND, STASH, Row
+from benchmarks.table import HAND, Row
 from benchmarks.targets import Ground, Target, chat, on_llama_server, warm
 
 UNLOAD_LIMIT = 30.0
@@ -38,13 +38,12 @@ def cold(ground: Ground, model: Path, rounds: int) -> list[Row]:
 
 def swap(ground: Ground, model: Path, rounds: int) -> list[Row]:
     """From a request for another model to its first token, with room for one model."""
-    ids = ("one", "two")
-    asked = {name: chat(name, tokens=4) for name in ids}
+    models = {"one": model, "two": model}
+    asked = {name: chat(name, tokens=4) for name in models}
     with (
-        on_llama_server(ground, dict.fromkeys(ids, model), threads=0, at_once=1) as (found, hands),
+        on_llama_server(ground, models, threads=0, at_once=1) as (targets, hands),
         contextlib.ExitStack() as stack,
     ):
-        targets = [target for target in found if target.name != STASH]  # it keeps all models
         warm(targets, asked["two"])
         running = stack.enter_context(contextlib.ExitStack())
         running.enter_context(hands["two"].started())
@@ -57,7 +56,7 @@ def swap(ground: Ground, model: Path, rounds: int) -> list[Row]:
         actions: dict[str, Callable[[str], float]] = {HAND: swap_by_hand}
         for target in targets:
             actions[target.name] = _asking(target, asked)
-        taken = _in_turns(actions, rounds, ids)
+        taken = _in_turns(actions, rounds, list(models))
     return _rows(f"swap of two models of {model.stat().st_size / 1e6:.0f} MB", taken)
 
 

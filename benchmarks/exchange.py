@@ -57,7 +57,7 @@ class AnswerReader(asyncio.Protocol):
         """Send a request."""
         self._busy = True
         self._head = b""
-        self._left = -1
+        self._length: int | None = None
         self._tail = b""
         self.first = 0.0
         self.status = self.events = 0
@@ -99,11 +99,14 @@ class AnswerReader(asyncio.Protocol):
             if not end:
                 return
             self._read_head(head.lower())
-        self.body += data if self._left >= 0 else b""
-        if self._left >= 0:
-            if len(self.body) >= self._left:
-                self._end()
+        if self._length is None:
+            self._read_events(data)
             return
+        self.body += data
+        if len(self.body) >= self._length:
+            self._end()
+
+    def _read_events(self, data: bytes) -> None:
         joined = self._tail + data
         if (found := joined.count(_MARK)) and not self.first:
             self.first = time.perf_counter()
@@ -117,7 +120,7 @@ class AnswerReader(asyncio.Protocol):
     def _read_head(self, head: bytes) -> None:
         self.status = int(head[9:12])
         length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-        self._left = int(length) if length else -1
+        self._length = int(length) if length else None
         self._closes = b"\r\nconnection: close" in head
         self._until_close = not length and b"\r\ntransfer-encoding: chunked" not in head
 

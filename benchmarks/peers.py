@@ -11,12 +11,13 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 
-from benchmarks.programs import free_port, running, wait_listening
+from benchmarks.programs import START_LIMIT, free_port, running, wait_listening
 
 _LIMITS = {"concurrencyLimit": 10_000}
 """Without it, llama-swap refuses the eleventh request of a model."""
@@ -97,6 +98,7 @@ def llamastash(
     command = [str(program), "daemon", "start", "--foreground"]
     with running(command, environ=environ, log=folder / "stderr", quiet=True) as process:
         wait_listening(port)
+        _wait_for(folder / "runtime.json")
         if arguments:
             mode = "embedding" if "--embedding" in arguments else "chat"
             for path in models_dir.glob("*.gguf"):
@@ -106,3 +108,12 @@ def llamastash(
         finally:
             with contextlib.suppress(RuntimeError):
                 call("stop", "--all", "--yes")
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until LlamaStash has written how its other commands reach it."""
+    deadline = time.monotonic() + START_LIMIT
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"there is no {path}")
+        time.sleep(0.01)

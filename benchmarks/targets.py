@@ -128,7 +128,7 @@ def on_llama_server(
     """Start every program before real llama-servers; also how each model is started by hand.
 
     All servers have the arguments that the service gives its own. ``at_once`` limits how many
-    models are loaded; LlamaStash has no such limit.
+    models are loaded; LlamaStash has no such limit, so it is left out then.
     """
     folder = ground.own("real")
     files = folder / "models"
@@ -157,7 +157,7 @@ def on_llama_server(
                 peers.llama_swap(ground.llama_swap, folder / "swap", commands)
             )
             found.append(Target(SWAP, port, [pid], unload))
-        if ground.llamastash:
+        if ground.llamastash and not at_once:
             port, pid, unload = stack.enter_context(
                 peers.llamastash(
                     ground.llamastash, folder / "stash", ground.llama_server, files, options
