@@ -14,6 +14,7 @@ import argparse
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ _ALSO_BIG = ("cold", "swap")
 
 def main() -> int:
     options = _options()
+    # Ended by SIGTERM, it ends what it started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     rows: list[Row] = []
