@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks import app_rest, programs
 from benchmarks.app_ground import Ground, Row
-from benchmarks.load import request_bytes
+from benchmarks.exchange import request_bytes
 from benchmarks.terminal import Terminal
 
 _INTERVAL = 3.0

@@ -15,26 +15,28 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import load, programs
+from benchmarks import exchange, load, programs
 from benchmarks.big_model import write_models
 
 
 async def _run(port: int, requests: int, pauses: int) -> int:
-    request = load.request_bytes(
+    request = exchange.request(
         "/v1/chat/completions",
         {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
+        b'"choices"',
     )
-    connection = load.Connection("127.0.0.1", port)
+    connection = load.Connection(port)
     failures = 0
     every = max(1, requests // max(1, pauses))
     began = time.monotonic()
     for number in range(requests):
         if number % every == every - 1:
             await asyncio.sleep(random.uniform(4.9, 5.1))
-        status, *_ = await connection.ask(request)
-        if status != 200:
+        try:
+            await connection.ask(request)
+        except (OSError, RuntimeError) as error:
             failures += 1
-            print(f"request {number}: {status} {connection.body[-300:]!r}", file=sys.stderr)
+            print(f"request {number}: {error!r}", file=sys.stderr)
     connection.close()
     seconds = time.monotonic() - began
     print(f"{requests} requests, {pauses} pauses, {failures} failures, {seconds:.0f} s")

@@ -1,168 +1,212 @@
-"""The load generator: raw asyncio connections, so that it costs little beside what it measures."""
+"""The load generator: raw protocols on uvloop, so that it costs little beside what it measures.
+
+Every answer is checked: its status, its end, and the text that its body must contain.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import random
 import time
-from typing import Any, cast
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import uvloop
+
+from benchmarks.exchange import AnswerReader, Request, check
+
+T = TypeVar("T")
+
+LIMIT = 300.0
+"""Seconds that one measurement may take."""
 
 
-def request_bytes(path: str, body: dict[str, Any] | None = None) -> bytes:
-    """A whole HTTP/1.1 request; ``POST`` with a body, else ``GET``."""
-    if body is None:
-        return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
-
-
-class _Reader(asyncio.Protocol):
-    """Collects one answer; ``done`` is its end, ``first`` the moment of the first content."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.transport: asyncio.Transport | None = None
-        self.done: asyncio.Future[None] = loop.create_future()
-        self.first = 0.0
-        self.status = 0
-        self.chunks = 0
-        self.data = b""
-        self.total = -1
-        self.until_close = False
-        self.tail = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.done.done():
-            return
-        if self.until_close and exc is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(exc or ConnectionError("closed in the middle of an answer"))
-
-    def expect(self) -> None:
-        self.done = asyncio.get_running_loop().create_future()
-        self.first, self.status, self.chunks, self.data, self.total = 0.0, 0, 0, b"", -1
-        self.until_close = False
-        self.tail = b""
-
-    def data_received(self, data: bytes) -> None:
-        if not self.status:
-            self.data += data
-            end = self.data.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self.data[:end].lower()
-            self.status = int(head.split(b" ", 2)[1])
-            at = head.find(b"content-length:")
-            if at >= 0:
-                self.total = end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
-            self.until_close = self.total < 0 and b"transfer-encoding: chunked" not in head
-            data = self.data[end + 4 :]
-        elif self.total >= 0:
-            self.data += data
-        if self.total >= 0:
-            if len(self.data) >= self.total and not self.done.done():
-                self.done.set_result(None)
-            return
-        # Not an exact count (an event may lie across two reads), but the end is checked.
-        self.chunks += data.count(b"data: ")
-        if not self.first and b"data: " in data:
-            self.first = time.perf_counter()
-        self.tail = (self.tail + data)[-5:] if len(data) < 5 else data[-5:]
-        if self.tail == b"0\r\n\r\n" and not self.done.done():
-            self.done.set_result(None)
+def run(measurement: Coroutine[Any, Any, T]) -> T:
+    """Run a measurement to its end."""
+    return uvloop.run(measurement)
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection, for one request at a time."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
-        self._reader: _Reader | None = None
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.reader: AnswerReader | None = None
+        self._done: asyncio.Future[None] | None = None
 
-    async def ask(self, request: bytes, limit: float = 120.0) -> tuple[int, float, float, int]:
-        """``(status, seconds to the first event, seconds in all, events)`` of one request."""
+    def _ended(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    async def ask(self, asked: Request) -> tuple[float, float, int]:
+        """Return the seconds to the first event (or the end) and to the end, and the events."""
         loop = asyncio.get_running_loop()
-        reader = self._reader
-        if reader is None or reader.transport is None or reader.transport.is_closing():
-            _, reader = await loop.create_connection(_Reader, *self._address)
-            self._reader = reader
-        reader.expect()
         began = time.perf_counter()
-        assert reader.transport is not None
-        reader.transport.write(request)
-        async with asyncio.timeout(limit):
-            await reader.done
+        if self.reader is None or self.reader.transport is None:
+            _, self.reader = await loop.create_connection(
+                lambda: AnswerReader(self._ended), "127.0.0.1", self._port
+            )
+        self._done = loop.create_future()
+        self.reader.ask(asked.data)
+        async with asyncio.timeout(LIMIT):
+            await self._done
         ended = time.perf_counter()
-        first = (reader.first or ended) - began
-        return reader.status, first, ended - began, reader.chunks
-
-    @property
-    def body(self) -> bytes:
-        """The last answer, where it came with a length."""
-        return self._reader.data if self._reader else b""
+        check(self.reader, asked)
+        return (self.reader.first or ended) - began, ended - began, self.reader.events
 
     def close(self) -> None:
-        if self._reader is not None and self._reader.transport is not None:
-            self._reader.transport.abort()
-        self._reader = None
+        """Close it at once."""
+        if self.reader is not None:
+            self.reader.close()
 
 
-async def streams(port: int, request: bytes, count: int) -> int:
-    """``count`` streams at once; the events that came. Raises when one fails."""
-    connections = [Connection("127.0.0.1", port) for _ in range(count)]
+class _Client:
+    """Sends a request again and again, on one connection, until the turn's requests are used up.
 
-    async def one(number: int, connection: Connection) -> int:
-        await asyncio.sleep(number * 0.0007)  # out of step, as real ones are
-        status, _, _, events = await connection.ask(request)
-        if status != 200:
-            raise RuntimeError(f"status {status}")
-        return events
+    llama-server closes a connection after 100 requests, which may be seen only when the next one
+    was sent: such a request is sent again, on a new connection, and counts once.
+    """
 
+    def __init__(self, turn: _Turn) -> None:
+        self._turn = turn
+        self._reader = AnswerReader(self._ended)
+
+    async def connect(self) -> None:
+        """Open a connection and send the next request, or the last one again."""
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: self._reader, "127.0.0.1", self._turn.port
+            )
+            self._reader.ask(self._turn.asked.data)
+        except OSError as error:
+            self._turn.fail(error)
+
+    def start(self) -> None:
+        """Send the first request."""
+        self._turn.left -= 1
+        self._began = time.perf_counter()
+        self._turn.start(self.connect())
+
+    def close(self) -> None:
+        """Close the connection at once, and send no more."""
+        self._reader.close()
+
+    def _ended(self) -> None:
+        reader, turn = self._reader, self._turn
+        if reader.unanswered:
+            self._reader = AnswerReader(self._ended)
+            turn.start(self.connect())
+            return
+        now = time.perf_counter()
+        try:
+            check(reader, turn.asked)
+        except (OSError, RuntimeError, ValueError) as error:
+            turn.fail(error)
+            return
+        turn.seconds.append(now - self._began)
+        if turn.left <= 0:
+            turn.leave()
+            return
+        turn.left -= 1
+        self._began = now
+        if reader.transport is None:
+            self._reader = AnswerReader(self._ended)
+            turn.start(self.connect())
+        else:
+            reader.ask(turn.asked.data)
+
+
+class _Turn:
+    """The requests that some clients send together."""
+
+    def __init__(self, port: int, asked: Request, count: int, clients: int) -> None:
+        self.port, self.asked, self.left, self._clients = port, asked, count, clients
+        self.seconds: list[float] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def leave(self) -> None:
+        self._clients -= 1
+        if self._clients == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+async def requests(port: int, asked: Request, count: int, clients: int) -> list[float]:
+    """Return the seconds that each of ``count`` requests took, sent by so many clients."""
+    turn = _Turn(port, asked, count, clients)
+    sending = [_Client(turn) for _ in range(clients)]
     try:
-        return sum(await asyncio.gather(*(one(n, c) for n, c in enumerate(connections))))
+        for client in sending:
+            client.start()
+        async with asyncio.timeout(LIMIT):
+            await turn.done
     finally:
+        for client in sending:
+            client.close()
+    return turn.seconds
+
+
+async def streams(port: int, asked: Request, count: int, apart: float = 0.0007) -> int:
+    """Return the events of ``count`` streams at once, begun some time apart as real ones are."""
+    async with open_streams(port, asked, count, apart) as reading:
+        return sum(await asyncio.gather(*reading))
+
+
+@contextlib.asynccontextmanager
+async def open_streams(
+    port: int, asked: Request, count: int, apart: float = 0.0007
+) -> AsyncIterator[Sequence[asyncio.Task[int]]]:
+    """Begin streams; each task has the number of its stream's events. Leaving cuts them off."""
+    connections = [Connection(port) for _ in range(count)]
+
+    async def read(number: int, connection: Connection) -> int:
+        await asyncio.sleep(number * apart)
+        return (await connection.ask(asked))[2]
+
+    reading = [asyncio.create_task(read(n, c)) for n, c in enumerate(connections)]
+    try:
+        yield reading
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
         for connection in connections:
             connection.close()
 
 
-async def latencies(
-    targets: dict[str, tuple[int, bytes]], rounds: int, pause: float
+async def first_bytes(
+    targets: dict[str, tuple[int, Request]], rounds: int, pause: float
 ) -> dict[str, list[float]]:
-    """Seconds per request for each target (port, request), on one connection each.
+    """Return the seconds to the first event of each request, target by target.
 
     In every round each target is asked once, in an order that changes; ``pause`` seconds before
-    each request let the last one's aftermath end; with 0 they follow back to back.
+    each request let the last one's aftermath end.
     """
-    order = random.Random(1)
-    connections = {name: Connection("127.0.0.1", port) for name, (port, _) in targets.items()}
+    connections = {name: Connection(port) for name, (port, _) in targets.items()}
     taken: dict[str, list[float]] = {name: [] for name in targets}
-    names = list(targets)
-    for number in range(rounds + 50):
-        order.shuffle(names)
-        for name in names:
-            if pause:
-                await asyncio.sleep(pause)
+    for number in range(rounds + 20):
+        for name in random.sample(list(targets), len(targets)):
+            await asyncio.sleep(pause)
             try:
-                status, _, seconds, _ = await connections[name].ask(targets[name][1])
-            except ConnectionError as error:
-                # llama-server closes a connection after 100 requests; asked again at once, that
-                # may be seen only now. Its router does the same; nobody else is excused.
-                if name not in {"direct", "router"}:
-                    raise ConnectionError(f"{name}: {error}") from error
+                first, _, _ = await connections[name].ask(targets[name][1])
+            except ConnectionError:
+                # llama-server closes a connection after a stream without an announcement.
+                reader = connections[name].reader
+                if reader is None or not reader.unanswered:
+                    raise
                 continue
-            if status != 200:
-                raise RuntimeError(f"{name}: status {status}: {connections[name].body[-500:]!r}")
-            if number >= 50:
-                taken[name].append(seconds)
+            if number >= 20:
+                taken[name].append(first)
     for connection in connections.values():
         connection.close()
     return taken

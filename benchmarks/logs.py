@@ -27,7 +27,7 @@ import httpx
 import msgspec
 
 from benchmarks import programs
-from benchmarks.load import request_bytes
+from benchmarks.exchange import request_bytes
 
 _TICK = 0.01
 _CHUNK_INTERVAL = 3.0

@@ -28,12 +28,12 @@ def free_port() -> int:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Processor time of these processes so far, to the nanosecond (``/proc/PID/task/*``)."""
-    total = 0
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+    """Return the processor time of these processes so far, to the nanosecond.
+
+    It includes threads that have ended (a router has a thread per request), but no child process.
+    """
+    # The kernel's number for the clock of another process: see CPUCLOCK_SCHED in posix-timers.h.
+    return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in pids) / 1e9
 
 
 def resident_bytes(pids: list[int]) -> int:
@@ -59,8 +59,12 @@ def running(
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
     folder: Path | None = None,
+    quiet: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, run in ``folder``, ended by SIGTERM and, when that does not do, SIGKILL."""
+    """A program, run in ``folder``, ended by SIGTERM and, when that does not do, SIGKILL.
+
+    Its stdout is a pipe, for ``line_of``, unless it is to be ``quiet``.
+    """
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         process = subprocess.Popen(
@@ -68,7 +72,7 @@ def running(
             cwd=folder,
             env=dict(environ) if environ is not None else None,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
             stderr=output,
         )
         try:
@@ -81,8 +85,8 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def line_of(process: subprocess.Popen[bytes], part: bytes) -> str:
@@ -112,7 +116,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
   access_log off;
   client_body_temp_path {folder}/body;
@@ -149,7 +153,17 @@ def nginx(folder: Path, upstream: int) -> Iterator[tuple[int, list[int]]]:
     config.write_text(_NGINX.format(folder=folder, upstream=upstream, port=port))
     with running([program, "-p", str(folder), "-c", str(config)]) as process:
         wait_listening(port)
-        yield port, [child.pid for child in psutil.Process(process.pid).children()]
+        yield port, [_only_child(process.pid)]
+
+
+def _only_child(pid: int) -> int:
+    """Wait for the worker: the port is open before the process that serves it exists."""
+    deadline = time.monotonic() + START_LIMIT
+    while not (children := psutil.Process(pid).children()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("nginx has no worker")
+        time.sleep(0.01)
+    return children[0].pid
 
 
 class Service:
@@ -181,7 +195,7 @@ def service(
     checkout: Path | None = None,
 ) -> Iterator[Service]:
     """The service with these settings and models (ids and files), of this or another checkout."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, dict[str, Any]] = {
         model_id: {"path": str(path)} for model_id, path in models.items()
     }
@@ -195,17 +209,3 @@ def service(
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CYBER_")}
     with running(command, environ=environ, log=folder / "stderr", folder=checkout) as process:
         yield Service(process.pid, line_of(process, b"listening on").split()[-1])
-
-
-@contextlib.contextmanager
-def router(
-    folder: Path, llama_server: Path, models_dir: Path, *more: str
-) -> Iterator[tuple[int, int]]:
-    """llama-server in router mode over a folder of models; its port and pid."""
-    folder.mkdir(parents=True)
-    port = free_port()
-    command = [str(llama_server), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--models-dir", str(models_dir), "--threads", "1", *more]
-    with running(command, log=folder / "stderr") as process:
-        wait_listening(port)
-        yield port, process.pid

@@ -37,6 +37,8 @@ _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 _ANSWER = json.dumps({"tokens": list(range(20)), "model": "source"}).encode()
+ANSWER_PART = b'"tokens"'
+"""Of each small answer."""
 _WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
     len(_ANSWER),
     _ANSWER,
@@ -48,7 +50,7 @@ class _Source(asyncio.Protocol):
         self.buffer = b""
         self.transport: asyncio.Transport | None = None
         self.left = 0
-        self.interval = 0.0
+        self.interval = self.due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -59,25 +61,24 @@ class _Source(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         while self.transport is not None and (end := self.buffer.find(b"\r\n\r\n")) >= 0:
-            head = self.buffer[:end].decode("latin-1")
-            length = 0
-            for line in head.split("\r\n")[1:]:
-                name, _, value = line.partition(":")
-                if name.lower() == "content-length":
-                    length = int(value)
-            if len(self.buffer) < end + 4 + length:
+            head = self.buffer[:end]
+            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+            whole = end + 4 + int(length or b"0")
+            if len(self.buffer) < whole:
                 return
-            self.buffer = self.buffer[end + 4 + length :]
-            self.answer(head.split(" ", 2)[1])
+            self.buffer = self.buffer[whole:]
+            self.answer(head.split(b" ", 2)[1].decode())
 
     def answer(self, target: str) -> None:
         assert self.transport is not None
-        query = urllib.parse.parse_qs(urllib.parse.urlsplit(target).query)
+        _, _, text = target.partition("?")
+        query = urllib.parse.parse_qs(text) if text else {}
         if "chunks" not in query:
             self.transport.write(_WHOLE)
             return
         self.left = int(query["chunks"][0])
         self.interval = float(query["interval"][0]) / 1000
+        self.due = asyncio.get_running_loop().time()
         self.transport.write(_STREAM_HEAD)
         self.step()
 
@@ -89,12 +90,14 @@ class _Source(asyncio.Protocol):
             return
         self.left -= 1
         self.transport.write(_EVENT)
-        asyncio.get_running_loop().call_later(self.interval, self.step)
+        # By the clock, so that a late chunk does not make the stream longer.
+        self.due += self.interval
+        asyncio.get_running_loop().call_at(self.due, self.step)
 
 
 async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Source, "127.0.0.1", port)
+    server = await loop.create_server(_Source, "127.0.0.1", port, backlog=4096)
     print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -106,7 +109,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     # Not uvloop: its timers have whole milliseconds, which would bring all streams into step.
-    asyncio.run(_serve(parser.parse_args().port))
+    # Started in the place of llama-server, it has more arguments, which mean nothing here.
+    asyncio.run(_serve(parser.parse_known_args()[0].port))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import httpx
 import msgspec
 import psutil
 
-from benchmarks import programs
+from benchmarks import llama_servers, programs
 from benchmarks.big_model import write_models
 
 MODELS = ("one", "two")
@@ -113,7 +113,10 @@ def ours(folder: Path, server: Path, models: Path, clients: int, turns: int) -> 
 
 def router(folder: Path, server: Path, models: Path, clients: int, turns: int) -> Outcome:
     """The clients against llama-server's router."""
-    with programs.router(folder, server, models, "--models-max", "1") as (port, pid):
+    with llama_servers.router(folder, server, models, "--threads", "1", "--models-max", "1") as (
+        port,
+        pid,
+    ):
         return asyncio.run(_measured(port, pid, clients, turns))
 
 
