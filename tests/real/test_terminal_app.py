@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -176,22 +177,31 @@ def test_it_waits_for_a_service_that_was_killed(home: Home) -> None:
             terminal.wait_without("no connection")
 
 
+def has_lines(path: Path, count: int) -> bool:
+    return path.read_text().count("\n") >= count
+
+
 @pytest.mark.parametrize("stop", [None, signal.SIGTSTP, signal.SIGSTOP])
 def test_the_app_is_whole_after_a_stop(home: Home, stop: signal.Signals | None) -> None:
-    shell = [tool("bash"), "--norc", "--noprofile", "--noediting", "-i"]
+    prompts = home.folder / "prompts"
+    shell = [
+        *("env", f"PROMPT_COMMAND=echo >> {shlex.quote(str(prompts))}"),
+        *(tool("bash"), "--norc", "--noprofile", "--noediting", "-i"),
+    ]
     with Terminal(shell, folder=home.folder) as terminal:
         terminal.type(shlex.join(home.arguments("--demo")))
         terminal.press("Enter")
         before = terminal.wait_for("Dashboard", "demo", "unloaded", "EVENTS", "Help")
         app = home.app()
         started = app.num_threads()
-        for _ in range(2):
+        for count in (2, 4):
             if stop is None:
                 terminal.press("C-z")
             else:
                 app.send_signal(stop)
             eventually(lambda: app.status() == psutil.STATUS_STOPPED, what="the stop")
-            # The shell has the terminal, and echoes.
+            # The shell has the terminal, and echoes. It discards what is typed before its prompt.
+            eventually(partial(has_lines, prompts, count), what="the prompt")
             terminal.type("printf 'xyz%.0s' $(seq 900)")
             terminal.press("Enter")
             terminal.wait_for("xyzxyz")
