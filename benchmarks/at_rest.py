@@ -1,4 +1,4 @@
-"""What each program takes while little happens: memory at several moments, processor time."""
+"""Measures the memory of each program at several moments, and its processor time at rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the service grows: with models, requests in flight, log lines and its history."""
+"""Measures how the service grows with models, requests in flight, log lines and history."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ASKED = exchange.request("/v1/embeddings", {"model": "source", "input": "hello"
 
 
 def scan(ground: Ground, model: Path, rounds: int) -> list[Row]:
-    """How long each program that looks for models takes to list 10,000 files.
+    """Measure how long each program that looks for models takes to list 10,000 files.
 
     One that does not do so in a minute is left out.
     """

@@ -1,4 +1,4 @@
-"""What a small request costs each program: processor time, waiting, and how many there can be."""
+"""Measures small requests to each program: processor time, added latency, and rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream costs each program: per chunk, to its first byte, and how many can be held."""
+"""Measures streams of each program: a chunk, the first byte, and the most at once."""
 
 from __future__ import annotations
 

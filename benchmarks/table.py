@@ -1,4 +1,4 @@
-"""What was measured: rows, as Markdown tables and as JSON."""
+"""Writes the measured rows as Markdown tables and as JSON."""
 
 from __future__ import annotations
 

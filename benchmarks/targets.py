@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Ground:
-    """Where the programs work, and which there are."""
+    """The working folder and the paths of the programs."""
 
     folder: Path
     llama_server: Path

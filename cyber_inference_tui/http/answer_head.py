@@ -39,7 +39,7 @@ class AnswerHead(NamedTuple):
     is_encoded: bool
     """Whether its body has a content coding, so that it cannot be read here."""
     lines: bytes
-    """What the client gets: the status line and the headers, without the length."""
+    """The status line and the headers for the client, without the length."""
     is_plain: bool
     """Whether its body has a length and passes unchanged, for any client."""
 

@@ -21,7 +21,7 @@ _NO_USAGE = Usage()
 
 
 class PlainTarget:
-    """What requests with the same head, length and model have in common."""
+    """The common part of requests with the same head, length and model."""
 
     __slots__ = (
         "forwarder",
@@ -88,7 +88,7 @@ class QuickForwarding:
         self._client = client
         self._arrived = arrived
         self._forwarding: Forwarding | None = None
-        """What it has become."""
+        """The forwarding that continues in its place, once it needs one."""
         self._lease: Lease | None = None
         self._server: UpstreamConnection | None = None
 
