@@ -135,9 +135,7 @@ class Forwarding(ServerExchange):
     async def run(self) -> web.StreamResponse:
         """Have the request answered, and record it."""
         answer, log = self._answer, self._log
-        self.on_end = None
-        if not self._number:
-            self._number = self._service.active.add(self)
+        self.quick_client = None
         try:
             await self._serve()
         except CyberError as error:

@@ -108,6 +108,7 @@ class _Error(msgspec.Struct):
 
 
 _NO_TIMINGS = _ServerTimings()
+NO_USAGE = Usage()
 
 _decode = msgspec.json.Decoder(thread_safe(_AnswerFields)).decode
 _decode_list = msgspec.json.Decoder(thread_safe(list[_AnswerFields])).decode

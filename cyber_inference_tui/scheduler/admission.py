@@ -55,6 +55,16 @@ class Admission:
         self.take_place(state, self._arrivals)
         return True
 
+    def may_overtake(self, state: ModelState) -> bool:
+        """Return whether a request of the model may be admitted before those that wait.
+
+        If so, it is counted that it overtakes them.
+        """
+        if not self._admits(state, self._arrivals + 1):
+            return False
+        self._count_overtaken(state, self._arrivals + 1)
+        return True
+
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
         """Append to the model's queue; the future of the waiter ends when it is admitted."""
         loop = asyncio.get_running_loop()
@@ -137,7 +147,11 @@ class Admission:
         self.in_flight += 1
         if state.session is not None:
             state.session.requests += 1
-        if not self.waiting or state.is_pinned:
+        if self.waiting:
+            self._count_overtaken(state, arrival)
+
+    def _count_overtaken(self, state: ModelState, arrival: int) -> None:
+        if state.is_pinned:
             return
         for other in self._states.values():
             if (

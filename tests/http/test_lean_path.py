@@ -48,9 +48,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     start = QuickForwarding.start
 
-    def note(self: QuickForwarding, on_end: object) -> bool:
+    def note(self: QuickForwarding) -> bool:
         found.append(self._target.path)
-        return start(self, on_end)  # type: ignore[arg-type]
+        return start(self)
 
     monkeypatch.setattr(QuickForwarding, "start", note)
     return found
@@ -413,7 +413,7 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         client.writer.write(post(stream()))
         await client.reader.readuntil(b"\n\n")
         pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
-        while not pool.of(world.launcher.port).has_idle:
+        while not pool.of(world.launcher.port).idle:
             await asyncio.sleep(0)
         ran.clear()
         other.writer.write(post(stream()))
@@ -509,7 +509,7 @@ async def test_of_many_idle_connections_the_newest_stay(
         assert [(await one).status for one in asked] == [200] * 4
         while len(connections.connections) > 2:
             await asyncio.sleep(0)
-        assert connections.has_idle
+        assert connections.idle
         assert (await clients[0].ask(post(BODY))).status == 200
 
 
