@@ -212,7 +212,7 @@ class QuickForwarding:
         """Return its record, after its end."""
         target, usage, speed = self._target, self._usage, self._usage.tokens_per_second
         # The answer came with one read, so its first byte is at its end.
-        seconds = round(self._ended_at - self._arrived, 6)
+        seconds = int((self._ended_at - self._arrived) * 1e6 + 0.5) / 1e6
         return RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
