@@ -186,20 +186,24 @@ class UpstreamConnection(asyncio.Protocol):
 
         The connection can serve ``most_uses`` requests; 0 = it is closed.
         """
-        self._is_complete, self._most_uses = True, most_uses
-        self.receiver = None
-        self._let_go(now)
+        server = self.server
+        server.heard, self.receiver = now, None
+        left = most_uses - self.uses
+        if left > 0:
+            server.keep(self, now)
+            if left == 1:
+                # The next one is there when this one has served its last request.
+                server.open_spare()
+        elif self._transport is not None:
+            self._transport.abort()
 
     def finish(self, now: float) -> None:
         """Forget the exchange. Keep the connection if it can serve another, otherwise close it."""
-        self.receiver, self._scanner, self._buffer = None, None, b""
-        self._is_touched = self.paused = False
-        self._let_go(now)
-
-    def _let_go(self, now: float) -> None:
         server, transport = self.server, self._transport
         if self.has_new_bytes:
             server.heard = now
+        self.receiver, self._scanner, self._buffer = None, None, b""
+        self._is_touched = self.paused = False
         if transport is None:
             return
         left = self._most_uses - self.uses

@@ -257,6 +257,17 @@ class ControlLoop:
 
     def _timer_is_early(self, state: ModelState) -> bool:
         """Return whether the next step is not after the end of the model's idle timeout."""
+        timer = self._timer
+        if timer is not None and timer is state.early_timer:
+            # It was early enough, and the timeout ends later now. All that could change this ends
+            # with a step, which sets another timer.
+            return True
+        if not self._is_early(state):
+            return False
+        state.early_timer = timer
+        return True
+
+    def _is_early(self, state: ModelState) -> bool:
         if state.is_pinned:
             return True
         idle = idle_timeout(state, self.settings)

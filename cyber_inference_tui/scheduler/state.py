@@ -128,6 +128,8 @@ class ModelState:
         self.pinned: bool | None = None
         """The pin that was set at run time; ``None`` = as configured."""
         self.last_used = 0.0
+        self.early_timer: asyncio.TimerHandle | None = None
+        """A timer of the scheduler that is not after the end of the idle timeout."""
         self.loaded = 0.0
         self.loaded_at: datetime | None = None
         self._last_used_at: tuple[float, datetime | None] = (0.0, None)
