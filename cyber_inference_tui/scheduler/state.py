@@ -95,6 +95,9 @@ class ModelState:
     Anything on the event loop may read it. Only the scheduler writes it.
     """
 
+    early_timer: asyncio.TimerHandle | None = None
+    """A timer of the scheduler that is not after the end of the idle timeout."""
+
     def __init__(self, model: LocalModel, spec: ServerSpec, asked_requests: int = 0) -> None:
         self.model = model
         self.configured_spec = spec
@@ -128,8 +131,6 @@ class ModelState:
         self.pinned: bool | None = None
         """The pin that was set at run time; ``None`` = as configured."""
         self.last_used = 0.0
-        self.early_timer: asyncio.TimerHandle | None = None
-        """A timer of the scheduler that is not after the end of the idle timeout."""
         self.loaded = 0.0
         self.loaded_at: datetime | None = None
         self._last_used_at: tuple[float, datetime | None] = (0.0, None)

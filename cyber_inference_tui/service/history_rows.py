@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from itertools import chain, groupby
@@ -94,23 +94,41 @@ def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
 
 
 def _insert_some(connection: sqlite3.Connection, kind: type[Record], some: list[Record]) -> None:
-    insertion = _insertion(kind, len(some))
     if kind is RequestRecord:
         try:
-            connection.execute(insertion, list(chain.from_iterable(map(_request_row, some))))
+            _insert_rows(connection, kind, map(_request_row, some))
         except OverflowError:
             # One has a number that SQLite cannot hold.
             pass
         else:
             return
-    connection.execute(insertion, list(chain.from_iterable(map(_row, some))))
+    _insert_rows(connection, kind, map(_row, some))
+
+
+def _insert_rows(
+    connection: sqlite3.Connection, kind: type[Record], rows: Iterable[Sequence[Any]]
+) -> None:
+    # Columns without a value are left out: sqlite3 takes a microsecond for each ``None``.
+    named = [
+        (name, column)
+        for name, column in zip(_columns(kind), zip(*rows, strict=True), strict=True)
+        if column.count(None) < len(column)
+    ]
+    names, columns = zip(*named, strict=True)
+    values = list(chain.from_iterable(zip(*columns, strict=True)))
+    connection.execute(_insertion(kind, names, len(columns[0])), values)
 
 
 @cache
-def _insertion(kind: type[Record], rows: int) -> str:
+def _columns(kind: type[Record]) -> tuple[str, ...]:
     columns: list[str] = []
     for name in _stored(kind):
         columns += Footprint.__struct_fields__ if name == "footprint" else (name,)
+    return tuple(columns)
+
+
+@lru_cache(maxsize=64)
+def _insertion(kind: type[Record], columns: tuple[str, ...], rows: int) -> str:
     row = f"({', '.join('?' * len(columns))})"
     into = f"{_TABLES[kind]} ({', '.join(columns)})"
     return f"INSERT OR REPLACE INTO {into} VALUES {', '.join([row] * rows)}"  # noqa: S608
@@ -292,7 +310,7 @@ def _request_row(record: Any) -> tuple[Any, ...]:
         _text(model),
         _text(path),
         status,
-        stream,
+        int(stream),
         read,
         written,
         speed,
