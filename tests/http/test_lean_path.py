@@ -185,6 +185,33 @@ async def test_a_body_in_a_second_read_is_waited_for(taken: list[str]) -> None:
     assert len(taken) == 2
 
 
+async def test_reads_may_end_anywhere_around_the_end_of_a_head(taken: list[str]) -> None:
+    """Also where the bytes so far are those of a known head, and one more."""
+    request, reply = post(BODY), WHOLE
+    cuts = iter(range(-4, 3))
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(reply)
+        while True:
+            await talk.request()
+            at = reply.index(b"\r\n\r\n") + 4 + next(cuts)
+            await talk.say(reply[:at])
+            for _ in range(4):
+                await asyncio.sleep(0)
+            await talk.say(reply[at:])
+
+    async with forwarding(script) as world:
+        await warm(world, taken)
+        async with connected(world) as client:
+            for cut in range(-4, 3):
+                at = request.index(b"\r\n\r\n") + 4 + cut
+                got = await client.ask(request[:at], request[at:])
+                assert (got.status, got.body) == (200, b'{"usage":{"prompt_tokens":3}}')
+        records = await recorded(world, 7)
+    assert [(one.status, one.tokens_in) for one in records] == [(200, 3)] * 7
+
+
 async def test_a_body_that_is_late_is_aiohttps_business(
     taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
