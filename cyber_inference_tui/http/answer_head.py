@@ -1,7 +1,8 @@
 """The head of a server's answer, in the form that the client gets it.
 
 All answers of a server have the same head, apart from the digits of their ``Content-Length``. So
-heads are parsed once and then looked up by their other bytes.
+heads are parsed once and then looked up by their other bytes, and by all bytes once an answer of
+this length has come whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ EVENT_STREAM = b"text/event-stream"
 UNBUFFERED = b"X-Accel-Buffering: no\r\n"
 _NOT_IMPLEMENTED = 501
 _MAX_KNOWN = 256
+_MAX_WHOLE = 512
 _MANY_REQUESTS = 1000
 """The requests of a connection if nothing is announced, as in nginx."""
 
@@ -44,11 +46,61 @@ class AnswerHead(NamedTuple):
     """Whether its body has a length and passes unchanged, for any client."""
 
 
+KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+class WholeAnswer:
+    """What answers with the same head have in common. They come whole and pass unchanged."""
+
+    __slots__ = (
+        "closing_head",
+        "is_encoded",
+        "kept_head",
+        "most_requests",
+        "size",
+        "start",
+        "status",
+    )
+
+    def __init__(self, head: AnswerHead, start: int, length: int) -> None:
+        self.start = start
+        """The offset of the body."""
+        self.size = start + length
+        """The size of the whole answer."""
+        self.status = head.status
+        self.is_encoded = head.is_encoded
+        self.most_requests = head.most_requests
+        lines = b"%bContent-Length: %d\r\n" % (head.lines, length)
+        self.kept_head = lines + KEEP_ALIVE
+        """The head for a client whose connection is kept."""
+        self.closing_head = lines + CLOSE
+
+
 class AnswerHeads:
     """Parses the heads of answers, and remembers a limited number of them."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, AnswerHead] = {}
+        self.whole: dict[bytes, WholeAnswer] = {}
+        """By the bytes of the head."""
+
+    def read_whole(self, data: bytes) -> WholeAnswer | None:
+        """Return the answer to a POST whose head is in ``data``, and remember it.
+
+        ``None`` if the head is not complete, or such an answer does not pass unchanged. Raises
+        ``BadResponseError``.
+        """
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head, length = self.parse(data, end, "POST")
+        if not head.is_plain or not length:
+            return None
+        if len(self.whole) >= _MAX_WHOLE:
+            self.whole.clear()
+        answer = self.whole[data[:end]] = WholeAnswer(head, end + 4, length)
+        return answer
 
     def parse(self, data: bytes, end: int, method: str) -> tuple[AnswerHead, int]:
         """Parse the head in front of ``end``, where its empty line begins.

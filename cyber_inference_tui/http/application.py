@@ -110,6 +110,7 @@ def assemble(
     app[ACCESS] = access
     if forwarder is not None:
         app[LEAN_PATH] = LeanPath(access, forwarder)
+        forwarder.service.active.add_others = app[LEAN_PATH].list_requests
     table.register(app)
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from operator import attrgetter
 from typing import Any, cast
 
 from aiohttp import StreamReader, hdrs, web
@@ -97,7 +98,7 @@ class _ClientConnection(LeanConnection):
     _manager: _LimitedServer | None
 
     def __init__(self, server: _LimitedServer, **kwargs: Any) -> None:
-        super().__init__(server, server.lean, server.idle, **kwargs)
+        super().__init__(server, server.lean, **kwargs)
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -105,11 +106,10 @@ class _ClientConnection(LeanConnection):
         """Start to wait for the first request, with a time limit."""
         super().connection_made(transport)
         server = cast("_LimitedServer", self._manager)
-        if not server.make_room():
+        if not server.make_room(self):
             cast("asyncio.Transport", transport).write(_refusal())
             self.force_close()
             return
-        server.idle[self] = None
         self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -118,27 +118,25 @@ class _ClientConnection(LeanConnection):
             self._head_timer.cancel()
             self._head_timer = None
         if self._manager is not None:
-            self._manager.idle.pop(self, None)
             self._manager.half_closed.discard(self)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
-        unanswered = self._request_count - self.answered
-        if self._manager is None or not unanswered or not self._is_whole:
+        if self._manager is None or not self.unanswered or not self._is_whole:
             return None
         if not self._manager.half_closed.add(self):
             return None
         if self.is_lean:
-            self.is_last = True
-        elif unanswered == 1:
+            self.end_after_answer()
+        elif self.unanswered == 1:
             # This is the last request.
             self.close()
         return True
 
     def close_if_answered(self) -> None:
         """End the half-closed connection, unless a complete request waits for its answer."""
-        if self._request_count == self.answered:
+        if not self.unanswered:
             self.force_close()
         elif not self._is_whole and self.transport is not None:
             self.transport.abort()
@@ -163,7 +161,7 @@ class _ClientConnection(LeanConnection):
             self.note_answer()
 
     def _close_if_silent(self) -> None:
-        if self._request_count == 0:
+        if not (self.was_used or self.unanswered):
             self.force_close()
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
@@ -206,19 +204,19 @@ class _LimitedServer(web.Server):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.idle: dict[LeanConnection, None] = {}
-        """The connections without a request, the least recently used first."""
         self.half_closed = HalfClosedConnections()
         """The connections whose clients send no more."""
         self._warned: float | None = None
 
-    def make_room(self) -> bool:
+    def make_room(self, new: LeanConnection) -> bool:
         """Close an idle connection for a new one if needed; ``False`` if all are in use."""
         if self.most_connections is None or len(self._connections) <= self.most_connections:
             return True
-        for connection in self.idle:
-            del self.idle[connection]
-            connection.force_close()
+        connections = cast("Iterable[LeanConnection]", self._connections)
+        idle = [one for one in connections if one.is_idle and one is not new]
+        if idle:
+            # The least recently used one.
+            min(idle, key=attrgetter("idle_until")).force_close()
             return True
         now = self._loop.time()
         if self._warned is None or now - self._warned >= _WARNING_INTERVAL:

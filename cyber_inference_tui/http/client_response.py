@@ -10,7 +10,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
-from cyber_inference_tui.http.answer_head import UNBUFFERED, AnswerHead
+from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, UNBUFFERED, AnswerHead
 from cyber_inference_tui.http.error_responses import (
     ErrorEvents,
     error_event,
@@ -27,8 +27,6 @@ SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
 
 _MAX_ERROR_BODY = 1 << 20
-KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
-CLOSE = b"Connection: close\r\n\r\n"
 _COMMENTED_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
     + UNBUFFERED

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
@@ -96,6 +97,9 @@ class Forwarder:
     ) -> None:
         self.service = service
         self._now = now
+        self._zero, self._zone = 0.0, now().tzinfo
+        """The time, in seconds since 1970, at which the loop's clock was zero."""
+        self._zero_found_at = -math.inf
         # Kept, because before Python 3.12 every look-up of the loop costs a system call.
         self.loop = asyncio.get_running_loop()
         self.targets = TargetFinder(service)
@@ -123,7 +127,12 @@ class Forwarder:
 
     def time_of(self, moment: float) -> datetime:
         """Return the time, with its zone, at a moment of the loop's clock."""
-        return self._now() - timedelta(seconds=self.loop.time() - moment)
+        at = self.loop.time()
+        if at != self._zero_found_at:
+            # The same for all records of a batch.
+            self._zero_found_at, now = at, self._now()
+            self._zero, self._zone = now.timestamp() - at, now.tzinfo
+        return datetime.fromtimestamp(self._zero + moment, self._zone)
 
 
 class Forwarding(ServerExchange):
@@ -135,9 +144,7 @@ class Forwarding(ServerExchange):
     async def run(self) -> web.StreamResponse:
         """Have the request answered, and record it."""
         answer, log = self._answer, self._log
-        self.on_end = None
-        if not self._number:
-            self._number = self._service.active.add(self)
+        self.quick_client = None
         try:
             await self._serve()
         except CyberError as error:

@@ -24,38 +24,34 @@ _MAX_LATER = 256 << 10
 
 
 class LeanConnection(RequestHandler):
-    """A client's connection. It is in ``idle`` while no request is under way."""
+    """A client's connection."""
 
     __slots__ = (
+        "_answer_count",
         "_arrived",
         "_begun",
         "_body_timer",
         "_early",
         "_forwarding",
-        "_idle",
         "_is_free",
+        "_is_usual",
         "_later",
         "_lean",
         "_left",
         "_plain",
-        "answered",
         "is_last",
         "on_writable",
         "remote",
+        "was_used",
     )
 
-    def __init__(
-        self,
-        server: web.Server,
-        lean: LeanPath | None,
-        idle: dict[LeanConnection, None],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, server: web.Server, lean: LeanPath | None, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._lean = lean
-        self._idle = idle
         self._is_free = lean is not None
         """Whether the next byte begins a request, and nothing is under way."""
+        self._is_usual = True
+        """Whether the connection simply waits for the next request after the present one."""
         self._left = 0.0
         """The missing bytes of aiohttp's request; not finite if they are not certain."""
         self._early = b""
@@ -70,17 +66,34 @@ class LeanConnection(RequestHandler):
         """The bytes behind its request."""
         self._begun: Forwarding | None = None
         """A forwarding that began on the lean path, for aiohttp's handler."""
-        self.answered = 0
-        """The number of answered requests."""
+        self._answer_count = 0
+        """The number of aiohttp's requests that are answered."""
+        self.was_used = False
+        """Whether a request has come."""
         self.is_last = False
         """Whether the client has closed its sending side behind a request on the lean path."""
         self.on_writable: Callable[[], None] | None = None
         self.remote: str | None = None
 
     @property
+    def unanswered(self) -> int:
+        """The number of requests that wait for their answers."""
+        return self._request_count - self._answer_count + (self._forwarding is not None)
+
+    @property
     def is_lean(self) -> bool:
         """Whether a request is on the lean path."""
         return self._forwarding is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is open and no request is under way."""
+        return self.transport is not None and not self.unanswered
+
+    @property
+    def idle_until(self) -> float:
+        """The loop's time at which an idle connection is closed if no request comes."""
+        return self._next_keepalive_close_time
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for requests."""
@@ -105,21 +118,29 @@ class LeanConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Forward a plain request, or leave the bytes to aiohttp."""
-        lean, transport = self._lean, self.transport
-        if (
-            not self._is_free
-            or self._close
-            or self._force_close
-            or lean is None
-            or transport is None
-        ):
+        lean = self._lean
+        if self._is_free and lean is not None:
+            forwarding = lean.find(data, self)
+        elif self._early and lean is not None and not (self._close or self._force_close):
+            data, forwarding = self._early + data, None
+        else:
             self._receive_more(data)
             return
+        if forwarding is None and (forwarding := self._find_first(data, lean)) is None:
+            return
+        self._forwarding, self._plain, self._is_free = forwarding, data, False
+        if not forwarding.start():
+            self._hand_over(forwarding)
+
+    def _find_first(self, data: bytes, lean: LeanPath) -> QuickForwarding | None:
+        """Read a request that is not like those before; ``None`` = aiohttp gets it, now or later,
+        or its body is not complete."""
+        transport = self.transport
         arrived = self._arrived or self._loop.time()
-        plain = lean.read(data, transport)
+        plain = None if transport is None else lean.read(data, transport)
         if plain is not None and len(data) < plain.size:
             self._wait_for_body(data, arrived)
-            return
+            return None
         if self._arrived is not None:
             self._end_early()
         forwarding = None
@@ -127,21 +148,12 @@ class LeanConnection(RequestHandler):
             forwarding = lean.forward(plain, data, self, arrived)
         if forwarding is None:
             self._feed(data)
-            return
-        self._forwarding, self._plain, self._is_free = forwarding, data, False
-        self._request_count += 1
-        self._request_in_progress = True
-        self._idle.pop(self, None)
-        if not forwarding.start(self._on_end):
-            self._hand_over(forwarding)
+        return forwarding
 
     def _receive_more(self, data: bytes) -> None:
         """Take bytes that do not begin a request, or that are no longer wanted."""
         if self._forwarding is not None:
             self._keep(data)
-        elif self._early:
-            early, self._early, self._is_free = self._early, b"", True
-            self.data_received(early + data)
         else:
             self._feed(data)
 
@@ -151,32 +163,41 @@ class LeanConnection(RequestHandler):
         if self._body_timer is None:
             self._body_timer = self._loop.call_later(_BODY_SECONDS, self._feed_early)
 
-    def _on_end(self, complete: bool) -> None:
-        """Wait for the next request, or have aiohttp continue an answer that is not complete."""
-        forwarding = self._forwarding
-        if forwarding is None:
-            return
-        if not complete:
-            self._hand_over(forwarding)
-            return
-        self._forwarding, self._plain = None, b""
-        self.answered += 1
-        self._request_in_progress = False
-        if self._handler_waiter is not None:
-            self._end_progress()
+    def answered(self, now: float, keep_alive: bool) -> None:
+        """Wait for the next request, after the answer to one on the lean path: the hot path."""
+        self._forwarding, self._plain, self.was_used = None, b"", True
+        if keep_alive and self._is_usual:
+            self._is_free = True
+            self._next_keepalive_close_time = now + self._keepalive_timeout
+        else:
+            self._continue(now, keep_alive)
+
+    def _continue(self, now: float, keep_alive: bool) -> None:
+        """Continue with the bytes behind a request, or close the connection."""
+        self._end_progress()
+        self._is_usual = True
         if self._later:
             # What follows is answered before the connection ends.
             self.is_last = False
-        if not forwarding.keep_alive or self.is_last or self._close or self._force_close:
+        if not keep_alive or self.is_last or self._close or self._force_close:
             self.force_close()
         elif self.transport is not None:
-            self._idle[self] = None
             self._is_free = True
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                super()._process_keepalive()
+            self._next_keepalive_close_time = now + self._keepalive_timeout
             if self._later:
                 self.data_received(self._take_later())
+
+    def needs_task(self) -> None:
+        """Have aiohttp continue an answer that is not complete."""
+        if self._forwarding is not None:
+            self._hand_over(self._forwarding)
+
+    def end_after_answer(self) -> None:
+        """Close the connection after the answer to the request on the lean path.
+
+        The client has closed its sending side.
+        """
+        self.is_last, self._is_usual = True, False
 
     def _hand_over(self, forwarding: QuickForwarding) -> None:
         """Let aiohttp's handler continue the forwarding, which needs a task."""
@@ -188,8 +209,7 @@ class LeanConnection(RequestHandler):
             return
         self._begun, self._forwarding = forwarding.becomes(), None
         data, self._plain = self._plain, b""
-        self._request_count -= 1
-        self._is_free = True
+        self._is_free = self._is_usual = True
         self._feed(data)
         if self._later:
             self._feed(self._take_later())
@@ -211,6 +231,7 @@ class LeanConnection(RequestHandler):
     def _keep(self, data: bytes) -> None:
         """Keep bytes until the present request is answered; too many stay in the kernel."""
         self._later += data
+        self._is_usual = False
         if len(self._later) > _MAX_LATER and self.transport is not None:
             self.transport.pause_reading()
 
@@ -229,8 +250,6 @@ class LeanConnection(RequestHandler):
             self._left = message_size(data)
         self._left -= len(data)
         super().data_received(data)
-        if self._messages:
-            self._idle.pop(self, None)
 
     def _feed_early(self) -> None:
         """Let aiohttp wait for the rest of a body."""
@@ -249,13 +268,17 @@ class LeanConnection(RequestHandler):
 
     def note_answer(self) -> None:
         """Note that aiohttp's handler has answered a request. Call it after each."""
-        self.answered += 1
+        self._answer_count += 1
+        self.was_used = True
         # If it was refused before the handler, as by changed settings.
         self.leave()
-        if not self._messages and self.transport is not None:
-            self._idle[self] = None
-            is_over = not self._left and self._request_count == self.answered
-            self._is_free = is_over and self._lean is not None
+        is_over = not self._left and self._request_count == self._answer_count
+        self._is_free = (
+            is_over
+            and self._lean is not None
+            and self.transport is not None
+            and not (self._close or self._force_close)
+        )
 
     def _end_progress(self) -> None:
         """Let aiohttp's shutdown continue, which waits for requests."""
@@ -263,8 +286,26 @@ class LeanConnection(RequestHandler):
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
 
+    # aiohttp's state
+
+    def close(self) -> None:
+        """Close the connection after the present request."""
+        self._is_free = self._is_usual = False
+        super().close()
+
+    def force_close(self) -> None:
+        """Close the connection."""
+        self._is_free = self._is_usual = False
+        super().force_close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Close the connection after the present request, for which it waits."""
+        self._is_free = self._is_usual = False
+        self._request_in_progress = self._request_in_progress or self._forwarding is not None
+        await super().shutdown(timeout)
+
     def _process_keepalive(self) -> None:
-        # aiohttp takes a connection on the lean path for idle. ``_on_end`` sets the timer again.
-        self._keepalive_handle = None
-        if self._forwarding is None:
-            super()._process_keepalive()
+        # aiohttp takes a connection on the lean path for idle.
+        if self._forwarding is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()

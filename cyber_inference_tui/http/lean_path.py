@@ -28,12 +28,11 @@ from cyber_inference_tui.http.access import Access, AccessRules, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
 from cyber_inference_tui.http.body_fields import (
     BROKEN,
-    NamedFields,
     decode_named_fields,
     is_form,
 )
 from cyber_inference_tui.http.forward import Forwarder
-from cyber_inference_tui.http.model_request import ClientSide, RequestHead, passed_on
+from cyber_inference_tui.http.model_request import QuickClient, RequestHead, passed_on
 from cyber_inference_tui.http.quick_forwarding import PlainTarget, QuickForwarding
 from cyber_inference_tui.http.target import MODEL_ROUTES, Route
 from cyber_inference_tui.library.catalog import Catalog
@@ -96,6 +95,29 @@ class LeanPath:
         self._heads: dict[bytes, _KnownHead | None] = {}
         """By the bytes of the head without the digits of its ``Content-Length``."""
 
+    def find(self, data: bytes, client: QuickClient) -> QuickForwarding | None:
+        """Return the forwarding of ``data`` if that is a request as there were before: the hot
+        path. It has not begun."""
+        plain, rules = self._requests.get(data[: data.find(b"\r\n\r\n")]), self._access.rules
+        if (
+            plain is None
+            or plain.size != len(data)
+            or rules is not self._rules
+            or self._models.catalog is not self._catalog
+            or (rules.wildcard and not rules.allows_host(plain.host, local_ip(client.transport)))
+        ):
+            return None
+        body = data[plain.start :]
+        try:
+            fields = decode_named_fields(body)
+        except BROKEN:
+            return None
+        target = plain.targets.get(fields.model)
+        if target is None:
+            return None
+        arrived = self.forwarder.loop.time()
+        return QuickForwarding(target, body, fields.stream is True, client, arrived)
+
     def read(self, data: bytes, transport: asyncio.Transport) -> PlainRequest | None:
         """Return the plain request at the beginning of ``data``, if there is one.
 
@@ -141,34 +163,19 @@ class LeanPath:
         return plain
 
     def forward(
-        self, plain: PlainRequest, data: bytes, client: ClientSide, arrived: float
+        self, plain: PlainRequest, data: bytes, client: QuickClient, arrived: float
     ) -> QuickForwarding | None:
         """Return the forwarding of the complete request ``data``; ``None`` if it is refused.
 
-        It arrived at the time ``arrived`` of the loop.
+        It arrived at the time ``arrived`` of the loop. Its target is remembered if it is the same
+        for all such requests.
         """
         body = data[plain.start :]
         try:
             fields = decode_named_fields(body)
         except BROKEN:
+            # It is not plain JSON.
             fields = None
-        target = None if fields is None else plain.targets.get(fields.model)
-        if fields is None or target is None:
-            return self._forward_first(plain, body, fields, client, arrived)
-        return QuickForwarding(target, body, fields.stream is True, client, arrived)
-
-    def _forward_first(
-        self,
-        plain: PlainRequest,
-        body: bytes,
-        fields: NamedFields | None,
-        client: ClientSide,
-        arrived: float,
-    ) -> QuickForwarding | None:
-        """Find the target of a request, and remember it if it is the same for all such requests.
-
-        Without ``fields``, the body is not plain JSON.
-        """
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)
@@ -183,6 +190,12 @@ class LeanPath:
                     plain.targets.clear()
                 plain.targets[fields.model] = target
         return QuickForwarding(target, found.body, found.stream, client, arrived)
+
+    def list_requests(self) -> None:
+        """Have all requests in progress on the lean path added to the active requests."""
+        for receiver in self.forwarder.pool.receivers():
+            if isinstance(receiver, QuickForwarding):
+                receiver.becomes()
 
 
 LEAN_PATH = web.AppKey("lean_path", LeanPath)

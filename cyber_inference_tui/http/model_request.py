@@ -43,6 +43,19 @@ class ClientSide(Protocol):
         """Return the forwarding of the present request, if it has begun without aiohttp."""
 
 
+class QuickClient(ClientSide, Protocol):
+    """A client's connection, which waits for the answer of a quick forwarding."""
+
+    def answered(self, now: float, keep_alive: bool) -> None:
+        """Note that the whole answer is written, at this time of the loop.
+
+        ``keep_alive``: the connection can serve another request.
+        """
+
+    def needs_task(self) -> None:
+        """Note the end of an exchange without a complete answer: only a task can go on."""
+
+
 class RequestHead(NamedTuple):
     """The head of a request. One object may belong to many requests with the same head."""
 

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from cyber_inference_tui.http.answer_head import AnswerHead
-from cyber_inference_tui.http.client_response import CLOSE, KEEP_ALIVE
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
-from cyber_inference_tui.http.model_request import ClientSide, RequestHead
+from cyber_inference_tui.http.model_request import QuickClient, RequestHead
+from cyber_inference_tui.http.server_connections import ServerConnections
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.http.usage import Usage, usage_of_whole
-from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
-from cyber_inference_tui.scheduler.lease import Lease
-from cyber_inference_tui.scheduler.state import Waiter
-
-_NO_USAGE = Usage()
+from cyber_inference_tui.http.usage import NO_USAGE, usage_of_whole
+from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.scheduler.places import Places
 
 
 class PlainTarget:
     """The common part of requests with the same head, length and model."""
 
     __slots__ = (
+        "connections",
         "forwarder",
         "is_renamed",
         "is_work",
+        "keep_alive",
         "model",
         "path",
-        "port",
+        "places",
         "request",
         "server_head",
     )
+
+    connections: ServerConnections
+    """The connections to the server of ``places``."""
+    server_head: bytes
+    """The head of the requests to it."""
 
     def __init__(self, forwarder: Forwarder, request: RequestHead, target: Target) -> None:
         self.forwarder = forwarder
@@ -41,14 +43,27 @@ class PlainTarget:
         self.path = target.path
         self.is_work = target.is_work
         self.is_renamed = target.is_renamed
-        self.port = 0
-        """The port of the model's server at the last request."""
-        self.server_head = b""
-        """The head of that request."""
+        self.keep_alive = request.keep_alive
+        self.places: Places | None = None
+        """The places at the model's server when it was last looked up."""
 
     def target(self, body: bytes, stream: bool) -> Target:
         """Return the target of a request."""
         return Target(self.model, self.path, body, stream, self.is_work)
+
+    def find_server(self, body: bytes) -> bool:
+        """Look up the model's server, for requests with bodies of this length.
+
+        Return ``False`` if there is none.
+        """
+        forwarder = self.forwarder
+        places = self.places = forwarder.service.scheduler.places(self.model)
+        if places is None:
+            return False
+        port = places.server.port
+        self.connections = forwarder.pool.of(port)
+        self.server_head = server_request(self.request, self.target(body, False), port)
+        return True
 
 
 class QuickForwarding:
@@ -64,9 +79,7 @@ class QuickForwarding:
         "_client",
         "_ended_at",
         "_forwarding",
-        "_lease",
-        "_number",
-        "_on_end",
+        "_places",
         "_server",
         "_status",
         "_stream",
@@ -74,12 +87,15 @@ class QuickForwarding:
         "_usage",
     )
 
+    _status: int
+    _ended_at: float
+
     def __init__(
         self,
         target: PlainTarget,
         body: bytes,
         stream: bool,
-        client: ClientSide,
+        client: QuickClient,
         arrived: float,
     ) -> None:
         self._target = target
@@ -89,46 +105,40 @@ class QuickForwarding:
         self._arrived = arrived
         self._forwarding: Forwarding | None = None
         """The forwarding that continues in its place, once it needs one."""
-        self._lease: Lease | None = None
+        self._places: Places | None = None
+        """The model's places, once the request has taken one of them."""
         self._server: UpstreamConnection | None = None
+        """The connection to the server, once the request has a place."""
 
-    def start(self, on_end: Callable[[bool], None]) -> bool:
-        """Send the request if that needs no wait. If not, return ``False``.
+    def start(self) -> bool:
+        """Send the request if that needs no wait. If not, return ``False``: it needs a task.
 
-        ``on_end`` is called with ``True`` at the end of the answer. It is called with ``False`` if
-        the answer is not complete and only a task can go on, as if ``start`` had returned
-        ``False``: then ``run`` what this ``becomes``.
+        The client is called at the end of the answer.
         """
-        target, body = self._target, self._body
-        forwarder = target.forwarder
-        service = forwarder.service
-        self._on_end = on_end
-        self._number = service.active.add(self)
-        retries = forwarder.retry_queue
-        if retries.active and retries.is_active(target.model.id):
+        target, body, now = self._target, self._body, self._arrived
+        forwarder, places = target.forwarder, target.places
+        if forwarder.retry_queue.active and forwarder.retry_queue.is_active(target.model.id):
             return False
-        lease = self._lease = service.scheduler.try_acquire(target.model)
-        if lease is None:
-            return False
-        port = lease.port
-        connections = forwarder.pool.of(port)
-        server = self._server = connections.take()
-        if server is None:
-            return False
-        if target.port != port:
-            target.port = port
-            whole = target.target(body, self._stream)
-            target.server_head = server_request(target.request, whole, port)
-        lease.sent()
-        server.begin("POST", target.server_head, body, self)
-        connections.watch(lease, service.settings.stall_timeout)
+        if places is None or not target.connections.idle or not places.take(now):
+            # The server may be another one now.
+            if not target.find_server(body):
+                return False
+            places = target.places
+            if places is None or not target.connections.idle or not places.take(now):
+                return False
+        connections = target.connections
+        self._places = places
+        server = self._server = connections.take_idle()
+        server.begin("POST", target.server_head, body, self, now)
+        if connections.watched is not places.server:
+            connections.watch(places, forwarder.service.settings.stall_timeout)
         return True
 
     def becomes(self) -> Forwarding:
         """Return the forwarding that continues in its place."""
         forwarding = self._forwarding
         if forwarding is None:
-            target = self._target
+            target, server = self._target, self._server
             forwarding = self._forwarding = Forwarding(
                 target.forwarder,
                 target.request,
@@ -136,61 +146,52 @@ class QuickForwarding:
                 target.target(self._body, self._stream),
                 self._arrived,
             )
-            forwarding.on_end = self._on_end
-            forwarding.adopt(self._number, self._lease, self._server)
+            forwarding.quick_client = self._client
+            if server is not None and self._places is not None:
+                forwarding.adopt(self._places.lease(self._arrived), server)
         return forwarding
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client's connection can serve another request."""
-        forwarding = self._forwarding
-        return self._target.request.keep_alive if forwarding is None else forwarding.keep_alive
 
     def leave(self) -> None:
         """End the forwarding, because its client has left."""
         self.becomes().leave()
 
-    def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
-        """Return the record of the running request."""
-        return self.becomes().active(number, positions)
-
     # The connection to the server calls these
 
-    def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
-        """Pass on a complete answer and end; leave any other answer to the forwarding."""
-        target, lease, server = self._target, self._lease, self._server
-        transport = self._client.transport
+    def take_whole(self, data: bytes) -> bool:
+        """Pass on an answer that is complete, and end: the hot path."""
+        target, client, server, places = self._target, self._client, self._server, self._places
+        transport = client.transport
         if (
-            not body
-            or length != len(body)
-            or not head.is_plain
-            or target.is_renamed
+            server is None
+            or places is None
             or transport is None
             or transport.is_closing()
-            or lease is None
-            or server is None
+            or target.is_renamed
         ):
-            return self.becomes().begin(head, length, body)
-        transport.write(
-            b"%bContent-Length: %d\r\n%b%b"
-            % (head.lines, length, KEEP_ALIVE if target.request.keep_alive else CLOSE, body)
-        )
+            return False
+        heads = server.server.heads
+        answer = heads.whole.get(data[: data.find(b"\r\n\r\n")]) or heads.read_whole(data)
+        if answer is None or answer.size != len(data):
+            return False
+        body, keep_alive = data[answer.start :], target.keep_alive
+        transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
         forwarder = target.forwarder
-        now = forwarder.loop.time()
-        usage = _NO_USAGE
+        now, usage = forwarder.loop.time(), NO_USAGE
         if target.is_work:
-            if not head.is_encoded:
+            if not answer.is_encoded:
                 usage = usage_of_whole(body)
-            self._status, self._ended_at, self._usage = head.status, now, usage
+            self._status, self._ended_at, self._usage = answer.status, now, usage
             # It is kept until its record is made.
-            self._lease = self._server = None
-            self._body = b""
+            self._server, self._places, self._body = None, None, b""
             forwarder.finished.add(self)
-        lease.finish(usage.tokens_in, usage.tokens_out)
-        server.complete(now)
-        forwarder.service.active.remove(self._number)
-        self._on_end(True)
-        return None
+        server.complete(now, answer.most_requests)
+        places.give_back(self._arrived, now, usage.tokens_in, usage.tokens_out)
+        client.answered(now, keep_alive)
+        return True
+
+    def begin(self, head: AnswerHead, length: int) -> BodyScanner:
+        """Take the head of the answer, which a forwarding does in its place."""
+        return self.becomes().begin(head, length)
 
     def take(self, data: bytes) -> bool:
         """Take bytes of the body, which a forwarding does in its place."""
@@ -211,7 +212,7 @@ class QuickForwarding:
         """Return its record, after its end."""
         target, usage, speed = self._target, self._usage, self._usage.tokens_per_second
         # The answer came with one read, so its first byte is at its end.
-        seconds = round(self._ended_at - self._arrived, 6)
+        seconds = int((self._ended_at - self._arrived) * 1e6 + 0.5) / 1e6
         return RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,

@@ -11,7 +11,7 @@ from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead
 from cyber_inference_tui.http.target import Target
-from cyber_inference_tui.http.usage import Usage
+from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.text import clean_line
@@ -22,7 +22,6 @@ CLIENT_LEFT = 499
 _MAX_NAME_CHARACTERS = 200
 _MAX_PATH_CHARACTERS = 200
 _MAX_ERROR_CHARACTERS = 500
-_NO_USAGE = Usage()
 
 
 def refusal_record(
@@ -63,7 +62,7 @@ class RequestLog:
     error: CyberError | None = None
     """The service's error, if the request failed with one."""
     client_left = False
-    usage = _NO_USAGE
+    usage = NO_USAGE
     """The figures that the server reported."""
 
     def __init__(

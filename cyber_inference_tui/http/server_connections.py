@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 
 from cyber_inference_tui.http.answer_head import AnswerHeads
-from cyber_inference_tui.http.upstream import UpstreamConnection, UpstreamLostError
+from cyber_inference_tui.http.upstream import Receiver, UpstreamConnection, UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.places import Places
+from cyber_inference_tui.scheduler.server_interface import Server
 
 _IDLE_SECONDS = 4.0
 _MAX_IDLE = 64
@@ -58,6 +61,15 @@ class ConnectionPool:
             server = self._servers[port] = ServerConnections(self._host, port, self._heads)
         return server
 
+    def receivers(self) -> list[Receiver]:
+        """Return the receivers of all exchanges under way."""
+        return [
+            connection.receiver
+            for server in self._servers.values()
+            for connection in server.connections
+            if connection.receiver is not None
+        ]
+
     def close(self) -> None:
         """Close all idle connections."""
         for server in self._servers.values():
@@ -72,7 +84,8 @@ class ServerConnections:
         self._host = host
         self.port = port
         self.heads = heads
-        self._idle: list[UpstreamConnection] = []
+        self.idle: list[UpstreamConnection] = []
+        """The connections without an exchange, the most recently used last."""
         self._idle_timer: asyncio.TimerHandle | None = None
         self._closes_early = False
         """Whether the server has closed a connection that it had promised to keep."""
@@ -83,8 +96,9 @@ class ServerConnections:
         """A time at which an exchange ended with a byte, or a check found a byte of one."""
         self._seconds = 0.0
         self._check_timer: asyncio.TimerHandle | None = None
-        self._lease: Lease | None = None
-        """The last lease, while there are exchanges."""
+        self.watched: Server | None = None
+        """The server of the exchanges that are watched; ``None`` if there are none."""
+        self._on_forced_unload: set[Callable[[], None]] = set()
 
     @property
     def is_used(self) -> bool:
@@ -93,17 +107,19 @@ class ServerConnections:
 
     # Idle connections
 
-    @property
-    def has_idle(self) -> bool:
-        """Return whether a request finds a connection."""
-        return bool(self._idle)
-
     def take(self) -> UpstreamConnection | None:
         """Return an idle connection, if there is one."""
         # A closed connection is forgotten. If it closes under the request, that is sent again.
-        idle = self._idle
-        connection = idle.pop() if idle else None
-        if self._closes_early and not idle:
+        if self.idle:
+            return self.take_idle()
+        if self._closes_early:
+            self.open_spare()
+        return None
+
+    def take_idle(self) -> UpstreamConnection:
+        """Return an idle connection. There must be one."""
+        connection = self.idle.pop()
+        if self._closes_early and not self.idle:
             self.open_spare()
         return connection
 
@@ -120,7 +136,7 @@ class ServerConnections:
 
     def keep(self, connection: UpstreamConnection, now: float) -> None:
         """Keep a connection for the next request, in the place of the oldest if there are many."""
-        idle = self._idle
+        idle = self.idle
         if len(idle) >= _MAX_IDLE:
             idle[0].close()
         connection.since, connection.kept = now, True
@@ -130,17 +146,17 @@ class ServerConnections:
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Remove a connection that is closed or about to be."""
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
 
     def lost(self, connection: UpstreamConnection) -> None:
         """Remove a connection that the server has closed."""
         self.connections.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
             if self.loop.time() < connection.since + _EARLY:
                 self._closes_early = True
-                if self._busy() and not self._idle:
+                if self._busy() and not self.idle:
                     self.open_spare()
 
     def open_spare(self) -> None:
@@ -166,24 +182,24 @@ class ServerConnections:
             if timer is not None:
                 timer.cancel()
         self._idle_timer = self._check_timer = None
-        for connection in list(self._idle):
+        for connection in list(self.idle):
             connection.close()
 
     def _close_old(self) -> None:
         """Close the connections that were idle for ``_IDLE_SECONDS``."""
         now = self.loop.time()
         self._idle_timer = None
-        for connection in list(self._idle):
+        for connection in list(self.idle):
             if connection.since + _IDLE_SECONDS <= now:
                 connection.close()
-        if self._idle:
-            oldest = min(connection.since for connection in self._idle)
+        if self.idle:
+            oldest = min(connection.since for connection in self.idle)
             self._idle_timer = self.loop.call_at(oldest + _IDLE_SECONDS, self._close_old)
 
     # Exchanges
 
-    def watch(self, lease: Lease, seconds: float) -> None:
-        """Watch the exchanges, of which the newest has this lease, until their ends.
+    def watch(self, place: Lease | Places, seconds: float) -> None:
+        """Watch the exchanges, of which the newest has this place, until their ends.
 
         A stalled exchange fails with ``StalledError``, after ``seconds`` (0 = never). If no other
         exchange received a byte in the same time, the server is declared hung. If the model is
@@ -192,19 +208,18 @@ class ServerConnections:
         if self._check_timer is None or seconds != self._seconds:
             self._seconds = seconds
             self._arm()
-        if self._lease is None or self._lease.server is not lease.server:
-            self._forget_lease()
-            lease.on_forced_unload.add(self._end_all)
-            self._lease = lease
+        if self.watched is not place.server:
+            self._forget_server()
+            self.watched, self._on_forced_unload = place.server, place.on_forced_unload
+            self._on_forced_unload.add(self._end_all)
 
     def _busy(self) -> list[UpstreamConnection]:
         """Return the connections with an exchange."""
         return [one for one in self.connections if one.receiver is not None]
 
-    def _forget_lease(self) -> None:
-        if self._lease is not None:
-            self._lease.on_forced_unload.discard(self._end_all)
-            self._lease = None
+    def _forget_server(self) -> None:
+        self._on_forced_unload.discard(self._end_all)
+        self.watched = None
 
     def _end_all(self) -> None:
         for connection in self._busy():
@@ -225,7 +240,7 @@ class ServerConnections:
         self._check_timer = None
         busy = self._busy()
         if not busy:
-            self._forget_lease()
+            self._forget_server()
             return
         self._arm()
         for connection in busy:
@@ -247,7 +262,7 @@ class ServerConnections:
         )
         hung = not others and now - self.heard >= self._seconds
         error = StalledError(self._seconds, hung=hung)
-        lease = self._lease
+        server = self.watched
         connection.fail(error)
-        if hung and lease is not None:
-            lease.declare_hung(str(error))
+        if hung and server is not None and not server.exited.done():
+            server.declare_hung(str(error))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
-from cyber_inference_tui.http.model_request import ClientSide, RequestHead
+from cyber_inference_tui.http.model_request import ClientSide, QuickClient, RequestHead
 from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import Retry
 from cyber_inference_tui.http.target import BODYLESS, Target
@@ -44,8 +44,7 @@ def server_request(request: RequestHead, target: Target, port: int) -> bytes:
 class ServerExchange:
     """One request, its answer, and what they hold: a lease and a connection.
 
-    ``on_end`` is called with ``True`` at the end of the answer, which needs nothing else then. It
-    is called with ``False`` if the answer is not complete and only a task can go on.
+    Without a task, ``quick_client`` is called at the end.
     """
 
     _lease: Lease | None = None
@@ -56,7 +55,8 @@ class ServerExchange:
     _has_ended = False
     """Whether the answer has ended, with ``_error`` if there is one."""
     _wake: asyncio.Future[None] | None = None
-    on_end: Callable[[bool], None] | None = None
+    quick_client: QuickClient | None = None
+    """The client, as long as no task runs this exchange."""
 
     def __init__(
         self,
@@ -84,22 +84,16 @@ class ServerExchange:
             arrived=arrived,
             clock=forwarder.loop.time,
         )
-        self._number = 0
+        self._number = self._service.active.add(self)
 
-    def adopt(self, number: int, lease: Lease | None, server: UpstreamConnection | None) -> None:
-        """Continue a request that is already counted, has a place, and is sent."""
-        self._number, self._lease, self._server = number, lease, server
-        if server is not None:
-            server.receiver = self
+    def adopt(self, lease: Lease, server: UpstreamConnection) -> None:
+        """Continue a request that has a place, and is sent."""
+        self._lease, self._server = lease, server
+        server.receiver = self
 
     def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
         """Return the record of the running request."""
         return self._log.active(number, positions)
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the client's connection can serve another request."""
-        return self._answer.keep_alive
 
     def leave(self) -> None:
         """End a forwarding that no task runs, because its client has left."""
@@ -111,10 +105,14 @@ class ServerExchange:
         head = server_request(self._request, target, lease.port)
         lease.sent()
         self._server, self._error, self._has_ended = server, None, False
-        server.begin(self._request.method, head, target.body, self)
+        server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
 
-    def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
+    def take_whole(self, data: bytes) -> bool:
+        """Leave the first bytes to ``begin`` and ``take`` (called by the connection)."""
+        return False
+
+    def begin(self, head: AnswerHead, length: int) -> BodyScanner:
         """Take the head of the answer (called by the connection)."""
         if self._lease is not None:
             self._lease.begun()
@@ -133,13 +131,15 @@ class ServerExchange:
             except Exception as defect:  # noqa: BLE001 - ``run`` raises it
                 error = defect
         self._error, self._has_ended = error, True
-        on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            if error is None:
-                if self._lease is not None:
-                    self._lease.answered()
-                self._close()
-            on_end(error is None)
+        client, self.quick_client = self.quick_client, None
+        if client is not None:
+            if error is not None:
+                client.needs_task()
+                return
+            if self._lease is not None:
+                self._lease.answered()
+            self._close()
+            client.answered(self._shared.loop.time(), self._answer.keep_alive)
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -170,7 +170,7 @@ class ServerExchange:
 
     def _close(self) -> None:
         """Give everything back, and record the request."""
-        self.on_end = None
+        self.quick_client = None
         self._end_exchange()
         self._release()
         self._service.active.remove(self._number)

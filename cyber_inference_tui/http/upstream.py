@@ -23,12 +23,14 @@ class UpstreamLostError(Exception):
 class Receiver(Protocol):
     """Takes the response of an exchange. Every method is called as the bytes arrive."""
 
-    def begin(self, head: AnswerHead, length: int, body: bytes) -> BodyScanner | None:
-        """Take the head, the announced length, and the bytes behind the head.
+    def take_whole(self, data: bytes) -> bool:
+        """Take a response that is complete in the first bytes, if the receiver can use it so.
 
-        Return the scanner of the body, which gets these bytes, or ``None`` if they were the whole
-        body, and the receiver has called ``complete``.
+        Then call ``complete`` and return ``True``.
         """
+
+    def begin(self, head: AnswerHead, length: int) -> BodyScanner:
+        """Take the head and the announced length; return the scanner of the body."""
 
     def take(self, data: bytes) -> bool:
         """Take bytes of the body. Return ``False`` to pause until ``resume``."""
@@ -95,12 +97,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     # An exchange
 
-    def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver) -> None:
+    def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver, now: float) -> None:
         """Send a request. The receiver gets the response."""
-        self.since = self.server.loop.time()
-        self.receiver, self._method = receiver, method
-        self._is_over = self._is_complete = self._is_touched = False
-        self.has_new_bytes = self.paused = False
+        self.since, self.receiver, self._method = now, receiver, method
+        self.has_new_bytes = self._is_over = self._is_complete = False
         self.uses += 1
         transport = self._transport
         if transport is None:
@@ -126,6 +126,8 @@ class UpstreamConnection(asyncio.Protocol):
             if scanner is None:
                 if self._buffer:
                     data, self._buffer = self._buffer + data, b""
+                elif receiver.take_whole(data):
+                    return
                 is_complete = self._take_heads(data, receiver)
             else:
                 data = scanner.feed(data)
@@ -147,9 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
                 # 100 Continue and other interim answers are not for the client.
                 continue
             self._most_uses = head.most_requests
-            scanner = self._scanner = receiver.begin(head, length, data)
-            if scanner is None:
-                return False
+            scanner = self._scanner = receiver.begin(head, length)
             # It may have left its place to another.
             receiver = self.receiver or receiver
             if scanner.done:
@@ -181,18 +181,29 @@ class UpstreamConnection(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.end(error)
 
-    def complete(self, now: float) -> None:
-        """End and finish the exchange, whose answer the receiver has taken."""
-        self._is_over = self._is_complete = True
-        self.finish(now)
+    def complete(self, now: float, most_uses: int) -> None:
+        """End and finish an exchange whose receiver has taken the whole response: the hot path.
+
+        The connection can serve ``most_uses`` requests; 0 = it is closed.
+        """
+        server = self.server
+        server.heard, self.receiver = now, None
+        left = most_uses - self.uses
+        if left > 0:
+            server.keep(self, now)
+            if left == 1:
+                # The next one is there when this one has served its last request.
+                server.open_spare()
+        elif self._transport is not None:
+            self._transport.abort()
 
     def finish(self, now: float) -> None:
         """Forget the exchange. Keep the connection if it can serve another, otherwise close it."""
-        server = self.server
+        server, transport = self.server, self._transport
         if self.has_new_bytes:
             server.heard = now
         self.receiver, self._scanner, self._buffer = None, None, b""
-        transport = self._transport
+        self._is_touched = self.paused = False
         if transport is None:
             return
         left = self._most_uses - self.uses

@@ -108,6 +108,7 @@ class _Error(msgspec.Struct):
 
 
 _NO_TIMINGS = _ServerTimings()
+NO_USAGE = Usage()
 
 _decode = msgspec.json.Decoder(thread_safe(_AnswerFields)).decode
 _decode_list = msgspec.json.Decoder(thread_safe(list[_AnswerFields])).decode
@@ -231,6 +232,10 @@ def usage_of(beginning: bytes, end: bytes | None, *, events: bool) -> Usage:
 
 def usage_of_whole(body: bytes) -> Usage:
     """Parse a whole body."""
+    if not (
+        b'"usage"' in body or b'"timings"' in body or b'"tokens_' in body or b'"error"' in body
+    ):
+        return NO_USAGE
     if not body.lstrip().startswith(b"["):
         return _from_json(body)
     try:

@@ -24,7 +24,8 @@ class Admission:
     def __init__(self, states: Mapping[str, ModelState], *, max_overtake: int) -> None:
         self._states = states
         self._arrivals = 0
-        self._drained = asyncio.Event()
+        self._drained: asyncio.Event | None = None
+        """Set when no request is in flight any more; there once somebody waits for that."""
         self.max_overtake = max_overtake
         self.blocked: frozenset[str] = frozenset()
         """Models that cannot be loaded before others are gone, which are busy or may get busy."""
@@ -53,6 +54,16 @@ class Admission:
             return False
         self._arrivals += 1
         self.take_place(state, self._arrivals)
+        return True
+
+    def may_overtake(self, state: ModelState) -> bool:
+        """Return whether a request of the model may be admitted before those that wait.
+
+        If so, it is counted that it overtakes them.
+        """
+        if not self._admits(state, self._arrivals + 1):
+            return False
+        self._count_overtaken(state, self._arrivals + 1)
         return True
 
     def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
@@ -137,7 +148,11 @@ class Admission:
         self.in_flight += 1
         if state.session is not None:
             state.session.requests += 1
-        if not self.waiting or state.is_pinned:
+        if self.waiting:
+            self._count_overtaken(state, arrival)
+
+    def _count_overtaken(self, state: ModelState, arrival: int) -> None:
+        if state.is_pinned:
             return
         for other in self._states.values():
             if (
@@ -149,18 +164,19 @@ class Admission:
                 other.overtaken += 1
 
     def free_place(self, state: ModelState, seconds: float) -> None:
-        """Count the end of a request that held a place for so many seconds."""
+        """Count the end of a request that held a place for so many seconds: the hot path."""
         state.in_flight -= 1
         self.in_flight -= 1
         former = state.request_seconds
         state.request_seconds = (
             seconds if former is None else former + (seconds - former) * _NEWEST_WEIGHS
         )
-        if self.in_flight == 0:
+        if self._drained is not None and not self.in_flight:
             self._drained.set()
 
     async def drain(self, timeout: float) -> bool:
         """Wait until no request is in flight; return ``False`` after ``timeout`` seconds."""
+        self._drained = self._drained or asyncio.Event()
         try:
             async with asyncio.timeout(timeout):
                 while self.in_flight:

@@ -23,6 +23,7 @@ from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
+from cyber_inference_tui.scheduler.places import Places
 from cyber_inference_tui.scheduler.policy import STABLE_AFTER, Policy, retry_delay
 from cyber_inference_tui.scheduler.server_interface import Server, ServerLauncher
 from cyber_inference_tui.scheduler.server_tasks import (
@@ -199,7 +200,7 @@ class ControlLoop:
             state.changed.set()
             self.on_detail(state.model.id)
         elif waiter.takes_place and _was_admitted(waiter.future):
-            self.release(state, self.now())
+            self.release(state, self.now(), self.now())
         if state.status is ModelStatus.QUEUED and not state.waiters:
             self.set_status_without_process(state)
         self.step()
@@ -216,13 +217,18 @@ class ControlLoop:
         if self.closing or server is None or not self.admission.try_take_place(state):
             return None
         now = self.now()
-        state.last_used, state.last_used_at = now, datetime.now(UTC)
+        state.last_used = now
         self.on_detail(state.model.id)
-        return Lease(self.release, state, server, now)
+        return Lease(self.release, state, server, now, state.session)
 
     def lease(self, state: ModelState, now: float) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
-        return None if state.server is None else Lease(self.release, state, state.server, now)
+        server = state.server
+        return None if server is None else Lease(self.release, state, server, now, state.session)
+
+    def places(self, state: ModelState) -> Places | None:
+        """Return the places at the model's present server, if it has one."""
+        return None if state.server is None else Places(self, state, state.server)
 
     def _admit(self, state: ModelState) -> None:
         for load in self.admission.pop_loads(state):
@@ -230,15 +236,15 @@ class ControlLoop:
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
             self.admission.take_place(state, request.arrival)
-            state.touch(self.now())
+            state.last_used = self.now()
             self.on_detail(state.model.id)
             request.future.set_result(None)
 
-    def release(self, state: ModelState, since: float) -> None:
-        """Free the place that a request took at ``since``."""
-        now, admission = self.now(), self.admission
+    def release(self, state: ModelState, since: float, now: float) -> None:
+        """Free the place that a request took at ``since``: the hot path."""
+        admission = self.admission
         admission.free_place(state, now - since)
-        state.last_used, state.last_used_at = now, datetime.now(UTC)
+        state.last_used = now
         self.on_detail(state.model.id)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and
         # memory readings, and in most cases the timer is set for that or for an earlier time.
@@ -251,6 +257,17 @@ class ControlLoop:
 
     def _timer_is_early(self, state: ModelState) -> bool:
         """Return whether the next step is not after the end of the model's idle timeout."""
+        timer = self._timer
+        if timer is not None and timer is state.early_timer:
+            # It was early enough, and the timeout ends later now. All that could change this ends
+            # with a step, which sets another timer.
+            return True
+        if not self._is_early(state):
+            return False
+        state.early_timer = timer
+        return True
+
+    def _is_early(self, state: ModelState) -> bool:
         if state.is_pinned:
             return True
         idle = idle_timeout(state, self.settings)
@@ -419,7 +436,7 @@ class ControlLoop:
             # It was not asked to report this time.
             footprint = state.need.footprint
         self._note_footprint(state, footprint)
-        state.touch(now)
+        state.last_used = now
         self.set_status(state, ModelStatus.LOADED)
         self.restart_if_changed(state)
         # First the policy decides which models it blocks now, then requests are admitted.

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from cyber_inference_tui.scheduler.server_interface import Server
-from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.scheduler.state import ModelState, Session
 
 
 class Lease:
@@ -23,25 +23,32 @@ class Lease:
         "_state",
         "_waits",
         "_was_sent",
-        "port",
         "server",
     )
 
     def __init__(
         self,
-        released: Callable[[ModelState, float], None],
+        released: Callable[[ModelState, float, float], None],
         state: ModelState,
         server: Server,
         since: float,
+        session: Session | None,
+        *,
+        is_sent: bool = False,
     ) -> None:
-        self._released: Callable[[ModelState, float], None] | None = released
+        self._released: Callable[[ModelState, float, float], None] | None = released
         self._state = state
         self.server = server
         """The server, which may have exited."""
         self._since = since
-        self._session = state.session
-        self._is_retry = self._waits = self._was_sent = False
-        self.port = server.port
+        self._session = session
+        self._is_retry = False
+        self._waits = self._was_sent = is_sent
+
+    @property
+    def port(self) -> int:
+        """The port of the server."""
+        return self.server.port
 
     @property
     def model_id(self) -> str:
@@ -70,11 +77,6 @@ class Lease:
     def exit_reason(self) -> str:
         """Return why the server exited, in plain words."""
         return self.server.exit_reason()[0]
-
-    def declare_hung(self, reason: str) -> None:
-        """Kill the server, which answers nobody any more; ``reason`` becomes its exit reason."""
-        if not self.server.exited.done():
-            self.server.declare_hung(reason)
 
     def count(self, tokens_in: int | None, tokens_out: int | None) -> None:
         """Add the request's tokens to the totals of the session."""
@@ -129,17 +131,6 @@ class Lease:
         if self._session is not None:
             self._session.answered = True
 
-    def finish(self, tokens_in: int | None, tokens_out: int | None) -> None:
-        """Note a complete answer with so many tokens, and give the place back."""
-        session = self._session
-        if session is not None:
-            session.answered = True
-            if tokens_in:
-                session.tokens_in += tokens_in
-            if tokens_out:
-                session.tokens_out += tokens_out
-        self.release()
-
     def release(self) -> None:
         """Give the place back when the request has ended. Further calls have no effect."""
         released, self._released = self._released, None
@@ -148,7 +139,7 @@ class Lease:
                 self.begun()
             if self._is_retry and self._session is not None:
                 self._session.retries -= 1
-            released(self._state, self._since)
+            released(self._state, self._since, asyncio.get_running_loop().time())
 
     def __enter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker, ReadMemory
+from cyber_inference_tui.scheduler.places import Places
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.server_interface import ServerLauncher
 from cyber_inference_tui.scheduler.state import (
@@ -258,6 +259,11 @@ class Scheduler:
         state = self._states.get(model.id)
         return None if state is None else self._loop.try_acquire(state)
 
+    def places(self, model: LocalModel) -> Places | None:
+        """Return the places at the model's present server, if it has one."""
+        state = self._states.get(model.id)
+        return None if state is None else self._loop.places(state)
+
     async def acquire(
         self, model: LocalModel, *, on_wait: Callable[[Waiter], None] | None = None
     ) -> Lease:
@@ -289,7 +295,7 @@ class Scheduler:
             raise
         lease = self._loop.lease(state, self._loop.now())
         if lease is None:
-            self._loop.release(state, self._loop.now())
+            self._loop.release(state, self._loop.now(), self._loop.now())
             raise state.failure or ModelLoadError(
                 f"{model.id} was unloaded before the request reached it."
             )
@@ -332,7 +338,7 @@ class Scheduler:
             raise ShuttingDownError("The service is shutting down.")
         state = self._state_of(model)
         if state.status is ModelStatus.LOADED and state.leaving is None:
-            state.touch(self._loop.now())
+            state.last_used = self._loop.now()
             self._loop.on_detail(model.id)
             return None
         return self._loop.request_load(state, reason)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf
 
 from cyber_inference_tui.errors import CyberError
@@ -95,6 +95,9 @@ class ModelState:
     Anything on the event loop may read it. Only the scheduler writes it.
     """
 
+    early_timer: asyncio.TimerHandle | None = None
+    """A timer of the scheduler that is not after the end of the idle timeout."""
+
     def __init__(self, model: LocalModel, spec: ServerSpec, asked_requests: int = 0) -> None:
         self.model = model
         self.configured_spec = spec
@@ -130,7 +133,8 @@ class ModelState:
         self.last_used = 0.0
         self.loaded = 0.0
         self.loaded_at: datetime | None = None
-        self.last_used_at: datetime | None = None
+        self._last_used_at: tuple[float, datetime | None] = (0.0, None)
+        """``last_used`` when ``last_used_at`` was last asked for, and the answer."""
         self.failure: CyberError | None = None
         self.failures = Failures()
         self.changed = asyncio.Event()
@@ -197,10 +201,16 @@ class ModelState:
         accepts = self.server.most_requests if self.server is not None else None
         self.places = asked if accepts is None or accepts > asked else accepts
 
-    def touch(self, now: float) -> None:
-        """Note that the model was used at ``now``."""
-        self.last_used = now
-        self.last_used_at = datetime.now(UTC)
+    @property
+    def last_used_at(self) -> datetime | None:
+        """The date of ``last_used``; ``None`` if it was never used."""
+        # Requests note the loop's time only, and the date is found when somebody asks.
+        used, at = self._last_used_at
+        if used != self.last_used:
+            past = asyncio.get_running_loop().time() - self.last_used
+            at = datetime.now(UTC) - timedelta(seconds=past)
+            self._last_used_at = self.last_used, at
+        return at
 
 
 def idle_timeout(state: ModelState, settings: Settings) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from cyber_inference_tui.records import ActiveRequestRecord
@@ -17,9 +17,14 @@ class Running(Protocol):
 
 
 class ActiveRequests:
-    """The requests in progress. Adding and removing cost one access to a dictionary each."""
+    """The requests in progress.
+
+    Most requests end so soon that nobody asks for them. They need not be added: ``add_others`` is
+    called before the records are made, and adds them.
+    """
 
     def __init__(self) -> None:
+        self.add_others: Callable[[], None] = lambda: None
         self._last = 0
         self._present: dict[int, Running] = {}
 
@@ -35,5 +40,6 @@ class ActiveRequests:
 
     def records(self, positions: Mapping[Waiter, int]) -> list[ActiveRequestRecord]:
         """Return a record for each request, oldest first."""
+        self.add_others()
         found = [request.active(number, positions) for number, request in self._present.items()]
         return sorted(found, key=lambda record: (record.at, record.number))

@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -66,23 +66,72 @@ class Event:
 
 
 class _Ring:
-    """The last events of a topic; ``first`` is the ordinal of the oldest event kept, from 0."""
+    """The last events of a topic; ``first`` is the ordinal of the oldest event kept, from 0.
 
-    __slots__ = ("bytes", "dropped_id", "dropped_logs", "events", "first")
+    Records that are published together become events when somebody looks at them: most are dropped
+    before.
+    """
 
-    def __init__(self) -> None:
-        self.events: deque[Event] = deque()
+    __slots__ = (
+        "_batches",
+        "_bytes",
+        "_in_batches",
+        "_keep",
+        "_keep_bytes",
+        "_made",
+        "_topic",
+        "dropped_id",
+        "dropped_logs",
+        "first",
+    )
+
+    def __init__(self, topic: str, keep: int, keep_bytes: int) -> None:
+        self._topic = topic
+        self._keep = keep
+        self._keep_bytes = keep_bytes
+        self._made: deque[Event] = deque()
+        self._bytes = 0
+        self._batches: deque[tuple[int, Sequence[msgspec.Struct]]] = deque()
+        """Records of newer events, each batch with the id of its first."""
+        self._in_batches = 0
         self.first = 0
-        self.bytes = 0
         self.dropped_id = 0
         """The id of the newest event that is no longer kept."""
         self.dropped_logs: dict[str, int] = {}
         """The same for each log, by the log's id."""
 
+    def add(self, event: Event) -> None:
+        events = self.events
+        events.append(event)
+        self._bytes += event.weight
+        while len(events) > self._keep or (self._bytes > self._keep_bytes and len(events) > 1):
+            self.drop_oldest()
+
+    def add_batch(self, first_id: int, batch: Sequence[msgspec.Struct]) -> None:
+        self._batches.append((first_id, batch))
+        self._in_batches += len(batch)
+        while self._in_batches - len(self._batches[0][1]) >= self._keep:
+            while self._made:
+                self.drop_oldest()
+            first_id, batch = self._batches.popleft()
+            self.first += len(batch)
+            self._in_batches -= len(batch)
+            self.dropped_id = first_id + len(batch) - 1
+
+    @property
+    def events(self) -> deque[Event]:
+        """The events, the oldest first. Ask for them before ``first``, ``end`` and the others."""
+        if self._batches:
+            batches, self._batches, self._in_batches = self._batches, deque(), 0
+            for first_id, batch in batches:
+                for number, data in enumerate(batch, first_id):
+                    self.add(Event(number, self._topic, data))
+        return self._made
+
     def drop_oldest(self) -> None:
-        event = self.events.popleft()
+        event = self._made.popleft()
         self.first += 1
-        self.bytes -= event.weight
+        self._bytes -= event.weight
         self.dropped_id = event.id
         if type(event.data) is LogEvent:
             self.dropped_logs[event.data.id] = event.id
@@ -90,7 +139,7 @@ class _Ring:
     @property
     def end(self) -> int:
         """The ordinal of the next event."""
-        return self.first + len(self.events)
+        return self.first + len(self._made) + self._in_batches
 
 
 class EventBus:
@@ -109,12 +158,10 @@ class EventBus:
         first_id: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._keep = keep
-        self._keep_bytes = keep_bytes
         self.first_id = time.time_ns() // 1_000_000 if first_id is None else first_id
         self.last_id = self.first_id - 1
         """The id of the newest event; one below ``first_id`` while there is none."""
-        self.rings = {topic: _Ring() for topic in sorted(TOPICS)}
+        self.rings = {topic: _Ring(topic, keep, keep_bytes) for topic in sorted(TOPICS)}
         self._waiting: set[Subscription] = set()
         self._clock = clock
         self._read_at: dict[str, float] = {}
@@ -122,20 +169,18 @@ class EventBus:
 
     def publish(self, topic: str, data: Data) -> None:
         """Publish ``data`` to the readers of ``topic``. A struct must not change afterwards."""
-        self.publish_all(topic, (data,))
+        self.last_id += 1
+        self.rings[topic].add(Event(self.last_id, topic, data))
+        self._wake(topic)
 
-    def publish_all(self, topic: str, items: Iterable[Data]) -> None:
-        """Publish each of ``items``, in order."""
-        ring = self.rings[topic]
-        for data in items:
-            self.last_id += 1
-            event = Event(self.last_id, topic, data)
-            ring.events.append(event)
-            ring.bytes += event.weight
-        while len(ring.events) > self._keep or (
-            ring.bytes > self._keep_bytes and len(ring.events) > 1
-        ):
-            ring.drop_oldest()
+    def publish_all(self, topic: str, records: Sequence[msgspec.Struct]) -> None:
+        """Publish small records, in order."""
+        if records:
+            self.rings[topic].add_batch(self.last_id + 1, records)
+            self.last_id += len(records)
+            self._wake(topic)
+
+    def _wake(self, topic: str) -> None:
         if self._waiting:
             for subscription in [s for s in self._waiting if topic in s.topics]:
                 subscription.wake()
@@ -241,10 +286,11 @@ class Subscription:
 
     def _resume(self, topic: str, ring: _Ring, after: int) -> int:
         """Return the ordinal of the first event of ``ring`` after the id ``after``."""
+        events = ring.events
         if after < ring.dropped_id:
             self._unknown.add(topic)
             return ring.first
-        return ring.first + bisect_right(ring.events, after, key=lambda event: event.id)
+        return ring.first + bisect_right(events, after, key=lambda event: event.id)
 
     def __aiter__(self) -> Self:
         return self
@@ -323,7 +369,7 @@ class Subscription:
 
     def _head(self, topic: str, ring: _Ring) -> int | None:
         """Return the id of the next event or gap of this topic, ``None`` if there is none."""
-        at = self._next[topic]
+        at, events = self._next[topic], ring.events
         if at < ring.first or topic in self._unknown:
             return ring.dropped_id
-        return ring.events[at - ring.first].id if at < ring.end else None
+        return events[at - ring.first].id if at < ring.end else None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.service.metric_counters import Noted
 
 _PAUSE = 0.02
 _BATCH = 500
@@ -24,10 +25,6 @@ class Finished(Protocol):
 
     def record(self) -> RequestRecord:
         """Return its record."""
-
-
-Noted = tuple[RequestRecord, str | None]
-"""The record of a request, and the code of its error."""
 
 
 class FinishedRequests:

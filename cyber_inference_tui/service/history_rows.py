@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -86,22 +86,49 @@ _PRUNE = {
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
     for kind, group in groupby(records, type):
-        rows = [
-            [None if value is None else _storable(value) for value in _values(record)]
-            for record in group
-        ]
+        some = list(group)
         # Around each step of a statement, sqlite3 gives the interpreter to other threads and waits
         # until it comes back. So many rows go with one statement.
-        for start in range(0, len(rows), _MAX_ROWS):
-            some = rows[start : start + _MAX_ROWS]
-            connection.execute(_insertion(kind, len(some)), list(chain.from_iterable(some)))
+        for start in range(0, len(some), _MAX_ROWS):
+            _insert_some(connection, kind, some[start : start + _MAX_ROWS])
+
+
+def _insert_some(connection: sqlite3.Connection, kind: type[Record], some: list[Record]) -> None:
+    if kind is RequestRecord:
+        try:
+            _insert_rows(connection, kind, map(_request_row, some))
+        except OverflowError:
+            # One has a number that SQLite cannot hold.
+            pass
+        else:
+            return
+    _insert_rows(connection, kind, map(_row, some))
+
+
+def _insert_rows(
+    connection: sqlite3.Connection, kind: type[Record], rows: Iterable[Sequence[Any]]
+) -> None:
+    # Columns without a value are left out: sqlite3 takes a microsecond for each ``None``.
+    named = [
+        (name, column)
+        for name, column in zip(_columns(kind), zip(*rows, strict=True), strict=True)
+        if column.count(None) < len(column)
+    ]
+    names, columns = zip(*named, strict=True)
+    values = list(chain.from_iterable(zip(*columns, strict=True)))
+    connection.execute(_insertion(kind, names, len(columns[0])), values)
 
 
 @cache
-def _insertion(kind: type[Record], rows: int) -> str:
+def _columns(kind: type[Record]) -> tuple[str, ...]:
     columns: list[str] = []
     for name in _stored(kind):
         columns += Footprint.__struct_fields__ if name == "footprint" else (name,)
+    return tuple(columns)
+
+
+@lru_cache(maxsize=64)
+def _insertion(kind: type[Record], columns: tuple[str, ...], rows: int) -> str:
     row = f"({', '.join('?' * len(columns))})"
     into = f"{_TABLES[kind]} ({', '.join(columns)})"
     return f"INSERT OR REPLACE INTO {into} VALUES {', '.join([row] * rows)}"  # noqa: S608
@@ -256,13 +283,62 @@ def _getter(kind: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
     return attrgetter(*_stored(kind))
 
 
-def _values(record: Record) -> tuple[Any, ...]:
+def _request_row(record: Any) -> tuple[Any, ...]:
+    """Return the values of a row quickly, because there are many of these.
+
+    Their texts are the same again and again. Numbers are not looked at: SQLite stores one that is
+    not finite as unknown, or it is unknown when it is read.
+    """
+    (
+        _,
+        at,
+        model,
+        path,
+        status,
+        stream,
+        read,
+        written,
+        speed,
+        first,
+        queue,
+        seconds,
+        client,
+        error,
+    ) = msgspec.structs.astuple(record)
+    return (
+        _storable_time(at),
+        _text(model),
+        _text(path),
+        status,
+        int(stream),
+        read,
+        written,
+        speed,
+        first,
+        queue,
+        seconds,
+        _text(client),
+        _text(error),
+    )
+
+
+def _row(record: Record) -> list[Any]:
     """Return the values of a row."""
     values = _getter(type(record))(record)
     if isinstance(record, Measurement):
         at = values.index(record.footprint)
-        return (*values[:at], *msgspec.structs.astuple(record.footprint), *values[at + 1 :])
-    return values
+        values = (*values[:at], *msgspec.structs.astuple(record.footprint), *values[at + 1 :])
+    return [_storable(value) for value in values]
+
+
+def _storable_time(at: datetime) -> int:
+    zoned = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return (zoned - _EPOCH) // _MICROSECOND
+
+
+@lru_cache(maxsize=256)
+def _text(text: str | None) -> Any:
+    return _storable(text)
 
 
 def _storable(value: Any) -> Any:
@@ -273,8 +349,7 @@ def _storable(value: Any) -> Any:
         # A name that is not UTF-8 holds lone surrogates.
         return value[:MAX_TEXT].encode("utf-8", "replace").decode()
     if isinstance(value, datetime):
-        zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-        return (zoned - _EPOCH) // _MICROSECOND
+        return _storable_time(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int):

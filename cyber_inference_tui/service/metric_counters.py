@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cyber_inference_tui.records import RequestRecord, SessionRecord
@@ -41,6 +40,10 @@ _ENDPOINTS = (
     ("/reranking", "rerank"),
     ("/audio/transcriptions", "transcriptions"),
 )
+
+
+Noted = tuple[RequestRecord, str | None]
+"""The record of a finished request, and the code of its error."""
 
 
 class CounterFamily(NamedTuple):
@@ -104,6 +107,19 @@ class Histogram:
             self.counts[bisect_left(self.bounds, value)] += 1
             self.total += value
 
+    def observe_all(self, values: Iterable[float | None]) -> None:
+        """Count many values at once."""
+        known = sorted([value for value in values if value is not None])
+        before = 0
+        for number, bound in enumerate(self.bounds):
+            until = bisect_right(known, bound, before)
+            self.counts[number] += until - before
+            before = until
+            if before == len(known):
+                break
+        self.counts[-1] += len(known) - before
+        self.total += sum(known)
+
     def copy(self) -> Histogram:
         """Return a histogram that does not change with this one."""
         copied = Histogram(self.bounds)
@@ -125,28 +141,23 @@ class ModelCounters:
         self.counters["tokens"].update({("input",): 0, ("output",): 0})
         self.counters["loads"].update({(reason,): 0 for reason in LOAD_REASONS})
 
-    def add_requests(self, noted: Iterable[tuple[RequestRecord, str | None]]) -> None:
+    def add_requests(self, noted: Sequence[Noted]) -> None:
         """Count finished requests, each with the code of its error, if it had one."""
+        records = [record for record, _ in noted]
         requests, errors = self.counters["requests"], self.counters["request_errors"]
-        histograms = self.histograms
-        first = histograms["time_to_first_token_seconds"].observe
-        duration = histograms["request_duration_seconds"].observe
-        queue = histograms["queue_wait_seconds"].observe
-        speed = histograms["tokens_per_second"].observe
-        tokens_in = tokens_out = 0
-        for record, error_code in noted:
-            requests[_request_labels(record.path, record.status)] += 1
-            if error_code is not None:
-                errors[(error_code,)] += 1
-            tokens_in += record.tokens_in or 0
-            tokens_out += record.tokens_out or 0
-            first(record.time_to_first_token_seconds)
-            duration(record.duration_seconds)
-            queue(record.queue_seconds)
-            speed(record.tokens_per_second)
+        for (path, status), count in Counter([(one.path, one.status) for one in records]).items():
+            requests[endpoint_of(path), status_class(status)] += count
+        errors.update([(error_code,) for _, error_code in noted if error_code is not None])
         tokens = self.counters["tokens"]
-        tokens[("input",)] += tokens_in
-        tokens[("output",)] += tokens_out
+        tokens[("input",)] += sum([one.tokens_in or 0 for one in records])
+        tokens[("output",)] += sum([one.tokens_out or 0 for one in records])
+        for name, values in (
+            ("time_to_first_token_seconds", [one.time_to_first_token_seconds for one in records]),
+            ("request_duration_seconds", [one.duration_seconds for one in records]),
+            ("queue_wait_seconds", [one.queue_seconds for one in records]),
+            ("tokens_per_second", [one.tokens_per_second for one in records]),
+        ):
+            self.histograms[name].observe_all(values)
 
     def add_load(self, record: SessionRecord) -> None:
         """Count the load of a session, ended or not."""
@@ -165,11 +176,6 @@ class ModelCounters:
         copied.counters = {name: counter.copy() for name, counter in self.counters.items()}
         copied.histograms = {name: histogram.copy() for name, histogram in self.histograms.items()}
         return copied
-
-
-@lru_cache(maxsize=256)
-def _request_labels(path: str, status: int) -> tuple[str, str]:
-    return endpoint_of(path), status_class(status)
 
 
 def endpoint_of(path: str) -> str:

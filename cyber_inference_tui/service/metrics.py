@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import groupby
 
 import msgspec
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus, RequestRecord, SessionRecord
-from cyber_inference_tui.service.metric_counters import ModelCounters
+from cyber_inference_tui.service.metric_counters import ModelCounters, Noted
 from cyber_inference_tui.service.metrics_text import MetricsState, label, render
 
 MAX_MODELS = 200
 """Models with metrics; of more models, the last used."""
 
+_MANY = 500
 _AT_REST = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
 
@@ -30,6 +30,8 @@ class Metrics:
         self._state = state
         self._counters: dict[str, ModelCounters] = {}
         """By the model's label, the last used last."""
+        self._noted: list[Noted] = []
+        """Requests that are not counted yet."""
         self._refusals: Counter[str] = Counter()
         self._scrape: asyncio.Task[bytes] | None = None
 
@@ -37,10 +39,22 @@ class Metrics:
         """Count a finished request; ``error_code`` is that of its error, if it had one."""
         self.note_requests([(record, error_code)])
 
-    def note_requests(self, noted: Iterable[tuple[RequestRecord, str | None]]) -> None:
+    def note_requests(self, noted: Iterable[Noted]) -> None:
         """Count finished requests, each with the code of its error."""
-        for model, group in groupby(noted, lambda one: one[0].model):
-            self._of(model).add_requests(group)
+        # Many are counted together in less time.
+        self._noted += noted
+        if len(self._noted) >= _MANY:
+            self._count_noted()
+
+    def _count_noted(self) -> None:
+        noted, self._noted = self._noted, []
+        by_model: dict[str, list[Noted]] = {}
+        for one in noted:
+            by_model.setdefault(one[0].model, []).append(one)
+        # The last used last.
+        for model in reversed(dict.fromkeys([one[0].model for one in reversed(noted)])):
+            self._of(model).add_requests(by_model[model])
+        self._forget_surplus()
 
     def note_refusal(self, code: str) -> None:
         """Count a request that was refused with this error before its model was known."""
@@ -48,9 +62,11 @@ class Metrics:
 
     def note_session(self, record: SessionRecord) -> None:
         """Count a session that has ended."""
+        self._count_noted()
         counters = self._of(record.model)
         counters.add_load(record)
         counters.add_unload(record)
+        self._forget_surplus()
 
     async def scrape(self) -> bytes:
         """Return the metrics in Prometheus' text format.
@@ -75,6 +91,7 @@ class Metrics:
 
     def snapshot(self) -> tuple[MetricsState, dict[str, ModelCounters]]:
         """Return the present state and a copy of the counters; forgets models that are gone."""
+        self._count_noted()
         state = self._state()
         state = msgspec.structs.replace(state, models=self._most_used(state.models))
         there = {label(model.id) for model in state.models}
@@ -89,13 +106,16 @@ class Metrics:
         return state, counters
 
     def _of(self, model: str) -> ModelCounters:
-        """Return a model's counters; new counters may replace those of the least recently used."""
+        """Return a model's counters, which are the last used now."""
         name = label(model)
         counters = self._counters.pop(name) if name in self._counters else ModelCounters()
         self._counters[name] = counters
-        if len(self._counters) > MAX_MODELS:
-            del self._counters[next(iter(self._counters))]
         return counters
+
+    def _forget_surplus(self) -> None:
+        """Forget the counters of the least recently used models if there are too many."""
+        while len(self._counters) > MAX_MODELS:
+            del self._counters[next(iter(self._counters))]
 
     def _most_used(self, models: list[ModelRecord]) -> list[ModelRecord]:
         """Return at most ``MAX_MODELS``: first loaded models, then models with counters."""

@@ -49,12 +49,13 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
-from cyber_inference_tui.service.finished_requests import FinishedRequests, Noted
+from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_context import InstallContext
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
+from cyber_inference_tui.service.metric_counters import Noted
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
 from cyber_inference_tui.service.models import Models

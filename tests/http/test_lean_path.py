@@ -48,9 +48,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     start = QuickForwarding.start
 
-    def note(self: QuickForwarding, on_end: object) -> bool:
+    def note(self: QuickForwarding) -> bool:
         found.append(self._target.path)
-        return start(self, on_end)  # type: ignore[arg-type]
+        return start(self)
 
     monkeypatch.setattr(QuickForwarding, "start", note)
     return found
@@ -183,6 +183,33 @@ async def test_a_body_in_a_second_read_is_waited_for(taken: list[str]) -> None:
             assert (await client.ask(request[:-1], request[-1:])).status == 200
         assert len(await recorded(world, 2)) == 2
     assert len(taken) == 2
+
+
+async def test_reads_may_end_anywhere_around_the_end_of_a_head(taken: list[str]) -> None:
+    """Also where the bytes so far are those of a known head, and one more."""
+    request, reply = post(BODY), WHOLE
+    cuts = iter(range(-4, 3))
+
+    async def script(talk: Talk) -> None:
+        await talk.request()
+        await talk.say(reply)
+        while True:
+            await talk.request()
+            at = reply.index(b"\r\n\r\n") + 4 + next(cuts)
+            await talk.say(reply[:at])
+            for _ in range(4):
+                await asyncio.sleep(0)
+            await talk.say(reply[at:])
+
+    async with forwarding(script) as world:
+        await warm(world, taken)
+        async with connected(world) as client:
+            for cut in range(-4, 3):
+                at = request.index(b"\r\n\r\n") + 4 + cut
+                got = await client.ask(request[:at], request[at:])
+                assert (got.status, got.body) == (200, b'{"usage":{"prompt_tokens":3}}')
+        records = await recorded(world, 7)
+    assert [(one.status, one.tokens_in) for one in records] == [(200, 3)] * 7
 
 
 async def test_a_body_that_is_late_is_aiohttps_business(
@@ -413,7 +440,7 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         client.writer.write(post(stream()))
         await client.reader.readuntil(b"\n\n")
         pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
-        while not pool.of(world.launcher.port).has_idle:
+        while not pool.of(world.launcher.port).idle:
             await asyncio.sleep(0)
         ran.clear()
         other.writer.write(post(stream()))
@@ -509,7 +536,7 @@ async def test_of_many_idle_connections_the_newest_stay(
         assert [(await one).status for one in asked] == [200] * 4
         while len(connections.connections) > 2:
             await asyncio.sleep(0)
-        assert connections.has_idle
+        assert connections.idle
         assert (await clients[0].ask(post(BODY))).status == 200
 
 

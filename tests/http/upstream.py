@@ -16,7 +16,8 @@ from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
-from cyber_inference_tui.service.finished_requests import FinishedRequests, Noted
+from cyber_inference_tui.service.finished_requests import FinishedRequests
+from cyber_inference_tui.service.metric_counters import Noted
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings

@@ -323,3 +323,33 @@ def test_a_reader_of_one_log_gets_all_its_lines_or_a_gap(steps: list[str], keep:
         assert [number for number, topic, _ in events if topic == "log"] == kept
         assert (GAP in [topic for _, topic, _ in events]) == (len(kept) < len(unread))
         unread.clear()
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40))
+def test_events_of_a_batch_are_those_that_are_published_one_by_one(
+    sizes: list[int], look_every: int
+) -> None:
+    together, alone = EventBus(first_id=1, keep=12), EventBus(first_id=1, keep=12)
+    count = 0
+    for number, size in enumerate(sizes):
+        records = [ServiceEvent(state=f"{count + more}") for more in range(size)]
+        count += size
+        together.publish_all("service", records)
+        for record in records:
+            alone.publish("service", record)
+        for bus in (together, alone):
+            bus.publish("config", {"n": number})
+        assert together.rings["service"].end == alone.rings["service"].end
+        if number % look_every == 0:
+            for after in (0, 1, count // 2, count):
+                readers = [bus.subscribe({"service"}, after=after) for bus in (together, alone)]
+                assert drain(readers[0]) == drain(readers[1])
+
+
+def test_records_that_nobody_looks_at_are_few() -> None:
+    bus = EventBus(first_id=1, keep=100)
+    for _ in range(50):
+        bus.publish_all("service", [ServiceEvent(state="x")] * 30)
+    ring = bus.rings["service"]
+    assert ring.end - ring.first < 130
+    assert (ring.end, len(ring.events)) == (1500, 100)

@@ -9,7 +9,8 @@ import pytest
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.records.queries import RequestQuery
 from cyber_inference_tui.service import finished_requests
-from cyber_inference_tui.service.finished_requests import FinishedRequests, Noted
+from cyber_inference_tui.service.finished_requests import FinishedRequests
+from cyber_inference_tui.service.metric_counters import Noted
 from tests.fakes.service import FakeService
 from tests.service.history_records import request
 from tests.waiting import until

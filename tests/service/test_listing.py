@@ -26,7 +26,7 @@ USED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 def state_of(one: LocalModel, **fields: Any) -> ModelState:
     state = ModelState(one, resolve(one, Settings()))
     state.status = ModelStatus.LOADED
-    state.last_used_at = USED
+    state._last_used_at = (state.last_used, USED)
     for name, value in fields.items():
         setattr(state, name, value)
     return state

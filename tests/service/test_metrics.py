@@ -405,3 +405,31 @@ async def test_the_dashboard_uses_what_there_is() -> None:
     assert used - names == set()
     # Every query asks for something of ours.
     assert all(_NAME.search(query) for query in queries)
+
+
+@pytest.mark.parametrize("size", [1, 700])
+async def test_many_requests_are_counted_as_one_by_one(size: int) -> None:
+    counting = Counting(ModelRecord(id="m"), ModelRecord(id="n"))
+    seconds = [0.0, 0.05, 0.06, 0.1, 599.0, 600.0, 601.0]
+    records = [
+        request(
+            number % 5,
+            model="mn"[number % 3 == 0],
+            duration_seconds=seconds[number % len(seconds)],
+            time_to_first_token_seconds=None if number % 2 else 0.01,
+        )
+        for number in range(size)
+    ]
+    counting.metrics.note_requests([(record, None) for record in records])
+    for model in "mn":
+        own = [one for one in records if one.model == model]
+        for bound in ("0.05", "0.1", "600.0", "+Inf"):
+            found = await counting.value("request_duration_seconds_bucket", model=model, le=bound)
+            assert (found or 0) == sum(one.duration_seconds <= float(bound) for one in own)
+        total = await counting.value("request_duration_seconds_sum", model=model)
+        assert (total or 0) == pytest.approx(sum(one.duration_seconds for one in own))
+        first = await counting.value("time_to_first_token_seconds_count", model=model)
+        known = [one for one in own if one.time_to_first_token_seconds is not None]
+        assert (first or 0) == len(known)
+        tokens = await counting.value("tokens_total", model=model, direction="input")
+        assert (tokens or 0) == sum(one.tokens_in or 0 for one in own)
