@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
@@ -112,6 +113,7 @@ class FakeServer:
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
         self.context_length: int | None = None
+        self.template: TemplateFacts | None = None
         self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
         """Set to let it exit."""
