@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
 from aiohttp import hdrs
@@ -28,8 +28,9 @@ from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.settings.schema import RequestRules
-from cyber_inference_tui.text import escaped
+from cyber_inference_tui.text import clean_line, escaped
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -42,6 +43,8 @@ _NAME_IT = (
 )
 _LISTED = 10
 """The most models that a message lists."""
+_RUNNING = frozenset({ModelStatus.QUEUED, ModelStatus.LOADING, ModelStatus.LOADED})
+"""The states of a model whose load has begun."""
 _NO_FIELDS = BodyFields()
 _NO_RULES = RequestRules()
 
@@ -175,6 +178,7 @@ class TargetFinder:
             body = with_model_field(body, content_type, model.id)
         path, query = route.path, route.query
         if query:
+            self._check_autoload(query, model)
             path = f"{path}?{self._with_id(query, model)}"
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
         return Target(model, path, body, stream, is_work)
@@ -187,6 +191,20 @@ class TargetFinder:
         if name is None or name == model.id:
             return False
         return not model.settings.command or self._means(name, model)
+
+    def _check_autoload(self, query: str, model: LocalModel) -> None:
+        """Raise ``InvalidRequestError`` if the query forbids the load that the model needs.
+
+        As in llama-server's router, any value of ``autoload`` but ``1`` and ``true`` forbids it.
+        """
+        said = dict(parse_qsl(query)).get("autoload", "1") if "autoload" in query else "1"
+        state = self._service.scheduler.state(model.id)
+        if said not in {"1", "true"} and (state is None or state.status not in _RUNNING):
+            raise InvalidRequestError(
+                f"{model.id} is not loaded, and the request says autoload={clean_line(said)}.",
+                hint="Load it with POST /models/load, or leave autoload out.",
+                param="autoload",
+            )
 
     def _with_id(self, query: str, model: LocalModel) -> str:
         """Return the query with the model's id in place of an alias."""

@@ -183,7 +183,9 @@ async def test_the_only_model_is_the_default() -> None:
 # Without a name
 
 
-@pytest.mark.parametrize("target", ["GET /props", "GET /slots", "POST /infill", "POST /completion"])
+@pytest.mark.parametrize(
+    "target", ["GET /lora-adapters", "GET /slots", "POST /infill", "POST /completion"]
+)
 async def test_the_only_usable_model_is_loaded_for_it(target: str) -> None:
     broken = msgspec.structs.replace(model("broken"), problem="its file is no GGUF")
     async with forwarding(Recorder(), model("m"), broken) as world:
