@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 
 if TYPE_CHECKING:
@@ -29,13 +30,20 @@ _VOCABULARIES: Final = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "p
 
 
 def model_list(models: Models) -> dict[str, Any]:
-    """Return every local model, ordered by id."""
-    return {"object": "list", "data": [entry_of(models, record) for record in models.records()]}
+    """Return every local model, ordered by id, after ``auto`` if a default model is set."""
+    entries = [entry_of(models, record) for record in models.records()]
+    if (record := models.auto_record()) is not None:
+        aliases = models.catalog.auto_aliases
+        entries.insert(0, {**entry_of(models, record), "id": AUTO, "aliases": aliases})
+    return {"object": "list", "data": entries}
 
 
 def listed_model(models: Models, name: str) -> dict[str, Any]:
-    """Return the model with this id or alias. Raises ``ModelNotFoundError``."""
-    return entry_of(models, models.record(name))
+    """Return the model with this id or alias, or that ``auto`` means.
+
+    Raises ``ModelNotFoundError``.
+    """
+    return entry_of(models, models.record(models.resolve(name).id))
 
 
 def status_value(record: ModelRecord) -> str:

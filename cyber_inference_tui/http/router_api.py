@@ -23,7 +23,7 @@ _WITHOUT_SERVER = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
 async def begin_load(models: Models, name: str) -> dict[str, bool]:
     """Begin to load a model. Raises ``ModelNotFoundError`` and ``InvalidRequestError``."""
-    record = models.record(name)
+    record = models.record(models.resolve(name).id)
     if record.status not in _WITHOUT_SERVER | {ModelStatus.UNLOADING}:
         raise InvalidRequestError("model is already running")
     await models.load(record.id, wait=False)
@@ -33,7 +33,7 @@ async def begin_load(models: Models, name: str) -> dict[str, bool]:
 async def begin_unload(models: Models, name: str) -> dict[str, bool]:
     """Begin to unload a model, after its requests. Raises ``InvalidRequestError``."""
     try:
-        record = models.record(name)
+        record = models.record(models.resolve(name).id)
     except ModelNotFoundError as error:
         raise InvalidRequestError(error.message, hint=error.hint) from None
     if record.status in _WITHOUT_SERVER:

@@ -222,7 +222,7 @@ class TargetFinder:
     def _means(self, name: str, model: LocalModel) -> bool:
         """Check whether ``name`` is a name of this model."""
         try:
-            return self._service.models.catalog.resolve(name).id == model.id
+            return self._service.models.resolve(name).id == model.id
         except ModelNotFoundError:
             return False
 
@@ -232,15 +232,13 @@ class TargetFinder:
         while end > 0:
             name = unquote(rest[:end])
             with contextlib.suppress(ModelNotFoundError):
-                return _Addressed(
-                    self._service.models.catalog.resolve(name), name, rest[end:] or "/"
-                )
+                return _Addressed(self._service.models.resolve(name), name, rest[end:] or "/")
             end = rest.rfind("/", 0, end)
         raise self._unknown(unquote(rest.partition("/")[0]))
 
     def _unknown(self, name: str) -> CyberError:
         try:
-            self._service.models.catalog.resolve(name)
+            self._service.models.resolve(name)
         except CyberError as error:
             return error
         return ModelNotFoundError(f"There is no model {name}.")
@@ -253,9 +251,9 @@ class TargetFinder:
 
         A path with a ``refusal`` needs a name, unless there is only one model.
         """
-        catalog = self._service.models.catalog
         if name:
-            return catalog.resolve(name)
+            return self._service.models.resolve(name)
+        catalog = self._service.models.catalog
         if refusal is not None and len(catalog.models) != 1:
             raise refusal
         loaded = self._service.scheduler.loaded_ids

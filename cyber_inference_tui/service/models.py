@@ -9,10 +9,11 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
+from cyber_inference_tui.errors import ConflictError, CyberError, ModelNotFoundError, StorageError
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
@@ -25,6 +26,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.auto_model import auto_model
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.listing import (
     configure_library,
@@ -263,6 +265,24 @@ class Models:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
         return with_fit(record, fit_check.verdict(model.id, need))
+
+    def resolve(self, name: str) -> LocalModel:
+        """Return the model that a request names, which may be ``auto``.
+
+        Raises ``ModelNotFoundError``.
+        """
+        if self.catalog.is_auto(name):
+            return auto_model(self.catalog, self._scheduler, self._settings.default_model)
+        return self.catalog.resolve(name)
+
+    def auto_record(self) -> ModelRecord | None:
+        """Return the record of the model that ``auto`` means; ``None`` without a default model."""
+        if not self._settings.default_model:
+            return None
+        try:
+            return self._record(self.resolve(AUTO))
+        except ModelNotFoundError:
+            return None
 
     def local(self, model_id: str) -> LocalModel | None:
         """Return the model with this id as it is on the disk; ``None`` = there is none."""

@@ -304,6 +304,12 @@ class _Models(Models):
         models = self._service.world.models
         return self._service.read("models", [models[model_id] for model_id in sorted(models)])
 
+    def resolve(self, name: str) -> LocalModel:
+        return LocalModel(id=self.record(name).id)
+
+    def auto_record(self) -> ModelRecord | None:
+        return None
+
     def local(self, model_id: str) -> LocalModel | None:
         written = self._service.written.get(model_id, 0)
         return LocalModel(id=model_id, modified=written * 1_000_000_000)

@@ -193,7 +193,12 @@ class World:
 
 
 class _Models(Models):
-    def __init__(self, catalog: Catalog) -> None:
+    # A property of the real one, so the class has to have something in its place.
+    _settings: Settings = Settings()
+
+    def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
         self.catalog = catalog
 
 
@@ -206,7 +211,7 @@ class _Service(Service):
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
         self.active = ActiveRequests()
-        self.models = _Models(catalog)
+        self.models = _Models(settings, catalog, scheduler)
         self.scheduler = scheduler
 
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.gguf.headers import write_gguf
-from tests.real.conftest import Starter, StartFake
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, chat_body, free_low_port
 from tests.waiting import LIMIT, eventually
 
@@ -320,6 +320,22 @@ def test_capabilities_follow_the_template_in_force(
     assert service.model("bad")["exit_code"] == 1
     status = service.get("/v1/models/bad").json()["status"]
     assert (status["value"], status["failed"], status["exit_code"]) == ("unloaded", True, 1)
+
+
+@pytest.mark.real
+def test_auto_is_listed_with_a_default_model(start_real: StartReal) -> None:
+    tables = {"auto": {"aliases": ["default"]}}
+    service = start_real({"default_model": "B", "models": tables}, copies=("a", "b"))
+    assert service.chat("default").json()["model"] == "b"
+    first, *others = service.get("/v1/models").json()["data"]
+    assert (first["id"], first["aliases"], first["state"]) == ("auto", ["default"], "loaded")
+    assert [one["id"] for one in others] == ["a", "b", "demo"]
+    assert service.chat("a").status_code == 200
+    assert service.chat("auto").json()["model"] == "a"
+    assert service.get("/v1/models/auto").json()["id"] == "a"
+    assert service.post("/models/unload", json={"model": "auto"}).json() == {"success": True}
+    service.wait_status("a", "unloaded")
+    assert service.model("b")["status"] == "loaded"
 
 
 def test_a_load_in_progress_is_shown_with_its_progress(start_fake: StartFake) -> None:
