@@ -24,6 +24,8 @@ _VALUES: Final = {
     ModelStatus.UNLOADING: "loaded",
     ModelStatus.FAILED: "unloaded",
 }
+RUNNING: Final = frozenset({ModelStatus.QUEUED, ModelStatus.LOADING, ModelStatus.LOADED})
+"""The states of a model that is loaded, or whose load has begun."""
 _SOURCES: Final = {"hub cache": "cache", "settings": "preset", "demo": "preset"}
 # ``enum llama_vocab_type`` in ``include/llama.h``, by ``tokenizer.ggml.model``.
 _VOCABULARIES: Final = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}

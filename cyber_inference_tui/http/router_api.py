@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cyber_inference_tui.errors import InvalidRequestError, ModelNotFoundError
-from cyber_inference_tui.http.model_list import entry_of, exit_code, status_value
+from cyber_inference_tui.http.model_list import RUNNING, entry_of, exit_code, status_value
 from cyber_inference_tui.records import ModelRecord, ModelStatus, to_json
 from cyber_inference_tui.service.events import Event
 
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
 
 _SUCCESS = {"success": True}
-_WITHOUT_SERVER = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 
 
 async def begin_load(models: Models, name: str) -> dict[str, bool]:
     """Begin to load a model. Raises ``ModelNotFoundError`` and ``InvalidRequestError``."""
     record = models.record(models.resolve(name).id)
-    if record.status not in _WITHOUT_SERVER | {ModelStatus.UNLOADING}:
+    if record.status in RUNNING:
         raise InvalidRequestError("model is already running")
     await models.load(record.id, wait=False)
     return _SUCCESS
@@ -36,7 +35,7 @@ async def begin_unload(models: Models, name: str) -> dict[str, bool]:
         record = models.record(models.resolve(name).id)
     except ModelNotFoundError as error:
         raise InvalidRequestError(error.message, hint=error.hint) from None
-    if record.status in _WITHOUT_SERVER:
+    if record.status not in RUNNING | {ModelStatus.UNLOADING}:
         raise InvalidRequestError("model is not running")
     models.begin_unload(record.id)
     return _SUCCESS

@@ -24,11 +24,11 @@ from cyber_inference_tui.http.body_fields import (
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
-from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import clean_line, escaped
 
@@ -43,8 +43,6 @@ _NAME_IT = (
 )
 _LISTED = 10
 """The most models that a message lists."""
-_RUNNING = frozenset({ModelStatus.QUEUED, ModelStatus.LOADING, ModelStatus.LOADED})
-"""The states of a model whose load has begun."""
 _NO_FIELDS = BodyFields()
 _NO_RULES = RequestRules()
 
@@ -199,7 +197,7 @@ class TargetFinder:
         """
         said = dict(parse_qsl(query)).get("autoload", "1") if "autoload" in query else "1"
         state = self._service.scheduler.state(model.id)
-        if said not in {"1", "true"} and (state is None or state.status not in _RUNNING):
+        if said not in {"1", "true"} and (state is None or state.status not in RUNNING):
             raise InvalidRequestError(
                 f"{model.id} is not loaded, and the request says autoload={clean_line(said)}.",
                 hint="Load it with POST /models/load, or leave autoload out.",
