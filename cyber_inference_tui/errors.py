@@ -200,7 +200,8 @@ class ModelLoadError(CyberError, code="model_load_failed", status=503):
 
     ``log_tail`` holds its last lines (plain text). ``out_of_memory``: it wanted more memory than
     there was, and may start once there is more. ``needs_person``: it will not start before
-    somebody changes its files, its settings or its program.
+    somebody changes its files, its settings or its program. ``server_exit``: the exit code of its
+    server, if it ended (negative = the signal that ended it).
     """
 
     def __init__(
@@ -211,9 +212,11 @@ class ModelLoadError(CyberError, code="model_load_failed", status=503):
         log_tail: tuple[str, ...] = (),
         out_of_memory: bool = False,
         needs_person: bool = False,
+        server_exit: int | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
+        self.server_exit = server_exit
         self.out_of_memory = out_of_memory
         self.needs_person = needs_person
 

@@ -31,7 +31,7 @@ class _Model(msgspec.Struct):
     """An entry of ``/v1/models``, with the fields that completion needs."""
 
     id: str
-    status: str
+    state: str
 
 
 class _Models(msgspec.Struct):
@@ -43,9 +43,9 @@ def model_ids(
 ) -> list[CompletionItem]:
     """Return the ids of the models in one of ``states`` (in any, if empty), and ``also``."""
     items = [
-        CompletionItem(model.id, help=model.status)
+        CompletionItem(model.id, help=model.state)
         for model in _models(ctx)
-        if not states or model.status in states
+        if not states or model.state in states
     ]
     return matching([*items, *map(CompletionItem, also)], typed)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.gguf.chat_template import TemplateFacts, read_template
 from cyber_inference_tui.gguf.quantization import file_type_name
 from cyber_inference_tui.gguf.reader import Header, Value, read_header
 from cyber_inference_tui.gguf.repacking import Matrices
@@ -107,6 +108,12 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     expert_feed_forward_length: int | None = None
     chat_template: str | None = None
     """Unchanged from the file, up to 256 KiB: clean it before showing it."""
+    template: TemplateFacts | None = None
+    """The abilities that the chat template shows; ``None`` = the file has no template."""
+    tokenizer: str | None = None
+    """``tokenizer.ggml.model``: ``llama``, ``gpt2``, ``bert`` …"""
+    infill: bool = False
+    """Its vocabulary has the token that begins a text with a gap to fill."""
     pooling: str | None = None
     is_projector: bool = False
     projector: ProjectorFacts | None = None
@@ -140,6 +147,7 @@ def metadata_of(header: Header) -> ModelMetadata:
     heads = _first(of_model("attention.head_count"))
     per_head = embedding // heads if embedding and heads else None
     feed_forward = of_model("feed_forward_length")
+    chat_template = _template(values.get("tokenizer.chat_template"))
     pattern = of_model("attention.sliding_window_pattern")
     return ModelMetadata(
         architecture=architecture,
@@ -174,7 +182,10 @@ def metadata_of(header: Header) -> ModelMetadata:
         experts=_count(of_model("expert_count")) or None,
         experts_used=_first(of_model("expert_used_count")) or None,
         expert_feed_forward_length=_first(of_model("expert_feed_forward_length")) or None,
-        chat_template=_template(values.get("tokenizer.chat_template")),
+        chat_template=chat_template,
+        template=read_template(chat_template) if chat_template is not None else None,
+        tokenizer=_text(values.get("tokenizer.ggml.model")),
+        infill=header.infill,
         pooling=_POOLING.get(_count(of_model("pooling_type")) or 0)
         if of_model("pooling_type") is not None
         else None,

@@ -40,6 +40,24 @@ _MAX_KEPT: Final = 4 * 2**20
 
 _CHUNK: Final = 256 * 1024
 
+_TOKENS: Final = "tokenizer.ggml.tokens"
+# Only older files name these tokens; llama.cpp finds them by their text (``src/llama-vocab.cpp``).
+_INFILL_KEYS: Final = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
+_INFILL_TOKENS: Final = tuple(
+    struct.pack("<Q", len(token.encode())) + token.encode()
+    for token in (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",  # noqa: RUF001 - DeepSeek's sign
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+    )
+)
+_LONGEST_TOKEN: Final = max(map(len, _INFILL_TOKENS))
+
 _UINT32 = struct.Struct("<I")
 _UINT64 = struct.Struct("<Q")
 _BOOL, _STRING, _ARRAY = 7, 8, 9
@@ -82,6 +100,8 @@ class Header:
     array_lengths: dict[str, int]
     """The number of items of each array, including arrays whose items were skipped."""
     tensors: Tensors
+    infill: bool = False
+    """The vocabulary has a token that begins a text with a gap to fill."""
 
 
 def read_header(path: Path) -> Header:
@@ -178,6 +198,18 @@ class _Cursor:
     def uint64(self) -> int:
         return int(_UINT64.unpack(self.take(8))[0])
 
+    def has_passed(self, start: int, texts: tuple[bytes, ...]) -> bool:
+        """Return whether one of the texts is between ``start`` and the position.
+
+        Their bytes are read a second time. No text is longer than ``_LONGEST_TOKEN``.
+        """
+        while start < self.position:
+            chunk = os.pread(self._descriptor, min(_CHUNK, self.position - start), start)
+            if any(text in chunk for text in texts):
+                return True
+            start += _CHUNK - _LONGEST_TOKEN
+        return False
+
     def array_length(self) -> int:
         """Return the number of items of the array that begins here; stay at the position."""
         start = self.take(12)
@@ -242,6 +274,9 @@ class _Beginning(_Cursor):
     def _fill(self, count: int) -> None:
         raise self.cut_short()
 
+    def has_passed(self, start: int, texts: tuple[bytes, ...]) -> bool:
+        return any(text in self._chunk[start : self._at] for text in texts)
+
     def cut_short(self) -> GGUFError:
         return _BeginningEndsError("its beginning ends here")
 
@@ -268,24 +303,30 @@ def _read(cursor: _Cursor) -> Header:
     version, tensors, entries = _counts(cursor)
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
-    _read_metadata(cursor, entries, values, lengths)
+    infill = _read_metadata(cursor, entries, values, lengths)
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or not _is_power_of_two(alignment):
         raise GGUFError("its general.alignment is not a power of two")
-    return Header(version, values, lengths, _tensors(cursor, tensors, alignment))
+    return Header(version, values, lengths, _tensors(cursor, tensors, alignment), infill)
 
 
 def _read_metadata(
     cursor: _Cursor, entries: int, values: dict[str, Value], lengths: dict[str, int]
-) -> None:
-    """Fill in ``values`` and ``lengths``; an array has a length even if its items are cut off."""
-    kept = 0
+) -> bool:
+    """Fill in ``values`` and ``lengths``; an array has a length even if its items are cut off.
+
+    Return whether the vocabulary has a token for infilling.
+    """
+    kept, infill = 0, False
     for _ in range(entries):
         key = cursor.key()
         kind = cursor.uint32()
         if kind == _ARRAY:
             lengths[key] = cursor.array_length()
+        start = cursor.position
         value = _value(cursor, kind)
+        if key == _TOKENS:
+            infill = cursor.has_passed(start, _INFILL_TOKENS)
         kept += len(key) + _weight(value)
         if kept > _MAX_KEPT:
             raise GGUFError("its metadata is larger than 4 MiB beside the vocabulary")
@@ -293,6 +334,7 @@ def _read_metadata(
             if key in values:
                 raise GGUFError(f"its header holds {clean_line(key, limit=100)} twice")
             values[key] = value
+    return infill or any(key in values for key in _INFILL_KEYS)
 
 
 def _weight(value: Value | None) -> int:

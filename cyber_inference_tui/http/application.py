@@ -20,12 +20,13 @@ from cyber_inference_tui.http.error_responses import (
 )
 from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
-from cyber_inference_tui.http.json_io import NOSNIFF
+from cyber_inference_tui.http.json_io import NOSNIFF, json_answer
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
+from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
 from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
@@ -92,6 +93,11 @@ def assemble(
     ):
         table.answer(models, lambda call: model_list(service.models))
         table.answer(model, lambda call: listed_model(service.models, call.name))
+    table.answer(endpoints.BEGIN_LOAD, lambda call: begin_load(service.models, call.body.model))
+    table.answer(endpoints.BEGIN_UNLOAD, lambda call: begin_unload(service.models, call.body.model))
+    table.handle(endpoints.MODEL_EVENTS, streams.models)
+    table.handle(endpoints.PROPS, _unless_named(_props(service), forward))
+    table.catch(endpoints.PROPS.path, Area.MODEL, forward)
     table.handle(endpoints.METRICS, _unless_named(_metrics(service), forward))
     # A model with a command may have its own document and other methods at this path.
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
@@ -132,6 +138,13 @@ def _metrics(service: Service) -> Handler:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
 
     return metrics
+
+
+def _props(service: Service) -> Handler:
+    async def props(request: web.Request) -> web.StreamResponse:
+        return json_answer(router_props(service))
+
+    return props
 
 
 async def _openapi(request: web.Request) -> web.StreamResponse:

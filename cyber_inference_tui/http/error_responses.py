@@ -1,4 +1,7 @@
-"""Turns errors into responses: in OpenAI's shape, or Anthropic's under ``/v1/messages``."""
+"""Turns errors into responses, in the shape of the API that was asked.
+
+That is OpenAI's, Anthropic's under ``/v1/messages``, and llama-server's own for its router's calls.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,14 @@ MAX_HEADERS = 128
 _MAX_MESSAGE = 64 * 1024
 _ANTHROPIC_PATH = re.compile(r"(?:/upstream/.+)?/v1/messages(?:/.*)?")
 
+_ROUTER_PATHS = frozenset({"/models/load", "/models/unload", "/models/sse"})
+# ``format_error_response`` in ``tools/server/server-common.cpp`` of llama.cpp.
+_LLAMA_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "unavailable_error",
+}
 # https://docs.anthropic.com/en/api/errors
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -80,6 +91,9 @@ def error_body(error: CyberError, path: str) -> bytes:
         return to_json(
             {"type": "error", "error": {"type": kind, "message": message, "code": error.code}}
         )
+    if path in _ROUTER_PATHS:
+        kind = _LLAMA_TYPES.get(error.status, error.type)
+        return to_json({"error": {"message": message, "type": kind, "code": error.status}})
     return to_json(
         {
             "error": {

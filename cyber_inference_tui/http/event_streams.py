@@ -14,6 +14,7 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.query import number
+from cyber_inference_tui.http.router_api import RouterEvents
 from cyber_inference_tui.service.events import TOPICS, Event, Subscription
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 class EventStreams:
-    """The handlers of ``/admin/events``, ``/ws/logs`` and ``/ws/status``.
+    """The handlers of ``/admin/events``, ``/models/sse``, ``/ws/logs`` and ``/ws/status``.
 
     ``heartbeat`` and ``send_timeout`` are in seconds. ``admits`` checks whether the login of a
     request is still valid: a stream ends with its login.
@@ -58,6 +59,22 @@ class EventStreams:
         named = [name.strip() for name in request.query.get("topics", "").split(",")]
         topics = frozenset(filter(None, named)) or TOPICS
         subscription = self._subscribe(request, topics, self._logs(request, topics))
+        return await self._stream(request, subscription, _as_sse, self._admits)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /models/sse``: loads and unloads, as llama-server's router sends them."""
+        encode = RouterEvents(self._service.models).encode
+        subscription = self._service.events.subscribe({"model"})
+        return await self._stream(request, subscription, encode, lambda _: True)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        subscription: Subscription,
+        encode: Callable[[Event], bytes],
+        admits: Callable[[web.Request], bool],
+    ) -> web.StreamResponse:
+        """Send events as ``encode`` writes them, while ``admits`` accepts the request."""
         response = web.StreamResponse(
             headers={
                 hdrs.CONTENT_TYPE: "text/event-stream",
@@ -78,9 +95,11 @@ class EventStreams:
                     pass  # no events: send a heartbeat
                 except StopAsyncIteration:
                     break
-                if not self._admits(request):
+                if not admits(request):
                     break
-                await self._send(response, b"".join(map(_as_sse, batch)) or b":\n\n")
+                data = b"".join(map(encode, batch))
+                if data or not batch:
+                    await self._send(response, data or b":\n\n")
         except ConnectionError:
             _logger.debug("a client of the event stream left")
         except TimeoutError:

@@ -1,47 +1,120 @@
-"""``/v1/models``: the local models as OpenAI's clients list them. Nothing here loads a model."""
+"""The lists of models, in the shape of llama-server's router. Nothing here loads a model.
+
+The router's fields are those of ``get_router_models`` in ``tools/server/server-models.cpp`` of
+llama.cpp, build 11669; ``tests/real/test_router.py`` compares them with a real router.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.ids import AUTO
+from cyber_inference_tui.records import ModelRecord, ModelStatus
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.models import Models
 
+# A request for a queued or leaving model is answered like that for a loading or loaded one.
+_VALUES: Final = {
+    ModelStatus.UNLOADED: "unloaded",
+    ModelStatus.QUEUED: "loading",
+    ModelStatus.LOADING: "loading",
+    ModelStatus.LOADED: "loaded",
+    ModelStatus.UNLOADING: "loaded",
+    ModelStatus.FAILED: "unloaded",
+}
+RUNNING: Final = frozenset({ModelStatus.QUEUED, ModelStatus.LOADING, ModelStatus.LOADED})
+"""The states of a model that is loaded, or whose load has begun."""
+_SOURCES: Final = {"hub cache": "cache", "settings": "preset", "demo": "preset"}
+# ``enum llama_vocab_type`` in ``include/llama.h``, by ``tokenizer.ggml.model``.
+_VOCABULARIES: Final = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
+
 
 def model_list(models: Models) -> dict[str, Any]:
-    """Return every local model, ordered by id."""
-    return {"object": "list", "data": [_entry(models, record) for record in models.records()]}
+    """Return every local model, ordered by id, after ``auto`` if a default model is set."""
+    entries = [entry_of(models, record) for record in models.records()]
+    if (record := models.auto_record()) is not None:
+        aliases = models.catalog.auto_aliases
+        entries.insert(0, {**entry_of(models, record), "id": AUTO, "aliases": aliases})
+    return {"object": "list", "data": entries}
 
 
 def listed_model(models: Models, name: str) -> dict[str, Any]:
-    """Return the model with this id or alias. Raises ``ModelNotFoundError``."""
-    return _entry(models, models.record(name))
+    """Return the model with this id or alias, or that ``auto`` means.
+
+    Raises ``ModelNotFoundError``.
+    """
+    return entry_of(models, models.record(models.resolve(name).id))
 
 
-def _entry(models: Models, record: ModelRecord) -> dict[str, Any]:
+def status_value(record: ModelRecord) -> str:
+    """Return the router's word for the state of a model."""
+    return _VALUES[record.status]
+
+
+def exit_code(record: ModelRecord) -> int:
+    """Return the exit code of a failed model's server; 1 if no server ran."""
+    return 1 if record.exit_code is None else record.exit_code
+
+
+def entry_of(models: Models, record: ModelRecord) -> dict[str, Any]:
+    """Return the entry of a model: the router's fields, then the service's own."""
+    model = models.local(record.id)
+    status: dict[str, Any] = {
+        "value": status_value(record),
+        # The router shows its command line and preset. They would show the paths of this machine.
+        "args": [],
+        "preset": "",
+    }
+    if record.status is ModelStatus.FAILED:
+        status |= {"failed": True, "exit_code": exit_code(record)}
+    senses = {"vision": "image", "audio": "audio"}
     return {
         "id": record.id,
-        "object": "model",
-        "created": models.written(record.id),
-        "owned_by": "local",
-        "status": record.status,
         "aliases": record.aliases,
-        "architecture": record.architecture,
-        "parameters": record.parameters,
-        "quantization": record.quantization,
+        "tags": [],
+        "object": "model",
+        "owned_by": "local" if model is not None and model.settings.command else "llamacpp",
+        "created": (model.modified or 0) // 1_000_000_000 if model is not None else 0,
+        "status": status,
+        "architecture": {
+            "input_modalities": [
+                "text",
+                *(name for can, name in senses.items() if can in record.capabilities),
+            ],
+            "output_modalities": ["text"],
+        },
+        "source": _SOURCES.get(record.origin, "models_dir"),
+        # Files are removed by the owner's API only.
+        "can_remove": False,
         "context_length": record.context_length,
-        "meta": _meta(record),
-        "size_bytes": record.size_bytes,
+        "meta": _meta(record, model),
+        "state": record.status,
+        "capabilities": record.capabilities,
+        "quantization": record.quantization,
         "pinned": record.pinned,
         "in_flight": record.in_flight,
         "queued": record.queued,
     }
 
 
-def _meta(record: ModelRecord) -> dict[str, Any] | None:
-    """Return the context sizes under llama-server's names; ``None`` if they are unknown."""
-    if record.context_length is None:
+def _meta(record: ModelRecord, model: LocalModel | None) -> dict[str, Any] | None:
+    """Return the facts of the header with the context in force, before a load as after it.
+
+    Typed clients accept all of them or none: ``None`` if one is missing.
+    """
+    facts = model.metadata if model is not None else None
+    if facts is None:
         return None
-    return {"n_ctx": record.context_length, "n_ctx_train": record.trained_context_length}
+    meta = {
+        "vocab_type": _VOCABULARIES.get(facts.tokenizer or "", 0),
+        "n_vocab": facts.vocabulary,
+        "n_ctx": record.context_length,
+        "n_ctx_train": facts.context_length,
+        "n_embd": facts.embedding_length,
+        "n_params": facts.parameters,
+        "size": facts.tensor_bytes,
+        "ftype": record.quantization,
+    }
+    return None if None in meta.values() else meta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
 from aiohttp import hdrs
@@ -24,12 +24,13 @@ from cyber_inference_tui.http.body_fields import (
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
+from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
-from cyber_inference_tui.text import escaped
+from cyber_inference_tui.text import clean_line, escaped
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -175,6 +176,7 @@ class TargetFinder:
             body = with_model_field(body, content_type, model.id)
         path, query = route.path, route.query
         if query:
+            self._check_autoload(query, model)
             path = f"{path}?{self._with_id(query, model)}"
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
         return Target(model, path, body, stream, is_work)
@@ -187,6 +189,20 @@ class TargetFinder:
         if name is None or name == model.id:
             return False
         return not model.settings.command or self._means(name, model)
+
+    def _check_autoload(self, query: str, model: LocalModel) -> None:
+        """Raise ``InvalidRequestError`` if the query forbids the load that the model needs.
+
+        As in llama-server's router, any value of ``autoload`` but ``1`` and ``true`` forbids it.
+        """
+        said = dict(parse_qsl(query)).get("autoload", "1") if "autoload" in query else "1"
+        state = self._service.scheduler.state(model.id)
+        if said not in {"1", "true"} and (state is None or state.status not in RUNNING):
+            raise InvalidRequestError(
+                f"{model.id} is not loaded, and the request says autoload={clean_line(said)}.",
+                hint="Load it with POST /models/load, or leave autoload out.",
+                param="autoload",
+            )
 
     def _with_id(self, query: str, model: LocalModel) -> str:
         """Return the query with the model's id in place of an alias."""
@@ -204,7 +220,7 @@ class TargetFinder:
     def _means(self, name: str, model: LocalModel) -> bool:
         """Check whether ``name`` is a name of this model."""
         try:
-            return self._service.models.catalog.resolve(name).id == model.id
+            return self._service.models.resolve(name).id == model.id
         except ModelNotFoundError:
             return False
 
@@ -214,15 +230,13 @@ class TargetFinder:
         while end > 0:
             name = unquote(rest[:end])
             with contextlib.suppress(ModelNotFoundError):
-                return _Addressed(
-                    self._service.models.catalog.resolve(name), name, rest[end:] or "/"
-                )
+                return _Addressed(self._service.models.resolve(name), name, rest[end:] or "/")
             end = rest.rfind("/", 0, end)
         raise self._unknown(unquote(rest.partition("/")[0]))
 
     def _unknown(self, name: str) -> CyberError:
         try:
-            self._service.models.catalog.resolve(name)
+            self._service.models.resolve(name)
         except CyberError as error:
             return error
         return ModelNotFoundError(f"There is no model {name}.")
@@ -235,9 +249,9 @@ class TargetFinder:
 
         A path with a ``refusal`` needs a name, unless there is only one model.
         """
-        catalog = self._service.models.catalog
         if name:
-            return catalog.resolve(name)
+            return self._service.models.resolve(name)
+        catalog = self._service.models.catalog
         if refusal is not None and len(catalog.models) != 1:
             raise refusal
         loaded = self._service.scheduler.loaded_ids

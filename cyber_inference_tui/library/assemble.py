@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
-from cyber_inference_tui.library.ids import RESERVED, NamedModel, assign_ids
+from cyber_inference_tui.library.ids import AUTO, RESERVED, NamedModel, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
 from cyber_inference_tui.library.projectors import (
     Candidate,
@@ -95,6 +95,7 @@ class Assembly:
         self._read_header = read
         self._problems: list[Problem] = []
         self._parts: list[Problem] = []
+        self._auto_aliases: tuple[str, ...] = ()
 
     def catalog(
         self, found: Found, configured: Sequence[Configured], elsewhere: Elsewhere = NOTHING
@@ -102,6 +103,7 @@ class Assembly:
         """Return all present models and problems."""
         self._problems = [*found.problems, *elsewhere.problems]
         self._parts = []
+        self._auto_aliases = ()
         listed = self._listed(found.files)
         models = [self._configured(given) for given in configured]
         ids = {model.id for model in models}
@@ -122,7 +124,7 @@ class Assembly:
         for path, projector in self._projectors.items():
             self._report_unread(path, projector.unread, kept=projector.file is not None)
         by_id = {model.id: model for model in models}
-        return Catalog(by_id, self._problems, parts=self._parts)
+        return Catalog(by_id, self._problems, parts=self._parts, auto_aliases=self._auto_aliases)
 
     def _report_unread(self, path: Path, reason: str, *, kept: bool) -> None:
         if reason:
@@ -279,7 +281,7 @@ class Assembly:
         }
         for key, settings in self._settings.items():
             owners = folded.get(key.casefold(), [])
-            if key not in exact and len(owners) == 1 and settings.path is None:
+            if key not in exact and key != AUTO and len(owners) == 1 and settings.path is None:
                 exact.setdefault(owners[0], settings)
         return exact
 
@@ -311,6 +313,9 @@ class Assembly:
         known = {model_id.casefold() for model_id in ids}
         models: list[LocalModel] = []
         for key, settings in self._settings.items():
+            if key == AUTO and settings.path is None and not settings.command:
+                self._name_auto(settings)
+                continue
             if key.casefold() in known or settings.path is not None:
                 continue
             if settings.command:
@@ -324,6 +329,15 @@ class Assembly:
                     )
                 )
         return models
+
+    def _name_auto(self, settings: ModelSettings) -> None:
+        """Take the aliases of ``auto`` from its table, in which nothing else has an effect."""
+        self._auto_aliases = tuple(settings.aliases)
+        if settings != ModelSettings(aliases=self._auto_aliases):
+            reason = (
+                "auto is no model of its own: its table has a list of aliases, and nothing else"
+            )
+            self._problems.append(Problem(where=f'[models."{AUTO}"]', reason=reason, name=AUTO))
 
     def _bare(
         self,
@@ -414,6 +428,8 @@ def _no_model(read: _Read) -> str | None:
 
 def _id_problem(model_id: str) -> str | None:
     """Return the problem of a reserved id. Only a table can use one; files get another id."""
+    if model_id == AUTO:
+        return "auto is the id of the model in use: give its table another name"
     if model_id in RESERVED:
         return f"{model_id} is the id of a log of the service's own: give its table another name"
     return None

@@ -13,6 +13,7 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
+from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.unusable_files import Problem, Unusable
 from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
@@ -21,6 +22,7 @@ from cyber_inference_tui.text import clean_line, escaped
 
 _SHOWN_NAME: Final = 200
 _COMPARED: Final = 500
+_LONGEST_NAME: Final = 4096
 
 
 class Origin(StrEnum):
@@ -80,24 +82,31 @@ class Catalog:
         problems: Iterable[Problem] = (),
         *,
         parts: Iterable[Problem] = (),
+        auto_aliases: Iterable[str] = (),
     ) -> None:
         """Drop and report aliases that are an id, or that several models claim.
 
         ``parts`` are valid files that are no models on their own, such as projectors. They are
-        reported only to a request with their name.
+        reported only to a request with their name. ``auto_aliases`` are further names of ``auto``.
         """
         claims: dict[str, list[str]] = {}
         for model in models.values():
             for alias in model.aliases:
                 if alias != model.id:
                     claims.setdefault(alias, []).append(model.id)
+        for alias in auto_aliases:
+            claims.setdefault(alias, []).append(AUTO)
         found = list(problems)
         names = dict(models)
+        auto = [AUTO]
         for alias, owners in sorted(claims.items()):
-            if alias in models:
+            if alias in models or alias == AUTO:
                 reason = "it is the id of another model"
             elif len(owners) > 1:
                 reason = f"several models claim it: {', '.join(sorted(owners))}"
+            elif owners == [AUTO]:
+                auto.append(alias)
+                continue
             else:
                 names[alias] = models[owners[0]]
                 continue
@@ -117,13 +126,28 @@ class Catalog:
         self._folded: dict[str, set[str]] = {}
         for name, model in self._names.items():
             self._folded.setdefault(_folded(name), set()).add(model.id)
+        self.auto_aliases = tuple(auto[1:])
+        """Further names of ``auto``."""
+        self._auto = frozenset(auto)
+        self._auto_folded = frozenset(map(_folded, auto))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Catalog):
             return NotImplemented
-        return self.models == other.models and self.problems == other.problems
+        return (
+            self.models == other.models
+            and self.problems == other.problems
+            and self.auto_aliases == other.auto_aliases
+        )
 
     __hash__ = None  # type: ignore[assignment]  # it compares by contents and holds mappings
+
+    def is_auto(self, name: str) -> bool:
+        """Return whether ``name`` means the id ``auto``, exactly or else without regard to case."""
+        if name in self._names or len(name) > _LONGEST_NAME:
+            return False
+        folded = _folded(name)
+        return name in self._auto or (folded in self._auto_folded and folded not in self._folded)
 
     def resolve(self, name: str) -> LocalModel:
         """Return the model with this id or alias, by exact match, then without regard to case.
@@ -134,7 +158,7 @@ class Catalog:
         model = self._names.get(name)
         if model is not None:
             return model
-        owners = self._folded.get(_folded(name), set()) if len(name) <= 4096 else set()
+        owners = self._folded.get(_folded(name), set()) if len(name) <= _LONGEST_NAME else set()
         if len(owners) == 1:
             return self.models[next(iter(owners))]
         shown = escaped(name, limit=_SHOWN_NAME)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from cyber_inference_tui.text import clean_line
 
+AUTO = "auto"
+"""The id of no model of its own: ``service.auto_model`` chooses the model that it means."""
+
 RESERVED = frozenset({"install", "service"})
 """Ids of logs that belong to no model, so no model may have them."""
 
@@ -30,12 +33,12 @@ def assign_ids(
 
     The id is ``Name`` if no other model has that name, else ``sub/Name`` with the path below the
     model directory, else ``directory/sub/Name``. Ids contain no control characters. ``taken`` are
-    ids in use; ``RESERVED`` ones are never assigned.
+    ids in use; ``RESERVED`` ones and ``auto`` are never assigned.
     """
     plain = [_clean(model.name) for model in models]
     often = Counter(plain)
     ids: list[str | None] = []
-    used = {*RESERVED, *taken}
+    used = {*RESERVED, AUTO, *taken}
     for model, name in zip(models, plain, strict=True):
         below = "/".join(model.directory.relative_to(model.root).parts)
         relative = _clean(f"{below}/{model.name}") if below else name

@@ -424,6 +424,7 @@ class Launcher:
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
                 needs_person=found.needs_person,
+                server_exit=error.returncode,
             ) from None
         except BaseException as error:
             if isinstance(error, ModelLoadError) and not error.log_tail:

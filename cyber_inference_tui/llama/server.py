@@ -25,6 +25,7 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
@@ -45,6 +46,7 @@ from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
+from cyber_inference_tui.llama.props import ask_template
 from cyber_inference_tui.records import LogLevel
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
@@ -60,6 +62,7 @@ _SLOT_CONTEXT = re.compile(rb"(?:n_ctx_slot|new slot, n_ctx) = (\d{1,10})\b")
 _HEALTH_POLL_FIRST = 0.01
 _HEALTH_POLL_MOST = 0.2
 _HEALTH_TIMEOUT = 5.0
+_PROPS_TIMEOUT = 5.0
 _FIRST_REQUEST = 1.0
 """Seconds after a start that belong to the request that waited for it."""
 _INSIST_AFTER = 2.0
@@ -162,6 +165,8 @@ class ServerProcess:
         """Requests that it answers at once, as it reports."""
         self.context_length: int | None = None
         """Tokens of context for one request, as it reports."""
+        self.template: TemplateFacts | None = None
+        """The abilities of its chat template, as it reports soon after its start."""
         self.exited: asyncio.Future[int] = loop.create_future()
         """The return code, once the process and all its descendants are gone (negative = killed by
         that signal)."""
@@ -301,6 +306,8 @@ class ServerProcess:
         if self._child is not None and self._child.family.loads:
             await asyncio.sleep(_FIRST_REQUEST)
             await self._end_start()
+        if not self._launch.by_command:
+            self.template = await ask_template(self._launch.host, self._launch.port, _PROPS_TIMEOUT)
         try:
             await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:

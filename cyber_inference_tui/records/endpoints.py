@@ -33,6 +33,7 @@ from cyber_inference_tui.records.queries import (
     LinesQuery,
     LoadQuery,
     LogEventsQuery,
+    ModelName,
     NewValue,
     Nothing,
     RepositoryQuery,
@@ -135,10 +136,34 @@ def _asking(
 HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
 FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
-LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
+LIST_V1 = _plain(
+    "GET /v1/models", dict[str, Any], "the models, as llama-server's router lists them", Area.MODEL
+)
 LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one model", Area.MODEL)
 LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
 LISTED = _plain("GET /models/{id}", dict[str, Any], "one model", Area.MODEL)
+BEGIN_LOAD = Endpoint(
+    "POST /models/load",
+    Nothing,
+    ModelName,
+    dict[str, bool],
+    "begins to load a model",
+    Area.MODEL,
+)
+BEGIN_UNLOAD = Endpoint(
+    "POST /models/unload",
+    Nothing,
+    ModelName,
+    dict[str, bool],
+    "begins to unload a model, after its requests",
+    Area.MODEL,
+)
+MODEL_EVENTS = _plain(
+    "GET /models/sse", Stream, "loads and unloads, as Server-Sent Events", Area.MODEL
+)
+PROPS = _asking(
+    "GET /props", ServerQuery, dict[str, Any], "what this router is, for its clients", Area.MODEL
+)
 METRICS = _asking("GET /metrics", ServerQuery, str, "figures for Prometheus", Area.MODEL)
 OPENAPI = _asking(
     "GET /openapi.json",

@@ -49,8 +49,11 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that the model was trained with."""
     slots: int | None = None
     """Requests that its server answers at the same time, if known."""
+    capabilities: tuple[str, ...] = ()
+    """The things it can do, among ``completion chat tools thinking vision audio infill`` or
+    ``embeddings`` or ``rerank``. Empty for a ``command`` and for an unreadable file."""
     vision: bool = False
-    """It has a projector."""
+    """It has a projector for images."""
     embedding: bool = False
     """It computes embeddings instead of text."""
     origin: str = "models_dir"
@@ -82,6 +85,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The time of its unload if no request comes; ``None`` while it is busy or pinned."""
     error: str | None = None
     """The reason why it failed, or why its file is unreadable."""
+    exit_code: int | None = None
+    """The exit code of the server that failed (negative = the signal that ended it)."""
     unreadable: bool = False
     """It cannot be loaded, because its file cannot be read; false while it has a server."""
 

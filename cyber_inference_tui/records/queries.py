@@ -142,6 +142,12 @@ class ServerQuery(msgspec.Struct, frozen=True, kw_only=True):
 _Name = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
+class ModelName(msgspec.Struct, frozen=True, kw_only=True):
+    """The id or alias of the model to load or unload."""
+
+    model: str = ""
+
+
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The password of a login."""
 

@@ -14,6 +14,8 @@ class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str | None = None
     version: str | None = None
+    build: int | None = None
+    """The number of its build."""
     problem: str | None = None
     """The reason why there is no llama-server, in a sentence or two."""
     devices_problem: str | None = None

@@ -538,7 +538,11 @@ class ControlLoop:
         # more often.
         counts = failures.excused or session is None or not session.retries
         failures.excused = failures.excused or not counts
-        error = ModelLoadError(f"{state.model.id} stopped: {reason}.", log_tail=log_tail)
+        error = ModelLoadError(
+            f"{state.model.id} stopped: {reason}.",
+            log_tail=log_tail,
+            server_exit=server.exited.result() if server.exited.done() else None,
+        )
         self._forget_server(state, f"stopped: {reason}")
         self._count_failure(state, counts=counts)
         _logger.warning("%s stopped: %s", state.model.id, reason)

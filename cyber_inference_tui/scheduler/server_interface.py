@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.settings.schema import Settings
@@ -27,6 +28,8 @@ class Server(Protocol):
     """The number of requests that it answers at once; ``None`` if unknown."""
     context_length: int | None
     """The tokens of context that one request may use; ``None`` if unknown."""
+    template: TemplateFacts | None
+    """The abilities of its chat template; ``None`` if unknown."""
     most_requests: int | None
     """The number of requests that it accepts at once, including those that wait for a slot;
     ``None`` = no limit."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.files import write_problem
-from cyber_inference_tui.gguf.architectures import is_embedding_model
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
@@ -20,6 +19,7 @@ from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
 from cyber_inference_tui.scheduler.fit import Verdict
 from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
+from cyber_inference_tui.service.capabilities import capabilities_of, makes_vectors
 from cyber_inference_tui.settings.schema import Settings
 
 
@@ -75,6 +75,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
     """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
     estimated = need is not None and need.source is not NeedSource.UNKNOWN and not model.problem
     facts = model.metadata
+    can = capabilities_of(model, spec)
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
@@ -89,8 +90,9 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
         memory_estimate_bytes=need.footprint.total if need and estimated else None,
         memory_estimate_source=need.source.value if need and estimated else None,
         slots=spec.options.slots or None,
-        vision=model.mmproj is not None,
-        embedding=spec.options.embedding or (facts is not None and is_embedding_model(facts)),
+        capabilities=can,
+        vision="vision" in can,
+        embedding=makes_vectors(model, spec),
         origin=model.origin.value,
         pinned=model.settings.pinned,
         error=model.problem,
@@ -113,6 +115,8 @@ def record_with_state(
     """
     server = state.server
     record = unloaded_record(model, state.next_spec, need)
+    template = server.template if server else None
+    failure = state.failure
     return msgspec.structs.replace(
         record,
         status=state.status,
@@ -121,6 +125,7 @@ def record_with_state(
         port=server.port if server else None,
         context_length=(server.context_length if server else None) or record.context_length,
         context_size=server.context_size if server else record.context_size,
+        capabilities=capabilities_of(model, state.next_spec, template),
         slots=(server.slots if server else None) or record.slots,
         pid=server.pid if server else None,
         pinned=state.is_pinned,
@@ -131,7 +136,8 @@ def record_with_state(
         loaded_at=state.loaded_at,
         last_used_at=state.last_used_at,
         unload_at=_unload_at(state, settings),
-        error=model.problem or (str(state.failure) if state.failure else None),
+        error=model.problem or (str(failure) if failure else None),
+        exit_code=failure.server_exit if isinstance(failure, ModelLoadError) else None,
     )
 
 

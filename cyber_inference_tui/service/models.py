@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
+from typing import Any
 
-from cyber_inference_tui.errors import ConflictError, CyberError, StorageError
+from cyber_inference_tui.errors import ConflictError, CyberError, ModelNotFoundError, StorageError
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
@@ -24,6 +26,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.auto_model import auto_model
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.listing import (
     configure_library,
@@ -81,7 +84,7 @@ class Models:
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """By id: the fit of the model at the last update, and its context size."""
         self._scanning = asyncio.Lock()
-        self._configuring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._storages = Storages()
         self._to_preload: list[str] = []
         self.catalog = Catalog(models={}, problems=())
@@ -178,25 +181,30 @@ class Models:
 
         If a storage is slow, this returns after a second and the work continues.
         """
-        task = asyncio.create_task(self._configure(settings), name="configure the library")
-        self._configuring.add(task)
-        task.add_done_callback(self._configured)
+        task = self._start(self._configure(settings), "look for models")
         await asyncio.wait({task}, timeout=_CONFIGURE_SECONDS)
 
     async def _configure(self, settings: Settings) -> None:
         await self._configure_library(settings)
         await self.scan()
 
-    def _configured(self, task: asyncio.Task[None]) -> None:
-        self._configuring.discard(task)
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run ``work`` in a task, which ``close`` cancels. The name says what it does."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.warning("cannot look for models: %s", error)
+            _logger.warning("cannot %s: %s", task.get_name(), error)
 
     async def close(self) -> None:
-        """Cancel the application of settings."""
-        for task in self._configuring:
+        """Cancel the application of settings, and unloads that wait for requests."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._configuring, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _configure_library(self, settings: Settings) -> None:
         # The library is kept: it knows the models on storages that do not answer now.
@@ -258,10 +266,27 @@ class Models:
         fit_check = fit_check or self._scheduler.fit_check()
         return with_fit(record, fit_check.verdict(model.id, need))
 
-    def written(self, model_id: str) -> int:
-        """Return when the model's files were last written, in seconds since 1970; 0 = unknown."""
-        model = self.catalog.models.get(model_id)
-        return (model.modified or 0) // 1_000_000_000 if model is not None else 0
+    def resolve(self, name: str) -> LocalModel:
+        """Return the model that a request names, which may be ``auto``.
+
+        Raises ``ModelNotFoundError``.
+        """
+        if self.catalog.is_auto(name):
+            return auto_model(self.catalog, self._scheduler, self._settings.default_model)
+        return self.catalog.resolve(name)
+
+    def auto_record(self) -> ModelRecord | None:
+        """Return the record of the model that ``auto`` means; ``None`` without a default model."""
+        if not self._settings.default_model:
+            return None
+        try:
+            return self._record(self.resolve(AUTO))
+        except ModelNotFoundError:
+            return None
+
+    def local(self, model_id: str) -> LocalModel | None:
+        """Return the model with this id as it is on the disk; ``None`` = there is none."""
+        return self.catalog.models.get(model_id)
 
     async def details(self, model_id: str) -> ModelDetails:
         """Return all details of a model; raises ``ModelNotFoundError``."""
@@ -317,6 +342,11 @@ class Models:
         model = self.catalog.resolve(model_id)
         await self._scheduler.unload(model, force=force)
         return self._record(model)
+
+    def begin_unload(self, model_id: str) -> None:
+        """Begin to unload a model, after its requests."""
+        model = self.catalog.resolve(model_id)
+        self._start(self._scheduler.unload(model), f"unload {model.id}")
 
     async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
         """Pin a model or remove its pin, and return its record."""

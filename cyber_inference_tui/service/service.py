@@ -333,6 +333,7 @@ class Service:
             llama_server=LlamaServerRecord(
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
+                build=binary.build if binary else None,
                 problem=self._binary_problem,
                 devices_problem=(binary.devices_problem or None) if binary else None,
             ),

@@ -279,6 +279,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             Group.MODELS,
         ),
     ] = True
+    default_model: Annotated[
+        str,
+        setting('The model that the id "auto" means while none is loaded or pinned.', Group.MODELS),
+    ] = ""
     default_context_size: Annotated[
         int,
         setting("Tokens of context; 0 = the model's own.", Group.MODELS, ge=0, le=_INT32),

@@ -163,6 +163,7 @@ def test_status_as_json(call: CommandLine, at: list[str], stand_in: StandIn) -> 
     assert facts["llama_server"] == {
         "path": "/opt/llama-server",
         "version": "b9999",
+        "build": None,
         "problem": None,
         "devices_problem": None,
     }

@@ -36,7 +36,7 @@ def ids(stand_in: StandIn) -> StandIn:
     """A service with models of odd names; "Plain-Q4" is loaded."""
     stand_in.answers["GET", "/v1/models"] = {
         "data": [
-            {"id": one, "status": "loaded" if one == "Plain-Q4" else "unloaded"} for one in ODD_IDS
+            {"id": one, "state": "loaded" if one == "Plain-Q4" else "unloaded"} for one in ODD_IDS
         ]
     }
     return stand_in

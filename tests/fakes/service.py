@@ -33,6 +33,7 @@ from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
+from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ConfigCheckRecord,
@@ -303,8 +304,15 @@ class _Models(Models):
         models = self._service.world.models
         return self._service.read("models", [models[model_id] for model_id in sorted(models)])
 
-    def written(self, model_id: str) -> int:
-        return self._service.written.get(model_id, 0)
+    def resolve(self, name: str) -> LocalModel:
+        return LocalModel(id=self.record(name).id)
+
+    def auto_record(self) -> ModelRecord | None:
+        return None
+
+    def local(self, model_id: str) -> LocalModel | None:
+        written = self._service.written.get(model_id, 0)
+        return LocalModel(id=model_id, modified=written * 1_000_000_000)
 
     def record(self, model_id: str) -> ModelRecord:
         for record in self._service.world.models.values():
@@ -331,6 +339,9 @@ class _Models(Models):
     async def unload(self, model_id: str, *, force: bool) -> ModelRecord:
         changes: dict[str, Any] = {"status": ModelStatus.UNLOADED, "memory_bytes": None}
         return self._set(model_id, "unload", force, **changes)
+
+    def begin_unload(self, model_id: str) -> None:
+        self._set(model_id, "begin_unload", False, status=ModelStatus.UNLOADING)
 
     async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
         return self._set(model_id, "pin", pinned, pinned=pinned)

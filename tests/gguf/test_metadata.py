@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.gguf.metadata import ProjectorFacts, RecurrentFacts, read_metadata
 from cyber_inference_tui.gguf.quantization import file_type_name, split_quantization
 from tests.gguf.headers import write_gguf
@@ -54,6 +55,42 @@ def test_per_layer_heads_windows_and_experts(tmp_path: Path) -> None:
     assert (facts.experts, facts.experts_used) == (8, 2)
     assert facts.pooling == "mean"
     assert facts.chat_template == "{{ x }}"
+
+
+@pytest.mark.parametrize(
+    ("added", "infill"),
+    [
+        ({"tokenizer.ggml.tokens": ["a", "<|fim_prefix|>", "b"]}, True),
+        ({"tokenizer.ggml.tokens": ["▁<PRE>"]}, True),
+        ({"tokenizer.ggml.tokens": ["x<PRE>", "<PRE>>", "<|fim_suffix|>"]}, False),
+        ({"tokenizer.ggml.merges": ["<PRE>"]}, False),
+        ({"tokenizer.ggml.fim_pre_token_id": 7}, True),
+        ({"tokenizer.ggml.prefix_token_id": 7}, True),
+        ({}, False),
+    ],
+)
+def test_the_vocabulary_shows_whether_a_model_fills_gaps(
+    tmp_path: Path, added: dict[str, object], infill: bool
+) -> None:
+    assert read_metadata(write_gguf(tmp_path / "a.gguf", added)).infill is infill
+
+
+def test_a_token_for_infilling_is_found_anywhere_in_a_long_vocabulary(tmp_path: Path) -> None:
+    for before in range(262_080, 262_160, 3):
+        words = ["x" * before, "<|fim_prefix|>", "y" * 300_000]
+        path = write_gguf(tmp_path / "a.gguf", {"tokenizer.ggml.tokens": words})
+        assert read_metadata(path).infill, before
+
+
+def test_the_chat_template_is_kept_in_short(tmp_path: Path) -> None:
+    facts = read_metadata(
+        write_gguf(
+            tmp_path / "a.gguf",
+            {"tokenizer.chat_template": "{% if tools %}x{% endif %}", "tokenizer.ggml.model": "t5"},
+        )
+    )
+    assert (facts.template, facts.tokenizer) == (TemplateFacts(tools=True), "t5")
+    assert read_metadata(write_gguf(tmp_path / "b.gguf")).template is None
 
 
 def test_inputs_of_memory_estimates(tmp_path: Path) -> None:

@@ -264,9 +264,9 @@ async def test_models_as_openai_lists_them(tmp_path: Path) -> None:
             first, second, third = listed["data"]
             assert first["id"] == "a"
             assert first["object"] == "model"
-            assert first["owned_by"] == "local"
+            assert first["owned_by"] == "llamacpp"
             assert first["created"] == 1_700_000_000
-            assert first["status"] == "loaded"
+            assert first["status"]["value"] == first["state"] == "loaded"
             assert first["context_length"] == 4096
             assert (second["created"], third["created"]) == (0, 0)
             # Paths on the disk are only for the owner.

@@ -36,7 +36,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_every_error_has_both_shapes(kind: type[CyberError]) -> None:
+def test_every_error_has_each_shape(kind: type[CyberError]) -> None:
     error = kind("What went wrong.")
     plain = msgspec.json.decode(error_body(error, "/v1/chat/completions"))
     assert set(plain) == {"error"}
@@ -47,6 +47,9 @@ def test_every_error_has_both_shapes(kind: type[CyberError]) -> None:
     assert other["type"] == "error"
     assert other["error"]["type"] in ANTHROPIC_TYPES
     assert other["error"]["code"] == kind.code
+    router = msgspec.json.decode(error_body(error, "/models/load"))
+    assert set(router["error"]) == {"message", "type", "code"}
+    assert router["error"]["code"] == kind.status
     assert error_response(error, "/").status == kind.status
 
 

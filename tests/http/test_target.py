@@ -183,7 +183,9 @@ async def test_the_only_model_is_the_default() -> None:
 # Without a name
 
 
-@pytest.mark.parametrize("target", ["GET /props", "GET /slots", "POST /infill", "POST /completion"])
+@pytest.mark.parametrize(
+    "target", ["GET /lora-adapters", "GET /slots", "POST /infill", "POST /completion"]
+)
 async def test_the_only_usable_model_is_loaded_for_it(target: str) -> None:
     broken = msgspec.structs.replace(model("broken"), problem="its file is no GGUF")
     async with forwarding(Recorder(), model("m"), broken) as world:
@@ -541,3 +543,52 @@ async def _head_of(world: World, method: str, path: str) -> Answer:
     first, *lines = received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
     return Answer(int(first.split()[1]), headers, b"")
+
+
+# The id auto
+
+
+AUTO_RULES = named("ruled", "quick", request_defaults={"top_k": 1})
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/v1/chat/completions", b'{"model": "auto"}'),
+        ("/v1/chat/completions", b'{"model": "Auto"}'),
+        ("/v1/chat/completions?model=auto", b"{}"),
+        ("/upstream/auto/v1/chat/completions", b'{"model": "auto"}'),
+        ("/upstream/auto/v1/chat/completions", b"{}"),
+    ],
+)
+async def test_auto_is_the_model_that_was_used_last(target: str, body: bytes) -> None:
+    server = Recorder()
+    async with forwarding(server, PLAIN, AUTO_RULES, default_model="plain") as world:
+        refused = await send(world, "POST", CHAT, b'{"model": "automatic"}')
+        assert refused.status == 404
+        for name in (b"quick", b"plain"):
+            used = b'{"model": "%b"}' % name
+            assert (await send(world, "POST", CHAT, used)).status == 200
+            assert (await send(world, "POST", target, body)).status == 200
+            before, now = server.seen[-2:]
+            # The server gets the request as if it named the model: with its id, and its rules.
+            got = msgspec.json.decode(now.body)
+            expected = msgspec.json.decode(before.body)
+            assert got in (expected, {k: v for k, v in expected.items() if k != "model"})
+            assert "auto" not in now.target
+
+
+async def test_auto_loads_the_default_model() -> None:
+    async with forwarding(Recorder(), PLAIN, AUTO_RULES, default_model="Quick") as world:
+        assert (await send(world, "POST", CHAT, b'{"model": "auto"}')).status == 200
+        assert world.scheduler.loaded_ids == ["ruled"]
+
+
+async def test_auto_without_a_meaning_is_not_found() -> None:
+    async with forwarding(Recorder(), PLAIN, AUTO_RULES) as world:
+        for target in (CHAT, "/upstream/auto/props"):
+            method = "POST" if target == CHAT else "GET"
+            got = await send(world, method, target, b'{"model": "auto"}' if target == CHAT else b"")
+            assert got.status == 404
+            assert b"default_model" in got.body
+        assert world.scheduler.loaded_ids == []

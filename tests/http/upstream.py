@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
@@ -113,6 +114,7 @@ class FakeServer:
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
         self.context_length: int | None = None
+        self.template: TemplateFacts | None = None
         self.most_requests: int | None = None
         self.lingers: asyncio.Event | None = None
         """Set to let it exit."""
@@ -192,7 +194,12 @@ class World:
 
 
 class _Models(Models):
-    def __init__(self, catalog: Catalog) -> None:
+    # A property of the real one, so the class has to have something in its place.
+    _settings: Settings = Settings()
+
+    def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
         self.catalog = catalog
 
 
@@ -205,7 +212,7 @@ class _Service(Service):
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self.settings = settings
         self.active = ActiveRequests()
-        self.models = _Models(catalog)
+        self.models = _Models(settings, catalog, scheduler)
         self.scheduler = scheduler
 
 

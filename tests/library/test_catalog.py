@@ -95,3 +95,21 @@ def test_every_name_that_is_kept_leads_to_its_model(names: dict[str, list[str]])
         assert here.resolve(model.id) is model
         for alias in model.aliases:
             assert here.resolve(alias) is model
+
+
+def test_names_of_auto() -> None:
+    models = {"a": LocalModel(id="a", aliases=("auto", "x")), "Big": LocalModel(id="Big")}
+    here = Catalog(models, auto_aliases=("default", "a", "x", "Best", "big"))
+    for name in ("auto", "AUTO", "default", "Default", "Best", "best", "big"):
+        assert here.is_auto(name), name
+    for name in ("a", "A", "x", "Big", "BIG", "automatic", "", "auto" * 5000):
+        assert not here.is_auto(name), name
+    assert here.auto_aliases == ("Best", "big", "default")
+    assert {problem.where for problem in here.problems} == {
+        'alias "a"',
+        'alias "auto"',
+        'alias "x"',
+    }
+    assert here != Catalog(models, auto_aliases=("default",))
+    with pytest.raises(ModelNotFoundError):
+        here.resolve("auto")

@@ -250,6 +250,28 @@ def test_a_path_to_a_file_that_has_this_id_anyway_is_one_model(home: Home) -> No
     assert catalog.models["nick"].path == path
 
 
+def test_the_table_of_auto_has_only_aliases(home: Home, tmp_path: Path) -> None:
+    home.model("auto.gguf")
+    names = ModelSettings(aliases=("default",))
+    catalog = home.scan(model_settings={"auto": names})
+    assert list(catalog.models) == ["models/auto"]
+    assert (catalog.auto_aliases, catalog.problems) == (("default",), ())
+    more = ModelSettings(aliases=("default",), pinned=True)
+    catalog = home.scan(model_settings={"auto": more})
+    assert catalog.auto_aliases == ("default",)
+    assert not catalog.models["models/auto"].settings.pinned
+    (problem,) = catalog.problems
+    assert problem.where == '[models."auto"]'
+    (home.models_dir / "auto.gguf").rename(home.models_dir / "Auto.gguf")
+    catalog = home.scan(model_settings={"auto": names})
+    assert list(catalog.models) == ["Auto"]
+    assert catalog.is_auto("default")
+    assert not catalog.models["Auto"].aliases
+    outside = write_gguf(tmp_path / "outside" / "m.gguf")
+    catalog = home.scan(model_settings={"auto": ModelSettings(path=outside)})
+    assert "another name" in str(catalog.models["auto"].problem)
+
+
 def test_a_projector_from_the_table(home: Home, tmp_path: Path) -> None:
     home.model("Name.gguf")
     projector = write_gguf(tmp_path / "p.gguf", PROJECTOR)

@@ -138,7 +138,7 @@ def test_health_and_models_wake_nothing(service: ServiceProcess) -> None:
     assert service.get("/health").json() == {"status": "ok"}
     listed = service.get("/v1/models").json()
     assert listed["object"] == "list"
-    assert {model["id"]: model["status"] for model in listed["data"]} == {
+    assert {model["id"]: model["state"] for model in listed["data"]} == {
         "a": "unloaded",
         "b": "unloaded",
     }

@@ -129,7 +129,7 @@ def test_progress_is_in_the_record(service: ServiceProcess) -> None:
     record = eventually(lambda: (r := service.model("progress"))["progress"] and r)
     assert record["status"] == "loading"
     assert 0 < record["progress"] < 1
-    listed = {model["id"]: model["status"] for model in service.get("/v1/models").json()["data"]}
+    listed = {model["id"]: model["state"] for model in service.get("/v1/models").json()["data"]}
     assert listed["progress"] == "loading"
 
 

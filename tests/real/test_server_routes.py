@@ -218,7 +218,9 @@ def test_the_only_model_needs_no_name(start_real: StartReal) -> None:
         answer = service.post("/completion", json={"prompt": "hello", "n_predict": 2})
         assert (answer.status_code, answer.json()["model"]) == (200, "demo")
         assert service.post("/admin/models/demo/unload").status_code == 200
-    assert service.get("/props").json()["model_alias"] == "demo"
+    assert service.get("/lora-adapters").json() == []
+    # By this answer clients recognize a router.
+    assert service.get("/props").json()["role"] == "router"
 
 
 def test_a_byte_order_mark_passes(demo_service: ServiceProcess) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
+from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
@@ -91,6 +92,7 @@ class VirtualServer:
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = None
         self.context_length: int | None = None
+        self.template: TemplateFacts | None = None
         self.most_requests: int | None = world.most_requests.get(model_id)
         self.says: Footprint | None = None
 

@@ -12,10 +12,15 @@ from tests.tui.world import GIB, NOW, ago, model
 
 def test_what_it_is() -> None:
     record = model(
-        "a", vision=True, pinned=True, aliases=("one", "two"), origin="hub cache", size_bytes=GIB
+        "a",
+        capabilities=("completion", "chat", "tools", "vision"),
+        pinned=True,
+        aliases=("one", "two"),
+        origin="hub cache",
+        size_bytes=GIB,
     )
     assert description_text(record, UNICODE) == (
-        "qwen3 · 4.0B parameters · Q4_K_M · context 8K / 40K · 1.00 GiB · vision"
+        "qwen3 · 4.0B parameters · Q4_K_M · context 8K / 40K · 1.00 GiB · tools · vision"
         " · pinned · also one, two · from hub cache"
     )
     assert description_text(ModelRecord(id="x"), ASCII) == "No details are known."

@@ -36,6 +36,8 @@ STYLES: dict[Tone, str] = {
 }
 """The style of each tone."""
 _LONGEST = 1000
+_USUAL = frozenset({"completion", "chat"})
+"""Capabilities that need no words, because most models have them."""
 
 
 def description_text(model: ModelRecord, charset: Charset) -> str:
@@ -48,8 +50,7 @@ def description_text(model: ModelRecord, charset: Charset) -> str:
         model.quantization,
         None if loaded else _context(model),
         size_text(model.size_bytes) if model.size_bytes is not None else None,
-        "vision" if model.vision else None,
-        "embeddings" if model.embedding else None,
+        *(one for one in model.capabilities if one not in _USUAL),
         "pinned" if model.pinned else None,
         f"also {', '.join(model.aliases[:5])}" if model.aliases else None,
         f"from {model.origin}" if model.origin != "models_dir" else None,
