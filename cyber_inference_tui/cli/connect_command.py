@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,8 +101,12 @@ def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     from cyber_inference_tui.connect.connection import connection
 
     settings = options.load().settings
+    found = all_models(options)
+    notes = stderr_terminal(options.environ)
+    if found.absence and notes.interactive:
+        print_note(f"{found.absence} The models are those on the disk.", notes)
     return connection(
-        all_models(options).records,
+        found.records,
         url=service_url(settings),
         key=settings.api_keys[0] if settings.api_keys else "",
         wanted=wanted,
@@ -180,6 +185,8 @@ def _connect(
         backup = connected.backup(client.name, file)
         kept = f"the original is {backup}" if backup else "there was no file before"
         print_note(f"{file.path} ({kept})", notes)
+        if connection.key and Path(file.path).stat().st_mode & 0o077:
+            print_note(f"Others may read the key in it; `chmod 600 {file.path}` helps.", notes)
     _print_notes(client, connection, notes)
 
 
@@ -210,7 +217,7 @@ def _show(changes: Sequence[Change], terminal: Terminal, *secrets: str) -> None:
     colors = {"+": GREEN, "-": RED, "@": DIM}
     for change in changes:
         for line in change.difference(secrets):
-            code = colors.get(line[:1])
+            code = DIM if line.startswith(("--- ", "+++ ")) else colors.get(line[:1])
             shown = clean_line(line)
             click.echo(terminal.paint(shown, code) if code else shown, err=True, color=True)
 
@@ -277,8 +284,10 @@ def _list(options: GlobalOptions, as_json: bool) -> None:
 
 
 def _installed(client: Client, options: GlobalOptions) -> bool | None:
-    """Return whether one of the client's programs is in ``PATH``; ``None`` if it has none."""
+    """Return whether the client is on this machine; ``None`` if that cannot be seen."""
     if not client.programs:
         return None
     path = options.environ.get("PATH", "")
-    return any(shutil.which(name, path=path) for name in client.programs)
+    if any(shutil.which(name, path=path) for name in client.programs):
+        return True
+    return bool(client.folder) and (home_of(options).path / client.folder).is_dir()

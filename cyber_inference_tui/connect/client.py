@@ -109,6 +109,8 @@ class Client:
     api: Api
     programs: tuple[str, ...] = ()
     """The names of its programs: it is installed if one is in ``PATH``."""
+    folder: str = ""
+    """A folder in the home directory that shows that it is installed, without a program."""
     files: Callable[[Connection, Home], tuple[ClientFile, ...]] = lambda connection, home: ()
     printed: Callable[[Connection], str] | None = None
     least_context: int = 0

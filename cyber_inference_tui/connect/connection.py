@@ -13,7 +13,6 @@ from cyber_inference_tui.text import escaped
 
 PROVIDER = "cyber-inference"
 """The name of this service in the settings of clients."""
-KEY_VARIABLE = "CYBER_INFERENCE_API_KEY"
 PATIENCE = 1800
 """Seconds that a client should wait for an answer: for a load, and a long prompt on a small
 machine."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.records import ModelRecord, ModelStatus
 from tests.cli.conftest import CommandLine
 from tests.cli.stand_in import StandIn
@@ -48,6 +50,7 @@ def test_difference_settings_and_undo(
     assert done.out == f"Claude Code uses qwen at {models.url}.\n"
     assert f'+    "ANTHROPIC_BASE_URL": "{models.url}",' in done.err.splitlines()
     assert "sk-secret-key" not in done.err
+    assert f"chmod 600 {settings}" in done.err
     # The default context is too small for an agent.
     assert "8,192 tokens of context; Claude Code needs about 32,768" in done.err
     env = json.loads(settings.read_text())["env"]
@@ -75,6 +78,22 @@ def test_nothing_is_written_without_an_answer(connect: CommandLine, settings: Pa
     assert "settings.json cannot be changed: line 1" in done.err
     assert "--print" in done.err
     assert settings.read_text() == "{ broken"
+
+
+def test_without_a_service_the_models_are_those_on_the_disk(
+    call: CommandLine, data_dir: Path, tmp_path: Path
+) -> None:
+    write_demo(data_dir / "models" / "sub" / "tiny.gguf")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # it does not listen
+        port = free.getsockname()[1]
+        done = call("connect", "aider", "--yes", "--port", str(port))
+    assert done.code == 0
+    assert (
+        f"openai-api-base: http://127.0.0.1:{port}/v1" in (tmp_path / ".aider.conf.yml").read_text()
+    )
+    sizes = json.loads((tmp_path / ".aider.model.metadata.json").read_text())
+    assert sizes["openai/tiny"]["max_input_tokens"] > 0
 
 
 def test_print_writes_nothing(connect: CommandLine, models: StandIn, tmp_path: Path) -> None:
@@ -113,8 +132,10 @@ def test_list_shows_what_is_installed_and_connected(
     program.chmod(0o755)
     environ["PATH"] = str(program.parent)
     connect("pi", "--yes")
+    (tmp_path / ".continue").mkdir()
     rows = {row["client"]: row for row in json.loads(call("connect", "--list", "--json").out)}
     assert rows["codex"]["installed"] is True
+    assert rows["continue"]["installed"] is True
     assert rows["zed"]["installed"] is False
     assert rows["env"]["installed"] is None
     assert rows["pi"] == {

@@ -98,7 +98,7 @@ def test_continue(tmp_path: Path) -> None:
 
 def test_editors(tmp_path: Path) -> None:
     zed = written("zed", tmp_path)[".config/zed/settings.json"]
-    provider = zed["language_models"]["openai_compatible"]["cyber-inference"]
+    provider = zed["language_models"]["openai_compatible"]["citui"]
     assert provider["api_url"] == URL
     assert provider["available_models"][0]["max_tokens"] == 65536
     assert provider["available_models"][0]["capabilities"]["images"] is True

@@ -118,3 +118,32 @@ def test_the_result_reads_as_the_merged_data(
 ) -> None:
     text = with_changes(json.dumps(present, indent=indent), changes)
     assert json.loads(text) == read(text) == merged(present, changes)
+
+
+@given(TABLES, TABLES, st.data())
+def test_comments_and_last_commas_anywhere_stay(
+    present: dict[str, Any], changes: dict[str, Any], data: st.DataObject
+) -> None:
+    lines = json.dumps(present, indent=2).splitlines()
+    comments = data.draw(
+        st.lists(
+            st.sampled_from(["", " // c", " /* { */", "\n// d"]),
+            min_size=len(lines),
+            max_size=len(lines),
+        )
+    )
+    comma = data.draw(st.booleans())
+    text = ""
+    for at, (line, comment) in enumerate(zip(lines, comments, strict=True)):
+        closes = at + 1 < len(lines) and lines[at + 1].strip(" ,") in {"}", "]"}
+        ends = comma and closes and line[-1] not in "{[,"
+        text += line + ("," if ends else "") + comment + "\n"
+    assert read(text) == present
+    result = with_changes(text, changes)
+    assert read(result) == merged(present, changes)
+    if all(not isinstance(value, dict | list) for value in present.values()):
+        # Nothing but single values is replaced.
+        assert [line for line in result.split("\n") if line.startswith("// d")] == [
+            line for line in text.split("\n") if line.startswith("// d")
+        ]
+        assert result.count(" // c") == text.count(" // c")

@@ -13,6 +13,7 @@ def variables(connection: Connection) -> dict[str, str]:
         "ANTHROPIC_BASE_URL": connection.url,
         "ANTHROPIC_AUTH_TOKEN": connection.any_key,
         "ANTHROPIC_MODEL": strong.id,
+        "ANTHROPIC_DEFAULT_FABLE_MODEL": strong.id,
         "ANTHROPIC_DEFAULT_OPUS_MODEL": strong.id,
         "ANTHROPIC_DEFAULT_SONNET_MODEL": strong.id,
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": fast.id,

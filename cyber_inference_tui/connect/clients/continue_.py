@@ -19,8 +19,6 @@ def _entry(connection: Connection, model: Model) -> dict[str, object]:
         "capabilities": abilities,
         "defaultCompletionOptions": {"contextLength": model.context, "maxTokens": model.output},
         "requestOptions": {"timeout": PATIENCE},
-        # Else it would send names of OpenAI's models to an API that has them.
-        "useResponsesApi": False,
     }
 
 
@@ -40,6 +38,7 @@ CLIENT = Client(
     title="Continue",
     api=Api.CHAT,
     programs=("cn",),
+    folder=".continue",  # an editor's extension
     files=_files,
     least_context=8192,
 )

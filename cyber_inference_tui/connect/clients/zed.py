@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from cyber_inference_tui.connect.client import JSON, Api, Client, ClientFile, Home
-from cyber_inference_tui.connect.connection import KEY_VARIABLE, PROVIDER, Connection, Model
+from cyber_inference_tui.connect.connection import Connection, Model
 from cyber_inference_tui.connect.settings_change import Items
+
+_PROVIDER = "citui"
+"""Zed derives a variable for the key from it, which must not begin like this program's own."""
+_KEY_VARIABLE = "CITUI_API_KEY"
 
 
 def _entry(model: Model) -> dict[str, object]:
@@ -28,8 +32,8 @@ def _files(connection: Connection, home: Home) -> tuple[ClientFile, ...]:
         "available_models": Items("name", tuple(_entry(model) for model in connection.models)),
     }
     changes = {
-        "language_models": {"openai_compatible": {PROVIDER: provider}},
-        "agent": {"default_model": {"provider": PROVIDER, "model": connection.model.id}},
+        "language_models": {"openai_compatible": {_PROVIDER: provider}},
+        "agent": {"default_model": {"provider": _PROVIDER, "model": connection.model.id}},
     }
     # On macOS, too, its settings are in ~/.config.
     folder = home.config if home.platform != "darwin" else home.path / ".config"
@@ -40,7 +44,7 @@ def _notes(connection: Connection) -> tuple[str, ...]:
     key = "the key" if connection.key else "any text"
     return (
         f"Zed takes no key from this file: enter {key} in its settings (AI, LLM Providers, "
-        f"{PROVIDER}), or start it with {KEY_VARIABLE} set to it.",
+        f"{_PROVIDER}), or start it with {_KEY_VARIABLE} set to it.",
     )
 
 
