@@ -145,8 +145,10 @@ class Connected:
         """Return the ``present`` content without what was written."""
         backup = self.backup(client, known)
         original = read_file(backup, _MOST_BYTES) if backup else None
-        if present is None or present == known.after:
-            return original if present is not None else None
+        if present is None or present == original:  # it is gone, or was never written
+            return present
+        if present == known.after:
+            return original
         reversed_ = reverted(_text(original or b""), _text(known.after), _text(present))
         if reversed_ is None:
             where = f" Its original is {backup}." if backup else ""
@@ -186,6 +188,10 @@ class Connected:
             replace_file(folder / _RECORD, data, mode=0o600, flush=True)
             for change in changes:
                 _make(change)
+            kept = {file.before for file in files}
+            for file in old.files if old else ():
+                if file.before and file.before not in kept:
+                    (folder / file.before).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(error) from error
         return record

@@ -16,6 +16,8 @@ PROVIDER = "cyber-inference"
 PATIENCE = 1800
 """Seconds that a client should wait for an answer: for a load, and a long prompt on a small
 machine."""
+AUTO = "auto"
+"""The id of the model in use: the service chooses it for each request."""
 _UNKNOWN_CONTEXT = 8192
 _MOST_OUTPUT = 16384
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +52,7 @@ class Connection:
     fast: Model
     """The model for small background tasks, in clients that have two."""
     models: tuple[Model, ...]
-    """Every chat model, ``model`` first."""
+    """``model`` and every other chat model."""
 
     @property
     def openai_url(self) -> str:
@@ -69,13 +71,15 @@ def connection(
     """Return the connection to the model with the id or alias ``wanted``.
 
     Without one it is the loaded model that was used last, else a pinned one, else the only one.
-    The fast model is the smallest of those that stay loaded beside it, or the same. Raises
-    ``ModelNotFoundError``, and ``InvalidRequestError`` if any of several could be meant.
+    ``auto`` gets that model's facts. The fast model is the smallest of those that stay loaded
+    beside it, or the same. Raises ``ModelNotFoundError``, and ``InvalidRequestError`` if any of
+    several could be meant.
     """
     chats = [record for record in records if not record.embedding and not record.unreadable]
-    chosen = _named(chats, wanted) if wanted else _usual(chats)
-    model = _model(chosen, _spelling(chosen, wanted))
-    rest = [record for record in chats if record is not chosen]
+    automatic = wanted.casefold() == AUTO
+    chosen = _named(chats, wanted) if wanted and not automatic else _usual(chats)
+    model = _model(chosen, AUTO if automatic else _spelling(chosen, wanted))
+    rest = [record for record in chats if automatic or record is not chosen]
     return Connection(
         url=url,
         key=key,

@@ -126,6 +126,31 @@ def test_a_file_that_was_deleted_stays_so(filed: World) -> None:
     assert not filed.path.exists()
 
 
+def test_an_interrupted_change_can_be_undone(filed: World) -> None:
+    record = filed.connect()
+    filed.path.write_text(ORIGINAL)  # as if it had been written never
+    filed.undo()
+    assert filed.path.read_text() == ORIGINAL
+    assert record.files
+
+
+def test_a_file_that_is_no_longer_needed_is_restored(filed: World, tmp_path: Path) -> None:
+    second = tmp_path / "keys.json"
+    second.write_text("{}\n")
+    files = [ClientFile(path, JSON, {"url": "http://x"}) for path in (filed.path, second)]
+    record = ConnectedRecord(
+        client="one", url="http://x", model="m", at=datetime.now(UTC), files=()
+    )
+    filed.connected.write(record, filed.connected.planned("one", files))
+    assert "http://x" in second.read_text()
+    filed.connected.write(record, filed.connected.planned("one", files[:1]))
+    assert second.read_text() == "{}\n"
+    folder = tmp_path / "data/connect/one"
+    assert sorted(path.name for path in folder.iterdir()) == ["0-settings.json", "connected.json"]
+    filed.undo()
+    assert filed.path.read_text() == ORIGINAL
+
+
 def test_a_link_stays_one(filed: World, tmp_path: Path) -> None:
     kept = tmp_path / "dotfiles.json"
     filed.path.rename(kept)

@@ -48,6 +48,13 @@ def test_without_a_name_it_is_loaded_then_pinned_then_the_only_one() -> None:
         chosen(record("e", embedding=True), record("broken", unreadable=True))
 
 
+def test_auto_has_the_facts_of_the_model_in_use() -> None:
+    used = record("used", status=ModelStatus.LOADED, vision=True)
+    found = chosen(record("other"), used, wanted="Auto")
+    assert (found.model.id, found.model.images) == ("auto", True)
+    assert [model.id for model in found.models] == ["auto", "other", "used"]
+
+
 def test_the_fast_model_stays_loaded_beside_the_other() -> None:
     big = ModelRecord(id="big", size_bytes=900, pinned=True)
     small = ModelRecord(id="small", size_bytes=300, pinned=True)
