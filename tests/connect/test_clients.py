@@ -42,6 +42,7 @@ def test_claude_code(tmp_path: Path) -> None:
     assert variables["ANTHROPIC_MODEL"] == "Qwen3-30B"
     assert variables["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "qwen-small"
     assert variables["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "65536"
+    assert variables["CLAUDE_STREAM_IDLE_TIMEOUT_MS"] == "1800000"
     assert variables["CLAUDE_CODE_ATTRIBUTION_HEADER"] == "0"
     assert all(isinstance(value, str) for value in variables.values())
     secret = written("claude-code", tmp_path, WITH_KEY)[".claude/settings.json"]["env"]

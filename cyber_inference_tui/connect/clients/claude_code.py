@@ -22,6 +22,8 @@ def variables(connection: Connection) -> dict[str, str]:
         "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(strong.context),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(strong.output),
         "API_TIMEOUT_MS": str(PATIENCE * 1000),
+        # Else it gives up after 300 s without a token: a long prompt on a small machine.
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(PATIENCE * 1000),
         # This header changes with each request, and begins the prompt: no cache would match.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
     }
