@@ -64,6 +64,7 @@ def test_opencode(tmp_path: Path) -> None:
     data = written("opencode", tmp_path)[".config/opencode/opencode.json"]
     assert data["model"] == "cyber-inference/Qwen3-30B"
     assert data["small_model"] == "cyber-inference/qwen-small"
+    assert data["provider"]["cyber-inference"]["options"]["chunkTimeout"] == 1800000
     models = data["provider"]["cyber-inference"]["models"]
     assert list(models) == ["Qwen3-30B", "qwen-small"]
     assert models["Qwen3-30B"]["limit"] == {"context": 65536, "output": 16384}

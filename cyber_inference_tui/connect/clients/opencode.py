@@ -39,6 +39,9 @@ def _files(connection: Connection, home: Home) -> tuple[ClientFile, ...]:
                     "baseURL": connection.openai_url,
                     "apiKey": connection.any_key,
                     "timeout": PATIENCE * 1000,
+                    # Both are 300 s otherwise: a long prompt on a small machine takes longer.
+                    "headerTimeout": PATIENCE * 1000,
+                    "chunkTimeout": PATIENCE * 1000,
                 },
                 "models": {model.id: _entry(model) for model in connection.models},
             }
