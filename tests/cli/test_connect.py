@@ -52,7 +52,7 @@ def test_difference_settings_and_undo(
     assert "sk-secret-key" not in done.err
     assert f"chmod 600 {settings}" in done.err
     # The default context is too small for an agent.
-    assert "8,192 tokens of context; Claude Code needs about 32,768" in done.err
+    assert "8,192 tokens of context; Claude Code needs about 65,536" in done.err
     env = json.loads(settings.read_text())["env"]
     assert env["EDITOR"] == "vi"
     assert env["ANTHROPIC_AUTH_TOKEN"] == "sk-secret-key"

@@ -60,7 +60,7 @@ def test_another_context_since_the_connection_is_named(tmp_path: Path) -> None:
     assert "connect claude-code --model m` again" in warning[2]
     assert hint[:2] == (
         "hint",
-        "Claude Code needs about 32,768 tokens of context; m has 8,192.",
+        "Claude Code needs about 65,536 tokens of context; m has 8,192.",
     )
     assert answer[0] == "ok"
 

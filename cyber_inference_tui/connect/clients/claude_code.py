@@ -40,5 +40,5 @@ CLIENT = Client(
     api=Api.MESSAGES,
     programs=("claude",),
     files=_files,
-    least_context=32768,
+    least_context=65536,  # its instructions and tools alone take about 23,000 tokens
 )
