@@ -1,4 +1,4 @@
-"""Reads files without blocking on special files, and explains full disks.
+"""Reads files without blocking on special files, writes them in one step, explains full disks.
 
 Opening a fifo blocks until a process writes to it, and a device may have no end.
 """
@@ -9,10 +9,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+_NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
 _KINDS = {
     stat.S_IFIFO: "a fifo",
     stat.S_IFSOCK: "a socket",
@@ -89,6 +92,70 @@ def replace_file(path: Path, data: bytes, *, mode: int | None = None, flush: boo
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def rewrite_file(path: Path, data: bytes) -> None:
+    """Replace a user's file with ``data`` in one step, keeping its mode and owner.
+
+    A file that is a mount of its own (a single file in a container), or that is in a folder that is
+    not writable, cannot be replaced: it is overwritten. A new file gets the mode 0600. Raises
+    ``OSError``.
+    """
+    try:
+        _replace(path, data)
+    except OSError as error:
+        if error.errno not in _NOT_REPLACEABLE or not path.is_file():
+            raise
+        _overwrite(path, data)
+
+
+def _overwrite(target: Path, data: bytes) -> None:
+    """Overwrite a file; restores its content if the disk has no room for the new."""
+    with target.open("r+b", buffering=0) as file:
+        old = file.read()
+        try:
+            _write_from_start(file, data)
+        except OSError:
+            _write_from_start(file, old)
+            raise
+
+
+def _write_from_start(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    while data:
+        data = data[file.write(data) :]
+    file.truncate()
+    os.fsync(file)
+
+
+def _replace(target: Path, data: bytes) -> None:
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        status = None
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if status is not None:
+                # An edit by the administrator must not change the owner.
+                with contextlib.suppress(PermissionError):
+                    os.fchown(file, status.st_uid, status.st_gid)
+                os.fchmod(file, status.st_mode & 0o7777)
+            os.fsync(file)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Otherwise a power cut may restore the old file; some file systems refuse this.
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def flush_to_disk(descriptor: int) -> None:

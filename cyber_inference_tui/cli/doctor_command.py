@@ -23,7 +23,7 @@ from cyber_inference_tui.terminal.text_width import cells
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cyber_inference_tui.doctor.records import Finding
 
@@ -40,9 +40,12 @@ _LEAST_TEXT = 20
 
 @click.command()
 @click.option("--offline", is_flag=True, help="Do not check whether the model hub can be reached.")
+@click.option(
+    "--clients", is_flag=True, help="Also send the request that each connected client would send."
+)
 @json_option
 @click.pass_obj
-def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
+def doctor(options: GlobalOptions, *, offline: bool, clients: bool, as_json: bool) -> int:
     """Show what would keep this machine from working, each finding with its fix.
 
     Nothing is changed. Exit code 0 = no error, 5 = only the configuration is wrong,
@@ -58,11 +61,34 @@ def doctor(options: GlobalOptions, *, offline: bool, as_json: bool) -> int:
     except ConfigError as error:
         broken = broken_configuration(error, options.config, options.environ)
     findings = examine(loaded, broken, environ=options.environ, offline=offline)
+    if clients and loaded is not None:
+        findings += tuple(_client_findings(options))
     if as_json:
         print_json(findings)
     else:
         print_lines(finding_lines(findings, stdout_terminal(options.environ)))
     return exit_code(findings)
+
+
+def _client_findings(options: GlobalOptions) -> Iterator[Finding]:
+    from cyber_inference_tui.cli.connect_command import connected_of, connection_of, home_of
+    from cyber_inference_tui.connect.clients import CLIENTS
+    from cyber_inference_tui.doctor.clients import check_client
+    from cyber_inference_tui.doctor.records import Finding
+
+    connected, home = connected_of(options), home_of(options)
+    records = {client: connected.record(client.name) for client in CLIENTS.values()}
+    if not any(records.values()):
+        yield Finding.hint(
+            "clients",
+            "No client is connected.",
+            "`cyber-inference-tui connect --list` shows what can be connected.",
+        )
+    for client, record in records.items():
+        if record is not None:
+            yield from check_client(
+                client, record, lambda model: connection_of(options, model), home
+            )
 
 
 def finding_lines(findings: Sequence[Finding], terminal: Terminal) -> list[str]:

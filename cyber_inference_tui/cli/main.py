@@ -69,6 +69,9 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "init": CommandEntry("config_commands", "init", "Create directories and a config.toml."),
     },
     "Set up": {
+        "connect": CommandEntry(
+            "connect_command", "connect", "Make a client program use this service."
+        ),
         "doctor": CommandEntry("doctor_command", "doctor", "Find problems and show their fixes."),
         "service": CommandEntry(
             "service_command", "service", "Keep it running with systemd; stop it."

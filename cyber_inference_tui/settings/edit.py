@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import fcntl
 import os
 import re
-import secrets
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictError, NotFoundError
+from cyber_inference_tui.files import rewrite_file
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import load_text, read_config
@@ -30,7 +28,6 @@ from cyber_inference_tui.text import escaped
 
 _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another edit, which takes milliseconds."""
-_NOT_REPLACEABLE = frozenset({errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV})
 
 
 def split_key(key: str) -> tuple[str | None, Key]:
@@ -166,7 +163,7 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
                 text = ""
             new = change(text)
             if new != text:
-                _replace_or_overwrite(target, new.encode())
+                rewrite_file(target, new.encode())
     except OSError as error:
         raise _not_written(path, error) from error
 
@@ -338,66 +335,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _replace_or_overwrite(target: Path, data: bytes) -> None:
-    """Replace the file with ``data`` in one step, keeping its mode and owner.
-
-    A file that is a mount of its own (a single file in a container), or that is in a folder that is
-    not writable, cannot be replaced: it is overwritten. Raises ``OSError``.
-    """
-    try:
-        _replace(target, data)
-    except OSError as error:
-        if error.errno not in _NOT_REPLACEABLE or not target.is_file():
-            raise
-        _overwrite(target, data)
-
-
-def _overwrite(target: Path, data: bytes) -> None:
-    """Overwrite a file; restores its content if the disk has no room for the new."""
-    with target.open("r+b", buffering=0) as file:
-        old = file.read()
-        try:
-            _write_from_start(file, data)
-        except OSError:
-            _write_from_start(file, old)
-            raise
-
-
-def _write_from_start(file: FileIO, data: bytes) -> None:
-    file.seek(0)
-    while data:
-        data = data[file.write(data) :]
-    file.truncate()
-    os.fsync(file)
-
-
-def _replace(target: Path, data: bytes) -> None:
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        status = None
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(file, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if status is not None:
-                # An edit by the administrator must not change the owner.
-                with contextlib.suppress(PermissionError):
-                    os.fchown(file, status.st_uid, status.st_gid)
-                os.fchmod(file, status.st_mode & 0o7777)
-            os.fsync(file)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Otherwise a power cut may restore the old file; some file systems refuse this.
-        with contextlib.suppress(OSError):
-            os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from cyber_inference_tui.settings.schema import Settings
 
