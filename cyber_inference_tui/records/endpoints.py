@@ -25,6 +25,7 @@ from cyber_inference_tui.records.models import (
 from cyber_inference_tui.records.queries import (
     CancelQuery,
     CheckQuery,
+    ClientsQuery,
     Credentials,
     DownloadRequest,
     EventsQuery,
@@ -46,6 +47,7 @@ from cyber_inference_tui.records.queries import (
 )
 from cyber_inference_tui.records.requests import (
     ActiveRequestRecord,
+    ClientRecord,
     ModelTotals,
     RequestRecord,
     WaitingRecord,
@@ -234,6 +236,12 @@ SESSIONS = _asking(
     HistoryQuery,
     list[SessionRecord],
     "from a load to the unload, newest first",
+)
+CLIENTS = _asking(
+    "GET /admin/clients",
+    ClientsQuery,
+    list[ClientRecord],
+    "the clients of each port, by program, key and address, the latest first",
 )
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
 CONFIG = _plain(
