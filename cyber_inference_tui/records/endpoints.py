@@ -137,6 +137,9 @@ def _asking(
 HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
 FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+WEB_PAGE = _asking(
+    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.OPEN
+)
 LIST_V1 = _plain("GET /v1/models", dict[str, Any], "the models, as OpenAI lists them", Area.MODEL)
 LISTED_V1 = _plain("GET /v1/models/{id}", dict[str, Any], "one model", Area.MODEL)
 LIST = _plain("GET /models", dict[str, Any], "the same as `/v1/models`", Area.MODEL)
