@@ -31,6 +31,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ProblemRecord,
+    RequestRecord,
     StatusRecord,
     endpoints,
     queries,
@@ -155,6 +156,13 @@ def service_view(options: GlobalOptions) -> ServiceView:
         return ServiceView(url=client.url, status=status, models=busy, clients=clients)
 
     return with_client(options.load().settings, look)
+
+
+def finished_requests(options: GlobalOptions, query: queries.RequestQuery) -> list[RequestRecord]:
+    """Return finished requests, newest first."""
+    return with_client(
+        options.load().settings, lambda client: client.call(endpoints.REQUESTS, query=query)
+    )
 
 
 def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -82,9 +83,11 @@ class ExtraPorts:
         except OSError as error:
             problem = error.strerror or str(error)
             if error.errno == errno.EADDRINUSE:
-                owner = await asyncio.to_thread(
-                    foreign_listener, port, [os.getpid()], by_command=False
-                )
+                owner = None
+                with contextlib.suppress(OSError):
+                    owner = await asyncio.to_thread(
+                        foreign_listener, port, [os.getpid()], by_command=False
+                    )
                 problem = f"in use by {owner or 'another program'}"
             elif error.errno == errno.EACCES:
                 problem = "only root may listen on it"

@@ -22,6 +22,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     PortRecord,
     ProblemRecord,
+    RequestRecord,
 )
 from cyber_inference_tui.service.runtime import (
     DataDirectoryLock,
@@ -176,6 +177,39 @@ def test_status_shows_open_ports_and_their_clients(
     facts = json.loads(call("status", "--json", *at).out)
     assert facts["extra_ports"][1] == {"port": 8080, "problem": "in use by x"}
     assert facts["clients"][1]["user_agent"] == "ollama/0.9 (x)"
+
+
+def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
+    when = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    record = RequestRecord(
+        at=when,
+        model="tiny",
+        path="/v1/chat/completions",
+        status=200,
+        tokens_out=12,
+        duration_seconds=1.5,
+        client="127.0.0.1",
+        user_agent="claude-cli/2.0.1 (external)",
+        key_name="2",
+        port=11434,
+    )
+    refused = RequestRecord(at=when, model="", path="/v1", status=404, duration_seconds=0.0)
+    stand_in.answers["GET", "/admin/requests?limit=20"] = [record, refused]
+    outcome = call("requests", *at)
+    assert outcome.code == 0
+    header, first, second = outcome.out.splitlines()
+    assert header.split()[0] == "TIME"
+    assert "claude-cli/2.0.1 (key 2)" in first
+    assert "12" in first.split()
+    assert second.split()[2] == "-"
+    rows = json.loads(call("requests", "--json", *at).out)
+    assert set(rows[0]) == set(RequestRecord.__struct_fields__)
+    assert (rows[0]["user_agent"], rows[0]["key_name"]) == (record.user_agent, "2")
+    stand_in.answers["GET", "/admin/requests?limit=5&model=x&failed=1"] = []
+    empty = call("requests", "-n", "5", "--model", "x", "--failed", *at)
+    assert (empty.code, empty.out) == (0, "")
+    assert "no such requests" in empty.err
+    assert call("requests", "-n", "0", *at).code == 2
 
 
 def test_status_shows_that_the_gpus_are_unknown(
