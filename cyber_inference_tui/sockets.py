@@ -1,7 +1,7 @@
-"""Lists the TCP sockets of this machine from Linux's ``/proc/net/tcp`` and ``tcp6``.
+"""Listens on TCP ports, and lists this machine's TCP sockets.
 
-Source: ``proc_net_tcp.rst`` of the kernel's documentation. Other systems have no such list; the
-callers document their alternative.
+The list is Linux's ``/proc/net/tcp`` and ``tcp6``. Source: ``proc_net_tcp.rst`` of the kernel's
+documentation. Other systems have no such list; the callers document their alternative.
 """
 
 from __future__ import annotations
@@ -23,6 +23,29 @@ _LOCAL, _REMOTE, _STATE, _INODE = 1, 2, 3, 9
 _LISTEN = b"0A"
 _FEW_LINES = 512
 """Bytes to read at once. A line has 150."""
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; raises ``OSError``.
+
+    It is a ``socket.gaierror`` if the name cannot be resolved.
+    """
+    (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port with connections in TIME_WAIT is free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 class TcpSocket(NamedTuple):

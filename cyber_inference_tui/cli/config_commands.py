@@ -49,6 +49,13 @@ def init(options: GlobalOptions, as_json: bool) -> None:
     click.echo(f"{'created' if made else 'kept   '} {path}")
     click.echo(f"models  {settings.models_dir}")
     click.echo(f"data    {settings.data_dir}")
+    if not settings.extra_ports:
+        from cyber_inference_tui.records import OFFERED_PORTS
+
+        places = " and ".join(f"{port} ({name})" for port, name in OFFERED_PORTS.items())
+        click.echo(f"\nMany clients look for a server on port {places}. To listen there, too:")
+        ports = ",".join(map(str, OFFERED_PORTS))
+        click.echo(f"  cyber-inference-tui config set extra_ports {ports}")
 
 
 def _complete_key(

@@ -62,6 +62,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     },
     "Watch": {
         "status": CommandEntry("status_command", "status", "Show the service and its busy models."),
+        "requests": CommandEntry("requests_command", "requests", "List the latest requests."),
         "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's."),
     },
     "Settings": {

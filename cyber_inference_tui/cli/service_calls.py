@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -26,9 +27,11 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.records import (
+    ClientRecord,
     ModelRecord,
     ModelStatus,
     ProblemRecord,
+    RequestRecord,
     StatusRecord,
     endpoints,
     queries,
@@ -46,6 +49,7 @@ ANSWER_LIMIT = 5.0
 """Seconds for the first answer; what takes longer is no service."""
 _DAY = 86400.0
 _MARGIN = 60.0
+_CLIENTS = 20
 
 
 class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +67,8 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     status: StatusRecord
     models: list[ModelRecord]
+    clients: list[ClientRecord]
+    """Those of the last day."""
 
 
 def with_client(
@@ -141,9 +147,22 @@ def service_view(options: GlobalOptions) -> ServiceView:
         status = await client.call(endpoints.STATUS)
         models = await client.call(endpoints.MODELS)
         busy = [record for record in models if record.status is not ModelStatus.UNLOADED]
-        return ServiceView(url=client.url, status=status, models=busy)
+        clients: list[ClientRecord] = []
+        since = datetime.now(UTC) - timedelta(seconds=_DAY)
+        with contextlib.suppress(CyberError):  # an older service, or a history that hangs
+            clients = await client.call(
+                endpoints.CLIENTS, query=queries.ClientsQuery(since=since, limit=_CLIENTS)
+            )
+        return ServiceView(url=client.url, status=status, models=busy, clients=clients)
 
     return with_client(options.load().settings, look)
+
+
+def finished_requests(options: GlobalOptions, query: queries.RequestQuery) -> list[RequestRecord]:
+    """Return finished requests, newest first."""
+    return with_client(
+        options.load().settings, lambda client: client.call(endpoints.REQUESTS, query=query)
+    )
 
 
 def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelRecord:

@@ -9,6 +9,7 @@ import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.terminal.clients import port_uses
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import duration_text
@@ -29,7 +30,7 @@ def status(options: GlobalOptions, as_json: bool) -> None:
         import msgspec
 
         facts = msgspec.to_builtins(view.status)
-        print_json({"url": view.url, **facts, "models": view.models})
+        print_json({"url": view.url, **facts, "models": view.models, "clients": view.clients})
         return
     print_lines(status_lines(view, datetime.now(UTC), stdout_terminal(options.environ)))
 
@@ -52,6 +53,10 @@ def status_lines(view: ServiceView, now: datetime, terminal: Terminal) -> list[s
         "models": f"{status.models_loaded} loaded",
         "requests": f"{status.requests_in_flight} in flight, {status.requests_queued} waiting",
     }
+    for use in port_uses(status, view.clients):
+        if use.clients or use.port != status.port:
+            words = clean_line(use.in_words)
+            facts[f"port {use.port}"] = words if use.problem is None else terminal.paint(words, RED)
     lines = [f"{terminal.paint(f'{name:<14}', DIM)}{value}" for name, value in facts.items()]
     if view.models:
         lines += ["", *busy_table(view.models, now, terminal)]

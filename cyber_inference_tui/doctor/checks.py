@@ -219,7 +219,7 @@ def _file_system(facts: DirectoryFacts, place: str) -> list[Finding]:
 
 def check_service(facts: ServiceFacts) -> list[Finding]:
     """Judge the ports, and a running service."""
-    return [*_port(facts), *_running(facts), *_model_ports(facts)]
+    return [*_port(facts), *_extra_ports(facts), *_running(facts), *_model_ports(facts)]
 
 
 def _port(facts: ServiceFacts) -> list[Finding]:
@@ -246,6 +246,22 @@ def _port(facts: ServiceFacts) -> list[Finding]:
             f"{place} is held by {who}.",
             f"Set port to another, or end what holds it (`{_holder(facts.port)}` names it).",
         )
+    ]
+
+
+def _extra_ports(facts: ServiceFacts) -> list[Finding]:
+    free = [str(one.port) for one in facts.extra_ports if one.problem is None]
+    state = "Open" if facts.answers else "Free"
+    found = [Finding.ok("ports", f"{state} of extra_ports: {', '.join(free)}.")] if free else []
+    return found + [
+        Finding.warning(
+            "ports",
+            f"Port {one.port} of extra_ports cannot be opened: {one.problem}.",
+            f"End what holds it (`{_holder(one.port)}` names it) and restart the service, or take "
+            "it out of extra_ports.",
+        )
+        for one in facts.extra_ports
+        if one.problem is not None
     ]
 
 

@@ -10,7 +10,7 @@ import msgspec
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.memory_reading import GpuMemory
-from cyber_inference_tui.records import DeviceRecord
+from cyber_inference_tui.records import DeviceRecord, PortRecord
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +130,8 @@ class ServiceFacts(msgspec.Struct, frozen=True, kw_only=True):
     base_port: int
     free_model_ports: int
     """The number of free ports among those that are tried, counting up from ``base_port``."""
+    extra_ports: tuple[PortRecord, ...] = ()
+    """The further ports, as the running service has them, or as it would find them."""
 
 
 class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.hub.endpoint import proxy_for, read_endpoint
 from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
-from cyber_inference_tui.records import StatusRecord
+from cyber_inference_tui.records import PortRecord, StatusRecord
 from cyber_inference_tui.service.runtime import RuntimeRecord, read_runtime_file
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.text import clean_line
@@ -69,6 +69,9 @@ def service_facts(settings: Settings) -> ServiceFacts:
             state = PortState.OURS if ours else state
     elif error is not None:
         state, reason = PortState.REFUSED, error.strerror or str(error)
+    extra_ports = status.extra_ports if status is not None else ()
+    if not alive:
+        extra_ports = _extra_ports(settings)
     version = status.version if status else record.version if record else None
     return ServiceFacts(
         host=settings.host,
@@ -82,6 +85,17 @@ def service_facts(settings: Settings) -> ServiceFacts:
         own_version=__version__,
         base_port=base,
         free_model_ports=free,
+        extra_ports=extra_ports,
+    )
+
+
+def _extra_ports(settings: Settings) -> tuple[PortRecord, ...]:
+    host = settings.host.strip("[]")
+    errors = {port: _bind_error(host, port) for port in settings.extra_ports}
+    return tuple(
+        PortRecord(port=port, problem=None if error is None else error.strerror or str(error))
+        for port, error in errors.items()
+        if port != settings.port
     )
 
 

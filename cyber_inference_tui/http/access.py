@@ -181,17 +181,22 @@ class AccessRules:
             return origin
         return "*" if self._any_origin and area not in _OWNERS else None
 
-    def allows_key(self, headers: Mapping[str, str]) -> bool:
-        """Check whether a request has a valid key. Compares with all keys, in constant time."""
-        if not self._keys:
-            return True
-        found = False
+    def key_name(self, headers: Mapping[str, str]) -> str | None:
+        """Return the name of a request's valid key: its place in ``api_keys``, from 1.
+
+        ``None``: it has no valid key. Compares with all keys, in constant time.
+        """
+        found = 0
         for text in (bearer_token(headers), headers.get("x-api-key")):
-            if text:
+            if text and self._keys:
                 digest = digest_of(text)
-                for key in self._keys:
-                    found |= hmac.compare_digest(digest, key)
-        return found
+                for place, key in enumerate(self._keys, 1):
+                    found = place if hmac.compare_digest(digest, key) else found
+        return str(found) if found else None
+
+    def allows_key(self, headers: Mapping[str, str]) -> bool:
+        """Check whether a request has a valid key, or needs none."""
+        return not self._keys or self.key_name(headers) is not None
 
 
 class Access:
@@ -313,6 +318,11 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
     if hdrs.ORIGIN not in request.headers:
         return _NOTHING
     return request.app[ACCESS].cors_headers(request)
+
+
+def key_name(request: web.Request) -> str | None:
+    """Return the name of the request's API key, if it has a valid one."""
+    return request.app[ACCESS].rules.key_name(request.headers)
 
 
 def _foreign(origin: str) -> ForbiddenOriginError:

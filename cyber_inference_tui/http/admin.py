@@ -73,6 +73,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
         lambda call: service.requests(call.query),
     )
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
+    table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.totals())
 
     table.answer(endpoints.CONFIG, lambda call: config.values())

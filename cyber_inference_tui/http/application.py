@@ -28,6 +28,7 @@ from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
 from cyber_inference_tui.http.routing import RouteTable
+from cyber_inference_tui.http.web_page import WebPage
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
@@ -41,6 +42,7 @@ _FRONT_PAGE = (
     f"cyber-inference-tui {__version__}: local models over HTTP.\n\n"
     "/v1                 the OpenAI-compatible API (use this as a client's base URL)\n"
     "/v1/models          the models on this machine\n"
+    "/ui/                llama-server's web page\n"
     "/admin/status       this service\n"
     "/metrics            the same for Prometheus\n"
     "/health             is it up\n"
@@ -106,6 +108,10 @@ def assemble(
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)
+    page = WebPage(service, forward)
+    table.handle(endpoints.WEB_PAGE, page.file)
+    table.catch("/ui", Area.OPEN, page.redirect)
+    table.catch("/ui/{file:.*}", Area.OPEN, page.file)
     add_admin(table, service)
     for prefix in ("admin", "ws"):
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)

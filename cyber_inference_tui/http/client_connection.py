@@ -3,7 +3,8 @@
 - aiohttp answers invalid HTTP in HTML or text, and logs a traceback. Here the client gets an error
   in the usual shape.
 - aiohttp keeps a connection without a complete request forever. Here it is closed.
-- A target in absolute form becomes a path and a ``Host`` before any check.
+- A target in absolute form becomes a path and a ``Host`` before any check, and a call of the web
+  page's becomes one of the API.
 - There are never more connections than the limit of open files allows.
 - aiohttp drops a client that closes only its sending side. Here it gets its answer.
 - Plain requests to loaded models take the lean path, without aiohttp's objects.
@@ -37,6 +38,7 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.half_closed import HalfClosedConnections
 from cyber_inference_tui.http.lean_connection import LeanConnection
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
+from cyber_inference_tui.http.web_page import as_api_call
 
 HEAD_TIMEOUT = 60.0
 """Seconds in which a new connection must send the head of its first request."""
@@ -276,7 +278,7 @@ class Runner(web.AppRunner):
         make_request = plain.request_factory
 
         def make(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-            return make_request(in_origin_form(message), *rest)
+            return make_request(as_api_call(in_origin_form(message)), *rest)
 
         server = _LimitedServer(
             plain.request_handler,

@@ -40,6 +40,7 @@ class LeanConnection(RequestHandler):
         "_left",
         "_plain",
         "is_last",
+        "local_port",
         "on_writable",
         "remote",
         "was_used",
@@ -74,6 +75,7 @@ class LeanConnection(RequestHandler):
         """Whether the client has closed its sending side behind a request on the lean path."""
         self.on_writable: Callable[[], None] | None = None
         self.remote: str | None = None
+        self.local_port: int | None = None
 
     @property
     def unanswered(self) -> int:
@@ -100,6 +102,8 @@ class LeanConnection(RequestHandler):
         super().connection_made(transport)
         address = transport.get_extra_info("peername")
         self.remote = str(address[0]) if isinstance(address, tuple) else address
+        address = transport.get_extra_info("sockname")
+        self.local_port = address[1] if isinstance(address, tuple) else None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what is under way."""

@@ -32,7 +32,12 @@ from cyber_inference_tui.http.body_fields import (
     is_form,
 )
 from cyber_inference_tui.http.forward import Forwarder
-from cyber_inference_tui.http.model_request import QuickClient, RequestHead, passed_on
+from cyber_inference_tui.http.model_request import (
+    QuickClient,
+    RequestHead,
+    passed_on,
+    user_agent,
+)
 from cyber_inference_tui.http.quick_forwarding import PlainTarget, QuickForwarding
 from cyber_inference_tui.http.target import MODEL_ROUTES, Route
 from cyber_inference_tui.library.catalog import Catalog
@@ -237,6 +242,8 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         passed_on=passed_on(raw, with_keys=bool(settings.api_keys)),
         named=headers.get("X-Model"),
         cors=_NO_CORS,
+        user_agent=user_agent(headers),
+        key_name=rules.key_name(headers),
     )
     return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 

@@ -64,7 +64,7 @@ _OTHERS = {
 PATHS = frozenset(_INFERENCE | _OTHERS.keys())
 """All paths but those of single slots."""
 _SLOT = re.compile(r"/slots/\d{1,9}")
-_OURS = frozenset({"admin", "ws", "upstream"})
+_OURS = frozenset({"admin", "ws", "upstream", "ui"})
 
 ANTHROPIC_PREFIX = "/v1/messages"
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.http.access import cors_headers
+from cyber_inference_tui.http.access import cors_headers, key_name
 from cyber_inference_tui.http.framing import HOP_BY_HOP
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarding
@@ -23,6 +24,7 @@ _DROPPED = HOP_BY_HOP | {
     b"expect",
     b"x-conversation-id",
 }
+_MAX_USER_AGENT = 200
 _DROPPED_WITH_KEYS = _DROPPED | {b"authorization", b"x-api-key"}
 
 
@@ -32,6 +34,8 @@ class ClientSide(Protocol):
     transport: asyncio.Transport | None
     remote: str | None
     """The client's address."""
+    local_port: int | None
+    """The service's port that it called."""
     on_writable: Callable[[], None] | None
     """Called when the client has read enough after ``writing_paused``."""
 
@@ -73,6 +77,10 @@ class RequestHead(NamedTuple):
     """The model that the query or a header names."""
     cors: Mapping[str, str]
     """The CORS headers of the answer."""
+    user_agent: str | None = None
+    """The client's program, as it calls itself."""
+    key_name: str | None = None
+    """The name of its API key."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -92,7 +100,14 @@ def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
         passed_on(request.raw_headers, with_keys=with_keys),
         request.query.get("model") or request.headers.get("X-Model"),
         cors_headers(request),
+        user_agent(request.headers),
+        key_name(request),
     )
+
+
+def user_agent(headers: Mapping[str, str]) -> str | None:
+    """Return the name that the client's program gives itself, cleaned."""
+    return clean_line(headers.get(hdrs.USER_AGENT, ""), limit=_MAX_USER_AGENT) or None
 
 
 def passed_on(headers: Iterable[tuple[bytes, bytes]], *, with_keys: bool) -> bytes:

@@ -225,5 +225,8 @@ class QuickForwarding:
             time_to_first_token_seconds=seconds,
             duration_seconds=seconds,
             client=self._client.remote or None,
+            user_agent=target.request.user_agent,
+            key_name=target.request.key_name,
+            port=self._client.local_port,
             error=usage.error,
         )

@@ -8,8 +8,9 @@ from datetime import datetime
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
+from cyber_inference_tui.http.access import key_name
 from cyber_inference_tui.http.client_response import ClientResponse
-from cyber_inference_tui.http.model_request import ClientSide, RequestHead
+from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
@@ -41,6 +42,9 @@ def refusal_record(
         status=error.status,
         duration_seconds=round(seconds, 6),
         client=request.remote or None,
+        user_agent=user_agent(request.headers),
+        key_name=key_name(request),
+        port=client_of(request).local_port,
         error=_sentence(error),
     )
 
@@ -78,7 +82,7 @@ class RequestLog:
     ) -> None:
         self._clock = clock
         self._request = request
-        self._client = client.remote
+        self._client = client
         self._target = target
         self._answer = answer
         self._at, self._came = at, arrived
@@ -139,7 +143,10 @@ class RequestLog:
             position=None if self.waiter is None else positions.get(self.waiter),
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
-            client=self._client or None,
+            client=self._client.remote or None,
+            user_agent=self._request.user_agent,
+            key_name=self._request.key_name,
+            port=self._client.local_port,
         )
 
     def record(self) -> RequestRecord:
@@ -163,7 +170,10 @@ class RequestLog:
             time_to_first_token_seconds=_rounded(self._first_byte_after()),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._ended - self._came, 6),
-            client=self._client or None,
+            client=self._client.remote or None,
+            user_agent=self._request.user_agent,
+            key_name=self._request.key_name,
+            port=self._client.local_port,
             error=self._sentence(),
         )
 

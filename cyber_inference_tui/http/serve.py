@@ -25,6 +25,7 @@ from cyber_inference_tui.http.application import make_app
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
 from cyber_inference_tui.llama.program import kill_programs
+from cyber_inference_tui.service.extra_ports import Stop
 from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
@@ -42,9 +43,9 @@ from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.credentials import make_credentials
 from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import BACKLOG, listening_socket
 from cyber_inference_tui.storage import START_LIMIT, Storages, begin, end_process_within
 
-_BACKLOG = 512
 _KEEP_ALIVE = 75.0
 _HANDLERS_GRACE = 2.0
 _LONGEST_END = 30.0
@@ -132,20 +133,12 @@ def serve(
 def _listen(settings: Settings) -> socket.socket:
     host, port = settings.host.strip("[]"), settings.port
     try:
-        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
+        return listening_socket(host, port)
+    except socket.gaierror as error:
         raise CyberError(
             f"Cannot resolve the address {host}: {error.strerror}.", hint="Check host."
         ) from error
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(_BACKLOG)
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise CyberError(
                 f"Port {port} on {host} is in use by another program.",
@@ -155,8 +148,6 @@ def _listen(settings: Settings) -> socket.socket:
             f"Cannot listen on {host}:{port}: {error.strerror}.",
             hint="Set host to an address of this machine, and port to one from 1024 up.",
         ) from error
-    listener.setblocking(False)
-    return listener
 
 
 async def _run(
@@ -184,8 +175,14 @@ async def _run(
             shutdown_timeout=_HANDLERS_GRACE,
         )
         await runner.setup()
-        site = web.SockSite(runner, listener, backlog=_BACKLOG)
-        await site.start()
+
+        async def accept(listener: socket.socket) -> Stop:
+            site = web.SockSite(runner, listener, backlog=BACKLOG)
+            await site.start()
+            return site.stop
+
+        stop_accepting = await accept(listener)
+        await service.extra_ports.begin(service.address, service.settings, accept)
         try:
             record = RuntimeRecord(
                 pid=os.getpid(),
@@ -207,7 +204,9 @@ async def _run(
             gc.freeze()
             on_ready(url)
             await stop.wait()
-            await _wind_down(service, site, hurry)
+            await service.extra_ports.close()
+            await stop_accepting()
+            await _wind_down(service, hurry)
         finally:
             try:
                 remove_runtime_file(data_dir)
@@ -239,9 +238,8 @@ async def _started(service: Service, stop: asyncio.Event) -> bool:
     return True
 
 
-async def _wind_down(service: Service, site: web.SockSite, hurry: asyncio.Event) -> None:
+async def _wind_down(service: Service, hurry: asyncio.Event) -> None:
     """Wait for running answers, with a time limit, or until a second signal."""
-    await site.stop()
     service.scheduler.begin_shutdown()
     _logger.info("shutting down: %d requests in flight", service.scheduler.in_flight)
     drained = asyncio.ensure_future(service.scheduler.drain(service.settings.shutdown_timeout))

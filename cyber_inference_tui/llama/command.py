@@ -102,7 +102,6 @@ def llama_argv(
         argv += _if_known(flags, "--threads-http", str(spec.http_threads))
     argv += _if_known(flags, "--log-colors", "off")
     argv += _if_known(flags, "--offline")
-    argv += _if_known(flags, "--no-webui") or _if_known(flags, "--no-ui")
     for option, *values in spec.embedding_options:
         argv += _if_known(flags, option, *values)
     if (

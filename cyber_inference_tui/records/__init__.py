@@ -55,12 +55,14 @@ from cyber_inference_tui.records.models import (
 )
 from cyber_inference_tui.records.requests import (
     ActiveRequestRecord,
+    ClientRecord,
     ModelTotals,
     RequestPhase,
     RequestRecord,
     WaitingRecord,
 )
 from cyber_inference_tui.records.service import (
+    OFFERED_PORTS,
     ConfigCheckRecord,
     ConfigValueRecord,
     InstallRecord,
@@ -68,6 +70,7 @@ from cyber_inference_tui.records.service import (
     InstallState,
     LlamaServerRecord,
     LoginRecord,
+    PortRecord,
     SettingEffect,
     StatusRecord,
 )
@@ -75,7 +78,9 @@ from cyber_inference_tui.records.wire import to_json
 
 __all__ = [
     "EVENTS_KEPT",
+    "OFFERED_PORTS",
     "ActiveRequestRecord",
+    "ClientRecord",
     "ConfigCheckRecord",
     "ConfigValueRecord",
     "CpuRecord",
@@ -115,6 +120,7 @@ __all__ = [
     "ModelUsage",
     "NetworkRecord",
     "NumberedLine",
+    "PortRecord",
     "ProblemRecord",
     "RecentEvent",
     "RequestPhase",

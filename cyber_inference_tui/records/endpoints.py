@@ -25,6 +25,7 @@ from cyber_inference_tui.records.models import (
 from cyber_inference_tui.records.queries import (
     CancelQuery,
     CheckQuery,
+    ClientsQuery,
     Credentials,
     DownloadRequest,
     EventsQuery,
@@ -47,6 +48,7 @@ from cyber_inference_tui.records.queries import (
 )
 from cyber_inference_tui.records.requests import (
     ActiveRequestRecord,
+    ClientRecord,
     ModelTotals,
     RequestRecord,
     WaitingRecord,
@@ -136,6 +138,9 @@ def _asking(
 HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
 FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+WEB_PAGE = _asking(
+    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.OPEN
+)
 LIST_V1 = _plain(
     "GET /v1/models", dict[str, Any], "the models, as llama-server's router lists them", Area.MODEL
 )
@@ -259,6 +264,12 @@ SESSIONS = _asking(
     HistoryQuery,
     list[SessionRecord],
     "from a load to the unload, newest first",
+)
+CLIENTS = _asking(
+    "GET /admin/clients",
+    ClientsQuery,
+    list[ClientRecord],
+    "the clients of each port, by program, key and address, the latest first",
 )
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
 CONFIG = _plain(

@@ -39,6 +39,13 @@ class RequestQuery(HistoryQuery, frozen=True, kw_only=True):
     failed: bool | None = None
 
 
+class ClientsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The most clients to return, and the time since which their requests count."""
+
+    limit: _AtMost1000 = 100
+    since: datetime | None = None
+
+
 class TimeQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The seconds of samples to return, up to now."""
 

@@ -48,6 +48,12 @@ class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     time_to_first_token_seconds: float | None = None
     client: str | None = None
     """The client's address."""
+    user_agent: str | None = None
+    """The client's program, as it calls itself."""
+    key_name: str | None = None
+    """The name of its API key; of a key in ``api_keys`` its place there, from 1."""
+    port: int | None = None
+    """The service's port that it called."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +80,27 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float
     client: str | None = None
     """The client's address."""
+    user_agent: str | None = None
+    """The client's program, as it calls itself."""
+    key_name: str | None = None
+    """The name of its API key; of a key in ``api_keys`` its place there, from 1."""
+    port: int | None = None
+    """The service's port that it called."""
     error: str | None = None
     """The error, in one sentence."""
+
+
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's requests to one port in the history (``GET /admin/clients``)."""
+
+    user_agent: str | None
+    key_name: str | None
+    client: str | None
+    """Its address."""
+    port: int
+    requests: int
+    last_used_at: datetime
+    """The arrival of the latest request."""
 
 
 class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):

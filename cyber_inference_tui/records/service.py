@@ -22,6 +22,18 @@ class LlamaServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The reason why it did not list its GPUs."""
 
 
+OFFERED_PORTS = {11434: "Ollama", 8080: "llama.cpp"}
+"""Ports for ``extra_ports``, and the programs that clients look for there."""
+
+
+class PortRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One of ``extra_ports``."""
+
+    port: int
+    problem: str | None = None
+    """The reason why it is not open, in a few words."""
+
+
 class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the service (``GET /admin/status``)."""
 
@@ -30,6 +42,7 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float
     host: str
     port: int
+    extra_ports: tuple[PortRecord, ...] = ()
     llama_server: LlamaServerRecord
     config_path: str | None = None
     data_dir: str | None = None

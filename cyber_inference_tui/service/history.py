@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.llama.needs import Measurement
-from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records import ClientRecord, ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history_file import (
     FAULTS,
     UnusableFileError,
@@ -34,6 +34,7 @@ from cyber_inference_tui.service.history_file import (
 )
 from cyber_inference_tui.service.history_rows import (
     Record,
+    select_clients,
     select_measurements,
     select_requests,
     select_sessions,
@@ -158,6 +159,10 @@ class History:
     async def measurements(self) -> list[Measurement]:
         """Return the latest measurement of each signature, newest first."""
         return await self._read(select_measurements)
+
+    async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
+        """Return the clients of each port, the latest first."""
+        return await self._read(lambda connection: select_clients(connection, query))
 
     async def totals(self) -> list[ModelTotals]:
         """Return sums over the requests that are kept, by model."""

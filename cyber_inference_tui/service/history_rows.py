@@ -19,8 +19,8 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.needs import Footprint, Measurement
-from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records import ClientRecord, ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 
 T = TypeVar("T")
 
@@ -59,6 +59,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
             signature TEXT PRIMARY KEY NOT NULL, model TEXT NOT NULL, mapped INTEGER, host INTEGER,
             device INTEGER, context_size INTEGER, load_seconds REAL, size_bytes INTEGER,
             at INTEGER NOT NULL) WITHOUT ROWID""",
+    ),
+    tuple(
+        f"ALTER TABLE requests ADD COLUMN {column}"
+        for column in ("user_agent TEXT", "key_name TEXT", "port INTEGER")
     ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
@@ -191,6 +195,17 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
     return _records(rows, Measurement)
 
 
+def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[ClientRecord]:
+    """Return the clients of each port, the latest first; requests before version 2 are left out."""
+    rows = connection.execute(
+        "SELECT user_agent, key_name, client, port, count(*) AS requests, max(at) AS last_used_at"
+        " FROM requests WHERE port IS NOT NULL AND at >= :since"
+        " GROUP BY user_agent, key_name, client, port ORDER BY last_used_at DESC LIMIT :limit",
+        _bounds(query),
+    )
+    return _records(rows, ClientRecord)
+
+
 def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
     """Return sums over all requests that are kept, by model."""
     rows = connection.execute(
@@ -263,11 +278,18 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
 
 
 def _filters(query: HistoryQuery) -> dict[str, Any]:
-    before, since = query.before, query.since
+    before = query.before
     return {
-        "limit": max(0, min(query.limit, _MAX_INTEGER)),
+        **_bounds(query),
         "before": _MAX_INTEGER if before is None else min(before, _MAX_INTEGER),
         "model": _storable(query.model),
+    }
+
+
+def _bounds(query: HistoryQuery | ClientsQuery) -> dict[str, Any]:
+    since = query.since
+    return {
+        "limit": max(0, min(query.limit, _MAX_INTEGER)),
         "since": -_MAX_INTEGER if since is None else _storable(since),
     }
 
@@ -303,6 +325,9 @@ def _request_row(record: Any) -> tuple[Any, ...]:
         queue,
         seconds,
         client,
+        user_agent,
+        key_name,
+        port,
         error,
     ) = msgspec.structs.astuple(record)
     return (
@@ -318,6 +343,9 @@ def _request_row(record: Any) -> tuple[Any, ...]:
         queue,
         seconds,
         _text(client),
+        _text(user_agent),
+        _text(key_name),
+        port,
         _text(error),
     )
 

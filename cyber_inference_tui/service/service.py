@@ -33,6 +33,7 @@ from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    ClientRecord,
     HubFilesRecord,
     LlamaServerRecord,
     ModelRecord,
@@ -43,12 +44,13 @@ from cyber_inference_tui.records import (
     StatusRecord,
     WaitingRecord,
 )
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
+from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
@@ -174,6 +176,7 @@ class Service:
             publish=partial(self.events.publish, "config"),
             would_restart=self.scheduler.would_restart,
         )
+        self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
         self.finished = FinishedRequests(self.note_requests)
         self._loop_tasks: list[asyncio.Task[None]] = []
@@ -310,6 +313,7 @@ class Service:
     async def _apply(self, settings: Settings) -> None:
         """Put changed settings into effect."""
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
+        await self.extra_ports.configure(settings)
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self._look_for_binary()
@@ -330,6 +334,7 @@ class Service:
             uptime_seconds=round(time.monotonic() - self._began, 3),
             host=self.address[0],
             port=self.address[1],
+            extra_ports=self.extra_ports.records,
             llama_server=LlamaServerRecord(
                 path=str(binary.path) if binary else None,
                 version=binary.version if binary else None,
@@ -372,6 +377,11 @@ class Service:
         """Return finished requests, newest first."""
         self.finished.flush()
         return await self.history.requests(query)
+
+    async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
+        """Return the clients of each port, the latest first."""
+        self.finished.flush()
+        return await self.history.clients(query)
 
     async def totals(self) -> list[ModelTotals]:
         """Return sums over the requests that are kept, by model."""

@@ -29,6 +29,8 @@ ALIASES = "aliases"
 """The form of a list of names, or of a table from names to request rules."""
 FIELDS = "fields"
 """The form of names, or of a table of values, in a request's JSON."""
+PORTS = "ports"
+"""The form of a list of port numbers."""
 
 _YEAR = 31_536_000
 """Seconds: the upper bound of every duration, well within what timers can hold."""
@@ -421,6 +423,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting("Port to listen on; 0 = any free one.", Group.ACCESS, live=False, ge=0, le=65535),
     ] = 8337
+    extra_ports: Annotated[
+        tuple[int, ...],
+        setting(
+            "Further ports to listen on, each if it is free: clients look for Ollama on 11434 and "
+            "for llama.cpp on 8080.",
+            Group.ACCESS,
+            form=PORTS,
+        ),
+    ] = ()
     api_keys: Annotated[
         tuple[str, ...],
         setting(
@@ -576,6 +587,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         """A description of a valid value, to follow the word "expected"."""
         if self.form == ALIASES:
             return "a list of names, or a table from names to tables"
+        if self.form == PORTS:
+            return "a list of port numbers"
         if self.is_list:
             return "a list of paths" if self.is_path else "a list of strings"
         if self.is_table:

@@ -22,6 +22,7 @@ from cyber_inference_tui.settings.schema import (
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    PORTS,
     Key,
     RequestRules,
 )
@@ -32,6 +33,7 @@ _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 _SHOWN = 60
 """Characters of an invalid value that a message repeats."""
+_PORTS = range(1, 65536)
 _INT64 = range(-(2**63), 2**64)
 """Whole numbers that JSON on the wire can carry."""
 
@@ -168,6 +170,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) -> Any:
+    if key.form == PORTS:
+        if type(value) is int and value in _PORTS:
+            return value
+        raise InvalidValueError(
+            f"item {number + 1}: expected a port from 1 to {_PORTS[-1]}, found {in_words(value)}",
+            number,
+        )
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str):
@@ -264,7 +273,10 @@ def parsed(key: Key, text: Any) -> Any:
     if key.is_list:
         if stripped.startswith("["):
             return _literal(stripped)
-        return [part.strip() for part in text.split(",") if part.strip()]
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if key.form == PORTS:
+            return [int(part) if part.isdecimal() and len(part) <= 5 else part for part in parts]
+        return parts
     if key.is_table:
         return _literal(stripped)
     return text

@@ -76,7 +76,10 @@ def status_line(
     where = snapshot.status
     # The address that a remote service listens on does not say how it was reached.
     known = where is not None and not options.attached
-    address = f"{where.host}:{where.port}" if where and known else clean_line(urlsplit(url).netloc)
+    address = clean_line(urlsplit(url).netloc)
+    if where is not None and known:
+        extra = [str(one.port) for one in where.extra_ports if one.problem is None]
+        address = ", ".join([f"{where.host}:{where.port}", *extra])
     charset = options.charset
     link, colour = _link(snapshot, charset, now)
     parts = {

@@ -122,7 +122,7 @@ def world(folder: Path, llama_server: Path) -> Iterator[Examples]:
                 rf"\b{service.port}\b": "8337",
                 r"(?<=version )[^,\s]+": "0.1.0",
                 r"(?<=pid )\d+": "4242",
-                r"(?<=port )\d+|  \d{4,5}(?=  )": "8338",
+                r"(?<!server on port )(?<=port )\d+|  \d{4,5}(?=  )": "8338",
                 r"(?<=up )\S+ \w+$": "2 h 5 min",
                 r" +[\d.]+ \w+ ago$": "1.2 s ago",
             }

@@ -15,10 +15,12 @@ from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.error_responses import error_response
 from cyber_inference_tui.http.routing import RouteTable, WithHeaders
 from cyber_inference_tui.records import (
+    ClientRecord,
     LlamaServerRecord,
     LoginRecord,
     ModelRecord,
     ModelStatus,
+    PortRecord,
     StatusRecord,
     endpoints,
 )
@@ -36,6 +38,8 @@ class StandIn:
         """Answers to any requests, by method, path and query."""
         self.llama_path: str | None = "/opt/llama-server"
         self.devices_problem: str | None = None
+        self.extra_ports: tuple[PortRecord, ...] = ()
+        self.clients: list[ClientRecord] = []
         self.load_error: CyberError | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.password = ""
@@ -77,6 +81,7 @@ class StandIn:
         table = RouteTable(lambda: 1 << 20, lambda name: False)
         answer = table.answer
         answer(endpoints.STATUS, lambda call: self._status())
+        answer(endpoints.CLIENTS, lambda call: self.clients)
         answer(endpoints.MODELS, lambda call: list(self.models.values()))
         answer(endpoints.MODEL, lambda call: self._model(call.name))
         answer(endpoints.LOAD, lambda call: self._load(call.name))
@@ -122,6 +127,7 @@ class StandIn:
             uptime_seconds=7503.2,
             host="127.0.0.1",
             port=self.port,
+            extra_ports=self.extra_ports,
             llama_server=LlamaServerRecord(
                 path=self.llama_path, version="b9999", devices_problem=self.devices_problem
             ),

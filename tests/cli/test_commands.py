@@ -15,11 +15,14 @@ from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.llama.log_files import file_stem
 from cyber_inference_tui.records import (
+    ClientRecord,
     LogEvent,
     LogLine,
     ModelRecord,
     ModelStatus,
+    PortRecord,
     ProblemRecord,
+    RequestRecord,
 )
 from cyber_inference_tui.service.runtime import (
     DataDirectoryLock,
@@ -147,6 +150,66 @@ def test_status_shows_the_service_and_its_busy_models(
     assert lines[6].split()[:4] == ["sub/Tiny-Q4_K_M", "loaded", "2", "0"]
     assert lines[6].endswith(" ago")
     assert "other" not in outcome.out
+
+
+def test_status_shows_open_ports_and_their_clients(
+    call: CommandLine, at: list[str], stand_in: StandIn
+) -> None:
+    stand_in.extra_ports = (PortRecord(port=11434), PortRecord(port=8080, problem="in use by x"))
+    stand_in.clients = [
+        ClientRecord(
+            user_agent=user_agent,
+            key_name=None,
+            client="127.0.0.1",
+            port=port,
+            requests=1,
+            last_used_at=datetime.now(UTC),
+        )
+        for user_agent, port in (("curl/8.5.0", stand_in.port), ("ollama/0.9 (x)", 11434))
+    ]
+    lines = call("status", *at).out.splitlines()
+    own = f"port {stand_in.port}"
+    assert lines[4:7] == [
+        f"{own:<14}open, used by curl/8.5.0",
+        "port 11434    open, used by ollama/0.9",
+        "port 8080     not open: in use by x",
+    ]
+    facts = json.loads(call("status", "--json", *at).out)
+    assert facts["extra_ports"][1] == {"port": 8080, "problem": "in use by x"}
+    assert facts["clients"][1]["user_agent"] == "ollama/0.9 (x)"
+
+
+def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
+    when = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    record = RequestRecord(
+        at=when,
+        model="tiny",
+        path="/v1/chat/completions",
+        status=200,
+        tokens_out=12,
+        duration_seconds=1.5,
+        client="127.0.0.1",
+        user_agent="claude-cli/2.0.1 (external)",
+        key_name="2",
+        port=11434,
+    )
+    refused = RequestRecord(at=when, model="", path="/v1", status=404, duration_seconds=0.0)
+    stand_in.answers["GET", "/admin/requests?limit=20"] = [record, refused]
+    outcome = call("requests", *at)
+    assert outcome.code == 0
+    header, first, second = outcome.out.splitlines()
+    assert header.split()[0] == "TIME"
+    assert "claude-cli/2.0.1 (key 2)" in first
+    assert "12" in first.split()
+    assert second.split()[2] == "-"
+    rows = json.loads(call("requests", "--json", *at).out)
+    assert set(rows[0]) == set(RequestRecord.__struct_fields__)
+    assert (rows[0]["user_agent"], rows[0]["key_name"]) == (record.user_agent, "2")
+    stand_in.answers["GET", "/admin/requests?limit=5&model=x&failed=1"] = []
+    empty = call("requests", "-n", "5", "--model", "x", "--failed", *at)
+    assert (empty.code, empty.out) == (0, "")
+    assert "no such requests" in empty.err
+    assert call("requests", "-n", "0", *at).code == 2
 
 
 def test_status_shows_that_the_gpus_are_unknown(

@@ -24,6 +24,11 @@ def test_init_makes_everything_once(call: CommandLine, config: Path, tmp_path: P
     outcome = call("init")
     assert outcome.code == 0
     assert config.read_text("utf-8") == render()
+    *_, offer, command = outcome.out.splitlines()
+    assert "port 11434 (Ollama) and 8080 (llama.cpp)" in offer
+    assert command == "  cyber-inference-tui config set extra_ports 11434,8080"
+    assert call(*command.split()[1:]).code == 0
+    assert "11434" not in call("init").out
     assert (tmp_path / "data" / "models").is_dir()
     config.write_text("port = 1\n")
     again = call("init", "--json")

@@ -205,6 +205,19 @@ def test_a_service_that_hangs_is_an_error(call: CommandLine, usable: Path, tmp_p
     assert "another program" in findings(reused, "ports")[0]["message"]
 
 
+def test_an_extra_port_that_is_taken_is_a_warning(call: CommandLine, usable: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        usable.write_text(usable.read_text() + f"extra_ports = [{port}]\n")
+        outcome = call("doctor", "--offline", "--json")
+    assert outcome.code == 0
+    (found,) = [one for one in findings(outcome, "ports") if one["level"] == "warning"]
+    assert (
+        f"Port {port} of extra_ports cannot be opened: Address already in use."
+        in (found["message"])
+    )
+
+
 def test_a_range_without_ports(call: CommandLine, usable: Path) -> None:
     usable.write_text(usable.read_text().replace("base_port = 0", "base_port = 65535"))
     with contextlib.ExitStack() as held:

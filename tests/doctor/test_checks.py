@@ -30,6 +30,7 @@ from cyber_inference_tui.doctor.facts import (
 from cyber_inference_tui.doctor.gather_network import hub_facts
 from cyber_inference_tui.doctor.records import Finding, Level, exit_code
 from cyber_inference_tui.llama.binary import LlamaBinary
+from cyber_inference_tui.records import PortRecord
 from cyber_inference_tui.settings.schema import Settings
 from tests.doctor.test_hardware_checks import bad, levels
 
@@ -284,6 +285,18 @@ def test_a_port_that_cannot_be_had(state: PortState, word: str) -> None:
     found = bad(check_service(facts))
     assert (found.check, found.level) == ("ports", Level.ERROR)
     assert word in found.message
+
+
+def test_extra_ports_that_are_taken() -> None:
+    ports = (PortRecord(port=11434, problem="in use by ollama (pid 7)"), PortRecord(port=8080))
+    for facts, state in ((SERVICE, "Free"), (RUNNING, "Open")):
+        findings = check_service(msgspec.structs.replace(facts, extra_ports=ports))
+        found = bad(findings)
+        assert (found.check, found.level) == ("ports", Level.WARNING)
+        assert "Port 11434 of extra_ports cannot be opened: in use by ollama (pid 7)." in (
+            found.message
+        )
+        assert any(one.message == f"{state} of extra_ports: 8080." for one in findings)
 
 
 @pytest.mark.parametrize(

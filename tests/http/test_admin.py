@@ -201,6 +201,7 @@ async def test_status_models_config() -> None:
             "pid",
             "uptime_seconds",
             "config_path",
+            "extra_ports",
             "last_event_id",
             "data_dir",
             "models_dir",

@@ -21,7 +21,8 @@ async def test_the_service_serves_the_table_and_nothing_else() -> None:
         re.sub(r"(\{\w+\}).*", r"\1", endpoint.path)
         for endpoint in ENDPOINTS.values()
     }
-    assert served == paths | {"/admin/{rest}", "/ws/{rest}", "/{path}"}
+    rest = {"/admin/{rest}", "/ws/{rest}", "/ui", "/ui/{file}", "/{path}"}
+    assert served == paths | rest
 
 
 def test_the_docs_have_its_tables() -> None:

@@ -11,6 +11,7 @@ import pytest
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import forward
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
+from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, post, stream, to_the_end
 from tests.http.raw import head
 from tests.http.upstream import EVENTS, LAST, Script, Talk, World, answer, event, forwarding
@@ -57,6 +58,21 @@ async def test_a_whole_answer() -> None:
     assert first is not None
     assert 0 < record.queue_seconds <= first <= record.duration_seconds
     assert record.at.tzinfo is not None
+
+
+@pytest.mark.parametrize("lean", [True, False])
+async def test_the_client_of_a_request(lean: bool) -> None:
+    lines = ["User-Agent: OpenAI/Python 1.2.3", "x-api-key: b", "Connection: close"]
+    lines += [] if lean else ["Origin: http://localhost"]
+    settings = make_settings(api_keys=("a", "b"))
+    async with forwarding(saying(WHOLE), front_settings=settings, api_keys=("a", "b")) as world:
+        await to_the_end(world.front.port, post(b'{"model":"m"}', *lines))
+        (record,) = await recorded(world)
+        assert (record.user_agent, record.key_name) == ("OpenAI/Python 1.2.3", "2")
+        assert record.port == world.front.port
+        await to_the_end(world.front.port, post(b"{}", "x-api-key: c", "Connection: close"))
+        ((refused, code),) = world.refusals
+    assert (code, refused.key_name, refused.port) == ("invalid_api_key", None, record.port)
 
 
 async def test_a_stream() -> None:

@@ -24,9 +24,7 @@ from cyber_inference_tui.llama.command import (
 from cyber_inference_tui.llama.spec import SPARE_THREADS, STREAMS, ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 
-FLAGS = frozenset(
-    {"--cache-ram", "--threads-http", "--log-colors", "--offline", "--no-webui", "--no-ui"}
-)
+FLAGS = frozenset({"--cache-ram", "--threads-http", "--log-colors", "--offline"})
 VERBOSITY = frozenset({"-v", "-lv", "--verbosity"})
 
 
@@ -83,7 +81,7 @@ def test_the_command_line_of_a_plain_model() -> None:
         *("--host", "127.0.0.1", "--port", "8338", "--alias", "m"),
         *("--model", "/models/m.gguf", "--ctx-size", "4096"),
         *("--cache-ram", "8192", "--threads-http", str(STREAMS + SPARE_THREADS)),
-        *("--log-colors", "off", "--offline", "--no-webui"),
+        *("--log-colors", "off", "--offline"),
     ]
 
 
@@ -104,7 +102,6 @@ def test_a_server_gets_a_single_name_for_any_id(model_id: str) -> None:
 def test_options_that_a_build_does_not_know_are_not_given() -> None:
     words = argv(local(4096), flags=frozenset())
     assert not FLAGS & set(words)
-    assert "--no-ui" in argv(local(), flags=frozenset({"--no-ui"}))
 
 
 def test_a_persons_own_arguments_come_last() -> None:

@@ -19,7 +19,7 @@ import pytest
 from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history import MAX_PENDING, History
 from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT
 from tests.waiting import eventually
@@ -66,6 +66,9 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         queue_seconds=1.25,
         duration_seconds=2.75,
         client="127.0.0.1",
+        user_agent="OpenAI/Python 1.2.3",
+        key_name="2",
+        port=11434,
         error="It failed.",
     )
     full_session = SessionRecord(
@@ -535,3 +538,31 @@ async def test_a_stopped_history_takes_and_returns_nothing(path: Path) -> None:
 async def test_a_history_that_never_began_stops(path: Path) -> None:
     await History(path, now=now).stop()
     assert not path.exists()
+
+
+async def test_clients_are_found_by_port_program_key_and_address(path: Path) -> None:
+    python = {"user_agent": "OpenAI/Python 1.2.3", "client": "127.0.0.1", "port": 8337}
+    async with open_history(path) as history:
+        history.add_all(
+            [
+                request(1, **python),
+                request(2, **python, status=503, error="It failed."),
+                request(3, **{**python, "port": 11434}),
+                request(4, **python, key_name="1"),
+                request(5, client="10.0.0.7", port=8337),
+                # From before ports were kept.
+                request(6, client="10.0.0.7"),
+            ]
+        )
+        found = await history.clients(ClientsQuery())
+        assert [(one.port, one.user_agent, one.key_name, one.requests) for one in found] == [
+            (8337, None, None, 1),
+            (8337, "OpenAI/Python 1.2.3", "1", 1),
+            (11434, "OpenAI/Python 1.2.3", None, 1),
+            (8337, "OpenAI/Python 1.2.3", None, 2),
+        ]
+        assert found[0].client == "10.0.0.7"
+        assert found[-1].last_used_at == NOW + timedelta(seconds=2)
+        since = ClientsQuery(since=NOW + timedelta(seconds=2), limit=5)
+        assert [one.requests for one in await history.clients(since)] == [1, 1, 1, 1]
+        assert await history.clients(ClientsQuery(limit=1)) == found[:1]

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service import history_file
 from cyber_inference_tui.service.history_file import KEEP_DAMAGED
 from cyber_inference_tui.service.history_rows import STEPS
@@ -238,6 +238,23 @@ async def test_an_older_versions_file_is_brought_up_to_date(path: Path) -> None:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         assert [row["priority"] for row in rows] == [7] * 10
         assert version == len(STEPS) + 1
+
+
+async def test_requests_of_the_first_version_are_kept(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (*STEPS[0], "PRAGMA user_version=1"):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO requests (at, model, path, status, duration_seconds, queue_seconds,"
+            " tokens_in, stream) VALUES (1772600000000000, 'm', '/', 200, 1.0, 0.0, 5, 0)"
+        )
+    async with open_history(path) as history:
+        history.add(request(6, user_agent="curl/8.5.0", key_name="1", port=8080))
+        new, old = await history.requests()
+        assert (new.user_agent, new.key_name, new.port) == ("curl/8.5.0", "1", 8080)
+        assert (old.tokens_in, old.user_agent, old.key_name, old.port) == (5, None, None, None)
+        assert [one.port for one in await history.clients(ClientsQuery())] == [8080]
+    assert not list(path.parent.glob(f"{path.name}.*-20*"))
 
 
 async def test_a_file_that_cannot_be_brought_up_to_date_is_kept_as_it_was(path: Path) -> None:

@@ -144,6 +144,8 @@ def test_paths_count_from_where_they_are_written() -> None:
         ("api_keys", '["a", "b,c"]', ("a", "b,c")),
         ("api_keys", "['a']", ("a",)),
         ("llama_args", '["--a", "b\\/c"]', ("--a", "b/c")),
+        ("extra_ports", "11434, 8080,", (11434, 8080)),
+        ("extra_ports", "[11434]", (11434,)),
         ("insecure_no_auth", "Yes", True),
         ("insecure_no_auth", "0", False),
         ("port", " 80 ", 80),
@@ -158,6 +160,28 @@ def test_variables_are_text_for_any_type(key: str, text: str, value: object) -> 
     assert getattr(loaded.settings, key) == value
     assert type(getattr(loaded.settings, key)) is type(value)
     assert check_value(key, text) == value
+
+
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [
+        ("0", "0"),
+        ("65536", "65536"),
+        ("-1", "-1"),
+        ("true", "true"),
+        ("'80'", '"80"'),
+        ("8.5", "8.5"),
+    ],
+)
+def test_a_port_in_a_list_is_checked(item: str, found: str) -> None:
+    said = f"item 2: expected a port from 1 to 65535, found {found}"
+    assert mistakes(f"extra_ports = [80, {item}]", HOME)[0].endswith(said)
+
+
+@pytest.mark.parametrize("text", ["80 81", "9" * 5000, "x", "²"])
+def test_a_variable_with_ports_is_checked(text: str) -> None:
+    (said,) = mistakes("", {**HOME, "CYBER_INFERENCE_EXTRA_PORTS": text})
+    assert "item 1: expected a port from 1 to 65535" in said
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\r\n", '""', "''", '" "'])

@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     MemoryRecord,
     ModelStatus,
     ModelUsage,
+    PortRecord,
     RecentEvent,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
@@ -32,6 +33,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
     explanation,
     model_row,
     ordered,
+    ports_line,
     request_rows,
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
@@ -537,3 +539,22 @@ async def test_hostile_names_stay_in_their_place() -> None:
         text = screen_text(app)
         assert "\x1b" not in text
         assert "\u202e" not in text
+
+
+async def test_the_ports_and_their_clients_are_in_sight() -> None:
+    world = busy_world()
+    assert ports_line(snapshot_of(), UNICODE).plain == ""
+    ports = (PortRecord(port=11434), PortRecord(port=8080, problem="in use by nginx (pid 7)"))
+    world.status = msgspec.structs.replace(world.status, extra_ports=ports)
+    world.requests[0] = msgspec.structs.replace(
+        world.requests[0], port=11434, user_agent="ollama-python/0.5.1 (x86_64)"
+    )
+    line = "Ports  8337  ·  11434 ollama-python/0.5.1  ·  8080 in use by nginx (pid 7)"
+    async with running(world) as (app, _, pilot):
+        await until(pilot, lambda: line in screen_text(app))
+        assert "127.0.0.1:8337, 11434  local" in screen_text(app)
+        await pilot.press("space")
+        await until(pilot, lambda: "FROZEN" in screen_text(app))
+        assert line not in screen_text(app)
+        await pilot.press("space")
+        await until(pilot, lambda: line in screen_text(app))

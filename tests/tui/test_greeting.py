@@ -14,6 +14,7 @@ from cyber_inference_tui.records import (
     InstallState,
     LlamaServerRecord,
     ModelStatus,
+    PortRecord,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.pages.dashboard.greeting import (
@@ -43,6 +44,26 @@ def first_start(**changes: object) -> Snapshot:
 
 def text_of(snapshot: Snapshot) -> str:
     return greeting_content(snapshot, UNICODE, "http://127.0.0.1:8337", 100).plain
+
+
+def test_the_ports_where_clients_look_are_offered_once() -> None:
+    assert "l  also listen on 11434 (Ollama) and 8080 (llama.cpp)" in text_of(first_start())
+    ports = (PortRecord(port=11434), PortRecord(port=8080, problem="in use by nginx (pid 7)"))
+    status = msgspec.structs.replace(empty_world().status, extra_ports=ports)
+    text = text_of(first_start(status=status))
+    assert "also listen" not in text
+    assert "also on 11434" in text
+    assert "not on 8080: in use by nginx (pid 7)" in text
+
+
+async def test_a_key_opens_the_ports_where_clients_look() -> None:
+    world = empty_world()
+    world.config["extra_ports"] = setting("extra_ports", [])
+    async with running(world) as (app, client, pilot):
+        await until(pilot, lambda: "l  also listen" in screen_text(app))
+        await pilot.press("l")
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls == [("set_config", "extra_ports", [11434, 8080])]
 
 
 def test_it_is_shown_while_something_is_missing() -> None:

@@ -196,6 +196,23 @@ def test_the_details_show_everything_and_the_error_first() -> None:
         assert part in text
 
 
+def test_the_details_name_the_client() -> None:
+    lines = dict(
+        details(
+            request(9, user_agent="claude-cli/2.0.1 (external)", key_name="2", port=11434),
+            NOW,
+            UNICODE,
+        )
+    )
+    assert lines["client"] == "claude-cli/2.0.1 (key 2)"
+    assert lines["address"] == "127.0.0.1"
+    assert lines["user agent"] == "claude-cli/2.0.1 (external)"
+    assert lines["port"] == "11434"
+    plain_lines = dict(details(request(9), NOW, UNICODE))
+    assert plain_lines["client"] == "127.0.0.1"
+    assert plain_lines.keys().isdisjoint({"address", "user agent", "port"})
+
+
 def test_a_failure_without_a_reason_says_where_to_look() -> None:
     assert "log" in details(request(9, status=500), NOW, UNICODE)[0][1]
 

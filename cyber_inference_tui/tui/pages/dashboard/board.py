@@ -25,6 +25,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
     explanation,
     model_row,
     ordered,
+    ports_line,
     request_rows,
 )
 from cyber_inference_tui.tui.pages.dashboard.trends import Trend, gauge, history, trends
@@ -61,6 +62,7 @@ class Board(Vertical):
         super().__init__(id="board", classes="body")
         self._charset = charset
         self._snapshot = Snapshot()
+        self._notice = Content("")
         self._now: datetime | None = None
         self._selected_state: ModelStatus | None = None
 
@@ -117,6 +119,7 @@ class Board(Vertical):
         """Draw the same snapshot for another size or filter."""
         if self._now is None:
             return
+        self._draw_notice(self._snapshot)
         self._draw_trends(self._snapshot)
         self._draw_pools(self._snapshot)
         self._draw_models(self._snapshot, self._now)
@@ -127,7 +130,12 @@ class Board(Vertical):
         self.redraw()
 
     def show_notice(self, notice: Content) -> None:
-        """Show a line above everything else; empty content hides it."""
+        """Show a line above everything else in place of the ports; empty content ends that."""
+        self._notice = notice
+        self._draw_notice(self._snapshot)
+
+    def _draw_notice(self, snapshot: Snapshot) -> None:
+        notice = self._notice or ports_line(snapshot, self._charset)
         update_static(self.query_one("#notice", Static), notice)
 
     def _draw_trends(self, snapshot: Snapshot) -> None:

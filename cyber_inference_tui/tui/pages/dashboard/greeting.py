@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
+    OFFERED_PORTS,
     DownloadRecord,
     DownloadStatus,
     InstallRecord,
@@ -89,10 +90,17 @@ class Greeting(VerticalScroll, can_focus=True):
         Binding("c", "model(2)", "Third model", show=False, tooltip="download the third model"),
         Binding("h", "hub", "Hub", id="greeting.hub", tooltip="search for other models"),
         Binding("d", "demo", "Demo", id="greeting.demo", tooltip="add the built-in demo model"),
+        Binding(
+            "l",
+            "ports",
+            "Listen",
+            id="greeting.ports",
+            tooltip="also listen where clients look for Ollama and llama.cpp",
+        ),
         Binding("j", "scroll_down", "Down", show=False),
         Binding("k", "scroll_up", "Up", show=False),
     ]
-    STEERING = frozenset({"install", "path", "stop", "model", "demo"})
+    STEERING = frozenset({"install", "path", "stop", "model", "demo", "ports"})
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -142,6 +150,8 @@ class Greeting(VerticalScroll, can_focus=True):
             return running
         if action == "demo":
             return self._snapshot.model("demo") is None
+        if action == "ports":
+            return self._snapshot.status is not None and not self._snapshot.status.extra_ports
         return True
 
     def action_install(self, place: int) -> None:
@@ -215,6 +225,15 @@ class Greeting(VerticalScroll, can_focus=True):
         else:
             self._ask_demo(install_options(install))
 
+    def action_ports(self) -> None:
+        """Listen on the ports where clients look, too."""
+        self._app.do(
+            self._app.client.call(
+                endpoints.SET_CONFIG, "extra_ports", body=queries.NewValue([*OFFERED_PORTS])
+            ),
+            group="ports",
+        )
+
     def _ask_demo(self, options: Sequence[InstallSource]) -> None:
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
 
@@ -260,7 +279,26 @@ def greeting_content(snapshot: Snapshot, charset: Charset, url: str, width: int)
     then, address = "Then point any OpenAI client at", f"{url}/v1"
     room = len(then) + 2 + len(address) <= width
     parts += [(then, "$text-muted"), ("  " if room else "\n  ", ""), (f"{address}\n", "bold")]
+    parts += _ports(snapshot, charset, width)
     return Content.assemble(*parts)
+
+
+def _ports(snapshot: Snapshot, charset: Charset, width: int) -> Parts:
+    """Offer the ports where clients look, or show which of the extra ports are open."""
+    if snapshot.status is None:
+        return []
+    if not snapshot.status.extra_ports:
+        places = " and ".join(f"{port} ({name})" for port, name in OFFERED_PORTS.items())
+        return _key("l", f"{_folded(f'also listen on {places}, where clients look', width, 3)}\n")
+    parts: Parts = []
+    for one in snapshot.status.extra_ports:
+        if one.problem is None:
+            parts.append((f"{charset.check} also on {one.port}\n", "$success"))
+        else:
+            sign = charset.signs[ModelStatus.FAILED]
+            problem = _folded(f"{sign} not on {one.port}: {one.problem}", width, 2, first=0)
+            parts.append((f"{problem}\n", "$error"))
+    return parts
 
 
 _INDENT = 5

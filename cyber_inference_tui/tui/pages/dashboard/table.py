@@ -17,6 +17,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
 )
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.clients import port_uses
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
@@ -31,6 +32,7 @@ from cyber_inference_tui.tui.pages.requests.request_status import (
     request_kind,
     status_cell,
 )
+from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
@@ -191,6 +193,20 @@ def explanation(model: ModelRecord | None, now: datetime, charset: Charset) -> C
     text, tone = model_sentence(model, now, charset)
     keys = "  o opens its log, l tries again" if model.status is ModelStatus.FAILED else ""
     return Content.assemble((text, STYLES[tone]), (keys, STYLES["dim"]))
+
+
+def ports_line(snapshot: Snapshot, charset: Charset) -> Content:
+    """Return the ports and their clients in a line; nothing if there are no extra ports."""
+    status = snapshot.status
+    if status is None or not status.extra_ports:
+        return Content("")
+    parts: list[tuple[str, str]] = []
+    for use in port_uses(status, (*snapshot.active, *snapshot.finished)):
+        parts.append((f"  {charset.dot}  " if parts else "Ports  ", "$text-muted"))
+        parts.append((f"{use.port}", "" if use.problem is None else "$error"))
+        words = plain(use.problem or ", ".join(use.clients))
+        parts.append((f" {words}" if words else "", "$text-muted"))
+    return Content.assemble(*parts)
 
 
 def request_rows(

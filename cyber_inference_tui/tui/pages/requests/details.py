@@ -8,6 +8,7 @@ from textual.content import Content
 
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.clients import client_name, program
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
@@ -56,8 +57,14 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         ("path", plain(record.path)),
         ("model", plain(record.model or charset.missing)),
         ("streamed", "yes" if record.stream else "no"),
-        ("client", plain(record.client or charset.missing)),
+        ("client", plain(client_name(record)) or charset.missing),
     ]
+    if record.user_agent:
+        lines.append(("address", plain(record.client or charset.missing)))
+        if record.user_agent != program(record.user_agent):
+            lines.append(("user agent", plain(record.user_agent)))
+    if record.port is not None:
+        lines.append(("port", str(record.port)))
     if isinstance(record, RequestRecord) and record.id:
         lines.append(("number", str(record.id)))
     return lines

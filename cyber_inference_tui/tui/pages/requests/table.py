@@ -8,6 +8,7 @@ from typing import Any
 
 from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.requests.request_status import (
@@ -67,7 +68,8 @@ def _queued_cell(record: AnyRequest, context: RenderContext) -> str:
 
 def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
     dim = isinstance(record, RequestRecord)
-    return Cell(plain(record.client or context.charset.missing), "dim" if dim else "none")
+    name = plain(client_name(record)) or context.charset.missing
+    return Cell(name, "dim" if dim else "none")
 
 
 # Only finished requests are sorted; running ones stay on top.
@@ -101,7 +103,7 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column(
         "queue", "QUEUED", 7, lambda r: r.queue_seconds, right=True, priority=7, cell=_queued_cell
     ),
-    Column("client", "CLIENT", 15, lambda r: r.client, priority=8, cell=_client_cell),
+    Column("client", "CLIENT", 15, client_name, priority=8, cell=_client_cell),
 )
 NEWEST_FIRST: Order[RequestRecord] = Order(COLUMNS[0], descending=True)
 TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
@@ -118,7 +120,8 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
 
 def searchable_text(record: AnyRequest, charset: Charset) -> str:
     """Return the text that a filter searches, in lower case."""
-    parts = [record.model, record.path, request_kind(record.path), record.client or ""]
+    parts = [record.model, record.path, request_kind(record.path)]
+    parts += [record.client or "", record.user_agent or "", client_name(record)]
     if isinstance(record, RequestRecord):
         parts += [outcome_text(record, charset), with_keys(record.error or "")]
     else:
