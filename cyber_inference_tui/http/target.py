@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
@@ -21,6 +22,7 @@ from cyber_inference_tui.http.body_fields import (
     try_read_fields,
     with_fields,
     with_model_field,
+    with_system,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
@@ -45,6 +47,7 @@ _LISTED = 10
 """The most models that a message lists."""
 _NO_FIELDS = BodyFields()
 _NO_RULES = RequestRules()
+_SYSTEM = "system"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -172,12 +175,7 @@ class TargetFinder:
             if self._is_renamed(found.model, model):
                 overrides = {**overrides, "model": model.id}
             if rules or overrides:
-                body = with_fields(
-                    body,
-                    strip=rules.request_strip,
-                    defaults=rules.request_defaults,
-                    overrides=overrides,
-                )
+                body = changed_by_rules(route.path, body, rules, overrides)
                 stream = read_fields(body, content_type, must_be_object=True).stream
         elif self._is_renamed(found.model, model):
             body = with_model_field(body, content_type, model.id)
@@ -277,6 +275,25 @@ class TargetFinder:
             hint='Name one in the field "model", in ?model= or in the header X-Model.',
             param="model",
         )
+
+
+def changed_by_rules(
+    path: str, body: bytes, rules: RequestRules, overrides: Mapping[str, Any]
+) -> bytes:
+    """Return a request for ``path``, changed by rules with these overrides.
+
+    A default ``system`` is a system prompt, in the form that the API of the path has.
+    """
+    defaults = rules.request_defaults
+    prompt = defaults.get(_SYSTEM)
+    in_messages, in_field = "/chat/completions" in path, "/responses" in path
+    if isinstance(prompt, str) and (in_messages or in_field):
+        defaults = {name: value for name, value in defaults.items() if name != _SYSTEM}
+        if in_messages:
+            body = with_system(body, prompt)
+        else:
+            defaults.setdefault("instructions", prompt)
+    return with_fields(body, strip=rules.request_strip, defaults=defaults, overrides=overrides)
 
 
 def _refusal(method: str, path: str) -> CyberError | None:
