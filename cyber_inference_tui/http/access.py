@@ -49,7 +49,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 _logger = logging.getLogger(__name__)
 
 
-_OWNERS = frozenset({Area.LOGIN, Area.ADMIN})
+_OWNERS = frozenset({Area.LOGIN, Area.ADMIN, Area.OWNER})
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
@@ -244,16 +244,19 @@ class Access:
             and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
         ):
             return self._preflight(rules, request, origin, area)
-        if area is Area.MODEL:
-            if not rules.allows_key(headers):
-                raise InvalidApiKeyError(
-                    "A valid API key is needed.",
-                    hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-                )
-        elif area in _OWNERS:
+        needs_key = area is Area.MODEL
+        if area is Area.OWNER:
+            # A login counts more, and is checked by its own rules.
+            needs_key = not self._service.settings.admin_password
+        if needs_key and not rules.allows_key(headers):
+            raise InvalidApiKeyError(
+                "A valid API key is needed.",
+                hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+            )
+        if area in _OWNERS:
             if origin is not None and not rules.allows_origin(origin, host or ""):
                 raise _foreign(origin)
-            if request.method not in _READS:
+            if area is not Area.OWNER and request.method not in _READS:
                 _check_content_type(request)
         return None
 

@@ -24,6 +24,7 @@ from cyber_inference_tui.http.json_io import NOSNIFF, json_answer
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
+from cyber_inference_tui.http.ollama.routes import add_ollama, front_page
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
@@ -47,6 +48,8 @@ _FRONT_PAGE = (
     "/metrics            the same for Prometheus\n"
     "/health             is it up\n"
 )
+
+_NEED_LOGIN = frozenset({Area.ADMIN, Area.OWNER})
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ def assemble(
     )
     for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
         table.answer(health, lambda call: {"status": "ok"})
-    table.answer(endpoints.FRONT_PAGE, lambda call: _FRONT_PAGE)
+    table.handle(endpoints.FRONT_PAGE, front_page(_FRONT_PAGE))
     for models, model in (
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
@@ -112,6 +115,7 @@ def assemble(
     table.handle(endpoints.WEB_PAGE, page.file)
     table.catch("/ui", Area.OPEN, page.redirect)
     table.catch("/ui/{file:.*}", Area.OPEN, page.file)
+    add_ollama(table, service)
     add_admin(table, service)
     for prefix in ("admin", "ws"):
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
@@ -192,7 +196,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
-            if access.area_of(request) is Area.ADMIN:
+            if access.area_of(request) in _NEED_LOGIN:
                 await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)

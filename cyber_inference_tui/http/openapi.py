@@ -39,6 +39,7 @@ _SECURITY: dict[Area, list[dict[str, list[str]]]] = {
     Area.LOGIN: [],
     Area.MODEL: [{"key": []}, {}],
     Area.ADMIN: [{"token": []}, {}],
+    Area.OWNER: [{"token": []}, {"key": []}, {}],
 }
 
 

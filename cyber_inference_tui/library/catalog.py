@@ -191,6 +191,15 @@ class Catalog:
         return "All models: GET /v1/models, or `cyber-inference-tui list-models`."
 
 
+def spelling(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of ``names`` that ``name`` means, by the rules of ``Catalog.resolve``."""
+    names = tuple(names)
+    if name in names:
+        return name
+    folded = _folded(name)
+    return next((one for one in names if _folded(one) == folded), None)
+
+
 def _with_aliases(model: LocalModel, names: Mapping[str, LocalModel]) -> LocalModel:
     kept = tuple(
         alias

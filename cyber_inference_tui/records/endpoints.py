@@ -37,6 +37,10 @@ from cyber_inference_tui.records.queries import (
     ModelName,
     NewValue,
     Nothing,
+    OllamaCopy,
+    OllamaCreation,
+    OllamaModel,
+    OllamaPull,
     RepositoryQuery,
     RequestQuery,
     SearchQuery,
@@ -82,6 +86,9 @@ class Area(Enum):
     """The login: no pages of other sites, and only JSON bodies."""
     ADMIN = auto()
     """The owner: as ``LOGIN``, and with a token if ``admin_password`` is set."""
+    OWNER = auto()
+    """The owner by a client of Ollama's API: as ``ADMIN``, but without a type of the body, and with
+    a key if ``api_keys`` is set and ``admin_password`` is not."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
@@ -176,6 +183,51 @@ OPENAPI = _asking(
     dict[str, Any],
     "this table as an OpenAPI document",
     Area.MODEL,
+)
+OLLAMA_VERSION = _plain(
+    "GET /api/version", dict[str, str], "the version of Ollama whose API this is", Area.MODEL
+)
+OLLAMA_STATUS = _plain(
+    "GET /api/status", dict[str, Any], "that there are no models in a cloud", Area.MODEL
+)
+OLLAMA_TAGS = _plain(
+    "GET /api/tags", dict[str, Any], "the models, as Ollama lists them", Area.MODEL
+)
+OLLAMA_PS = _plain("GET /api/ps", dict[str, Any], "the loaded models, as Ollama does", Area.MODEL)
+OLLAMA_SHOW = Endpoint(
+    "POST /api/show",
+    Nothing,
+    OllamaModel,
+    dict[str, Any],
+    "the facts of one model, as Ollama shows them",
+    Area.MODEL,
+)
+OLLAMA_PULL = Endpoint(
+    "POST /api/pull",
+    Nothing,
+    OllamaPull,
+    dict[str, Any],
+    "downloads a model from the hub",
+    Area.OWNER,
+)
+OLLAMA_CREATE = Endpoint(
+    "POST /api/create",
+    Nothing,
+    OllamaCreation,
+    dict[str, Any],
+    "gives a model a further name with parameters of its own",
+    Area.OWNER,
+)
+OLLAMA_COPY = Endpoint(
+    "POST /api/copy", Nothing, OllamaCopy, str, "gives a model a further name", Area.OWNER
+)
+OLLAMA_DELETE = Endpoint(
+    "DELETE /api/delete",
+    Nothing,
+    OllamaModel,
+    str,
+    "removes a name, or the files of a model named by its id",
+    Area.OWNER,
 )
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN

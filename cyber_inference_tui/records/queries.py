@@ -155,6 +155,45 @@ class ModelName(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
 
 
+class OllamaModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of Ollama's API; ``name`` is an older word for ``model``."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+
+    @property
+    def asked(self) -> str:
+        """The name of the model; empty if there is none."""
+        return self.model or self.name or ""
+
+
+class OllamaPull(OllamaModel, frozen=True, kw_only=True):
+    """A model to download; without ``stream`` the answer comes at the end."""
+
+    stream: bool | None = None
+
+
+class OllamaCreation(OllamaPull, frozen=True, kw_only=True):
+    """A new name for a model, with parameters of its own."""
+
+    source: str | None = msgspec.field(default=None, name="from")
+    system: str | None = None
+    template: str | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[Any] | None = None
+    files: dict[str, Any] | None = None
+    adapters: dict[str, Any] | None = None
+    quantize: str | None = None
+
+
+class OllamaCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """A further name for a model."""
+
+    source: str | None = None
+    destination: str | None = None
+
+
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The password of a login."""
 

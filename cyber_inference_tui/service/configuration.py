@@ -144,6 +144,11 @@ class Configuration:
         """Return every setting with its value and source; secrets are masked."""
         return self.loaded.records()
 
+    def value(self, key: str) -> Any:
+        """Return a setting as the file has it now; raises ``NotFoundError`` for an unknown key."""
+        _, model_id, known = self._named(key)
+        return self.loaded.value(known, model_id)
+
     async def set(self, key: str, value: Any) -> ConfigValueRecord:
         """Write a setting to the configuration file and apply it."""
         key, model_id, known = self._named(key)

@@ -7,11 +7,19 @@ import contextlib
 import logging
 from collections.abc import Coroutine, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.errors import ConflictError, CyberError, ModelNotFoundError, StorageError
+from cyber_inference_tui.errors import (
+    ConflictError,
+    CyberError,
+    GGUFError,
+    ModelNotFoundError,
+    StorageError,
+)
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.gguf.reader import Header, read_header
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.llama.launcher import Launcher
@@ -302,6 +310,19 @@ class Models:
             fit_check=self._scheduler.fit_check(),
             storages=self._storages,
         )
+
+    async def headers(self, model: LocalModel) -> tuple[Header | None, Header | None]:
+        """Read the headers of a model's file and of its projector; ``None`` = it has none here."""
+
+        async def read(path: Path | None) -> Header | None:
+            if path is None:
+                return None
+            try:
+                return await self._storages.ask_async(path.parent, partial(read_header, path))
+            except (GGUFError, StorageError):
+                return None
+
+        return await read(model.path), await read(model.mmproj)
 
     def memory_rooms(self) -> list[MemoryPool]:
         """Return the limits and the free memory for models."""

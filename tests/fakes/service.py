@@ -94,6 +94,7 @@ SAMPLE = ResourceSample(
 )
 _NEWEST = RequestQuery()
 _LEVELS = list(LogLevel)
+_ACTIVE = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.PAUSED}
 
 
 @dataclass
@@ -195,6 +196,10 @@ class _Downloads(Downloads):
         self, repo: str, filename: str | None = None, revision: str | None = None
     ) -> DownloadRecord:
         self._service.change("download", repo, filename, revision)
+        known = list(self._service.world.downloads.values())
+        for record in known:
+            if (record.repo, record.filename) == (repo, filename) and record.status in _ACTIVE:
+                return record
         number = len(self._service.world.downloads) + 1
         return self._set(
             DownloadRecord(
@@ -305,12 +310,12 @@ class _Models(Models):
         return self._service.read("models", [models[model_id] for model_id in sorted(models)])
 
     def resolve(self, name: str) -> LocalModel:
-        return LocalModel(id=self.record(name).id)
+        return self.local(self.record(name).id)
 
     def auto_record(self) -> ModelRecord | None:
         return None
 
-    def local(self, model_id: str) -> LocalModel | None:
+    def local(self, model_id: str) -> LocalModel:
         written = self._service.written.get(model_id, 0)
         return LocalModel(id=model_id, modified=written * 1_000_000_000)
 

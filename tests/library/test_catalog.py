@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import ModelNotFoundError
-from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.library.catalog import Catalog, LocalModel, spelling
 
 
 def catalog(**aliases: tuple[str, ...]) -> Catalog:
@@ -33,6 +33,17 @@ def test_names_that_differ_only_in_case_are_ambiguous() -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         catalog(Qwen=(), qwen=()).resolve("QWEN")
     assert "Qwen, qwen" in caught.value.message
+
+
+def test_the_spelling_of_a_name() -> None:
+    names = ("B", "b", "C", "caf\u00e9")
+    assert [spelling(name, names) for name in ("b", "c", "CAFE\u0301", "d", "")] == [
+        "b",
+        "C",
+        "caf\u00e9",
+        None,
+        None,
+    ]
 
 
 def test_an_unknown_name_is_shown_on_one_line() -> None:
