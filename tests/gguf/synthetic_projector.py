@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.gguf.synthetic import F32, WIDTH, Synthetic, zeros
 
 
-def projector(kind: str = "gemma3", *, image: int = 896) -> Synthetic:
-    """Return a projector. ``gemma3`` takes images of one size, ``qwen2vl_merger`` of any size."""
+def projector(kind: str = "gemma3", *, image: int = 896, width: int = WIDTH) -> Synthetic:
+    """Return a projector for models of this ``width``.
+
+    ``gemma3`` takes images of one size, ``qwen2vl_merger`` of any size.
+    """
     layers, inner, feed_forward, patch = 4, 256, 1024, 14
     tensors = [
         zeros("v.patch_embd.weight", patch, patch, 3, inner),
@@ -17,7 +20,7 @@ def projector(kind: str = "gemma3", *, image: int = 896) -> Synthetic:
         tensors += [
             zeros("v.patch_embd.bias", inner),
             zeros("v.position_embd.weight", inner, (image // patch) ** 2, kind=F32),
-            zeros("mm.input_projection.weight", WIDTH, inner),
+            zeros("mm.input_projection.weight", width, inner),
             zeros("mm.soft_emb_norm.weight", inner),
         ]
     else:
@@ -25,8 +28,8 @@ def projector(kind: str = "gemma3", *, image: int = 896) -> Synthetic:
             zeros("v.patch_embd.weight.1", patch, patch, 3, inner),
             zeros("mm.0.weight", 4 * inner, 4 * inner),
             zeros("mm.0.bias", 4 * inner),
-            zeros("mm.2.weight", 4 * inner, WIDTH),
-            zeros("mm.2.bias", WIDTH),
+            zeros("mm.2.weight", 4 * inner, width),
+            zeros("mm.2.bias", width),
         ]
     for layer in range(layers):
         for name in ("q", "k", "v", "out"):
@@ -57,7 +60,7 @@ def projector(kind: str = "gemma3", *, image: int = 896) -> Synthetic:
             "clip.vision.patch_size": patch,
             "clip.vision.embedding_length": inner,
             "clip.vision.feed_forward_length": feed_forward,
-            "clip.vision.projection_dim": WIDTH,
+            "clip.vision.projection_dim": width,
             "clip.vision.block_count": layers,
             "clip.vision.attention.head_count": 4,
             "clip.vision.attention.layer_norm_epsilon": 1e-6,
