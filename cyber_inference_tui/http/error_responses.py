@@ -1,6 +1,7 @@
 """Turns errors into responses, in the shape of the API that was asked.
 
-That is OpenAI's, Anthropic's under ``/v1/messages``, and llama-server's own for its router's calls.
+That is OpenAI's, Anthropic's under ``/v1/messages``, Ollama's under ``/api/``, and llama-server's
+own for its router's calls.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     ModelLoadError,
+    ModelNotFoundError,
     NotFoundError,
     RequestTooLargeError,
 )
@@ -42,6 +44,12 @@ MAX_HEADERS = 128
 
 _MAX_MESSAGE = 64 * 1024
 _ANTHROPIC_PATH = re.compile(r"(?:/upstream/.+)?/v1/messages(?:/.*)?")
+
+_PLAIN_IN_OLLAMA: dict[type[CyberError], bytes] = {
+    NotFoundError: b"404 page not found",
+    MethodNotAllowedError: b"405 method not allowed",
+}
+"""The errors of Ollama that are plain text."""
 
 _ROUTER_PATHS = frozenset({"/models/load", "/models/unload", "/models/sse"})
 # ``format_error_response`` in ``tools/server/server-common.cpp`` of llama.cpp.
@@ -81,9 +89,19 @@ def speaks_anthropic(path: str) -> bool:
     return _ANTHROPIC_PATH.fullmatch(path) is not None
 
 
+def speaks_ollama(path: str) -> bool:
+    """Check whether clients of ``path`` expect errors in Ollama's shape."""
+    return path.startswith("/api/")
+
+
 def error_body(error: CyberError, path: str) -> bytes:
     """Return ``error`` as JSON, in the shape that a client of ``path`` expects."""
     message = message_of(error)
+    if speaks_ollama(path):
+        if isinstance(error, ModelNotFoundError):
+            # Programs look for Ollama's own words.
+            message = clean_text(f"model '{error.name}' not found. {error.hint}".strip())
+        return to_json({"error": message})
     if speaks_anthropic(path):
         kind = _anthropic_type(error.status)
         if isinstance(error, ModelLoadError):
@@ -133,6 +151,30 @@ def in_anthropic_shape(body: bytes, status: int) -> bytes | None:
     if isinstance(code, int) and 400 <= code < 600:
         status = code
     return to_json({"type": "error", "error": {**error, "type": _anthropic_type(status)}})
+
+
+def in_ollama_shape(body: bytes, status: int) -> bytes:
+    """Return an error of a model's server in Ollama's shape: ``{"error": TEXT}``."""
+    try:
+        said: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = None
+    error = said.get("error", said) if isinstance(said, dict) else None
+    text = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(text, str):
+        shown = body[:500].decode("utf-8", "replace")
+        text = f"The model's server answered with status {status}: {shown}"
+    return to_json({"error": clean_text(text[:_MAX_MESSAGE])})
+
+
+def in_shape_of(path: str, body: bytes, status: int) -> bytes | None:
+    """Return an error of a model's server in the shape that clients of ``path`` expect.
+
+    ``None`` if it has this shape, or none that is known.
+    """
+    if speaks_ollama(path):
+        return in_ollama_shape(body, status)
+    return in_anthropic_shape(body, status) if speaks_anthropic(path) else None
 
 
 class ErrorEvents:
@@ -198,12 +240,10 @@ def error_response(
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)
-    response = kind(
-        body=error_body(error, path),
-        status=error.status,
-        content_type="application/json",
-        headers=headers,
-    )
+    body, content_type = error_body(error, path), "application/json"
+    if speaks_ollama(path) and type(error) in _PLAIN_IN_OLLAMA:
+        body, content_type = _PLAIN_IN_OLLAMA[type(error)], "text/plain"
+    response = kind(body=body, status=error.status, content_type=content_type, headers=headers)
     if isinstance(error, RequestTooLargeError | BrokenBodyError):
         # The rest of the body is not read.
         response.force_close()
@@ -212,8 +252,14 @@ def error_response(
 
 def error_event(error: CyberError, path: str) -> bytes:
     """Return ``error`` as the last event of a stream."""
-    prefix = b"event: error\n" if speaks_anthropic(path) else b""
-    return b"%bdata: %b\n\n" % (prefix, error_body(error, path))
+    return as_event(error_body(error, path), path)
+
+
+def as_event(body: bytes, path: str) -> bytes:
+    """Return the JSON of an error as the last event of a stream."""
+    if speaks_ollama(path):
+        return body + b"\n"
+    return b"%bdata: %b\n\n" % (b"event: error\n" if speaks_anthropic(path) else b"", body)
 
 
 def internal_error() -> CyberError:
@@ -239,13 +285,13 @@ class HeadTooLargeError(InvalidRequestError):
     status = 431
 
 
-class _HttpError(CyberError):
-    """An error of the HTTP protocol itself, with its own status."""
+class HttpError(CyberError):
+    """An error with a status of its own: one of the HTTP protocol, or as another API has it."""
 
     type = "invalid_request_error"
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.status = status  # type: ignore[misc] # one class for the many statuses of HTTP
         self.code = HTTPStatus(status).name.lower()  # type: ignore[misc]
 
@@ -261,7 +307,7 @@ def from_http_exception(error: web.HTTPException, method: str, path: str) -> Cyb
         return RequestTooLargeError("The request's body is too large.")
     if error.status == 400:
         return InvalidRequestError(error.text or "The request is malformed.")
-    return _HttpError(error.reason, error.status)
+    return HttpError(error.reason, error.status)
 
 
 def method_not_allowed(method: str, path: str, allow: tuple[str, ...]) -> MethodNotAllowedError:

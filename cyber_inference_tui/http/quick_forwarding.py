@@ -21,7 +21,8 @@ class PlainTarget:
     __slots__ = (
         "connections",
         "forwarder",
-        "is_renamed",
+        "idle_timeout",
+        "is_changed",
         "is_work",
         "keep_alive",
         "model",
@@ -29,6 +30,7 @@ class PlainTarget:
         "places",
         "request",
         "server_head",
+        "translation",
     )
 
     connections: ServerConnections
@@ -42,14 +44,25 @@ class PlainTarget:
         self.model = target.model
         self.path = target.path
         self.is_work = target.is_work
-        self.is_renamed = target.is_renamed
+        self.translation = target.translation
+        self.idle_timeout = target.idle_timeout
+        self.is_changed = target.is_renamed or target.translation is not None
+        """Whether an answer does not pass byte for byte."""
         self.keep_alive = request.keep_alive
         self.places: Places | None = None
         """The places at the model's server when it was last looked up."""
 
     def target(self, body: bytes, stream: bool) -> Target:
         """Return the target of a request."""
-        return Target(self.model, self.path, body, stream, self.is_work)
+        return Target(
+            self.model,
+            self.path,
+            body,
+            stream,
+            self.is_work,
+            self.translation,
+            self.idle_timeout,
+        )
 
     def find_server(self, body: bytes) -> bool:
         """Look up the model's server, for requests with bodies of this length.
@@ -166,7 +179,7 @@ class QuickForwarding:
             or places is None
             or transport is None
             or transport.is_closing()
-            or target.is_renamed
+            or target.is_changed
         ):
             return False
         heads = server.server.heads
@@ -216,7 +229,7 @@ class QuickForwarding:
         return RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
-            path=target.path,
+            path=target.request.path,
             status=self._status,
             stream=self._stream,
             tokens_in=usage.tokens_in,

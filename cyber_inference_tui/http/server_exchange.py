@@ -28,7 +28,10 @@ _HOST = SERVER_HOST.encode()
 
 def server_request(request: RequestHead, target: Target, port: int) -> bytes:
     """Return the head of a request to the server on ``port``."""
-    length = b""
+    length, passed_on = b"", request.passed_on
+    if target.translation is not None:
+        # The request is the service's own, whatever the client says about its body and answer.
+        passed_on = b"Content-Type: application/json\r\n"
     if target.body or request.method not in BODYLESS:
         length = b"Content-Length: %d\r\n" % len(target.body)
     return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
@@ -36,7 +39,7 @@ def server_request(request: RequestHead, target: Target, port: int) -> bytes:
         target.path.encode(),
         _HOST,
         port,
-        request.passed_on,
+        passed_on,
         length,
     )
 
@@ -71,7 +74,12 @@ class ServerExchange:
         self._request = request
         self._target = target
         self._answer = ClientResponse(
-            forwarder.loop, request, client, stream=target.stream, replacer=target.replacer
+            forwarder.loop,
+            request,
+            client,
+            stream=target.stream,
+            replacer=target.replacer,
+            translation=target.translation,
         )
         self.take = self._answer.take
         """Takes bytes of the body (called by the connection)."""
@@ -104,6 +112,8 @@ class ServerExchange:
         target = self._target
         head = server_request(self._request, target, lease.port)
         lease.sent()
+        if target.translation is not None:
+            target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
@@ -166,6 +176,8 @@ class ServerExchange:
         if self._target.is_work or self._answer.refused:
             usage = self._log.usage = self._answer.usage()
             lease.count(usage.tokens_in, usage.tokens_out)
+        if self._target.idle_timeout is not None:
+            lease.keep_loaded(self._target.idle_timeout)
         lease.release()
 
     def _close(self) -> None:

@@ -27,6 +27,7 @@ from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, 
 from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
+from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
@@ -57,6 +58,10 @@ class Target(msgspec.Struct, frozen=True):
     stream: bool
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
+    translation: Translation | None = None
+    """What makes the answer one of another API; it serves this request only."""
+    idle_timeout: float | None = None
+    """The model's idle timeout after this request, until it is unloaded; 0 = never."""
 
     @property
     def is_renamed(self) -> bool:

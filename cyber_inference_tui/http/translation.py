@@ -1,0 +1,35 @@
+"""The translation of an answer for a client of another API than llama-server's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Translation(Protocol):
+    """Translates the answer to one request.
+
+    The forwarder calls ``feed`` and ``rest`` for an answer that is a stream of events, ``whole``
+    for any other. It puts errors into the shape of the API itself (``error_responses``).
+    """
+
+    stream_type: bytes
+    """The content type of a translated stream."""
+
+    def sent(self) -> None:
+        """Note that the request leaves for the model's server, after a wait."""
+
+    def waiting(self) -> bytes:
+        """Return a part of the stream that says nothing yet, so that the client does not time
+        out."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the server's stream, and return the bytes that they add to the client's.
+
+        Raises ``BadResponseError``.
+        """
+
+    def rest(self) -> bytes:
+        """Return the end of the client's stream, after the end of the server's."""
+
+    def whole(self, body: bytes) -> bytes:
+        """Translate an answer that is not a stream. Raises ``BadResponseError``."""
