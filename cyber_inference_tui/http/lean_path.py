@@ -14,6 +14,7 @@ After that it is looked up by all its bytes, and the target by the name of the m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -176,11 +177,11 @@ class LeanPath:
         for all such requests.
         """
         body = data[plain.start :]
-        try:
-            fields = decode_named_fields(body)
-        except BROKEN:
-            # It is not plain JSON.
-            fields = None
+        fields = None
+        if plain.route.translator is None:
+            # If it is not plain JSON, its target is not remembered.
+            with contextlib.suppress(*BROKEN):
+                fields = decode_named_fields(body)
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)

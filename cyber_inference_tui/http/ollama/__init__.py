@@ -1,0 +1,1 @@
+"""Ollama's API: its requests and answers, translated to and from those of llama-server."""
