@@ -27,7 +27,7 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.framing import BodyScanner, Framing
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, wants_events
 from cyber_inference_tui.http.name_replacer import NameReplacer
-from cyber_inference_tui.http.translation import Translation
+from cyber_inference_tui.http.translation import JSON_HEAD, Translation
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import BodyTap, Usage
 
@@ -268,7 +268,9 @@ class ClientResponse:
             if head.status != 200:
                 # An error of the server, in the shape that the client reads.
                 body = in_shape_of(self._request.path, body, head.status) or body
-            lines = head.lines + b"Content-Length: %d\r\n" % len(body)
+            is_told = translation is not None and head.status == 200
+            lines = JSON_HEAD if is_told else head.lines
+            lines += b"Content-Length: %d\r\n" % len(body)
             self._write_head(head.status, lines, Framing.LENGTH)
             self._write(body)
             return

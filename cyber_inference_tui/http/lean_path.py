@@ -163,6 +163,9 @@ class LeanPath:
         plain = None
         if known is not None and length <= known.max_body:
             plain = PlainRequest(known, end + 4, length)
+            if known.route.translator is not None:
+                # ``find`` would only decode its body in vain.
+                return plain
         if len(self._requests) >= _MAX_REQUESTS:
             self._requests.clear()
         self._requests[data[:end]] = plain

@@ -176,8 +176,9 @@ class ServerExchange:
         if self._target.is_work or self._answer.refused:
             usage = self._log.usage = self._answer.usage()
             lease.count(usage.tokens_in, usage.tokens_out)
-        if self._target.idle_timeout is not None:
-            lease.keep_loaded(self._target.idle_timeout)
+        translation = self._target.translation
+        if translation is not None and translation.idle_timeout is not None:
+            lease.keep_loaded(translation.idle_timeout)
         lease.release()
 
     def _close(self) -> None:

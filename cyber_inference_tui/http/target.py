@@ -62,8 +62,6 @@ class Target(msgspec.Struct, frozen=True):
     """Whether it asks the model for output, not only its server for information."""
     translation: Translation | None = None
     """What makes the answer one of another API; it serves this request only."""
-    idle_timeout: float | None = None
-    """The model's idle timeout after this request, until it is unloaded; 0 = never."""
 
     @property
     def is_renamed(self) -> bool:
@@ -223,7 +221,7 @@ class TargetFinder:
                 defaults=rules.request_defaults,
                 overrides={**rules.request_overrides, **own},
             )
-        return Target(model, call.path, body, call.stream, True, call.answer, call.idle_timeout)
+        return Target(model, call.path, body, call.stream, True, call.answer)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
         """Check whether the model's id replaces this name in a body.

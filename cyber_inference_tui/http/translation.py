@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+"""The head of an answer that is not a stream, without its length."""
+
 
 class Translation(Protocol):
     """Translates the answer to one request.
@@ -14,6 +17,8 @@ class Translation(Protocol):
 
     stream_type: bytes
     """The content type of a translated stream."""
+    idle_timeout: float | None
+    """The model's idle timeout after this request, until it is unloaded; 0 = never."""
 
     def sent(self) -> None:
         """Note that the request leaves for the model's server, after a wait."""

@@ -197,7 +197,7 @@ def test_what_is_no_answer_is_refused() -> None:
 def test_a_wait_and_a_load_say_nothing() -> None:
     for answer, empty in (
         (ChatAnswer("m"), {"message": {"role": "assistant", "content": ""}}),
-        (GenerateAnswer("m", None), {"response": ""}),
+        (GenerateAnswer("m", None, None), {"response": ""}),
     ):
         line = answer.waiting()
         assert line.count(b"\n") == 1
@@ -218,17 +218,17 @@ def test_an_infill_in_llama_servers_own_shape() -> None:
         event(index=0, content=" a", tokens=[5], stop=False),
         event(content="", stop=True, stop_type="limit", timings=TIMINGS),
     )
-    text, end = map(without_times, lines_of(GenerateAnswer("m", None), *stream))
+    text, end = map(without_times, lines_of(GenerateAnswer("m", None, None), *stream))
     assert text == {"model": "m", "response": " a", "done": False}
     assert end == {"model": "m", "response": "", "done": True, "done_reason": "length", **COUNTS}
     body = json.dumps({"content": " a", "stop": True, "stop_type": "eos", "timings": TIMINGS})
-    told = without_times(json.loads(GenerateAnswer("m", None).whole(body.encode())))
+    told = without_times(json.loads(GenerateAnswer("m", None, None).whole(body.encode())))
     assert (told["response"], told["done_reason"]) == (" a", "stop")
 
 
 def test_a_raw_completion() -> None:
     stream = (event(choices=[{"text": " a", "finish_reason": None}]), last())
-    text, end = lines_of(GenerateAnswer("m", None), *stream)
+    text, end = lines_of(GenerateAnswer("m", None, None), *stream)
     assert text["response"] == " a"
     assert "context" not in end
 

@@ -60,7 +60,7 @@ def test_a_chat() -> None:
         "temperature": 0,
     }
     assert not call.asks_nothing
-    assert call.idle_timeout is None
+    assert call.answer.idle_timeout is None
     assert chat(stream=False).fields["stream"] is False
 
 
@@ -360,8 +360,8 @@ def test_times_have_nine_digits() -> None:
     clock = Clock()
     times = [clock.now() for _ in range(100)]
     assert times == sorted(times)
-    assert {len(time) for time in times} == {len("2026-11-28T21:49:04.279547366Z")}
-    assert {time[-1] for time in times} == {"Z"}
+    assert {len(time) for time in times} == {len(b"2026-11-28T21:49:04.279547366Z")}
+    assert {time[-1:] for time in times} == {b"Z"}
 
 
 # Anything

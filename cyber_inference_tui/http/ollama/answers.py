@@ -18,7 +18,6 @@ from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.ollama.server_answer import (
     ServerAnswer,
     Timings,
-    Token,
     ToolCall,
     Usage,
     read_answer,
@@ -26,7 +25,7 @@ from cyber_inference_tui.http.ollama.server_answer import (
 from cyber_inference_tui.http.ollama.values import Clock
 
 _MAX_EVENT = 16 << 20
-_clock = Clock()
+_now = Clock().now
 _encode = msgspec.json.encode
 _decode_object = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
 
@@ -44,7 +43,9 @@ class Answer:
 
     stream_type = b"application/x-ndjson"
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, idle_timeout: float | None = None) -> None:
+        self.idle_timeout = idle_timeout
+        """The idle timeout that the request asks for; 0 = never."""
         self._head = b'{"model":%b' % _encode(model)
         self._began = self._sent = time.monotonic_ns()
 
@@ -75,38 +76,48 @@ class Answer:
     def _durations(self) -> dict[str, int]:
         # Never 0, because Ollama has no fields with 0, and clients expect these.
         return {
-            "total_duration": max(1, time.monotonic_ns() - self._began),
-            "load_duration": max(1, self._sent - self._began),
+            "total_duration": time.monotonic_ns() - self._began or 1,
+            "load_duration": self._sent - self._began or 1,
         }
 
 
 class TextAnswer(Answer):
-    """An answer with text: of a chat, or of a completion."""
+    """An answer with text: of a chat, or of a completion.
 
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self._held = b""
-        """The beginning of an event."""
-        self._calls: dict[int, _Call] = {}
-        self._finish: str | None = None
-        self._timings: Timings | None = None
-        self._usage: Usage | None = None
-        self._is_over = False
+    ``_before`` and ``_after`` are the JSON around the text.
+    """
+
+    _before = _after = b""
+    # The beginnings of an answer's values. Most answers change few of them.
+    _held = b""
+    """The beginning of an event."""
+    _calls: dict[int, _Call] | None = None
+    _finish: str | None = None
+    _timings: Timings | None = None
+    _usage: Usage | None = None
+    _is_over = False
 
     def nothing(self, reason: str) -> bytes:
         """Return the answer to a request that has only loaded or unloaded its model."""
-        return self._object(self._fields(""), {"done": True, "done_reason": reason})
+        return self._object("", {"done": True, "done_reason": reason})
 
     def waiting(self) -> bytes:
         """Return a line without text."""
-        return self._object(self._fields(""), {"done": False}) + b"\n"
+        return self._line("")
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes of the server's stream, and return lines. Raises ``BadResponseError``."""
+        """Take bytes of the server's stream, and return lines. Raises ``BadResponseError``.
+
+        Hot path: called for every chunk.
+        """
         if b"\r" in data:
             # JSON has no bare line ends.
             data = data.replace(b"\r", b"")
-        *events, self._held = (self._held + data).split(b"\n\n")
+        if self._held:
+            data = self._held + data
+        *events, self._held = data.split(b"\n\n")
+        if len(events) == 1:
+            return self._lines_of(events[0])
         if len(self._held) > _MAX_EVENT:
             raise BadResponseError("it sent an endless event")
         return b"".join(map(self._lines_of, events))
@@ -131,18 +142,10 @@ class TextAnswer(Answer):
         piece = answer.piece()
         self._note(answer, piece.text, piece.finish)
         self._collect(piece.tool_calls)
-        fields = self._fields(piece.text, piece.thinking, self._tool_calls())
-        return self._object(fields, self._ending(piece.logprobs))
-
-    def _fields(
-        self, text: str, thinking: str = "", tool_calls: Sequence[dict[str, Any]] = ()
-    ) -> bytes:
-        """Return the fields of an object of the answer, as JSON without the braces."""
-        raise NotImplementedError
-
-    def _more(self) -> dict[str, Any]:
-        """Return further fields of the last object."""
-        return {}
+        ending = self._ending()
+        if piece.logprobs:
+            ending["logprobs"] = piece.logprobs
+        return self._object(piece.text, ending, piece.thinking, self._tool_calls())
 
     def _lines_of(self, event: bytes) -> bytes:
         """Return the lines for an event of the server."""
@@ -152,7 +155,7 @@ class TextAnswer(Answer):
         data = event[5:]
         if self._is_over or not data:
             return b""
-        if data.strip() == b"[DONE]":
+        if len(data) < 16 and data.strip() == b"[DONE]":
             return self._last_lines()
         answer = read_answer(data)
         if answer.error is not None:
@@ -160,14 +163,16 @@ class TextAnswer(Answer):
             return in_ollama_shape(data, 500) + b"\n"
         piece = answer.piece()
         self._note(answer, piece.text, piece.finish)
-        if piece.tool_calls:
-            self._collect(piece.tool_calls)
         lines = b""
-        if piece.text or piece.thinking or piece.logprobs:
+        if piece.thinking or piece.logprobs:
             more: dict[str, Any] = {"done": False}
             if piece.logprobs:
                 more["logprobs"] = piece.logprobs
-            lines = self._object(self._fields(piece.text, piece.thinking), more) + b"\n"
+            lines = self._object(piece.text, more, piece.thinking) + b"\n"
+        elif piece.text:
+            lines = self._line(piece.text)
+        if piece.tool_calls:
+            self._collect(piece.tool_calls)
         # llama-server's own shape has no [DONE].
         return lines + self._last_lines() if answer.stop else lines
 
@@ -176,25 +181,54 @@ class TextAnswer(Answer):
         lines = b""
         if calls := self._tool_calls():
             # In a line of their own, as most versions of Ollama send them.
-            lines = self._object(self._fields("", "", calls), {"done": False}) + b"\n"
-        return lines + self._object(self._fields(""), self._ending(())) + b"\n"
+            lines = self._object("", {"done": False}, "", calls) + b"\n"
+        return lines + self._object("", self._ending()) + b"\n"
 
-    def _object(self, fields: bytes, more: dict[str, Any]) -> bytes:
-        time = _clock.now().encode()
-        return b'%b,"created_at":"%b",%b,%b' % (self._head, time, fields, _encode(more)[1:])
+    def _line(self, text: str) -> bytes:
+        """Return a line with nothing but text."""
+        return b'%b,"created_at":"%b",%b%b%b,"done":false}\n' % (
+            self._head,
+            _now(),
+            self._before,
+            _encode(text),
+            self._after,
+        )
+
+    def _object(
+        self,
+        text: str,
+        more: dict[str, Any],
+        thinking: str = "",
+        tool_calls: Sequence[dict[str, Any]] = (),
+    ) -> bytes:
+        """Return an object with ``more`` fields at its end."""
+        said = _encode(text)
+        if thinking:
+            said += b',"thinking":' + _encode(thinking)
+        if tool_calls:
+            said += b',"tool_calls":' + _encode(tool_calls)
+        return b'%b,"created_at":"%b",%b%b%b,%b' % (
+            self._head,
+            _now(),
+            self._before,
+            said,
+            self._after,
+            _encode(more)[1:],
+        )
 
     def _note(self, answer: ServerAnswer, text: str, finish: str | None) -> None:
         """Note what the last object needs."""
-        self._timings = answer.timings or self._timings
-        self._usage = answer.usage or self._usage
-        self._finish = finish or self._finish
+        if finish is not None:
+            self._finish = finish
+        if answer.timings is not None:
+            self._timings = answer.timings
+        if answer.usage is not None:
+            self._usage = answer.usage
 
-    def _ending(self, logprobs: Sequence[Token]) -> dict[str, Any]:
+    def _ending(self) -> dict[str, Any]:
+        """Return the fields of the last object."""
         reason = "length" if self._finish == "length" else "stop"
-        ending = {"done": True, "done_reason": reason, **self._more()}
-        if logprobs:
-            ending["logprobs"] = logprobs
-        ending |= self._durations()
+        ending = {"done": True, "done_reason": reason, **self._durations()}
         timings, usage = self._timings, self._usage
         counts: dict[str, int] = {}
         if timings is not None:
@@ -216,6 +250,8 @@ class TextAnswer(Answer):
 
     def _collect(self, calls: Sequence[ToolCall]) -> None:
         for number, call in enumerate(calls):
+            if self._calls is None:
+                self._calls = {}
             index = number if call.index is None else call.index
             known = self._calls.setdefault(index, _Call())
             known.id = call.id or known.id
@@ -226,7 +262,7 @@ class TextAnswer(Answer):
     def _tool_calls(self) -> list[dict[str, Any]]:
         """Return the calls in Ollama's shape, without those that were cut."""
         found: list[dict[str, Any]] = []
-        for _, call in sorted(self._calls.items()):
+        for _, call in sorted((self._calls or {}).items()):
             try:
                 arguments = _decode_object(call.arguments or "{}")
             except (msgspec.MsgspecError, RecursionError):
@@ -239,13 +275,8 @@ class TextAnswer(Answer):
 class ChatAnswer(TextAnswer):
     """The answer to ``/api/chat``."""
 
-    def _fields(
-        self, text: str, thinking: str = "", tool_calls: Sequence[dict[str, Any]] = ()
-    ) -> bytes:
-        message = said(text, thinking)
-        if tool_calls:
-            message += b',"tool_calls":' + _encode(tool_calls)
-        return b'"message":{"role":"assistant","content":%b}' % message
+    _before = b'"message":{"role":"assistant","content":'
+    _after = b"}"
 
 
 def _text_of(arguments: msgspec.Raw) -> str:
@@ -254,9 +285,3 @@ def _text_of(arguments: msgspec.Raw) -> str:
     if text.startswith(b'"'):
         return msgspec.json.decode(text, type=str)
     return "" if text == b"null" else text.decode()
-
-
-def said(text: str, thinking: str) -> bytes:
-    """Return a text as JSON, with the field for the thoughts behind it, if there are any."""
-    text_json = _encode(text)
-    return text_json + b',"thinking":' + _encode(thinking) if thinking else text_json

@@ -42,15 +42,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
     stream: bool = False
     needs: tuple[Need, ...] = ()
-    idle_timeout: float | None = None
-    """The idle timeout that it asks for, if any."""
     asks_nothing: bool = False
     """It only has the model loaded, or unloaded."""
 
     @property
     def unloads(self) -> bool:
         """Whether it only has the model unloaded."""
-        return self.asks_nothing and self.idle_timeout == AT_ONCE
+        return self.asks_nothing and self.answer.idle_timeout == AT_ONCE
 
     def check(self, capabilities: Collection[str]) -> None:
         """Raise ``InvalidRequestError`` or ``HttpError`` if the model lacks a capability.

@@ -65,10 +65,9 @@ def read_chat(body: bytes) -> Call:
         model=chat.model,
         path=CHAT_PATH,
         fields=fields,
-        answer=ChatAnswer(chat.model),
+        answer=ChatAnswer(chat.model, idle_timeout(chat.keep_alive)),
         stream=chat.streams,
         needs=needs,
-        idle_timeout=idle_timeout(chat.keep_alive),
         asks_nothing=not messages,
     )
 

@@ -55,9 +55,8 @@ def _call(asked: _Embed, texts: list[str], kind: type[_EmbedAnswer]) -> Call:
         model=asked.model,
         path=_PATH,
         fields={"input": texts},
-        answer=kind(asked.model, asked.dimensions or 0),
+        answer=kind(asked.model, idle_timeout(asked.keep_alive), asked.dimensions or 0),
         needs=(_EMBEDDINGS,),
-        idle_timeout=idle_timeout(asked.keep_alive),
         asks_nothing=not texts,
     )
 
@@ -65,8 +64,8 @@ def _call(asked: _Embed, texts: list[str], kind: type[_EmbedAnswer]) -> Call:
 class _EmbedAnswer(Answer):
     """The vectors of all texts, whose length is 1; ``dimensions`` cuts them, 0 does not."""
 
-    def __init__(self, model: str, dimensions: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: str, idle_timeout: float | None, dimensions: int) -> None:
+        super().__init__(model, idle_timeout)
         self._dimensions = dimensions
 
     def nothing(self, reason: str) -> bytes:

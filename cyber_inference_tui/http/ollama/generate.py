@@ -5,14 +5,13 @@ A prompt becomes a chat of one message, a raw prompt a completion, and one with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.ollama.answers import TextAnswer, said
+from cyber_inference_tui.http.ollama.answers import TextAnswer
 from cyber_inference_tui.http.ollama.call import Call, Need, reader
 from cyber_inference_tui.http.ollama.chat import CHAT_PATH, VISION, content
 from cyber_inference_tui.http.ollama.options import TextRequest, schema_of, text_fields
@@ -49,26 +48,26 @@ class GenerateAnswer(TextAnswer):
     send it with its next prompt. ``None``: it gets none.
     """
 
-    def __init__(self, model: str, conversation: list[_Said] | None) -> None:
-        super().__init__(model)
+    _before = b'"response":'
+
+    def __init__(
+        self, model: str, idle_timeout: float | None, conversation: list[_Said] | None
+    ) -> None:
+        super().__init__(model, idle_timeout)
         self._conversation = conversation
         self._text: list[str] = []
-
-    def _fields(
-        self, text: str, thinking: str = "", tool_calls: Sequence[dict[str, Any]] = ()
-    ) -> bytes:
-        return b'"response":' + said(text, thinking)
 
     def _note(self, answer: ServerAnswer, text: str, finish: str | None) -> None:
         super()._note(answer, text, finish)
         if self._conversation is not None:
             self._text.append(text)
 
-    def _more(self) -> dict[str, Any]:
-        if self._conversation is None:
-            return {}
-        reply = _Said("assistant", "".join(self._text))
-        return {"context": _to_context([*self._conversation, reply])}
+    def _ending(self) -> dict[str, Any]:
+        ending = super()._ending()
+        if self._conversation is not None:
+            reply = _Said("assistant", "".join(self._text))
+            ending["context"] = _to_context([*self._conversation, reply])
+        return ending
 
 
 def read_generate(body: bytes) -> Call:
@@ -105,10 +104,9 @@ def read_generate(body: bytes) -> Call:
         model=name,
         path=path,
         fields=fields,
-        answer=GenerateAnswer(name, conversation),
+        answer=GenerateAnswer(name, idle_timeout(asked.keep_alive), conversation),
         stream=asked.streams,
         needs=needs,
-        idle_timeout=idle_timeout(asked.keep_alive),
         asks_nothing=not (prompt or asked.suffix or asked.images),
     )
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 async def load_or_unload(service: Service, asked: OnlyLoadError) -> web.Response:
     """Load the model as any request does, or begin to unload it."""
-    model, call = asked.model, asked.call
-    if call.unloads:
+    model, answer = asked.model, asked.call.answer
+    if asked.call.unloads:
         service.models.begin_unload(model.id)
-        body = call.answer.nothing("unload")
+        body = answer.nothing("unload")
     else:
         with await service.scheduler.acquire(model) as lease:
-            if call.idle_timeout is not None:
-                lease.keep_loaded(call.idle_timeout)
-        body = call.answer.nothing("load")
+            if answer.idle_timeout is not None:
+                lease.keep_loaded(answer.idle_timeout)
+        body = answer.nothing("load")
     return web.Response(body=body, content_type="application/json", headers=NOSNIFF)

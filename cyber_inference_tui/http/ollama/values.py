@@ -36,15 +36,15 @@ class Clock:
 
     def __init__(self) -> None:
         self._second = -1
-        self._text = ""
+        self._text = b""
 
-    def now(self) -> str:
+    def now(self) -> bytes:
         """Return the present time."""
         second, rest = divmod(time.time_ns(), 1_000_000_000)
         if second != self._second:
             self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._text}.{rest:09d}Z"
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        return b"%b.%09dZ" % (self._text, rest)
 
 
 def idle_timeout(keep_alive: Any) -> float | None:
