@@ -117,6 +117,13 @@ class ClientResponse:
         return self._head is not None and self._head.status >= 400
 
     @property
+    def refusal(self) -> bytes | None:
+        """The body of the server's error, if the client gets it in another form."""
+        collected = self._collected
+        is_error = collected is not None and collected.head.status >= 400
+        return collected.body() if collected is not None and is_error else None
+
+    @property
     def first_byte_at(self) -> float | None:
         """The loop's time at the first byte of the answer's body; ``None`` for errors."""
         if self.refused:

@@ -44,6 +44,14 @@ def server_request(request: RequestHead, target: Target, port: int) -> bytes:
     )
 
 
+class ShorterRequest(Exception):  # noqa: N818 - it is no error
+    """The request has to be sent again with this body."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
+
+
 class ServerExchange:
     """One request, its answer, and what they hold: a lease and a connection.
 
@@ -137,6 +145,7 @@ class ServerExchange:
         """Note the end of the answer (called by the connection)."""
         if error is None:
             try:
+                self._shorten()
                 self._answer.end()
             except Exception as defect:  # noqa: BLE001 - ``run`` raises it
                 error = defect
@@ -152,6 +161,14 @@ class ServerExchange:
             client.answered(self._shared.loop.time(), self._answer.keep_alive)
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def _shorten(self) -> None:
+        """Raise ``ShorterRequest`` if the server has refused a request that can be shortened."""
+        translation, refusal = self._target.translation, self._answer.refusal
+        if translation is not None and refusal is not None:
+            body = translation.shortened(self._target.body, refusal)
+            if body is not None:
+                raise ShorterRequest(body)
 
     async def _wait_for_end(self) -> None:
         """Wait until the answer is complete, or raise why it is not."""

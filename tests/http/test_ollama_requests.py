@@ -161,6 +161,8 @@ def test_probabilities() -> None:
     fields = chat(logprobs=True, top_logprobs=2).fields
     assert (fields["logprobs"], fields["top_logprobs"]) == (True, 2)
     assert "logprobs" not in chat(top_logprobs=2).fields
+    # llama-server has none without alternatives.
+    assert chat(logprobs=True).fields["top_logprobs"] == 1
     with pytest.raises(InvalidRequestError, match="between 0 and 20"):
         chat(logprobs=True, top_logprobs=21)
 

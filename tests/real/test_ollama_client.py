@@ -48,9 +48,10 @@ def service(
     tables = {
         "embedder": {"args": ["--embedding", "--pooling", "mean"], "aliases": ["vectors"]},
         "thinker": {"args": ["--chat-template-file", str(template)]},
+        "endless": {"request_overrides": {"ignore_eos": True}},
     }
     one = Starter(folder, demo_gguf)
-    yield one.real(llama_server, {"models": tables}, ("embedder", "thinker"))
+    yield one.real(llama_server, {"models": tables}, tuple(tables))
     one.end()
 
 
@@ -188,6 +189,22 @@ def test_an_error_of_llama_server(client: Any) -> None:
         assert caught.value.status_code == 400
 
 
+def test_a_conversation_that_is_too_long_loses_its_oldest_messages(client: Any) -> None:
+    turns = [
+        {"role": role, "content": "the quick brown " * 200}
+        for _ in range(30)
+        for role in ("user", "assistant")
+    ]
+    system = {"role": "system", "content": "be brief"}
+    asked: dict[str, Any] = {"model": "demo", "messages": [system, *turns, *HELLO], "options": FEW}
+    for stream in (False, True):
+        found = client.chat(**asked, stream=stream)
+        last = list(found)[-1] if stream else found
+        assert last.eval_count == 6
+        # A quarter of the context is free.
+        assert 2000 < last.prompt_eval_count < 6200
+
+
 def test_keep_alive(client: Any, service: ServiceProcess) -> None:
     client.chat(model="demo", messages=HELLO, options=FEW, keep_alive=-1)
     eventually(lambda: service.model("demo")["in_flight"] == 0)
@@ -206,15 +223,12 @@ def test_keep_alive(client: Any, service: ServiceProcess) -> None:
 def test_an_abort_ends_the_request(service: ServiceProcess) -> None:
     async def abort() -> None:
         client = ollama.AsyncClient(host=service.url, timeout=60)
-        options = {"num_predict": 100_000, "temperature": 0}
-        async for part in await client.chat(
-            model="demo", messages=HELLO, options=options, stream=True
-        ):
+        async for part in await client.chat(model="endless", messages=HELLO, stream=True):
             if part.message.content:
                 break
         await client._client.aclose()
 
     asyncio.run(abort())
-    eventually(lambda: service.model("demo")["in_flight"] == 0)
+    eventually(lambda: service.model("endless")["in_flight"] == 0)
     records = service.get("/admin/requests?limit=5").json()
     assert (records[0]["path"], records[0]["status"]) == ("/api/chat", 499)

@@ -18,10 +18,12 @@ from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.ollama.server_answer import (
     ServerAnswer,
     Timings,
+    Token,
     ToolCall,
     Usage,
     read_answer,
 )
+from cyber_inference_tui.http.ollama.shorter_chat import shorter_chat
 from cyber_inference_tui.http.ollama.values import Clock
 
 _MAX_EVENT = 16 << 20
@@ -42,6 +44,8 @@ class Answer:
     """The answer to one request, which arrived when this was made."""
 
     stream_type = b"application/x-ndjson"
+    shortens = False
+    """Whether a conversation that is too long loses its oldest messages."""
 
     def __init__(self, model: str, idle_timeout: float | None = None) -> None:
         self.idle_timeout = idle_timeout
@@ -73,6 +77,10 @@ class Answer:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
         raise NotImplementedError
 
+    def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
+        """Return the request without its oldest messages, if it was too long for the server."""
+        return shorter_chat(request, refusal) if self.shortens else None
+
     def _durations(self) -> dict[str, int]:
         # Never 0, because Ollama has no fields with 0, and clients expect these.
         return {
@@ -88,6 +96,8 @@ class TextAnswer(Answer):
     """
 
     _before = _after = b""
+    shows_alternatives = True
+    """Whether the probabilities of a token have those of the alternatives."""
     # The beginnings of an answer's values. Most answers change few of them.
     _held = b""
     """The beginning of an event."""
@@ -144,7 +154,7 @@ class TextAnswer(Answer):
         self._collect(piece.tool_calls)
         ending = self._ending()
         if piece.logprobs:
-            ending["logprobs"] = piece.logprobs
+            ending["logprobs"] = self._probabilities(piece.logprobs)
         return self._object(piece.text, ending, piece.thinking, self._tool_calls())
 
     def _lines_of(self, event: bytes) -> bytes:
@@ -167,7 +177,7 @@ class TextAnswer(Answer):
         if piece.thinking or piece.logprobs:
             more: dict[str, Any] = {"done": False}
             if piece.logprobs:
-                more["logprobs"] = piece.logprobs
+                more["logprobs"] = self._probabilities(piece.logprobs)
             lines = self._object(piece.text, more, piece.thinking) + b"\n"
         elif piece.text:
             lines = self._line(piece.text)
@@ -215,6 +225,12 @@ class TextAnswer(Answer):
             self._after,
             _encode(more)[1:],
         )
+
+    def _probabilities(self, tokens: list[Token]) -> list[Token]:
+        if not self.shows_alternatives:
+            for token in tokens:
+                token.top_logprobs = None
+        return tokens
 
     def _note(self, answer: ServerAnswer, text: str, finish: str | None) -> None:
         """Note what the last object needs."""

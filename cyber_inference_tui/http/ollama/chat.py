@@ -65,7 +65,7 @@ def read_chat(body: bytes) -> Call:
         model=chat.model,
         path=CHAT_PATH,
         fields=fields,
-        answer=ChatAnswer(chat.model, idle_timeout(chat.keep_alive)),
+        answer=chat.prepare(ChatAnswer(chat.model, idle_timeout(chat.keep_alive))),
         stream=chat.streams,
         needs=needs,
         asks_nothing=not messages,

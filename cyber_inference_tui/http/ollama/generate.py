@@ -104,7 +104,7 @@ def read_generate(body: bytes) -> Call:
         model=name,
         path=path,
         fields=fields,
-        answer=GenerateAnswer(name, idle_timeout(asked.keep_alive), conversation),
+        answer=asked.prepare(GenerateAnswer(name, idle_timeout(asked.keep_alive), conversation)),
         stream=asked.streams,
         needs=needs,
         asks_nothing=not (prompt or asked.suffix or asked.images),
@@ -117,7 +117,7 @@ def _without_template(asked: _Generate, fields: dict[str, Any]) -> None:
     if fields.pop("response_format", None) is not None:
         fields["json_schema"] = schema_of(asked.format) or {}
     if fields.pop("logprobs", None):
-        fields["logprobs"] = fields.pop("top_logprobs") or 1
+        fields["logprobs"] = fields.pop("top_logprobs")
 
 
 # The context: the conversation, in numbers that only this service reads

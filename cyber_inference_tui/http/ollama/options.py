@@ -13,6 +13,7 @@ import msgspec
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.error_responses import HttpError
+from cyber_inference_tui.http.ollama.answers import TextAnswer
 from cyber_inference_tui.http.ollama.call import Need
 from cyber_inference_tui.text import clean_line
 
@@ -31,8 +32,15 @@ class TextRequest(msgspec.Struct):
     options: dict[str, Any] | None = None
     keep_alive: Any = None
     think: Any = None
+    truncate: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+
+    def prepare(self, answer: TextAnswer) -> TextAnswer:
+        """Set how the answer is translated, and return it."""
+        answer.shortens = self.truncate is not False
+        answer.shows_alternatives = bool(self.top_logprobs)
+        return answer
 
     @property
     def streams(self) -> bool:
@@ -64,7 +72,8 @@ def text_fields(request: TextRequest) -> tuple[dict[str, Any], tuple[Need, ...]]
         )
     if request.logprobs:
         fields["logprobs"] = True
-        fields["top_logprobs"] = top
+        # llama-server has no probabilities without any alternatives.
+        fields["top_logprobs"] = top or 1
     return fields, needs
 
 
