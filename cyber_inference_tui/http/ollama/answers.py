@@ -299,5 +299,5 @@ def _text_of(arguments: msgspec.Raw) -> str:
     """Return the JSON text of a call's arguments, or the part of it that a stream has sent."""
     text = bytes(arguments)
     if text.startswith(b'"'):
-        return msgspec.json.decode(text, type=str)
+        return msgspec.json.decode(text, type=thread_safe(str))
     return "" if text == b"null" else text.decode()
