@@ -265,9 +265,9 @@ class ClientResponse:
 
     def _write_collected(self, collected: _CollectedBody) -> None:
         head, translation = collected.head, self._translation
-        body = collected.body()
+        body, lines, is_translated = collected.body(), head.lines, False
         if translation is not None and head.status == 200:
-            body = translation.whole(body)
+            body, lines, is_translated = translation.whole(body), JSON_HEAD, True
         elif self._replacer is not None:
             body = self._replacer.feed(body) + self._replacer.rest()
         self._scanner, self._body_tap, self._answered = collected.scanner, collected.tap, True
@@ -275,14 +275,12 @@ class ClientResponse:
             if head.status != 200:
                 # An error of the server, in the shape that the client reads.
                 body = in_shape_of(self._request.path, body, head.status) or body
-            is_told = translation is not None and head.status == 200
-            lines = JSON_HEAD if is_told else head.lines
             lines += b"Content-Length: %d\r\n" % len(body)
             self._write_head(head.status, lines, Framing.LENGTH)
             self._write(body)
             return
         # The stream has started with comments, and the answer is not a stream.
-        if translation is not None and head.status == 200:
+        if is_translated:
             self._write_part(body + b"\n")
         elif head.status == 200:
             # Plain JSON as the answer to a streaming request becomes one event.
