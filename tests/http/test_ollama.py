@@ -403,7 +403,8 @@ async def test_a_request_is_repeated_if_its_server_dies_before_the_answer() -> N
 
 
 async def unloaded(world: World) -> None:
-    await until(lambda: not world.scheduler.loaded_ids)
+    state = world.scheduler.state("m")
+    await until(lambda: state is not None and state.status is ModelStatus.UNLOADED)
 
 
 async def test_a_request_for_nothing_loads_or_unloads() -> None:
@@ -434,6 +435,7 @@ async def test_the_last_keep_alive_counts_until_the_model_is_unloaded() -> None:
             fields = {"stream": False, "keep_alive": keep_alive}
             status, _ = await send(world, "/api/chat", model="m", **HI, **fields)
             assert status == 200
+            await until(lambda: not world.scheduler.in_flight)
             state = world.scheduler.state("m")
             assert state is not None
             assert state.asked_idle_timeout == seconds
