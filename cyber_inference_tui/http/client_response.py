@@ -10,16 +10,24 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, UpstreamError
-from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, UNBUFFERED, AnswerHead
+from cyber_inference_tui.http.answer_head import (
+    CLOSE,
+    EVENT_STREAM,
+    KEEP_ALIVE,
+    UNBUFFERED,
+    AnswerHead,
+)
 from cyber_inference_tui.http.error_responses import (
     ErrorEvents,
+    as_event,
     error_event,
-    in_anthropic_shape,
+    in_shape_of,
     speaks_anthropic,
 )
 from cyber_inference_tui.http.framing import BodyScanner, Framing
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, wants_events
 from cyber_inference_tui.http.name_replacer import NameReplacer
+from cyber_inference_tui.http.translation import JSON_HEAD, Translation
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import BodyTap, Usage
 
@@ -27,10 +35,8 @@ SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
 
 _MAX_ERROR_BODY = 1 << 20
-_COMMENTED_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-    + UNBUFFERED
-)
+_MAX_TRANSLATED_BODY = 256 << 20
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nCache-Control: no-cache\r\n" + UNBUFFERED
 
 _logger = logging.getLogger(__name__)
 
@@ -38,9 +44,10 @@ _logger = logging.getLogger(__name__)
 class ClientResponse:
     """The answer to one request: what the client was sent, and the framing of the rest.
 
-    ``replacer`` restores the model's id if its server uses another name. ``begin``, ``take`` and
-    ``end`` are called by the exchange as the server's bytes arrive. The body does not change,
-    except that errors under Anthropic's paths get Anthropic's shape.
+    ``replacer`` restores the model's id if its server uses another name, and ``translation`` makes
+    the answer one of another API. ``begin``, ``take`` and ``end`` are called by the exchange as the
+    server's bytes arrive. Without a translation the body does not change, except that errors under
+    Anthropic's paths get Anthropic's shape.
     """
 
     # The beginnings of a request's values. Most requests change few of them.
@@ -73,18 +80,23 @@ class ClientResponse:
         *,
         stream: bool,
         replacer: NameReplacer | None,
+        translation: Translation | None,
     ) -> None:
         self._loop = loop
         self._request = request
         self._client = client
         self._stream = stream
-        self._replacer = replacer
+        self._translation = translation
+        self._replacer: NameReplacer | Translation | None = replacer
+        """What changes the parts of the body as they pass."""
         self._transport = client.transport
         self.keep_alive = request.keep_alive
 
     @property
     def may_comment(self) -> bool:
-        """Return whether the client reads Server-Sent Events, so that comments can be sent."""
+        """Return whether the client reads a stream, so that it can be told that it waits."""
+        if self._translation is not None:
+            return self._stream
         request = self._request
         return request.method in {"GET", "POST"} and (self._stream or wants_events(request))
 
@@ -103,6 +115,13 @@ class ClientResponse:
     def refused(self) -> bool:
         """Return whether the server's answer is an error."""
         return self._head is not None and self._head.status >= 400
+
+    @property
+    def refusal(self) -> bytes | None:
+        """The body of the server's error, if the client gets it in another form."""
+        collected = self._collected
+        is_error = collected is not None and collected.head.status >= 400
+        return collected.body() if collected is not None and is_error else None
 
     @property
     def first_byte_at(self) -> float | None:
@@ -129,14 +148,18 @@ class ClientResponse:
     def comment(self, text: str) -> None:
         """Send an SSE comment, so that the client does not time out.
 
-        HTTP/1.0 has no chunks: there the stream ends with its connection.
+        A translated stream has no comments, but parts without text. HTTP/1.0 has no chunks: there
+        the stream ends with its connection.
         """
+        translation = self._translation
         if not self._commented:
             self._commented = self._event_stream = True
             self._rechunk = self._request.is_http11
             framing = Framing.CHUNKED if self._request.is_http11 else Framing.CLOSE
-            self._write_head(200, _COMMENTED_HEAD, framing)
-        self._write_part(f": {text}\n\n".encode())
+            kind = EVENT_STREAM if translation is None else translation.stream_type
+            self._write_head(200, _STREAM_HEAD % kind, framing)
+        comment = f": {text}\n\n".encode()
+        self._write_part(comment if translation is None else translation.waiting())
 
     def reset(self) -> None:
         """Prepare for the answer of another server, after the first was lost before its answer."""
@@ -152,21 +175,27 @@ class ClientResponse:
     def begin(self, head: AnswerHead, length: int, server: UpstreamConnection) -> BodyScanner:
         """Take the head of the answer. Return the scanner for the body."""
         self._head, self._server = head, server
-        clock = self._loop.time
-        translate = (head.is_events or head.status >= 400) and (
+        clock, translation = self._loop.time, self._translation
+        shapes_errors = (head.is_events or head.status >= 400) and (
             not head.is_encoded and speaks_anthropic(self._request.path)
         )
-        if (self._commented and not (head.status == 200 and head.is_events)) or (
-            translate and head.status >= 400 and head.framing is Framing.LENGTH
+        if not (head.status == 200 and head.is_events) and (
+            self._commented
+            or translation is not None
+            or (shapes_errors and head.status >= 400 and head.framing is Framing.LENGTH)
         ):
             scanner = BodyScanner(head.framing, length, decode=True)
-            self._collected = _CollectedBody(head, scanner, clock)
+            is_answer = translation is not None and head.status == 200
+            limit = _MAX_TRANSLATED_BODY if is_answer else _MAX_ERROR_BODY
+            self._collected = _CollectedBody(head, scanner, limit, clock)
             return scanner
-        if translate and head.is_events:
+        if translation is not None:
+            self._replacer = translation
+        elif shapes_errors and head.is_events:
             self._error_events = ErrorEvents()
         self._event_stream = head.is_events
         is_chunked = head.framing is Framing.CHUNKED
-        may_change = self._error_events is not None
+        may_change = translation is not None or self._error_events is not None
         decode = is_chunked and (not self._request.is_http11 or may_change)
         scanner = self._scanner = BodyScanner(head.framing, length, decode=decode)
         self._body_tap = BodyTap(scanner if is_chunked and not decode else None, clock=clock)
@@ -188,6 +217,8 @@ class ClientResponse:
             hold = framing is Framing.LENGTH and not scanner.done
             self._answered = not hold
             lines = head.lines
+            if translation is not None:
+                lines = _STREAM_HEAD % translation.stream_type
             if head.has_length and framing is head.framing:
                 lines += b"Content-Length: %d\r\n" % length
             self._write_head(head.status, lines, framing, hold=hold)
@@ -233,20 +264,25 @@ class ClientResponse:
         self._end_stream()
 
     def _write_collected(self, collected: _CollectedBody) -> None:
-        head = collected.head
-        self._scanner, self._body_tap, self._answered = collected.scanner, collected.tap, True
-        body = collected.body()
-        if self._replacer is not None:
+        head, translation = collected.head, self._translation
+        body, lines, is_translated = collected.body(), head.lines, False
+        if translation is not None and head.status == 200:
+            body, lines, is_translated = translation.whole(body), JSON_HEAD, True
+        elif self._replacer is not None:
             body = self._replacer.feed(body) + self._replacer.rest()
+        self._scanner, self._body_tap, self._answered = collected.scanner, collected.tap, True
         if not self._commented:
-            # An error of the server, in the shape that the client reads.
-            body = in_anthropic_shape(body, head.status) or body
-            lines = head.lines + b"Content-Length: %d\r\n" % len(body)
+            if head.status != 200:
+                # An error of the server, in the shape that the client reads.
+                body = in_shape_of(self._request.path, body, head.status) or body
+            lines += b"Content-Length: %d\r\n" % len(body)
             self._write_head(head.status, lines, Framing.LENGTH)
             self._write(body)
             return
         # The stream has started with comments, and the answer is not a stream.
-        if head.status == 200:
+        if is_translated:
+            self._write_part(body + b"\n")
+        elif head.status == 200:
             # Plain JSON as the answer to a streaming request becomes one event.
             self._write_part(b"data: " + body.strip().replace(b"\n", b" ") + b"\n\n")
         else:
@@ -263,9 +299,7 @@ class ClientResponse:
         except msgspec.MsgspecError:
             text = body[:500].decode("utf-8", "replace")
             return error_event(UpstreamError(f"The model's server answered {status}: {text}"), path)
-        if speaks_anthropic(path):
-            return b"event: error\ndata: %b\n\n" % (in_anthropic_shape(data, status) or data)
-        return b"data: %b\n\n" % data
+        return as_event(in_shape_of(path, data, status) or data, path)
 
     # The client
 
@@ -303,7 +337,7 @@ class ClientResponse:
         sound = self._rechunk or self._framing is Framing.CLOSE or at_boundary
         if self._event_stream and sound and not self.complete:
             event = error_event(error, self._request.path)
-            if scanner is not None:
+            if scanner is not None and self._translation is None:
                 # The server may have died in the middle of an event of its own.
                 event = b"\n\n" + event
             self._rechunk = self._framing is Framing.CHUNKED
@@ -363,20 +397,22 @@ class ClientResponse:
 
 
 class _CollectedBody:
-    """A body of at most ``_MAX_ERROR_BODY`` bytes, without its framing."""
+    """A body without its framing. Bytes beyond the limit are dropped."""
 
-    def __init__(self, head: AnswerHead, scanner: BodyScanner, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, head: AnswerHead, scanner: BodyScanner, limit: int, clock: Callable[[], float]
+    ) -> None:
         self.head = head
         self.scanner = scanner
         self.tap = BodyTap(None, clock=clock)
         self._parts: list[bytes] = []
-        self._size = 0
+        self._left = limit
 
     def take(self, data: bytes) -> None:
         """Take the next bytes."""
         self.tap.take(data)
-        self._size += len(data)
-        if self._size <= _MAX_ERROR_BODY:
+        self._left -= len(data)
+        if self._left >= 0:
             self._parts.append(data)
 
     def body(self) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import (
@@ -27,10 +28,12 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.model_request import client_of, head_of
+from cyber_inference_tui.http.ollama.call import OnlyLoadError
+from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
-from cyber_inference_tui.http.server_exchange import ServerExchange
+from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.llama.launcher import SERVER_HOST
@@ -122,7 +125,10 @@ class Forwarder:
         head = head_of(request, with_keys=bool(settings.api_keys))
         route = self.targets.route(head)
         body = await read_body(request, settings.max_body_size)
-        target = self.targets.find(route, head, body)
+        try:
+            target = self.targets.find(route, head, body)
+        except OnlyLoadError as asked:
+            return await load_or_unload(self.service, asked)
         return await Forwarding(self, head, client_of(request), target, arrived).run()
 
     def time_of(self, moment: float) -> datetime:
@@ -311,6 +317,10 @@ class Forwarding(ServerExchange):
                 raise await self._upstream_error(
                     lease, "its server closed the connection"
                 ) from None
+            except ShorterRequest as shorter:
+                self._target = msgspec.structs.replace(self._target, body=shorter.body)
+                self._answer.reset()
+                continue
             except StalledError as error:
                 raise await self._stall_error(lease, error) from None
             except BadResponseError as error:

@@ -14,6 +14,7 @@ After that it is looked up by all its bytes, and the target by the name of the m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -162,6 +163,9 @@ class LeanPath:
         plain = None
         if known is not None and length <= known.max_body:
             plain = PlainRequest(known, end + 4, length)
+            if known.route.translator is not None:
+                # ``find`` would only decode its body in vain.
+                return plain
         if len(self._requests) >= _MAX_REQUESTS:
             self._requests.clear()
         self._requests[data[:end]] = plain
@@ -176,11 +180,11 @@ class LeanPath:
         for all such requests.
         """
         body = data[plain.start :]
-        try:
-            fields = decode_named_fields(body)
-        except BROKEN:
-            # It is not plain JSON.
-            fields = None
+        fields = None
+        if plain.route.translator is None:
+            # If it is not plain JSON, its target is not remembered.
+            with contextlib.suppress(*BROKEN):
+                fields = decode_named_fields(body)
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, AnswerHead, WholeAnswer
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import QuickClient, RequestHead
 from cyber_inference_tui.http.server_connections import ServerConnections
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
+from cyber_inference_tui.http.translation import JSON_HEAD
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import NO_USAGE, usage_of_whole
 from cyber_inference_tui.records import RequestRecord
@@ -21,7 +22,7 @@ class PlainTarget:
     __slots__ = (
         "connections",
         "forwarder",
-        "is_renamed",
+        "is_changed",
         "is_work",
         "keep_alive",
         "model",
@@ -29,6 +30,7 @@ class PlainTarget:
         "places",
         "request",
         "server_head",
+        "translation",
     )
 
     connections: ServerConnections
@@ -42,14 +44,17 @@ class PlainTarget:
         self.model = target.model
         self.path = target.path
         self.is_work = target.is_work
-        self.is_renamed = target.is_renamed
+        self.translation = target.translation
+        """That of the only request, if there is one."""
+        self.is_changed = target.is_renamed or target.translation is not None
+        """Whether answers do not pass byte for byte."""
         self.keep_alive = request.keep_alive
         self.places: Places | None = None
         """The places at the model's server when it was last looked up."""
 
     def target(self, body: bytes, stream: bool) -> Target:
         """Return the target of a request."""
-        return Target(self.model, self.path, body, stream, self.is_work)
+        return Target(self.model, self.path, body, stream, self.is_work, self.translation)
 
     def find_server(self, body: bytes) -> bool:
         """Look up the model's server, for requests with bodies of this length.
@@ -64,6 +69,23 @@ class PlainTarget:
         self.connections = forwarder.pool.of(port)
         self.server_head = server_request(self.request, self.target(body, False), port)
         return True
+
+    def translated(self, answer: WholeAnswer, body: bytes) -> bytes | None:
+        """Return the whole answer to a translated request; ``None`` = a forwarding has to do it.
+
+        Raises ``BadResponseError``.
+        """
+        translation = self.translation
+        if (
+            translation is None
+            or translation.idle_timeout is not None
+            or answer.status != 200
+            or answer.is_encoded
+        ):
+            return None
+        told = translation.whole(body)
+        end = KEEP_ALIVE if self.keep_alive else CLOSE
+        return b"%bContent-Length: %d\r\n%b%b" % (JSON_HEAD, len(told), end, told)
 
 
 class QuickForwarding:
@@ -161,20 +183,20 @@ class QuickForwarding:
         """Pass on an answer that is complete, and end: the hot path."""
         target, client, server, places = self._target, self._client, self._server, self._places
         transport = client.transport
-        if (
-            server is None
-            or places is None
-            or transport is None
-            or transport.is_closing()
-            or target.is_renamed
-        ):
+        if server is None or places is None or transport is None or transport.is_closing():
             return False
         heads = server.server.heads
         answer = heads.whole.get(data[: data.find(b"\r\n\r\n")]) or heads.read_whole(data)
         if answer is None or answer.size != len(data):
             return False
         body, keep_alive = data[answer.start :], target.keep_alive
-        transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
+        if target.is_changed:
+            told = target.translated(answer, body)
+            if told is None:
+                return False
+            transport.write(told)
+        else:
+            transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
         forwarder = target.forwarder
         now, usage = forwarder.loop.time(), NO_USAGE
         if target.is_work:
@@ -216,7 +238,7 @@ class QuickForwarding:
         return RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
-            path=target.path,
+            path=target.request.path,
             status=self._status,
             stream=self._stream,
             tokens_in=usage.tokens_in,

@@ -28,7 +28,10 @@ _HOST = SERVER_HOST.encode()
 
 def server_request(request: RequestHead, target: Target, port: int) -> bytes:
     """Return the head of a request to the server on ``port``."""
-    length = b""
+    length, passed_on = b"", request.passed_on
+    if target.translation is not None:
+        # The request is the service's own, whatever the client says about its body and answer.
+        passed_on = b"Content-Type: application/json\r\n"
     if target.body or request.method not in BODYLESS:
         length = b"Content-Length: %d\r\n" % len(target.body)
     return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
@@ -36,9 +39,17 @@ def server_request(request: RequestHead, target: Target, port: int) -> bytes:
         target.path.encode(),
         _HOST,
         port,
-        request.passed_on,
+        passed_on,
         length,
     )
+
+
+class ShorterRequest(Exception):  # noqa: N818 - it is no error
+    """The request has to be sent again with this body."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
 
 
 class ServerExchange:
@@ -71,7 +82,12 @@ class ServerExchange:
         self._request = request
         self._target = target
         self._answer = ClientResponse(
-            forwarder.loop, request, client, stream=target.stream, replacer=target.replacer
+            forwarder.loop,
+            request,
+            client,
+            stream=target.stream,
+            replacer=target.replacer,
+            translation=target.translation,
         )
         self.take = self._answer.take
         """Takes bytes of the body (called by the connection)."""
@@ -104,6 +120,8 @@ class ServerExchange:
         target = self._target
         head = server_request(self._request, target, lease.port)
         lease.sent()
+        if target.translation is not None:
+            target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
@@ -127,6 +145,7 @@ class ServerExchange:
         """Note the end of the answer (called by the connection)."""
         if error is None:
             try:
+                self._shorten()
                 self._answer.end()
             except Exception as defect:  # noqa: BLE001 - ``run`` raises it
                 error = defect
@@ -142,6 +161,14 @@ class ServerExchange:
             client.answered(self._shared.loop.time(), self._answer.keep_alive)
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def _shorten(self) -> None:
+        """Raise ``ShorterRequest`` if the server has refused a request that can be shortened."""
+        translation, refusal = self._target.translation, self._answer.refusal
+        if translation is not None and refusal is not None:
+            body = translation.shortened(self._target.body, refusal)
+            if body is not None:
+                raise ShorterRequest(body)
 
     async def _wait_for_end(self) -> None:
         """Wait until the answer is complete, or raise why it is not."""
@@ -166,6 +193,9 @@ class ServerExchange:
         if self._target.is_work or self._answer.refused:
             usage = self._log.usage = self._answer.usage()
             lease.count(usage.tokens_in, usage.tokens_out)
+        translation = self._target.translation
+        if translation is not None and translation.idle_timeout is not None:
+            lease.keep_loaded(translation.idle_timeout)
         lease.release()
 
     def _close(self) -> None:

@@ -29,6 +29,9 @@ from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, 
 from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
 from cyber_inference_tui.http.name_replacer import NameReplacer
+from cyber_inference_tui.http.ollama.call import Call, OnlyLoadError
+from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
+from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
 from cyber_inference_tui.settings.schema import RequestRules
@@ -60,6 +63,8 @@ class Target(msgspec.Struct, frozen=True):
     stream: bool
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
+    translation: Translation | None = None
+    """What makes the answer one of another API; it serves this request only."""
 
     @property
     def is_renamed(self) -> bool:
@@ -93,12 +98,17 @@ class Route(NamedTuple):
     addressed: _Addressed | None = None
     refusal: CyberError | None = None
     """The error, unless the model has a command, which may serve more than llama-server does."""
+    translator: Translator | None = None
+    """What translates the body, if the path is one of another API."""
 
 
 MODEL_ROUTES = {
     path: Route(path, "", kind_of(path) is Kind.INFERENCE, path.startswith("/v1/"))
     for path in PATHS
     if "POST" in methods_of(path)
+} | {
+    path: Route(path, "", asks=True, is_v1=False, translator=translator)
+    for path, translator in TRANSLATORS.items()
 }
 """The routes of plain POST requests."""
 
@@ -137,6 +147,10 @@ class TargetFinder:
             addressed = self._addressed(raw_path.removeprefix("/upstream/"))
             raw_path = addressed.path
         path = unquote(raw_path)
+        if addressed is None and path in TRANSLATORS:
+            if head.method != "POST":
+                raise method_not_allowed(head.method, path, ("POST",))
+            return MODEL_ROUTES[path]
         refusal = None if addressed else _refusal(head.method, path)
         if refusal is not None and (is_ours(path) or not self._has_commands()):
             raise refusal
@@ -146,8 +160,11 @@ class TargetFinder:
     def find(self, route: Route, head: RequestHead, body: bytes) -> Target:
         """Find the model of a request, and apply the model's rules.
 
-        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``.
+        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``
+        or of the route's translator; ``OnlyLoadError`` if there is nothing to forward.
         """
+        if route.translator is not None:
+            return self._translated(route.translator(body))
         addressed, refusal = route.addressed, route.refusal
         content_type = head.headers.get(hdrs.CONTENT_TYPE, "")
         found = _NO_FIELDS
@@ -185,6 +202,20 @@ class TargetFinder:
             path = f"{path}?{self._with_id(query, model)}"
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
         return Target(model, path, body, stream, is_work)
+
+    def _translated(self, call: Call) -> Target:
+        """Return the target of a translated request."""
+        models = self._service.models
+        model = models.resolve(call.model)
+        call.check(models.capabilities(model))
+        if call.asks_nothing:
+            raise OnlyLoadError(model, call)
+        own = {"model": model.id, "stream": call.stream}
+        body = msgspec.json.encode(call.fields | own)
+        if rules := model.request_rules(call.model):
+            overrides = {**rules.request_overrides, **own}
+            body = changed_by_rules(call.path, body, rules, overrides)
+        return Target(model, call.path, body, call.stream, True, call.answer)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
         """Check whether the model's id replaces this name in a body.

@@ -23,6 +23,7 @@ from cyber_inference_tui.text import clean_line, escaped
 _SHOWN_NAME: Final = 200
 _COMPARED: Final = 500
 _LONGEST_NAME: Final = 4096
+_LATEST: Final = ":latest"
 
 
 class Origin(StrEnum):
@@ -150,12 +151,13 @@ class Catalog:
         return name in self._auto or (folded in self._auto_folded and folded not in self._folded)
 
     def resolve(self, name: str) -> LocalModel:
-        """Return the model with this id or alias, by exact match, then without regard to case.
+        """Return the model with this id or alias, by exact match, then without regard to case and
+        with or without the tag ``latest``.
 
         Raises ``ModelNotFoundError`` with the closest names as a hint if there is none, or if
         several names differ only in case.
         """
-        model = self._names.get(name)
+        model = self._names.get(name) or self._names.get(name.removesuffix(_LATEST))
         if model is not None:
             return model
         owners = self._folded.get(_folded(name), set()) if len(name) <= _LONGEST_NAME else set()
@@ -210,4 +212,5 @@ def _with_aliases(model: LocalModel, names: Mapping[str, LocalModel]) -> LocalMo
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    """Return a name to compare without case, and without the tag that Ollama's clients add."""
+    return unicodedata.normalize("NFC", name).casefold().removesuffix(_LATEST)

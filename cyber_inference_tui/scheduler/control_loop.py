@@ -598,6 +598,7 @@ class ControlLoop:
             # The memory that it used is known better now than before its load.
             state.need = None
         state.session = state.server = state.loaded_at = state.footprint = None
+        state.asked_idle_timeout = None
         state.count_places()
         state.leaving = state.admit_before = None
         self._memory_tracker.server_ended(state, self.now())

@@ -85,6 +85,16 @@ class Lease:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
+    def keep_loaded(self, idle_timeout: float) -> None:
+        """Set the model's idle timeout until it is unloaded, in seconds; 0 = never.
+
+        Call it before ``release``.
+        """
+        state = self._state
+        if state.server is self.server:
+            # The timer may be after the end of the new timeout.
+            state.asked_idle_timeout, state.early_timer = idle_timeout, None
+
     def mark_retry(self) -> None:
         """Note that a former server died with this request.
 

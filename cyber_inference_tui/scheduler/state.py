@@ -97,6 +97,8 @@ class ModelState:
 
     early_timer: asyncio.TimerHandle | None = None
     """A timer of the scheduler that is not after the end of the idle timeout."""
+    asked_idle_timeout: float | None = None
+    """The idle timeout that the last request asked for; 0 = never. ``None`` = as configured."""
 
     def __init__(self, model: LocalModel, spec: ServerSpec, asked_requests: int = 0) -> None:
         self.model = model
@@ -216,6 +218,8 @@ class ModelState:
 def idle_timeout(state: ModelState, settings: Settings) -> float:
     """Return the seconds without a request after which it is unloaded; 0 = never."""
     # Asked after every request, so not by way of ``effective``.
+    if state.asked_idle_timeout is not None:
+        return state.asked_idle_timeout
     own = state.model.settings.idle_timeout
     return settings.model_idle_timeout if own is None else own
 

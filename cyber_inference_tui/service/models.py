@@ -35,6 +35,7 @@ from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.auto_model import auto_model
+from cyber_inference_tui.service.capabilities import capabilities_of
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.listing import (
     configure_library,
@@ -282,6 +283,13 @@ class Models:
         if self.catalog.is_auto(name):
             return auto_model(self.catalog, self._scheduler, self._settings.default_model)
         return self.catalog.resolve(name)
+
+    def capabilities(self, model: LocalModel) -> tuple[str, ...]:
+        """Return what a model can do; nothing if that is not known."""
+        state = self._scheduler.state(model.id)
+        server = state.server if state is not None else None
+        template = server.template if server is not None else None
+        return capabilities_of(model, self._scheduler.spec(model), template)
 
     def auto_record(self) -> ModelRecord | None:
         """Return the record of the model that ``auto`` means; ``None`` without a default model."""

@@ -10,8 +10,20 @@ import pytest
 from aiohttp import web
 
 from cyber_inference_tui import errors
-from cyber_inference_tui.errors import CyberError, ModelLoadError, QueueFullError
-from cyber_inference_tui.http.error_responses import error_body, error_event, error_response
+from cyber_inference_tui.errors import (
+    CyberError,
+    MethodNotAllowedError,
+    ModelLoadError,
+    ModelNotFoundError,
+    NotFoundError,
+    QueueFullError,
+)
+from cyber_inference_tui.http.error_responses import (
+    error_body,
+    error_event,
+    error_response,
+    in_ollama_shape,
+)
 from tests.fakes.service import FakeService, make_settings, serving
 from tests.waiting import LIMIT
 
@@ -51,6 +63,12 @@ def test_every_error_has_each_shape(kind: type[CyberError]) -> None:
     assert set(router["error"]) == {"message", "type", "code"}
     assert router["error"]["code"] == kind.status
     assert error_response(error, "/").status == kind.status
+    ollama = error_response(error, "/api/chat")
+    assert ollama.status == kind.status
+    if ollama.content_type == "text/plain":
+        assert kind.status in {404, 405}
+    else:
+        assert isinstance(msgspec.json.decode(error_body(error, "/api/chat"))["error"], str)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +88,31 @@ def test_which_paths_speak_anthropic(path: str, anthropic: bool) -> None:
     assert event.startswith(b"event: error\ndata: {" if anthropic else b"data: {")
     assert event.endswith(b"}\n\n")
     assert event.count(b"\n") == (3 if anthropic else 2)
+
+
+def test_ollamas_words_for_unknown_models_and_paths() -> None:
+    error = ModelNotFoundError("There is no model x.", hint="Near it: y.", name="x")
+    told = {"error": "model 'x' not found. Near it: y."}
+    assert msgspec.json.decode(error_body(error, "/api/chat")) == told
+    assert error_event(error, "/api/chat") == error_body(error, "/api/chat") + b"\n"
+    assert error_response(NotFoundError("x"), "/api/x").body == b"404 page not found"
+    said = error_response(MethodNotAllowedError("x", allow=("POST",)), "/api/chat")
+    assert (said.body, said.headers["Allow"]) == (b"405 method not allowed", "POST")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"code": 400, "message": "too long", "n_ctx": 5}}, "too long"),
+        ({"code": 400, "message": "too long"}, "too long"),
+        ({"error": "too long"}, "too long"),
+        ({"detail": 1}, 'The model\'s server answered with status 500: {"detail":1}'),
+        ([1], "The model's server answered with status 500: [1]"),
+    ],
+)
+def test_errors_of_a_models_server_in_ollamas_shape(body: object, said: str) -> None:
+    data = msgspec.json.encode(body)
+    assert msgspec.json.decode(in_ollama_shape(data, 500)) == {"error": said}
 
 
 def test_a_failed_load_has_its_last_lines() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, spelling
+from cyber_inference_tui.settings.schema import ModelSettings, RequestRules
 
 
 def catalog(**aliases: tuple[str, ...]) -> Catalog:
@@ -22,6 +23,27 @@ def test_ids_and_aliases_exactly_then_without_case() -> None:
     assert here.resolve("STRASSE").id == "Qwen"
     assert here.resolve("l3").id == "Llama"
     assert here.resolve("LLAMA").id == "Llama"
+
+
+def test_names_with_the_tag_of_ollama() -> None:
+    here = catalog(**{"Qwen": ("gpt",), "qwen": (), "a:latest": (), "b": (), "b:latest": ()})
+    assert here.resolve("Qwen:latest").id == "Qwen"
+    assert here.resolve("qwen:latest").id == "qwen"
+    assert here.resolve("GPT:Latest").id == "Qwen"
+    assert here.resolve("a").id == "a:latest"
+    assert here.resolve("b:latest").id == "b:latest"
+    assert here.resolve("b").id == "b"
+    assert here.is_auto("auto:latest")
+    for name in ("Qwen:8b", "Qwen:", ":latest", "Qwen:latest:latest"):
+        with pytest.raises(ModelNotFoundError):
+            here.resolve(name)
+
+
+def test_an_alias_with_the_tag_has_its_own_rules() -> None:
+    table = {"fast": RequestRules(request_defaults={"top_k": 1})}
+    made = LocalModel(id="m", aliases=("fast",), settings=ModelSettings(aliases=table))
+    assert made.request_rules("fast:latest").request_defaults == {"top_k": 1}
+    assert made.request_rules("m:latest").request_defaults == {}
 
 
 def test_the_same_letters_composed_otherwise() -> None:

@@ -166,7 +166,6 @@ def test_the_answers_have_ollamas_shape(replayed: dict[str, dict[str, list[str]]
     assert replayed["other"] == {}
 
 
-@pytest.mark.xfail(strict=True, reason="these endpoints are not here yet")
 def test_the_answers_of_models_have_ollamas_shape(
     replayed: dict[str, dict[str, list[str]]],
 ) -> None:

@@ -416,6 +416,33 @@ def test_a_short_idle_time_is_kept_beside_a_long_one() -> None:
     run(main())
 
 
+def test_a_request_asks_for_another_idle_time_until_the_unload() -> None:
+    async def main() -> None:
+        world = World(model_idle_timeout=300)
+        async with world.scheduler as scheduler:
+            for seconds in (5, 0.001, 1000):
+                with await scheduler.acquire(A) as lease:
+                    lease.keep_loaded(seconds)
+                await asyncio.sleep(seconds * 0.9)
+                assert scheduler.loaded_ids == ["a"]
+                await asyncio.sleep(seconds * 0.2 + 5)
+                assert scheduler.loaded_ids == []
+            # The last one counts, also if it is longer, and 0 never ends.
+            for seconds in (5, 0):
+                with await scheduler.acquire(A) as lease:
+                    lease.keep_loaded(seconds)
+            await asyncio.sleep(10_000)
+            assert scheduler.loaded_ids == ["a"]
+            await scheduler.unload(A)
+            await world.use(A, 5)
+            await asyncio.sleep(299)
+            assert scheduler.loaded_ids == ["a"]
+            await asyncio.sleep(2)
+            assert scheduler.loaded_ids == []
+
+    run(main())
+
+
 def test_a_busy_or_pinned_model_does_not_idle_out() -> None:
     async def main() -> None:
         world = World(model_idle_timeout=10)

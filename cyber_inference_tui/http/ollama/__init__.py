@@ -1,1 +1,1 @@
-"""Ollama's API: its requests and answers, translated to and from those of llama-server."""
+"""Ollama's API, for clients that speak nothing else."""
