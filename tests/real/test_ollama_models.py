@@ -110,7 +110,7 @@ def test_an_option_of_an_impossible_kind_changes_nothing(start_fake: StartFake) 
     service = start_fake({"a": {}})
     body = {"model": "x", "from": "a", "parameters": {"stop": {"a": 1}}}
     *_, last = lines(call(service, "create", body))
-    assert last == {"error": 'option "stop" has an invalid value'}
+    assert last == {"error": 'option "stop" must be of type array'}
     assert aliases(service, "a") is None
 
 
@@ -206,6 +206,11 @@ def test_a_system_prompt_reaches_the_model(start_real: StartReal) -> None:
     lines(call(service, "create", body))
     assert service.chat("demo").json()["usage"]["prompt_tokens"] < 50
     assert service.chat("sea").json()["usage"]["prompt_tokens"] > 100
+    hello = {"messages": [{"role": "user", "content": "hello"}], "stream": False}
+    for model, is_long in (("demo", False), ("sea:latest", True)):
+        answer = call(service, "chat", {"model": model, **hello}).json()
+        assert (answer["prompt_eval_count"] > 100) is is_long
+        assert answer["model"] == model
 
 
 # Pulls

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cyber_inference_tui.errors import ConflictError, InvalidRequestError
-from cyber_inference_tui.http.ollama.facts import OPTIONS
+from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.http.ollama.model_lists import named
+from cyber_inference_tui.http.ollama.options import llama_options
 from cyber_inference_tui.library.catalog import LocalModel, spelling
 from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.records import ModelStatus
@@ -124,14 +124,10 @@ def changes_of(system: str | None, parameters: Mapping[str, Any] | None) -> dict
     """Return the defaults of requests that ``create`` sets for a new name.
 
     Options that belong to a load, and unknown ones, are left out as Ollama does. Raises
-    ``InvalidRequestError`` for an option with an impossible value.
+    ``HttpError`` for an option of a wrong type.
     """
-    changes: dict[str, Any] = {"system": system} if system else {}
-    for name, value in (parameters or {}).items():
-        if name not in OPTIONS or value is None:
-            continue
-        plain = all(isinstance(one, str) for one in value) if isinstance(value, list) else None
-        if plain is False or isinstance(value, dict):
-            raise InvalidRequestError(f'option "{name}" has an invalid value', param="parameters")
-        changes[OPTIONS[name]] = value
-    return changes
+    changes = llama_options(dict(parameters or {}))
+    if "n_predict" in changes:
+        # The field that clients of other APIs send, so that theirs counts.
+        changes["max_tokens"] = changes.pop("n_predict")
+    return {"system": system, **changes} if system else changes

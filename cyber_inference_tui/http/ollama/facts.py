@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from cyber_inference_tui.gguf.reader import Header
+from cyber_inference_tui.http.ollama.options import OPTIONS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import ModelRecord
 
@@ -37,28 +38,6 @@ _CAPABILITIES: Final = {
 _NOT_SHOWN: Final = frozenset({"general.name", "tokenizer.chat_template"})
 _SHOWN_ITEMS: Final = 5
 """The longest list that is shown with its items, unless a client asks for all."""
-
-OPTIONS: Final = {
-    "num_predict": "max_tokens",
-    "num_keep": "n_keep",
-    **{
-        name: name
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "typical_p",
-            "repeat_last_n",
-            "repeat_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-            "stop",
-        )
-    },
-}
-"""The fields of requests that Ollama's options set. All other options belong to a load."""
 
 
 def time_of(nanoseconds: int) -> str:
@@ -162,7 +141,7 @@ def parameters_of(defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
     An option with several values, as ``stop``, occurs several times.
     """
-    names = {field: option for option, field in OPTIONS.items()} | {"n_predict": "num_predict"}
+    names = {known[0]: option for option, known in OPTIONS.items()} | {"max_tokens": "num_predict"}
     return [
         (names[field], one)
         for field, value in sorted(defaults.items())

@@ -110,7 +110,7 @@ def llama_options(options: dict[str, Any] | None) -> dict[str, Any]:
     """Return the options for llama-server. Raises ``HttpError`` for a value of a wrong type."""
     found: dict[str, Any] = {}
     for name, value in (options or {}).items():
-        if value is not None and (known := _OPTIONS.get(name)) is not None:
+        if value is not None and (known := OPTIONS.get(name)) is not None:
             theirs, read, kind = known
             try:
                 found[theirs] = read(value)
@@ -142,7 +142,7 @@ def _texts(value: Any) -> list[str]:
 
 
 _Reader = Callable[[Any], Any]
-_OPTIONS: dict[str, tuple[str, _Reader, str]] = {
+OPTIONS: dict[str, tuple[str, _Reader, str]] = {
     "num_predict": ("n_predict", _integer, "integer"),
     "num_keep": ("n_keep", _integer, "integer"),
     "seed": ("seed", _integer, "integer"),
