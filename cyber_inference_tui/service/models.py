@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ from cyber_inference_tui.errors import ConflictError, CyberError, ModelNotFoundE
 from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
@@ -272,15 +271,22 @@ class Models:
         Raises ``ModelNotFoundError``.
         """
         if self.catalog.is_auto(name):
-            return auto_model(self.catalog, self._scheduler, self._settings.default_model)
+            return self.auto()
         return self.catalog.resolve(name)
+
+    def auto(self, counts: Callable[[LocalModel], bool] = lambda model: True) -> LocalModel:
+        """Return the model that ``auto`` means, among those that count.
+
+        Raises ``ModelNotFoundError``.
+        """
+        return auto_model(self.catalog, self._scheduler, self._settings.default_model, counts)
 
     def auto_record(self) -> ModelRecord | None:
         """Return the record of the model that ``auto`` means; ``None`` without a default model."""
         if not self._settings.default_model:
             return None
         try:
-            return self._record(self.resolve(AUTO))
+            return self._record(self.auto())
         except ModelNotFoundError:
             return None
 
