@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _PREFIX = "/ui"
 _API = frozenset({"models", "health", *(path.split("/")[1] for path in PATHS)})
 """The first segments of the paths that the page calls."""
+# The page tries these and does without them. Tools and the proxy are off unless an argument of
+# llama-server turns them on, and streams cannot be continued: no conversation's id is passed on.
+_NOT_HERE = re.compile(r"/ui/(?:tools|cors-proxy|v1/streams?(?:/lookup)?)(?:\?.*)?")
 # Without percent-encoding and without paths of the API, which have no extension.
 _FILE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*\.[A-Za-z0-9]+")
 _READS = ("GET", "HEAD")
@@ -44,7 +47,9 @@ def as_api_call(message: RawRequestMessage) -> RawRequestMessage:
     Other requests do not change.
     """
     path = message.path
-    if not path.startswith(f"{_PREFIX}/") or re.split("[/?]", path, maxsplit=3)[2] not in _API:
+    if not path.startswith(f"{_PREFIX}/") or _NOT_HERE.fullmatch(path):
+        return message
+    if re.split("[/?]", path, maxsplit=3)[2] not in _API:
         return message
     path = path.removeprefix(_PREFIX)
     return message._replace(path=path, url=URL(path, encoded=True))

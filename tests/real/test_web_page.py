@@ -56,6 +56,9 @@ def test_the_page_and_its_calls_are_below_one_address(start_real: StartReal, pag
     assert service.get("/ui/props?model=demo").json()["model_alias"] == "demo"
     answer = service.post("/ui/v1/chat/completions", json=chat_body("other"))
     assert (answer.status_code, answer.json()["model"]) == (200, "other")
+    # What it tries and does without is no failed request.
+    for path in ("/ui/tools", "/ui/v1/streams/lookup", "/ui/v1/stream?conv_id=1"):
+        assert service.post(path, json={}).status_code == 404
     record = service.get("/admin/requests?limit=1").json()[0]
     assert (record["path"], record["model"]) == ("/v1/chat/completions", "other")
 
