@@ -35,6 +35,8 @@ def run(command: list[str], folder: Path) -> str:
         for name, value in os.environ.items()
         if not name.startswith(("OPENAI_", "ANTHROPIC_")) and not name.lower().endswith("_proxy")
     }
+    # Otherwise litellm asks the internet for prices.
+    environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     result = subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
