@@ -22,3 +22,14 @@ def tool(name: str) -> str:
             pytest.fail(f"{name} is needed in CI: .ci/run installs it")
         pytest.skip(f"{name} is not installed")
     return path
+
+
+def client_python() -> str:
+    """The Python of an environment with clients' libraries, which are too big for the tests' own.
+
+    ``.ci/run`` makes it, and names its folder in ``CYBER_TEST_CLIENTS``.
+    """
+    folder = os.environ.get("CYBER_TEST_CLIENTS")
+    if not folder:
+        pytest.skip("CYBER_TEST_CLIENTS names no environment with clients' libraries")
+    return f"{folder}/bin/python"

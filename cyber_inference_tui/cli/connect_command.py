@@ -98,18 +98,21 @@ def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     """Return the facts for clients, from the running service or else from the disk."""
     from cyber_inference_tui.cli.service_access import service_url
     from cyber_inference_tui.cli.service_calls import all_models
-    from cyber_inference_tui.connect.connection import connection
+    from cyber_inference_tui.connect.connection import AUTO, connection
 
     settings = options.load().settings
     found = all_models(options)
     notes = stderr_terminal(options.environ)
     if found.absence and notes.interactive:
         print_note(f"{found.absence} The models are those on the disk.", notes)
+    auto = settings.models.get(AUTO)
     return connection(
         found.records,
         url=service_url(settings),
         key=settings.api_keys[0] if settings.api_keys else "",
         wanted=wanted,
+        default_model=settings.default_model,
+        auto_aliases=auto.aliases if auto is not None else (),
     )
 
 

@@ -33,6 +33,7 @@ class Model:
     """Tokens that a request may use, its answer included."""
     images: bool = False
     tools: bool = True
+    thinking: bool = False
 
     @property
     def output(self) -> int:
@@ -66,20 +67,26 @@ class Connection:
 
 
 def connection(
-    records: Sequence[ModelRecord], *, url: str, key: str = "", wanted: str = ""
+    records: Sequence[ModelRecord],
+    *,
+    url: str,
+    key: str = "",
+    wanted: str = "",
+    default_model: str = "",
+    auto_aliases: Iterable[str] = (),
 ) -> Connection:
     """Return the connection to the model with the id or alias ``wanted``.
 
-    Without one it is the loaded model that was used last, else a pinned one, else the only one.
-    ``auto`` gets that model's facts. The fast model is the smallest of those that stay loaded
-    beside it, or the same. Raises ``ModelNotFoundError``, and ``InvalidRequestError`` if any of
-    several could be meant.
+    Without one it is the loaded model that was used last, else a pinned one, else
+    ``default_model``, else the only one. ``auto``, which has ``auto_aliases``, gets that model's
+    facts. The fast model is the smallest of those that stay loaded beside it, or the same. Raises
+    ``ModelNotFoundError``, and ``InvalidRequestError`` if any of several could be meant.
     """
     chats = [record for record in records if not record.embedding and not record.unreadable]
-    automatic = wanted.casefold() == AUTO
-    chosen = _named(chats, wanted) if wanted and not automatic else _usual(chats)
-    model = _model(chosen, AUTO if automatic else _spelling(chosen, wanted))
-    rest = [record for record in chats if automatic or record is not chosen]
+    auto = _meant(wanted, (AUTO, *auto_aliases))
+    chosen = _named(chats, wanted) if wanted and not auto else _usual(chats, default_model)
+    model = _model(chosen, auto or _meant(wanted, _names(chosen)) or chosen.id)
+    rest = [record for record in chats if auto or record is not chosen]
     return Connection(
         url=url,
         key=key,
@@ -90,17 +97,25 @@ def connection(
 
 
 def _model(record: ModelRecord, name: str) -> Model:
-    return Model(id=name, context=record.context_length or _UNKNOWN_CONTEXT, images=record.vision)
+    can = record.capabilities
+    return Model(
+        id=name,
+        context=record.context_length or _UNKNOWN_CONTEXT,
+        images=record.vision,
+        # Nothing is known about a command.
+        tools="tools" in can or not can,
+        thinking="thinking" in can,
+    )
 
 
 def _names(record: ModelRecord) -> tuple[str, ...]:
     return (record.id, *record.aliases)
 
 
-def _spelling(record: ModelRecord, wanted: str) -> str:
-    """Return the id or alias as the service writes it."""
-    alike = [name for name in _names(record) if name.casefold() == wanted.casefold()]
-    return wanted if wanted in alike else next(iter(alike), record.id)
+def _meant(wanted: str, names: Iterable[str]) -> str | None:
+    """Return the one of the names that is meant, as the service writes it."""
+    alike = [name for name in names if name.casefold() == wanted.casefold()]
+    return wanted if wanted in alike else next(iter(alike), None)
 
 
 def _named(records: Iterable[ModelRecord], wanted: str) -> ModelRecord:
@@ -125,13 +140,15 @@ def _named(records: Iterable[ModelRecord], wanted: str) -> ModelRecord:
     )
 
 
-def _usual(records: Sequence[ModelRecord]) -> ModelRecord:
+def _usual(records: Sequence[ModelRecord], default_model: str) -> ModelRecord:
     loaded = [record for record in records if record.status is ModelStatus.LOADED]
     pinned = [record for record in records if record.pinned]
     if loaded:
         return max(loaded, key=lambda record: record.last_used_at or _NEVER)
     if pinned:
         return pinned[0]
+    if default_model:
+        return _named(records, default_model)
     if len(records) == 1:
         return records[0]
     if not records:

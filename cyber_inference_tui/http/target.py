@@ -126,13 +126,6 @@ class TargetFinder:
             return False
         return not ((route.asks or model.settings.command) and model.request_rules(name))
 
-    def resolve(self, name: str | None) -> LocalModel:
-        """Return the model with this name, or without a name the only candidate.
-
-        Raises ``ModelNotFoundError``, or ``InvalidRequestError`` if several could be meant.
-        """
-        return self._resolve(name, None)
-
     def route(self, head: RequestHead) -> Route:
         """Return the route of a request.
 

@@ -21,11 +21,9 @@ from cyber_inference_tui.errors import InvalidApiKeyError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Handler
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS
-from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.http_get import http_get
 from cyber_inference_tui.llama.launcher import SERVER_HOST
-from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
@@ -34,6 +32,9 @@ if TYPE_CHECKING:
 _PREFIX = "/ui"
 _API = frozenset({"models", "health", *(path.split("/")[1] for path in PATHS)})
 """The first segments of the paths that the page calls."""
+# The page tries these and does without them. Tools and the proxy are off unless an argument of
+# llama-server turns them on, and streams cannot be continued: no conversation's id is passed on.
+_NOT_HERE = re.compile(r"/ui/(?:tools|cors-proxy|v1/streams?(?:/lookup)?)(?:\?.*)?")
 # Without percent-encoding and without paths of the API, which have no extension.
 _FILE = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*\.[A-Za-z0-9]+")
 _READS = ("GET", "HEAD")
@@ -46,7 +47,9 @@ def as_api_call(message: RawRequestMessage) -> RawRequestMessage:
     Other requests do not change.
     """
     path = message.path
-    if not path.startswith(f"{_PREFIX}/") or re.split("[/?]", path, maxsplit=3)[2] not in _API:
+    if not path.startswith(f"{_PREFIX}/") or _NOT_HERE.fullmatch(path):
+        return message
+    if re.split("[/?]", path, maxsplit=3)[2] not in _API:
         return message
     path = path.removeprefix(_PREFIX)
     return message._replace(path=path, url=URL(path, encoded=True))
@@ -58,7 +61,6 @@ class WebPage:
     def __init__(self, service: Service, forward: Handler) -> None:
         self._service = service
         self._forward = forward
-        self._targets = TargetFinder(service)
 
     async def redirect(self, request: web.Request) -> web.StreamResponse:
         """Send a client to the page's address, to which its relative paths belong."""
@@ -68,8 +70,8 @@ class WebPage:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Answer with the page, or with one of its files.
 
-        The page loads the model of ``?model=`` if need be. Without that name it comes from the
-        loaded model that was used last, else from the only model.
+        The page loads the model of ``?model=`` if need be, or without that name the model that
+        ``auto`` means among those with a llama-server.
         """
         file = request.raw_path.partition("?")[0].removeprefix(f"{_PREFIX}/")
         if file and _FILE.fullmatch(file) is None:
@@ -84,24 +86,14 @@ class WebPage:
 
     def _model(self, request: web.Request) -> LocalModel:
         """Return the model whose server answers; only clients with a key may load one."""
-        name = request.query.get("model")
-        loaded = {
-            record.id: record.last_used_at or record.loaded_at
-            for record in self._service.models.records()
-            if record.status is ModelStatus.LOADED
-        }
-        catalog = self._service.models.catalog
-        served = [one for one in loaded if not catalog.models[one].settings.command]
-        if name or not served:
-            model = self._targets.resolve(name)
-        else:
-            latest = max(served, key=lambda one: (loaded[one] is not None, loaded[one], one))
-            model = catalog.models[latest]
+        name, models = request.query.get("model"), self._service.models
+        model = models.resolve(name) if name else models.auto(lambda one: not one.settings.command)
         if model.settings.command:
             raise NotFoundError(
                 f"{model.id} has a server of its own.",
                 hint=f"Its web page, if it has one, is at /upstream/{model.id}/.",
             )
+        loaded = self._service.scheduler.loaded_ids
         if model.id not in loaded and not request.app[ACCESS].rules.allows_key(request.headers):
             raise InvalidApiKeyError(
                 "The web page comes from a loaded model, and loading one needs a valid API key.",

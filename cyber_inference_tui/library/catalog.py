@@ -180,9 +180,11 @@ class Catalog:
         known = self._unusable.find(name[:_SHOWN_NAME])
         if known is not None:
             return f"{known.file_name} cannot be used as a model: {known.reason}."
-        plain = sorted(self._folded)[:_COMPARED]
-        near = close_names(_folded(name[:_SHOWN_NAME]), plain)
-        ids = sorted({model_id for folded in near for model_id in self._folded[folded]})
+        if self.is_auto(name):
+            return "It means a model only for requests: name the model itself here."
+        owners = {name: {AUTO} for name in self._auto_folded} | self._folded
+        near = close_names(_folded(name[:_SHOWN_NAME]), sorted(owners)[:_COMPARED])
+        ids = sorted({one for folded in near for one in owners[folded]})
         if ids:
             return f"Near it: {', '.join(ids)}."
         unread = next((problem for problem in self.problems if problem.passing), None)

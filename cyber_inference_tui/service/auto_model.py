@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.ids import AUTO
@@ -11,25 +13,31 @@ from cyber_inference_tui.service.capabilities import makes_vectors
 from cyber_inference_tui.text import escaped
 
 
-def auto_model(catalog: Catalog, scheduler: Scheduler, default_model: str) -> LocalModel:
+def auto_model(
+    catalog: Catalog,
+    scheduler: Scheduler,
+    default_model: str,
+    counts: Callable[[LocalModel], bool] = lambda model: True,
+) -> LocalModel:
     """Return the loaded model that was used last, else a pinned one, else ``default_model``.
 
     Without a ``default_model`` it is the only model, if there is one. Models for embeddings and
     rankings do not count: a chat would end at the model that its documents were searched with.
-    Raises ``ModelNotFoundError``.
+    ``counts`` may leave out more. Raises ``ModelNotFoundError``.
     """
 
-    def writes_text(model: LocalModel) -> bool:
-        return model.problem is None and not makes_vectors(model, scheduler.spec(model))
+    def is_usable(model: LocalModel) -> bool:
+        vectors = makes_vectors(model, scheduler.spec(model))
+        return model.problem is None and not vectors and counts(model)
 
     loaded = [
         state
         for state in scheduler.states()
-        if state.status is ModelStatus.LOADED and state.leaving is None and writes_text(state.model)
+        if state.status is ModelStatus.LOADED and state.leaving is None and is_usable(state.model)
     ]
     if loaded:
         return max(loaded, key=lambda state: state.last_used).model
-    usable = [model for model in catalog.models.values() if writes_text(model)]
+    usable = [model for model in catalog.models.values() if is_usable(model)]
     for model in usable:
         state = scheduler.state(model.id)
         if model.settings.pinned if state is None else state.is_pinned:

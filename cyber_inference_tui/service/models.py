@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from cyber_inference_tui.files import has_no_room, write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.gguf.reader import Header, read_header
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
-from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
     Fit,
@@ -281,8 +280,15 @@ class Models:
         Raises ``ModelNotFoundError``.
         """
         if self.catalog.is_auto(name):
-            return auto_model(self.catalog, self._scheduler, self._settings.default_model)
+            return self.auto()
         return self.catalog.resolve(name)
+
+    def auto(self, counts: Callable[[LocalModel], bool] = lambda model: True) -> LocalModel:
+        """Return the model that ``auto`` means, among those that count.
+
+        Raises ``ModelNotFoundError``.
+        """
+        return auto_model(self.catalog, self._scheduler, self._settings.default_model, counts)
 
     def capabilities(self, model: LocalModel) -> tuple[str, ...]:
         """Return what a model can do; nothing if that is not known."""
@@ -296,7 +302,7 @@ class Models:
         if not self._settings.default_model:
             return None
         try:
-            return self._record(self.resolve(AUTO))
+            return self._record(self.auto())
         except ModelNotFoundError:
             return None
 

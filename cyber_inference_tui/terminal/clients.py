@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from cyber_inference_tui.records import (
 Caller = ActiveRequestRecord | ClientRecord | RequestRecord
 
 _LONGEST = 40
+_VERSION = re.compile(r"(?<=.)/v?\d[^/]*\Z", re.IGNORECASE)
 
 
 class PortUse(NamedTuple):
@@ -35,12 +37,14 @@ class PortUse(NamedTuple):
 
 
 def program(user_agent: str) -> str:
-    """Return the program of a ``User-Agent``: its first product, or ``browser``.
+    """Return the program of a ``User-Agent``: its first product without a version, or ``browser``.
 
     All browsers call themselves ``Mozilla/5.0``.
     """
-    first = user_agent.split(" ", 1)[0][:_LONGEST]
-    return "browser" if first.startswith("Mozilla/") else first
+    first = user_agent.split(" ", 1)[0]
+    if first.startswith("Mozilla/"):
+        return "browser"
+    return _VERSION.sub("", first)[:_LONGEST]
 
 
 def client_name(record: Caller) -> str:

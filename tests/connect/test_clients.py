@@ -15,8 +15,8 @@ from cyber_inference_tui.connect.clients import CLIENTS
 from cyber_inference_tui.connect.connection import Connection, Model
 from cyber_inference_tui.errors import ConflictError
 
-STRONG = Model("Qwen3-30B", 65536, images=True)
-FAST = Model("qwen-small", 32768)
+STRONG = Model("Qwen3-30B", 65536, images=True, thinking=True)
+FAST = Model("qwen-small", 32768, tools=False)
 CONNECTION = Connection("http://127.0.0.1:8337", "", STRONG, FAST, (STRONG, FAST))
 WITH_KEY = Connection("http://box:8337", "sk-$key", STRONG, FAST, (STRONG, FAST))
 URL = "http://127.0.0.1:8337/v1"
@@ -69,6 +69,8 @@ def test_opencode(tmp_path: Path) -> None:
     assert list(models) == ["Qwen3-30B", "qwen-small"]
     assert models["Qwen3-30B"]["limit"] == {"context": 65536, "output": 16384}
     assert models["Qwen3-30B"]["modalities"]["input"] == ["text", "image"]
+    assert (models["Qwen3-30B"]["tool_call"], models["Qwen3-30B"]["reasoning"]) == (True, True)
+    assert (models["qwen-small"]["tool_call"], models["qwen-small"]["reasoning"]) == (False, False)
     (tmp_path / ".config/opencode").mkdir(parents=True)
     (tmp_path / ".config/opencode/opencode.jsonc").write_text("{}")
     assert list(written("opencode", tmp_path)) == [".config/opencode/opencode.jsonc"]
@@ -93,6 +95,7 @@ def test_continue(tmp_path: Path) -> None:
     assert [model["name"] for model in data["models"]] == ["Qwen3-30B", "qwen-small"]
     assert data["models"][0]["apiBase"] == URL
     assert data["models"][0]["capabilities"] == ["tool_use", "image_input"]
+    assert data["models"][1]["capabilities"] == []
     assert data["models"][1]["defaultCompletionOptions"]["contextLength"] == 32768
     (file,) = CLIENTS["continue"].files(CONNECTION, Home(tmp_path, {}, "linux"))
     assert file.after("name: Mine\nversion: 2.0.0\nschema: v1\n").startswith("name: Mine\n")
@@ -104,8 +107,10 @@ def test_editors(tmp_path: Path) -> None:
     assert provider["api_url"] == URL
     assert provider["available_models"][0]["max_tokens"] == 65536
     assert provider["available_models"][0]["capabilities"]["images"] is True
+    assert provider["available_models"][1]["capabilities"]["tools"] is False
     (group,) = written("vscode", tmp_path)[".config/Code/User/chatLanguageModels.json"]
     assert group["models"][0]["url"] == f"{URL}/chat/completions"
+    assert [model["thinking"] for model in group["models"]] == [True, False]
     assert group["models"][0]["maxInputTokens"] + group["models"][0]["maxOutputTokens"] == 65536
     (tmp_path / ".config/VSCodium/User").mkdir(parents=True)
     assert list(written("vscode", tmp_path)) == [".config/VSCodium/User/chatLanguageModels.json"]
@@ -116,6 +121,7 @@ def test_pi_goose_crush_and_llm(tmp_path: Path) -> None:
     provider = pi[".pi/agent/models.json"]["providers"]["cyber-inference"]
     assert provider["apiKey"] == "sk-$$key"
     assert provider["models"][0]["contextWindow"] == 65536
+    assert [model["reasoning"] for model in provider["models"]] == [True, False]
     assert pi[".pi/agent/settings.json"]["defaultModel"] == "Qwen3-30B"
     goose = written("goose", tmp_path, WITH_KEY)
     own = goose[".config/goose/custom_providers/custom_cyber-inference.json"]

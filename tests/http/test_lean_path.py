@@ -554,6 +554,30 @@ async def test_a_name_in_a_body_that_is_not_plain_json_is_not_remembered(taken: 
     assert [one.model for one in records] == ["m", "n", "m", "n"]
 
 
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        (b'{"model":"auto","input":"x"}', ()),
+        (b'{"model":"Usual","input":"x"}', ()),
+        (b'{"input":"x"}', ("X-Model: auto",)),
+        (b'{"input":"x"}', ("X-Model: usual",)),
+    ],
+)
+async def test_the_meaning_of_auto_is_not_remembered(
+    body: bytes, lines: tuple[str, ...], taken: list[str]
+) -> None:
+    used = ["m", "n", "m"]
+    async with forwarding(Recorder(), model("m"), model("n"), auto_aliases=("usual",)) as world:
+        async with connected(world) as client:
+            for name in used:
+                named = b'{"model":"%b"}' % name.encode()
+                for request in (post(named), post(body, *lines), post(body, *lines)):
+                    assert (await client.ask(request)).status == 200
+        records = await recorded(world, 9)
+    assert [one.model for one in records] == [name for name in used for _ in range(3)]
+    assert len(taken) == 9
+
+
 async def test_a_model_that_is_loaded_again_is_found_on_its_new_port(taken: list[str]) -> None:
     first, second = Recorder(), Recorder()
     async with forwarding(first) as world:

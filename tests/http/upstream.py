@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -222,6 +222,7 @@ async def forwarding(
     script: Script,
     *models: LocalModel,
     front_settings: Settings | None = None,
+    auto_aliases: Sequence[str] = (),
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Serve models (``m`` by default) with a real front. ``script`` plays every connection."""
@@ -248,7 +249,7 @@ async def forwarding(
             world.on_request(record)
 
     known = models or (model("m"),)
-    catalog = Catalog({one.id: one for one in known}, ())
+    catalog = Catalog({one.id: one for one in known}, auto_aliases=auto_aliases)
     server = await asyncio.start_server(play, "127.0.0.1", 0, limit=1 << 20)
     launcher = FakeLauncher(server.sockets[0].getsockname()[1])
     full = Settings(**settings)

@@ -146,3 +146,9 @@ def test_names_of_auto() -> None:
     assert here != Catalog(models, auto_aliases=("default",))
     with pytest.raises(ModelNotFoundError):
         here.resolve("auto")
+    for wrong, near in (("best-one", "auto"), ("defaults", "auto"), ("bigg", "Big")):
+        with pytest.raises(ModelNotFoundError) as caught:
+            here.resolve(wrong)
+        assert f"Near it: {near}." in str(caught.value)
+    with pytest.raises(ModelNotFoundError, match="only for requests"):
+        here.resolve("Default")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.service_process import ServiceProcess
 from tests.test_docs import ROOT, blocks
-from tests.tools import tool
+from tests.tools import client_python, tool
 
 pytestmark = pytest.mark.real
 
@@ -35,6 +35,8 @@ def run(command: list[str], folder: Path) -> str:
         for name, value in os.environ.items()
         if not name.startswith(("OPENAI_", "ANTHROPIC_")) and not name.lower().endswith("_proxy")
     }
+    # Otherwise litellm asks the internet for prices.
+    environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     result = subprocess.run(
         command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False
     )
@@ -66,6 +68,14 @@ def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> N
     # One process for all: importing such a library takes longer than the requests.
     script = "\n\n".join(at(demo_service, code) for code in codes)
     assert run([sys.executable, "-c", script], tmp_path).strip()
+
+
+@pytest.mark.parametrize("library", ["langchain_openai", "litellm", "pydantic_ai"])
+def test_bigger_libraries(demo_service: ServiceProcess, tmp_path: Path, library: str) -> None:
+    codes = [code for code in examples("python", "") if f"from {library} import" in code]
+    assert codes
+    script = "\n\n".join(at(demo_service, code) for code in codes)
+    assert run([client_python(), "-c", script], tmp_path).strip()
 
 
 def test_readme_shows_what_its_request_prints(demo_service: ServiceProcess, tmp_path: Path) -> None:

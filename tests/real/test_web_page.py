@@ -29,9 +29,9 @@ def test_the_page_and_its_calls_are_below_one_address(start_real: StartReal, pag
     service = start_real({"llama_args": ["--path", str(page)]}, copies=("other",))
     moved = service.get("/ui?model=demo")
     assert (moved.status_code, moved.headers["location"]) == (308, "ui/?model=demo")
-    # Without a name and a loaded model it is not known whose page is meant, and nothing is loaded.
+    # Without a name it is the page of the model that "auto" means: of none now.
     asked = service.get("/ui/")
-    assert (asked.status_code, asked.json()["error"]["code"]) == (400, "invalid_request_error")
+    assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")
     assert service.get("/ui/?model=none").status_code == 404
     assert service.get("/admin/status").json()["models_loaded"] == 0
     found = service.get("/ui/?model=demo")
@@ -56,6 +56,9 @@ def test_the_page_and_its_calls_are_below_one_address(start_real: StartReal, pag
     assert service.get("/ui/props?model=demo").json()["model_alias"] == "demo"
     answer = service.post("/ui/v1/chat/completions", json=chat_body("other"))
     assert (answer.status_code, answer.json()["model"]) == (200, "other")
+    # What it tries and does without is no failed request.
+    for path in ("/ui/tools", "/ui/v1/streams/lookup", "/ui/v1/stream?conv_id=1"):
+        assert service.post(path, json={}).status_code == 404
     record = service.get("/admin/requests?limit=1").json()[0]
     assert (record["path"], record["model"]) == ("/v1/chat/completions", "other")
 

@@ -61,6 +61,17 @@ def test_a_model_that_leaves_is_not_meant() -> None:
     run(main())
 
 
+def test_some_models_may_not_count() -> None:
+    async def main() -> None:
+        world = World()
+        here = catalog(A, B)
+        async with world.scheduler as scheduler:
+            await world.use(B)
+            assert auto_model(here, scheduler, "", lambda one: one.id != "b").id == "a"
+
+    run(main())
+
+
 def test_else_a_pinned_one_else_the_default_else_the_only_one() -> None:
     async def main() -> None:
         scheduler = World().scheduler

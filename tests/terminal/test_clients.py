@@ -29,7 +29,9 @@ def caller(port: int | None = 8337, **fields: Any) -> Caller:
     ("user_agent", "name"),
     [
         ("OpenAI/Python 1.109.1", "OpenAI/Python"),
-        ("claude-cli/2.0.1 (external, cli)", "claude-cli/2.0.1"),
+        ("claude-cli/2.0.1 (external, cli)", "claude-cli"),
+        ("ai-sdk/openai-compatible/2.0.92 runtime/node.js/v20", "ai-sdk/openai-compatible"),
+        ("/1.0", "/1.0"),
         ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "browser"),
         ("x" * 200, "x" * 40),
     ],
@@ -39,7 +41,7 @@ def test_a_program_is_its_first_product(user_agent: str, name: str) -> None:
 
 
 def test_a_client_is_named_by_program_and_key() -> None:
-    assert client_name(caller(user_agent="curl/8.5.0", key_name="2")) == "curl/8.5.0 (key 2)"
+    assert client_name(caller(user_agent="curl/8.5.0", key_name="2")) == "curl (key 2)"
     assert client_name(caller(client="10.0.0.7")) == "10.0.0.7"
     assert client_name(caller(client="10.0.0.7", key_name="laptop")) == "10.0.0.7 (key laptop)"
     assert client_name(caller()) == ""
@@ -64,8 +66,8 @@ def test_ports_have_their_clients_once_and_in_order() -> None:
     curl = caller(user_agent="curl/8.5.0")
     callers = [curl, total, caller(client="::1"), curl, caller(port=None)]
     assert [(use.port, use.in_words) for use in port_uses(status, callers)] == [
-        (8337, "open, used by curl/8.5.0, ::1"),
-        (11434, "open, used by ollama/1"),
+        (8337, "open, used by curl, ::1"),
+        (11434, "open, used by ollama"),
         (8080, "not open: in use by nginx"),
     ]
     assert port_uses(status, [])[1].in_words == "open"

@@ -549,7 +549,11 @@ async def test_the_ports_and_their_clients_are_in_sight() -> None:
     world.requests[0] = msgspec.structs.replace(
         world.requests[0], port=11434, user_agent="ollama-python/0.5.1 (x86_64)"
     )
-    line = "Ports  8337  ·  11434 ollama-python/0.5.1  ·  8080 in use by nginx (pid 7)"
+    for place, program in enumerate(("a/1", "b/2", "c/3"), 1):
+        world.requests[place] = msgspec.structs.replace(
+            world.requests[place], port=8337, user_agent=program
+        )
+    line = "Ports  8337 a, b, +1  ·  11434 ollama-python  ·  8080 in use by nginx (pid 7)"
     async with running(world) as (app, _, pilot):
         await until(pilot, lambda: line in screen_text(app))
         assert "127.0.0.1:8337, 11434  local" in screen_text(app)

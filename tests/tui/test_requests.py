@@ -204,7 +204,7 @@ def test_the_details_name_the_client() -> None:
             UNICODE,
         )
     )
-    assert lines["client"] == "claude-cli/2.0.1 (key 2)"
+    assert lines["client"] == "claude-cli (key 2)"
     assert lines["address"] == "127.0.0.1"
     assert lines["user agent"] == "claude-cli/2.0.1 (external)"
     assert lines["port"] == "11434"

@@ -15,6 +15,7 @@ def _entry(model: Model) -> dict[str, object]:
         "name": model.id,
         "limit": {"context": model.context, "output": model.output},
         "tool_call": model.tools,
+        "reasoning": model.thinking,
         "attachment": model.images,
         "modalities": {"input": inputs, "output": ["text"]},
     }

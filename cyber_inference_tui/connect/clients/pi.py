@@ -12,6 +12,7 @@ from cyber_inference_tui.connect.connection import PROVIDER, Connection, Model
 def _entry(model: Model) -> dict[str, object]:
     return {
         "id": model.id,
+        "reasoning": model.thinking,
         "contextWindow": model.context,
         "maxTokens": model.output,
         "input": ["text", "image"] if model.images else ["text"],

@@ -19,6 +19,7 @@ def _entry(connection: Connection, model: Model) -> dict[str, object]:
         "url": f"{connection.openai_url}/chat/completions",
         "toolCalling": model.tools,
         "vision": model.images,
+        "thinking": model.thinking,
         # The two together are the context.
         "maxInputTokens": model.context - model.output,
         "maxOutputTokens": model.output,

@@ -53,6 +53,9 @@ class ModelLine:
 
 Request = ActiveRequestRecord | RequestRecord
 
+_CLIENTS = 2
+"""Clients of a port that its line names, so that all ports are in sight."""
+
 
 def _slots(line: ModelLine) -> str | None:
     model = line.model
@@ -204,7 +207,9 @@ def ports_line(snapshot: Snapshot, charset: Charset) -> Content:
     for use in port_uses(status, (*snapshot.active, *snapshot.finished)):
         parts.append((f"  {charset.dot}  " if parts else "Ports  ", "$text-muted"))
         parts.append((f"{use.port}", "" if use.problem is None else "$error"))
-        words = plain(use.problem or ", ".join(use.clients))
+        more = len(use.clients) - _CLIENTS
+        names = [*use.clients[:_CLIENTS], *([f"+{more}"] if more > 0 else [])]
+        words = plain(use.problem or ", ".join(names))
         parts.append((f" {words}" if words else "", "$text-muted"))
     return Content.assemble(*parts)
 
