@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
@@ -212,7 +212,10 @@ class TargetFinder:
         call.check(models.capabilities(model))
         if call.asks_nothing:
             raise OnlyLoadError(model, call)
-        own = {"model": model.id, "stream": call.stream}
+        own: dict[str, Any] = {"model": model.id, "stream": call.stream}
+        if call.stream and model.settings.command:
+            # llama-server reports the numbers of tokens without it.
+            own["stream_options"] = {"include_usage": True}
         body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
             body = with_fields(
