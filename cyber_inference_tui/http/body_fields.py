@@ -44,8 +44,14 @@ class NamedFields(msgspec.Struct):
     stream: Any = None
 
 
+class _Message(msgspec.Struct):
+    role: Any = None
+
+
 decode_named_fields = msgspec.json.Decoder(thread_safe(NamedFields)).decode
 _decode_fields = msgspec.json.Decoder(thread_safe(dict[str, msgspec.Raw])).decode
+_decode_messages = msgspec.json.Decoder(thread_safe(list[msgspec.Raw])).decode
+_decode_message = msgspec.json.Decoder(thread_safe(_Message)).decode
 
 BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """The decoder's errors for invalid JSON, and for JSON nested deeper than its stack."""
@@ -144,6 +150,22 @@ def with_fields(
         kept.insert(0, msgspec.json.encode(missing)[1:-1])
     separator = members[-1].separator if members else start
     return b"".join((body[:start], b",".join(kept), body[separator:]))
+
+
+def with_system(body: bytes, text: str) -> bytes:
+    """Return a chat request with a system message in front, unless it begins with its own.
+
+    Anything but a list of messages is left to the model's server, which explains what is wrong.
+    """
+    try:
+        messages = _decode_messages(_decode_fields(without_bom(body))["messages"])
+        role = _decode_message(messages[0]).role if messages else None
+    except (KeyError, *BROKEN):
+        return body
+    if role in ("system", "developer"):
+        return body
+    first = {"role": "system", "content": text}
+    return with_fields(body, defaults={}, overrides={"messages": [first, *messages]})
 
 
 class _Member(NamedTuple):

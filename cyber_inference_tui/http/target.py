@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
@@ -21,6 +22,7 @@ from cyber_inference_tui.http.body_fields import (
     try_read_fields,
     with_fields,
     with_model_field,
+    with_system,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
@@ -48,6 +50,7 @@ _LISTED = 10
 """The most models that a message lists."""
 _NO_FIELDS = BodyFields()
 _NO_RULES = RequestRules()
+_SYSTEM = "system"
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -189,12 +192,7 @@ class TargetFinder:
             if self._is_renamed(found.model, model):
                 overrides = {**overrides, "model": model.id}
             if rules or overrides:
-                body = with_fields(
-                    body,
-                    strip=rules.request_strip,
-                    defaults=rules.request_defaults,
-                    overrides=overrides,
-                )
+                body = changed_by_rules(route.path, body, rules, overrides)
                 stream = read_fields(body, content_type, must_be_object=True).stream
         elif self._is_renamed(found.model, model):
             body = with_model_field(body, content_type, model.id)
@@ -218,12 +216,7 @@ class TargetFinder:
             own["stream_options"] = {"include_usage": True}
         body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
-            body = with_fields(
-                body,
-                strip=rules.request_strip,
-                defaults=rules.request_defaults,
-                overrides={**rules.request_overrides, **own},
-            )
+            body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
         return Target(model, call.path, body, call.stream, True, call.answer)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
@@ -315,6 +308,25 @@ class TargetFinder:
             hint='Name one in the field "model", in ?model= or in the header X-Model.',
             param="model",
         )
+
+
+def changed_by_rules(
+    path: str, body: bytes, rules: RequestRules, overrides: Mapping[str, Any]
+) -> bytes:
+    """Return a request for ``path``, changed by rules with these overrides.
+
+    A default ``system`` is a system prompt, in the form that the API of the path has.
+    """
+    defaults = rules.request_defaults
+    prompt = defaults.get(_SYSTEM)
+    in_messages, in_field = "/chat/completions" in path, "/responses" in path
+    if isinstance(prompt, str) and (in_messages or in_field):
+        defaults = {name: value for name, value in defaults.items() if name != _SYSTEM}
+        if in_messages:
+            body = with_system(body, prompt)
+        else:
+            defaults.setdefault("instructions", prompt)
+    return with_fields(body, strip=rules.request_strip, defaults=defaults, overrides=overrides)
 
 
 def _refusal(method: str, path: str) -> CyberError | None:

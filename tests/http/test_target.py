@@ -257,6 +257,40 @@ async def test_an_alias_has_rules_of_its_own_over_the_models(
     assert tokenized.body == body
 
 
+BRIEF = {"request_defaults": {"system": "be brief", "seed": 1}}
+PROMPT = {"role": "system", "content": "be brief"}
+HI = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("target", "sent", "expected"),
+    [
+        (CHAT, {"messages": [HI]}, {"messages": [PROMPT, HI]}),
+        ("/chat/completions", {"messages": []}, {"messages": [PROMPT]}),
+        (CHAT, {"messages": [{"role": "system", "content": "x"}, HI]}, None),
+        (CHAT, {"messages": [{"role": "developer", "content": "x"}, HI]}, None),
+        (CHAT, {"messages": "hi"}, None),
+        (CHAT, {"messages": ["hi"]}, None),
+        (CHAT, {}, None),
+        ("/v1/messages", {"messages": [HI]}, {"messages": [HI], "system": "be brief"}),
+        ("/v1/messages", {"messages": [HI], "system": "x"}, None),
+        ("/v1/responses", {"input": "hi"}, {"input": "hi", "instructions": "be brief"}),
+        ("/v1/responses", {"input": "hi", "instructions": "x"}, None),
+        ("/v1/completions", {"prompt": "hi"}, {"prompt": "hi", "system": "be brief"}),
+    ],
+)
+async def test_a_system_prompt_has_the_form_of_each_api(
+    target: str, sent: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    server = Recorder()
+    async with forwarding(server, named("m", **BRIEF)) as world:
+        assert (await send(world, "POST", target, json.dumps(sent).encode())).status == 200
+    (got,) = server.seen
+    body = json.loads(got.body)
+    assert body.pop("seed") == 1
+    assert body == (sent if expected is None else expected)
+
+
 async def test_the_changed_request_decides_whether_it_streams() -> None:
     """Its comments and its record depend on the request that the server gets."""
     reply = answer(*EVENTS) + event('{"x":1}') + event("[DONE]") + LAST
