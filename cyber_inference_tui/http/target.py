@@ -203,11 +203,13 @@ class TargetFinder:
         call.check(models.capabilities(model))
         if call.asks_nothing:
             raise OnlyLoadError(model, call)
-        own = {"model": model.id, "stream": call.stream}
+        own: dict[str, Any] = {"model": model.id, "stream": call.stream}
+        if call.stream and model.settings.command:
+            # llama-server reports the numbers of tokens without it.
+            own["stream_options"] = {"include_usage": True}
         body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
-            overrides = {**rules.request_overrides, **own}
-            body = changed_by_rules(call.path, body, rules, overrides)
+            body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
         return Target(model, call.path, body, call.stream, True, call.answer)
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:

@@ -131,7 +131,7 @@ async def test_a_single_answer(quick: bool, taken: list[str]) -> None:  # noqa: 
 async def test_the_request_is_the_services_own() -> None:
     server = Recorder(WHOLE_ANSWER)
     rules = {
-        "request_defaults": {"top_k": 1, "n_predict": 9},
+        "request_defaults": {"top_k": 1, "max_tokens": 9, "system": "be brief"},
         "request_overrides": {"seed": 7, "stream": True},
         "request_strip": ("min_p",),
     }
@@ -153,8 +153,21 @@ async def test_the_request_is_the_services_own() -> None:
     for seen in server.seen:
         assert (seen.target, seen.headers["content-type"]) == (CHAT, "application/json")
         assert "accept-encoding" not in seen.headers
-        expected = {"model": "m", "stream": False, **HI, "n_predict": 4, "top_k": 1, "seed": 7}
-        assert json.loads(seen.body) == expected
+        messages = [{"role": "system", "content": "be brief"}, *HI["messages"]]
+        expected = {"model": "m", "stream": False, "max_tokens": 4, "top_k": 1, "seed": 7}
+        assert json.loads(seen.body) == {**expected, "messages": messages}
+
+
+async def test_another_engine_is_asked_for_its_numbers_of_tokens() -> None:
+    server = Recorder(STREAM)
+    async with forwarding(server, model("c", command=("engine",))) as world:
+        fields = {"options": {"num_predict": 4}, "tools": [{"type": "function"}], "think": True}
+        async with world.front.client.post("/api/chat", data=body(model="c", **fields)) as got:
+            assert got.status == 200
+    (seen,) = server.seen
+    told = json.loads(seen.body)
+    assert (told["max_tokens"], told["stream_options"]) == (4, {"include_usage": True})
+    assert told["tools"] == fields["tools"]
 
 
 async def test_embeddings_and_completions() -> None:

@@ -56,7 +56,7 @@ def test_a_chat() -> None:
     assert as_json(call) == {
         "messages": [{"role": "user", "content": "hi"}],
         "tools": [TOOL],
-        "n_predict": 4,
+        "max_tokens": 4,
         "temperature": 0,
     }
     assert not call.asks_nothing
@@ -276,7 +276,7 @@ def test_all_options() -> None:
         "mirostat": 1,
     }
     found = llama_options(options)
-    assert found.pop("n_predict") == 5
+    assert found.pop("max_tokens") == 5
     assert found.pop("n_keep") == 4
     assert found == {name: options[name] for name in found}
     assert len(found) == 11

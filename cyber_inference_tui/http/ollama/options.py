@@ -116,9 +116,9 @@ def llama_options(options: dict[str, Any] | None) -> dict[str, Any]:
                 found[theirs] = read(value)
             except (TypeError, ValueError):
                 raise HttpError(f'option "{name}" must be of type {kind}', 500) from None
-    if found.get("n_predict", 0) < 0:
+    if found.get("max_tokens", 0) < 0:
         # Without a limit, as by default.
-        del found["n_predict"]
+        del found["max_tokens"]
     return found
 
 
@@ -143,7 +143,7 @@ def _texts(value: Any) -> list[str]:
 
 _Reader = Callable[[Any], Any]
 OPTIONS: dict[str, tuple[str, _Reader, str]] = {
-    "num_predict": ("n_predict", _integer, "integer"),
+    "num_predict": ("max_tokens", _integer, "integer"),
     "num_keep": ("n_keep", _integer, "integer"),
     "seed": ("seed", _integer, "integer"),
     "top_k": ("top_k", _integer, "integer"),
