@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -376,7 +377,7 @@ def _array(cursor: _Cursor) -> Value | None:
             cursor.skip(count * scalar.size)
             return None
         raw = cursor.take(count * scalar.size)
-        return tuple(item for (item,) in scalar.iter_unpack(raw))
+        return tuple(chain.from_iterable(scalar.iter_unpack(raw)))
     if kind == _STRING:
         cursor.skip_strings(count)
         return None

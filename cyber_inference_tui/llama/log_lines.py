@@ -89,8 +89,12 @@ def without_protocol(lines: bytes) -> tuple[bytes, list[bytes]]:
 
 def clean_output(lines: bytes) -> bytes:
     """Return the lines as clean UTF-8 (see ``text.clean_line``), each with its newline."""
-    if not lines.translate(None, _PLAIN) and not _may_have_line_over(MAX_CHARACTERS, lines):
-        return lines
+    special = lines.translate(None, _PLAIN)
+    if not special.strip(b"\t"):
+        if special:
+            lines = lines.replace(b"\t", b"    ")
+        if not _may_have_line_over(MAX_CHARACTERS, lines):
+            return lines
     # All lines are decoded together: a broken character never swallows the newline after it.
     texts = clean_lines(lines.decode("utf-8", "replace").split("\n"))
     return "\n".join(texts).encode()

@@ -11,6 +11,8 @@ from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceE
 from cyber_inference_tui.service.events import EventBus
 
 _INTERVAL = 0.1
+_UNREAD_INTERVAL = 1.0
+"""While nobody reads them: a model's record takes as long as two small requests."""
 _EVENT_LINES = 500
 """Lines of one event. Of a flood the newest are published; the log has all."""
 
@@ -52,7 +54,7 @@ class ChangeNotifier:
 
     def models_are_watched(self) -> bool:
         """Return whether somebody reads the events of models."""
-        return self._events.has_readers("model", _READER_SECONDS)
+        return self._is_read("model")
 
     def problems_changed(self) -> None:
         """Publish that the list of unusable files has changed."""
@@ -70,7 +72,7 @@ class ChangeNotifier:
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, {}
-        is_read = self._events.has_readers("log", _READER_SECONDS)
+        is_read = self._is_read("log")
         for log_id, new in lines.items():
             if is_read:
                 self._events.publish("log", _event(log_id, new))
@@ -81,7 +83,13 @@ class ChangeNotifier:
             self.state_changed(model_id)
 
     def _start_timer(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self.flush)
+        is_read = any(self._is_read(topic) for topic in ("model", "log"))
+        self._timer = asyncio.get_running_loop().call_later(
+            _INTERVAL if is_read else _UNREAD_INTERVAL, self.flush
+        )
+
+    def _is_read(self, topic: str) -> bool:
+        return self._events.has_readers(topic, _READER_SECONDS)
 
 
 def _event(log_id: str, new: NewestLines) -> LogEvent:

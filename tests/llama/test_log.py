@@ -269,6 +269,39 @@ def test_a_known_level_is_that_of_every_line() -> None:
     assert log.last_error == 2
 
 
+SAMPLING = "\trepeat_last_n = 64, repeat_penalty = 1.000"
+"""llama-server prints such lines, without a level, for each request at ``--verbosity 4``."""
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "0.05.070.507 I slot launch_slot_: id  0 | task 2 | processing task",
+                "0.05.070.769 W slot operator(): id  0 | task 2 | n_past was set to 3",
+                "0.05.070.770 E srv  send_error: task id = 1",
+                "0.05.070.771 D srv  update_slots: W",
+                SAMPLING,
+                f"{SAMPLING}: failed to read",
+                "    top_k = 40",
+                "error: it broke",
+                "",
+            ]
+        ),
+        min_size=1,
+    )
+)
+def test_the_worst_level_of_lines_is_that_of_the_log(lines: list[str]) -> None:
+    log = new_log()
+    log.write(clean_output("".join(f"{line}\n" for line in lines).encode()))
+    (span,) = log.snapshot()
+    ranks = line_ranks([clean_line(line) for line in lines])
+    worst = span.worst
+    assert worst is not None
+    assert worst >= max(ranks)
+    assert (worst == LEVELS.index(LogLevel.ERROR)) == (log.last_error is not None)
+
+
 def test_a_log_of_several_runs() -> None:
     log = Log(now=lambda: NOW, kept_bytes=100)
     running = [log.running]

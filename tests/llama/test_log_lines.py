@@ -80,6 +80,7 @@ some_lines = st.lists(
         st.integers(-3, 3).map(lambda extra: b"x" * (MAX_CHARACTERS + extra)),
         st.integers(-3, 3).map(lambda extra: "ü".encode() * (MAX_CHARACTERS + extra)),
         st.just(b"0.00.123.456 I srv  update_slots: all slots are idle"),
+        st.sampled_from((b"\ttop_k = 40\t", b"\t" * (MAX_CHARACTERS // 4 + 1))),
     ),
     max_size=8,
 )

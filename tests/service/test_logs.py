@@ -19,7 +19,7 @@ from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.install import INSTALL_LOG
 from cyber_inference_tui.service.logs import SERVICE_LOG, Logs, service_log
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LINES = 20_000
@@ -233,6 +233,22 @@ async def test_lines_that_nobody_reads_are_no_events(room: Room) -> None:
     bus.leave_out("m")
     (gap,) = late.take()
     assert (gap.topic, gap.data) == ("gap", GapEvent(missed=1, topic="log"))
+
+
+@pytest.mark.parametrize("topic", ["model", "log"])
+async def test_changes_that_nobody_reads_are_published_later(topic: str) -> None:
+    asked: list[str] = []
+
+    def changed(name: str, bus: EventBus) -> None:
+        notifier = ChangeNotifier(bus, record=lambda _: asked.append(name))
+        notifier.detail_changed("m")
+
+    read = EventBus()
+    read.expect_reader(topic)
+    changed("unread", EventBus())
+    changed("read", read)
+    await until(lambda: asked)
+    assert asked == ["read"]
 
 
 async def test_the_end_of_a_log_as_text(room: Room) -> None:
