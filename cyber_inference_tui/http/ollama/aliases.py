@@ -127,7 +127,4 @@ def changes_of(system: str | None, parameters: Mapping[str, Any] | None) -> dict
     ``HttpError`` for an option of a wrong type.
     """
     changes = llama_options(dict(parameters or {}))
-    if "n_predict" in changes:
-        # The field that clients of other APIs send, so that theirs counts.
-        changes["max_tokens"] = changes.pop("n_predict")
     return {"system": system, **changes} if system else changes

@@ -141,7 +141,7 @@ def parameters_of(defaults: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
     An option with several values, as ``stop``, occurs several times.
     """
-    names = {known[0]: option for option, known in OPTIONS.items()} | {"max_tokens": "num_predict"}
+    names = {known[0]: option for option, known in OPTIONS.items()} | {"n_predict": "num_predict"}
     return [
         (names[field], one)
         for field, value in sorted(defaults.items())
