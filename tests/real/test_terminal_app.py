@@ -234,6 +234,19 @@ def test_every_size_has_its_say(home: Home) -> None:
         terminal.wait_without("too small")
 
 
+def test_the_way_to_connect_is_told_at_every_size(home: Home) -> None:
+    with home.terminal("--demo") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        terminal.press("C")
+        for size in ((120, 40), (80, 24), (60, 20)):
+            terminal.resize(*size)
+            terminal.wait_for(
+                "Connect a client", f"{home.url}/v1", "none needed", "demo", "curl", "esc closes"
+            )
+        terminal.press("Escape")
+        terminal.wait_without("Connect a client")
+
+
 def test_sigterm_leaves_the_terminal_as_it_was(home: Home) -> None:
     with home.terminal("--demo") as terminal:
         terminal.wait_for("demo", "unloaded")
