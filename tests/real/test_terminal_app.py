@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -232,6 +233,15 @@ def test_every_size_has_its_say(home: Home) -> None:
         terminal.resize(160, 50)
         terminal.wait_for("demo", "unloaded")
         terminal.wait_without("too small")
+
+
+def test_a_key_that_the_start_makes_is_known(home: Home) -> None:
+    with home.terminal("--demo", "--host", "0.0.0.0") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        terminal.press("C")
+        terminal.wait_for("Connect a client", "••••", "None yet.")
+        terminal.press("v")
+        terminal.wait_for(tomllib.loads(home.config.read_text())["api_keys"][0])
 
 
 def test_the_way_to_connect_is_told_at_every_size(home: Home) -> None:
