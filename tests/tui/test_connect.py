@@ -238,7 +238,11 @@ async def test_it_follows_the_models() -> None:
         client.set_model(QWEN, aliases=("new-name",))
         await pilot.press("m", *"new-name", "enter")
         await until(pilot, lambda: '{"model": "new-name"' in screen_text(app))
+        client.set_model("qwen3-32b-q4_k_m", aliases=("new-name",))
+        await until(pilot, lambda: "curl" not in screen_text(app))
         client.set_model(QWEN, aliases=())
+        await until(pilot, lambda: "curl" in screen_text(app))
+        client.set_model("qwen3-32b-q4_k_m", aliases=())
         await until(pilot, lambda: "new-name" not in screen_text(app))
         assert app.screen.query_one(KindList).rows == before
 

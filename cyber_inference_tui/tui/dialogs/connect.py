@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events, on
@@ -188,8 +189,10 @@ class ConnectDialog(ModalScreen[None]):
         url = self.cyber.client.url
         found = []
         if (model := self._model(snapshot)) is not None:
-            target = connection_to(model, snapshot.models, url=url, key=key)
-            found = ready_lines(target, model.kind)
+            # An alias has two models for a moment when it moves from one to the other.
+            with contextlib.suppress(CyberError):
+                target = connection_to(model, snapshot.models, url=url, key=key)
+                found = ready_lines(target, model.kind)
         ssh = self._tunnel(snapshot)
         return [ssh, *found] if self.cyber.options.attached else [*found, ssh]
 
