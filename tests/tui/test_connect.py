@@ -218,7 +218,7 @@ async def test_a_client_that_calls_appears_at_once() -> None:
         assert "1 min" in text
         world.clients = [caller("ollama/0.9", 0)]
         client.publish("request", request(60))
-        await until(pilot, lambda: "ollama/0.9" in screen_text(app))
+        await until(pilot, lambda: "ollama " in screen_text(app))
         assert "OpenAI/Python" not in screen_text(app)
 
 
@@ -253,7 +253,7 @@ async def test_all_of_it_is_in_sight_at_every_size(size: tuple[int, int]) -> Non
     world.clients = [caller("claude-cli/2.1", 4)]
     async with opened(keyed(world), size=size, first_page="models") as (app, _, pilot):
         lines = screen_text(app).splitlines()
-        for text in ("Connect a client", "/v1 ", "Key ", "RECENT CLIENTS", "claude-cli/2.1"):
+        for text in ("Connect a client", "/v1 ", "Key ", "RECENT CLIENTS", "claude-cli "):
             assert any(text in line for line in lines), text
         assert any("c copies the lines" in line and "esc closes" in line for line in lines)
         assert sum("copies" in line for line in lines) == 5

@@ -246,7 +246,7 @@ async def _connect(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None
     client.api_key = "sk-" + "0123456789abcdef" * 3
     await until(pilot, lambda: "FITS" in screen_text(app))
     await pilot.press("G", "C")
-    await until(pilot, lambda: "claude-cli/2.0.76" in screen_text(app))
+    await until(pilot, lambda: "claude-cli" in screen_text(app))
 
 
 def test_connect(looks: Callable[..., None]) -> None:

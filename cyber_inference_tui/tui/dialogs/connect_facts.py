@@ -107,9 +107,12 @@ def mask(charset: Charset) -> str:
 
 
 def address_facts(url: str, status: StatusRecord | None) -> list[Fact]:
-    """Return the addresses, with the other open ports of ``status``."""
+    """Return the addresses, with the other open ports of ``status``.
+
+    Ollama's clients have the same address as Anthropic's.
+    """
     ports = [str(one.port) for one in status.extra_ports if not one.problem] if status else []
-    also = f"also on port {' and '.join(ports)}" if ports else ""
+    also = f"Ollama, too; also on port {' and '.join(ports)}" if ports else "Ollama, too"
     return [
         Fact("OpenAI", f"{url}/v1", keys=(("a", "copies"),)),
         Fact("Anthropic", url, also, (("b", "copies"),)),
