@@ -49,7 +49,9 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     from cyber_inference_tui.tui.app_options import AfterExit
 
     service = find_or_start(options)
-    client = client_of(service.url, loaded.settings)
+    # A start may have made a key.
+    settings = options.load().settings if service.started else loaded.settings
+    client = client_of(service.url, settings)
     launch = app_options(loaded, owned=service.started, readonly=readonly)
     leave = _run(client, launch, demo=options.demo and not service.started)
     if leave is AfterExit.KEEP and service.started:
@@ -124,10 +126,17 @@ def app_options(
         notices=keymap.problems,
         save_theme=None if readonly and not attached else partial(_save_theme, loaded),
         signals=True,
+        machine=_ssh_name(os.environ),
         attached=attached,
         readonly=readonly,
         **fields,  # type: ignore[arg-type]
     )
+
+
+def _ssh_name(environ: Mapping[str, str]) -> str:
+    """Return this machine and its user, as ``ssh`` on another machine names them."""
+    user, machine = environ.get("USER"), os.uname().nodename
+    return f"{user}@{machine}" if user else machine
 
 
 def _save_theme(loaded: LoadedSettings, name: str) -> None:

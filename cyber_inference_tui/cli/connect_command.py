@@ -238,14 +238,8 @@ def _ask(question: str, terminal: Terminal, *, yes: bool) -> None:
 def _print_notes(client: Client, connection: Connection, terminal: Terminal) -> None:
     for note in client.notes(connection):
         print_note(note, terminal)
-    model = connection.model
-    if model.context < client.least_context:
-        text = (
-            f"{model.id} has {model.context:,} tokens of context; {client.title} needs about "
-            f"{client.least_context:,}. Set context_size and parallel in its table of the "
-            "settings, then connect again."
-        )
-        print_note(clean_text(text), terminal)
+    if lack := client.lack_of_context(connection):
+        print_note(clean_text(lack), terminal)
 
 
 def _list(options: GlobalOptions, as_json: bool) -> None:

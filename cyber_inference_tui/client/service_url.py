@@ -83,21 +83,29 @@ def is_loopback_url(url: str) -> bool:
         return host == "localhost"
 
 
-def tunnel(url: str) -> tuple[str, str]:
+def tunnel(url: str, far_port: int = DEFAULT_PORT) -> tuple[str, str]:
     """Return an ssh command that opens a tunnel to the service at ``url``, and its URL then.
 
-    A URL of this machine is taken for the near end of the tunnel.
+    A URL of this machine is taken for the near end of the tunnel; the service is at ``far_port``.
     """
     parts = urlsplit(url)
     if is_loopback_url(url):
-        near, far, host = parts.port or 80, DEFAULT_PORT, "user@host"
-    else:
-        far = parts.port or DEFAULT_PORT
-        # The same port of this machine may have a service of its own.
-        near = far + _TUNNEL_OFFSET if far + _TUNNEL_OFFSET < 65536 else far
-        host = shlex.quote(parts.hostname or "")
-        url = f"http://127.0.0.1:{near}"
-    return f"ssh -N -L {near}:127.0.0.1:{far} {host}", url
+        return f"ssh -N -L {parts.port or 80}:127.0.0.1:{far_port} user@host", url
+    far = f"http://127.0.0.1:{parts.port or DEFAULT_PORT}"
+    return tunnel_to(parts.hostname or "", far)
+
+
+def tunnel_to(host: str, far: str) -> tuple[str, str]:
+    """Return an ssh command that opens a tunnel to the URL ``far`` of ``host``, and its URL then.
+
+    The near machine may have a service at the far port, so the near port is another.
+    """
+    parts = urlsplit(far)
+    port = parts.port or 80
+    near = port + _TUNNEL_OFFSET if port + _TUNNEL_OFFSET < 65536 else port
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    forward = shlex.quote(f"{near}:{name}:{port}")
+    return f"ssh -N -L {forward} {shlex.quote(host)}", f"http://127.0.0.1:{near}"
 
 
 def serve_command(url: str) -> str:

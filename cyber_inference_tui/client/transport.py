@@ -71,7 +71,7 @@ class Transport:
     ) -> None:
         self.url = url.rstrip("/")
         self.token = token
-        self._api_key = api_key
+        self.api_key = api_key
         self._renew = renew
         self._renewing = asyncio.Lock()
         self._seconds = timeout
@@ -242,7 +242,7 @@ class Transport:
     def _authorization(self, path: str) -> dict[str, str]:
         if path == endpoints.LOGIN.path:
             return {}
-        secret = self.token if path.startswith(_ADMIN_PATHS) else self._api_key
+        secret = self.token if path.startswith(_ADMIN_PATHS) else self.api_key
         return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def _limits(self, read: float) -> httpx.Timeout:

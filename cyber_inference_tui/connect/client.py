@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -117,3 +118,19 @@ class Client:
     """Tokens that it needs to work well."""
     notes: Callable[[Connection], tuple[str, ...]] = lambda connection: ()
     """What remains to be done by hand."""
+
+    def lack_of_context(self, connection: Connection) -> str:
+        """Return a sentence if the model has less context than the client needs, else nothing."""
+        model = connection.model
+        if model.context >= self.least_context:
+            return ""
+        return (
+            f"{model.id} has {model.context:,} tokens of context; {self.title} needs about "
+            f"{self.least_context:,}. Set context_size and parallel in its table of the settings, "
+            "then connect again."
+        )
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Return the lines of a shell that set environment variables."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())

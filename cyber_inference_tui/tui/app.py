@@ -95,6 +95,13 @@ class CyberApp(App[AfterExit]):
             id="app.help",
             tooltip="The keys of this page",
         ),
+        Binding(
+            "C,f2",
+            "connect",
+            "Connect",
+            id="app.connect",
+            tooltip="Address, key and ready lines for clients",
+        ),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
@@ -204,8 +211,9 @@ class CyberApp(App[AfterExit]):
             return  # the app is closing, and pages have lost their widgets already
         self._announce(snapshot)
         for screen in self.screen_stack:
-            if isinstance(screen, Page):
-                screen.draw(snapshot)
+            # Pages, and dialogs that show the service.
+            if (draw := getattr(screen, "draw", None)) is not None:
+                draw(snapshot)
 
     def _announce(self, snapshot: Snapshot) -> None:
         """Show a notification of each download and installation that ended since the last look."""
@@ -366,6 +374,19 @@ class CyberApp(App[AfterExit]):
 
         if not isinstance(self.screen, Keys):
             self.push_screen(Keys(self.screen))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether an action is available: clients connect to a service that has answered."""
+        if action == "connect":
+            return self.snapshot.reached
+        return super().check_action(action, parameters)
+
+    def action_connect(self) -> None:
+        """Show how clients connect, with lines for the model of the page."""
+        from cyber_inference_tui.tui.dialogs.connect import ConnectDialog  # noqa: PLC0415 - seldom
+
+        if isinstance(self.screen, Page):
+            self.push_screen(ConnectDialog(self.screen.chosen()))
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""

@@ -36,6 +36,8 @@ class AppOptions:
 
     attached: bool = False
     """The service runs on another machine."""
+    machine: str = "user@host"
+    """This machine, as ``ssh`` on another machine names it."""
     owned: bool = False
     """The caller started the service for this app."""
     readonly: bool = False

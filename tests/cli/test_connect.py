@@ -66,6 +66,15 @@ def test_difference_settings_and_undo(
     assert connect("claude-code", "--undo", "--yes").code == 4
 
 
+def test_the_configuration_says_what_auto_means(
+    connect: CommandLine, models: StandIn, config: Path
+) -> None:
+    config.write_text('default_model = "Other"\n[models.auto]\naliases = ["Best"]\n')
+    models.models = {name: ModelRecord(id=name) for name in ("one", "other")}
+    assert "OPENAI_MODEL=other\n" in connect("env").out
+    assert "OPENAI_MODEL=Best\n" in connect("env", "--model", "best").out
+
+
 def test_nothing_is_written_without_an_answer(connect: CommandLine, settings: Path) -> None:
     before = settings.read_text()
     done = connect("claude-code")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
-from cyber_inference_tui.client.service_url import service_address, tunnel
+from cyber_inference_tui.client.service_url import service_address, tunnel, tunnel_to
 from cyber_inference_tui.errors import InvalidRequestError
 
 
@@ -48,3 +50,10 @@ def test_other_texts_are_refused(text: str) -> None:
 )
 def test_a_tunnel_leads_to_the_service(url: str, command: str, near: str) -> None:
     assert tunnel(url) == (f"ssh -N -L {command}", near)
+
+
+def test_a_tunnel_may_lead_to_another_port_and_to_this_machine() -> None:
+    assert tunnel("http://127.0.0.1:8337", 9000)[0] == "ssh -N -L 8337:127.0.0.1:9000 user@host"
+    command, near = tunnel_to("me@it's", "http://[::1]:8337")
+    assert shlex.split(command) == ["ssh", "-N", "-L", "18337:[::1]:8337", "me@it's"]
+    assert near == "http://127.0.0.1:18337"

@@ -36,6 +36,7 @@ from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    ClientRecord,
     ConfigCheckRecord,
     ConfigValueRecord,
     CpuRecord,
@@ -68,7 +69,7 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
-from cyber_inference_tui.records.queries import HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -111,6 +112,7 @@ class World:
     requests: list[RequestRecord] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
     totals: list[ModelTotals] = field(default_factory=list)
+    clients: list[ClientRecord] = field(default_factory=list)
     details: dict[str, ModelDetails] = field(default_factory=dict)
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
     runs: dict[str, tuple[LogRun, ...]] = field(default_factory=dict)
@@ -378,6 +380,9 @@ class _History(History):
             and query.failed in {None, one.status >= 400 or one.error is not None}
         ]
         return self._service.read("requests", found[: query.limit], query)
+
+    async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
+        return self._service.read("clients", self._service.world.clients[: query.limit])
 
     async def totals(self) -> list[ModelTotals]:
         return self._service.read("totals", list(self._service.world.totals))

@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -232,6 +233,28 @@ def test_every_size_has_its_say(home: Home) -> None:
         terminal.resize(160, 50)
         terminal.wait_for("demo", "unloaded")
         terminal.wait_without("too small")
+
+
+def test_a_key_that_the_start_makes_is_known(home: Home) -> None:
+    with home.terminal("--demo", "--host", "0.0.0.0") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        terminal.press("C")
+        terminal.wait_for("Connect a client", "••••", "None yet.")
+        terminal.press("v")
+        terminal.wait_for(tomllib.loads(home.config.read_text())["api_keys"][0])
+
+
+def test_the_way_to_connect_is_told_at_every_size(home: Home) -> None:
+    with home.terminal("--demo") as terminal:
+        terminal.wait_for("demo", "unloaded")
+        terminal.press("C")
+        for size in ((120, 40), (80, 24), (60, 20)):
+            terminal.resize(*size)
+            terminal.wait_for(
+                "Connect a client", f"{home.url}/v1", "none needed", "demo", "curl", "esc closes"
+            )
+        terminal.press("Escape")
+        terminal.wait_without("Connect a client")
 
 
 def test_sigterm_leaves_the_terminal_as_it_was(home: Home) -> None:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Self
+
+import httpx
 
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess
@@ -311,6 +314,38 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
         service.start()
         app.press("r")
         app.wait_for("plum", "FITS")
+
+
+def copied(sent: bytes) -> str:
+    """The text that was last put on the clipboard."""
+    found: list[bytes] = re.findall(rb"\x1b\]52;c;([^\x07]*)\x07", sent)
+    return base64.b64decode(found[-1]).decode() if found else ""
+
+
+def test_a_client_connects_with_what_the_app_copies(starter: Starter) -> None:
+    key = "a-key-that-nobody-sees"
+    service = starter.fake({"plum": {}}, config={"api_keys": [key]})
+    with Pty(service) as app:
+        app.wait_for("plum")
+        app.press("C")
+        app.wait_for("Connect a client", f"{service.url}/v1", "••••", "None yet")
+        app.press("j")  # the tunnel is first
+        app.wait_for("Bearer ")
+        app.press("c")
+        app.wait_for("\x1b]52;")
+        program, url, *options = shlex.split(copied(app.sent).replace("\\\n", ""))
+        assert (program, url) == ("curl", f"{service.url}/v1/chat/completions")
+        headers = dict(one.split(": ") for one in options[1:4:2])
+        headers["User-Agent"] = "my-client/1.0"
+        assert httpx.post(url, content=options[-1], headers=headers).status_code == 200
+        app.wait_for("my-client/1.0", "(key 1)")
+        assert key.encode() not in app.sent
+        app.press("y")
+        app.wait_for("Copied the key.")
+        assert copied(app.sent) == key
+        app.press("v")
+        app.wait_for(key)
+        app.press("q")  # the dialog
 
 
 def background(sent: bytes) -> bytes:

@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.dialogs.connect import ConnectDialog
 from cyber_inference_tui.tui.dialogs.keys import Keys
 from cyber_inference_tui.tui.dialogs.password import Password
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
@@ -44,6 +45,7 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "password": lambda _: Password(f"http://{NAME.lower()}.example:8337", login, can_keep=True),
     "sampling": lambda _: SamplingForm(Sampling()),
     "keys": lambda app: Keys(app.screen),
+    "connect": lambda app: ConnectDialog(app.snapshot.models[0]),
 }
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-from cyber_inference_tui.records import InstallState, ModelStatus
+from cyber_inference_tui.records import ClientRecord, InstallState, ModelStatus, PortRecord
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.chat.page import ChatPage
@@ -23,7 +23,7 @@ from cyber_inference_tui.tui.widgets.log_view import LogView
 from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import busy_world, empty_world
+from tests.tui.world import ago, busy_world, empty_world
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
@@ -219,6 +219,55 @@ def test_settings(looks: Callable[..., None]) -> None:
 
 def test_help(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("Everywhere", keys=("question_mark",)), first_page="models")
+
+
+def _with_clients() -> World:
+    world = busy_world()
+    world.status = msgspec.structs.replace(world.status, extra_ports=(PortRecord(port=11434),))
+    world.clients = [
+        ClientRecord(
+            user_agent=agent,
+            key_name=key,
+            client=address,
+            port=port,
+            requests=requests,
+            last_used_at=ago(seconds),
+        )
+        for agent, key, address, port, requests, seconds in (
+            ("claude-cli/2.0.76 (external, cli)", "1", "127.0.0.1", 8337, 1204, 4),
+            ("ollama/0.9.6 (amd64 linux)", None, "127.0.0.1", 11434, 18, 95),
+            ("OpenAI/Python 2.8.1", "2", "192.168.1.20", 8337, 3, 7300),
+        )
+    ]
+    return world
+
+
+async def _connect(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+    client.api_key = "sk-" + "0123456789abcdef" * 3
+    await until(pilot, lambda: "FITS" in screen_text(app))
+    await pilot.press("G", "C")
+    await until(pilot, lambda: "claude-cli/2.0.76" in screen_text(app))
+
+
+def test_connect(looks: Callable[..., None]) -> None:
+    looks(_with_clients(), _connect, first_page="models")
+
+
+def test_connect_light(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await _connect(pilot, app, client)
+        await pilot.press("v", "j", "j", "j", "j")
+        await until(pilot, lambda: "export ANTHROPIC_BASE_URL" in screen_text(app))
+
+    looks(_with_clients(), steps, first_page="models", theme=LIGHT.name)
+
+
+def test_connect_small(looks: Callable[..., None]) -> None:
+    looks(_with_clients(), _connect, first_page="models", size=SMALL)
+
+
+def test_connect_narrow(looks: Callable[..., None]) -> None:
+    looks(_with_clients(), _connect, first_page="models", size=(60, 20))
 
 
 def test_the_question_at_the_end(looks: Callable[..., None]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-
-from cyber_inference_tui.connect.client import Api, Client
+from cyber_inference_tui.connect.client import Api, Client, exports
 from cyber_inference_tui.connect.connection import Connection
 
 
@@ -20,12 +18,12 @@ def _printed(connection: Connection) -> str:
         "ANTHROPIC_MODEL": connection.model.id,
         "OLLAMA_HOST": connection.url,
     }
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return exports(variables)
 
 
 CLIENT = Client(
     name="env",
-    title="the shell",
+    title="Shell",
     api=Api.CHAT,
     printed=_printed,
     notes=lambda connection: ('`eval "$(cyber-inference-tui connect env)"` sets them.',),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-
-from cyber_inference_tui.connect.client import Api, Client
+from cyber_inference_tui.connect.client import Api, Client, exports
 from cyber_inference_tui.connect.connection import PATIENCE, Connection
 
 
@@ -18,7 +16,7 @@ def _printed(connection: Connection) -> str:
         "TASK_MODEL_EXTERNAL": connection.fast.id,
         "AIOHTTP_CLIENT_TIMEOUT": str(PATIENCE),
     }
-    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return exports(variables)
 
 
 CLIENT = Client(

@@ -13,6 +13,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
+from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
 from cyber_inference_tui.tui.key_bar import KeyBar
 from cyber_inference_tui.tui.pages.no_service import NoService
@@ -62,6 +63,10 @@ class Page(Screen[None]):
     def show(self, snapshot: Snapshot) -> None:
         """Draw ``snapshot``."""
         raise NotImplementedError
+
+    def chosen(self) -> ModelRecord | None:
+        """Return the selected model, on a page that has one."""
+        return None
 
     @property
     def cyber(self) -> CyberApp:

@@ -139,6 +139,10 @@ class ChatPage(Page):
     def _model(self) -> ModelRecord | None:
         return None if self._chosen is None else self.cyber.snapshot.model(self._chosen)
 
+    def chosen(self) -> ModelRecord | None:
+        """Return the model to chat with."""
+        return self._model
+
     def choose(self, model_id: str) -> None:
         """Choose this model and focus the message field."""
         self._chosen = model_id

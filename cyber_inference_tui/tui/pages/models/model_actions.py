@@ -52,10 +52,6 @@ class ModelActions(Page):
         {"load", "unload", "pin", "delete", "edit", "chat"}
     )
 
-    def chosen(self) -> ModelRecord | None:
-        """Return the selected model."""
-        raise NotImplementedError
-
     def chosen_details(self) -> ModelDetails | None:
         """Return the details of the selected model, if the page shows them."""
         return None

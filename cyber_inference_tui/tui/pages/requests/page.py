@@ -228,8 +228,8 @@ class RequestsPage(Page):
             ("Point any OpenAI client at  ", "$text-muted"),
             f"{self.client.url}/v1",
             (
-                "  or press 6 to chat.\nEach request appears here with its tokens, its speed "
-                "and its error, if it failed.",
+                "  with the lines that C shows, or press 6 to chat.\nEach request appears here "
+                "with its tokens, its speed and its error, if it failed.",
                 "$text-muted",
             ),
         )
