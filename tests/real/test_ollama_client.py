@@ -13,7 +13,7 @@ import pytest
 
 from tests.gguf.synthetic_projector import projector
 from tests.hub.stand_in_hub import StandInHub
-from tests.real.conftest import Starter
+from tests.real.conftest import Starter, StartFake
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
 
@@ -278,6 +278,17 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_messages(client: Any) 
         assert last.eval_count == 6
         # A quarter of the context is free.
         assert 2000 < last.prompt_eval_count < 6200
+
+
+def test_keys(start_fake: StartFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = start_fake({"a": {}}, config={"api_keys": ["secret"]})
+    with pytest.raises(ollama.ResponseError) as caught:
+        ollama.Client(host=service.url).list()
+    assert caught.value.status_code == 401
+    monkeypatch.setenv("OLLAMA_API_KEY", "secret")
+    with ollama.Client(host=service.url) as client:
+        assert [one.model for one in client.list().models] == ["a"]
+        assert client.chat(model="a", messages=HELLO).done
 
 
 def test_keep_alive(client: Any, service: ServiceProcess) -> None:
