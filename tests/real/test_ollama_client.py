@@ -282,8 +282,8 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_messages(client: Any) 
 
 def test_keys(start_fake: StartFake, monkeypatch: pytest.MonkeyPatch) -> None:
     service = start_fake({"a": {}}, config={"api_keys": ["secret"]})
-    with pytest.raises(ollama.ResponseError) as caught:
-        ollama.Client(host=service.url).list()
+    with ollama.Client(host=service.url) as client, pytest.raises(ollama.ResponseError) as caught:
+        client.list()
     assert caught.value.status_code == 401
     monkeypatch.setenv("OLLAMA_API_KEY", "secret")
     with ollama.Client(host=service.url) as client:
