@@ -21,7 +21,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import at_rest, chart, cold_starts, growth, small_requests, streams, table
+from benchmarks import (
+    at_rest,
+    chart,
+    cold_starts,
+    growth,
+    ollama,
+    small_requests,
+    streams,
+    table,
+)
 from benchmarks.big_model import write_models
 from benchmarks.table import Row
 from benchmarks.targets import Ground
@@ -35,6 +44,7 @@ PARTS: dict[str, Part] = {
     "embeddings": small_requests.embeddings,
     "chunk": streams.per_chunk,
     "first": streams.first_byte,
+    "ollama": ollama.translation,
     "held": lambda ground, model, rounds: streams.most_held(ground, model, max(1, rounds // 3)),
     "cold": lambda ground, model, rounds: cold_starts.cold(ground, model, rounds * 2 + 1),
     "swap": lambda ground, model, rounds: cold_starts.swap(ground, model, rounds * 2 + 1),

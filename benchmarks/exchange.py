@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-_MARK = b"data: "
-
 
 class Request(NamedTuple):
     """A request, and the text that the body of its answer must contain."""
 
     data: bytes
     expected: bytes
+    mark: bytes = b"data: "
+    """The text that is once in each event of a stream."""
 
 
 def request(path: str, body: dict[str, Any] | None = None, expected: bytes = b"") -> Request:
@@ -53,9 +53,10 @@ class AnswerReader(asyncio.Protocol):
         self.fault: Exception | None = None
         self._busy = False
 
-    def ask(self, data: bytes) -> None:
+    def ask(self, asked: Request) -> None:
         """Send a request."""
         self._busy = True
+        self._mark = asked.mark
         self._head = b""
         self._length: int | None = None
         self._tail = b""
@@ -64,7 +65,7 @@ class AnswerReader(asyncio.Protocol):
         self.body = b""
         if self.transport is None:
             raise ConnectionError("closed before a request")
-        self.transport.write(data)
+        self.transport.write(asked.data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -108,13 +109,13 @@ class AnswerReader(asyncio.Protocol):
 
     def _read_events(self, data: bytes) -> None:
         joined = self._tail + data
-        if (found := joined.count(_MARK)) and not self.first:
+        if (found := joined.count(self._mark)) and not self.first:
             self.first = time.perf_counter()
         self.events += found
-        self._tail = joined[-len(_MARK) + 1 :]
+        self._tail = joined[-len(self._mark) + 1 :]
         if not self.events:
             self.body += data
-        if not self._until_close and self._tail == b"0\r\n\r\n":
+        if not self._until_close and self._tail.endswith(b"0\r\n\r\n"):
             self._end()
 
     def _read_head(self, head: bytes) -> None:

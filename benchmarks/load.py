@@ -48,7 +48,7 @@ class Connection:
                 lambda: AnswerReader(self._ended), "127.0.0.1", self._port
             )
         self._done = loop.create_future()
-        self.reader.ask(asked.data)
+        self.reader.ask(asked)
         async with asyncio.timeout(LIMIT):
             await self._done
         ended = time.perf_counter()
@@ -78,7 +78,7 @@ class _Client:
             await asyncio.get_running_loop().create_connection(
                 lambda: self._reader, "127.0.0.1", self._turn.port
             )
-            self._reader.ask(self._turn.asked.data)
+            self._reader.ask(self._turn.asked)
         except OSError as error:
             self._turn.fail(error)
 
@@ -114,7 +114,7 @@ class _Client:
             self._reader = AnswerReader(self._ended)
             turn.start(self.connect())
         else:
-            reader.ask(turn.asked.data)
+            reader.ask(turn.asked)
 
 
 class _Turn:

@@ -51,6 +51,18 @@ def test_every_request_is_counted_once() -> None:
     assert len(requests(good)) == 50
 
 
+def test_the_events_of_a_stream_are_counted_by_their_mark() -> None:
+    async def answer(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for done in (b"false", b"false", b"true"):
+            line = b'{"text":"data: data: ","done":%b}\n' % done
+            writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+        writer.write(b"0\r\n\r\n")
+
+    asked = ASKED._replace(mark=b'"done":')
+    assert load.run(serving(answer, lambda port: load.streams(port, asked, 2))) == 6
+
+
 def test_an_announced_close_is_followed_by_a_new_connection() -> None:
     async def answer(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 9:

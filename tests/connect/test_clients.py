@@ -146,6 +146,13 @@ def test_printed_values_name_address_and_model(name: str) -> None:
     assert "sk-$key" in text
 
 
+def test_the_library_of_ollama_gets_a_key_if_there_is_one() -> None:
+    printed = CLIENTS["env"].printed
+    assert printed is not None
+    assert "export OLLAMA_API_KEY='sk-$key'\n" in printed(WITH_KEY)
+    assert "OLLAMA_API_KEY" not in printed(CONNECTION)
+
+
 @pytest.mark.parametrize("name", FILED)
 def test_a_second_time_changes_nothing(name: str, tmp_path: Path) -> None:
     for file in CLIENTS[name].files(CONNECTION, Home(tmp_path, {}, "linux")):

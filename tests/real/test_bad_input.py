@@ -75,6 +75,31 @@ def test_bodies_that_are_no_request(service: ServiceProcess, body: bytes) -> Non
     assert_nothing_loaded(service)
 
 
+@pytest.mark.parametrize("path", ["chat", "generate", "embed", "embeddings", "show"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'["a"]',
+        b'{"model": 5}',
+        b'{"model": "\xff"}',
+        b'{"model": "no-such-model", "prompt": "x", "input": "x"}',
+    ],
+)
+def test_bodies_that_are_no_request_of_ollamas_api(
+    service: ServiceProcess, path: str, body: bytes
+) -> None:
+    answer = service.post(f"/api/{path}", content=body)
+    assert answer.status_code in {400, 404}
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.json().keys() == {"error"}
+    error = answer.json()["error"]
+    assert isinstance(error, str)
+    assert error
+    assert_nothing_loaded(service)
+
+
 def test_a_body_over_the_limit(service: ServiceProcess) -> None:
     big = json.dumps(chat_body("a", "x" * 100_001)).encode()
     answer = service.post("/v1/chat/completions", content=big)

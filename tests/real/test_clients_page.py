@@ -33,7 +33,8 @@ def run(command: list[str], folder: Path) -> str:
     environ = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("OPENAI_", "ANTHROPIC_")) and not name.lower().endswith("_proxy")
+        if not name.startswith(("OPENAI_", "ANTHROPIC_", "OLLAMA_"))
+        and not name.lower().endswith("_proxy")
     }
     # Otherwise litellm asks the internet for prices.
     environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -61,7 +62,7 @@ def test_curl(demo_service: ServiceProcess, tmp_path: Path) -> None:
         assert run(["bash", "-euc", script], tmp_path).strip()
 
 
-@pytest.mark.parametrize("library", ["openai", "anthropic"])
+@pytest.mark.parametrize("library", ["openai", "anthropic", "ollama"])
 def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> None:
     codes = [code for code in examples("python", "") if f"from {library} import" in code]
     assert len(codes) >= 2
@@ -70,7 +71,9 @@ def test_python(demo_service: ServiceProcess, tmp_path: Path, library: str) -> N
     assert run([sys.executable, "-c", script], tmp_path).strip()
 
 
-@pytest.mark.parametrize("library", ["langchain_openai", "litellm", "pydantic_ai"])
+@pytest.mark.parametrize(
+    "library", ["langchain_ollama", "langchain_openai", "litellm", "pydantic_ai"]
+)
 def test_bigger_libraries(demo_service: ServiceProcess, tmp_path: Path, library: str) -> None:
     codes = [code for code in examples("python", "") if f"from {library} import" in code]
     assert codes

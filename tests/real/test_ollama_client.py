@@ -1,8 +1,9 @@
-"""The official ``ollama`` client, unmodified: chats, completions, embeddings, loads and unloads."""
+"""The official ``ollama`` client, unmodified: lists, pulls, chats, embeddings and loads."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.real.conftest import Starter
+from tests.gguf.synthetic_projector import projector
+from tests.hub.stand_in_hub import StandInHub
+from tests.real.conftest import Starter, StartFake
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
 
@@ -31,6 +34,9 @@ WEATHER = {
         },
     },
 }
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 # It thinks, as those of Qwen do, unless it is told not to.
 TEMPLATE = """\
 {%- for message in messages %}{{ message.content }} {% endfor -%}
@@ -45,14 +51,21 @@ def service(
     folder = tmp_path_factory.mktemp("ollama")
     template = folder / "thinker.jinja"
     template.write_text(TEMPLATE)
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "embedder": {"args": ["--embedding", "--pooling", "mean"], "aliases": ["vectors"]},
         "thinker": {"args": ["--chat-template-file", str(template)]},
         "endless": {"request_overrides": {"ignore_eos": True}},
+        "caller": {"request_overrides": {"tool_choice": "required"}},
+        "seer": {"mmproj": str(folder / "mmproj.gguf")},
     }
+    projector(image=224, width=1120).write(folder / "mmproj.gguf")
     one = Starter(folder, demo_gguf)
-    yield one.real(llama_server, {"models": tables}, tuple(tables))
-    one.end()
+    with StandInHub() as hub:
+        # A file that differs from those of the other models: a copy would not be downloaded.
+        hub.add("owner/tiny-GGUF", {"Tiny-Q8_0.gguf": demo_gguf.read_bytes() + bytes(4096)})
+        config = {"models": tables, "hf_endpoint": hub.url, "hf_allowed_hosts": [hub.cdn]}
+        yield one.real(llama_server, config, tuple(tables))
+        one.end()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +73,43 @@ def client(service: ServiceProcess) -> Iterator[Any]:
     client = ollama.Client(host=service.url, timeout=60)
     yield client
     client._client.close()
+
+
+def test_lists(client: Any) -> None:
+    listed = {one.model: one for one in client.list().models}
+    assert {"demo", "vectors", "seer"} <= listed.keys()
+    assert listed["demo"].details.parameter_size == "5.12M"
+    shown = client.show("demo")
+    assert shown.capabilities == ["completion", "tools"]
+    assert shown.modelinfo["llama.context_length"] == 8192
+    client.generate(model="demo")
+    (loaded,) = (one for one in client.ps().models if one.model == "demo")
+    assert loaded.digest == listed["demo"].digest
+    assert loaded.expires_at > loaded.expires_at.now(loaded.expires_at.tzinfo)
+
+
+def test_names_and_files(client: Any) -> None:
+    name = "hf.co/owner/tiny-GGUF:Q8_0"
+    first, *parts, last = client.pull(name, stream=True)
+    assert (first.status, last.status) == ("pulling manifest", "success")
+    end = [part for part in parts if part.digest][-1]
+    assert end.completed == end.total > 0
+    assert end.digest.startswith("sha256:")
+    assert client.pull(name).status == "success"
+    assert client.copy(name, "short").status == "success"
+    client.create("brief", from_=name, system="Be brief.", parameters={"num_predict": 3})
+    assert client.chat(model="brief", messages=HELLO).eval_count == 3
+    names = {name, "Tiny-Q8_0", "short", "brief"}
+    assert names <= {one.model for one in client.list().models}
+    assert client.delete("short").status == "success"
+    client.delete("Tiny-Q8_0")
+    assert not names & {one.model for one in client.list().models}
+    for name in ("short", "nope"):
+        with pytest.raises(ollama.ResponseError, match=f"model '{name}' not found") as caught:
+            client.delete(name)
+        assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="was not found"):
+        list(client.pull("hf.co/owner/none", stream=True))
 
 
 def test_chat(client: Any) -> None:
@@ -97,6 +147,31 @@ def test_tools(client: Any) -> None:
         {"role": "tool", "tool_name": "weather", "content": "sunny"},
     ]
     assert client.chat(messages=messages, **asked).message.content
+
+
+def test_a_call_of_a_tool(client: Any) -> None:
+    asked: dict[str, Any] = {"model": "caller", "messages": HELLO, "tools": [WEATHER]}
+    (called,) = client.chat(**asked).message.tool_calls
+    assert called.function.name == "weather"
+    assert called.function.arguments.keys() == {"city"}
+    *_, before, last = client.chat(**asked, stream=True)
+    (called,) = before.message.tool_calls
+    assert called.function.arguments.keys() == {"city"}
+    assert (before.done, last.done, last.message.tool_calls) == (False, True, None)
+
+
+def test_images(client: Any) -> None:
+    asked = {"role": "user", "content": "what is it?", "images": [PICTURE]}
+    found = client.chat(model="seer", messages=[asked], options=FEW)
+    assert found.message.content
+    # The picture takes tokens of its own.
+    assert found.prompt_eval_count > 20
+    *_, last = client.generate(
+        model="seer", prompt="what?", images=[PICTURE], options=FEW, stream=True
+    )
+    assert last.prompt_eval_count > 20
+    with pytest.raises(ollama.ResponseError, match='"demo" does not support images'):
+        client.chat(model="demo", messages=[asked])
 
 
 def test_thoughts(client: Any, service: ServiceProcess) -> None:
@@ -203,6 +278,17 @@ def test_a_conversation_that_is_too_long_loses_its_oldest_messages(client: Any) 
         assert last.eval_count == 6
         # A quarter of the context is free.
         assert 2000 < last.prompt_eval_count < 6200
+
+
+def test_keys(start_fake: StartFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = start_fake({"a": {}}, config={"api_keys": ["secret"]})
+    with ollama.Client(host=service.url) as client, pytest.raises(ollama.ResponseError) as caught:
+        client.list()
+    assert caught.value.status_code == 401
+    monkeypatch.setenv("OLLAMA_API_KEY", "secret")
+    with ollama.Client(host=service.url) as client:
+        assert [one.model for one in client.list().models] == ["a"]
+        assert client.chat(model="a", messages=HELLO).done
 
 
 def test_keep_alive(client: Any, service: ServiceProcess) -> None:

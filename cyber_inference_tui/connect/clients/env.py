@@ -18,6 +18,8 @@ def _printed(connection: Connection) -> str:
         "ANTHROPIC_MODEL": connection.model.id,
         "OLLAMA_HOST": connection.url,
     }
+    if connection.key:
+        variables["OLLAMA_API_KEY"] = connection.key
     return exports(variables)
 
 

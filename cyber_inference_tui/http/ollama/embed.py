@@ -37,7 +37,7 @@ def read_embed(body: bytes) -> Call:
     texts = [asked.input] if isinstance(asked.input, str) else asked.input or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InvalidRequestError(
-            "invalid input type", hint="The input is a text, or a list of texts.", param="input"
+            "invalid input type.", hint="The input is a text, or a list of texts.", param="input"
         )
     return _call(asked, texts if any(texts) else [], _EmbedAnswer)
 
