@@ -37,7 +37,7 @@ def svg(rows: Sequence[Row]) -> str:
         if not row.charted or not values:
             continue
         better = "less" if row.less_is_better else "more"
-        parts.append(_text(0, y, f"{row.title} ({better} is better)", "title"))
+        parts.append(_text(0, y, f"{row.group}: {row.title} ({better} is better)", "title"))
         y += _BAR
         largest = max(values.values()) or 1.0
         for name, value in values.items():

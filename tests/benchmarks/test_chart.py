@@ -21,7 +21,7 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert widths[1] == 2 * widths[0]
     assert [bar.get("class") for bar in bars] == ["bar", "bar ours"]
     texts = [text.text for text in picture.findall(f"{SVG}text")]
-    assert texts == ["CPU, µs (less is better)", NGINX, "10.0", OURS, "20.0"]
+    assert texts == ["group: CPU, µs (less is better)", NGINX, "10.0", OURS, "20.0"]
 
 
 def test_every_part_is_inside_the_picture() -> None:
