@@ -117,7 +117,7 @@ class Client:
     least_context: int = 0
     """Tokens that it needs to work well."""
     notes: Callable[[Connection], tuple[str, ...]] = lambda connection: ()
-    """What remains to be done by hand."""
+    """The steps that remain to be done by hand."""
 
     def lack_of_context(self, connection: Connection) -> str:
         """Return a sentence if the model has less context than the client needs, else nothing."""

@@ -1,4 +1,4 @@
-"""What was written for each client, so that it can be taken back.
+"""Keeps what was written for each client, so that it can be taken back.
 
 A folder per client in the data directory has ``connected.json`` and the files' original contents.
 Everything here blocks.

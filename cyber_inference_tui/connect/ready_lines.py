@@ -31,7 +31,7 @@ class ReadyLines(NamedTuple):
     title: str
     text: str
     note: str = ""
-    """What else is to be known, in a sentence or two."""
+    """Further facts, in a sentence or two."""
 
 
 def ready_lines(connection: Connection, kind: Kind = "chat") -> list[ReadyLines]:

@@ -1,4 +1,4 @@
-"""What a settings file should contain: a nested dictionary that is merged into the file's data."""
+"""The wanted content of a settings file: a nested dictionary, merged into the file's data."""
 
 from __future__ import annotations
 

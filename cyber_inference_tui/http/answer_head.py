@@ -51,7 +51,7 @@ CLOSE = b"Connection: close\r\n\r\n"
 
 
 class WholeAnswer:
-    """What answers with the same head have in common. They come whole and pass unchanged."""
+    """The common part of answers with the same head. They come whole and pass unchanged."""
 
     __slots__ = (
         "closing_head",

@@ -88,13 +88,13 @@ class ClientResponse:
         self._stream = stream
         self._translation = translation
         self._replacer: NameReplacer | Translation | None = replacer
-        """What changes the parts of the body as they pass."""
+        """Changes the parts of the body as they pass."""
         self._transport = client.transport
         self.keep_alive = request.keep_alive
 
     @property
     def may_comment(self) -> bool:
-        """Return whether the client reads a stream, so that it can be told that it waits."""
+        """Return whether the client reads a stream, in which the service can say that it waits."""
         if self._translation is not None:
             return self._stream
         request = self._request

@@ -83,9 +83,9 @@ class PlainTarget:
             or answer.is_encoded
         ):
             return None
-        told = translation.whole(body)
+        translated = translation.whole(body)
         end = KEEP_ALIVE if self.keep_alive else CLOSE
-        return b"%bContent-Length: %d\r\n%b%b" % (JSON_HEAD, len(told), end, told)
+        return b"%bContent-Length: %d\r\n%b%b" % (JSON_HEAD, len(translated), end, translated)
 
 
 class QuickForwarding:
@@ -191,10 +191,10 @@ class QuickForwarding:
             return False
         body, keep_alive = data[answer.start :], target.keep_alive
         if target.is_changed:
-            told = target.translated(answer, body)
-            if told is None:
+            translated = target.translated(answer, body)
+            if translated is None:
                 return False
-            transport.write(told)
+            transport.write(translated)
         else:
             transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
         forwarder = target.forwarder

@@ -64,7 +64,7 @@ class Target(msgspec.Struct, frozen=True):
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
     translation: Translation | None = None
-    """What makes the answer one of another API; it serves this request only."""
+    """Makes the answer an answer of another API; it serves this request only."""
 
     @property
     def is_renamed(self) -> bool:
@@ -99,7 +99,7 @@ class Route(NamedTuple):
     refusal: CyberError | None = None
     """The error, unless the model has a command, which may serve more than llama-server does."""
     translator: Translator | None = None
-    """What translates the body, if the path is one of another API."""
+    """Translates the body, if the path belongs to another API."""
 
 
 MODEL_ROUTES = {

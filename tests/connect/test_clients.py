@@ -1,4 +1,4 @@
-"""What is written for each client, and that a user's file keeps the rest."""
+"""Each client gets its settings, and a user's file keeps the rest."""
 
 from __future__ import annotations
 

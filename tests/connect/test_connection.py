@@ -1,4 +1,4 @@
-"""Which model a client gets, and what it is told about it."""
+"""A client gets the right model, with its facts."""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ def test_which_paths_speak_anthropic(path: str, anthropic: bool) -> None:
 
 def test_ollamas_words_for_unknown_models_and_paths() -> None:
     error = ModelNotFoundError("There is no model x.", hint="Near it: y.", name="x")
-    told = {"error": "model 'x' not found. Near it: y."}
-    assert msgspec.json.decode(error_body(error, "/api/chat")) == told
+    result = {"error": "model 'x' not found. Near it: y."}
+    assert msgspec.json.decode(error_body(error, "/api/chat")) == result
     assert error_event(error, "/api/chat") == error_body(error, "/api/chat") + b"\n"
     assert error_response(NotFoundError("x"), "/api/x").body == b"404 page not found"
     said = error_response(MethodNotAllowedError("x", allow=("POST",)), "/api/chat")

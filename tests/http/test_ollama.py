@@ -120,10 +120,10 @@ async def test_a_single_answer(quick: bool, taken: list[str]) -> None:  # noqa: 
     start, _, rest = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
     assert b"Content-Type: application/json; charset=utf-8\r\n" in start
     assert b"Content-Length: %d\r\n" % len(rest) in start
-    told = json.loads(rest)
-    assert told["message"] == {"role": "assistant", "content": " a"}
-    assert (told["done"], told["done_reason"]) == (True, "length")
-    assert told["total_duration"] >= told["load_duration"] > 0
+    result = json.loads(rest)
+    assert result["message"] == {"role": "assistant", "content": " a"}
+    assert (result["done"], result["done_reason"]) == (True, "length")
+    assert result["total_duration"] >= result["load_duration"] > 0
     for record in records:
         assert (record.path, record.status, record.tokens_out) == ("/api/chat", 200, 4)
 
@@ -165,9 +165,9 @@ async def test_another_engine_is_asked_for_its_numbers_of_tokens() -> None:
         async with world.front.client.post("/api/chat", data=body(model="c", **fields)) as got:
             assert got.status == 200
     (seen,) = server.seen
-    told = json.loads(seen.body)
-    assert (told["max_tokens"], told["stream_options"]) == (4, {"include_usage": True})
-    assert told["tools"] == fields["tools"]
+    result = json.loads(seen.body)
+    assert (result["max_tokens"], result["stream_options"]) == (4, {"include_usage": True})
+    assert result["tools"] == fields["tools"]
 
 
 async def test_embeddings_and_completions() -> None:
@@ -185,14 +185,14 @@ async def test_embeddings_and_completions() -> None:
     )
     coder = msgspec.structs.replace(model("c"), metadata=ModelMetadata(infill=True))
     async with forwarding(script, vectors, coder) as world:
-        status, told = await send(world, "/api/embed", model="e", input="x")
-        assert (status, told["embeddings"], told["prompt_eval_count"]) == (200, [[1.0]], 2)
-        status, told = await send(world, "/api/embeddings", model="e", prompt="x")
-        assert (status, told) == (200, {"embedding": [1.0]})
+        status, result = await send(world, "/api/embed", model="e", input="x")
+        assert (status, result["embeddings"], result["prompt_eval_count"]) == (200, [[1.0]], 2)
+        status, result = await send(world, "/api/embeddings", model="e", prompt="x")
+        assert (status, result) == (200, {"embedding": [1.0]})
         asked = {"model": "c", "prompt": "x", "stream": False}
         for more in ({}, {"raw": True}, {"suffix": "y"}):
-            status, told = await send(world, "/api/generate", **asked, **more)
-            assert (status, told["done"]) == (200, True)
+            status, result = await send(world, "/api/generate", **asked, **more)
+            assert (status, result["done"]) == (200, True)
     assert targets == [
         "/v1/embeddings",
         "/v1/embeddings",
@@ -207,9 +207,9 @@ async def test_more_than_a_mebibyte_of_vectors() -> None:
     reply = answer("Content-Type: application/json", body=json.dumps(vectors).encode())
     made = msgspec.structs.replace(model("m", args=("--embedding",)))
     async with forwarding(Recorder(reply), made) as world:
-        status, told = await send(world, "/api/embed", model="m", input=["x"] * 400)
+        status, result = await send(world, "/api/embed", model="m", input=["x"] * 400)
     assert status == 200
-    assert len(told["embeddings"]) == 400
+    assert len(result["embeddings"]) == 400
 
 
 # Waiting
@@ -236,11 +236,11 @@ async def test_other_answers_behind_a_wait(reply: bytes, monkeypatch: pytest.Mon
     impatient(monkeypatch)
     async with forwarding(Recorder(reply)) as world:
         received = await waited(world, post(body(), "Connection: close", path="/api/chat"))
-    *_, told = lines_of(unchunked(received))
+    *_, result = lines_of(unchunked(received))
     if reply is WHOLE_ANSWER:
-        assert (told["message"]["content"], told["done"]) == (" a", True)
+        assert (result["message"]["content"], result["done"]) == (" a", True)
     else:
-        assert told == {"error": "The model's server answered 500: <oops>"}
+        assert result == {"error": "The model's server answered 500: <oops>"}
 
 
 async def waited(world: World, data: bytes) -> bytes:
@@ -301,9 +301,9 @@ async def test_bad_requests_load_nothing(
     path: str, fields: dict[str, Any], status: int, said: str
 ) -> None:
     async with forwarding(Recorder()) as world:
-        got, told = await send(world, path, **fields)
-        assert (got, list(told)) == (status, ["error"])
-        assert said in told["error"]
+        got, result = await send(world, path, **fields)
+        assert (got, list(result)) == (status, ["error"])
+        assert said in result["error"]
         assert not world.launcher.servers
         assert world.scheduler.waiting == 0
 
@@ -326,8 +326,8 @@ async def test_methods_and_empty_bodies() -> None:
 async def test_keys_are_needed_here_too() -> None:
     settings = make_settings(api_keys=("secret",))
     async with forwarding(Recorder(STREAM), front_settings=settings, api_keys=("secret",)) as world:
-        got, told = await send(world, "/api/chat", model="m", **HI)
-        assert (got, told) == (401, {"error": told["error"]})
+        got, result = await send(world, "/api/chat", model="m", **HI)
+        assert (got, result) == (401, {"error": result["error"]})
         key = {"Authorization": "Bearer secret"}
         async with world.front.client.post("/api/chat", data=body(), headers=key) as answered:
             assert answered.status == 200
@@ -338,17 +338,17 @@ async def test_an_error_of_the_server_before_its_answer(stream: bool) -> None:
     said = {"error": {"code": 400, "message": "too long", "n_ctx": 512, "type": "x"}}
     reply = answer(body=json.dumps(said).encode(), status="400 Bad Request")
     async with forwarding(Recorder(reply)) as world:
-        got, told = await send(world, "/api/chat", model="m", stream=stream, **HI)
-        assert (got, told) == (400, {"error": "too long"})
+        got, result = await send(world, "/api/chat", model="m", stream=stream, **HI)
+        assert (got, result) == (400, {"error": "too long"})
         (record,) = await recorded(world)
         assert (record.status, record.error) == (400, "too long")
 
 
 async def test_an_answer_of_another_kind() -> None:
     async with forwarding(Recorder(answer(body=b"<html>"))) as world:
-        got, told = await send(world, "/api/chat", model="m", stream=False, **HI)
-        assert (got, list(told)) == (502, ["error"])
-        assert "answer of another kind" in told["error"]
+        got, result = await send(world, "/api/chat", model="m", stream=False, **HI)
+        assert (got, list(result)) == (502, ["error"])
+        assert "answer of another kind" in result["error"]
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -424,18 +424,18 @@ async def test_a_request_for_nothing_loads_or_unloads() -> None:
     server = Recorder(STREAM)
     async with forwarding(server) as world:
         for path, empty in (("/api/chat", "message"), ("/api/generate", "response")):
-            status, told = await send(world, path, model="m")
-            assert (status, told["done"], told["done_reason"]) == (200, True, "load")
-            assert empty in told
+            status, result = await send(world, path, model="m")
+            assert (status, result["done"], result["done_reason"]) == (200, True, "load")
+            assert empty in result
             state = world.scheduler.state("m")
             assert state is not None
             assert state.status is ModelStatus.LOADED
             before = state.asked_idle_timeout
-            status, told = await send(world, path, model="m", keep_alive=-1)
-            assert (status, told["done_reason"]) == (200, "load")
+            status, result = await send(world, path, model="m", keep_alive=-1)
+            assert (status, result["done_reason"]) == (200, "load")
             assert (before, state.asked_idle_timeout) == (None, 0.0)
-            status, told = await send(world, path, model="m", keep_alive=0)
-            assert (status, told["done_reason"]) == (200, "unload")
+            status, result = await send(world, path, model="m", keep_alive=0)
+            assert (status, result["done_reason"]) == (200, "unload")
             await unloaded(world)
             assert state.asked_idle_timeout is None
     assert server.seen == []

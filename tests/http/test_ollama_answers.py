@@ -108,9 +108,9 @@ def test_thoughts_and_probabilities() -> None:
     assert (text["message"]["content"], text["logprobs"]) == (" a", [shown])
     whole = {"message": {"content": " a", "reasoning_content": "hm"}, "finish_reason": "stop"}
     body = {"choices": [{**whole, "logprobs": {"content": [token]}}], "timings": TIMINGS}
-    told = json.loads(ChatAnswer("m").whole(json.dumps(body).encode()))
-    assert told["message"] == {"role": "assistant", "content": " a", "thinking": "hm"}
-    assert told["logprobs"] == [shown]
+    answered = json.loads(ChatAnswer("m").whole(json.dumps(body).encode()))
+    assert answered["message"] == {"role": "assistant", "content": " a", "thinking": "hm"}
+    assert answered["logprobs"] == [shown]
 
 
 def call_part(index: int, **fields: object) -> bytes:
@@ -141,13 +141,13 @@ def test_calls_of_tools_come_whole() -> None:
 def test_a_whole_answer_with_a_call(arguments: object) -> None:
     said = {"content": None, "tool_calls": [{"function": {"name": "w", "arguments": arguments}}]}
     body = {"choices": [{"message": said, "finish_reason": "tool_calls"}], "timings": TIMINGS}
-    told = json.loads(ChatAnswer("m").whole(json.dumps(body).encode()))
-    assert told["message"]["content"] == ""
+    answered = json.loads(ChatAnswer("m").whole(json.dumps(body).encode()))
+    assert answered["message"]["content"] == ""
     if arguments == "[1]":
-        assert "tool_calls" not in told["message"]
+        assert "tool_calls" not in answered["message"]
         return
     shown = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
-    (call,) = told["message"]["tool_calls"]
+    (call,) = answered["message"]["tool_calls"]
     assert call == {"function": {"index": 0, "name": "w", "arguments": shown}}
 
 
@@ -202,12 +202,12 @@ def test_a_wait_and_a_load_say_nothing() -> None:
         line = answer.waiting()
         assert line.count(b"\n") == 1
         assert line.endswith(b"\n")
-        told = json.loads(line)
-        del told["created_at"]
-        assert told == {"model": "m", **empty, "done": False}
-        told = json.loads(answer.nothing("load"))
-        del told["created_at"]
-        assert told == {"model": "m", **empty, "done": True, "done_reason": "load"}
+        answered = json.loads(line)
+        del answered["created_at"]
+        assert answered == {"model": "m", **empty, "done": False}
+        answered = json.loads(answer.nothing("load"))
+        del answered["created_at"]
+        assert answered == {"model": "m", **empty, "done": True, "done_reason": "load"}
 
 
 # Completions
@@ -222,8 +222,8 @@ def test_an_infill_in_llama_servers_own_shape() -> None:
     assert text == {"model": "m", "response": " a", "done": False}
     assert end == {"model": "m", "response": "", "done": True, "done_reason": "length", **COUNTS}
     body = json.dumps({"content": " a", "stop": True, "stop_type": "eos", "timings": TIMINGS})
-    told = without_times(json.loads(GenerateAnswer("m", None, None).whole(body.encode())))
-    assert (told["response"], told["done_reason"]) == (" a", "stop")
+    answered = without_times(json.loads(GenerateAnswer("m", None, None).whole(body.encode())))
+    assert (answered["response"], answered["done_reason"]) == (" a", "stop")
 
 
 def test_a_raw_completion() -> None:
@@ -291,9 +291,9 @@ def embeddings(*vectors: list[float]) -> bytes:
 
 def test_vectors_are_those_of_the_server() -> None:
     call = read_embed(b'{"model":"m","input":["a","b"]}')
-    told = json.loads(call.answer.whole(embeddings([0.6, 0.8], [1, 0])))
-    assert told.pop("total_duration") >= told.pop("load_duration") > 0
-    assert told == {"model": "m", "embeddings": [[0.6, 0.8], [1, 0]], "prompt_eval_count": 7}
+    answered = json.loads(call.answer.whole(embeddings([0.6, 0.8], [1, 0])))
+    assert answered.pop("total_duration") >= answered.pop("load_duration") > 0
+    assert answered == {"model": "m", "embeddings": [[0.6, 0.8], [1, 0]], "prompt_eval_count": 7}
     assert json.loads(call.answer.nothing("load")) == {"model": "m", "embeddings": []}
     call = read_embeddings_of_prompt(b'{"model":"m","prompt":"a"}')
     assert json.loads(call.answer.whole(embeddings([0.6, 0.8]))) == {"embedding": [0.6, 0.8]}
@@ -305,8 +305,8 @@ def test_vectors_are_those_of_the_server() -> None:
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.integers(1, 10))
 def test_a_cut_vector_has_the_length_1(vector: list[float], dimensions: int) -> None:
     asked = json.dumps({"model": "m", "input": "a", "dimensions": dimensions})
-    told = json.loads(read_embed(asked.encode()).answer.whole(embeddings(vector)))
-    (cut,) = told["embeddings"]
+    answered = json.loads(read_embed(asked.encode()).answer.whole(embeddings(vector)))
+    (cut,) = answered["embeddings"]
     if dimensions >= len(vector):
         assert cut == vector
         return

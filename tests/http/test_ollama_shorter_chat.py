@@ -30,10 +30,10 @@ def shortened(messages: list[Any], said: bytes) -> list[Any] | None:
     shorter = shorter_chat(request, said)
     if shorter is None:
         return None
-    told = json.loads(shorter)
-    assert (told.pop("model"), told.pop("top_k")) == ("m", 1)
-    messages = told.pop("messages")
-    assert told == {}
+    answered = json.loads(shorter)
+    assert (answered.pop("model"), answered.pop("top_k")) == ("m", 1)
+    messages = answered.pop("messages")
+    assert answered == {}
     return messages
 
 

@@ -37,7 +37,7 @@ WEATHER = {
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-# It thinks, as those of Qwen do, unless it is told not to.
+# It thinks, as those of Qwen do, unless the request forbids it.
 TEMPLATE = """\
 {%- for message in messages %}{{ message.content }} {% endfor -%}
 {%- if add_generation_prompt and enable_thinking is defined and enable_thinking is false -%}
@@ -202,8 +202,8 @@ def test_probabilities(client: Any, service: ServiceProcess) -> None:
             assert token.keys() == {"token", "logprob", "bytes", "top_logprobs"}
             assert len(token["top_logprobs"]) == 2
         lines = service.post(path, json={**asked, **more}).text.splitlines()
-        told = [token for line in lines for token in json.loads(line).get("logprobs", [])]
-        assert told == found["logprobs"]
+        answered = [token for line in lines for token in json.loads(line).get("logprobs", [])]
+        assert answered == found["logprobs"]
 
 
 def test_generate(client: Any) -> None:

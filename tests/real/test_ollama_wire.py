@@ -1,4 +1,4 @@
-"""What Ollama was asked and answered, asked of the service: the same statuses, keys and types.
+"""Requests to Ollama, sent to the service: the same statuses, keys and types in the answers.
 
 ``ollama_wire.txt`` was recorded from Ollama 0.24 in August 2026. A block of it is a request, the
 status and content type of the answer, and the answer, of which long values are left out. Beside

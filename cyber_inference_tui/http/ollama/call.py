@@ -21,7 +21,7 @@ MODEL_REQUIRED = "model is required"
 
 
 class Need(NamedTuple):
-    """What a request needs of its model."""
+    """A capability that a request needs of its model."""
 
     capability: str
     word: str

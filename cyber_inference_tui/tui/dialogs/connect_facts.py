@@ -32,7 +32,7 @@ _GAP = 3
 
 
 class KeyState(Enum):
-    """What the service says about the app's API key."""
+    """The service's judgement of the app's API key."""
 
     UNKNOWN = auto()
     ACCEPTED = auto()
