@@ -141,12 +141,17 @@ def has_text(path: Path, text: str) -> bool:
     return text in path.read_text()
 
 
+def log_of(service: ServiceProcess, *, starts: int) -> str | None:
+    """The log of the demo model, once it has all lines of that many starts."""
+    text = service.get("/admin/logs/demo?lines=100000").text
+    return text if text.count("listening on") == starts else None
+
+
 @pytest.mark.real
 def test_logs_survive_a_restart(start_real: StartReal) -> None:
     service = start_real()
     assert service.chat("demo").status_code == 200
-    before = service.get("/admin/logs/demo?lines=100000").text
-    assert "listening on" in before
+    before = eventually(lambda: log_of(service, starts=1))
     demo = service.data_dir / "logs" / "demo.000000000.log"
     service.stop()
     for kind in ("restart", "crash"):
@@ -160,8 +165,7 @@ def test_logs_survive_a_restart(start_real: StartReal) -> None:
         assert page["lines"][0]["number"] == 0
         assert page["lines"][0]["text"] == before.splitlines()[0]
         if kind == "restart":
-            before = service.get("/admin/logs/demo?lines=100000").text
-            assert before.count("listening on") == 2
+            before = eventually(lambda: log_of(service, starts=2))
             eventually(partial(has_text, demo, before.splitlines()[-1]))
             service.kill()
             service.assert_none_left()
