@@ -26,7 +26,7 @@ def of(connection: Connection, title: str, kind: Kind = "chat") -> ReadyLines:
 
 
 def words(lines: ReadyLines) -> list[str]:
-    """What a shell makes of it."""
+    """The arguments, as a shell splits them."""
     return shlex.split(lines.text.replace("\\\n", ""))
 
 

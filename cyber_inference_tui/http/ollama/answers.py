@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class _Call(msgspec.Struct):
     arguments: str = ""
 
 
-class Answer:
+class Answer(ABC):
     """The answer to one request, which arrived when this was made."""
 
     stream_type = b"application/x-ndjson"
@@ -57,9 +58,9 @@ class Answer:
         """Note that the request leaves for the model's server, after a wait."""
         self._sent = time.monotonic_ns()
 
+    @abstractmethod
     def nothing(self, reason: str) -> bytes:
         """Return the answer to a request that has only loaded or unloaded its model."""
-        raise NotImplementedError
 
     def waiting(self) -> bytes:
         """Return a line that says nothing yet."""
@@ -73,9 +74,9 @@ class Answer:
         """Return the last lines."""
         return b""
 
+    @abstractmethod
     def whole(self, body: bytes) -> bytes:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
-        raise NotImplementedError
 
     def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
         """Return the request without its oldest messages, if it was too long for the server."""
