@@ -161,7 +161,7 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
     """
     from cyber_inference_tui.settings.edit import key_in, set_value, split_key
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable, without_settings
     from cyber_inference_tui.settings.load import (
         config_path,
         load_if_there,
@@ -172,9 +172,7 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     path = config_path(options.config, options.environ)
     split_key(key)  # report an unknown key before mistakes in the file
     # From the file alone, so that a secret in a variable is not copied into it.
-    environ = {
-        name: text for name, text in options.environ.items() if not name.startswith(ENV_PREFIX)
-    }
+    environ = without_settings(options.environ)
     try:
         present = load_if_there(path, environ=environ, flags={})
     except ConfigError:

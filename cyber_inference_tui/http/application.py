@@ -108,6 +108,7 @@ def assemble(
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
     table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
     table.handle(endpoints.LOGIN, login.login)
+    table.handle(endpoints.LOGOUT, login.logout)
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from cyber_inference_tui import __version__, descriptors
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import ConfigError, CyberError
 from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.application import make_app
 from cyber_inference_tui.http.client_connection import Runner
@@ -40,7 +40,7 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
-from cyber_inference_tui.settings.credentials import make_credentials
+from cyber_inference_tui.settings.credentials import hash_password, make_credentials
 from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import BACKLOG, listening_socket
@@ -111,6 +111,10 @@ def serve(
             announce=announce_secrets,
             reveal=not goes_to_journal(environ),
         )
+        try:
+            loaded = hash_password(loaded, environ=environ, flags=flags)
+        except ConfigError as error:
+            _logger.warning("admin_password stays in the file as plain text: %s", error)
 
         def on_ready(url: str) -> None:
             announce(f"listening on {url}")

@@ -28,7 +28,7 @@ from cyber_inference_tui.settings.edit import (
     unset_value,
     with_key,
 )
-from cyber_inference_tui.settings.environment import ENV_PREFIX
+from cyber_inference_tui.settings.environment import without_settings
 from cyber_inference_tui.settings.load import (
     CurrentSettings,
     LoadedSettings,
@@ -191,11 +191,8 @@ class Configuration:
         """Return the settings of the changed file alone, and those that would apply. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
-        ours = {
-            name: value for name, value in self._environ.items() if not name.startswith(ENV_PREFIX)
-        }
         return (
-            load_text(text, self._path, environ=ours, flags={}),
+            load_text(text, self._path, environ=without_settings(self._environ), flags={}),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
         )
 
