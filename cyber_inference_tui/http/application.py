@@ -32,6 +32,7 @@ from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.http.web_page import WebPage
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.audit_log import Caller, acting
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 from cyber_inference_tui.text import escaped
@@ -197,11 +198,15 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
-            if access.area_of(request) in _NEED_LOGIN:
-                await login.check(request.headers)
+            if access.area_of(request) not in _NEED_LOGIN:
+                if hdrs.EXPECT in request.headers:
+                    _continue(request)
+                return await handler(request)
+            caller = Caller(await login.check(request.headers), request.remote)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
-            return await handler(request)
+            with acting(caller):
+                return await handler(request)
         except CyberError as error:
             return refused(request, error, began)
         except web.HTTPException as error:

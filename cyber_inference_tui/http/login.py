@@ -11,12 +11,13 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
@@ -29,12 +30,11 @@ from cyber_inference_tui.http.login_attempts import LoginAttempts
 from cyber_inference_tui.http.login_tokens import TOKEN_LIFETIME, Claims, LoginTokens
 from cyber_inference_tui.records import LoginRecord, LogoutRecord
 from cyber_inference_tui.records.queries import Credentials, Nothing
+from cyber_inference_tui.service.audit_log import Caller
 from cyber_inference_tui.settings.password_hash import matches
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
-
-T = TypeVar("T")
 
 LOGIN_FILE = "login.secret"
 """The file of the secret, in the data directory."""
@@ -83,14 +83,15 @@ class AdminLogin:
         self._process_digest = digest_of(self.process_token)
         self._process_id = secrets.token_hex(8)
 
-    async def check(self, headers: Mapping[str, str]) -> None:
-        """Raise ``AdminLoginError`` unless a request may use the admin endpoints."""
-        if not self._service.settings.admin_password:
-            return
+    async def check(self, headers: Mapping[str, str]) -> str:
+        """Return who sends a request to the admin endpoints, for the audit log.
+
+        Raises ``AdminLoginError`` if the request may not use them.
+        """
         token = bearer_token(headers)
-        if token and not self._is_own(token):
+        if token and not self._is_own(token) and self._service.settings.admin_password:
             await self._prepare()
-        if not self.admits(headers):
+        if (who := self._sender(token)) is None:
             raise AdminLoginError(
                 "The login is invalid or has ended."
                 if token
@@ -98,12 +99,20 @@ class AdminLogin:
                 hint="POST the password to /admin/login, and send the access_token that comes "
                 "back as 'Authorization: Bearer TOKEN'.",
             )
+        return who
 
     def admits(self, headers: Mapping[str, str]) -> bool:
         """Check again whether a request may use the admin endpoints, after ``check``."""
-        password = self._service.settings.admin_password
-        token = bearer_token(headers)
-        return not password or self._is_own(token) or self._login_of(token) is not None
+        return self._sender(bearer_token(headers)) is not None
+
+    def _sender(self, token: str) -> str | None:
+        """Return who has the token, if that opens the admin endpoints."""
+        if self._is_own(token):
+            return "service token"
+        if not self._service.settings.admin_password:
+            return "no login"
+        login = self._login_of(token)
+        return None if login is None else _named(login.jti)
 
     async def login(self, request: web.Request) -> web.Response:
         """Answer ``POST /admin/login``."""
@@ -116,12 +125,14 @@ class AdminLogin:
         try:
             # One after another: so all attempts are counted, and they cannot use up the memory.
             async with self._comparing:
-                password = await self._compared(given.password, request.remote)
+                # To its end: a client that leaves early has tried, too.
+                password = await to_its_end(self._compared(given.password, request.remote))
         finally:
             self._waiting -= 1
-        token, _ = tokens.issue(
+        token, token_id = tokens.issue(
             password, int(self._now()), process=self._process_id, clock=int(self._clock())
         )
+        await self._service.audit.note("login", Caller(_named(token_id), request.remote))
         answer = LoginRecord(access_token=token, expires_in=TOKEN_LIFETIME)
         return json_answer(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 
@@ -135,8 +146,12 @@ class AdminLogin:
                 hint="Send the access_token of a login; the token in service.json ends with the "
                 "service.",
             )
+        await to_its_end(self._end(login.jti))
+        return json_answer(LogoutRecord())
+
+    async def _end(self, token_id: str) -> None:
         tokens = await self._prepare()
-        tokens.end(login.jti)
+        tokens.end(token_id)
         async with self._using_files:
             try:
                 await asyncio.to_thread(tokens.save)
@@ -147,7 +162,7 @@ class AdminLogin:
                     self._secret_file.parent,
                     error.strerror,
                 )
-        return json_answer(LogoutRecord())
+        await self._service.audit.note("logout")
 
     def _stored_password(self) -> str:
         """Return the password, or a hash of it, that is in force."""
@@ -160,10 +175,10 @@ class AdminLogin:
         password = self._stored_password()
         if (pause := self._attempts.wait(address)) > 0:
             raise _too_many("Too many logins from this address had a wrong password.", pause)
-        # Counted before it is known: a client that does not wait for the answer has tried, too.
-        self._attempts.failed(address)
-        if not await _to_its_end(asyncio.to_thread(matches, given, password)):
+        if not await asyncio.to_thread(matches, given, password):
+            self._attempts.failed(address)
             _logger.warning("a login from %s had a wrong password", address)
+            await self._service.audit.note("login_failed", Caller("no login", address))
             raise InvalidAdminPasswordError("The admin password is wrong.")
         self._attempts.succeeded(address)
         return password
@@ -194,19 +209,13 @@ class AdminLogin:
             return self._tokens
 
 
+def _named(token_id: str) -> str:
+    return f"login {token_id}"
+
+
 def _too_many(message: str, pause: float) -> TooManyLoginsError:
     error = TooManyLoginsError(
         message, hint="Try again later; a command of the service's own user needs no login."
     )
     error.retry_after = pause
     return error
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work``, which runs to its end before a cancellation takes effect."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

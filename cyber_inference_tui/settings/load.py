@@ -80,13 +80,13 @@ class LoadedSettings(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     """Remarks that are no mistakes, such as an unknown variable."""
 
-    def records(self) -> list[ConfigValueRecord]:
-        """Return the record of every setting; secrets are masked."""
-        shown = [self.record(key) for key in KEYS.values()]
+    def records(self, *, reveal: bool = False) -> list[ConfigValueRecord]:
+        """Return the record of every setting; secrets are masked unless ``reveal``."""
+        shown = [self.record(key, reveal=reveal) for key in KEYS.values()]
         blank = ModelSettings()
         for model_id, table in self.settings.models.items():
             shown += [
-                self.record(key, model_id)
+                self.record(key, model_id, reveal=reveal)
                 for name, key in MODEL_KEYS.items()
                 if getattr(table, name) != getattr(blank, name)
             ]

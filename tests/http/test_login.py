@@ -33,6 +33,7 @@ from cyber_inference_tui.http.login_tokens import (
     kept_secret,
 )
 from cyber_inference_tui.records.endpoints import ENDPOINTS, Area
+from cyber_inference_tui.service.audit_log import Caller
 from cyber_inference_tui.settings.password_hash import hashed
 from tests.fakes.service import FakeService, Front, make_settings, serving
 from tests.waiting import LIMIT
@@ -514,6 +515,21 @@ async def test_a_client_that_leaves_early_has_tried_all_the_same(
             slow_hash.go.release()
         assert (await log_in(front))[0] == 429
     assert slow_hash.most_at_once == 1
+
+
+async def test_logins_failures_and_logouts_are_on_record(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        await log_in(front, "wrong")
+        headers = await token_of(front)
+        (failed, by_nobody), (entered, by_login) = world.service.audited
+        assert (failed, entered) == ("login_failed", "login")
+        assert by_nobody == Caller("no login", "127.0.0.1")
+        claims = jwt.decode(
+            headers["Authorization"].removeprefix("Bearer "), options={"verify_signature": False}
+        )
+        assert by_login == Caller(f"login {claims['jti']}", "127.0.0.1")
+        await log_out(front, headers)
+        assert [event for event, _ in world.service.audited[2:]] == ["logout"]
 
 
 def test_the_pause_grows_and_is_forgotten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -90,6 +91,43 @@ def test_a_guard_that_an_edit_takes_away_stays(start_fake: StartFake) -> None:
         what="the new password",
         interval=0.3,
     )
+
+
+def test_the_audit_log_says_who_did_what_from_where(start_fake: StartFake) -> None:
+    service = start_fake({"plum": {}, "pear": {}}, config={"admin_password": "sesame"})
+    assert service.post("/admin/login", json={"password": "wrong"}).status_code == 401
+    token = service.post("/admin/login", json={"password": "sesame"}).json()["access_token"]
+    own = json.loads((service.data_dir / "service.json").read_text())["token"]
+    with service.client(headers={"Authorization": f"Bearer {token}"}) as client:
+        assert client.put("/admin/config/max_queue", json={"value": 9}).status_code == 200
+        assert client.put("/admin/config/hf_token", json={"value": "hf_secret"}).status_code == 200
+        assert client.delete("/admin/models/plum").status_code == 200
+        names = {"source": "pear", "destination": "fruit"}
+        assert client.post("/api/copy", json=names).status_code == 200
+    with service.client(headers={"Authorization": f"Bearer {own}"}) as client:
+        assert client.request("DELETE", "/api/delete", json={"model": "pear"}).status_code == 200
+        # A connection that is kept: the next request on it is another caller's.
+        client.headers["Authorization"] = f"Bearer {token}"
+        assert client.post("/admin/logout").status_code == 200
+        assert client.get("/admin/status").status_code == 401
+    path = service.data_dir / "logs" / "audit.log"
+    assert path.stat().st_mode & 0o777 == 0o600
+    text = path.read_text()
+    assert not any(secret in text for secret in ("sesame", "hf_secret", token, own))
+    events = [json.loads(line) for line in text.splitlines()]
+    assert {event["address"] for event in events} == {"127.0.0.1"}
+    (login,) = {event["by"] for event in events} - {"no login", "service token"}
+    assert re.fullmatch("login [0-9a-f]{16}", login)
+    assert [(e["event"], e["by"], e.get("key", e.get("model"))) for e in events] == [
+        ("login_failed", "no login", None),
+        ("login", login, None),
+        ("setting_changed", login, "max_queue"),
+        ("setting_changed", login, "hf_token"),
+        ("model_deleted", login, "plum"),
+        ("setting_changed", login, 'models."pear".aliases'),
+        ("model_deleted", "service token", "pear"),
+        ("logout", login, None),
+    ]
 
 
 def test_a_service_with_a_password_lets_its_users_commands_in(start_fake: StartFake) -> None:
