@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from cyber_inference_tui.records import ConfigValueRecord
     from cyber_inference_tui.settings.schema import Key
 
-_MAX_VALUE = 1 << 20
-"""Bytes of a value from standard input: those that the whole file may have."""
-
 
 @click.command()
 @json_option
@@ -202,11 +199,13 @@ def set_(options: GlobalOptions, key: str, value: str | None, from_stdin: bool) 
 
 def _from_stdin(key: str, *, secret: bool) -> str:
     """Return standard input without the end of its last line; on a terminal, ask for it."""
+    from cyber_inference_tui.settings.load import MAX_FILE
+
     if sys.stdin is not None and sys.stdin.isatty():
         typed: str = click.prompt(key, hide_input=secret, confirmation_prompt=secret, err=True)
         return typed
     try:
-        data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MAX_VALUE + 1)
+        data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_FILE + 1)
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{key}: standard input is not UTF-8 text.") from None

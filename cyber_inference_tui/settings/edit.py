@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictEr
 from cyber_inference_tui.files import rewrite_file
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
-from cyber_inference_tui.settings.load import load_text, read_config
+from cyber_inference_tui.settings.load import MAX_FILE, load_text, read_config
 from cyber_inference_tui.settings.password_hash import hashed
 from cyber_inference_tui.settings.positions import key_lines, key_path
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, PASSWORD, Key
@@ -167,7 +167,11 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
                 text = ""
             new = change(text)
             if new != text:
-                rewrite_file(target, new.encode())
+                data = new.encode()
+                if len(data) > MAX_FILE:
+                    # It could not be read again.
+                    raise ConfigError(f"{path}: would be larger than {MAX_FILE} bytes.")
+                rewrite_file(target, data)
     except OSError as error:
         raise _not_written(path, error) from error
 
