@@ -198,14 +198,12 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
-            if access.area_of(request) not in _NEED_LOGIN:
-                if hdrs.EXPECT in request.headers:
-                    _continue(request)
-                return await handler(request)
-            caller = Caller(await login.check(request.headers), request.remote)
+            who = "client"
+            if access.area_of(request) in _NEED_LOGIN:
+                who = await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
-            with acting(caller):
+            with acting(Caller(who, request.remote)):
                 return await handler(request)
         except CyberError as error:
             return refused(request, error, began)

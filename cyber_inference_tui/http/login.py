@@ -22,6 +22,7 @@ from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
     InvalidAdminPasswordError,
+    StorageError,
     TooManyLoginsError,
 )
 from cyber_inference_tui.http.access import bearer_token, digest_of
@@ -32,6 +33,7 @@ from cyber_inference_tui.records import LoginRecord, LogoutRecord
 from cyber_inference_tui.records.queries import Credentials, Nothing
 from cyber_inference_tui.service.audit_log import Caller
 from cyber_inference_tui.settings.password_hash import matches
+from cyber_inference_tui.storage import Storages
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -77,7 +79,9 @@ class AdminLogin:
         self._waiting = 0
         self._comparing = asyncio.Lock()
         self._tokens: LoginTokens | None = None
-        self._using_files = asyncio.Lock()
+        self._loading = asyncio.Lock()
+        self._saving = asyncio.Lock()
+        self._storages = Storages()
         self.process_token = secrets.token_urlsafe(32)
         """Valid until the process ends, with any password."""
         self._process_digest = digest_of(self.process_token)
@@ -118,6 +122,7 @@ class AdminLogin:
         """Answer ``POST /admin/login``."""
         given = await read_json(request, Credentials, limit=_MAX_BODY)
         self._stored_password()
+        self._check_pause(request.remote)
         tokens = await self._prepare()
         if self._waiting >= MAX_WAITING:
             raise _too_many("Too many clients log in at the same time.", 1.0)
@@ -152,15 +157,15 @@ class AdminLogin:
     async def _end(self, token_id: str) -> None:
         tokens = await self._prepare()
         tokens.end(token_id)
-        async with self._using_files:
+        async with self._saving:
             try:
-                await asyncio.to_thread(tokens.save)
-            except OSError as error:
+                await self._storages.ask_async(self._secret_file.parent, tokens.save)
+            except (OSError, StorageError) as error:
                 _logger.warning(
                     "%s cannot be written (%s): the login that was ended would be valid again "
                     "after a restart of the service",
                     self._secret_file.parent,
-                    error.strerror,
+                    error,
                 )
         await self._service.audit.note("logout")
 
@@ -170,11 +175,15 @@ class AdminLogin:
             raise ConflictError("No admin_password is set, so nothing here needs a login.")
         return password
 
+    def _check_pause(self, address: str | None) -> None:
+        if (pause := self._attempts.wait(address)) > 0:
+            raise _too_many("Too many logins from this address had a wrong password.", pause)
+
     async def _compared(self, given: str, address: str | None) -> str:
         """Return the stored password if it is the given one, and else count a wrong password."""
         password = self._stored_password()
-        if (pause := self._attempts.wait(address)) > 0:
-            raise _too_many("Too many logins from this address had a wrong password.", pause)
+        # Again, after the wait for others from this address.
+        self._check_pause(address)
         if not await asyncio.to_thread(matches, given, password):
             self._attempts.failed(address)
             _logger.warning("a login from %s had a wrong password", address)
@@ -203,10 +212,11 @@ class AdminLogin:
 
     async def _prepare(self) -> LoginTokens:
         """Load the secret and the library, which a service without a password never needs."""
-        async with self._using_files:
-            if self._tokens is None:
-                self._tokens = await asyncio.to_thread(LoginTokens, self._secret_file)
-            return self._tokens
+        if self._tokens is None:
+            async with self._loading:
+                if self._tokens is None:
+                    self._tokens = await asyncio.to_thread(LoginTokens, self._secret_file)
+        return self._tokens
 
 
 def _named(token_id: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from cyber_inference_tui import __version__, descriptors
-from cyber_inference_tui.errors import ConfigError, CyberError
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.application import make_app
 from cyber_inference_tui.http.client_connection import Runner
@@ -113,7 +113,7 @@ def serve(
         )
         try:
             loaded = hash_password(loaded, environ=environ, flags=flags)
-        except ConfigError as error:
+        except CyberError as error:
             _logger.warning("admin_password stays in the file as plain text: %s", error)
 
         def on_ready(url: str) -> None:

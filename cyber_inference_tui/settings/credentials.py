@@ -133,7 +133,8 @@ def hash_password(
 ) -> LoadedSettings:
     """Replace a password that is in the file as plain text by its hash, and return the settings.
 
-    Raises ``ConfigError`` if the file cannot be written.
+    Raises ``ConfigError`` if the file cannot be written, and ``ConflictError`` if another program
+    keeps changing it.
     """
     path = loaded.config_path
     in_file = load_if_there(path, environ=without_settings(environ), flags={})

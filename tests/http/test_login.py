@@ -16,6 +16,7 @@ import aiohttp
 import jwt
 import pytest
 
+from cyber_inference_tui.http import login_tokens
 from cyber_inference_tui.http.login import MAX_WAITING, AdminLogin
 from cyber_inference_tui.http.login_attempts import (
     FORGET_AFTER,
@@ -328,6 +329,27 @@ async def test_a_logout_that_cannot_be_kept_still_ends_the_login_here(
         assert (await log_out(front, headers))[0] == 200
         assert await status_with(front, headers) == (401, "admin_login_required")
     assert "would be valid again after a restart" in caplog.text
+
+
+async def test_a_disk_that_hangs_holds_up_a_logout_and_no_other_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: Any, **__: Any) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(LIMIT)
+
+    async with serving(world.service, login=world.login) as front:
+        first, second = await token_of(front), await token_of(front)
+        monkeypatch.setattr(login_tokens, "replace_file", hang)
+        logout = asyncio.create_task(log_out(front, first))
+        await begun.wait()
+        assert await status_with(front, first) == (401, "admin_login_required")
+        assert await status_with(front, second) == (200, None)
+        go.set()
+        assert (await logout)[0] == 200
 
 
 def issued(tokens: LoginTokens) -> tuple[str, str]:

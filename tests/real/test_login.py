@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -128,6 +129,20 @@ def test_the_audit_log_says_who_did_what_from_where(start_fake: StartFake) -> No
         ("model_deleted", "service token", "pear"),
         ("logout", login, None),
     ]
+
+
+def test_a_password_that_cannot_be_replaced_is_used_as_it_is(start_fake: StartFake) -> None:
+    service = start_fake(start=False, config={"admin_password": "sesame"})
+    folder = os.open(service.config_path.parent, os.O_RDONLY)
+    try:
+        # As another program that is changing the file.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        service.start()
+    finally:
+        os.close(folder)
+    assert "admin_password stays in the file as plain text: Another program" in service.errors()
+    assert service.post("/admin/login", json={"password": "sesame"}).status_code == 200
+    assert tomllib.loads(service.config_path.read_text())["admin_password"] == "sesame"
 
 
 def test_a_service_with_a_password_lets_its_users_commands_in(start_fake: StartFake) -> None:
