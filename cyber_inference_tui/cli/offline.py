@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+import click
 
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
+from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.llama.log_files import open_log
+from cyber_inference_tui.llama.log_files import LogLimits, open_log
 from cyber_inference_tui.llama.log_reading import read_lines
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import ModelRecord, ProblemRecord
+from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog, Caller
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 from cyber_inference_tui.service.logs import LOGS, stem_of
 from cyber_inference_tui.service.runtime import data_directory_holder
@@ -72,9 +77,20 @@ def local_deletion(
 
     def delete() -> ModelRecord:
         library.delete(catalog, record.id)
+        note_offline(settings, "model_deleted", model=record.id)
         return record
 
     return record, delete
+
+
+def note_offline(settings: Settings, event: str, **details: Any) -> None:
+    """Write what this command did to the audit log; say so if the disk does not take it."""
+    path = settings.data_dir / LOGS / AUDIT_FILE
+    log = AuditLog(path, limits=lambda: LogLimits(settings.log_max_size, settings.log_keep))
+    try:
+        log.write(event, Caller(f"command of user {os.getuid()}"), **details)
+    except OSError as error:
+        click.echo(f"warning: {write_problem(path, error)}", err=True)
 
 
 def local_log(

@@ -11,6 +11,7 @@ from cyber_inference_tui.service.runtime import (
     data_directory_holder,
     read_runtime_file,
 )
+from cyber_inference_tui.settings.password_hash import is_hash
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -38,8 +39,8 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
     """Return a client of the service at ``url``, with the first of ``api_keys``.
 
     If the service asks for a login, the client uses the token that the service of this data
-    directory has left for its user's programs, else ``admin_password``. It sends a password or a
-    token only when asked, and the token only to its own service.
+    directory has left for its user's programs, else ``admin_password`` if it is no hash. It sends a
+    password or a token only when asked, and the token only to its own service.
     """
     from cyber_inference_tui.client.service_client import (
         ServiceClient,
@@ -50,7 +51,7 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
         if token and token != client.token:
             client.token = token
             return True
-        if settings.admin_password:
+        if settings.admin_password and not is_hash(settings.admin_password):
             await client.login(settings.admin_password)
             return True
         return False
@@ -72,7 +73,7 @@ def explain_login(error: AdminLoginError, settings: Settings) -> AdminLoginError
         f"The service at {url} needs its admin password."
         if type(error) is AdminLoginError
         else f"The service at {url} has a different admin password.",
-        hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here."
+        hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD."
         + (f" (Without {file} commands have no token: is its disk full?)" if lost else ""),
     )
 

@@ -40,7 +40,7 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
-from cyber_inference_tui.settings.credentials import make_credentials
+from cyber_inference_tui.settings.credentials import hash_password, make_credentials
 from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import BACKLOG, listening_socket
@@ -111,6 +111,10 @@ def serve(
             announce=announce_secrets,
             reveal=not goes_to_journal(environ),
         )
+        try:
+            loaded = hash_password(loaded, environ=environ, flags=flags)
+        except CyberError as error:
+            _logger.warning("admin_password stays in the file as plain text: %s", error)
 
         def on_ready(url: str) -> None:
             announce(f"listening on {url}")

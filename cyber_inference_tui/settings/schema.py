@@ -31,6 +31,8 @@ FIELDS = "fields"
 """The form of names, or of a table of values, in a request's JSON."""
 PORTS = "ports"
 """The form of a list of port numbers."""
+PASSWORD = "password"  # noqa: S105 - the name of a form
+"""The form of a password that the file holds as a hash (see ``password_hash``)."""
 
 _YEAR = 31_536_000
 """Seconds: the upper bound of every duration, well within what timers can hold."""
@@ -442,7 +444,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     admin_password: Annotated[
-        str, setting("When set, admin endpoints need a login.", Group.ACCESS, secret=True)
+        str,
+        setting(
+            "When set, admin endpoints need a login. The file gets a hash of it.",
+            Group.ACCESS,
+            secret=True,
+            form=PASSWORD,
+        ),
     ] = ""
     allowed_hosts: Annotated[
         tuple[str, ...],

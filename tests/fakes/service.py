@@ -70,6 +70,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -296,6 +297,14 @@ class _Configuration(Configuration):
         )
 
 
+class _Audit(AuditLog):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def note(self, event: str, caller: Caller | None = None, **details: Any) -> None:
+        self._service.audited.append((event, caller))
+
+
 class _Models(Models):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -515,6 +524,9 @@ class FakeService(Service):
         self.chat_pace.set()
         self.chats_open = 0
         """Chats that are not finished."""
+        self.audited: list[tuple[str, Caller | None]] = []
+        """The events of the audit log."""
+        self.audit = _Audit(self)
         self.configuration = _Configuration(self)
         self.installation = _Installation(self)
         self.models = _Models(self)
