@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
@@ -21,17 +22,46 @@ def service_url(settings: Settings) -> str:
     """Return the address of the service.
 
     With port 0 the kernel has chosen the port, and the service has written it to its data
-    directory. Raises ``NoServiceError`` if there is no such file.
+    directory. Raises ``NoServiceError`` if there is no such file. A running service has the scheme
+    that it started with, whatever ``tls_cert`` is by now, and one whose certificate is known
+    speaks TLS.
     """
-    if settings.port:
-        return base_url(settings.host, settings.port)
+    from cyber_inference_tui.client.known_services import KnownServices
+
     record = read_runtime_file(settings.data_dir)
+    if settings.port:
+        plain, secure = (base_url(settings.host, settings.port, tls=tls) for tls in (False, True))
+        if record is not None:
+            for url in (plain, secure):
+                if is_same_service(record.url, url):
+                    return url
+        known = KnownServices(settings.data_dir).certificate(secure)
+        return secure if settings.tls_cert or known else plain
     if record is None:
         raise NoServiceError(
             f"No service runs in {settings.data_dir}.",
             hint="Start one with 'cyber-inference-tui serve'.",
         )
     return reachable_url(record.url)
+
+
+def certificate_of(url: str, settings: Settings) -> str:
+    """Return the certificate (PEM) that the service at ``url`` must have, if it is known.
+
+    It is that of ``tls_cert`` for an address of this service, else the one that ``--attach`` was
+    told to trust.
+    """
+    if not url.startswith("https:"):
+        return ""
+    from cyber_inference_tui.certificates import read_certificate
+    from cyber_inference_tui.client.known_services import KnownServices
+
+    record = read_runtime_file(settings.data_dir)
+    is_own = (settings.port and url == service_url(settings)) or (
+        record is not None and is_same_service(record.url, url)
+    )
+    own = read_certificate(Path(settings.tls_cert)) if is_own and settings.tls_cert else ""
+    return own or KnownServices(settings.data_dir).certificate(url)
 
 
 def client_of(url: str, settings: Settings) -> ServiceClient:
@@ -56,7 +86,7 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
         return False
 
     key = settings.api_keys[0] if settings.api_keys else ""
-    return ServiceClient(url, api_key=key, renew=renew)
+    return ServiceClient(url, api_key=key, certificate=certificate_of(url, settings), renew=renew)
 
 
 def _token_for(url: str, settings: Settings) -> str:
