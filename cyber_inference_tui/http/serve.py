@@ -39,6 +39,7 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
+from cyber_inference_tui.service.systemd import Systemd
 from cyber_inference_tui.settings.credentials import make_credentials
 from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
@@ -112,15 +113,28 @@ def serve(
             reveal=not goes_to_journal(environ),
         )
 
+        systemd = Systemd(environ)
+
         def on_ready(url: str) -> None:
             announce(f"listening on {url}")
+            systemd.ready()
             if quiet:
                 leave_stderr()
 
         async def run() -> int:
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=own_log)
-            code = await _run(service, listener, on_ready, connections, certificate)
+            try:
+                code = await _run(
+                    service,
+                    listener,
+                    on_ready=on_ready,
+                    on_stop=systemd.stopping,
+                    connections=connections,
+                    certificate=certificate,
+                )
+            finally:
+                systemd.end()
             _ignore_signals()
             return code
 
@@ -164,7 +178,9 @@ def _certificate(settings: Settings) -> ServerCertificate | None:
 async def _run(
     service: Service,
     listener: socket.socket,
+    *,
     on_ready: Callable[[str], None],
+    on_stop: Callable[[], None],
     connections: int,
     certificate: ServerCertificate | None,
 ) -> int:
@@ -219,6 +235,7 @@ async def _run(
             gc.freeze()
             on_ready(url)
             await stop.wait()
+            on_stop()
             await service.extra_ports.close()
             await stop_accepting()
             await _wind_down(service, hurry)
