@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
+from cyber_inference_tui.client.service_url import (
+    base_url,
+    is_loopback_url,
+    is_same_service,
+    reachable_url,
+)
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
 from cyber_inference_tui.service.runtime import (
     RUNTIME_FILE,
@@ -26,8 +31,6 @@ def service_url(settings: Settings) -> str:
     that it started with, whatever ``tls_cert`` is by now, and one whose certificate is known
     speaks TLS.
     """
-    from cyber_inference_tui.client.known_services import KnownServices
-
     record = read_runtime_file(settings.data_dir)
     if settings.port:
         plain, secure = (base_url(settings.host, settings.port, tls=tls) for tls in (False, True))
@@ -35,8 +38,8 @@ def service_url(settings: Settings) -> str:
             for url in (plain, secure):
                 if is_same_service(record.url, url):
                     return url
-        known = KnownServices(settings.data_dir).certificate(secure)
-        return secure if settings.tls_cert or known else plain
+        is_secure = settings.tls_cert or _known_certificate(secure, settings)
+        return secure if is_secure else plain
     if record is None:
         raise NoServiceError(
             f"No service runs in {settings.data_dir}.",
@@ -54,14 +57,21 @@ def certificate_of(url: str, settings: Settings) -> str:
     if not url.startswith("https:"):
         return ""
     from cyber_inference_tui.certificates import read_certificate
+
+    own = read_certificate(Path(settings.tls_cert)) if settings.tls_cert else ""
+    record = read_runtime_file(settings.data_dir)
+    if record is not None and is_same_service(record.url, url):
+        return own
+    known = _known_certificate(url, settings)
+    return known or (own if settings.port and url == service_url(settings) else "")
+
+
+def _known_certificate(url: str, settings: Settings) -> str:
+    if is_loopback_url(url):
+        return ""  # a service here, or the end of a tunnel that may lead to another one each day
     from cyber_inference_tui.client.known_services import KnownServices
 
-    record = read_runtime_file(settings.data_dir)
-    is_own = (settings.port and url == service_url(settings)) or (
-        record is not None and is_same_service(record.url, url)
-    )
-    own = read_certificate(Path(settings.tls_cert)) if is_own and settings.tls_cert else ""
-    return own or KnownServices(settings.data_dir).certificate(url)
+    return KnownServices(settings.data_dir).certificate(url)
 
 
 def client_of(url: str, settings: Settings) -> ServiceClient:

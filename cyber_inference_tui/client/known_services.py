@@ -73,7 +73,7 @@ class KnownServices:
             ) from error
 
     def _file(self, url: str) -> Path:
-        return self._folder / f"{urlsplit(url).netloc}.pem"
+        return self._folder / f"{urlsplit(url).netloc.lower()}.pem"
 
 
 def _shown_certificate(url: str, accepted: str | None) -> str:

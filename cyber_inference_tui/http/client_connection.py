@@ -288,8 +288,8 @@ class Runner(web.AppRunner):
 
         Call it after ``setup``. The result stops accepting; running answers continue.
         """
-        if certificate is not None and self.server is not None:
-            return TlsListener(listener, certificate.context, self.server).stop
+        if certificate is not None:
+            return TlsListener(listener, certificate.context, cast("web.Server", self.server)).stop
         site = web.SockSite(self, listener, backlog=BACKLOG)
         await site.start()
         return site.stop

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
@@ -26,15 +25,16 @@ from cyber_inference_tui.settings.watch import FileWatch
 _HANDSHAKE = b"\x16"
 _HANDSHAKE_SECONDS = 10.0
 """Seconds from a connection to the end of its handshake."""
-_MOST_HANDSHAKES = 256
+_MOST_HANDSHAKES = 128
 """Handshakes at once. For one more, the oldest is given up: an honest client takes milliseconds."""
 _LOOK_INTERVAL = 1.0
 _MAX_BYTES = 1 << 20
 _MAX_PLAIN = 64 << 10
-"""Bytes of a plain request that are read and dropped, so that its client sees the answer."""
+"""Bytes of a plain request that are read at once."""
 _LINGER = 2.0
-_NO_DESCRIPTOR_PAUSE = 1.0
-_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Seconds for which further bytes of a plain request are read and dropped."""
+_PAUSE = 1.0
+"""Seconds until the next try to accept, after one that failed."""
 
 _logger = logging.getLogger(__name__)
 
@@ -122,30 +122,35 @@ class TlsListener:
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
+            except ConnectionError:
+                continue  # the client is gone already
             except OSError as error:
-                if error.errno in _NO_DESCRIPTOR:
-                    _logger.warning("cannot accept a connection: %s", error.strerror)
-                    await asyncio.sleep(_NO_DESCRIPTOR_PAUSE)
+                # All descriptors are in use, most likely.
+                _logger.warning("cannot accept a connection: %s", error.strerror)
+                await asyncio.sleep(_PAUSE)
                 continue
             if len(self._handshakes) >= _MOST_HANDSHAKES:
                 next(iter(self._handshakes)).cancel()
             task = asyncio.ensure_future(self._begin(connection))
             self._handshakes[task] = None
             task.add_done_callback(self._handshakes.pop)
+            # In a flood, accepting never waits, and everything else has its turn here.
+            await asyncio.sleep(0)
 
     async def _begin(self, connection: socket.socket) -> None:
         """Shake hands with a client, or send it the sentence."""
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
         # What was refused, broken off or too slow needs no word in the log.
-        with contextlib.suppress(OSError, TimeoutError), connection:
+        with contextlib.suppress(OSError, TimeoutError), contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 await _readable(connection)
                 if connection.recv(1, socket.MSG_PEEK) != _HANDSHAKE:
                     await _refuse_plain(connection)
                     return
-                own = connection.dup()
-                await loop.connect_accepted_socket(self._protocol, own, ssl=self._context)
+                stack.pop_all()  # from here on it is the transport's
+                await loop.connect_accepted_socket(self._protocol, connection, ssl=self._context)
 
 
 async def _readable(connection: socket.socket) -> None:

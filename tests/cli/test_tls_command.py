@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.certificates import fingerprint, read_certificate
+from cyber_inference_tui.cli.service_access import certificate_of, service_url
+from cyber_inference_tui.service.runtime import RuntimeRecord, write_runtime_file
+from cyber_inference_tui.settings.schema import Settings
+from tests.certificates import Pair
 from tests.cli.conftest import CommandLine
 from tests.tools import tool
 
@@ -68,6 +74,32 @@ def test_a_key_alone_is_a_mistake(call: CommandLine, config: Path) -> None:
     config.write_text("tls_key = 'key.pem'\n")
     outcome = call("config", "check")
     assert (outcome.code, outcome.err) == (5, f"{config}:1: tls_key: is set, but tls_cert is not\n")
+
+
+def test_commands_know_how_the_service_can_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    own, elsewhere = Pair(tmp_path / "here"), Pair(tmp_path)
+    plain = Settings(data_dir=tmp_path)
+    secure = Settings(data_dir=tmp_path, tls_cert=str(own.certificate))
+    here = "127.0.0.1:8337"
+    assert service_url(plain) == f"http://{here}"
+    assert service_url(secure) == f"https://{here}"
+    assert certificate_of(service_url(secure), secure) == own.pem
+    # One that runs has the scheme that it began with.
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for scheme in ("http", "https"):
+        record = RuntimeRecord(pid=1, url=f"{scheme}://{here}", version="1", started_at=began)
+        write_runtime_file(tmp_path, record)
+        assert service_url(plain) == service_url(secure) == f"{scheme}://{here}"
+    # One elsewhere has the certificate that --attach was told to trust.
+    known = tmp_path / "known_services" / "jetson:8337.pem"
+    known.parent.mkdir()
+    known.write_text(elsewhere.pem)
+    for settings in (plain, secure):
+        away = msgspec.structs.replace(settings, host="Jetson")
+        assert service_url(away).lower() == "https://jetson:8337"
+        assert certificate_of(service_url(away), away) == elsewhere.pem
+    assert certificate_of("https://other:8337", secure) == ""
 
 
 @pytest.mark.parametrize("command", [("status",), ("list-models",)])
