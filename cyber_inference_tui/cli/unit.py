@@ -23,8 +23,9 @@ from cyber_inference_tui.text import clean_line
 UNIT_NAME = "cyber-inference-tui.service"
 SYSTEM_UNITS = Path("/etc/systemd/system")
 
-_WATCHDOG_SECONDS = 30
-"""An event loop that hangs for so long is ended, with the stack of each thread in the journal."""
+_WATCHDOG_SECONDS = 60
+"""An event loop that hangs for so long is ended, with the stack of each thread in the journal. It
+may stand still for many seconds while a small machine swaps."""
 
 _SANDBOX = """\
 # As root: make the device files of NVIDIA's cards, for which the driver's set-uid helper has no
@@ -47,7 +48,8 @@ RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native"""
-"""What CUDA works with. ``ProtectClock`` is not here: before systemd 248 it closes all devices."""
+"""What leaves the devices and system calls of GPUs alone. ``ProtectClock`` is not here: before
+systemd 248 it closes all devices."""
 
 _HARDENED = """\
 PrivateDevices=yes
