@@ -225,7 +225,7 @@ def _from_here(key: Key, text: str) -> Any:
     from cyber_inference_tui.settings.values import parsed
 
     value = parsed(key, text)
-    if key.is_path or (key.form == "program" and "/" in text):
+    if key.is_path_in(text):
         if isinstance(value, str):
             return _absolute(value)
         if isinstance(value, list):

@@ -141,6 +141,7 @@ class AccessRules:
         self._any_origin = "*" in settings.cors_origins
         self._keys = [digest_of(key) for key in settings.api_keys]
         self._hosts: dict[tuple[str, str], bool] = {}
+        self._scheme = "https" if settings.tls_cert else "http"
 
     def allows_host(self, host: str, local: str) -> bool:
         """Check a ``Host``; ``local`` is the IP address on which the connection arrived."""
@@ -160,7 +161,7 @@ class AccessRules:
             name in self._names
             or _is_loopback(name)
             or _is_private(name)
-            or (name, port or 80) in self._names_with_port
+            or (name, port or _DEFAULT_PORTS[self._scheme]) in self._names_with_port
             or (self.wildcard and name == _plain_ip(local))
         )
 
@@ -172,8 +173,9 @@ class AccessRules:
         if parsed in self._origins:
             return True
         own = parse_host(host)
-        # This port serves plain HTTP only: the same name with https is another site.
-        return own is not None and parsed == ("http", own[0], own[1] or 80)
+        # This port serves one scheme only: the same name with the other one is another site.
+        scheme = self._scheme
+        return own is not None and parsed == (scheme, own[0], own[1] or _DEFAULT_PORTS[scheme])
 
     def shares_with(self, origin: str, area: Area) -> str | None:
         """Return the ``Access-Control-Allow-Origin`` for ``origin``; ``None`` = not shared."""

@@ -247,6 +247,8 @@ class _Reader:
 
     def result(self) -> LoadedSettings:
         self._check_names()
+        if self._values.get("tls_key") and not self._values.get("tls_cert"):
+            self._note(("tls_key",), "is set, but tls_cert is not")
         if self._mistakes:
             # Names and values are outside text: keep each mistake on one harmless line.
             raise ConfigError("\n".join(clean_line(mistake) for mistake in self._mistakes))

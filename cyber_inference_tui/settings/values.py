@@ -122,7 +122,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         return expanded(typed, folder, home)
     if isinstance(typed, str) and typed:
         _check_form(key, typed, None)
-        if key.form == "program" and "/" in typed:
+        if key.is_path_in(typed):
             return str(expanded(Path(typed), folder, home))
     return typed
 

@@ -31,6 +31,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
@@ -83,6 +84,7 @@ from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import listening_socket
 
 T = TypeVar("T")
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -668,10 +670,12 @@ async def serving(
     most_connections: int | None = None,
     login: AdminLogin | None = None,
     forwarder: Forwarder | None = None,
+    certificate: ServerCertificate | None = None,
 ) -> AsyncIterator[Front]:
     """Serve on a free port as the real service does, until the block ends.
 
-    With a ``forwarder``, it forwards requests for models, also on the lean path.
+    With a ``forwarder``, it forwards requests for models, also on the lean path. With a
+    ``certificate``, it speaks TLS.
     """
     login = login or AdminLogin(service, Path("/proc/none/login.secret"))
     app = assemble(
@@ -698,13 +702,14 @@ async def serving(
         shutdown_timeout=2.0,
     )
     await runner.setup()
-    site = web.TCPSite(runner, host, 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    listener = listening_socket(host, 0)
+    port = listener.getsockname()[1]
+    stop = await runner.accept(listener, certificate)
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         front = Front(service, port, client, app)
         try:
             yield front
         finally:
+            await stop()
             await runner.cleanup()
