@@ -76,6 +76,7 @@ class Admission:
             takes_place=takes_place,
             reason=reason,
         )
+        waiter.passed = state.passed
         state.waiters.append(waiter)
         self.waiting += 1
         return waiter
@@ -85,21 +86,16 @@ class Admission:
         if waiter not in state.waiters:
             return False
         state.waiters.remove(waiter)
-        self._one_less(state)
+        self.waiting -= 1
         return True
 
     def fail_all(self, state: ModelState, error: CyberError) -> None:
         """Empty the model's queue; everybody in it gets ``error``."""
         while state.waiters:
             waiter = state.waiters.popleft()
-            self._one_less(state)
+            self.waiting -= 1
             if not waiter.future.done():
                 waiter.future.set_exception(error)
-
-    def _one_less(self, state: ModelState) -> None:
-        self.waiting -= 1
-        if not state.waiters:
-            state.overtaken = 0
 
     def pop_loads(self, state: ModelState) -> list[Waiter]:
         """Take the explicit loads out of the queue of a loaded model.
@@ -161,7 +157,7 @@ class Admission:
                 and other.status is not ModelStatus.LOADED
                 and other.waiters[0].arrival < arrival
             ):
-                other.overtaken += 1
+                other.passed += 1
 
     def free_place(self, state: ModelState, seconds: float) -> None:
         """Count the end of a request that held a place for so many seconds: the hot path."""

@@ -24,7 +24,7 @@ from cyber_inference_tui.settings.schema import Settings
 class Waiter:
     """A request that waits for a model, or an explicit load, which takes no place."""
 
-    __slots__ = ("arrival", "future", "reason", "since", "takes_place")
+    __slots__ = ("arrival", "future", "passed", "reason", "since", "takes_place")
 
     def __init__(
         self,
@@ -42,6 +42,8 @@ class Waiter:
         self.takes_place = takes_place
         self.reason = reason
         """The reason for a load: ``request``, ``asked``, ``preload`` or ``restart``."""
+        self.passed = 0
+        """The model's ``passed`` when it arrived."""
 
 
 class Session:
@@ -128,8 +130,8 @@ class ModelState:
         """Load it again after it was unloaded."""
         self.admit_before: int | None = None
         """Only requests up to this arrival are admitted, to make room for another model."""
-        self.overtaken = 0
-        """Later requests for other models that were admitted while the oldest request waits."""
+        self.passed = 0
+        """Requests for other models that were admitted before earlier ones that waited here."""
         self.pinned: bool | None = None
         """The pin that was set at run time; ``None`` = as configured."""
         self.last_used = 0.0
@@ -191,6 +193,11 @@ class ModelState:
     def is_pinned(self) -> bool:
         """True if it is never evicted and has no idle timeout."""
         return self.model.settings.pinned if self.pinned is None else self.pinned
+
+    @property
+    def overtaken(self) -> int:
+        """How often others were admitted before the oldest request, at most."""
+        return self.passed - self.waiters[0].passed if self.waiters else 0
 
     @property
     def queued(self) -> int:
