@@ -218,8 +218,8 @@ class ModelState:
 
     @property
     def queued(self) -> int:
-        """The number of requests that wait for it, without explicit loads."""
-        return sum(waiter.takes_place for waiter in self.waiters)
+        """The number of ``requests``."""
+        return len(self.requests)
 
     @property
     def waiting_priority(self) -> Priority:
