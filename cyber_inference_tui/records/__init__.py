@@ -18,6 +18,7 @@ from cyber_inference_tui.records.hub import (
     HubFilesRecord,
     HubModelRecord,
 )
+from cyber_inference_tui.records.keys import Priority
 from cyber_inference_tui.records.logs import (
     LogEvent,
     LogLevel,
@@ -123,6 +124,7 @@ __all__ = [
     "NetworkRecord",
     "NumberedLine",
     "PortRecord",
+    "Priority",
     "ProblemRecord",
     "RecentEvent",
     "RequestPhase",
