@@ -18,7 +18,8 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     │   └── InvalidAdminPasswordError
     ├── TooManyLoginsError
     ├── ForbiddenHostError
-    │   └── ForbiddenOriginError
+    │   ├── ForbiddenOriginError
+    │   └── ForbiddenProxyError
     ├── QueueFullError                 models and their servers
     ├── QueueTimeoutError
     ├── ModelLoadError
@@ -177,7 +178,11 @@ class ForbiddenHostError(CyberError, code="forbidden_host", status=403):
 
 
 class ForbiddenOriginError(ForbiddenHostError, code="forbidden_origin"):
-    """A web page of another site asked for something that only the owner's pages may have."""
+    """A web page of another site made the browser send the request."""
+
+
+class ForbiddenProxyError(ForbiddenHostError, code="forbidden_proxy"):
+    """The request came through a proxy, and the service asks its clients for no key."""
 
 
 # Models and their servers

@@ -113,8 +113,8 @@ def assemble(
     table.handle(endpoints.STATUS_EVENTS, streams.status)
     page = WebPage(service, forward)
     table.handle(endpoints.WEB_PAGE, page.file)
-    table.catch("/ui", Area.OPEN, page.redirect)
-    table.catch("/ui/{file:.*}", Area.OPEN, page.file)
+    table.catch("/ui", Area.PAGE, page.redirect)
+    table.catch("/ui/{file:.*}", Area.PAGE, page.file)
     add_ollama(table, service)
     add_admin(table, service)
     for prefix in ("admin", "ws"):

@@ -34,7 +34,7 @@ from cyber_inference_tui.errors import (
     TooManyLoginsError,
 )
 from cyber_inference_tui.files import replace_file
-from cyber_inference_tui.http.access import bearer_token, digest_of
+from cyber_inference_tui.http.access import bearer_token, client_address, digest_of
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
@@ -176,7 +176,8 @@ class AdminLogin:
         signer = await self._prepare()
         # No await from here on, so that concurrent attempts are all counted.
         password = self._service.settings.admin_password
-        pause = self._attempts.wait(request.remote)
+        client = client_address(request)
+        pause = self._attempts.wait(client)
         if pause > 0:
             error = TooManyLoginsError(
                 "Too many logins from this address had a wrong password.",
@@ -185,10 +186,10 @@ class AdminLogin:
             error.retry_after = pause
             raise error
         if not hmac.compare_digest(digest_of(given.password), digest_of(password)):
-            self._attempts.failed(request.remote)
-            _logger.warning("a login from %s had a wrong password", request.remote)
+            self._attempts.failed(client)
+            _logger.warning("a login from %s had a wrong password", client)
             raise InvalidAdminPasswordError("The admin password is wrong.")
-        self._attempts.succeeded(request.remote)
+        self._attempts.succeeded(client)
         answer = LoginRecord(
             access_token=signer.token(
                 password, int(self._now()), process=self._process_id, clock=int(self._clock())

@@ -447,14 +447,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: Annotated[
         tuple[str, ...],
         setting(
-            "Further host names to answer to, beyond this machine's own and addresses.",
+            "Further host names to answer to, beyond this machine's own and addresses; "
+            '"*.example.org" means all names below.',
             Group.ACCESS,
             form="word",
         ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        setting("Origins whose web pages may use the service.", Group.ACCESS, form="origin"),
+        setting(
+            'Origins whose web pages may use the service; "https://*.example.org" means all '
+            "names below.",
+            Group.ACCESS,
+            form="origin",
+        ),
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        setting(
+            "Addresses or networks of proxies whose X-Forwarded-For and Forwarded name the client.",
+            Group.ACCESS,
+            form="network",
+        ),
     ] = ()
     insecure_no_auth: Annotated[
         bool,

@@ -49,6 +49,10 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+"),
         "an origin such as https://chat.example.org",
     ),
+    "network": (
+        re.compile(r"[0-9A-Fa-f.:]{2,45}(?:/[0-9]{1,3})?"),
+        "an address or a network such as 10.0.0.0/8",
+    ),
     "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
     "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
     FIELDS: (re.compile(r".+", re.DOTALL), "a field's name"),
