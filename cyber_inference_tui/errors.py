@@ -15,7 +15,8 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     ├── TooManyConnectionsError
     ├── InvalidApiKeyError             access
     ├── AdminLoginError
-    │   └── InvalidAdminPasswordError
+    │   ├── InvalidAdminPasswordError
+    │   └── GuardedSettingError
     ├── TooManyLoginsError
     ├── ForbiddenHostError
     │   ├── ForbiddenOriginError
@@ -167,6 +168,10 @@ class AdminLoginError(CyberError, code="admin_login_required", status=401):
 
 class InvalidAdminPasswordError(AdminLoginError, code="invalid_admin_password"):
     """A login with another password than ``admin_password``."""
+
+
+class GuardedSettingError(AdminLoginError, code="guarded_setting"):
+    """Only the service's owner may change this setting, even where the admin API needs no login."""
 
 
 class TooManyLoginsError(CyberError, code="too_many_logins", status=429):

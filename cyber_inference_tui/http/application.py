@@ -87,7 +87,9 @@ def assemble(
         admits=lambda request: login.admits(request.headers),
     )
     table = RouteTable(
-        lambda: service.settings.max_body_size, lambda name: is_model_name(service, name)
+        lambda: service.settings.max_body_size,
+        lambda name: is_model_name(service, name),
+        login.is_owner,
     )
     for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
         table.answer(health, lambda call: {"status": "ok"})

@@ -168,6 +168,15 @@ class AdminLogin:
         token = bearer_token(headers)
         return not password or self._is_own(token) or self._is_valid(token, password)
 
+    def is_owner(self, headers: Mapping[str, str]) -> bool:
+        """Check whether a request comes from the owner, also where no login is needed.
+
+        After ``check``. The owner has logged in, or has the token of the process.
+        """
+        if self._service.settings.admin_password:
+            return self.admits(headers)
+        return self._is_own(bearer_token(headers))
+
     async def login(self, request: web.Request) -> web.Response:
         """Answer ``POST /admin/login``."""
         given = await read_json(request, Credentials, limit=_MAX_BODY)

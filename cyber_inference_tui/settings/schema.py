@@ -57,6 +57,7 @@ def setting(
     *,
     live: bool = True,
     secret: bool = False,
+    guarded: bool = False,
     form: str = "",
     general: str = "",
     example: Any = None,
@@ -68,6 +69,7 @@ def setting(
         "group": group.value if group is not None else "",
         "live": live,
         "secret": secret,
+        "guarded": guarded,
         "form": form,
         "general": general,
         "example": example,
@@ -131,6 +133,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting(
             "The model's GGUF file, if it is outside the folders.",
+            guarded=True,
             example="/mnt/models/my-model-Q4_K_M.gguf",
         ),
     ] = None
@@ -187,6 +190,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting(
             "The projector file, if it is not the one beside the model.",
+            guarded=True,
             example="/mnt/models/mmproj-my-model.gguf",
         ),
     ] = None
@@ -194,6 +198,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting(
             "Further arguments for its server, which override all others.",
+            guarded=True,
             form=LLAMA_ARGUMENTS,
             general="llama_args",
             example=["--cache-type-k", "q8_0"],
@@ -204,6 +209,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Further environment variables for its server.",
             secret=True,
+            guarded=True,
             form="variable",
             example={"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
         ),
@@ -240,6 +246,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Any other OpenAI-compatible server instead of llama-server;"
             " {port}, {host}, {path} and {id} are filled in.",
+            guarded=True,
             form=ARGUMENTS,
             example=["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
         ),
@@ -267,11 +274,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force."""
 
     models_dir: Annotated[
-        Path, setting("Where models are kept; <data_dir>/models if not set.", Group.MODELS)
+        Path,
+        setting("Where models are kept; <data_dir>/models if not set.", Group.MODELS, guarded=True),
     ] = msgspec.field(default_factory=lambda: _default_data_dir() / "models")
     model_dirs: Annotated[
         tuple[Path, ...],
-        setting("Further directories to read models from, in place.", Group.MODELS),
+        setting("Further directories to read models from, in place.", Group.MODELS, guarded=True),
     ] = ()
     discover: Annotated[
         bool,
@@ -333,6 +341,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "The llama-server to use; empty = the installed one, else that on PATH.",
             Group.LLAMA_SERVER,
+            guarded=True,
             form="program",
         ),
     ] = ""
@@ -357,7 +366,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     llama_args: Annotated[
         tuple[str, ...],
-        setting("Further arguments for every server.", Group.LLAMA_SERVER, form=LLAMA_ARGUMENTS),
+        setting(
+            "Further arguments for every server.",
+            Group.LLAMA_SERVER,
+            guarded=True,
+            form=LLAMA_ARGUMENTS,
+        ),
     ] = ()
     llama_server_base_port: Annotated[
         int,
@@ -480,7 +494,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
 
     hf_endpoint: Annotated[
-        str, setting("The model hub; empty = the hub's default.", Group.HUB, form="url")
+        str,
+        setting("The model hub; empty = the hub's default.", Group.HUB, guarded=True, form="url"),
     ] = ""
     hf_token: Annotated[
         str,
@@ -497,12 +512,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Hosts the hub may send a download to, beyond its own; "
             '"name", "name:port" or "*.name".',
             Group.HUB,
+            guarded=True,
             form="word",
         ),
     ] = ()
 
     data_dir: Annotated[
-        Path, setting("Where state and logs are kept.", Group.SERVICE, live=False)
+        Path, setting("Where state and logs are kept.", Group.SERVICE, live=False, guarded=True)
     ] = msgspec.field(default_factory=_default_data_dir)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -535,7 +551,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1.0
     system_root: Annotated[
         Path,
-        setting("Where proc/, sys/ and etc/ of the machine are.", Group.SERVICE, live=False),
+        setting(
+            "Where proc/, sys/ and etc/ of the machine are.",
+            Group.SERVICE,
+            live=False,
+            guarded=True,
+        ),
     ] = Path("/")
 
     theme: Annotated[str, setting("The terminal app's theme.", Group.TERMINAL, form="name")] = ""
@@ -559,6 +580,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     live: bool = True
     """Applies without a restart of the service."""
     secret: bool = False
+    guarded: bool = False
+    """Names a program, its arguments, a path or a receiver of secrets, so that only the owner may
+    change it over HTTP."""
     form: str = ""
     """The form a text must have (see ``values``)."""
     general: str = ""
