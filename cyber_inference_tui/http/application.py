@@ -13,11 +13,8 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.error_responses import (
-    error_response,
-    from_http_exception,
-    internal_error,
-)
+from cyber_inference_tui.http.client_connection import refusal
+from cyber_inference_tui.http.error_responses import from_http_exception, internal_error
 from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import NOSNIFF, json_answer
@@ -188,7 +185,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             at = utc_now() - timedelta(seconds=seconds)
             record = refusal_record(request, error, at=at, seconds=seconds)
             service.note_refusal(record, error.code)
-        return error_response(error, request.path)
+        return refusal(request, error)
 
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -218,7 +215,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
                 # In the middle of an answer, only an early end can show the error.
                 transport.abort()
                 raise ConnectionAbortedError from None
-            return error_response(internal_error(), request.path)
+            return refusal(request, internal_error())
 
     return border
 
