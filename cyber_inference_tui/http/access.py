@@ -37,7 +37,6 @@ from cyber_inference_tui.http.hosts import (
     is_local_page,
     is_loopback,
     is_private,
-    matches_name,
     parse_host,
     parse_network,
     parse_origin,
@@ -84,14 +83,15 @@ class AccessRules:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
-        self._patterns: list[tuple[str, int | None]] = []
+        self._domains: list[tuple[str, int | None]] = []
+        """The domains of ``*.example.org``, with a dot in front."""
         for entry in (bound, settings.host, *settings.allowed_hosts):
             # Here an IPv6 address needs no brackets.
             host = parse_host(entry) or (parse_host(f"[{entry}]") if ":" in entry else None)
             if host is None:
                 _logger.warning("ignoring %r: it is not a host name or address", entry)
             elif host[0].startswith("*."):
-                self._patterns.append(host)
+                self._domains.append((host[0][1:], host[1]))
             elif host[1] is None:
                 self._names.add(host[0])
             else:
@@ -99,7 +99,11 @@ class AccessRules:
         address = plain_ip(bound.strip("[]"))
         self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
         self._origins = ListedOrigins(settings.cors_origins)
-        self._proxies = {parse_network(entry) for entry in settings.trusted_proxies} - {None}
+        self._proxies = [
+            network
+            for entry in settings.trusted_proxies
+            if (network := parse_network(entry)) is not None
+        ]
         self._keys = [digest_of(key) for key in settings.api_keys]
         self._hosts: dict[tuple[str, str], bool] = {}
 
@@ -124,8 +128,8 @@ class AccessRules:
             or (name, port or 80) in self._names_with_port
             or (self.wildcard and name == plain_ip(local))
             or any(
-                matches_name(pattern, name) and only in {None, port or 80}
-                for pattern, only in self._patterns
+                name.endswith(domain) and only in {None, port or 80}
+                for domain, only in self._domains
             )
         )
 
@@ -177,9 +181,7 @@ class AccessRules:
 
     def _is_proxy(self, address: str | None) -> bool:
         ip = plain_ip(address or "")
-        return ip is not None and any(
-            ipaddress.ip_address(ip) in network for network in self._proxies if network is not None
-        )
+        return ip is not None and any(ipaddress.ip_address(ip) in one for one in self._proxies)
 
     def key_name(self, headers: Mapping[str, str]) -> str | None:
         """Return the name of a request's valid key: its place in ``api_keys``, from 1.

@@ -73,11 +73,6 @@ def is_private(name: str) -> bool:
     return not (address.is_global or address.is_multicast or address.is_unspecified)
 
 
-def matches_name(pattern: str, name: str) -> bool:
-    """Check a name against a pattern ``*.example.org``, which means all names below that."""
-    return pattern.startswith("*.") and name.endswith(pattern[1:])
-
-
 def is_local_page(origin: str) -> bool:
     """Check whether a page comes from the client's own machine, or belongs to a program there."""
     parsed = parse_origin(origin)
@@ -108,7 +103,7 @@ class ListedOrigins:
                 if rest != entry:
                     normal = f"{normal.rpartition(':')[0]}:*"
                 pattern = re.compile(re.escape(normal).replace(r"\*", "[^/:@]*"))
-                is_every = re.search(r"://\*(?::|$)", normal) is not None
+                is_every = re.search(r"://[*.]+(?::|$)", normal) is not None
                 (self._every if is_every else self._some).append(pattern)
             else:
                 self._exact.add(normal)

@@ -269,6 +269,7 @@ def test_patterns_of_origins_and_hosts() -> None:
             "https://*.example.org",
             "http://*.lan:*",
             "chrome-extension://*",
+            "http://*.*:5000",
             "app-x://one",
             "https://[::2]:9",
         ),
@@ -288,6 +289,7 @@ def test_patterns_of_origins_and_hosts() -> None:
         ("https://box.lan:3000", False, False),
         # A pattern for every name, as * alone, is for models only.
         ("chrome-extension://abcdefgh", True, False),
+        ("http://evil.example:5000", True, False),
         ("App-X://one/", True, True),
         ("app-x://two", False, False),
         ("https://[::2]:9", True, True),

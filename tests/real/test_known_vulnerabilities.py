@@ -215,7 +215,7 @@ def test_no_name_in_a_request_controls_a_terminal(service: ServiceProcess) -> No
         assert answer.status_code == 404
         texts = [answer.json()["error"]["message"]]
         texts.append(client.get(f"/v1/models/{quote(odd)}").json()["error"]["message"])
-        client.get(f"/nothing/{quote(odd)}", headers={"User-Agent": b"x\x1b[2J"})
+        client.get(f"/nothing/{quote(odd)}", headers={"User-Agent": "x\x1b[2J"})
         texts.append(client.get("/admin/logs/service").text)
         texts += [json.dumps(client.get("/admin/requests").json(), ensure_ascii=False)]
     for text in texts:
