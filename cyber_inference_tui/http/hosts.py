@@ -132,7 +132,7 @@ def _normal_origin(text: str) -> str | None:
 def parse_network(text: str) -> Network | None:
     """Return the network of ``10.0.0.0/8`` or of a single address; ``None`` for other text."""
     try:
-        return ipaddress.ip_network(plain_ip(text.strip("[]")) or text, strict=False)
+        return ipaddress.ip_network(plain_ip(text) or text, strict=False)
     except ValueError:
         return None
 

@@ -31,6 +31,8 @@ FIELDS = "fields"
 """The form of names, or of a table of values, in a request's JSON."""
 PORTS = "ports"
 """The form of a list of port numbers."""
+NETWORK = "network"
+"""The form of an IP address or a network."""
 
 _YEAR = 31_536_000
 """Seconds: the upper bound of every duration, well within what timers can hold."""
@@ -481,7 +483,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Addresses or networks of proxies whose X-Forwarded-For and Forwarded name the client.",
             Group.ACCESS,
-            form="network",
+            form=NETWORK,
         ),
     ] = ()
     insecure_no_auth: Annotated[

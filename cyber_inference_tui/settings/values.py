@@ -6,6 +6,7 @@ Errors name the expected and the found value, but never a secret: messages are l
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import math
 import re
 import tomllib
@@ -22,6 +23,7 @@ from cyber_inference_tui.settings.schema import (
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    NETWORK,
     PORTS,
     Key,
     RequestRules,
@@ -48,10 +50,6 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "origin": (
         re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+"),
         "an origin such as https://chat.example.org",
-    ),
-    "network": (
-        re.compile(r"[0-9A-Fa-f.:]{2,45}(?:/[0-9]{1,3})?"),
-        "an address or a network such as 10.0.0.0/8",
     ),
     "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
     "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
@@ -209,6 +207,14 @@ def _check_form(key: Key, text: str, item: int | None) -> None:
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
         raise InvalidValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == NETWORK:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            words = "an address or a network such as 10.0.0.0/8"
+            raise InvalidValueError(
+                f"{place}expected {words}, found {in_words(text, key)}", item
+            ) from None
     if key.form == LLAMA_ARGUMENTS and (why := owned_option_problem(text)) is not None:
         raise InvalidValueError(f"{place}{why}", item)
 
