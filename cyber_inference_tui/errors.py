@@ -15,10 +15,12 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     ├── TooManyConnectionsError
     ├── InvalidApiKeyError             access
     ├── AdminLoginError
-    │   └── InvalidAdminPasswordError
+    │   ├── InvalidAdminPasswordError
+    │   └── GuardedSettingError
     ├── TooManyLoginsError
     ├── ForbiddenHostError
-    │   └── ForbiddenOriginError
+    │   ├── ForbiddenOriginError
+    │   └── ForbiddenProxyError
     ├── QueueFullError                 models and their servers
     ├── QueueTimeoutError
     ├── ModelLoadError
@@ -168,6 +170,10 @@ class InvalidAdminPasswordError(AdminLoginError, code="invalid_admin_password"):
     """A login with another password than ``admin_password``."""
 
 
+class GuardedSettingError(AdminLoginError, code="guarded_setting"):
+    """Only the service's owner may change this setting, even where the admin API needs no login."""
+
+
 class TooManyLoginsError(CyberError, code="too_many_logins", status=429):
     """Too many logins from one address had a wrong password; it has to wait."""
 
@@ -177,7 +183,11 @@ class ForbiddenHostError(CyberError, code="forbidden_host", status=403):
 
 
 class ForbiddenOriginError(ForbiddenHostError, code="forbidden_origin"):
-    """A web page of another site asked for something that only the owner's pages may have."""
+    """A web page of another site made the browser send the request."""
+
+
+class ForbiddenProxyError(ForbiddenHostError, code="forbidden_proxy"):
+    """The request came through a proxy, and the service asks its clients for no key."""
 
 
 # Models and their servers

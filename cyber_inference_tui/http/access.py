@@ -2,8 +2,9 @@
 
 Any web page can make a browser send requests to this machine, and DNS rebinding even lets it read
 the answers. ``Host`` is the name that the browser used, ``Origin`` is the site that sent the
-request: both must be known. The settings are read at each request, but their rules are computed
-only once for each settings object.
+request: both must be known. Clients of a proxy on this machine look like programs on it, so a
+proxy's requests need keys. The settings are read at each request, but their rules are computed only
+once for each settings object.
 """
 
 from __future__ import annotations
@@ -20,13 +21,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy
 
 from cyber_inference_tui.errors import (
     ForbiddenHostError,
     ForbiddenOriginError,
+    ForbiddenProxyError,
     InvalidApiKeyError,
     InvalidRequestError,
     UnsupportedMediaTypeError,
+)
+from cyber_inference_tui.http.hosts import (
+    DEFAULT_PORTS,
+    ListedOrigins,
+    forwarded_addresses,
+    is_local_page,
+    is_loopback,
+    is_private,
+    parse_host,
+    parse_network,
+    parse_origin,
+    plain_ip,
 )
 from cyber_inference_tui.records.endpoints import Area
 
@@ -36,13 +51,11 @@ if TYPE_CHECKING:
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\s\[\]:@/\\?#,;%]{1,253})(?::([0-9]{0,5}))?")
-_ORIGIN = re.compile(r"(https?)://([^/]{1,261})/?", re.IGNORECASE)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _EXPOSED = "Retry-After, X-Should-Retry, X-Last-Event-ID"
+_PROXY_HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, "X-Real-IP")
 _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -50,61 +63,6 @@ _logger = logging.getLogger(__name__)
 
 
 _OWNERS = frozenset({Area.LOGIN, Area.ADMIN, Area.OWNER})
-
-
-def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Return the name (lower case, no brackets, no final dot) and port of a ``Host``, if valid."""
-    match = _HOST.fullmatch(text)
-    if match is None:
-        return None
-    name = match[1].lower().strip("[]").removesuffix(".")
-    return (_plain_ip(name) or name, int(match[2]) if match[2] else None) if name else None
-
-
-def parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port of an ``Origin``; ``None`` for ``null`` and malformed values."""
-    match = _ORIGIN.fullmatch(text)
-    host = parse_host(match[2]) if match else None
-    if match is None or host is None:
-        return None
-    scheme = match[1].lower()
-    return scheme, host[0], host[1] or _DEFAULT_PORTS[scheme]
-
-
-def _plain_ip(text: str) -> str | None:
-    """Return an IP address in normal form (v4 in v6 as v4); ``None`` for other text."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(address)
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_private(name: str) -> bool:
-    """Check whether ``name`` belongs to a private network, so that nobody can register it.
-
-    Private names are ``.local`` (mDNS, RFC 6762) and ``.internal`` (reserved by ICANN; Docker uses
-    ``host.docker.internal``). Private addresses are safe too, because DNS rebinding needs a name.
-    ``0.0.0.0`` is not private: pages of public sites can reach this machine with it.
-    """
-    if name.endswith((".local", ".internal")):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return not (address.is_global or address.is_multicast or address.is_unspecified)
 
 
 def bearer_token(headers: Mapping[str, str]) -> str:
@@ -126,22 +84,31 @@ class AccessRules:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
+        self._domains: list[tuple[str, int | None]] = []
+        """The domains of ``*.example.org``, with a dot in front."""
         for entry in (bound, settings.host, *settings.allowed_hosts):
             # Here an IPv6 address needs no brackets.
             host = parse_host(entry) or (parse_host(f"[{entry}]") if ":" in entry else None)
             if host is None:
                 _logger.warning("ignoring %r: it is not a host name or address", entry)
+            elif host[0].startswith("*."):
+                self._domains.append((host[0][1:], host[1]))
             elif host[1] is None:
                 self._names.add(host[0])
             else:
                 self._names_with_port.add((host[0], host[1]))
-        address = _plain_ip(bound.strip("[]"))
+        address = plain_ip(bound.strip("[]"))
         self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
-        self._origins = {parse_origin(origin) for origin in settings.cors_origins} - {None}
-        self._any_origin = "*" in settings.cors_origins
+        self._origins = ListedOrigins(settings.cors_origins)
+        self._proxies = [
+            network
+            for entry in settings.trusted_proxies
+            if (network := parse_network(entry)) is not None
+        ]
         self._keys = [digest_of(key) for key in settings.api_keys]
         self._hosts: dict[tuple[str, str], bool] = {}
         self._scheme = "https" if settings.tls_cert else "http"
+        self._default_port = DEFAULT_PORTS[self._scheme]
 
     def allows_host(self, host: str, local: str) -> bool:
         """Check a ``Host``; ``local`` is the IP address on which the connection arrived."""
@@ -159,29 +126,66 @@ class AccessRules:
         name, port = parsed
         return (
             name in self._names
-            or _is_loopback(name)
-            or _is_private(name)
-            or (name, port or _DEFAULT_PORTS[self._scheme]) in self._names_with_port
-            or (self.wildcard and name == _plain_ip(local))
+            or is_loopback(name)
+            or is_private(name)
+            or (name, port or self._default_port) in self._names_with_port
+            or (self.wildcard and name == plain_ip(local))
+            or any(
+                name.endswith(domain) and only in {None, port or self._default_port}
+                for domain, only in self._domains
+            )
         )
 
-    def allows_origin(self, origin: str, host: str) -> bool:
-        """Check whether pages of ``origin`` may use the admin endpoints at ``host``."""
-        parsed = parse_origin(origin)
-        if parsed is None:
-            return False
-        if parsed in self._origins:
+    def allows_origin(self, origin: str, host: str, area: Area) -> bool:
+        """Check whether pages of ``origin`` may use the endpoints of ``area`` at ``host``."""
+        if self._origins.has(origin, for_owner=area in _OWNERS):
             return True
-        own = parse_host(host)
-        # This port serves one scheme only: the same name with the other one is another site.
-        scheme = self._scheme
-        return own is not None and parsed == (scheme, own[0], own[1] or _DEFAULT_PORTS[scheme])
+        parsed, own = parse_origin(origin), parse_host(host)
+        if area in _OWNERS:
+            # This port serves one scheme only: the same name with the other one is another site.
+            here = (self._scheme, *_with_port(own, self._default_port))
+            return parsed is not None and parsed == here
+        if parsed is not None and parsed[1:] == _with_port(own, parsed[2]):
+            # A proxy in front may serve this service's pages over https.
+            return True
+        return is_local_page(origin)
 
     def shares_with(self, origin: str, area: Area) -> str | None:
         """Return the ``Access-Control-Allow-Origin`` for ``origin``; ``None`` = not shared."""
-        if self._origins and parse_origin(origin) in self._origins:
+        if self._origins.has(origin, for_owner=True):
             return origin
-        return "*" if self._any_origin and area not in _OWNERS else None
+        if area in _OWNERS:
+            return None
+        if self._origins.any:
+            return "*"
+        is_shared = self._origins.has(origin, for_owner=False) or (
+            area is Area.MODEL and is_local_page(origin)
+        )
+        return origin if is_shared else None
+
+    def client_address(self, remote: str | None, headers: CIMultiDictProxy[str]) -> str | None:
+        """Return the client's address: ``remote``, or what a trusted proxy there has noted.
+
+        Each proxy adds the address of its own client at the end. So the last address that is not
+        that of a trusted proxy counts: a client may have written those before it.
+        """
+        if not self._proxies or not self._is_proxy(remote):
+            return remote
+        noted = forwarded_addresses(
+            ",".join(headers.getall(hdrs.X_FORWARDED_FOR, ())),
+            ",".join(headers.getall(hdrs.FORWARDED, ())),
+        )
+        for address in reversed(noted or ()):
+            if not address:
+                break
+            remote = address
+            if not self._is_proxy(address):
+                break
+        return remote
+
+    def _is_proxy(self, address: str | None) -> bool:
+        ip = plain_ip(address or "")
+        return ip is not None and any(ipaddress.ip_address(ip) in one for one in self._proxies)
 
     def key_name(self, headers: Mapping[str, str]) -> str | None:
         """Return the name of a request's valid key: its place in ``api_keys``, from 1.
@@ -231,8 +235,8 @@ class Access:
     def admit(self, request: web.Request) -> web.Response | None:
         """Check a request. Return the answer to a CORS preflight, otherwise ``None``.
 
-        Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError`` or
-        ``InvalidApiKeyError``.
+        Raises ``ForbiddenHostError``, ``ForbiddenProxyError``, ``ForbiddenOriginError``,
+        ``UnsupportedMediaTypeError`` or ``InvalidApiKeyError``.
         """
         rules = self.rules
         headers = request.headers
@@ -240,6 +244,9 @@ class Access:
         self._check_host(rules, request, host)
         area = self.area_of(request)
         origin = headers.get(hdrs.ORIGIN)
+        if area is not Area.OPEN:
+            _check_proxy(self._service.settings, headers, area)
+            self._check_page(rules, headers, area)
         if (
             origin is not None
             and request.method == "OPTIONS"
@@ -255,12 +262,23 @@ class Access:
                 "A valid API key is needed.",
                 hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
             )
-        if area in _OWNERS:
-            if origin is not None and not rules.allows_origin(origin, host or ""):
-                raise _foreign(origin)
-            if area is not Area.OWNER and request.method not in _READS:
-                _check_content_type(request)
+        if area in _OWNERS and area is not Area.OWNER and request.method not in _READS:
+            _check_content_type(request)
         return None
+
+    @staticmethod
+    def _check_page(rules: AccessRules, headers: Mapping[str, str], area: Area) -> None:
+        """Refuse a request that a page of another site makes a browser send."""
+        origin = headers.get(hdrs.ORIGIN)
+        if origin is not None:
+            if not rules.allows_origin(origin, headers.get(hdrs.HOST, ""), area):
+                raise _foreign(origin)
+        elif headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+            # Without Origin: an image, a form or a link.
+            raise ForbiddenOriginError(
+                "Pages of other sites may not use this service.",
+                hint="Open the address by hand, not by a link.",
+            )
 
     def _check_host(self, rules: AccessRules, request: web.Request, host: str | None) -> None:
         if host is None:
@@ -328,6 +346,34 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
 def key_name(request: web.Request) -> str | None:
     """Return the name of the request's API key, if it has a valid one."""
     return request.app[ACCESS].rules.key_name(request.headers)
+
+
+def client_address(request: web.Request) -> str | None:
+    """Return the address of a request's client, which may be behind a trusted proxy."""
+    return request.app[ACCESS].rules.client_address(request.remote, request.headers)
+
+
+def _with_port(host: tuple[str, int | None] | None, default: int) -> tuple[str, int]:
+    return ("", 0) if host is None else (host[0], host[1] or default)
+
+
+def _check_proxy(settings: Settings, headers: Mapping[str, str], area: Area) -> None:
+    """Refuse a request that came through a proxy to a service that is open to this machine."""
+    if settings.insecure_no_auth:
+        return
+    header = next((name for name in _PROXY_HEADERS if name in headers), None)
+    if header is None:
+        return
+    needed = [] if settings.api_keys else ["api_keys"]
+    if area in _OWNERS and area is not Area.OWNER and not settings.admin_password:
+        needed.append("admin_password")
+    if needed:
+        raise ForbiddenProxyError(
+            f"This request came through a proxy ({header}), but {' and '.join(needed)} are not set,"
+            " so everybody who reaches the proxy could use the service.",
+            hint="Set api_keys and admin_password, or insecure_no_auth if the proxy asks for a "
+            "login itself.",
+        )
 
 
 def _foreign(origin: str) -> ForbiddenOriginError:

@@ -77,9 +77,17 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.TOTALS, lambda call: service.totals())
 
     table.answer(endpoints.CONFIG, lambda call: config.values())
-    table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))
-    table.answer(endpoints.SET_CONFIG, lambda call: config.set(call.name, call.body.value))
-    table.answer(endpoints.UNSET_CONFIG, lambda call: config.unset(call.name))
+    table.answer(
+        endpoints.CHECK_CONFIG,
+        lambda call: config.check(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.SET_CONFIG,
+        lambda call: config.set(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.UNSET_CONFIG, lambda call: config.unset(call.name, by_owner=call.by_owner)
+    )
     table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
     table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
     table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())

@@ -11,13 +11,10 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.http.access import ACCESS, Access, Handler
+from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address
 from cyber_inference_tui.http.admin import add_admin, is_model_name
-from cyber_inference_tui.http.error_responses import (
-    error_response,
-    from_http_exception,
-    internal_error,
-)
+from cyber_inference_tui.http.client_connection import refusal
+from cyber_inference_tui.http.error_responses import from_http_exception, internal_error
 from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import NOSNIFF, json_answer
@@ -88,7 +85,9 @@ def assemble(
         admits=lambda request: login.admits(request.headers),
     )
     table = RouteTable(
-        lambda: service.settings.max_body_size, lambda name: is_model_name(service, name)
+        lambda: service.settings.max_body_size,
+        lambda name: is_model_name(service, name),
+        login.is_owner,
     )
     for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
         table.answer(health, lambda call: {"status": "ok"})
@@ -115,8 +114,8 @@ def assemble(
     table.handle(endpoints.STATUS_EVENTS, streams.status)
     page = WebPage(service, forward)
     table.handle(endpoints.WEB_PAGE, page.file)
-    table.catch("/ui", Area.OPEN, page.redirect)
-    table.catch("/ui/{file:.*}", Area.OPEN, page.file)
+    table.catch("/ui", Area.PAGE, page.redirect)
+    table.catch("/ui/{file:.*}", Area.PAGE, page.file)
     add_ollama(table, service)
     add_admin(table, service)
     for prefix in ("admin", "ws"):
@@ -188,7 +187,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             at = utc_now() - timedelta(seconds=seconds)
             record = refusal_record(request, error, at=at, seconds=seconds)
             service.note_refusal(record, error.code)
-        return error_response(error, request.path)
+        return refusal(request, error)
 
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -203,7 +202,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
                 who = await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
-            with acting(Caller(who, request.remote)):
+            with acting(Caller(who, client_address(request))):
                 return await handler(request)
         except CyberError as error:
             return refused(request, error, began)
@@ -220,7 +219,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
                 # In the middle of an answer, only an early end can show the error.
                 transport.abort()
                 raise ConnectionAbortedError from None
-            return error_response(internal_error(), request.path)
+            return refusal(request, internal_error())
 
     return border
 

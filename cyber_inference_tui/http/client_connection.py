@@ -3,6 +3,7 @@
 - aiohttp answers invalid HTTP in HTML or text, and logs a traceback. Here the client gets an error
   in the usual shape.
 - aiohttp keeps a connection without a complete request forever. Here it is closed.
+- The body of a refused request is not read, and its connection is closed.
 - A target in absolute form becomes a path and a ``Host`` before any check, and a call of the web
   page's becomes one of the API.
 - There are never more connections than the limit of open files allows.
@@ -26,11 +27,12 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from cyber_inference_tui.errors import TooManyConnectionsError
+from cyber_inference_tui.errors import CyberError, TooManyConnectionsError
 from cyber_inference_tui.http.error_responses import (
     MAX_FIELD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
+    BrokenBodyError,
     error_body,
     error_response,
     from_parser,
@@ -95,6 +97,20 @@ class _LastResponse(web.Response):
                 transport.write_eof()
             # aiohttp cancels this when the client is gone.
             await asyncio.sleep(_LINGER)
+
+
+def refusal(request: web.Request, error: CyberError) -> web.Response:
+    """Return the answer to a refused request. The rest of its body is neither read nor unpacked."""
+    if not request.can_read_body and not isinstance(error, BrokenBodyError):
+        return error_response(error, request.path)
+    cast("LeanConnection", request.protocol).drop_rest()
+    return _last_response(error, request.path)
+
+
+def _last_response(error: CyberError, path: str) -> web.Response:
+    response = error_response(error, path, kind=_LastResponse)
+    response.force_close()
+    return response
 
 
 class _ClientConnection(LeanConnection):
@@ -198,8 +214,7 @@ class _ClientConnection(LeanConnection):
             problem = from_parser(exc)
         # The following bytes cannot be split into requests, so they are dropped.
         self._close = True
-        response = error_response(problem, request.path, kind=_LastResponse)
-        response.force_close()
+        response = _last_response(problem, request.path)
         # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
         response.headers[hdrs.CONNECTION] = "close"
         return response

@@ -243,11 +243,7 @@ def error_response(
     body, content_type = error_body(error, path), "application/json"
     if speaks_ollama(path) and type(error) in _PLAIN_IN_OLLAMA:
         body, content_type = _PLAIN_IN_OLLAMA[type(error)], "text/plain"
-    response = kind(body=body, status=error.status, content_type=content_type, headers=headers)
-    if isinstance(error, RequestTooLargeError | BrokenBodyError):
-        # The rest of the body is not read.
-        response.force_close()
-    return response
+    return kind(body=body, status=error.status, content_type=content_type, headers=headers)
 
 
 def error_event(error: CyberError, path: str) -> bytes:

@@ -2,9 +2,9 @@
 
 A head is plain if it is that of a POST to a path of the models' servers in HTTP/1.1, with a
 ``Content-Length`` and nothing that needs care: no other framing, coding, ``Expect``, ``Upgrade`` or
-``Origin``, no form, no header twice, no byte that is not printable ASCII, no list in
-``Connection``. Every other head, and every request that is to be refused, goes to aiohttp, byte for
-byte.
+``Origin``, no header of a proxy, no form, no header twice, no byte that is not printable ASCII, no
+list in ``Connection``. Every other head, and every request that is to be refused, goes to aiohttp,
+byte for byte.
 
 Heads of one client differ only in the digits of their ``Content-Length``. So a head is parsed and
 checked once, and looked up by its other bytes when it comes with another length for the first time.
@@ -56,6 +56,7 @@ _MAX_TARGETS = 64
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
 _NOT_PLAIN = frozenset(
     {"transfer-encoding", "content-encoding", "expect", "upgrade", "origin", "trailer"}
+    | {"sec-fetch-site", "forwarded", "x-forwarded-for", "x-real-ip"}
 )
 _REQUEST_LINES = {
     f"POST {path} HTTP/1.1".encode(): (path, route) for path, route in MODEL_ROUTES.items()

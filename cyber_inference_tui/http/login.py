@@ -25,7 +25,7 @@ from cyber_inference_tui.errors import (
     StorageError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.access import bearer_token, digest_of
+from cyber_inference_tui.http.access import bearer_token, client_address, digest_of
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.http.login_attempts import LoginAttempts
 from cyber_inference_tui.http.login_tokens import TOKEN_LIFETIME, Claims, LoginTokens
@@ -118,11 +118,21 @@ class AdminLogin:
         login = self._login_of(token)
         return None if login is None else _named(login.jti)
 
+    def is_owner(self, headers: Mapping[str, str]) -> bool:
+        """Check whether a request comes from the owner, also where no login is needed.
+
+        After ``check``. The owner has logged in, or has the token of the process.
+        """
+        if self._service.settings.admin_password:
+            return self.admits(headers)
+        return self._is_own(bearer_token(headers))
+
     async def login(self, request: web.Request) -> web.Response:
         """Answer ``POST /admin/login``."""
         given = await read_json(request, Credentials, limit=_MAX_BODY)
         self._stored_password()
-        self._check_pause(request.remote)
+        client = client_address(request)
+        self._check_pause(client)
         tokens = await self._prepare()
         if self._waiting >= MAX_WAITING:
             raise _too_many("Too many clients log in at the same time.", 1.0)
@@ -131,13 +141,13 @@ class AdminLogin:
             # One after another: so all attempts are counted, and they cannot use up the memory.
             async with self._comparing:
                 # To its end: a client that leaves early has tried, too.
-                password = await to_its_end(self._compared(given.password, request.remote))
+                password = await to_its_end(self._compared(given.password, client))
         finally:
             self._waiting -= 1
         token, token_id = tokens.issue(
             password, int(self._now()), process=self._process_id, clock=int(self._clock())
         )
-        await self._service.audit.note("login", Caller(_named(token_id), request.remote))
+        await self._service.audit.note("login", Caller(_named(token_id), client))
         answer = LoginRecord(access_token=token, expires_in=TOKEN_LIFETIME)
         return json_answer(answer, headers={hdrs.CACHE_CONTROL: "no-store"})
 

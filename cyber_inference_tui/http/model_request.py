@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.http.access import cors_headers, key_name
+from cyber_inference_tui.http.access import client_address, cors_headers, key_name
 from cyber_inference_tui.http.framing import HOP_BY_HOP
 from cyber_inference_tui.text import clean_line
 
@@ -81,6 +81,8 @@ class RequestHead(NamedTuple):
     """The client's program, as it calls itself."""
     key_name: str | None = None
     """The name of its API key."""
+    client: str | None = None
+    """The client's address; ``None`` = that of its connection."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -102,6 +104,7 @@ def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
         cors_headers(request),
         user_agent(request.headers),
         key_name(request),
+        client_address(request),
     )
 
 

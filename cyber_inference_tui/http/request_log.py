@@ -8,7 +8,7 @@ from datetime import datetime
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
-from cyber_inference_tui.http.access import key_name
+from cyber_inference_tui.http.access import client_address, key_name
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
 from cyber_inference_tui.http.target import Target
@@ -41,7 +41,7 @@ def refusal_record(
         path=clean_line(request.path, limit=_MAX_PATH_CHARACTERS),
         status=error.status,
         duration_seconds=round(seconds, 6),
-        client=request.remote or None,
+        client=client_address(request) or None,
         user_agent=user_agent(request.headers),
         key_name=key_name(request),
         port=client_of(request).local_port,
@@ -144,7 +144,7 @@ class RequestLog:
             priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
-            client=self._client.remote or None,
+            client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
@@ -171,7 +171,7 @@ class RequestLog:
             time_to_first_token_seconds=_rounded(self._first_byte_after()),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._ended - self._came, 6),
-            client=self._client.remote or None,
+            client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,

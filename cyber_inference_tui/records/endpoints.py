@@ -80,7 +80,9 @@ class Area(Enum):
     """The clients that may call an endpoint."""
 
     OPEN = auto()
-    """All clients, without a key: health and the front page."""
+    """All clients, without a key, and pages of all sites: health."""
+    PAGE = auto()
+    """All clients, without a key, but no pages of other sites: the front page, the web page."""
     MODEL = auto()
     """Clients of models, with a key if ``api_keys`` is set."""
     LOGIN = auto()
@@ -145,9 +147,9 @@ def _asking(
 
 HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
-FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.PAGE)
 WEB_PAGE = _asking(
-    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.OPEN
+    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.PAGE
 )
 LIST_V1 = _plain(
     "GET /v1/models", dict[str, Any], "the models, as llama-server's router lists them", Area.MODEL

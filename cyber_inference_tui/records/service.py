@@ -150,6 +150,8 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     default: Any
     help: str
     secret: bool = False
+    guarded: bool = False
+    """Only its owner may change it over HTTP: with a login, or the token of ``service.json``."""
     live: bool = False
     """Applies without a restart of the service."""
     group: str = ""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.cancellation import to_its_end
-from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.errors import ConfigError, GuardedSettingError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
@@ -169,18 +169,24 @@ class Configuration:
         _, model_id, known = self._named(key)
         return self.loaded.value(known, model_id)
 
-    async def set(self, key: str, value: Any) -> ConfigValueRecord:
-        """Write a setting to the configuration file and apply it."""
+    async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
+        """Write a setting to the configuration file and apply it.
+
+        A guarded one changes only ``by_owner``; otherwise it raises ``GuardedSettingError``.
+        """
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
+        check_valid(self._path, key, value)
+        _check_owner(key, known, by_owner=by_owner)
         if model_id is None and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(set_value, self._path, key, value)))
         return self.loaded.record(known, model_id)
 
-    async def unset(self, key: str) -> ConfigValueRecord:
+    async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         """Remove a setting from the configuration file, so that its default applies again."""
         key, model_id, known = self._named(key)
+        _check_owner(key, known, by_owner=by_owner)
         if model_id is None and known.name in CREDENTIALS:
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(unset_value, self._path, key)))
@@ -192,11 +198,12 @@ class Configuration:
         await asyncio.to_thread(edit)
         await self._load_file(edited=True)
 
-    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
+    async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         """Return what ``set`` would do, or raise what it would raise; writes nothing."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
         check_valid(self._path, key, value)
+        _check_owner(key, known, by_owner=by_owner)
         written, after = await asyncio.to_thread(self._preview, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
@@ -293,6 +300,17 @@ class Configuration:
             # A secret from the environment is never copied into the file.
             return unmasked_value(key, known, value, ())
         return unmasked_value(key, known, value, self.loaded.value(known, model_id))
+
+
+def _check_owner(key: str, known: Key, *, by_owner: bool) -> None:
+    if known.guarded and not by_owner:
+        raise GuardedSettingError(
+            f"{key} decides which programs and files the service uses, or where secrets go, so"
+            " only its owner may change it.",
+            hint="Use 'cyber-inference-tui config set' as the service's user, or set admin_password"
+            " and log in.",
+            param="key",
+        )
 
 
 def _text_of(path: Path) -> str:

@@ -121,6 +121,7 @@ class LoadedSettings(msgspec.Struct, frozen=True):
             default=plain_value(default),
             help=key.help,
             secret=key.secret,
+            guarded=key.guarded,
             live=key.live,
             group=key.group,
         )

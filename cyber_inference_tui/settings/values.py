@@ -6,6 +6,7 @@ Errors name the expected and the found value, but never a secret: messages are l
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import math
 import re
 import tomllib
@@ -23,6 +24,7 @@ from cyber_inference_tui.settings.schema import (
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    NETWORK,
     PASSWORD,
     PORTS,
     Key,
@@ -211,6 +213,14 @@ def _check_form(key: Key, text: str, item: int | None) -> None:
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
         raise InvalidValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == NETWORK:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            words = "an address or a network such as 10.0.0.0/8"
+            raise InvalidValueError(
+                f"{place}expected {words}, found {in_words(text, key)}", item
+            ) from None
     if key.form == LLAMA_ARGUMENTS and (why := owned_option_problem(text)) is not None:
         raise InvalidValueError(f"{place}{why}", item)
 

@@ -78,7 +78,7 @@ class StandIn:
             self._notifier.notify_all()
 
     def _app(self) -> web.Application:
-        table = RouteTable(lambda: 1 << 20, lambda name: False)
+        table = RouteTable(lambda: 1 << 20, lambda name: False, lambda headers: True)
         answer = table.answer
         answer(endpoints.STATUS, lambda call: self._status())
         answer(endpoints.CLIENTS, lambda call: self.clients)

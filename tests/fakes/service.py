@@ -244,7 +244,7 @@ class _Configuration(Configuration):
     def values(self) -> list[ConfigValueRecord]:
         return self._service.read("config", list(self._service.world.config.values()))
 
-    async def set(self, key: str, value: Any) -> ConfigValueRecord:
+    async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
         known = self._known(key, value)
         self._service.change("set_config", key, value)
         source = known.source if known.source in {"env", "flag"} else "file"
@@ -252,7 +252,7 @@ class _Configuration(Configuration):
             self._use_llama_server(value)
         return self._set(known, value, source)
 
-    async def unset(self, key: str) -> ConfigValueRecord:
+    async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         known = self._known(key)
         self._service.change("unset_config", key)
         return self._set(known, known.default, "default")
@@ -264,7 +264,7 @@ class _Configuration(Configuration):
             self._service.publish("config", {"error": None})
         return record
 
-    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
+    async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         known = self._known(key, value)
         self._service.read("check_config", None)
         models = self._service.restarts

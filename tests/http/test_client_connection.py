@@ -1,4 +1,4 @@
-"""Connections of clients: invalid HTTP, and the limit of their number."""
+"""Connections of clients: invalid HTTP, refused bodies, and the limit of their number."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from cyber_inference_tui.http import lean_connection, request_body
 from cyber_inference_tui.http.error_responses import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from tests.fakes.service import FakeService, make_settings, serving
 from tests.waiting import LIMIT
 
-from .raw import Answer, converse, head, read_answer
+from .raw import Answer, ask, converse, head, read_answer
 
 
 def request(target: str = "/health", *lines: str) -> bytes:
@@ -134,6 +135,92 @@ async def test_a_broken_body_is_no_line_in_the_log(
     assert answer.status == (405 if key == "right" else 401)
     assert "Traceback" not in caplog.text
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+REFUSED = {
+    "no key": ("POST /v1/chat/completions", "Host: localhost", 401),
+    "a foreign host": ("POST /health", "Host: evil.example", 403),
+    "a foreign page": (
+        "POST /v1/completions",
+        "Host: localhost\r\nOrigin: http://evil.example",
+        403,
+    ),
+    "no such endpoint": (
+        "POST /admin/none",
+        "Host: localhost\r\nContent-Type: application/json",
+        404,
+    ),
+    "a wrong method": ("POST /health", "Host: localhost", 405),
+    "a login": ("POST /admin/login", "Host: localhost\r\nContent-Type: application/json", 413),
+    "a wrong type": ("POST /admin/models/m/load", "Host: localhost", 415),
+}
+
+
+@pytest.mark.parametrize(("first", "lines", "status"), REFUSED.values(), ids=REFUSED.keys())
+async def test_the_body_of_a_refused_request_is_not_read(
+    first: str, lines: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered at once, and the connection ends, however long the body would be."""
+
+    def unpacked(*_: object) -> None:
+        raise AssertionError("a refused body was unpacked")
+
+    monkeypatch.setattr(request_body._Decoder, "unpacked", unpacked)
+    settings = make_settings(api_keys=("k",), admin_password="p" if status != 415 else "")
+    if status == 404:
+        settings = make_settings()
+    announced = ("Content-Encoding: gzip", "Content-Length: 10000000000")
+    async with (
+        serving(FakeService("m", settings=settings)) as front,
+        connected(front.port) as (
+            reader,
+            writer,
+        ),
+    ):
+        # More than aiohttp's buffer of a body, and all of it before the answer can be read.
+        writer.write(head(f"{first} HTTP/1.1", lines, *announced) + b"\x1f\x8b" + bytes(600_000))
+        async with asyncio.timeout(LIMIT):
+            answer = await read_answer(reader)
+            assert answer.status == status
+            assert answer.headers["connection"] == "close"
+            assert await reader.read() == b""
+
+
+async def test_a_refused_body_that_is_all_there_ends_the_connection_too() -> None:
+    service = FakeService("m", settings=make_settings(api_keys=("k",)))
+    async with serving(service) as front:
+        for body, last in ((b"{}", True), (b"", False)):
+            answer = await ask(
+                front.port,
+                "POST /v1/completions HTTP/1.1",
+                "Host: localhost",
+                f"Content-Length: {len(body)}",
+                body=body,
+            )
+            assert (answer.status, answer.headers.get("connection")) == (
+                401,
+                "close" if last else None,
+            )
+
+
+async def test_no_more_than_a_part_of_a_refused_body_is_taken_from_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lean_connection, "_MAX_DROPPED", 1 << 20)
+    service = FakeService("m", settings=make_settings(api_keys=("k",)))
+    async with serving(service) as front, connected(front.port) as (reader, writer):
+        writer.write(head("POST /x HTTP/1.1", "Host: localhost", "Content-Length: 10000000000"))
+        async with asyncio.timeout(LIMIT):
+            assert (await read_answer(reader)).status == 401
+            sent = 0
+            with pytest.raises(ConnectionError):
+                # The end is a reset: it no longer reads.
+                while sent < 1 << 30:
+                    writer.write(bytes(1 << 16))
+                    await writer.drain()
+                    sent += 1 << 16
+        # What the buffers of the kernel hold comes on top.
+        assert sent < 64 << 20
 
 
 # The limit

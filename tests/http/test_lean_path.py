@@ -720,6 +720,8 @@ async def test_changed_settings_count_at_once(taken: list[str]) -> None:
             assert (await client.ask(post(BODY))).status == 200
             world.front.service.settings = make_settings(api_keys=("secret",))
             assert (await client.ask(post(BODY))).status == 401
+        # A refused request with a body ends its connection.
+        async with connected(world) as client:
             assert (await client.ask(post(BODY, "X-Api-Key: secret"))).status == 200
             assert (await client.ask(post(BODY, "X-Api-Key: wrong"))).status == 401
     assert len(taken) == 2
@@ -745,6 +747,10 @@ NOT_PLAIN = {
     "an upgrade": [*PLAIN, "Connection: upgrade", "Upgrade: h2c"],
     "a form": [*PLAIN, "Content-Type: multipart/form-data; boundary=x"],
     "an origin": [*PLAIN, "Origin: http://localhost"],
+    "a page": [*PLAIN, "Sec-Fetch-Site: cross-site"],
+    "a proxy": [*PLAIN, "X-Forwarded-For: 203.0.113.9"],
+    "a standard proxy": [*PLAIN, "Forwarded: for=203.0.113.9"],
+    "a proxy's address": [*PLAIN, "X-Real-IP: 203.0.113.9"],
     "a list": [*PLAIN, "Connection: keep-alive, te"],
     "a space before the colon": [*PLAIN, "X-One : 1"],
     "a folded line": [*PLAIN, "X-One: 1", " two"],

@@ -446,6 +446,23 @@ async def test_wrong_passwords_make_an_address_wait(world: World) -> None:
         assert (await log_in(front, "wrong"))[0] == 401
 
 
+async def test_clients_behind_a_trusted_proxy_wait_each_for_itself(tmp_path: Path) -> None:
+    world = World(tmp_path, api_keys=("k",), trusted_proxies=("127.0.0.1",))
+
+    async def status_of(client: str) -> int:
+        headers = {"X-Forwarded-For": client}
+        body = {"password": "wrong"}
+        async with front.client.post("/admin/login", json=body, headers=headers) as answer:
+            return answer.status
+
+    async with serving(world.service, login=world.login) as front:
+        for _ in range(FREE_FAILURES):
+            # What it says of itself, before the proxy's own word, changes nothing.
+            assert await status_of("198.51.100.1, 203.0.113.9") == 401
+        assert await status_of("198.51.100.2, 203.0.113.9") == 429
+        assert await status_of("203.0.113.10") == 401
+
+
 async def test_many_attempts_at_once_count_as_many(world: World) -> None:
     async with serving(world.service, login=world.login) as front:
         answers = await asyncio.gather(*(log_in(front, "wrong") for _ in range(40)))

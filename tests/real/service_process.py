@@ -139,6 +139,11 @@ class ServiceProcess:
             base_url=self.url, timeout=LIMIT, trust_env=False, verify=_NO_TLS, **options
         )
 
+    def owner(self) -> httpx.Client:
+        """A client with the token that the service has left for its user's programs."""
+        token = json.loads((self.data_dir / "service.json").read_text())["token"]
+        return self.client(headers={"Authorization": f"Bearer {token}"})
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         with self.client() as client:
             return client.get(path, **options)

@@ -62,7 +62,7 @@ def test_another_llama_server_is_looked_at_when_it_is_set(start_fake: StartFake)
     service = start_fake()
     before = service.get("/admin/status").json()["llama_server"]
     for path, there in (("/nowhere/llama-server", False), (before["path"], True)):
-        with service.client() as client:
+        with service.owner() as client:
             answer = client.put("/admin/config/llama_server_path", json={"value": path})
         assert answer.status_code == 200
         now = service.get("/admin/status").json()["llama_server"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -10,9 +11,15 @@ import socket
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from cyber_inference_tui.cli.service_access import client_of
+from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records.queries import NewValue
+from cyber_inference_tui.settings.schema import Settings
 from tests.real.conftest import StartFake
 from tests.waiting import eventually
 
@@ -143,6 +150,58 @@ def test_a_password_that_cannot_be_replaced_is_used_as_it_is(start_fake: StartFa
     assert "admin_password stays in the file as plain text: Another program" in service.errors()
     assert service.post("/admin/login", json={"password": "sesame"}).status_code == 200
     assert tomllib.loads(service.config_path.read_text())["admin_password"] == "sesame"
+
+
+def test_a_stranger_on_this_machine_names_no_program(start_fake: StartFake, tmp_path: Path) -> None:
+    """Without a password the admin API is open, but not for what would run as this user."""
+    service = start_fake({"a": {}}, config={"hf_token": "hf_secret"})
+    owned = tmp_path / "owned"
+    program = ["/bin/sh", "-c", f"id > {owned}"]
+    strange = {"Authorization": "Bearer guessed"}
+    before = service.config_path.read_text()
+    for key, value in (
+        ('models."a".command', program),
+        ('models."a".args', ["--log-file", str(owned)]),
+        ('models."a".env', {"LD_PRELOAD": str(owned)}),
+        ("llama_server_path", "/bin/sh"),
+        ("hf_endpoint", "http://127.0.0.1:9"),
+        ("data_dir", str(tmp_path)),
+    ):
+        path = f"/admin/config/{quote(key, safe='')}"
+        for headers in ({}, strange):
+            with service.client(headers=headers) as client:
+                for answer in (
+                    client.put(path, json={"value": value}),
+                    client.put(f"{path}?check=1", json={"value": value}),
+                    client.delete(path),
+                ):
+                    assert answer.status_code == 401
+                    assert answer.json()["error"]["code"] == "guarded_setting"
+    assert service.config_path.read_text() == before
+    assert service.post("/admin/models/a/load", json={}).status_code == 200
+    assert not owned.exists()
+    with service.client() as client:
+        answer = client.put("/admin/config/max_queue", json={"value": 7})
+        assert answer.status_code == 200
+
+    async def change() -> str:
+        # As the app and the commands of this user do.
+        settings = Settings(data_dir=service.data_dir)
+        async with client_of(service.url, settings) as client:
+            body = NewValue(value="http://127.0.0.1:9")
+            record = await client.call(endpoints.SET_CONFIG, "hf_endpoint", body=body)
+        return str(record.value)
+
+    assert asyncio.run(change()) == "http://127.0.0.1:9"
+
+
+def test_a_login_may_name_programs(start_fake: StartFake) -> None:
+    service = start_fake(config={"admin_password": "sesame"})
+    token = service.post("/admin/login", json={"password": "sesame"}).json()["access_token"]
+    with service.client(headers={"Authorization": f"Bearer {token}"}) as client:
+        answer = client.put("/admin/config/llama_args", json={"value": ["--no-mmap"]})
+        assert answer.status_code == 200, answer.text
+    assert "--no-mmap" in service.config_path.read_text()
 
 
 def test_a_service_with_a_password_lets_its_users_commands_in(start_fake: StartFake) -> None:

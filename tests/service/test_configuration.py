@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.errors import ConfigError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, GuardedSettingError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
 from cyber_inference_tui.service.audit_log import AuditLog, Caller, acting
 from cyber_inference_tui.service.configuration import Configuration, reconfigured
+from cyber_inference_tui.settings.edit import split_key
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.settings.watch import FileWatch
 from tests.scheduler.virtual import model
 from tests.waiting import LIMIT
@@ -162,9 +163,9 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
         text='hf_token = "hf_abc"\n[models.m.env]\nA = "secret"\nB = "2"\n',
     )
     key = 'models."m".env'
-    check = await desk.configuration.check(key, {"A": "********", "C": "3"})
+    check = await desk.configuration.check(key, {"A": "********", "C": "3"}, by_owner=True)
     assert check.value == {"A": "********", "C": "********"}
-    await desk.configuration.set(key, {"A": "********", "C": "3"})
+    await desk.configuration.set(key, {"A": "********", "C": "3"}, by_owner=True)
     assert desk.configuration.loaded.settings.models["m"].env == {"A": "secret", "C": "3"}
     await desk.configuration.set("hf_token", "********")
     assert desk.configuration.loaded.settings.hf_token == "hf_abc"
@@ -176,6 +177,46 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match="replaces no secret"):
             await desk.configuration.set(secret, value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(key.name for key in KEYS.values() if key.guarded),
+        *(f'models."m".{key.name}' for key in MODEL_KEYS.values() if key.guarded),
+    ],
+)
+async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str) -> None:
+    text = "max_queue = 64\n"
+    desk = Desk(path, text=text)
+    _, known = split_key(key)
+    value: Any = {"A": "b"} if known.is_table else ["/x"] if known.is_list else "/x"
+    value = "https://x.example" if known.form == "url" else value
+    for change in (
+        desk.configuration.set(key, value),
+        desk.configuration.check(key, value),
+        desk.configuration.unset(key),
+    ):
+        with pytest.raises(GuardedSettingError, match="only its owner"):
+            await change
+    assert path.read_text() == text
+    await desk.configuration.check(key, value, by_owner=True)
+    await desk.configuration.set(key, value, by_owner=True)
+    assert desk.configuration.loaded.record(known, desk_model(key)).source == "file"
+    await desk.configuration.unset(key, by_owner=True)
+    assert desk.configuration.loaded.record(known, desk_model(key)).source == "default"
+
+
+def desk_model(key: str) -> str | None:
+    """The model whose table has this key."""
+    return "m" if key.startswith("models.") else None
+
+
+def test_every_setting_that_names_a_program_or_a_path_is_guarded() -> None:
+    """A new setting of such a kind has to be marked."""
+    for key in (*KEYS.values(), *MODEL_KEYS.values()):
+        names = key.is_path or key.is_arguments or key.form in {"program", "url", "variable"}
+        assert key.guarded or not names, key.name
 
 
 async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> None:
@@ -208,9 +249,10 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     desk = Desk(path, text='llama_args = ["--hf-token", "sk-1", "-c", "1"]\n')
     (shown,) = [one for one in desk.configuration.values() if one.key == "llama_args"]
     assert shown.value == ["--hf-token", "********", "-c", "1"]
-    check = await desk.configuration.check("llama_args", ["-c", "2", "--hf-token", "********"])
-    assert check.value == ["-c", "2", "--hf-token", "********"]
-    await desk.configuration.set("llama_args", ["-c", "2", "--hf-token", "********"])
+    words = ["-c", "2", "--hf-token", "********"]
+    check = await desk.configuration.check("llama_args", words, by_owner=True)
+    assert check.value == words
+    await desk.configuration.set("llama_args", words, by_owner=True)
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
     with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
