@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
+    KEY_VARIABLE,
+    UPSTREAM_KEY_VARIABLE,
     child_environment,
     custom_argv,
     llama_argv,
@@ -33,6 +36,7 @@ from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
@@ -52,8 +56,7 @@ from cyber_inference_tui.llama.server import (
 )
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import LogLevel
-from cyber_inference_tui.settings.masks import masked_words
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import MASK, Settings
 from cyber_inference_tui.storage import Storages, touch
 
 SERVER_HOST = "127.0.0.1"
@@ -212,7 +215,7 @@ class Launcher:
         """
         binary = await self._binary_for(spec)
         if binary is None:
-            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
+            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT, key=MASK)
         return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
@@ -318,13 +321,15 @@ class Launcher:
     def _plan(
         self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
     ) -> LaunchPlan:
+        address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
         if binary is None:
             return LaunchPlan(
                 name=spec.model_id,
-                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
-                environment=child_environment(self._environ, spec.environment),
-                host=SERVER_HOST,
-                port=port,
+                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port, key=address.key)),
+                environment=child_environment(
+                    self._environ, spec.environment, {UPSTREAM_KEY_VARIABLE: address.key}
+                ),
+                address=address,
                 speaks_protocol=False,
                 by_command=True,
                 working_directory=self._working_directory(),
@@ -339,9 +344,9 @@ class Launcher:
                 binary.env,
                 own,
                 ROUTER_ENVIRONMENT if binary.router_child else {},
+                {KEY_VARIABLE: address.key},
             ),
-            host=SERVER_HOST,
-            port=port,
+            address=address,
             speaks_protocol=binary.router_child,
             working_directory=self._working_directory(),
             starter=self._starter,
@@ -379,7 +384,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
+        log.add([f"{RUN_MARK}{' '.join(launch.shown_argv)}"], LogLevel.INFO)
         activity = _LoadActivity(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
@@ -497,4 +502,4 @@ class Launcher:
         self._servers.pop(server.pid, None)
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
-        self._ports.give_back(server.port)
+        self._ports.give_back(server.address.port)

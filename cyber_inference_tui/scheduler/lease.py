@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.state import ModelState, Session
 
@@ -46,9 +47,9 @@ class Lease:
         self._waits = self._was_sent = is_sent
 
     @property
-    def port(self) -> int:
-        """The port of the server."""
-        return self.server.port
+    def address(self) -> ServerAddress:
+        """The address of the server."""
+        return self.server.address
 
     @property
     def model_id(self) -> str:

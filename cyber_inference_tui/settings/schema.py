@@ -239,7 +239,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting(
             "Any other OpenAI-compatible server instead of llama-server;"
-            " {port}, {host}, {path} and {id} are filled in.",
+            " {port}, {host}, {path}, {id} and {key} are filled in.",
             form=ARGUMENTS,
             example=["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
         ),
