@@ -21,7 +21,7 @@ import psutil
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
-from cyber_inference_tui.kernel import PROC, has_exited_child
+from cyber_inference_tui.kernel import PROC, Ruleset, has_exited_child
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
@@ -32,6 +32,7 @@ from cyber_inference_tui.llama.command import (
     custom_argv,
     llama_argv,
 )
+from cyber_inference_tui.llama.confinement import confinement, way_out
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
@@ -273,35 +274,54 @@ class Launcher:
             )
         binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
-        while True:
-            port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
-            mark = self._log_for(spec.model_id).mark()
-            try:
-                launch = self._plan(spec, binary, port, measure=measure)
-                server = await self._start_server(
-                    launch,
-                    settings,
-                    mark,
-                    progress,
-                    size=spec.size_bytes,
-                    measure=measure,
-                    watch=watch,
-                )
-            except _PortTakenError:
-                # Another program took it between our check and the server's bind.
-                self._ports.give_back(port)
-                avoid.add(port)
-                if len(avoid) >= _PORT_TRIES:
+        ruleset = await self._ruleset(spec, binary) if settings.confine_servers else None
+        try:
+            while True:
+                port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
+                mark = self._log_for(spec.model_id).mark()
+                try:
+                    launch = self._plan(spec, binary, port, measure=measure, ruleset=ruleset)
+                    server = await self._start_server(
+                        launch,
+                        settings,
+                        mark,
+                        progress,
+                        size=spec.size_bytes,
+                        measure=measure,
+                        watch=watch,
+                    )
+                except _PortTakenError:
+                    # Another program took it between our check and the server's bind.
+                    self._ports.give_back(port)
+                    avoid.add(port)
+                    if len(avoid) >= _PORT_TRIES:
+                        raise
+                except BaseException:
+                    self._ports.give_back(port)
                     raise
-            except BaseException:
-                self._ports.give_back(port)
-                raise
-            else:
-                # llama-server also answers /health while it works, so it is always asked.
-                server.start_watch(self._health, busy=busy if binary is None else lambda: False)
-                return server
-            finally:
-                mark.close()
+                else:
+                    # llama-server also answers /health while it works, so it is always asked.
+                    server.start_watch(self._health, busy=busy if binary is None else lambda: False)
+                    return server
+                finally:
+                    mark.close()
+        finally:
+            if ruleset is not None:
+                ruleset.close()
+
+    async def _ruleset(self, spec: ServerSpec, binary: LlamaBinary | None) -> Ruleset | None:
+        """Return the files that the server may use; ``None`` = all, also without Landlock."""
+        if binary is None or spec.path is None:
+            return None
+        environment = child_environment(self._environ, binary.env, spec.environment)
+        files = confinement(spec, binary, environment, self._working_directory())
+        if files is None:
+            return None
+        try:
+            return await self._storages.ask_async(spec.path.parent, partial(Ruleset, *files))
+        except OSError as error:
+            _logger.debug("servers are not confined: %s", error)
+            return None
 
     async def _binary_for(self, spec: ServerSpec) -> LlamaBinary | None:
         return None if spec.command else await asyncio.to_thread(self._find_binary)
@@ -319,7 +339,13 @@ class Launcher:
             ) from error
 
     def _plan(
-        self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary | None,
+        port: int,
+        *,
+        measure: bool,
+        ruleset: Ruleset | None,
     ) -> LaunchPlan:
         address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
         if binary is None:
@@ -352,6 +378,7 @@ class Launcher:
             starter=self._starter,
             context_size=spec.context_size,
             most_requests=spec.most_requests,
+            ruleset=ruleset,
         )
 
     def _working_directory(self) -> Path:
@@ -426,6 +453,7 @@ class Launcher:
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
+                hint="" if launch.ruleset is None else way_out(lines),
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
                 needs_person=found.needs_person,

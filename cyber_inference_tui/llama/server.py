@@ -26,6 +26,7 @@ import psutil
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
@@ -56,6 +57,7 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
+_UMASK = 0o077
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
 # ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp);
@@ -93,6 +95,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of context, if known."""
     most_requests: int | None = None
     """Requests that the server takes at once; ``None`` = no limit."""
+    ruleset: Ruleset | None = None
+    """The only files that it may use; ``None`` = all of this user's."""
 
     @property
     def shown_argv(self) -> tuple[str, ...]:
@@ -219,6 +223,8 @@ class ServerProcess:
             starter=launch.starter,
             with_stdin=True,
             folder=launch.working_directory,
+            umask=-1 if launch.by_command else _UMASK,
+            ruleset=launch.ruleset,
         )
         return server
 

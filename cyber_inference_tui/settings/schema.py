@@ -359,6 +359,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting("Further arguments for every server.", Group.LLAMA_SERVER, form=LLAMA_ARGUMENTS),
     ] = ()
+    confine_servers: Annotated[
+        bool,
+        setting(
+            "Let a llama-server without a GPU use only its models, libraries and cache (Linux).",
+            Group.LLAMA_SERVER,
+        ),
+    ] = True
     llama_server_base_port: Annotated[
         int,
         setting("First port for a model's server; 0 = any.", Group.LLAMA_SERVER, ge=0, le=65535),
