@@ -111,8 +111,8 @@ class Ruleset:
     Nothing else can be read, run or written, no program gets more rights by its file's mode, and no
     process outside gets signals from inside. Source: ``landlock(7)``. ``read`` and ``write`` are
     files, and folders with all in them; what is not there is left out. Blocks. Raises ``OSError``
-    if this system has no Landlock. Threads that have entered stay confined after ``close``, which
-    also happens when nobody holds the object any more.
+    if this system has no Landlock. Threads that have entered stay confined after ``close``. An
+    object that nobody holds any more is closed.
     """
 
     def __init__(self, read: Iterable[Path], write: Iterable[Path]) -> None:

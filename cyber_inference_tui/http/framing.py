@@ -117,7 +117,7 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
 
 
 def _fields(data: bytes, lines: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """Return the names and values of header lines, which are part of ``data``.
+    """Return the names and values of the header ``lines``, all of them in ``data``.
 
     Raises ``BadResponseError`` if a client could read them in another way.
     """

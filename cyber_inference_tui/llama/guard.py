@@ -217,7 +217,7 @@ def start_child(
 def spawn_child(
     argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
 ) -> subprocess.Popen[bytes]:
-    """Do as ``start_child``, without ``set_limits``, which a confined thread may not do."""
+    """Do as ``start_child``, but without ``set_limits``: a confined thread may not do that."""
     options["start_new_session"] = True
     if not starter or not os.access(argv[0], os.X_OK):
         return subprocess.Popen(argv, preexec_fn=_prepare_child(), **options)  # noqa: PLW1509 - it takes no lock
