@@ -36,7 +36,6 @@ from cyber_inference_tui.http.server_connections import ConnectionPool, StalledE
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
-from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 
@@ -106,7 +105,7 @@ class Forwarder:
         # Kept, because before Python 3.12 every look-up of the loop costs a system call.
         self.loop = asyncio.get_running_loop()
         self.targets = TargetFinder(service)
-        self.pool = ConnectionPool(SERVER_HOST)
+        self.pool = ConnectionPool()
         self.retry_queue = RetryQueue()
         self.finished = finished
 
@@ -122,7 +121,7 @@ class Forwarder:
             return await begun.run()
         arrived = self.loop.time()
         settings = self.service.settings
-        head = head_of(request, with_keys=bool(settings.api_keys))
+        head = head_of(request)
         route = self.targets.route(head)
         body = await read_body(request, settings.max_body_size)
         try:
@@ -295,7 +294,7 @@ class Forwarding(ServerExchange):
 
     async def _have_answered(self, lease: Lease) -> None:
         """Have the request answered by the server of ``lease``, if ``start`` has not sent it."""
-        connections = self._shared.pool.of(lease.port)
+        connections = self._shared.pool.of(lease.address)
         fresh = False
         while True:
             server = self._server

@@ -244,7 +244,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         headers=CIMultiDictProxy(headers),
         is_http11=True,
         keep_alive=connection == "keep-alive",
-        passed_on=passed_on(raw, with_keys=bool(settings.api_keys)),
+        passed_on=passed_on(raw),
         named=headers.get("X-Model"),
         cors=_NO_CORS,
         user_agent=user_agent(headers),

@@ -65,9 +65,9 @@ class PlainTarget:
         places = self.places = forwarder.service.scheduler.places(self.model)
         if places is None:
             return False
-        port = places.server.port
-        self.connections = forwarder.pool.of(port)
-        self.server_head = server_request(self.request, self.target(body, False), port)
+        address = places.server.address
+        self.connections = forwarder.pool.of(address)
+        self.server_head = server_request(self.request, self.target(body, False), address)
         return True
 
     def translated(self, answer: WholeAnswer, body: bytes) -> bytes | None:

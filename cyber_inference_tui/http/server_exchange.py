@@ -15,7 +15,7 @@ from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import Retry
 from cyber_inference_tui.http.target import BODYLESS, Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
@@ -23,22 +23,19 @@ from cyber_inference_tui.scheduler.state import Waiter
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarder
 
-_HOST = SERVER_HOST.encode()
 
-
-def server_request(request: RequestHead, target: Target, port: int) -> bytes:
-    """Return the head of a request to the server on ``port``."""
+def server_request(request: RequestHead, target: Target, server: ServerAddress) -> bytes:
+    """Return the head of a request to the server."""
     length, passed_on = b"", request.passed_on
     if target.translation is not None:
         # The request is the service's own, whatever the client says about its body and answer.
         passed_on = b"Content-Type: application/json\r\n"
     if target.body or request.method not in BODYLESS:
         length = b"Content-Length: %d\r\n" % len(target.body)
-    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
         request.method.encode(),
         target.path.encode(),
-        _HOST,
-        port,
+        server.headers,
         passed_on,
         length,
     )
@@ -118,7 +115,7 @@ class ServerExchange:
 
     def _send(self, lease: Lease, server: UpstreamConnection) -> None:
         target = self._target
-        head = server_request(self._request, target, lease.port)
+        head = server_request(self._request, target, lease.address)
         lease.sent()
         if target.translation is not None:
             target.translation.sent()

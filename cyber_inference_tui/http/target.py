@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 # Methods whose requests mostly have no body. An empty body is not an error then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _NAME_IT = (
     "A model with a command takes any path from a request that names the model (in the field"
     ' "model" of JSON or a form, in ?model= or in the header X-Model).'
@@ -145,8 +146,12 @@ class TargetFinder:
                 raise method_not_allowed(head.method, path, ("POST",))
             return MODEL_ROUTES[path]
         refusal = None if addressed else _refusal(head.method, path)
-        if refusal is not None and (is_ours(path) or not self._has_commands()):
+        # An answer to TRACE is the request as the server got it, with the server's key.
+        is_trace = head.method == hdrs.METH_TRACE
+        if refusal is not None and (is_trace or is_ours(path) or not self._has_commands()):
             raise refusal
+        if is_trace:
+            raise method_not_allowed(head.method, path, _METHODS)
         asks = kind_of(path) is Kind.INFERENCE
         return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
 

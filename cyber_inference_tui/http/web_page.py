@@ -23,7 +23,6 @@ from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.http_get import http_get
-from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class WebPage:
             # A server that does not answer is the forwarder's matter.
             with contextlib.suppress(OSError):
                 status, _ = await http_get(
-                    SERVER_HOST, lease.port, "/", timeout=_ANSWER_SECONDS, most_bytes=0
+                    lease.address, "/", timeout=_ANSWER_SECONDS, most_bytes=0
                 )
         finally:
             lease.release()

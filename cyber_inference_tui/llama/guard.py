@@ -32,6 +32,13 @@ _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _OOM_RAISE = 200
 _OOM_MOST = 1000
+# A dump of a server contains prompts and keys. One byte is too few for any file, and the kernel
+# takes this number as a sign to start no program for dumps, either (fs/coredump.c).
+_CORE_BYTES = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
+_LIMITS = {
+    resource.RLIMIT_NOFILE: LIMITS_AT_START,
+    resource.RLIMIT_CORE: (_CORE_BYTES, _CORE_BYTES),
+}
 _RESTART_PAUSE_MOST = 60.0
 _STARTER_LIMIT = 5.0
 
@@ -192,8 +199,8 @@ def start_child(
     """Start a program in a session of its own that dies with this process. Raises ``OSError``.
 
     The kernel kills the child when this process dies, and rather than this process when memory runs
-    out. The child gets the limit of open files that this process started with. The first two exist
-    on Linux only (prctl(2), proc_pid_oom_score_adj(5)).
+    out. The child gets the limit of open files that this process started with, and leaves no dump
+    of its memory. The first two exist on Linux only (prctl(2), proc_pid_oom_score_adj(5)).
 
     The request to be killed must come from the child itself. To run code there before its program,
     this process has to be copied, which takes a tenth of the time in which a small model loads. A
@@ -202,16 +209,29 @@ def start_child(
     asked, the guard finds the child by its mark. ``options`` are further ones of
     ``subprocess.Popen``.
     """
+    process = spawn_child(argv, starter=starter, **options)
+    set_limits(process.pid)
+    return process
+
+
+def spawn_child(
+    argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """Do as ``start_child``, but without ``set_limits``: a confined thread may not do that."""
     options["start_new_session"] = True
     if not starter or not os.access(argv[0], os.X_OK):
         return subprocess.Popen(argv, preexec_fn=_prepare_child(), **options)  # noqa: PLW1509 - it takes no lock
-    process = subprocess.Popen([*starter, *argv], **options)
-    if (set_limits := getattr(resource, "prlimit", None)) is not None:
-        with contextlib.suppress(OSError):
-            set_limits(process.pid, resource.RLIMIT_NOFILE, LIMITS_AT_START)
+    return subprocess.Popen([*starter, *argv], **options)
+
+
+def set_limits(pid: int) -> None:
+    """Set the limits of a child that has just been started, and its rank when memory runs out."""
+    if (prlimit := getattr(resource, "prlimit", None)) is not None:
+        for limit, values in _LIMITS.items():
+            with contextlib.suppress(OSError):
+                prlimit(pid, limit, values)
     with contextlib.suppress(OSError):
-        (PROC / str(process.pid) / "oom_score_adj").write_bytes(_oom_score())
-    return process
+        (PROC / str(pid) / "oom_score_adj").write_bytes(_oom_score())
 
 
 def _prepare_child() -> Callable[[], None]:
@@ -226,7 +246,8 @@ def _prepare_child() -> Callable[[], None]:
     def prepare() -> None:
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS_AT_START)
+        for limit, values in _LIMITS.items():
+            resource.setrlimit(limit, values)
         if os.getppid() != parent:
             os._exit(1)
         if not score:

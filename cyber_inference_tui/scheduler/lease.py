@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.records import Priority
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.state import ModelState, Session
@@ -52,9 +53,9 @@ class Lease:
             state.shares.begin(priority)
 
     @property
-    def port(self) -> int:
-        """The port of the server."""
-        return self.server.port
+    def address(self) -> ServerAddress:
+        """The address of the server."""
+        return self.server.address
 
     @property
     def model_id(self) -> str:

@@ -122,7 +122,7 @@ def record_with_state(
         status=state.status,
         unreadable=record.unreadable and server is None,
         progress=state.progress,
-        port=server.port if server else None,
+        port=server.address.port if server else None,
         context_length=(server.context_length if server else None) or record.context_length,
         context_size=server.context_size if server else record.context_size,
         capabilities=capabilities_of(model, state.next_spec, template),

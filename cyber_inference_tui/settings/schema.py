@@ -252,7 +252,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting(
             "Any other OpenAI-compatible server instead of llama-server;"
-            " {port}, {host}, {path} and {id} are filled in.",
+            " {port}, {host}, {path}, {id} and {key} are filled in.",
             guarded=True,
             form=ARGUMENTS,
             example=["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
@@ -380,6 +380,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             form=LLAMA_ARGUMENTS,
         ),
     ] = ()
+    confine_servers: Annotated[
+        bool,
+        setting(
+            "Let a llama-server without a GPU use only its models, libraries and cache (Linux).",
+            Group.LLAMA_SERVER,
+            guarded=True,
+        ),
+    ] = True
     llama_server_base_port: Annotated[
         int,
         setting("First port for a model's server; 0 = any.", Group.LLAMA_SERVER, ge=0, le=65535),

@@ -440,7 +440,7 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         client.writer.write(post(stream()))
         await client.reader.readuntil(b"\n\n")
         pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
-        while not pool.of(world.launcher.port).idle:
+        while not pool.of(world.launcher.address).idle:
             await asyncio.sleep(0)
         ran.clear()
         other.writer.write(post(stream()))
@@ -481,7 +481,7 @@ async def test_a_connection_with_one_request_left_is_replaced_before(taken: list
         for number in range(1, 9):
             assert (await client.ask(post(BODY))).status == 200
             if number == 3:
-                while len(pool.of(world.launcher.port).connections) < 2:
+                while len(pool.of(world.launcher.address).connections) < 2:
                     await asyncio.sleep(0)
         # A spare connection is taken first. The old one has a last request when both are needed.
         assert numbers[:3] == [1, 1, 1]
@@ -501,7 +501,7 @@ async def test_a_spare_connection_that_closes_under_a_request_is_replaced(
             await talk.say(answer("Keep-Alive: timeout=5, max=5", body=b"{}"))
 
     async with forwarding(script) as world, connected(world) as client, asyncio.timeout(LIMIT):
-        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.address)
         for _ in range(3):
             assert (await client.ask(post(BODY))).status == 200
         await until(lambda: world.connections == 2 and len(connections.connections) == 2)
@@ -529,7 +529,7 @@ async def test_of_many_idle_connections_the_newest_stay(
     ):
         clients = [await s.enter_async_context(connected(world)) for _ in range(4)]
         asked = [asyncio.create_task(client.ask(post(BODY))) for client in clients]
-        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.address)
         while len(connections.connections) < 4:
             await asyncio.sleep(0)
         go.set()

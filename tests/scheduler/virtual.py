@@ -16,6 +16,7 @@ import msgspec
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
@@ -83,7 +84,7 @@ class VirtualServer:
     def __init__(self, world: VirtualLauncher, model_id: str, port: int, pid: int) -> None:
         self.world = world
         self.model_id = model_id
-        self.port = port
+        self.address = ServerAddress("127.0.0.1", port, "server-key")
         self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops: list[float] = []
