@@ -13,6 +13,7 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
+from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
 from cyber_inference_tui.http.error_responses import (
     error_response,
     from_http_exception,
@@ -124,6 +125,7 @@ def assemble(
     access = Access(service, table.areas)
     app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
+    app[BODY_LIMITS] = BodyLimits(lambda: service.settings)
     if forwarder is not None:
         app[LEAN_PATH] = LeanPath(access, forwarder)
         forwarder.service.active.add_others = app[LEAN_PATH].list_requests

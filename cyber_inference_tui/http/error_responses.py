@@ -24,6 +24,7 @@ from aiohttp.http_exceptions import (
 
 from cyber_inference_tui.errors import (
     AdminLoginError,
+    BodyMemoryError,
     CyberError,
     InvalidApiKeyError,
     InvalidRequestError,
@@ -31,6 +32,7 @@ from cyber_inference_tui.errors import (
     ModelLoadError,
     ModelNotFoundError,
     NotFoundError,
+    RequestTimeoutError,
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
@@ -244,7 +246,9 @@ def error_response(
     if speaks_ollama(path) and type(error) in _PLAIN_IN_OLLAMA:
         body, content_type = _PLAIN_IN_OLLAMA[type(error)], "text/plain"
     response = kind(body=body, status=error.status, content_type=content_type, headers=headers)
-    if isinstance(error, RequestTooLargeError | BrokenBodyError):
+    if isinstance(
+        error, RequestTooLargeError | BodyMemoryError | RequestTimeoutError | BrokenBodyError
+    ):
         # The rest of the body is not read.
         response.force_close()
     return response

@@ -52,11 +52,11 @@ class PlainTarget:
         self.places: Places | None = None
         """The places at the model's server when it was last looked up."""
 
-    def target(self, body: bytes, stream: bool) -> Target:
+    def target(self, body: bytes | memoryview, stream: bool) -> Target:
         """Return the target of a request."""
         return Target(self.model, self.path, body, stream, self.is_work, self.translation)
 
-    def find_server(self, body: bytes) -> bool:
+    def find_server(self, body: bytes | memoryview) -> bool:
         """Look up the model's server, for requests with bodies of this length.
 
         Return ``False`` if there is none.
@@ -115,7 +115,7 @@ class QuickForwarding:
     def __init__(
         self,
         target: PlainTarget,
-        body: bytes,
+        body: bytes | memoryview,
         stream: bool,
         client: QuickClient,
         arrived: float,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
-from aiohttp import hdrs
 
 from cyber_inference_tui.errors import (
     CyberError,
@@ -25,6 +24,7 @@ from cyber_inference_tui.http.body_fields import (
     with_system,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
 from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
@@ -59,7 +59,8 @@ class Target(msgspec.Struct, frozen=True):
     model: LocalModel
     path: str
     """Path and query, with the percent-encoding unchanged."""
-    body: bytes
+    body: bytes | memoryview
+    """In memory, or in a file while the request waits (``spooled_body``)."""
     stream: bool
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
@@ -150,22 +151,24 @@ class TargetFinder:
         asks = kind_of(path) is Kind.INFERENCE
         return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
 
-    def find(self, route: Route, head: RequestHead, body: bytes) -> Target:
+    def find(
+        self, route: Route, head: RequestHead, body: bytes, form: FormSearch | None = None
+    ) -> Target:
         """Find the model of a request, and apply the model's rules.
 
-        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``
-        or of the route's translator; ``OnlyLoadError`` if there is nothing to forward.
+        ``form`` has searched the body, if that is a form. Raises ``ModelNotFoundError``, the
+        refusal of the route, and the errors of ``body_fields`` or of the route's translator;
+        ``OnlyLoadError`` if there is nothing to forward.
         """
         if route.translator is not None:
             return self._translated(route.translator(body))
         addressed, refusal = route.addressed, route.refusal
-        content_type = head.headers.get(hdrs.CONTENT_TYPE, "")
         found = _NO_FIELDS
         if head.method not in BODYLESS or body:
             if refusal or (addressed and not route.asks):
-                found = try_read_fields(body, content_type)
+                found = try_read_fields(body, form)
             else:
-                found = read_fields(body, content_type, must_be_object=route.asks)
+                found = read_fields(body, must_be_object=route.asks, form=form)
         name = found.model or head.named
         if addressed is not None:
             model = addressed.model
@@ -186,9 +189,9 @@ class TargetFinder:
                 overrides = {**overrides, "model": model.id}
             if rules or overrides:
                 body = changed_by_rules(route.path, body, rules, overrides)
-                stream = read_fields(body, content_type, must_be_object=True).stream
-        elif self._is_renamed(found.model, model):
-            body = with_model_field(body, content_type, model.id)
+                stream = read_fields(body, must_be_object=True).stream
+        elif form is not None and self._is_renamed(found.model, model):
+            body = with_model_field(body, form, model.id)
         path, query = route.path, route.query
         if query:
             self._check_autoload(query, model)

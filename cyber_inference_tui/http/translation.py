@@ -39,7 +39,7 @@ class Translation(Protocol):
     def whole(self, body: bytes) -> bytes:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
 
-    def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
+    def shortened(self, request: bytes | memoryview, refusal: bytes) -> bytes | None:
         """Return a shorter body for a request that the server has refused.
 
         ``None``: the client gets the refusal.

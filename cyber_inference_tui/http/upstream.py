@@ -97,7 +97,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # An exchange
 
-    def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver, now: float) -> None:
+    def begin(
+        self, method: str, head: bytes, body: bytes | memoryview, receiver: Receiver, now: float
+    ) -> None:
         """Send a request. The receiver gets the response."""
         self.since, self.receiver, self._method = now, receiver, method
         self.has_new_bytes = self._is_over = self._is_complete = False

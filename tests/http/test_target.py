@@ -18,7 +18,7 @@ from cyber_inference_tui.settings.schema import RequestRules
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, to_the_end, unchunked
 from tests.http.raw import Answer, ask
-from tests.http.test_body_fields import multipart, part
+from tests.http.test_form import multipart, part
 from tests.http.upstream import EVENTS, LAST, Recorder, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 

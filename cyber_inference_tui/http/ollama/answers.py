@@ -78,7 +78,7 @@ class Answer(ABC):
     def whole(self, body: bytes) -> bytes:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
 
-    def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
+    def shortened(self, request: bytes | memoryview, refusal: bytes) -> bytes | None:
         """Return the request without its oldest messages, if it was too long for the server."""
         return shorter_chat(request, refusal) if self.shortens else None
 
