@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import logging
 import os
 import secrets
@@ -38,6 +37,7 @@ from cyber_inference_tui.http.access import bearer_token, digest_of
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
+from cyber_inference_tui.sockets import network_of
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -86,7 +86,7 @@ class LoginAttempts:
 
     def wait(self, address: str | None) -> float:
         """Return the seconds until the address may try again; 0 = now."""
-        count, last = self._failures.get(_network(address), (0, 0.0))
+        count, last = self._failures.get(network_of(address), (0, 0.0))
         since = self._clock() - last
         if count < FREE_FAILURES or since > FORGET_AFTER:
             return 0.0
@@ -96,26 +96,14 @@ class LoginAttempts:
     def failed(self, address: str | None) -> None:
         """Count a wrong password."""
         now = self._clock()
-        count, last = self._failures.pop(_network(address), (0, now))
-        self._failures[_network(address)] = (1 if now - last > FORGET_AFTER else count + 1, now)
+        count, last = self._failures.pop(network_of(address), (0, now))
+        self._failures[network_of(address)] = (1 if now - last > FORGET_AFTER else count + 1, now)
         if len(self._failures) > MAX_CLIENTS:
             self._failures.popitem(last=False)
 
     def succeeded(self, address: str | None) -> None:
         """Forget the address's failures."""
-        self._failures.pop(_network(address), None)
-
-
-def _network(address: str | None) -> str:
-    try:
-        ip = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return str(ipaddress.ip_network((ip, 64), strict=False))
-        return str(ip.ipv4_mapped)
-    return str(ip)
+        self._failures.pop(network_of(address), None)
 
 
 class AdminLogin:

@@ -169,6 +169,7 @@ async def _run(
         runner = Runner(
             make_app(service, login),
             most_connections=connections,
+            most_of_one=descriptors.most_of_one(connections),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE,

@@ -656,6 +656,7 @@ async def serving(
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
     most_connections: int | None = None,
+    most_of_one: int | None = None,
     login: AdminLogin | None = None,
     forwarder: Forwarder | None = None,
 ) -> AsyncIterator[Front]:
@@ -683,6 +684,7 @@ async def serving(
         app,
         head_timeout=head_timeout,
         most_connections=most_connections,
+        most_of_one=most_of_one,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=2.0,
