@@ -15,6 +15,7 @@ from cyber_inference_tui.http.access import ACCESS, Access, Handler
 from cyber_inference_tui.http.admin import add_admin, is_model_name
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
 from cyber_inference_tui.http.error_responses import (
+    SERVER_NAME,
     error_response,
     from_http_exception,
     internal_error,
@@ -133,6 +134,7 @@ def assemble(
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(access.cors_headers(request))
+        response.headers[hdrs.SERVER] = SERVER_NAME
 
     async def end_streams(_: web.Application) -> None:
         # An endless stream would delay the shutdown.

@@ -30,6 +30,7 @@ from cyber_inference_tui.http.error_responses import (
     MAX_FIELD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
+    SERVER_NAME,
     error_body,
     error_response,
     from_parser,
@@ -216,6 +217,7 @@ class _ClientConnection(LeanConnection):
         response.force_close()
         # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
         response.headers[hdrs.CONNECTION] = "close"
+        response.headers[hdrs.SERVER] = SERVER_NAME
         return response
 
 

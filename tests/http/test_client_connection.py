@@ -104,6 +104,21 @@ async def test_invalid_http_is_not_repeated(data: bytes, words: str) -> None:
     tells_nothing(answer)
 
 
+async def test_no_answer_tells_a_version() -> None:
+    answers = []
+    async with serving(FakeService()) as front:
+        for data in (
+            request(),
+            request("/nothing"),
+            request("/admin/nothing"),
+            request(target_of(9_000)),
+            b"SECRET\r\n\r\n",
+            head("GET /health HTTP/1.1", "Host: evil.example"),
+        ):
+            answers += await converse(front.port, data, count=1)
+    assert {one.headers["server"] for one in answers} == {"cyber-inference-tui"}
+
+
 # Bodies of refused requests
 
 
