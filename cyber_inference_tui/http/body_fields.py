@@ -18,6 +18,9 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.form import FormSearch
 
+Body = bytes | bytearray
+"""A body in memory: a large one stays in the buffer in which it has arrived."""
+
 BOM = codecs.BOM_UTF8
 """Some editors and PowerShell write it before UTF-8 text. llama-server ignores it."""
 
@@ -66,7 +69,7 @@ class BodyFields(msgspec.Struct, frozen=True):
     """The reason why the fields could not be read."""
 
 
-def read_fields(body: bytes, *, must_be_object: bool, form: FormSearch | None = None) -> BodyFields:
+def read_fields(body: Body, *, must_be_object: bool, form: FormSearch | None = None) -> BodyFields:
     """Read the model's name and ``stream`` from a JSON body, or from a multipart ``form``.
 
     Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
@@ -92,7 +95,7 @@ def read_fields(body: bytes, *, must_be_object: bool, form: FormSearch | None = 
     return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
-def try_read_fields(body: bytes, form: FormSearch | None = None) -> BodyFields:
+def try_read_fields(body: Body, form: FormSearch | None = None) -> BodyFields:
     """Read the fields of any kind of body. A body that cannot be read names no model."""
     if form is not None or _OPENING.match(body):
         try:
@@ -102,7 +105,7 @@ def try_read_fields(body: bytes, form: FormSearch | None = None) -> BodyFields:
     return BodyFields()
 
 
-def without_bom(body: bytes) -> bytes | memoryview:
+def without_bom(body: Body) -> Body | memoryview:
     """Return the body without a byte order mark, which is not valid in JSON."""
     return memoryview(body)[len(BOM) :] if body.startswith(BOM) else body
 
@@ -111,7 +114,7 @@ def without_bom(body: bytes) -> bytes | memoryview:
 
 
 def with_fields(
-    body: bytes,
+    body: Body,
     *,
     strip: Collection[str] = (),
     defaults: Mapping[str, Any],
@@ -136,7 +139,7 @@ def with_fields(
             hint="Send each field once.",
         )
     last = {member.name: number for number, member in enumerate(members)}
-    kept: list[bytes] = []
+    kept: list[Body] = []
     for number, one in enumerate(members):
         if one.name in overrides:
             if last[one.name] == number:
@@ -155,7 +158,7 @@ def with_fields(
     return b"".join((body[:start], b",".join(kept), body[separator:]))
 
 
-def with_system(body: bytes, text: str) -> bytes:
+def with_system(body: Body, text: str) -> Body:
     """Return a chat request with a system message in front, unless it begins with its own.
 
     Anything but a list of messages is left to the model's server, which explains what is wrong.
@@ -184,7 +187,7 @@ class _Member(NamedTuple):
     """The comma or brace after the field."""
 
 
-def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
+def _members(body: Body, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
     """Yield the fields of a valid JSON object. ``position`` is just after its opening brace.
 
     ``values`` has the last value of each name. Its length saves a scan of long values.
@@ -203,7 +206,7 @@ def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> I
         position = closing.end()
 
 
-def _value_end(body: bytes, position: int) -> int:
+def _value_end(body: Body, position: int) -> int:
     if plain := _PLAIN_VALUE.match(body, position):
         return plain.end()
     depth = 0
@@ -218,7 +221,7 @@ def _value_end(body: bytes, position: int) -> int:
 # Forms
 
 
-def with_model_field(body: bytes, form: FormSearch, model: str) -> bytes:
+def with_model_field(body: Body, form: FormSearch, model: str) -> Body:
     """Return a multipart body with another value of its field ``model``."""
     value = form.field(body)
     if value is None:
@@ -226,13 +229,13 @@ def with_model_field(body: bytes, form: FormSearch, model: str) -> bytes:
     return b"".join((body[: value.start], model.encode(), body[value.stop :]))
 
 
-def _name_in(value: bytes) -> str | None:
+def _name_in(value: Body) -> str | None:
     if len(value) > _MAX_MODEL_FIELD:
         raise InvalidRequestError("The model's name is too long.", param="model")
     return value.decode("utf-8", "replace").strip() or None
 
 
-def _not_json(error: Exception, body: bytes) -> InvalidRequestError:
+def _not_json(error: Exception, body: Body) -> InvalidRequestError:
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return InvalidRequestError("The request's body is UTF-16: send JSON as UTF-8.")
     return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

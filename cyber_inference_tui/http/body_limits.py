@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
@@ -41,6 +42,8 @@ class BodyLimits:
         self._default = default_memory(MainMemory(settings().system_root).read())
         self.timeout = BODY_TIMEOUT
         self.least_rate = LEAST_RATE
+        self.turns = asyncio.Lock()
+        """Held for each step of work on a large body, and until other tasks have run after it."""
         self.used = 0
         """The bytes that all bodies take now."""
 

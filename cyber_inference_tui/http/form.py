@@ -41,7 +41,7 @@ class FormSearch:
         self._found: slice | None = None
         self._is_over = not boundary
 
-    def field(self, body: bytes) -> slice | None:
+    def field(self, body: bytes | bytearray) -> slice | None:
         """Return the position of the field's value in the whole body; ``None`` = there is none.
 
         A field sent as a file counts only if there is no other. Raises ``InvalidRequestError``.

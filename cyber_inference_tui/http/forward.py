@@ -31,7 +31,7 @@ from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.model_request import client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
-from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.request_body import LARGE, read_body
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
@@ -136,7 +136,12 @@ class Forwarder:
         kind = head.headers.get(hdrs.CONTENT_TYPE, "")
         form = FormSearch(kind) if is_form(kind) else None
         body = await read_body(request, share, settings.max_body_size, form)
-        target = self.targets.find(route, head, body, form)
+        if len(body) < LARGE:
+            target = self.targets.find(route, head, body, form)
+        else:
+            async with share.limits.turns:
+                target = self.targets.find(route, head, body, form)
+                await asyncio.sleep(0)
         return Forwarding(self, head, client_of(request), target, arrived)
 
     def time_of(self, moment: float) -> datetime:
@@ -254,7 +259,7 @@ class Forwarding(ServerExchange):
         """
         self._log.start_waiting()
         spooling = None
-        if isinstance(self._target.body, bytes) and len(self._target.body) >= SPOOLED_FROM:
+        if not isinstance(self._target.body, memoryview) and len(self._target.body) >= SPOOLED_FROM:
             spooling = asyncio.create_task(self._spool_body(), name="spool a body")
         try:
             lease = await self._wait_for_place(retry)
@@ -273,7 +278,7 @@ class Forwarding(ServerExchange):
     async def _spool_body(self) -> None:
         """Move the body to a file. If that cannot be done, it stays in memory."""
         body = self._target.body
-        if isinstance(body, bytes):
+        if not isinstance(body, memoryview):
             self._spooled = await self._shared.spool.write(body)
         if self._spooled is not None:
             self._set_body(b"")

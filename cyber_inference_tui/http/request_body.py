@@ -13,11 +13,14 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.body_limits import BodyLimits, BodyShare
 from cyber_inference_tui.http.error_responses import BrokenBodyError
 from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.text import clean_line
 
+LARGE = 1 << 20
+"""Bytes from which on work on a body takes the event loop long enough for others to notice."""
 _STEP = 1 << 18
 """Bytes decompressed before the event loop runs other tasks: about a millisecond."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
@@ -26,7 +29,7 @@ _MAX_CODINGS = 3
 
 async def read_body(
     request: web.Request, share: BodyShare, limit: int, form: FormSearch | None = None
-) -> bytes:
+) -> Body:
     """Return the whole body, decompressed, of at most ``limit`` bytes.
 
     ``share`` grows as the body arrives, and ``form`` searches it meanwhile. Raises
@@ -53,7 +56,7 @@ async def read_body(
         if size > limit:
             raise _too_large(limit)
         if decoders:
-            async for piece in _unpacked(part, decoders):
+            async for piece in _unpacked(part, decoders, share.limits.turns):
                 body += piece
                 share.resize(len(body))
         else:
@@ -63,7 +66,8 @@ async def read_body(
             form.look(body)
     if any(decoder.unfinished for decoder in decoders):
         raise _badly_packed()
-    return bytes(body)
+    # A copy of a large one would hold up the event loop.
+    return body if len(body) >= LARGE else bytes(body)
 
 
 async def _next_part(content: StreamReader, limits: BodyLimits, began: float, size: int) -> bytes:
@@ -85,17 +89,22 @@ async def _next_part(content: StreamReader, limits: BodyLimits, began: float, si
         raise RequestTimeoutError(text, hint="Send the request again.") from None
 
 
-async def _unpacked(part: bytes, decoders: list[_Decoder]) -> AsyncIterator[bytes]:
-    """Yield the content of a part of the body in pieces, and let other tasks run in between."""
+async def _unpacked(
+    part: bytes, decoders: list[_Decoder], turns: asyncio.Lock
+) -> AsyncIterator[bytes]:
+    """Yield the content of a part of the body in pieces, each in a turn of its own."""
     pieces: Iterator[bytes] = iter((part,))
     for decoder in decoders:
         pieces = decoder.unpacked(pieces)
-    try:
-        for piece in pieces:
-            yield piece
+    piece: bytes | None = b""
+    while piece is not None:
+        yield piece
+        async with turns:
+            try:
+                piece = next(pieces, None)
+            except zlib.error:
+                raise _badly_packed() from None
             await asyncio.sleep(0)
-    except zlib.error:
-        raise _badly_packed() from None
 
 
 def _badly_packed() -> BrokenBodyError:

@@ -10,6 +10,7 @@ import msgspec
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.body_limits import BodyShare
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
@@ -131,11 +132,11 @@ class ServerExchange:
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
 
-    def _set_body(self, body: bytes | memoryview) -> None:
+    def _set_body(self, body: Body | memoryview) -> None:
         """Replace the body. Only one in memory counts."""
         self._target = msgspec.structs.replace(self._target, body=body)
         if self._share is not None:
-            self._share.resize(len(body) if isinstance(body, bytes) else 0)
+            self._share.resize(0 if isinstance(body, memoryview) else len(body))
 
     def take_whole(self, data: bytes) -> bool:
         """Leave the first bytes to ``begin`` and ``take`` (called by the connection)."""

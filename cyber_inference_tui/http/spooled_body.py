@@ -12,6 +12,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from cyber_inference_tui.errors import StorageError
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.storage import Storages
 
 SPOOLED_FROM = 1 << 20
@@ -34,7 +35,7 @@ class SpooledBody:
 
     _file: int | None = None
 
-    def write(self, body: bytes, folder: Path) -> None:
+    def write(self, body: Body, folder: Path) -> None:
         """Write the body to a new file in ``folder``. Raises ``OSError``."""
         if shutil.disk_usage(folder).free < len(body) + _LEFT_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -71,7 +72,7 @@ class Spool:
         self._storages = Storages()
         self._bodies: WeakSet[SpooledBody] = WeakSet()
 
-    async def write(self, body: bytes) -> SpooledBody | None:
+    async def write(self, body: Body) -> SpooledBody | None:
         """Return the body in a file; ``None`` if the folder takes no file now."""
         if len(self._bodies) >= _MOST:
             return None

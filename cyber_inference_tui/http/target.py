@@ -16,6 +16,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.body_fields import (
+    Body,
     BodyFields,
     read_fields,
     try_read_fields,
@@ -59,7 +60,7 @@ class Target(msgspec.Struct, frozen=True):
     model: LocalModel
     path: str
     """Path and query, with the percent-encoding unchanged."""
-    body: bytes | memoryview
+    body: Body | memoryview
     """In memory, or in a file while the request waits (``spooled_body``)."""
     stream: bool
     is_work: bool
@@ -152,7 +153,7 @@ class TargetFinder:
         return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
 
     def find(
-        self, route: Route, head: RequestHead, body: bytes, form: FormSearch | None = None
+        self, route: Route, head: RequestHead, body: Body, form: FormSearch | None = None
     ) -> Target:
         """Find the model of a request, and apply the model's rules.
 
@@ -210,7 +211,7 @@ class TargetFinder:
         if call.stream and model.settings.command:
             # llama-server reports the numbers of tokens without it.
             own["stream_options"] = {"include_usage": True}
-        body = msgspec.json.encode(call.fields | own)
+        body: Body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
             body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
         return Target(model, call.path, body, call.stream, True, call.answer)
@@ -307,8 +308,8 @@ class TargetFinder:
 
 
 def changed_by_rules(
-    path: str, body: bytes, rules: RequestRules, overrides: Mapping[str, Any]
-) -> bytes:
+    path: str, body: Body, rules: RequestRules, overrides: Mapping[str, Any]
+) -> Body:
     """Return a request for ``path``, changed by rules with these overrides.
 
     A default ``system`` is a system prompt, in the form that the API of the path has.

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.framing import MAX_HEAD_BYTES, BadResponseError, BodyScanner
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class UpstreamConnection(asyncio.Protocol):
     # An exchange
 
     def begin(
-        self, method: str, head: bytes, body: bytes | memoryview, receiver: Receiver, now: float
+        self, method: str, head: bytes, body: Body | memoryview, receiver: Receiver, now: float
     ) -> None:
         """Send a request. The receiver gets the response."""
         self.since, self.receiver, self._method = now, receiver, method
