@@ -12,6 +12,7 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     ├── UnsupportedMediaTypeError
     ├── RequestTimeoutError
     ├── RequestTooLargeError
+    ├── BodyMemoryError
     ├── TooManyConnectionsError
     ├── InvalidApiKeyError             access
     ├── AdminLoginError
@@ -151,8 +152,12 @@ class RequestTooLargeError(CyberError, code="request_too_large", status=413):
     """The body is larger than ``max_body_size``."""
 
 
+class BodyMemoryError(CyberError, code="body_memory_full", status=503, retry_after=1.0):
+    """The bodies of all requests take ``max_body_memory`` already."""
+
+
 class TooManyConnectionsError(CyberError, code="too_many_connections", status=503, retry_after=1.0):
-    """As many clients are being answered as the limit of open files allows."""
+    """As many clients are connected as may be, in all or from one address."""
 
 
 # Access

@@ -189,7 +189,7 @@ def set_(options: GlobalOptions, key: str, value: str | None, from_stdin: bool) 
     key, model_id, known = key_in(present.settings.models, key)
     new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
     set_value(path, key, new)
-    click.echo(f"{path}: {key} is set", err=True)
+    click.echo(clean_line(f"{path}: {key} is set"), err=True)
     name = f"{ENV_PREFIX}{known.name.upper()}"
     if model_id is None and variable(options.environ, name):
         click.echo(f"warning: {name} is also set, and overrides the file", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_lines, print_note
+from cyber_inference_tui.cli.output import print_json, print_line, print_lines, print_note
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.terminal.stream import DIM, GREEN, RED, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line, clean_text
@@ -190,7 +190,7 @@ def _connect(
     if as_json:
         print_json(_facts(record, connected))
         return
-    click.echo(f"{client.title} uses {connection.model.id} at {connection.url}.")
+    print_line(f"{client.title} uses {connection.model.id} at {connection.url}.")
     for file in record.files:
         backup = connected.backup(client.name, file)
         kept = f"the original is {backup}" if backup else "there was no file before"

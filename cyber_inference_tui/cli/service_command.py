@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.output import print_json, print_line, print_lines
 from cyber_inference_tui.cli.usage import Group
 from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError, NotFoundError
 from cyber_inference_tui.text import clean_line
@@ -183,7 +183,7 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(f"restarted  {found.get('url', UNIT_NAME)} (pid {found['pid']})")
+        print_line(f"restarted  {found.get('url', UNIT_NAME)} (pid {found['pid']})")
 
 
 def _running(settings: Settings) -> int:

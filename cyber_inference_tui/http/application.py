@@ -13,8 +13,13 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address
 from cyber_inference_tui.http.admin import add_admin, is_model_name
+from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
 from cyber_inference_tui.http.client_connection import refusal
-from cyber_inference_tui.http.error_responses import from_http_exception, internal_error
+from cyber_inference_tui.http.error_responses import (
+    SERVER_NAME,
+    from_http_exception,
+    internal_error,
+)
 from cyber_inference_tui.http.event_streams import HEARTBEAT, SEND_TIMEOUT, EventStreams
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import NOSNIFF, json_answer
@@ -125,6 +130,7 @@ def assemble(
     access = Access(service, table.areas)
     app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
+    app[BODY_LIMITS] = BodyLimits(lambda: service.settings)
     if forwarder is not None:
         app[LEAN_PATH] = LeanPath(access, forwarder)
         forwarder.service.active.add_others = app[LEAN_PATH].list_requests
@@ -132,6 +138,7 @@ def assemble(
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(access.cors_headers(request))
+        response.headers[hdrs.SERVER] = SERVER_NAME
 
     async def end_streams(_: web.Application) -> None:
         # An endless stream would delay the shutdown.

@@ -36,6 +36,8 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.records import to_json
 from cyber_inference_tui.text import clean_line, clean_text, escaped
 
+SERVER_NAME = "cyber-inference-tui"
+"""The header ``Server``, in place of aiohttp's, which tells strangers the versions."""
 MAX_TARGET_BYTES = 8190
 MAX_FIELD_BYTES = 8192
 """The longest value of a header. It differs from the limit of the target, because aiohttp's parser

@@ -27,11 +27,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.access import Access, AccessRules, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
-from cyber_inference_tui.http.body_fields import (
-    BROKEN,
-    decode_named_fields,
-    is_form,
-)
+from cyber_inference_tui.http.body_fields import BROKEN, decode_named_fields
+from cyber_inference_tui.http.form import is_form
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.model_request import (
     QuickClient,

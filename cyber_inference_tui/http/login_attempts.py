@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from cyber_inference_tui.backoff import backoff
+from cyber_inference_tui.sockets import network_of
 
 FREE_FAILURES = 5
 """Wrong passwords that an address may send before it has to wait."""
@@ -35,7 +35,7 @@ class LoginAttempts:
 
     def wait(self, address: str | None) -> float:
         """Return the seconds until the address may try again; 0 = now."""
-        count, last = self._failures.get(_network(address), (0, 0.0))
+        count, last = self._failures.get(network_of(address), (0, 0.0))
         since = self._clock() - last
         if count < FREE_FAILURES or since > FORGET_AFTER:
             return 0.0
@@ -45,23 +45,11 @@ class LoginAttempts:
     def failed(self, address: str | None) -> None:
         """Count a wrong password."""
         now = self._clock()
-        count, last = self._failures.pop(_network(address), (0, now))
-        self._failures[_network(address)] = (1 if now - last > FORGET_AFTER else count + 1, now)
+        count, last = self._failures.pop(network_of(address), (0, now))
+        self._failures[network_of(address)] = (1 if now - last > FORGET_AFTER else count + 1, now)
         if len(self._failures) > MAX_CLIENTS:
             self._failures.popitem(last=False)
 
     def succeeded(self, address: str | None) -> None:
         """Forget the address's failures."""
-        self._failures.pop(_network(address), None)
-
-
-def _network(address: str | None) -> str:
-    try:
-        ip = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return str(ipaddress.ip_network((ip, 64), strict=False))
-        return str(ip.ipv4_mapped)
-    return str(ip)
+        self._failures.pop(network_of(address), None)

@@ -83,7 +83,8 @@ class RequestLog:
         self._clock = clock
         self._request = request
         self._client = client
-        self._target = target
+        # Not the target, which has the body.
+        self._model_id, self._stream = target.model.id, target.stream
         self._answer = answer
         self._at, self._came = at, arrived
         self._ended = self._came
@@ -136,10 +137,10 @@ class RequestLog:
         return ActiveRequestRecord(
             number=number,
             at=self._at,
-            model=self._target.model.id,
+            model=self._model_id,
             path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             phase=phase,
-            stream=self._target.stream,
+            stream=self._stream,
             position=None if self.waiter is None else positions.get(self.waiter),
             priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
@@ -161,10 +162,10 @@ class RequestLog:
         usage = self.usage
         return RequestRecord(
             at=self._at,
-            model=self._target.model.id,
+            model=self._model_id,
             path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             status=status,
-            stream=self._target.stream,
+            stream=self._stream,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_per_second=_rounded(usage.tokens_per_second),

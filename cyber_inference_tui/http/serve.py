@@ -129,7 +129,7 @@ def serve(
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=own_log)
             try:
-                code = await _run(
+                return await _run(
                     service,
                     listener,
                     on_ready=on_ready,
@@ -138,9 +138,8 @@ def serve(
                     certificate=certificate,
                 )
             finally:
+                _ignore_signals()
                 systemd.end()
-            _ignore_signals()
-            return code
 
         code = runner.run(run())
         # Threads that hang would delay the end of the loop.
@@ -204,6 +203,7 @@ async def _run(
         runner = Runner(
             make_app(service, login),
             most_connections=connections,
+            most_of_one=descriptors.most_of_one(connections),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE,
@@ -303,18 +303,18 @@ def _on_signals(service: Service, stop: asyncio.Event, hurry: asyncio.Event) -> 
         stop.set()
 
     loop = asyncio.get_running_loop()
+    # Not the loop's own handlers: it removes them as it closes, and a signal in that moment would
+    # end the process with another exit code.
     # A shell script starts background programs with SIGINT ignored; handle it all the same.
     wanted = [signal.SIGTERM, signal.SIGINT]
     # A hang-up that is ignored on purpose (nohup) stays ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         wanted.append(signal.SIGHUP)
     for number in wanted:
-        loop.add_signal_handler(number, on_signal)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
 
 
 def _ignore_signals() -> None:
     """Ignore further signals, which could change the exit code while the loop closes."""
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)

@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.body_fields import Body
+from cyber_inference_tui.http.body_limits import BodyShare
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, QuickClient, RequestHead
@@ -63,6 +67,8 @@ class ServerExchange:
     _has_ended = False
     """Whether the answer has ended, with ``_error`` if there is one."""
     _wake: asyncio.Future[None] | None = None
+    _share: BodyShare | None = None
+    """The memory of its body, once a task runs this exchange."""
     quick_client: QuickClient | None = None
     """The client, as long as no task runs this exchange."""
 
@@ -123,6 +129,12 @@ class ServerExchange:
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
 
+    def _set_body(self, body: Body | memoryview) -> None:
+        """Replace the body. Only one in memory counts."""
+        self._target = msgspec.structs.replace(self._target, body=body)
+        if self._share is not None:
+            self._share.resize(0 if isinstance(body, memoryview) else len(body))
+
     def take_whole(self, data: bytes) -> bool:
         """Leave the first bytes to ``begin`` and ``take`` (called by the connection)."""
         return False
@@ -136,7 +148,11 @@ class ServerExchange:
         server = self._server
         if server is None:
             raise RuntimeError("an answer without a request")
-        return self._answer.begin(head, length, server)
+        scanner = self._answer.begin(head, length, server)
+        if self._share is not None and self._share.size and self._answer.relayed:
+            # No other server can get the request, so a long answer does not keep its body.
+            self._set_body(b"")
+        return scanner
 
     def end(self, error: Exception | None) -> None:
         """Note the end of the answer (called by the connection)."""

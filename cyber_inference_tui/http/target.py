@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
+
 from aiohttp import hdrs
 
 from cyber_inference_tui.errors import (
@@ -17,6 +18,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.body_fields import (
+    Body,
     BodyFields,
     read_fields,
     try_read_fields,
@@ -25,6 +27,7 @@ from cyber_inference_tui.http.body_fields import (
     with_system,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
 from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
@@ -60,7 +63,8 @@ class Target(msgspec.Struct, frozen=True):
     model: LocalModel
     path: str
     """Path and query, with the percent-encoding unchanged."""
-    body: bytes
+    body: Body | memoryview
+    """In memory, or in a file while the request waits (``spooled_body``)."""
     stream: bool
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
@@ -155,22 +159,24 @@ class TargetFinder:
         asks = kind_of(path) is Kind.INFERENCE
         return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
 
-    def find(self, route: Route, head: RequestHead, body: bytes) -> Target:
+    def find(
+        self, route: Route, head: RequestHead, body: Body, form: FormSearch | None = None
+    ) -> Target:
         """Find the model of a request, and apply the model's rules.
 
-        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``
-        or of the route's translator; ``OnlyLoadError`` if there is nothing to forward.
+        ``form`` has searched the body, if that is a form. Raises ``ModelNotFoundError``, the
+        refusal of the route, and the errors of ``body_fields`` or of the route's translator;
+        ``OnlyLoadError`` if there is nothing to forward.
         """
         if route.translator is not None:
             return self._translated(route.translator(body))
         addressed, refusal = route.addressed, route.refusal
-        content_type = head.headers.get(hdrs.CONTENT_TYPE, "")
         found = _NO_FIELDS
         if head.method not in BODYLESS or body:
             if refusal or (addressed and not route.asks):
-                found = try_read_fields(body, content_type)
+                found = try_read_fields(body, form)
             else:
-                found = read_fields(body, content_type, must_be_object=route.asks)
+                found = read_fields(body, must_be_object=route.asks, form=form)
         name = found.model or head.named
         if addressed is not None:
             model = addressed.model
@@ -191,9 +197,9 @@ class TargetFinder:
                 overrides = {**overrides, "model": model.id}
             if rules or overrides:
                 body = changed_by_rules(route.path, body, rules, overrides)
-                stream = read_fields(body, content_type, must_be_object=True).stream
-        elif self._is_renamed(found.model, model):
-            body = with_model_field(body, content_type, model.id)
+                stream = read_fields(body, must_be_object=True).stream
+        elif form is not None and self._is_renamed(found.model, model):
+            body = with_model_field(body, form, model.id)
         path, query = route.path, route.query
         if query:
             self._check_autoload(query, model)
@@ -212,7 +218,7 @@ class TargetFinder:
         if call.stream and model.settings.command:
             # llama-server reports the numbers of tokens without it.
             own["stream_options"] = {"include_usage": True}
-        body = msgspec.json.encode(call.fields | own)
+        body: Body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
             body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
         return Target(model, call.path, body, call.stream, True, call.answer)
@@ -309,8 +315,8 @@ class TargetFinder:
 
 
 def changed_by_rules(
-    path: str, body: bytes, rules: RequestRules, overrides: Mapping[str, Any]
-) -> bytes:
+    path: str, body: Body, rules: RequestRules, overrides: Mapping[str, Any]
+) -> Body:
     """Return a request for ``path``, changed by rules with these overrides.
 
     A default ``system`` is a system prompt, in the form that the API of the path has.

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.framing import BadResponseError, BodyScanner, check_unfinished_head
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # An exchange
 
-    def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver, now: float) -> None:
+    def begin(
+        self, method: str, head: bytes, body: Body | memoryview, receiver: Receiver, now: float
+    ) -> None:
         """Send a request. The receiver gets the response."""
         self.since, self.receiver, self._method = now, receiver, method
         self.has_new_bytes = self._is_over = self._is_complete = False

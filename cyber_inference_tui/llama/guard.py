@@ -81,10 +81,11 @@ class ProcessGuard:
 
     async def start(self) -> None:
         """Start the guard in a session of its own, so that no terminal signal reaches it."""
-        await self._spawn()
-        self._keeper = asyncio.create_task(self._keep(), name="keep a guard")
+        process = await self._spawn()
+        if process is not None:
+            self._keeper = asyncio.create_task(self._keep(process), name="keep a guard")
 
-    async def _spawn(self) -> None:
+    async def _spawn(self) -> Process | None:
         sweep: list[str] = []
         environment = {"PATH": os.defpath}
         if self._mark is not None and sys.executable:
@@ -92,7 +93,7 @@ class ProcessGuard:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
             environment[MARK] = f"{self._mark}/{GUARD}"
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            process = self._process = await asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", GUARD_SCRIPT, "guard"),
                 *sweep,
                 stdin=PIPE,
@@ -107,25 +108,30 @@ class ProcessGuard:
                 "no guard ends the servers if this service is killed: cannot run /bin/sh: %s",
                 error.strerror,
             )
-            return
+            return None
         for group in self._groups:
             self._write(f"add {group}")
         self._write_known()
+        return process
 
-    async def _keep(self) -> None:
+    async def _keep(self, process: Process) -> None:
         pause = 0.0
-        while self._process is not None:
-            code = await self._process.wait()
+        while True:
+            code = await process.wait()
+            self._process = None
             _logger.warning(
                 "the guard (pid %d) that ends the servers if this service is killed %s:"
                 " starting another",
-                self._process.pid,
+                process.pid,
                 describe_exit(code),
             )
-            await asyncio.sleep(pause)
-            pause = min(_RESTART_PAUSE_MOST, 2 * pause + 1)
-            self._process = None
-            await self._spawn()
+            # If it cannot be started now, perhaps for want of memory, then later.
+            started = None
+            while started is None:
+                await asyncio.sleep(pause)
+                pause = min(_RESTART_PAUSE_MOST, 2 * pause + 1)
+                started = await self._spawn()
+            process = started
 
     def add(self, group: int) -> None:
         """Watch a process group."""

@@ -443,6 +443,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_size: Annotated[
         int, setting("Bytes a request's body may have.", Group.REQUESTS, ge=1, le=2**40)
     ] = 67108864
+    max_body_memory: Annotated[
+        int,
+        setting(
+            "Bytes that the bodies of all requests may take together; 0 = a sixteenth of the "
+            "memory, at least 256 MiB.",
+            Group.REQUESTS,
+            ge=0,
+            le=2**50,
+        ),
+    ] = 0
 
     host: Annotated[
         str,

@@ -277,6 +277,26 @@ def test_load_and_unload(call: CommandLine, at: list[str]) -> None:
     assert record["status"] == "loaded"
 
 
+HOSTILE = "a\x1b]0;x\x07\x9b31m\u202eb"
+"""A name that sets a terminal's title, its colours and the direction of text."""
+
+
+@pytest.mark.parametrize("command", ["load a", "unload a", "list-models", "status"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_names_from_a_service_do_nothing_to_the_terminal(
+    call: CommandLine, at: list[str], stand_in: StandIn, command: str, more: list[str]
+) -> None:
+    path = f"/m/{HOSTILE}.gguf"
+    record = ModelRecord(id=HOSTILE, path=path, status=ModelStatus.LOADED)
+    stand_in.models = {"a": record}
+    outcome = call(*command.split(), *more, *at)
+    assert outcome.code == 0
+    assert not set(outcome.out + outcome.err) & set(HOSTILE) - set("ab]0;x31m")
+    if more:
+        # Nothing is lost in JSON.
+        assert repr(HOSTILE) in str(json.loads(outcome.out))
+
+
 def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
     for command in ("load", "unload", "logs"):
         outcome = call(command, "nope", *at)

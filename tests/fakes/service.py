@@ -26,6 +26,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.application import assemble
+from cyber_inference_tui.http.body_limits import BODY_LIMITS
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import json_answer
@@ -635,7 +636,8 @@ async def _say(
 
 async def echo(request: web.Request) -> web.StreamResponse:
     """Answer with what arrived, in place of the forwarder."""
-    body = await read_body(request, 1 << 20)
+    with request.app[BODY_LIMITS].share() as share:
+        body = await read_body(request, share, 1 << 20)
     return json_answer({"path": request.path, "method": request.method, "size": len(body)})
 
 
@@ -668,6 +670,7 @@ async def serving(
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
     most_connections: int | None = None,
+    most_of_one: int | None = None,
     login: AdminLogin | None = None,
     forwarder: Forwarder | None = None,
     certificate: ServerCertificate | None = None,
@@ -697,6 +700,7 @@ async def serving(
         app,
         head_timeout=head_timeout,
         most_connections=most_connections,
+        most_of_one=most_of_one,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=2.0,

@@ -105,6 +105,21 @@ async def test_invalid_http_is_not_repeated(data: bytes, words: str) -> None:
     tells_nothing(answer)
 
 
+async def test_no_answer_tells_a_version() -> None:
+    answers = []
+    async with serving(FakeService()) as front:
+        for data in (
+            request(),
+            request("/nothing"),
+            request("/admin/nothing"),
+            request(target_of(9_000)),
+            b"SECRET\r\n\r\n",
+            head("GET /health HTTP/1.1", "Host: evil.example"),
+        ):
+            answers += await converse(front.port, data, count=1)
+    assert {one.headers["server"] for one in answers} == {"cyber-inference-tui"}
+
+
 # Bodies of refused requests
 
 
@@ -288,6 +303,48 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
             assert (await read_answer(reader)).status == 200
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1
+
+
+async def test_one_address_does_not_get_all_connections() -> None:
+    entered, go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def waits(request: web.Request) -> web.StreamResponse:
+        entered.release()
+        await go.wait()
+        return web.Response(text="done")
+
+    async with (
+        serving(FakeService(), waits, most_connections=10, most_of_one=2) as front,
+        connected(front.port) as (one, one_writer),
+        connected(front.port) as (idle, _),
+        asyncio.timeout(LIMIT),
+    ):
+        one_writer.write(request("/v1/x"))
+        await entered.acquire()
+        # An idle connection of the same address makes room.
+        async with connected(front.port) as (two, two_writer):
+            two_writer.write(request("/v1/x"))
+            await entered.acquire()
+            assert await idle.read() == b""
+            async with connected(front.port) as (reader, _):
+                refused = await read_answer(reader)
+                assert await reader.read() == b""
+            assert (refused.status, refused.error()["code"]) == (503, "too_many_connections")
+            assert "this address" in refused.error()["message"]
+            # Other addresses have their own.
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", front.port, local_addr=("127.0.0.2", 0)
+            )
+            writer.write(request())
+            assert (await read_answer(reader)).status == 200
+            writer.close()
+            go.set()
+            assert (await read_answer(one)).body == (await read_answer(two)).body == b"done"
+        # Closed connections do not count.
+        for _ in range(4):
+            async with connected(front.port) as (reader, writer):
+                writer.write(request())
+                assert (await read_answer(reader)).status == 200
 
 
 async def test_a_burst_of_connections_is_served_as_they_ask() -> None:

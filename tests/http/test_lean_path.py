@@ -25,6 +25,7 @@ from cyber_inference_tui.http import (
     server_connections,
 )
 from cyber_inference_tui.http.access import AccessRules
+from cyber_inference_tui.http.body_limits import BodyShare
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import LeanPath, message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
@@ -413,9 +414,9 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
     ran: list[Forwarding] = []
     run = Forwarding.run
 
-    async def note(self: Forwarding) -> web.StreamResponse:
+    async def note(self: Forwarding, share: BodyShare) -> web.StreamResponse:
         ran.append(self)
-        return await run(self)
+        return await run(self, share)
 
     monkeypatch.setattr(Forwarding, "run", note)
     go = asyncio.Event()
