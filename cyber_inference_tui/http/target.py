@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
 import msgspec
-
 from aiohttp import hdrs
 
 from cyber_inference_tui.errors import (
