@@ -20,6 +20,8 @@ from cyber_inference_tui.http.form import FormSearch
 
 Body = bytes | bytearray
 """A body in memory: a large one stays in the buffer in which it has arrived."""
+LARGE = 1 << 20
+"""Bytes of a large body: others notice the work on it, and it waits for its model in a file."""
 
 BOM = codecs.BOM_UTF8
 """Some editors and PowerShell write it before UTF-8 text. llama-server ignores it."""

@@ -24,6 +24,7 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
+from cyber_inference_tui.http.body_fields import LARGE
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyShare
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.form import FormSearch, is_form
@@ -31,11 +32,11 @@ from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.model_request import client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
-from cyber_inference_tui.http.request_body import LARGE, read_body
+from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
-from cyber_inference_tui.http.spooled_body import SPOOLED_FROM, Spool, SpooledBody
+from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
@@ -258,7 +259,7 @@ class Forwarding(ServerExchange):
         """
         self._log.start_waiting()
         spooling = None
-        if not isinstance(self._target.body, memoryview) and len(self._target.body) >= SPOOLED_FROM:
+        if not isinstance(self._target.body, memoryview) and len(self._target.body) >= LARGE:
             spooling = asyncio.create_task(self._spool_body(), name="spool a body")
         try:
             lease = await self._wait_for_place(retry)

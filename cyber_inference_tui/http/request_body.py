@@ -13,14 +13,12 @@ from cyber_inference_tui.errors import (
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
-from cyber_inference_tui.http.body_fields import Body
+from cyber_inference_tui.http.body_fields import LARGE, Body
 from cyber_inference_tui.http.body_limits import BodyLimits, BodyShare
 from cyber_inference_tui.http.error_responses import BrokenBodyError
 from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.text import clean_line
 
-LARGE = 1 << 20
-"""Bytes from which on work on a body takes the event loop long enough for others to notice."""
 _STEP = 1 << 18
 """Bytes decompressed before the event loop runs other tasks: about a millisecond."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})

@@ -15,9 +15,6 @@ from cyber_inference_tui.errors import StorageError
 from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.storage import Storages
 
-SPOOLED_FROM = 1 << 20
-"""Bytes from which on a body moves to a file while its request waits."""
-
 _MOST = 32
 """Files at once. Each takes a descriptor, and room on the disk."""
 _LEFT_FREE = 256 << 20
