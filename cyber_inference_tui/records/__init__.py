@@ -18,6 +18,14 @@ from cyber_inference_tui.records.hub import (
     HubFilesRecord,
     HubModelRecord,
 )
+from cyber_inference_tui.records.keys import (
+    CreatedKey,
+    KeyLimits,
+    KeyRecord,
+    KeyTotals,
+    NewKey,
+    Priority,
+)
 from cyber_inference_tui.records.logs import (
     LogEvent,
     LogLevel,
@@ -84,6 +92,7 @@ __all__ = [
     "ConfigCheckRecord",
     "ConfigValueRecord",
     "CpuRecord",
+    "CreatedKey",
     "DeviceKind",
     "DeviceRecord",
     "DiskRecord",
@@ -100,6 +109,9 @@ __all__ = [
     "InstallRecord",
     "InstallSource",
     "InstallState",
+    "KeyLimits",
+    "KeyRecord",
+    "KeyTotals",
     "LlamaServerRecord",
     "LogEvent",
     "LogLevel",
@@ -119,8 +131,10 @@ __all__ = [
     "ModelTotals",
     "ModelUsage",
     "NetworkRecord",
+    "NewKey",
     "NumberedLine",
     "PortRecord",
+    "Priority",
     "ProblemRecord",
     "RecentEvent",
     "RequestPhase",

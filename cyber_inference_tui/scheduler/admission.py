@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Mapping
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, Priority
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
 _NEWEST_WEIGHS = 0.3
@@ -66,7 +66,14 @@ class Admission:
         self._count_overtaken(state, self._arrivals + 1)
         return True
 
-    def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
+    def enqueue(
+        self,
+        state: ModelState,
+        *,
+        takes_place: bool,
+        reason: str,
+        priority: Priority = Priority.NORMAL,
+    ) -> Waiter:
         """Append to the model's queue; the future of the waiter ends when it is admitted."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(
@@ -75,6 +82,7 @@ class Admission:
             since=loop.time(),
             takes_place=takes_place,
             reason=reason,
+            priority=priority,
         )
         state.waiters.append(waiter)
         self.waiting += 1

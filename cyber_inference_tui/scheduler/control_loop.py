@@ -16,7 +16,7 @@ from functools import cached_property
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.llama.needs import Footprint, Measurement, NeedSource
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.free_memory import footprint_by_change
 from cyber_inference_tui.scheduler.lease import Lease
@@ -169,9 +169,18 @@ class ControlLoop:
 
     # Requests
 
-    def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
+    def enqueue(
+        self,
+        state: ModelState,
+        *,
+        takes_place: bool,
+        reason: str,
+        priority: Priority = Priority.NORMAL,
+    ) -> Waiter:
         """Queue a request or an explicit load, and load the model if necessary."""
-        waiter = self.admission.enqueue(state, takes_place=takes_place, reason=reason)
+        waiter = self.admission.enqueue(
+            state, takes_place=takes_place, reason=reason, priority=priority
+        )
         self.on_detail(state.model.id)
         if state.has_no_process:
             self.estimate(state)

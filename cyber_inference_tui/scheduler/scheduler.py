@@ -22,7 +22,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, asked_requests, resolve
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.control_loop import ControlLoop
 from cyber_inference_tui.scheduler.estimates import Estimates
 from cyber_inference_tui.scheduler.fit import FitCheck
@@ -265,7 +265,11 @@ class Scheduler:
         return None if state is None else self._loop.places(state)
 
     async def acquire(
-        self, model: LocalModel, *, on_wait: Callable[[Waiter], None] | None = None
+        self,
+        model: LocalModel,
+        *,
+        on_wait: Callable[[Waiter], None] | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> Lease:
         """Wait for a place at the model, which is loaded if necessary.
 
@@ -278,7 +282,7 @@ class Scheduler:
         if lease is not None:
             return lease
         self._refuse_early(state)
-        waiter = self._loop.enqueue(state, takes_place=True, reason="request")
+        waiter = self._loop.enqueue(state, takes_place=True, reason="request", priority=priority)
         if on_wait is not None:
             on_wait(waiter)
         try:

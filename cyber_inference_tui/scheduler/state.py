@@ -14,7 +14,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.free_memory import Amount
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.views import ModelView, Reason
@@ -24,7 +24,7 @@ from cyber_inference_tui.settings.schema import Settings
 class Waiter:
     """A request that waits for a model, or an explicit load, which takes no place."""
 
-    __slots__ = ("arrival", "future", "reason", "since", "takes_place")
+    __slots__ = ("arrival", "future", "priority", "reason", "since", "takes_place")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Waiter:
         since: float,
         takes_place: bool,
         reason: str,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self.future = future
         self.arrival = arrival
@@ -42,6 +43,7 @@ class Waiter:
         self.takes_place = takes_place
         self.reason = reason
         """The reason for a load: ``request``, ``asked``, ``preload`` or ``restart``."""
+        self.priority = priority
 
 
 class Session:
