@@ -9,15 +9,13 @@ only once for each settings object.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
 import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
@@ -28,9 +26,14 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
+from cyber_inference_tui.http.allowed_models import not_allowed
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.records.keys import NO_LIMITS
+from cyber_inference_tui.settings.credentials import digest_of
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.service.key_file import Keys
     from cyber_inference_tui.service.service import Service
     from cyber_inference_tui.settings.schema import Settings
 
@@ -113,16 +116,29 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def digest_of(secret: str) -> bytes:
-    """Return a digest to compare secrets in constant time."""
-    # Header values contain bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+class ApiKey(NamedTuple):
+    """A valid key, with its limits."""
+
+    name: str | None
+    """The name; of a key in ``api_keys`` its place there, from 1; ``None`` = the owner's own."""
+    limits: KeyLimits = NO_LIMITS
 
 
 class AccessRules:
-    """The access rules of one settings object at one bound address."""
+    """The access rules of one settings object, and some keys, at one bound address.
 
-    def __init__(self, settings: Settings, bound: str) -> None:
+    ``is_over`` checks whether a key has expired. ``own_key`` is valid wherever a key is needed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bound: str,
+        keys: Keys = (),
+        *,
+        is_over: Callable[[KeyLimits], bool] = lambda limits: False,
+        own_key: str = "",
+    ) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
@@ -139,7 +155,15 @@ class AccessRules:
         self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
         self._origins = {parse_origin(origin) for origin in settings.cors_origins} - {None}
         self._any_origin = "*" in settings.cors_origins
-        self._keys = [digest_of(key) for key in settings.api_keys]
+        self.needs_key = bool(settings.api_keys or keys)
+        """Whether model endpoints need a key."""
+        # The time of a look-up says something about a digest, and nothing about its key.
+        self._keys = {bytes.fromhex(key.digest): ApiKey(key.name, key) for key in keys}
+        for place, key in enumerate(settings.api_keys, 1):
+            self._keys[digest_of(key)] = ApiKey(str(place))
+        if own_key:
+            self._keys[digest_of(own_key)] = ApiKey(None)
+        self._is_over = is_over
         self._hosts: dict[tuple[str, str], bool] = {}
 
     def allows_host(self, host: str, local: str) -> bool:
@@ -181,45 +205,65 @@ class AccessRules:
             return origin
         return "*" if self._any_origin and area not in _OWNERS else None
 
-    def key_name(self, headers: Mapping[str, str]) -> str | None:
-        """Return the name of a request's valid key: its place in ``api_keys``, from 1.
-
-        ``None``: it has no valid key. Compares with all keys, in constant time.
-        """
-        found = 0
-        for text in (bearer_token(headers), headers.get("x-api-key")):
-            if text and self._keys:
-                digest = digest_of(text)
-                for place, key in enumerate(self._keys, 1):
-                    found = place if hmac.compare_digest(digest, key) else found
-        return str(found) if found else None
+    def key_of(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key; ``None`` if it has no valid key, or needs none."""
+        key = self._known_key(headers)
+        return None if key is None or self._is_over(key.limits) else key
 
     def allows_key(self, headers: Mapping[str, str]) -> bool:
         """Check whether a request has a valid key, or needs none."""
-        return not self._keys or self.key_name(headers) is not None
+        return not self.needs_key or self.key_of(headers) is not None
+
+    def missing_key(self, headers: Mapping[str, str]) -> InvalidApiKeyError:
+        """Return the error of a request without a valid key."""
+        key = self._known_key(headers)
+        if key is not None:
+            return InvalidApiKeyError(
+                f"This API key expired on {key.limits.expires}.",
+                hint="Ask the owner of the service for a new one.",
+            )
+        return InvalidApiKeyError(
+            "A valid API key is needed.",
+            hint="Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+        )
+
+    def _known_key(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key, which may have expired."""
+        if self.needs_key:
+            for text in (headers.get("x-api-key"), bearer_token(headers)):
+                if text and (key := self._keys.get(digest_of(text))) is not None:
+                    return key
+        return None
 
 
 class Access:
     """Checks requests against the current settings. Logins are checked by ``http.login``.
 
     ``areas`` has the area of each route's handler. Other handlers count as model endpoints, so
-    that a forgotten handler is protected too.
+    that a forgotten handler is protected too. ``own_key`` is that of the owner's programs.
     """
 
-    def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
+    def __init__(
+        self, service: Service, areas: Mapping[Handler, Area], *, own_key: str = ""
+    ) -> None:
         self._service = service
         self._areas = areas
+        self._own_key = own_key
+        self._store = service.keys
         self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
-        self._rules = AccessRules(service.settings, service.address[0])
+        self._keys: Keys = ()
 
     @property
     def rules(self) -> AccessRules:
         """The rules of the current settings."""
         settings, address = self._service.settings, self._service.address
-        if settings is not self._settings or address is not self._address:
-            self._rules = AccessRules(settings, address[0])
-            self._settings, self._address = settings, address
+        keys = self._store.present
+        if settings is not self._settings or address is not self._address or keys is not self._keys:
+            self._rules = AccessRules(
+                settings, address[0], keys, is_over=self._store.is_over, own_key=self._own_key
+            )
+            self._settings, self._address, self._keys = settings, address, keys
         return self._rules
 
     def area_of(self, request: web.Request) -> Area:
@@ -229,8 +273,8 @@ class Access:
     def admit(self, request: web.Request) -> web.Response | None:
         """Check a request. Return the answer to a CORS preflight, otherwise ``None``.
 
-        Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError`` or
-        ``InvalidApiKeyError``.
+        Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError``,
+        ``InvalidApiKeyError`` or ``ModelNotAllowedError``.
         """
         rules = self.rules
         headers = request.headers
@@ -248,11 +292,12 @@ class Access:
         if area is Area.OWNER:
             # A login counts more, and is checked by its own rules.
             needs_key = not self._service.settings.admin_password
-        if needs_key and not rules.allows_key(headers):
-            raise InvalidApiKeyError(
-                "A valid API key is needed.",
-                hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-            )
+        if needs_key and rules.needs_key:
+            key = rules.key_of(headers)
+            if key is None:
+                raise rules.missing_key(headers)
+            if area is Area.OWNER and key.limits.models:
+                raise not_allowed(key.limits, "change models")
         if area in _OWNERS:
             if origin is not None and not rules.allows_origin(origin, host or ""):
                 raise _foreign(origin)
@@ -323,9 +368,15 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
     return request.app[ACCESS].cors_headers(request)
 
 
-def key_name(request: web.Request) -> str | None:
-    """Return the name of the request's API key, if it has a valid one."""
-    return request.app[ACCESS].rules.key_name(request.headers)
+def key_of(request: web.Request) -> ApiKey | None:
+    """Return the request's API key; ``None`` if it has no valid key, or needs none."""
+    return request.app[ACCESS].rules.key_of(request.headers)
+
+
+def limits_of(request: web.Request) -> KeyLimits:
+    """Return the limits of the request's API key."""
+    key = key_of(request)
+    return NO_LIMITS if key is None else key.limits
 
 
 def _foreign(origin: str) -> ForbiddenOriginError:

@@ -25,6 +25,7 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
+from cyber_inference_tui.http.access import ACCESS
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.model_request import client_of, head_of
@@ -121,10 +122,12 @@ class Forwarder:
         if begun is not None:
             return await begun.run()
         arrived = self.loop.time()
-        settings = self.service.settings
-        head = head_of(request, with_keys=bool(settings.api_keys))
+        head = head_of(request, with_keys=request.app[ACCESS].rules.needs_key)
         route = self.targets.route(head)
-        body = await read_body(request, settings.max_body_size)
+        if head.key_name is not None and head.limits.changes:
+            self.finished.flush()
+            self.service.keys.admit(head.key_name, head.limits)
+        body = await read_body(request, self.service.settings.max_body_size)
         try:
             target = self.targets.find(route, head, body)
         except OnlyLoadError as asked:
@@ -258,7 +261,9 @@ class Forwarding(ServerExchange):
         while True:
             try:
                 return await self._service.scheduler.acquire(
-                    self._target.model, on_wait=self._log.set_waiter
+                    self._target.model,
+                    on_wait=self._log.set_waiter,
+                    priority=self._request.limits.priority,
                 )
             except ModelLoadError as error:
                 pause = error.retry_after

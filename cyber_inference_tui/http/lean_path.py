@@ -25,7 +25,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.http.access import Access, AccessRules, local_ip
+from cyber_inference_tui.http.access import Access, AccessRules, ApiKey, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
 from cyber_inference_tui.http.body_fields import (
     BROKEN,
@@ -236,6 +236,10 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         or not rules.allows_key(headers)
     ):
         return None
+    key = rules.key_of(headers) or ApiKey(None)
+    if key.limits.changes:
+        # These are checked for each request.
+        return None
     request = RequestHead(
         method="POST",
         target=path,
@@ -243,11 +247,12 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         headers=CIMultiDictProxy(headers),
         is_http11=True,
         keep_alive=connection == "keep-alive",
-        passed_on=passed_on(raw, with_keys=bool(settings.api_keys)),
+        passed_on=passed_on(raw, with_keys=rules.needs_key),
         named=headers.get("X-Model"),
         cors=_NO_CORS,
         user_agent=user_agent(headers),
-        key_name=rules.key_name(headers),
+        key_name=key.name,
+        limits=key.limits,
     )
     return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 

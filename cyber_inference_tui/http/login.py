@@ -34,10 +34,11 @@ from cyber_inference_tui.errors import (
     TooManyLoginsError,
 )
 from cyber_inference_tui.files import replace_file
-from cyber_inference_tui.http.access import bearer_token, digest_of
+from cyber_inference_tui.http.access import bearer_token
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.records import LoginRecord
 from cyber_inference_tui.records.queries import Credentials
+from cyber_inference_tui.settings.credentials import digest_of
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.http.access import cors_headers, key_name
+from cyber_inference_tui.http.access import ApiKey, cors_headers, key_of
 from cyber_inference_tui.http.framing import HOP_BY_HOP
+from cyber_inference_tui.records import KeyLimits
+from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ class RequestHead(NamedTuple):
     """The client's program, as it calls itself."""
     key_name: str | None = None
     """The name of its API key."""
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -90,6 +94,7 @@ def client_of(request: web.Request) -> ClientSide:
 
 def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
     """Return the head of aiohttp's request; ``with_keys``: no model's server gets its keys."""
+    key = key_of(request) or ApiKey(None)
     return RequestHead(
         request.method,
         request.raw_path,
@@ -101,7 +106,8 @@ def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
         request.query.get("model") or request.headers.get("X-Model"),
         cors_headers(request),
         user_agent(request.headers),
-        key_name(request),
+        key.name,
+        key.limits,
     )
 
 

@@ -15,11 +15,13 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.http.access import Handler
+from cyber_inference_tui.http.access import Handler, limits_of
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
+from cyber_inference_tui.records.keys import NO_LIMITS
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -32,6 +34,8 @@ class Call(msgspec.Struct, Generic[Q, B], frozen=True):
     name: str
     query: Q
     body: B
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
@@ -110,7 +114,7 @@ class RouteTable:
             query = read_query(endpoint.query, request.query)
             limit = self._body_limit()
             body = await read_json(request, endpoint.body, limit=limit) if endpoint.writes else None
-            result = answer(Call(_name(request, endpoint.path), query, body))
+            result = answer(Call(_name(request, endpoint.path), query, body, limits_of(request)))
             if inspect.isawaitable(result):
                 result = await result
             reply: WithHeaders[Any] = (
