@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, WholeNumber, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines, print_note
 from cyber_inference_tui.cli.usage import Group
+from cyber_inference_tui.records.keys import MOST_PER_DAY, MOST_PER_MINUTE, NewKey, Priority
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
 
@@ -17,23 +18,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from cyber_inference_tui.records import KeyRecord
-
-_MOST_PER_MINUTE = 1_000_000
-_MOST_PER_DAY = 10**12
-
-
-class _Day(click.ParamType[date]):
-    name = "date"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        """Return the day; fail if it is none, or over."""
-        try:
-            day = date.fromisoformat(value)
-        except ValueError:
-            self.fail(f"'{value}' is not a day, such as 2027-01-31.", param, ctx)
-        if day < datetime.now(UTC).date():
-            self.fail(f"{day} is over.", param, ctx)
-        return day
 
 
 def _complete_models(
@@ -70,23 +54,28 @@ def keys() -> None:
 @click.option(
     "--requests-per-minute",
     metavar="N",
-    type=WholeNumber(1, _MOST_PER_MINUTE),
+    type=WholeNumber(1, MOST_PER_MINUTE),
     help="The most requests in a minute.",
 )
 @click.option(
     "--tokens-per-day",
     metavar="N",
-    type=WholeNumber(1, _MOST_PER_DAY),
+    type=WholeNumber(1, MOST_PER_DAY),
     help="The most tokens, read and written, in a day (UTC).",
 )
 @click.option(
     "--priority",
-    type=click.Choice(["low", "normal", "high"]),
-    default="normal",
+    type=click.Choice([one.value for one in Priority]),
+    default=Priority.NORMAL.value,
     show_default=True,
     help="The share of its requests while others wait.",
 )
-@click.option("--expires", metavar="DATE", type=_Day(), help="Its last day (UTC), as 2027-01-31.")
+@click.option(
+    "--expires",
+    metavar="DATE",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Its last day (UTC), as 2027-01-31.",
+)
 @json_option
 @click.pass_obj
 def add(
@@ -97,12 +86,11 @@ def add(
     requests_per_minute: int | None,
     tokens_per_day: int | None,
     priority: str,
-    expires: date | None,
+    expires: datetime | None,
     as_json: bool,
 ) -> None:
     """Create the key NAME and print it. It is stored as a digest, so it is not shown again."""
     from cyber_inference_tui.cli.service_calls import add_key
-    from cyber_inference_tui.records import NewKey, Priority
 
     new = NewKey(
         name=name,
@@ -110,7 +98,7 @@ def add(
         requests_per_minute=requests_per_minute or 0,
         tokens_per_day=tokens_per_day or 0,
         priority=Priority(priority),
-        expires=expires,
+        expires=None if expires is None else expires.date(),
     )
     made = add_key(options, new)
     if as_json:

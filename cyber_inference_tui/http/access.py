@@ -373,6 +373,11 @@ def key_of(request: web.Request) -> ApiKey | None:
     return request.app[ACCESS].rules.key_of(request.headers)
 
 
+def has_key(request: web.Request) -> bool:
+    """Check whether a request has a valid API key, or needs none."""
+    return request.app[ACCESS].rules.allows_key(request.headers)
+
+
 def limits_of(request: web.Request) -> KeyLimits:
     """Return the limits of the request's API key."""
     key = key_of(request)

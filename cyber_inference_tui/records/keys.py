@@ -12,7 +12,7 @@ from msgspec import Meta
 MOST_KEYS = 1000
 """Keys with names that a service may have."""
 MOST_PER_MINUTE = 1_000_000
-MOST_PER_DAY = 1 << 53
+MOST_PER_DAY = 1_000_000_000_000
 
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _ModelName = Annotated[str, Meta(min_length=1, max_length=500)]

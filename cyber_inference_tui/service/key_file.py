@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -33,7 +34,7 @@ class StoredKey(KeyLimits, frozen=True, kw_only=True):
     """A key with its name and limits, as it is stored."""
 
     name: str
-    digest: str
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     """The SHA-256 of the key, in hexadecimal digits."""
     created_at: datetime
 
@@ -82,6 +83,10 @@ def with_new(keys: Keys, new: NewKey, now: datetime) -> tuple[Keys, str]:
     Raises ``InvalidRequestError``, and ``ConflictError`` if the name is in use.
     """
     _check(new)
+    if has_expired(new, now):
+        raise InvalidRequestError(
+            f"{new.expires} is over.", hint="Choose a later day.", param="expires"
+        )
     if any(key.name.casefold() == new.name.casefold() for key in keys):
         raise ConflictError(
             f'There is an API key "{new.name}" already.', hint="Remove it, or choose another name."

@@ -454,7 +454,8 @@ class Service:
         """Keep, count and publish finished requests."""
         records = [record for record, _ in noted]
         self.history.add_all(records)
-        self.keys.note(records)
+        if self.keys.present:
+            self.keys.note(records)
         self.metrics.note_requests(noted)
         self.events.publish_all("request", records)
 

@@ -654,8 +654,10 @@ class Front:
         port: int,
         client: aiohttp.ClientSession,
         app: web.Application,
+        login: AdminLogin,
     ) -> None:
         self.service = service
+        self.login = login
         self.app = app
         self.port = port
         self.client = client
@@ -711,7 +713,7 @@ async def serving(
     port = runner.addresses[0][1]
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
-        front = Front(service, port, client, app)
+        front = Front(service, port, client, app, login)
         try:
             yield front
         finally:

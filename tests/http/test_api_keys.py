@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from cyber_inference_tui.http.lean_path import LEAN_PATH
-from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.records import NewKey, Priority
 from cyber_inference_tui.scheduler.state import Waiter
 from tests.fakes.service import FakeService, Front, make_settings, serving
@@ -86,11 +84,9 @@ async def test_api_keys_go_on_beside_keys_with_names() -> None:
 
 
 async def test_the_owners_own_programs_need_no_key() -> None:
-    service = FakeService("m")
-    login = AdminLogin(service, Path("/proc/none/login.secret"))
-    async with serving(service, login=login) as front:
+    async with serving(FakeService("m")) as front:
         await made(front, "a", models=("x",))
-        headers = {"Authorization": f"Bearer {login.process_token}"}
+        headers = {"Authorization": f"Bearer {front.login.process_token}"}
         async with front.client.get("/v1/models", headers=headers) as got:
             assert len((await got.json())["data"]) == 1
 
@@ -182,6 +178,10 @@ async def test_lists_have_only_the_models_of_the_key() -> None:
             front.service.set_model("n", status="loaded")
             line = await got.content.readuntil(b"\n\n")
             assert json.loads(line.removeprefix(b"data: "))["model"] == "n"
+            await made(front, "b")
+            await front.service.keys.remove("a")
+            front.service.set_model("n", status="unloaded")
+            assert await got.read() == b""
 
 
 @pytest.mark.parametrize(

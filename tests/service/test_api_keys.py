@@ -73,7 +73,12 @@ async def test_keys_are_kept_as_digests_that_others_cannot_read(tmp_path: Path) 
     assert [one.name for one in read_keys(folder)] == ["other"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": [{"name": "x"}]}', "\udcff"])
+_BAD_DIGEST = '{"keys": [{"name": "x", "digest": "x", "created_at": "2026-01-01T00:00:00Z"}]}'
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"keys": [{"name": "x"}]}', _BAD_DIGEST, "\udcff"]
+)
 async def test_a_damaged_file_lets_nobody_in(tmp_path: Path, content: str) -> None:
     (tmp_path / KEYS_FILE).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError, match=KEYS_FILE):
@@ -106,6 +111,7 @@ async def test_a_change_that_cannot_be_written_is_none(tmp_path: Path) -> None:
         NewKey(name="a", models=("x\ny",)),
         NewKey(name="a", requests_per_minute=-1),
         NewKey(name="a", tokens_per_day=1 << 60),
+        NewKey(name="a", expires=NOW.date() - timedelta(days=1)),
     ],
 )
 def test_names_and_limits_make_sense(new: NewKey) -> None:
