@@ -30,6 +30,7 @@ from cyber_inference_tui.http.allowed_models import not_allowed
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.records.keys import NO_LIMITS
+from cyber_inference_tui.service.api_keys import expired
 from cyber_inference_tui.settings.credentials import digest_of
 
 if TYPE_CHECKING:
@@ -218,10 +219,7 @@ class AccessRules:
         """Return the error of a request without a valid key."""
         key = self._known_key(headers)
         if key is not None:
-            return InvalidApiKeyError(
-                f"This API key expired on {key.limits.expires}.",
-                hint="Ask the owner of the service for a new one.",
-            )
+            return expired(key.limits)
         return InvalidApiKeyError(
             "A valid API key is needed.",
             hint="Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",

@@ -28,7 +28,7 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.http.access import ACCESS
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.framing import BadResponseError
-from cyber_inference_tui.http.model_request import client_of, head_of
+from cyber_inference_tui.http.model_request import RequestHead, client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
@@ -124,15 +124,19 @@ class Forwarder:
         arrived = self.loop.time()
         head = head_of(request, with_keys=request.app[ACCESS].rules.needs_key)
         route = self.targets.route(head)
-        if head.key_name is not None and head.limits.changes:
-            self.finished.flush()
-            self.service.keys.admit(head.key_name, head.limits)
+        self.count(head)
         body = await read_body(request, self.service.settings.max_body_size)
         try:
             target = self.targets.find(route, head, body)
         except OnlyLoadError as asked:
             return await load_or_unload(self.service, asked)
         return await Forwarding(self, head, client_of(request), target, arrived).run()
+
+    def count(self, head: RequestHead) -> None:
+        """Count a request by its key. Raises ``RateLimitedError`` or ``InvalidApiKeyError``."""
+        if head.key_name is not None and head.limits.changes:
+            self.finished.flush()
+            self.service.keys.admit(head.key_name, head.limits)
 
     def time_of(self, moment: float) -> datetime:
         """Return the time, with its zone, at a moment of the loop's clock."""

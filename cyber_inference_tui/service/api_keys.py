@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.errors import CyberError, RateLimitedError
+from cyber_inference_tui.errors import CyberError, InvalidApiKeyError, RateLimitedError
 from cyber_inference_tui.records import CreatedKey, KeyRecord, KeyTotals, NewKey, RequestRecord
 from cyber_inference_tui.records.keys import KeyLimits
 from cyber_inference_tui.service.allowance import Allowance
@@ -140,10 +140,14 @@ class ApiKeys:
         return has_expired(limits, self._now())
 
     def admit(self, name: str, limits: KeyLimits) -> None:
-        """Count a request that begins. Raises ``RateLimitedError`` if a limit is used up.
+        """Count a request that begins.
 
-        Tokens are counted at the end of a request, so a request that was admitted is finished.
+        Raises ``RateLimitedError`` if a limit is used up, and ``InvalidApiKeyError`` if the key has
+        expired; such a request does not count. Tokens are counted at the end of a request, so a
+        request that was admitted is finished.
         """
+        if self.is_over(limits):
+            raise expired(limits)
         self._today()
         use, now = self._of(name), self._clock()
         per_minute, per_day = limits.requests_per_minute, limits.tokens_per_day
@@ -207,6 +211,14 @@ class ApiKeys:
         now = self._now()
         midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
         return (midnight - now).total_seconds()
+
+
+def expired(limits: KeyLimits) -> InvalidApiKeyError:
+    """Return the error of a key whose last day is over."""
+    return InvalidApiKeyError(
+        f"This API key expired on {limits.expires}.",
+        hint="Ask the owner of the service for a new one.",
+    )
 
 
 def _headers(what: str, limit: int, left: int, reset: float) -> dict[str, str]:

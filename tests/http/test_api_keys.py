@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from tests.http.upstream import Recorder, World, forwarding
 from tests.scheduler.virtual import model
 from tests.waiting import until
 
+LAST_DAY = date(2999, 12, 31)
 BODY = b'{"model":"m","messages":[]}'
 REFUSED: dict[str, Any] = {
     "error": {
@@ -232,6 +233,18 @@ async def test_an_expired_key_is_invalid_everywhere() -> None:
         assert "expired on" in body["error"]["message"]
         async with world.front.client.get("/v1/models", headers=headers) as got:
             assert got.status == 401
+
+
+@pytest.mark.parametrize("lean", [True, False])
+async def test_limits_count_each_request_once(lean: bool) -> None:
+    async with forwarding(Recorder(WHOLE)) as world:
+        headers = await made(world.front, "a", requests_per_minute=4, expires=LAST_DAY)
+        if not lean:
+            headers["Origin"] = world.front.url
+        assert [(await sent(world, headers))[0] for _ in range(5)] == [200] * 4 + [429]
+        await recorded(world, 4)
+        is_remembered = any(world.front.app[LEAN_PATH]._requests.values())
+        assert is_remembered is lean
 
 
 async def test_a_key_counts_from_the_next_request_on_an_open_connection() -> None:
