@@ -274,6 +274,10 @@ class ConfigWriteError(ConfigError, code="config_not_written", status=409, exit_
     """The configuration file cannot be written; the change itself is valid."""
 
 
+class ChangedCertificateError(CyberError, code="certificate_changed"):
+    """A service elsewhere shows another certificate than before."""
+
+
 class StorageError(CyberError, code="storage_silent", status=503):
     """A folder's disk or network mount does not answer."""
 

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from cyber_inference_tui.connect.connection import Connection
     from cyber_inference_tui.terminal.stream import Terminal
 
+_TRUST = (
+    "The client has to trust the service's certificate (tls_cert): programs of Node.js read its "
+    "file from NODE_EXTRA_CA_CERTS, most others from SSL_CERT_FILE."
+)
+
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
@@ -96,7 +101,7 @@ def connect(  # noqa: PLR0917 - click passes them by name
 
 def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     """Return the facts for clients, from the running service or else from the disk."""
-    from cyber_inference_tui.cli.service_access import service_url
+    from cyber_inference_tui.cli.service_access import certificate_of, service_url
     from cyber_inference_tui.cli.service_calls import all_models
     from cyber_inference_tui.connect.connection import AUTO, connection
 
@@ -106,9 +111,11 @@ def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     if found.absence and notes.interactive:
         print_note(f"{found.absence} The models are those on the disk.", notes)
     auto = settings.models.get(AUTO)
+    url = service_url(settings)
     return connection(
         found.records,
-        url=service_url(settings),
+        url=url,
+        certificate=certificate_of(url, settings),
         key=settings.api_keys[0] if settings.api_keys else "",
         wanted=wanted,
         default_model=settings.default_model,
@@ -240,6 +247,8 @@ def _print_notes(client: Client, connection: Connection, terminal: Terminal) -> 
         print_note(note, terminal)
     if lack := client.lack_of_context(connection):
         print_note(clean_text(lack), terminal)
+    if connection.certificate:
+        print_note(_TRUST, terminal)
 
 
 def _list(options: GlobalOptions, as_json: bool) -> None:

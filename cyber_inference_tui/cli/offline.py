@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import click
 import msgspec
 
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
+from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.llama.log_files import open_log
+from cyber_inference_tui.llama.log_files import LogLimits, open_log
 from cyber_inference_tui.llama.log_reading import read_lines
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.records import (
@@ -24,6 +27,7 @@ from cyber_inference_tui.records import (
     NewKey,
     ProblemRecord,
 )
+from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog, Caller
 from cyber_inference_tui.service.key_file import (
     read_keys,
     record_of,
@@ -81,6 +85,7 @@ def local_deletion(
 
     def delete() -> ModelRecord:
         library.delete(catalog, record.id)
+        note_offline(settings, "model_deleted", model=record.id)
         return record
 
     return record, delete
@@ -110,6 +115,7 @@ def add_local_key(settings: Settings, new: NewKey) -> CreatedKey:
         now = datetime.now(UTC)
         keys, secret = with_new(read_keys(settings.data_dir), new, now)
         write_keys(settings.data_dir, keys)
+        note_offline(settings, "key_created", name=new.name)
         return CreatedKey(**msgspec.structs.asdict(record_of(keys[-1], now)), key=secret)
 
 
@@ -119,7 +125,18 @@ def remove_local_key(settings: Settings, name: str) -> tuple[KeyRecord, bool]:
     with DataDirectoryLock(settings.data_dir):
         keys, gone = without(read_keys(settings.data_dir), name)
         write_keys(settings.data_dir, keys)
+        note_offline(settings, "key_removed", name=gone.name)
         return record_of(gone, datetime.now(UTC)), not keys
+
+
+def note_offline(settings: Settings, event: str, **details: Any) -> None:
+    """Write what this command did to the audit log; say so if the disk does not take it."""
+    path = settings.data_dir / LOGS / AUDIT_FILE
+    log = AuditLog(path, limits=lambda: LogLimits(settings.log_max_size, settings.log_keep))
+    try:
+        log.write(event, Caller(f"command of user {os.getuid()}"), **details)
+    except OSError as error:
+        click.echo(f"warning: {write_problem(path, error)}", err=True)
 
 
 def local_log(

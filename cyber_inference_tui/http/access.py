@@ -166,6 +166,7 @@ class AccessRules:
             self._keys[digest_of(own_key)] = ApiKey(None)
         self._is_over = is_over
         self._hosts: dict[tuple[str, str], bool] = {}
+        self._scheme = "https" if settings.tls_cert else "http"
 
     def allows_host(self, host: str, local: str) -> bool:
         """Check a ``Host``; ``local`` is the IP address on which the connection arrived."""
@@ -185,7 +186,7 @@ class AccessRules:
             name in self._names
             or _is_loopback(name)
             or _is_private(name)
-            or (name, port or 80) in self._names_with_port
+            or (name, port or _DEFAULT_PORTS[self._scheme]) in self._names_with_port
             or (self.wildcard and name == _plain_ip(local))
         )
 
@@ -197,8 +198,9 @@ class AccessRules:
         if parsed in self._origins:
             return True
         own = parse_host(host)
-        # This port serves plain HTTP only: the same name with https is another site.
-        return own is not None and parsed == ("http", own[0], own[1] or 80)
+        # This port serves one scheme only: the same name with the other one is another site.
+        scheme = self._scheme
+        return own is not None and parsed == (scheme, own[0], own[1] or _DEFAULT_PORTS[scheme])
 
     def shares_with(self, origin: str, area: Area) -> str | None:
         """Return the ``Access-Control-Allow-Origin`` for ``origin``; ``None`` = not shared."""

@@ -33,6 +33,7 @@ from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.http.web_page import WebPage
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.audit_log import Caller, acting
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 from cyber_inference_tui.text import escaped
@@ -115,6 +116,7 @@ def assemble(
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
     table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
     table.handle(endpoints.LOGIN, login.login)
+    table.handle(endpoints.LOGOUT, login.logout)
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)
@@ -206,11 +208,13 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
+            who = "client"
             if access.area_of(request) in _NEED_LOGIN:
-                await login.check(request.headers)
+                who = await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
-            return await handler(request)
+            with acting(Caller(who, request.remote)):
+                return await handler(request)
         except CyberError as error:
             return refused(request, error, began)
         except web.HTTPException as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from operator import attrgetter
 from typing import Any, cast
@@ -38,7 +39,10 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.half_closed import HalfClosedConnections
 from cyber_inference_tui.http.lean_connection import LeanConnection
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
+from cyber_inference_tui.http.tls import ServerCertificate, TlsListener
 from cyber_inference_tui.http.web_page import as_api_call
+from cyber_inference_tui.service.extra_ports import Stop
+from cyber_inference_tui.sockets import BACKLOG
 
 HEAD_TIMEOUT = 60.0
 """Seconds in which a new connection must send the head of its first request."""
@@ -86,8 +90,9 @@ class _LastResponse(web.Response):
         """Send the response, close the sending side, and wait a moment for the client."""
         transport = self._req.transport if self._req is not None else None
         await super().write_eof(data)
-        if transport is not None and transport.can_write_eof():
-            transport.write_eof()
+        if transport is not None:
+            if transport.can_write_eof():
+                transport.write_eof()
             # aiohttp cancels this when the client is gone.
             await asyncio.sleep(_LINGER)
 
@@ -126,6 +131,9 @@ class _ClientConnection(LeanConnection):
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
         if self._manager is None or not self.unanswered or not self._is_whole:
+            return None
+        if self.transport is None or not self.transport.can_write_eof():
+            # TLS closes both sides.
             return None
         if not self._manager.half_closed.add(self):
             return None
@@ -272,6 +280,19 @@ class Runner(web.AppRunner):
         )
         self._head_timeout = head_timeout
         self._most_connections = most_connections
+
+    async def accept(
+        self, listener: socket.socket, certificate: ServerCertificate | None = None
+    ) -> Stop:
+        """Accept connections on a listening socket, with TLS if there is a ``certificate``.
+
+        Call it after ``setup``. The result stops accepting; running answers continue.
+        """
+        if certificate is not None:
+            return TlsListener(listener, certificate.context, cast("web.Server", self.server)).stop
+        site = web.SockSite(self, listener, backlog=BACKLOG)
+        await site.start()
+        return site.stop
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()

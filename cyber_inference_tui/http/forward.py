@@ -210,7 +210,9 @@ class Forwarding(ServerExchange):
         for its ``retry``.
         """
         if self._lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
-            self._lease = self._service.scheduler.try_acquire(self._target.model)
+            self._lease = self._service.scheduler.try_acquire(
+                self._target.model, self._request.limits.priority
+            )
         if self._lease is None:
             try:
                 self._lease = await self._place(retry)

@@ -142,6 +142,7 @@ class RequestLog:
             phase=phase,
             stream=self._target.stream,
             position=None if self.waiter is None else positions.get(self.waiter),
+            priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
             client=self._client.remote or None,

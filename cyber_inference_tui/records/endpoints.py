@@ -63,6 +63,7 @@ from cyber_inference_tui.records.service import (
     ConfigValueRecord,
     InstallRecord,
     LoginRecord,
+    LogoutRecord,
     StatusRecord,
 )
 
@@ -233,6 +234,7 @@ OLLAMA_DELETE = Endpoint(
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
 )
+LOGOUT = _plain("POST /admin/logout", LogoutRecord, "ends the login of the token")
 STATUS = _plain("GET /admin/status", StatusRecord, "the state of the service")
 RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"

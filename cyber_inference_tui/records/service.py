@@ -108,6 +108,12 @@ class LoginRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_in: int
 
 
+class LogoutRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``POST /admin/logout``: the login of the request's token has ended."""
+
+    ended: bool = True
+
+
 class SettingEffect(StrEnum):
     """The effect of a changed setting on a running service."""
 

@@ -220,20 +220,24 @@ class ControlLoop:
             self.admission.fail_all(state, error)
             self.on_detail(state.model.id)
 
-    def try_acquire(self, state: ModelState) -> Lease | None:
+    def try_acquire(self, state: ModelState, priority: Priority) -> Lease | None:
         """Return a lease if the model has a free place at this moment: the hot path."""
+        if priority is not Priority.NORMAL:
+            state.use_shares()
         server = state.server
-        if self.closing or server is None or not self.admission.try_take_place(state):
+        if self.closing or server is None or not self.admission.try_take_place(state, priority):
             return None
         now = self.now()
         state.last_used = now
         self.on_detail(state.model.id)
-        return Lease(self.release, state, server, now, state.session)
+        return Lease(self.release, state, server, now, state.session, priority=priority)
 
-    def lease(self, state: ModelState, now: float) -> Lease | None:
+    def lease(self, state: ModelState, now: float, priority: Priority) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
         server = state.server
-        return None if server is None else Lease(self.release, state, server, now, state.session)
+        if server is None:
+            return None
+        return Lease(self.release, state, server, now, state.session, priority=priority)
 
     def places(self, state: ModelState) -> Places | None:
         """Return the places at the model's present server, if it has one."""
@@ -244,7 +248,7 @@ class ControlLoop:
             load.future.set_result(None)
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
-            self.admission.take_place(state, request.arrival)
+            self.admission.take_place(state, request.arrival, request.priority)
             state.last_used = self.now()
             self.on_detail(state.model.id)
             request.future.set_result(None)

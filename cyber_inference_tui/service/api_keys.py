@@ -16,6 +16,7 @@ from cyber_inference_tui.errors import CyberError, InvalidApiKeyError, RateLimit
 from cyber_inference_tui.records import CreatedKey, KeyRecord, KeyTotals, NewKey, RequestRecord
 from cyber_inference_tui.records.keys import KeyLimits
 from cyber_inference_tui.service.allowance import Allowance
+from cyber_inference_tui.service.audit_log import AuditLog
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.key_file import (
     Keys,
@@ -47,7 +48,7 @@ class _Use:
 
 
 class ApiKeys:
-    """The keys in ``data_dir``; ``read`` and ``recall`` come first.
+    """The keys in ``data_dir``; ``read`` and ``recall`` come first. ``audit`` notes changes.
 
     The use of a name stays when its key is removed, until the service ends. ``now`` returns the
     time in UTC, ``clock`` the seconds of a monotonic clock.
@@ -58,10 +59,12 @@ class ApiKeys:
         data_dir: Path,
         *,
         now: Callable[[], datetime],
+        audit: AuditLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._data_dir = data_dir
         self._now = now
+        self._audit = audit
         self._clock = clock
         self.present: Keys = ()
         """The keys. Each change replaces the tuple."""
@@ -117,7 +120,7 @@ class ApiKeys:
         async with self._changing:
             keys, secret = with_new(self.present, new, self._now())
             await self._write(keys)
-        _logger.info("the API key %s was created", new.name)
+        await self._audit.note("key_created", name=new.name)
         return CreatedKey(**msgspec.structs.asdict(self.records()[-1]), key=secret)
 
     async def remove(self, name: str) -> KeyRecord:
@@ -126,7 +129,7 @@ class ApiKeys:
             keys, gone = without(self.present, name)
             record = next(one for one in self.records() if one.name == gone.name)
             await self._write(keys)
-        _logger.info("the API key %s was removed", gone.name)
+        await self._audit.note("key_removed", name=gone.name)
         return record
 
     async def _write(self, keys: Keys) -> None:

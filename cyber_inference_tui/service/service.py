@@ -51,6 +51,7 @@ from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.api_keys import ApiKeys
+from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.extra_ports import ExtraPorts
@@ -111,10 +112,11 @@ class Service:
             data_dir / LOGS,
             now=utc_now,
             on_lines=self._notifier.log_lines,
-            limits=lambda: LogLimits(self.settings.log_max_size, self.settings.log_keep),
+            limits=self._log_limits,
         )
+        self.audit = AuditLog(data_dir / LOGS / AUDIT_FILE, now=utc_now, limits=self._log_limits)
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
-        self.keys = ApiKeys(data_dir, now=utc_now)
+        self.keys = ApiKeys(data_dir, now=utc_now, audit=self.audit)
         self.metrics = Metrics(self._metrics_state)
         self._refusals = Refusals(time.monotonic)
         self._storages = Storages()
@@ -148,6 +150,7 @@ class Service:
             scheduler=self.scheduler,
             launcher=self._launcher,
             notifier=self._notifier,
+            audit=self.audit,
         )
         self.monitoring = Monitoring(
             current=current,
@@ -178,6 +181,7 @@ class Service:
             flags=flags,
             apply=self._apply,
             publish=partial(self.events.publish, "config"),
+            audit=self.audit,
             would_restart=self.scheduler.would_restart,
         )
         self.extra_ports = ExtraPorts()
@@ -191,6 +195,9 @@ class Service:
     def settings(self) -> Settings:
         """The settings in force."""
         return self._current.settings
+
+    def _log_limits(self) -> LogLimits:
+        return LogLimits(self.settings.log_max_size, self.settings.log_keep)
 
     # Start and end
 

@@ -31,6 +31,11 @@ FIELDS = "fields"
 """The form of names, or of a table of values, in a request's JSON."""
 PORTS = "ports"
 """The form of a list of port numbers."""
+PASSWORD = "password"  # noqa: S105 - the name of a form
+"""The form of a password that the file holds as a hash (see ``password_hash``)."""
+
+_FILES = frozenset({"file", "program"})
+"""The forms of a text that may be a path."""
 
 _YEAR = 31_536_000
 """Seconds: the upper bound of every duration, well within what timers can hold."""
@@ -442,7 +447,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     admin_password: Annotated[
-        str, setting("When set, admin endpoints need a login.", Group.ACCESS, secret=True)
+        str,
+        setting(
+            "When set, admin endpoints need a login. The file gets a hash of it.",
+            Group.ACCESS,
+            secret=True,
+            form=PASSWORD,
+        ),
     ] = ""
     allowed_hosts: Annotated[
         tuple[str, ...],
@@ -456,6 +467,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting("Origins whose web pages may use the service.", Group.ACCESS, form="origin"),
     ] = ()
+    tls_cert: Annotated[
+        str,
+        setting(
+            "File with the certificate (PEM) for https; read again when it changes. Empty = http.",
+            Group.ACCESS,
+            live=False,
+            form="file",
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        setting(
+            "File with the certificate's key; empty = it is in the file of tls_cert.",
+            Group.ACCESS,
+            live=False,
+            form="file",
+        ),
+    ] = ""
     insecure_no_auth: Annotated[
         bool,
         setting(
@@ -576,6 +605,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def is_path(self) -> bool:
         """True if its value is a path, or a list of paths."""
         return self.bare_type is Path or Path in get_args(self.bare_type)
+
+    @property
+    def names_file(self) -> bool:
+        """True if its value is a path, a list of paths, or a text that may be a path."""
+        return self.is_path or self.form in _FILES
+
+    def is_path_in(self, text: str) -> bool:
+        """Return whether ``text``, as the value or an item of it, is a path."""
+        return self.is_path or self.form == "file" or (self.form == "program" and "/" in text)
 
     @property
     def choices(self) -> tuple[str, ...]:

@@ -17,11 +17,13 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.settings.owned_options import owned_option_problem
+from cyber_inference_tui.settings.password_hash import HASH_FORM
 from cyber_inference_tui.settings.schema import (
     ALIAS_KEYS,
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    PASSWORD,
     PORTS,
     Key,
     RequestRules,
@@ -52,6 +54,10 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
     "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
     FIELDS: (re.compile(r".+", re.DOTALL), "a field's name"),
+    PASSWORD: (
+        re.compile(rf"(?!\$scrypt\$).+|{HASH_FORM}", re.DOTALL),
+        "a password, or a whole scrypt hash",
+    ),
 }
 _NOT_MODEL = "expected no field model: the service finds the model by it, and sends the model's id"
 
@@ -116,7 +122,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         return expanded(typed, folder, home)
     if isinstance(typed, str) and typed:
         _check_form(key, typed, None)
-        if key.form == "program" and "/" in typed:
+        if key.is_path_in(typed):
             return str(expanded(Path(typed), folder, home))
     return typed
 

@@ -324,7 +324,7 @@ def test_the_password_of_the_settings_is_used_if_needed(
     assert outcome.code == 1
     assert outcome.err == (
         f"The service at {stand_in.url} needs its admin password. Give it as "
-        "CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.\n"
+        "CYBER_INFERENCE_ADMIN_PASSWORD.\n"
     )
     assert not [path for _, path, _, _ in stand_in.requests if path == "/admin/login"]
     config.write_text('admin_password = "another"\n')
@@ -332,6 +332,10 @@ def test_the_password_of_the_settings_is_used_if_needed(
     assert (outcome.code, "a different admin password" in outcome.err) == (1, True)
     config.write_text('admin_password = "sesame"\n')
     assert call("status", *at).code == 0
+    # A hash is none.
+    assert call("config", "set", "admin_password", "sesame").code == 0
+    outcome = call("status", *at)
+    assert (outcome.code, "needs its admin password" in outcome.err) == (1, True)
 
 
 def test_the_password_is_not_sent_to_a_service_that_wants_none(

@@ -61,6 +61,10 @@ def test_without_a_service_the_file_is_changed(
     outcome = call("keys", "remove", "bob", *nowhere)
     assert "no key is left" in outcome.err
     assert read_keys(data_dir) == ()
+    lines = (data_dir / "logs" / "audit.log").read_text("utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["key_created"] * 2 + [
+        "key_removed"
+    ] * 2
 
 
 def test_a_service_that_does_not_answer_keeps_its_file(

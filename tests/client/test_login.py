@@ -16,7 +16,8 @@ from cyber_inference_tui.errors import (
     InvalidApiKeyError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.login import FREE_FAILURES, TOKEN_LIFETIME
+from cyber_inference_tui.http.login_attempts import FREE_FAILURES
+from cyber_inference_tui.http.login_tokens import TOKEN_LIFETIME
 from cyber_inference_tui.records import NewKey, endpoints
 from tests.fakes.service import Front, make_settings
 

@@ -31,6 +31,7 @@ from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
@@ -72,6 +73,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.api_keys import ApiKeys
+from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -85,6 +87,7 @@ from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import listening_socket
 
 T = TypeVar("T")
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -300,6 +303,14 @@ class _Configuration(Configuration):
         )
 
 
+class _Audit(AuditLog):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def note(self, event: str, caller: Caller | None = None, **details: Any) -> None:
+        self._service.audited.append((event, caller))
+
+
 class _Models(Models):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -397,7 +408,7 @@ class _History(History):
 
 class _Keys(ApiKeys):
     def __init__(self, service: FakeService) -> None:
-        super().__init__(Path("/proc/none"), now=lambda: service.now)
+        super().__init__(Path("/proc/none"), now=lambda: service.now, audit=_Audit(service))
         self._service = service
 
     async def _write(self, keys: Keys) -> None:
@@ -534,6 +545,9 @@ class FakeService(Service):
         self.chat_pace.set()
         self.chats_open = 0
         """Chats that are not finished."""
+        self.audited: list[tuple[str, Caller | None]] = []
+        """The events of the audit log."""
+        self.audit = _Audit(self)
         self.configuration = _Configuration(self)
         self.installation = _Installation(self)
         self.models = _Models(self)
@@ -678,10 +692,12 @@ async def serving(
     most_connections: int | None = None,
     login: AdminLogin | None = None,
     forwarder: Forwarder | None = None,
+    certificate: ServerCertificate | None = None,
 ) -> AsyncIterator[Front]:
     """Serve on a free port as the real service does, until the block ends.
 
-    With a ``forwarder``, it forwards requests for models, also on the lean path.
+    With a ``forwarder``, it forwards requests for models, also on the lean path. With a
+    ``certificate``, it speaks TLS.
     """
     login = login or AdminLogin(service, Path("/proc/none/login.secret"))
     app = assemble(
@@ -708,13 +724,14 @@ async def serving(
         shutdown_timeout=2.0,
     )
     await runner.setup()
-    site = web.TCPSite(runner, host, 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    listener = listening_socket(host, 0)
+    port = listener.getsockname()[1]
+    stop = await runner.accept(listener, certificate)
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         front = Front(service, port, client, app, login)
         try:
             yield front
         finally:
+            await stop()
             await runner.cleanup()

@@ -106,7 +106,7 @@ class ServiceProcess:
         deadline = time.monotonic() + LIMIT
         try:
             while line := self._lines.get(timeout=max(0.0, deadline - time.monotonic())):
-                if line.startswith("listening on http://"):
+                if line.startswith(("listening on http://", "listening on https://")):
                     self.url = line.split()[-1]
                     self.port = int(self.url.rpartition(":")[2])
                     return self

@@ -19,6 +19,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.records import KeyLimits, NewKey, Priority
 from cyber_inference_tui.service.api_keys import ApiKeys
+from cyber_inference_tui.service.audit_log import AuditLog
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.key_file import KEYS_FILE, read_keys, with_new, without, write_keys
 from cyber_inference_tui.settings.credentials import digest_of
@@ -47,7 +48,8 @@ class Clocks:
 
 def opened(folder: Path, clocks: Clocks | None = None) -> ApiKeys:
     clocks = clocks or Clocks()
-    return ApiKeys(folder, now=clocks.now, clock=clocks.clock)
+    audit = AuditLog(folder / "audit.log")
+    return ApiKeys(folder, now=clocks.now, audit=audit, clock=clocks.clock)
 
 
 async def test_keys_are_kept_as_digests_that_others_cannot_read(tmp_path: Path) -> None:
@@ -71,6 +73,9 @@ async def test_keys_are_kept_as_digests_that_others_cannot_read(tmp_path: Path) 
     assert second.key != made.key
     assert (await again.remove("zoë")).name == "zoë"
     assert [one.name for one in read_keys(folder)] == ["other"]
+    lines = map(json.loads, (folder / "audit.log").read_text("utf-8").splitlines())
+    events = [(line["event"], line["name"]) for line in lines]
+    assert events == [("key_created", "zoë"), ("key_created", "other"), ("key_removed", "zoë")]
 
 
 _BAD_DIGEST = '{"keys": [{"name": "x", "digest": "x", "created_at": "2026-01-01T00:00:00Z"}]}'

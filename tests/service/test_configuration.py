@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
+from cyber_inference_tui.service.audit_log import AuditLog, Caller, acting
 from cyber_inference_tui.service.configuration import Configuration, reconfigured
+from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.settings.watch import FileWatch
@@ -42,6 +45,7 @@ class Desk:
         self.current = CurrentSettings(
             load_if_there(path, environ=environ or {}, flags=flags or {})
         )
+        self.audit_file = path.with_name("audit.log")
         self.configuration = Configuration(
             self.current,
             bound_host=lambda: "127.0.0.1",
@@ -50,7 +54,15 @@ class Desk:
             apply=self._apply,
             publish=lambda data: self.published.append(data["error"]),
             would_restart=lambda *_: list(restarts),
+            audit=AuditLog(self.audit_file),
         )
+
+    def audited(self) -> list[dict[str, Any]]:
+        """Return the events of the audit log, without their times."""
+        if not self.audit_file.exists():
+            return []
+        events = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        return [{name: event[name] for name in event if name != "at"} for event in events]
 
     async def _apply(self, settings: Settings) -> None:
         self.applied.append(settings)
@@ -376,3 +388,51 @@ async def test_a_file_is_read_when_its_writer_is_done(
     watching.cancel()
     assert desk.published == [None]
     assert [one.log_level for one in desk.applied] == ["error"]
+
+
+async def test_who_changed_what_is_on_record(path: Path) -> None:
+    desk = Desk(path, text=GUARDED, environ={"CYBER_INFERENCE_MAX_QUEUE": "7"})
+    change = desk.configuration
+    with acting(Caller("login 1", "192.0.2.7")):
+        await change.set("port", "4321")
+        await change.set("port", 4321)
+        await change.set("admin_password", "another")
+        await change.set("llama_args", ["--hf-token", "secret", "-x"])
+        # It only takes effect where the variable is not set.
+        await change.set("max_queue", 9)
+        await change.set(f"models.{toml_value(ODD)}.threads", 2)
+        await change.unset("port")
+        with pytest.raises(ConfigError):
+            await change.set("port", "many")
+    path.write_text(path.read_text().replace("max_queue = 9", "max_queue = 10"))
+    await change.reload()
+    by_login = {"event": "setting_changed", "by": "login 1", "address": "192.0.2.7"}
+    by_hand = {"event": "setting_changed", "by": "configuration file", "address": None}
+    assert desk.audited() == [
+        {**by_login, "key": "port", "before": 1234, "value": 4321},
+        {**by_login, "key": "admin_password", "before": "********", "value": "********"},
+        {**by_login, "key": "llama_args", "before": [], "value": ["--hf-token", "********", "-x"]},
+        {**by_login, "key": "max_queue", "before": 128, "value": 9},
+        {**by_login, "key": f"models.{toml_value(ODD)}.threads", "before": None, "value": 2},
+        {**by_login, "key": "port", "before": 4321, "value": 8337},
+        {**by_hand, "key": "max_queue", "before": 9, "value": 10},
+    ]
+
+
+async def test_a_change_whose_client_leaves_is_made_and_on_record(path: Path) -> None:
+    desk = Desk(path, text=GUARDED)
+    changing = asyncio.create_task(desk.configuration.set("port", 4321))
+    await asyncio.sleep(0)
+    changing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await changing
+    assert desk.configuration.loaded.settings.port == 4321
+    assert [event["key"] for event in desk.audited()] == ["port"]
+
+
+async def test_a_refused_file_has_changed_nothing(path: Path) -> None:
+    desk = Desk(path, text=GUARDED)
+    path.write_text(GUARDED + "prot = 1\n")
+    with pytest.raises(ConfigError):
+        await desk.configuration.reload()
+    assert desk.audited() == []

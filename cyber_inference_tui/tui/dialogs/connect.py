@@ -263,8 +263,9 @@ class ConnectDialog(ModalScreen[None]):
         except InvalidApiKeyError:
             return KeyState.REFUSED
         # Without a key the app may use its token, which clients do not have.
-        has_keys = not client.api_key and await client.call(endpoints.KEYS)
-        return KeyState.REFUSED if has_keys else KeyState.ACCEPTED
+        if client.api_key or not await client.call(endpoints.KEYS):
+            return KeyState.ACCEPTED
+        return KeyState.REFUSED
 
     @on(LiveTable.RowHighlighted, "#kinds")
     def _moved(self) -> None:
