@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import CyberError, InvalidApiKeyError, RateLimitedError
 from cyber_inference_tui.records import CreatedKey, KeyRecord, KeyTotals, NewKey, RequestRecord
 from cyber_inference_tui.records.keys import KeyLimits
@@ -116,7 +117,13 @@ class ApiKeys:
         return found
 
     async def add(self, new: NewKey) -> CreatedKey:
-        """Create a key. Raises the errors of ``with_new`` and ``write_keys``."""
+        """Create a key. Raises the errors of ``with_new`` and ``write_keys``.
+
+        A change that has begun is made, even if this is cancelled.
+        """
+        return await to_its_end(self._add(new))
+
+    async def _add(self, new: NewKey) -> CreatedKey:
         async with self._changing:
             keys, secret = with_new(self.present, new, self._now())
             await self._write(keys)
@@ -124,7 +131,10 @@ class ApiKeys:
         return CreatedKey(**msgspec.structs.asdict(self.records()[-1]), key=secret)
 
     async def remove(self, name: str) -> KeyRecord:
-        """Remove a key, which is invalid from now on. Raises ``NotFoundError``."""
+        """Remove a key, which is invalid from now on. Raises ``NotFoundError``; see ``add``."""
+        return await to_its_end(self._remove(name))
+
+    async def _remove(self, name: str) -> KeyRecord:
         async with self._changing:
             keys, gone = without(self.present, name)
             record = next(one for one in self.records() if one.name == gone.name)

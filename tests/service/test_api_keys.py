@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from datetime import UTC, date, datetime, timedelta
@@ -24,6 +25,7 @@ from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.key_file import KEYS_FILE, read_keys, with_new, without, write_keys
 from cyber_inference_tui.settings.credentials import digest_of
 from tests.service.history_records import NOW, request
+from tests.waiting import until
 
 LIMITED = KeyLimits(requests_per_minute=3, tokens_per_day=100)
 
@@ -224,3 +226,15 @@ async def test_the_use_of_keys_outlives_the_service(tmp_path: Path) -> None:
     # The former key of this name was used before this one was made, and its tokens count.
     a = again.records()[-1]
     assert (a.last_used_at, a.tokens_today) == (None, 11)
+
+
+async def test_a_change_that_has_begun_is_made(tmp_path: Path) -> None:
+    keys = opened(tmp_path)
+    await keys.add(NewKey(name="a"))
+    task = asyncio.create_task(keys.remove("a"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: keys.present == ())
+    assert read_keys(tmp_path) == ()
