@@ -15,6 +15,8 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     ├── BodyMemoryError
     ├── TooManyConnectionsError
     ├── InvalidApiKeyError             access
+    ├── ModelNotAllowedError
+    ├── RateLimitedError
     ├── AdminLoginError
     │   ├── InvalidAdminPasswordError
     │   └── GuardedSettingError
@@ -50,6 +52,8 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 _PASSING = frozenset({408, 409, 429})
@@ -164,7 +168,17 @@ class TooManyConnectionsError(CyberError, code="too_many_connections", status=50
 
 
 class InvalidApiKeyError(CyberError, code="invalid_api_key", status=401):
-    """``api_keys`` is set and the request carries none of them."""
+    """The service has API keys, and the request carries none of them, or one that has expired."""
+
+
+class ModelNotAllowedError(CyberError, code="model_not_allowed", status=403):
+    """The request's API key is for other models."""
+
+
+class RateLimitedError(CyberError, code="rate_limited", status=429):
+    """The request's API key has used up a limit; ``left`` has the headers that say what is left."""
+
+    left: Mapping[str, str] = MappingProxyType({})
 
 
 class AdminLoginError(CyberError, code="admin_login_required", status=401):

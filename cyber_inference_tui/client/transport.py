@@ -23,6 +23,7 @@ from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
     InvalidAdminPasswordError,
+    InvalidApiKeyError,
     InvalidRequestError,
     NoServiceError,
 )
@@ -63,7 +64,8 @@ class Transport:
     each wait for bytes. Calls that wait for a model have a ``timeout`` of their own.
 
     With TLS, the service must have this ``certificate`` (PEM), or without it one that an authority
-    signed. Calls of the admin API carry ``token``, all others carry ``api_key``. If it requires
+    signed. Calls of the admin API carry ``token``, all others carry ``api_key``. If the service
+    wants a key and there is none, they carry ``token``: the service takes its own. If it requires
     a login, ``renew`` is called. It sets ``token`` or calls ``login``, and returns whether there
     is a new token; then the call is repeated. Otherwise ``AdminLoginError`` is raised, and the
     caller can ask for the password and call ``login``.
@@ -85,6 +87,8 @@ class Transport:
         self.api_key = api_key
         self._renew = renew
         self._renewing = asyncio.Lock()
+        # Only a service with keys keeps them from the models' servers.
+        self._token_is_key = False
         self._certificate = certificate
         self._seconds = timeout
         self._given_transport = transport
@@ -202,8 +206,15 @@ class Transport:
                 response = await self._send(method, path, options)
             except InvalidAdminPasswordError:
                 raise
-            except AdminLoginError:
-                if self._renew is None or not await self._renewed(self._renew, token):
+            except (AdminLoginError, InvalidApiKeyError) as error:
+                wants_key = isinstance(error, InvalidApiKeyError)
+                if wants_key and (self.api_key or self._token_is_key):
+                    raise
+                self._token_is_key = self._token_is_key or wants_key
+                has_token = bool(wants_key and token)
+                if not has_token and (
+                    self._renew is None or not await self._renewed(self._renew, token)
+                ):
                     raise
                 response = await self._send(method, path, options)
             try:
@@ -257,7 +268,9 @@ class Transport:
     def _authorization(self, path: str) -> dict[str, str]:
         if path == endpoints.LOGIN.path:
             return {}
-        secret = self.token if path.startswith(_ADMIN_PATHS) else self.api_key
+        secret = self.token
+        if not path.startswith(_ADMIN_PATHS) and not self._token_is_key:
+            secret = self.api_key
         return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def _limits(self, read: float) -> httpx.Timeout:

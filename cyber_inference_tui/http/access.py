@@ -10,15 +10,13 @@ once for each settings object.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
 import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDictProxy
@@ -31,6 +29,7 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
+from cyber_inference_tui.http.allowed_models import not_allowed
 from cyber_inference_tui.http.hosts import (
     DEFAULT_PORTS,
     ListedOrigins,
@@ -43,9 +42,14 @@ from cyber_inference_tui.http.hosts import (
     parse_origin,
     plain_ip,
 )
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.records.keys import NO_LIMITS
+from cyber_inference_tui.service.api_keys import expired
+from cyber_inference_tui.settings.credentials import digest_of
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.service.key_file import Keys
     from cyber_inference_tui.service.service import Service
     from cyber_inference_tui.settings.schema import Settings
 
@@ -71,16 +75,29 @@ def bearer_token(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def digest_of(secret: str) -> bytes:
-    """Return a digest to compare secrets in constant time."""
-    # Header values contain bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+class ApiKey(NamedTuple):
+    """A valid key, with its limits."""
+
+    name: str | None
+    """The name; of a key in ``api_keys`` its place there, from 1; ``None`` = the owner's own."""
+    limits: KeyLimits = NO_LIMITS
 
 
 class AccessRules:
-    """The access rules of one settings object at one bound address."""
+    """The access rules of one settings object, and some keys, at one bound address.
 
-    def __init__(self, settings: Settings, bound: str) -> None:
+    ``is_over`` checks whether a key has expired. ``own_key`` is valid wherever a key is needed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bound: str,
+        keys: Keys = (),
+        *,
+        is_over: Callable[[KeyLimits], bool] = lambda limits: False,
+        own_key: str = "",
+    ) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
@@ -105,7 +122,15 @@ class AccessRules:
             for entry in settings.trusted_proxies
             if (network := parse_network(entry)) is not None
         ]
-        self._keys = [digest_of(key) for key in settings.api_keys]
+        self.needs_key = bool(settings.api_keys or keys)
+        """Whether model endpoints need a key."""
+        # The time of a look-up says something about a digest, and nothing about its key.
+        self._keys = {bytes.fromhex(key.digest): ApiKey(key.name, key) for key in keys}
+        for place, key in enumerate(settings.api_keys, 1):
+            self._keys[digest_of(key)] = ApiKey(str(place))
+        if own_key:
+            self._keys[digest_of(own_key)] = ApiKey(None)
+        self._is_over = is_over
         self._hosts: dict[tuple[str, str], bool] = {}
         self._scheme = "https" if settings.tls_cert else "http"
         self._default_port = DEFAULT_PORTS[self._scheme]
@@ -187,45 +212,62 @@ class AccessRules:
         ip = plain_ip(address or "")
         return ip is not None and any(ipaddress.ip_address(ip) in one for one in self._proxies)
 
-    def key_name(self, headers: Mapping[str, str]) -> str | None:
-        """Return the name of a request's valid key: its place in ``api_keys``, from 1.
-
-        ``None``: it has no valid key. Compares with all keys, in constant time.
-        """
-        found = 0
-        for text in (bearer_token(headers), headers.get("x-api-key")):
-            if text and self._keys:
-                digest = digest_of(text)
-                for place, key in enumerate(self._keys, 1):
-                    found = place if hmac.compare_digest(digest, key) else found
-        return str(found) if found else None
+    def key_of(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key; ``None`` if it has no valid key, or needs none."""
+        key = self._known_key(headers)
+        return None if key is None or self._is_over(key.limits) else key
 
     def allows_key(self, headers: Mapping[str, str]) -> bool:
         """Check whether a request has a valid key, or needs none."""
-        return not self._keys or self.key_name(headers) is not None
+        return not self.needs_key or self.key_of(headers) is not None
+
+    def missing_key(self, headers: Mapping[str, str]) -> InvalidApiKeyError:
+        """Return the error of a request without a valid key."""
+        key = self._known_key(headers)
+        if key is not None:
+            return expired(key.limits)
+        return InvalidApiKeyError(
+            "A valid API key is needed.",
+            hint="Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+        )
+
+    def _known_key(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key, which may have expired."""
+        if self.needs_key:
+            for text in (headers.get("x-api-key"), bearer_token(headers)):
+                if text and (key := self._keys.get(digest_of(text))) is not None:
+                    return key
+        return None
 
 
 class Access:
     """Checks requests against the current settings. Logins are checked by ``http.login``.
 
     ``areas`` has the area of each route's handler. Other handlers count as model endpoints, so
-    that a forgotten handler is protected too.
+    that a forgotten handler is protected too. ``own_key`` is that of the owner's programs.
     """
 
-    def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
+    def __init__(
+        self, service: Service, areas: Mapping[Handler, Area], *, own_key: str = ""
+    ) -> None:
         self._service = service
         self._areas = areas
+        self._own_key = own_key
+        self._store = service.keys
         self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
-        self._rules = AccessRules(service.settings, service.address[0])
+        self._keys: Keys = ()
 
     @property
     def rules(self) -> AccessRules:
         """The rules of the current settings."""
         settings, address = self._service.settings, self._service.address
-        if settings is not self._settings or address is not self._address:
-            self._rules = AccessRules(settings, address[0])
-            self._settings, self._address = settings, address
+        keys = self._store.present
+        if settings is not self._settings or address is not self._address or keys is not self._keys:
+            self._rules = AccessRules(
+                settings, address[0], keys, is_over=self._store.is_over, own_key=self._own_key
+            )
+            self._settings, self._address, self._keys = settings, address, keys
         return self._rules
 
     def area_of(self, request: web.Request) -> Area:
@@ -236,7 +278,7 @@ class Access:
         """Check a request. Return the answer to a CORS preflight, otherwise ``None``.
 
         Raises ``ForbiddenHostError``, ``ForbiddenProxyError``, ``ForbiddenOriginError``,
-        ``UnsupportedMediaTypeError`` or ``InvalidApiKeyError``.
+        ``UnsupportedMediaTypeError``, ``InvalidApiKeyError`` or ``ModelNotAllowedError``.
         """
         rules = self.rules
         headers = request.headers
@@ -245,7 +287,7 @@ class Access:
         area = self.area_of(request)
         origin = headers.get(hdrs.ORIGIN)
         if area is not Area.OPEN:
-            _check_proxy(self._service.settings, headers, area)
+            _check_proxy(rules, self._service.settings, headers, area)
             self._check_page(rules, headers, area)
         if (
             origin is not None
@@ -257,11 +299,12 @@ class Access:
         if area is Area.OWNER:
             # A login counts more, and is checked by its own rules.
             needs_key = not self._service.settings.admin_password
-        if needs_key and not rules.allows_key(headers):
-            raise InvalidApiKeyError(
-                "A valid API key is needed.",
-                hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-            )
+        if needs_key and rules.needs_key:
+            key = rules.key_of(headers)
+            if key is None:
+                raise rules.missing_key(headers)
+            if area is Area.OWNER and key.limits.models:
+                raise not_allowed(key.limits, "change models")
         if area in _OWNERS and area is not Area.OWNER and request.method not in _READS:
             _check_content_type(request)
         return None
@@ -343,9 +386,20 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
     return request.app[ACCESS].cors_headers(request)
 
 
-def key_name(request: web.Request) -> str | None:
-    """Return the name of the request's API key, if it has a valid one."""
-    return request.app[ACCESS].rules.key_name(request.headers)
+def key_of(request: web.Request) -> ApiKey | None:
+    """Return the request's API key; ``None`` if it has no valid key, or needs none."""
+    return request.app[ACCESS].rules.key_of(request.headers)
+
+
+def has_key(request: web.Request) -> bool:
+    """Check whether a request has a valid API key, or needs none."""
+    return request.app[ACCESS].rules.allows_key(request.headers)
+
+
+def limits_of(request: web.Request) -> KeyLimits:
+    """Return the limits of the request's API key."""
+    key = key_of(request)
+    return NO_LIMITS if key is None else key.limits
 
 
 def client_address(request: web.Request) -> str | None:
@@ -357,14 +411,16 @@ def _with_port(host: tuple[str, int | None] | None, default: int) -> tuple[str, 
     return ("", 0) if host is None else (host[0], host[1] or default)
 
 
-def _check_proxy(settings: Settings, headers: Mapping[str, str], area: Area) -> None:
+def _check_proxy(
+    rules: AccessRules, settings: Settings, headers: Mapping[str, str], area: Area
+) -> None:
     """Refuse a request that came through a proxy to a service that is open to this machine."""
     if settings.insecure_no_auth:
         return
     header = next((name for name in _PROXY_HEADERS if name in headers), None)
     if header is None:
         return
-    needed = [] if settings.api_keys else ["api_keys"]
+    needed = [] if rules.needs_key else ["api_keys"]
     if area in _OWNERS and area is not Area.OWNER and not settings.admin_password:
         needed.append("admin_password")
     if needed:

@@ -75,6 +75,11 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
     table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.totals())
+    table.answer(endpoints.KEY_TOTALS, lambda call: service.key_totals())
+
+    table.answer(endpoints.KEYS, lambda call: service.key_records())
+    table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))
+    table.answer(endpoints.REMOVE_KEY, lambda call: service.keys.remove(call.name))
 
     table.answer(endpoints.CONFIG, lambda call: config.values())
     table.answer(

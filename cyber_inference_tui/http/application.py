@@ -11,8 +11,9 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address
+from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address, limits_of
 from cyber_inference_tui.http.admin import add_admin, is_model_name
+from cyber_inference_tui.http.allowed_models import not_allowed
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
 from cyber_inference_tui.http.client_connection import refusal
 from cyber_inference_tui.http.error_responses import (
@@ -101,10 +102,16 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: model_list(service.models))
-        table.answer(model, lambda call: listed_model(service.models, call.name))
-    table.answer(endpoints.BEGIN_LOAD, lambda call: begin_load(service.models, call.body.model))
-    table.answer(endpoints.BEGIN_UNLOAD, lambda call: begin_unload(service.models, call.body.model))
+        table.answer(models, lambda call: model_list(service.models, call.limits))
+        table.answer(model, lambda call: listed_model(service.models, call.name, call.limits))
+    table.answer(
+        endpoints.BEGIN_LOAD,
+        lambda call: begin_load(service.models, call.body.model, call.limits),
+    )
+    table.answer(
+        endpoints.BEGIN_UNLOAD,
+        lambda call: begin_unload(service.models, call.body.model, call.limits),
+    )
     table.handle(endpoints.MODEL_EVENTS, streams.models)
     table.handle(endpoints.PROPS, _unless_named(_props(service), forward))
     table.catch(endpoints.PROPS.path, Area.MODEL, forward)
@@ -127,7 +134,7 @@ def assemble(
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
     table.catch("/{path:.*}", Area.MODEL, forward)
 
-    access = Access(service, table.areas)
+    access = Access(service, table.areas, own_key=login.process_token)
     app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
     app[BODY_LIMITS] = BodyLimits(lambda: service.settings)
@@ -151,6 +158,9 @@ def assemble(
 
 def _metrics(service: Service) -> Handler:
     async def metrics(request: web.Request) -> web.StreamResponse:
+        limits = limits_of(request)
+        if limits.models:
+            raise not_allowed(limits, "read the figures of all models")
         service.finished.flush()
         body, kind = await service.metrics.scrape(), CONTENT_TYPE
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})

@@ -31,6 +31,7 @@ from cyber_inference_tui.errors import (
     ModelLoadError,
     ModelNotFoundError,
     NotFoundError,
+    RateLimitedError,
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
@@ -242,6 +243,8 @@ def error_response(
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)
+    elif isinstance(error, RateLimitedError):
+        headers.update(error.left)
     body, content_type = error_body(error, path), "application/json"
     if speaks_ollama(path) and type(error) in _PLAIN_IN_OLLAMA:
         body, content_type = _PLAIN_IN_OLLAMA[type(error)], "text/plain"

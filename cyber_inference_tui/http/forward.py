@@ -29,7 +29,7 @@ from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyShare
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.form import FormSearch, is_form
 from cyber_inference_tui.http.framing import BadResponseError
-from cyber_inference_tui.http.model_request import client_of, head_of
+from cyber_inference_tui.http.model_request import RequestHead, client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
@@ -133,6 +133,7 @@ class Forwarder:
         settings = self.service.settings
         head = head_of(request)
         route = self.targets.route(head)
+        self.count(head)
         kind = head.headers.get(hdrs.CONTENT_TYPE, "")
         form = FormSearch(kind) if is_form(kind) else None
         body = await read_body(request, share, settings.max_body_size, form)
@@ -143,6 +144,12 @@ class Forwarder:
                 target = self.targets.find(route, head, body, form)
                 await asyncio.sleep(0)
         return Forwarding(self, head, client_of(request), target, arrived)
+
+    def count(self, head: RequestHead) -> None:
+        """Count a request by its key. Raises ``RateLimitedError`` or ``InvalidApiKeyError``."""
+        if head.key_name is not None and head.limits.changes:
+            self.finished.flush()
+            self.service.keys.admit(head.key_name, head.limits)
 
     def time_of(self, moment: float) -> datetime:
         """Return the time, with its zone, at a moment of the loop's clock."""
@@ -222,7 +229,9 @@ class Forwarding(ServerExchange):
         for its ``retry``.
         """
         if self._lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
-            self._lease = self._service.scheduler.try_acquire(self._target.model)
+            self._lease = self._service.scheduler.try_acquire(
+                self._target.model, self._request.limits.priority
+            )
         if self._lease is None:
             try:
                 self._lease = await self._place(retry)
@@ -300,7 +309,9 @@ class Forwarding(ServerExchange):
         while True:
             try:
                 return await self._service.scheduler.acquire(
-                    self._target.model, on_wait=self._log.set_waiter
+                    self._target.model,
+                    on_wait=self._log.set_waiter,
+                    priority=self._request.limits.priority,
                 )
             except ModelLoadError as error:
                 pause = error.retry_after

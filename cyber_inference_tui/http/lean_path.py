@@ -25,7 +25,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.http.access import Access, AccessRules, local_ip
+from cyber_inference_tui.http.access import Access, AccessRules, ApiKey, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
 from cyber_inference_tui.http.body_fields import BROKEN, decode_named_fields
 from cyber_inference_tui.http.form import is_form
@@ -73,10 +73,12 @@ class _KnownHead(NamedTuple):
 class PlainRequest:
     """A plain head with its ``Content-Length``. All requests with these bytes share it."""
 
-    __slots__ = ("head", "host", "route", "size", "start", "targets")
+    __slots__ = ("head", "host", "is_counted", "route", "size", "start", "targets")
 
     def __init__(self, known: _KnownHead, start: int, length: int) -> None:
         self.head, self.route, self.host, _ = known
+        self.is_counted = self.head.limits.changes
+        """Whether its key has to be checked for each request."""
         self.start = start
         """The offset of the body."""
         self.size = start + length
@@ -117,7 +119,7 @@ class LeanPath:
         except BROKEN:
             return None
         target = plain.targets.get(fields.model)
-        if target is None:
+        if target is None or (plain.is_counted and not self._counts(plain.head)):
             return None
         arrived = self.forwarder.loop.time()
         return QuickForwarding(target, body, fields.stream is True, client, arrived)
@@ -186,6 +188,7 @@ class LeanPath:
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)
+            self.forwarder.count(plain.head)
         except CyberError:
             # aiohttp's way answers with this error.
             return None
@@ -197,6 +200,14 @@ class LeanPath:
                     plain.targets.clear()
                 plain.targets[fields.model] = target
         return QuickForwarding(target, found.body, found.stream, client, arrived)
+
+    def _counts(self, head: RequestHead) -> bool:
+        """Count a request if its key allows it; if not, aiohttp's way answers with the error."""
+        try:
+            self.forwarder.count(head)
+        except CyberError:
+            return False
+        return True
 
     def list_requests(self) -> None:
         """Have all requests in progress on the lean path added to the active requests."""
@@ -234,6 +245,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         or not rules.allows_key(headers)
     ):
         return None
+    key = rules.key_of(headers) or ApiKey(None)
     request = RequestHead(
         method="POST",
         target=path,
@@ -245,7 +257,8 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         named=headers.get("X-Model"),
         cors=_NO_CORS,
         user_agent=user_agent(headers),
-        key_name=rules.key_name(headers),
+        key_name=key.name,
+        limits=key.limits,
     )
     return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 

@@ -25,13 +25,14 @@ from cyber_inference_tui.errors import (
     StorageError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.access import bearer_token, client_address, digest_of
+from cyber_inference_tui.http.access import bearer_token, client_address
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.http.login_attempts import LoginAttempts
 from cyber_inference_tui.http.login_tokens import TOKEN_LIFETIME, Claims, LoginTokens
 from cyber_inference_tui.records import LoginRecord, LogoutRecord
 from cyber_inference_tui.records.queries import Credentials, Nothing
 from cyber_inference_tui.service.audit_log import Caller
+from cyber_inference_tui.settings.credentials import digest_of
 from cyber_inference_tui.settings.password_hash import matches
 from cyber_inference_tui.storage import Storages
 

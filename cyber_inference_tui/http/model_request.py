@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.http.access import client_address, cors_headers, key_name
+from cyber_inference_tui.http.access import ApiKey, client_address, cors_headers, key_of
 from cyber_inference_tui.http.framing import HOP_BY_HOP, connection_options
+from cyber_inference_tui.records import KeyLimits
+from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class RequestHead(NamedTuple):
     """The name of its API key."""
     client: str | None = None
     """The client's address; ``None`` = that of its connection."""
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -94,6 +98,7 @@ def client_of(request: web.Request) -> ClientSide:
 
 def head_of(request: web.Request) -> RequestHead:
     """Return the head of aiohttp's request."""
+    key = key_of(request) or ApiKey(None)
     return RequestHead(
         request.method,
         request.raw_path,
@@ -105,8 +110,9 @@ def head_of(request: web.Request) -> RequestHead:
         request.query.get("model") or request.headers.get("X-Model"),
         cors_headers(request),
         user_agent(request.headers),
-        key_name(request),
+        key.name,
         client_address(request),
+        key.limits,
     )
 
 

@@ -63,7 +63,9 @@ class PlainTarget:
         Return ``False`` if there is none.
         """
         forwarder = self.forwarder
-        places = self.places = forwarder.service.scheduler.places(self.model)
+        places = self.places = forwarder.service.scheduler.places(
+            self.model, self.request.limits.priority
+        )
         if places is None:
             return False
         address = places.server.address

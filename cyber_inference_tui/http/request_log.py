@@ -8,7 +8,7 @@ from datetime import datetime
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
-from cyber_inference_tui.http.access import client_address, key_name
+from cyber_inference_tui.http.access import client_address, key_of
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
 from cyber_inference_tui.http.target import Target
@@ -33,6 +33,7 @@ def refusal_record(
     It arrived ``at`` and was refused ``seconds`` later. Its ``model`` is the name in the request,
     empty if no name was read.
     """
+    key = key_of(request)
     name = error.name if isinstance(error, ModelNotFoundError) else ""
     name = name or request.query.get("model") or request.headers.get("X-Model") or ""
     return RequestRecord(
@@ -43,7 +44,7 @@ def refusal_record(
         duration_seconds=round(seconds, 6),
         client=client_address(request) or None,
         user_agent=user_agent(request.headers),
-        key_name=key_name(request),
+        key_name=None if key is None else key.name,
         port=client_of(request).local_port,
         error=_sentence(error),
     )

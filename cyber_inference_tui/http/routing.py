@@ -15,11 +15,13 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.http.access import Handler
+from cyber_inference_tui.http.access import Handler, limits_of
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
+from cyber_inference_tui.records.keys import NO_LIMITS
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -37,6 +39,8 @@ class Call(msgspec.Struct, Generic[Q, B], frozen=True):
     query: Q
     body: B
     by_owner: bool
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
@@ -123,7 +127,8 @@ class RouteTable:
             limit = self._body_limit()
             body = await read_json(request, endpoint.body, limit=limit) if endpoint.writes else None
             by_owner = endpoint.writes and self._is_owner(request.headers)
-            result = answer(Call(_name(request, endpoint.path), query, body, by_owner))
+            name = _name(request, endpoint.path)
+            result = answer(Call(name, query, body, by_owner, limits_of(request)))
             if inspect.isawaitable(result):
                 result = await result
             reply: WithHeaders[Any] = (

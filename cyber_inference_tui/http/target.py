@@ -16,6 +16,7 @@ from cyber_inference_tui.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
+from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.http.body_fields import (
     Body,
     BodyFields,
@@ -36,6 +37,7 @@ from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
 from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import clean_line, escaped
 
@@ -168,7 +170,7 @@ class TargetFinder:
         ``OnlyLoadError`` if there is nothing to forward.
         """
         if route.translator is not None:
-            return self._translated(route.translator(body))
+            return self._translated(route.translator(body), head.limits)
         addressed, refusal = route.addressed, route.refusal
         found = _NO_FIELDS
         if head.method not in BODYLESS or body:
@@ -184,7 +186,8 @@ class TargetFinder:
         else:
             if isinstance(refusal, NotFoundError):
                 refusal.hint += f" {found.problem or _NAME_IT}"
-            model = self._resolve(name, refusal)
+            model = self._resolve(name, refusal, head.limits)
+        check_allowed(head.limits, model)
         is_command = bool(model.settings.command)
         if refusal is not None and not is_command:
             raise refusal
@@ -206,10 +209,11 @@ class TargetFinder:
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
         return Target(model, path, body, stream, is_work)
 
-    def _translated(self, call: Call) -> Target:
+    def _translated(self, call: Call, limits: KeyLimits) -> Target:
         """Return the target of a translated request."""
         models = self._service.models
-        model = models.resolve(call.model)
+        model = self._named(call.model, limits)
+        check_allowed(limits, model)
         call.check(models.capabilities(model))
         if call.asks_nothing:
             raise OnlyLoadError(model, call)
@@ -285,21 +289,32 @@ class TargetFinder:
     def _has_commands(self) -> bool:
         return any(model.settings.command for model in self._service.models.catalog.models.values())
 
-    def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
-        """Return the model with this name, or without a name the only candidate.
+    def _named(self, name: str, limits: KeyLimits) -> LocalModel:
+        """Return the model with this name, which may be ``auto``: one that the key may use."""
+        models = self._service.models
+        if limits.models and models.catalog.is_auto(name):
+            return models.auto(lambda model: allows(limits, model))
+        return models.resolve(name)
+
+    def _resolve(
+        self, name: str | None, refusal: CyberError | None, limits: KeyLimits
+    ) -> LocalModel:
+        """Return the model with this name, or without a name the only candidate for the key.
 
         A path with a ``refusal`` needs a name, unless there is only one model.
         """
         if name:
-            return self._service.models.resolve(name)
-        catalog = self._service.models.catalog
-        if refusal is not None and len(catalog.models) != 1:
+            return self._named(name, limits)
+        models = self._service.models.catalog.models
+        if limits.models:
+            models = {key: model for key, model in models.items() if allows(limits, model)}
+        if refusal is not None and len(models) != 1:
             raise refusal
-        loaded = self._service.scheduler.loaded_ids
-        here = sorted(loaded) or [one.id for one in catalog.models.values() if not one.problem]
-        here = here or list(catalog.models)
+        loaded = [one for one in self._service.scheduler.loaded_ids if one in models]
+        here = sorted(loaded) or [one.id for one in models.values() if not one.problem]
+        here = here or list(models)
         if len(here) == 1:
-            return catalog.resolve(here[0])
+            return models[here[0]]
         if not here:
             raise ModelNotFoundError(
                 "There is no model yet.", hint="Download one, or start with --demo."

@@ -18,7 +18,14 @@ from cyber_inference_tui.records.hub import (
     HubFilesRecord,
     HubModelRecord,
 )
-from cyber_inference_tui.records.keys import Priority
+from cyber_inference_tui.records.keys import (
+    CreatedKey,
+    KeyLimits,
+    KeyRecord,
+    KeyTotals,
+    NewKey,
+    Priority,
+)
 from cyber_inference_tui.records.logs import (
     LogEvent,
     LogLevel,
@@ -86,6 +93,7 @@ __all__ = [
     "ConfigCheckRecord",
     "ConfigValueRecord",
     "CpuRecord",
+    "CreatedKey",
     "DeviceKind",
     "DeviceRecord",
     "DiskRecord",
@@ -102,6 +110,9 @@ __all__ = [
     "InstallRecord",
     "InstallSource",
     "InstallState",
+    "KeyLimits",
+    "KeyRecord",
+    "KeyTotals",
     "LlamaServerRecord",
     "LogEvent",
     "LogLevel",
@@ -122,6 +133,7 @@ __all__ = [
     "ModelTotals",
     "ModelUsage",
     "NetworkRecord",
+    "NewKey",
     "NumberedLine",
     "PortRecord",
     "Priority",

@@ -14,6 +14,7 @@ import msgspec
 
 from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
+from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, NewKey
 from cyber_inference_tui.records.logs import LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
@@ -84,14 +85,14 @@ class Area(Enum):
     PAGE = auto()
     """All clients, without a key, but no pages of other sites: the front page, the web page."""
     MODEL = auto()
-    """Clients of models, with a key if ``api_keys`` is set."""
+    """Clients of models, with a key if the service has any."""
     LOGIN = auto()
     """The login: no pages of other sites, and only JSON bodies."""
     ADMIN = auto()
     """The owner: as ``LOGIN``, and with a token if ``admin_password`` is set."""
     OWNER = auto()
     """The owner by a client of Ollama's API: as ``ADMIN``, but without a type of the body, and with
-    a key if ``api_keys`` is set and ``admin_password`` is not."""
+    a key for all models if the service has any and ``admin_password`` is not set."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
@@ -328,6 +329,21 @@ CLIENTS = _asking(
     "the clients of each port, by program, key and address, the latest first",
 )
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
+KEY_TOTALS = _plain(
+    "GET /admin/totals/keys", list[KeyTotals], "sums over the requests, by the name of their key"
+)
+KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
+ADD_KEY = Endpoint(
+    "POST /admin/keys",
+    Nothing,
+    NewKey,
+    CreatedKey,
+    "creates an API key, and is the only answer that shows it",
+    status=201,
+)
+REMOVE_KEY = _plain(
+    "DELETE /admin/keys/{name}", KeyRecord, "removes an API key, which is invalid at once"
+)
 CONFIG = _plain(
     "GET /admin/config",
     list[ConfigValueRecord],

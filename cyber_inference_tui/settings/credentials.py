@@ -1,10 +1,11 @@
 """Make the API key and the password of a service that other machines can reach.
 
-Everything but ``is_loopback`` and ``missing_credentials`` blocks: it reads and writes files.
+``make_credentials`` blocks: it reads and writes files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
@@ -128,6 +129,17 @@ def make_credentials(
     return load_if_there(path, environ=environ, flags=flags)
 
 
+def new_api_key() -> str:
+    """Return a new API key, with 192 random bits."""
+    return f"sk-{secrets.token_hex(24)}"
+
+
+def digest_of(secret: str) -> bytes:
+    """Return a digest to compare secrets in constant time."""
+    # Header values contain bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
 def hash_password(
     loaded: LoadedSettings, *, environ: Mapping[str, str], flags: Mapping[str, Any]
 ) -> LoadedSettings:
@@ -148,7 +160,7 @@ def hash_password(
 def _new_credential(name: str) -> tuple[str, str]:
     """Return the name of a credential, and a new value."""
     if name == "api_keys":
-        return "API key", f"sk-{secrets.token_hex(24)}"
+        return "API key", new_api_key()
     groups = (
         "".join(secrets.choice(_PASSWORD_SIGNS) for _ in range(4)) for _ in range(_PASSWORD_GROUPS)
     )

@@ -49,6 +49,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     InstallRecord,
     InstallState,
+    KeyTotals,
     LlamaServerRecord,
     LogLevel,
     LogPage,
@@ -72,12 +73,14 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
+from cyber_inference_tui.service.key_file import Keys
 from cyber_inference_tui.service.logs import Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.models import Models
@@ -116,6 +119,7 @@ class World:
     requests: list[RequestRecord] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
     totals: list[ModelTotals] = field(default_factory=list)
+    key_totals: list[KeyTotals] = field(default_factory=list)
     clients: list[ClientRecord] = field(default_factory=list)
     details: dict[str, ModelDetails] = field(default_factory=dict)
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
@@ -399,6 +403,19 @@ class _History(History):
     async def totals(self) -> list[ModelTotals]:
         return self._service.read("totals", list(self._service.world.totals))
 
+    async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
+        return self._service.read("key_totals", list(self._service.world.key_totals))
+
+
+class _Keys(ApiKeys):
+    def __init__(self, service: FakeService) -> None:
+        super().__init__(Path("/proc/none"), now=lambda: service.now, audit=_Audit(service))
+        self._service = service
+
+    async def _write(self, keys: Keys) -> None:
+        self._service.change("keys", *(key.name for key in keys))
+        self.present = keys
+
 
 class _Logs(Logs):
     def __init__(self, service: FakeService) -> None:
@@ -512,6 +529,8 @@ class FakeService(Service):
         self.failure: Exception | None = None
         self.refusals: list[tuple[RequestRecord, str]] = []
         self.written: dict[str, int] = {}
+        self.now = SAMPLE.at
+        """The time by which API keys expire."""
         self.restarts: tuple[str, ...] = ()
         """The models that a change of a live setting restarts."""
         self.searches: list[tuple[str, str, str | None]] = []
@@ -534,6 +553,7 @@ class FakeService(Service):
         self.installation = _Installation(self)
         self.models = _Models(self)
         self.history = _History(self)
+        self.keys = _Keys(self)
         self.finished = FinishedRequests(self.note_requests)
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
@@ -650,8 +670,10 @@ class Front:
         port: int,
         client: aiohttp.ClientSession,
         app: web.Application,
+        login: AdminLogin,
     ) -> None:
         self.service = service
+        self.login = login
         self.app = app
         self.port = port
         self.client = client
@@ -711,7 +733,7 @@ async def serving(
     stop = await runner.accept(listener, certificate)
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
-        front = Front(service, port, client, app)
+        front = Front(service, port, client, app, login)
         try:
             yield front
         finally:

@@ -529,7 +529,7 @@ async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
                 "error": {
                     "type": "authentication_error",
                     "message": (
-                        "A valid API key is needed. Send one of api_keys as"
+                        "A valid API key is needed. Send it as"
                         " 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
                     ),
                     "code": "invalid_api_key",

@@ -252,6 +252,7 @@ async def forwarding(
     def note(noted: list[Noted]) -> None:
         for record, error_code in noted:
             world.codes.append(error_code)
+            world.front.service.keys.note([record])
             world.on_request(record)
 
     known = models or (model("m"),)
@@ -273,6 +274,7 @@ async def forwarding(
                 now=lambda: datetime.now(UTC),
             )
             service = FakeService("m", settings=front_settings)
+            behind.keys = service.keys
             async with serving(service, forwarder=forwarder) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals

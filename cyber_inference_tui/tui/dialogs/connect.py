@@ -53,7 +53,8 @@ _LINES = 19
 _CLIENTS = 5
 _KEY_MISSING = (
     f"Replace {PLACEHOLDER} by one of the service's keys: on its machine "
-    "`cyber-inference-tui config get api_keys --reveal` prints them."
+    "`cyber-inference-tui config get api_keys --reveal` prints those of the settings, and "
+    "`keys add NAME` makes one."
 )
 _KINDS: tuple[Column[ReadyLines, RenderContext], ...] = (
     Column("kind", "", least=14, value=lambda lines: lines.title),
@@ -256,11 +257,15 @@ class ConnectDialog(ModalScreen[None]):
         self.redraw()
 
     async def _asked(self) -> KeyState:
+        client = self.cyber.client
         try:
-            await self.cyber.client.call(endpoints.PROPS)
+            await client.call(endpoints.PROPS)
         except InvalidApiKeyError:
             return KeyState.REFUSED
-        return KeyState.ACCEPTED
+        # Without a key the app may use its token, which clients do not have.
+        if client.api_key or not await client.call(endpoints.KEYS):
+            return KeyState.ACCEPTED
+        return KeyState.REFUSED
 
     @on(LiveTable.RowHighlighted, "#kinds")
     def _moved(self) -> None:

@@ -122,7 +122,7 @@ def address_facts(url: str, status: StatusRecord | None) -> list[Fact]:
 def key_fact(key: str, state: KeyState, charset: Charset, *, shown: bool) -> Fact:
     """Return the key, or why there is none."""
     if state is KeyState.REFUSED:
-        problem = "refused: not one of its api_keys" if key else "needed: one of its api_keys"
+        problem = "refused: not one of its keys" if key else "needed: one of its keys"
         return Fact("Key", problem, style="$text-warning")
     if key:
         keys = (("y", "copies"), ("v", "hides" if shown else "shows"))

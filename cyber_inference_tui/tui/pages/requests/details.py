@@ -70,6 +70,8 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         lines.append(("address", plain(record.client or charset.missing)))
         if record.user_agent != program(record.user_agent):
             lines.append(("user agent", plain(record.user_agent)))
+    if record.key_name is not None:
+        lines.append(("API key", plain(record.key_name)))
     if record.port is not None:
         lines.append(("port", str(record.port)))
     if isinstance(record, RequestRecord) and record.id:

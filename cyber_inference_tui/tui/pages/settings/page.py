@@ -93,6 +93,9 @@ class SettingsPage(Page):
             tooltip="edit the settings file in $EDITOR",
         ),
         Binding(
+            "a", "api_keys", "API keys", id="settings.api-keys", tooltip="show and create API keys"
+        ),
+        Binding(
             "t", "app.change_theme", "Theme", id="settings.theme", tooltip="choose the colours"
         ),
         Binding(
@@ -448,6 +451,12 @@ class SettingsPage(Page):
 
         asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
         self.app.push_screen(asked, answered)
+
+    def action_api_keys(self) -> None:
+        """Show the API keys with names."""
+        from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog  # noqa: PLC0415 - seldom
+
+        self.app.push_screen(ApiKeysDialog())
 
     def action_key_map(self) -> None:
         """Edit the key map in the user's editor."""
