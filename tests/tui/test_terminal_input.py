@@ -86,6 +86,8 @@ def test_every_key_that_textual_knows_comes_through(sequence: str) -> None:
         (b"\x1b[97;1:1ux", ["a", "x"]),  # kitty: a press, a release
         (b"\x1b[97;1:3ux", ["x"]),
         (b"\x1b[97:65;2ux", ["shift+a", "x"]),
+        (b"\x1b[48;0;0;0;0tx", ["x"]),  # no size: the terminal itself knows it
+        (b"\x1b[?2048;1$yx", ["x"]),  # nor the offer to report it
         (b"\x1b[55296ux", ["x"]),  # half of a surrogate pair
         (b"\x1b[?62;4cx", ["x"]),  # answers to what another program asked
         (b"\x1b]11;rgb:0000/0000/0000\x1b\\x", ["x"]),
