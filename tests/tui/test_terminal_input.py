@@ -66,6 +66,11 @@ def test_it_does_not_matter_where_a_read_ends(parts: list[bytes], data: st.DataO
     assert one.flush() == two.flush()
 
 
+def test_no_report_sets_the_size() -> None:
+    # The terminal itself knows it. With the offer to report sizes, Textual would ask for reports.
+    assert filtered(b"\x1b[48;0;0;0;0t\x1b[?2048;1$y\x1b[?2026;1$y") == "\x1b[?2026;1$y"
+
+
 @given(st.text(st.characters(exclude_characters="\x1b", exclude_categories=["Cs"])))
 def test_typed_text_stays_as_it_is(text: str) -> None:
     assert filtered(text.encode()) == text
@@ -86,8 +91,6 @@ def test_every_key_that_textual_knows_comes_through(sequence: str) -> None:
         (b"\x1b[97;1:1ux", ["a", "x"]),  # kitty: a press, a release
         (b"\x1b[97;1:3ux", ["x"]),
         (b"\x1b[97:65;2ux", ["shift+a", "x"]),
-        (b"\x1b[48;0;0;0;0tx", ["x"]),  # no size: the terminal itself knows it
-        (b"\x1b[?2048;1$yx", ["x"]),  # nor the offer to report it
         (b"\x1b[55296ux", ["x"]),  # half of a surrogate pair
         (b"\x1b[?62;4cx", ["x"]),  # answers to what another program asked
         (b"\x1b]11;rgb:0000/0000/0000\x1b\\x", ["x"]),
