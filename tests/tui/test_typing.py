@@ -17,6 +17,7 @@ from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import queries
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
+from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.setting_text import parse
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -229,6 +230,14 @@ async def test_keys_behind_details_wait_for_them() -> None:
         await until(pilot, lambda: "phi-4-mini" in screen_text(app))
         press_at_once(app, "enter", "y")
         await until(pilot, lambda: "llama-server" in app.clipboard)
+
+
+async def test_keys_behind_a_page_wait_for_its_rows() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        press_at_once(app, "7", "G", "enter", *"nord", "enter")
+        await until(pilot, lambda: client.calls == [("set_config", "theme", "nord")])
+        press_at_once(app, "4", "b", "G", "enter")
+        await until(pilot, lambda: any(one.source != "service" for one in app.query(LogPane)))
 
 
 async def test_keys_wait_only_once_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:

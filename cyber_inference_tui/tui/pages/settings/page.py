@@ -145,7 +145,11 @@ class SettingsPage(Page):
             if self._file_edited and snapshot.config_problem:
                 self._show_refusal(snapshot.config_problem)
             self._file_edited = False
-            self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
+            reading = self.run_worker(
+                self._read(), group="settings", exclusive=True, exit_on_error=False
+            )
+            if not self._settings:
+                self.keep_keys(reading)
 
     async def _read(self) -> None:
         try:
