@@ -256,7 +256,8 @@ class ConnectDialog(ModalScreen[None]):
             version = self.cyber.snapshot.config_version
             if version != self._auto_version:
                 self._auto_version = version
-                self._auto = auto_settings(await client.call(endpoints.CONFIG))
+                settings = await client.call(endpoints.CONFIG)
+                self._auto = auto_settings(settings)
             query = queries.ClientsQuery(limit=_CLIENTS)
             self._clients = await client.call(endpoints.CLIENTS, query=query)
         except CyberError as error:

@@ -214,7 +214,10 @@ class ModelForm(ModalScreen[str | None]):
 
     def _check_soon(self, line: SettingLine, *, delay: float) -> None:
         line.run_worker(
-            partial(self._check, line, delay), group="check", exclusive=True, exit_on_error=False
+            partial(self._check, line, delay),  # type: ignore[arg-type]
+            group="check",
+            exclusive=True,
+            exit_on_error=False,
         )
 
     async def _check(self, line: SettingLine, delay: float) -> None:

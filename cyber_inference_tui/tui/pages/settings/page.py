@@ -267,9 +267,10 @@ class SettingsPage(Page):
 
     @on(Input.Changed, "#value")
     def _typed(self, event: Input.Changed) -> None:
-        if self._editing is not None and event.value != self._shown_first:
+        key = self._editing
+        if key is not None and event.value != self._shown_first:
             self.run_worker(
-                partial(self._ask, self._editing, event.value),
+                partial(self._ask, key, event.value),  # type: ignore[arg-type]
                 group="check",
                 exclusive=True,
                 exit_on_error=False,
