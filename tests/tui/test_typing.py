@@ -237,7 +237,9 @@ async def test_keys_behind_a_page_wait_for_its_rows() -> None:
         press_at_once(app, "7", "G", "enter", *"nord", "enter")
         await until(pilot, lambda: client.calls == [("set_config", "theme", "nord")])
         press_at_once(app, "4", "b", "G", "enter")
-        await until(pilot, lambda: any(one.source != "service" for one in app.query(LogPane)))
+        await until(
+            pilot, lambda: any(one.source != "service" for one in app.screen.query(LogPane))
+        )
 
 
 async def test_keys_wait_only_once_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
