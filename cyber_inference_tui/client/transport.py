@@ -338,5 +338,5 @@ def failure_reason(error: httpx.TransportError) -> str:
             cause = cause.exceptions[0]
         else:
             cause = cause.__cause__ or cause.__context__
-    text = str(error).lower()
+    text = str(error).lower().rstrip(".")
     return "connection refused" if "all connection attempts failed" in text else text or "closed"

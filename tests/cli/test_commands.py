@@ -607,6 +607,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["search-models", " \t"], "Invalid value for 'QUERY': it is empty."),
         (["search-models", "x" * 257], "Invalid value for 'QUERY': it has more than 256 charac"),
         (["load", "x" * 9000], "Invalid value for 'ID': it has more than 2,000 characters."),
+        (["connect", ""], "Invalid value for 'CLIENT': it is empty."),
         (["config", "get", ""], "Invalid value for 'KEY': it is empty."),
         (["config", "set", "", "1"], "Invalid value for 'KEY': it is empty."),
         (["--attach", ""], "Invalid value for '--attach': it is empty."),

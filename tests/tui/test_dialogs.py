@@ -101,6 +101,7 @@ async def test_no_help_of_the_form_is_cut(size: tuple[int, int]) -> None:
             await pilot.pause()
             assert list(cut_texts(app)) == []
             assert app.screen.find_widget(line.input).visible_region.height == 1
+        assert "removesitskey" in shown_text(app, form.query_one("#keys", Static))
 
 
 async def test_a_long_question_scrolls_below_its_title() -> None:
