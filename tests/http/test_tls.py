@@ -17,6 +17,7 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.http import tls
 from cyber_inference_tui.http.access import AccessRules
 from cyber_inference_tui.http.tls import ServerCertificate
+from cyber_inference_tui.records.endpoints import Area
 from tests.certificates import Pair
 from tests.fakes.service import FakeService, Front, make_settings, serving
 from tests.tools import tool
@@ -165,5 +166,5 @@ def test_the_own_origin_has_the_scheme_of_the_port(pair: Pair) -> None:
     plain = AccessRules(make_settings(), "127.0.0.1")
     secure = AccessRules(make_settings(**pair.settings), "127.0.0.1")
     for rules, own, other in ((plain, "http", "https"), (secure, "https", "http")):
-        assert rules.allows_origin(f"{own}://box", "box")
-        assert not rules.allows_origin(f"{other}://box", "box")
+        assert rules.allows_origin(f"{own}://box", "box", Area.ADMIN)
+        assert not rules.allows_origin(f"{other}://box", "box", Area.ADMIN)
