@@ -123,8 +123,8 @@ class LoginTokens:
 def _kept(secret_file: Path, ended_file: Path) -> tuple[frozenset[str], bytes]:
     """Return the ids of ended tokens, and the secret. Raises ``OSError``."""
     try:
-        data = read_file(ended_file, _MAX_FILE)
-        return frozenset(msgspec.json.decode(data, type=list[str])), kept_secret(secret_file)
+        ended = msgspec.json.decode(read_file(ended_file, _MAX_FILE), type=thread_safe(list[str]))
+        return frozenset(ended), kept_secret(secret_file)
     except FileNotFoundError:
         return frozenset(), kept_secret(secret_file)
     except (OSError, msgspec.MsgspecError):

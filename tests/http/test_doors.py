@@ -68,6 +68,9 @@ RULES = {
     "/api/delete": Rule.OLLAMA,
     "/{path}": Rule.MODEL,
     "/admin/login": Rule.LOGIN,
+    "/admin/logout": Rule.ADMIN,
+    "/admin/keys": Rule.ADMIN,
+    "/admin/keys/{name}": Rule.ADMIN,
     "/admin/status": Rule.ADMIN,
     "/admin/resources": Rule.ADMIN,
     "/admin/memory": Rule.ADMIN,
@@ -90,6 +93,7 @@ RULES = {
     "/admin/sessions": Rule.ADMIN,
     "/admin/clients": Rule.ADMIN,
     "/admin/totals": Rule.ADMIN,
+    "/admin/totals/keys": Rule.ADMIN,
     "/admin/config": Rule.ADMIN,
     "/admin/config/{key}": Rule.ADMIN,
     "/admin/install": Rule.ADMIN,
@@ -134,7 +138,7 @@ def expected(rule: Rule, case: Case, *, keys: bool, password: bool) -> str:
     if case.origin not in fine:
         return "forbidden_origin"
     needs_key = rule is Rule.MODEL or (rule is Rule.OLLAMA and not password)
-    if needs_key and keys and case.credential != "key":
+    if needs_key and keys and case.credential not in {"key", "token"}:
         return "invalid_api_key"
     needs_login = rule in {Rule.ADMIN, Rule.OLLAMA} and password
     if needs_login and case.credential not in {"token", "login"}:

@@ -191,6 +191,7 @@ async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str
     desk = Desk(path, text=text)
     _, known = split_key(key)
     value: Any = {"A": "b"} if known.is_table else ["/x"] if known.is_list else "/x"
+    value = False if known.bare_type is bool else value
     value = "https://x.example" if known.form == "url" else value
     for change in (
         desk.configuration.set(key, value),
@@ -439,7 +440,7 @@ async def test_who_changed_what_is_on_record(path: Path) -> None:
         await change.set("port", "4321")
         await change.set("port", 4321)
         await change.set("admin_password", "another")
-        await change.set("llama_args", ["--hf-token", "secret", "-x"])
+        await change.set("llama_args", ["--hf-token", "secret", "-x"], by_owner=True)
         # It only takes effect where the variable is not set.
         await change.set("max_queue", 9)
         await change.set(f"models.{toml_value(ODD)}.threads", 2)
