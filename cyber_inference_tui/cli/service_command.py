@@ -333,7 +333,7 @@ def _writable(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
     settings = loaded.settings
     folders = [settings.data_dir, settings.models_dir, loaded.config_path.parent]
     if home := home_of(options.environ):
-        # .nv is CUDA's: without it, each start compiles anew what the driver does not have.
+        # .nv is CUDA's: without it, each start compiles again what the driver does not have.
         folders += [Path(home, name) for name in (".cache", ".nv")]
     return [str(folder) for folder in dict.fromkeys(folders)]
 

@@ -48,8 +48,9 @@ RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native"""
-"""What leaves the devices and system calls of GPUs alone. ``ProtectClock`` is not here: before
-systemd 248 it closes all devices."""
+"""Limits that leave the devices and system calls of GPUs alone.
+
+``ProtectClock`` is not here: before systemd 248 it closes all devices."""
 
 _HARDENED = """\
 PrivateDevices=yes
@@ -69,7 +70,7 @@ RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM"""
-"""What a user's own manager can do without a namespace."""
+"""The limits that a user's own manager can set without a namespace."""
 
 _CALL_LIMIT = 60.0
 """Seconds for a call of systemctl, plus the time that a service may take to stop."""

@@ -44,7 +44,7 @@ Parameters = dict[str, str | list[str]]
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _ADMIN_PATHS = ("/admin/", "/ws/")
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
-"""What OpenSSL 1.1 to 3 say of an answer in plain HTTP. It begins with ``HTTP/1.1 400``."""
+"""The reasons of OpenSSL 1.1 to 3 when the answer is plain HTTP (``HTTP/1.1 400``)."""
 _UNTRUSTED = "its certificate is not the known one, nor signed by an authority"
 _PLAIN = "it speaks plain HTTP"
 _TLS_HINTS = {

@@ -30,7 +30,7 @@ def default_memory(machine: MainMemoryReading | None) -> int:
 
 
 class BodyLimits:
-    """What the bodies of requests have taken of their common memory, and what each may take.
+    """Counts the memory that the bodies of requests take together, and bounds it.
 
     A body counts from its first byte until it is no longer needed. Plain requests that their server
     takes at once do not count: they have at most 256 KiB (``lean_path``). ``settings`` returns the

@@ -23,7 +23,7 @@ from cyber_inference_tui.files import read_file, replace_file
 TOKEN_LIFETIME = 12 * 3600
 """Seconds until a login expires."""
 AUDIENCE = "cyber-inference-tui admin"
-"""Who a token is for: a token of another purpose opens nothing here."""
+"""The audience of a token (``aud``): a token for another purpose opens nothing here."""
 ENDED_FILE = "ended-logins.json"
 """The ids of ended tokens, beside the file of the secret."""
 MAX_ENDED = 1000

@@ -208,7 +208,7 @@ class ModelState:
 
     @property
     def overtaken(self) -> float:
-        """How often others were admitted before the oldest request, at most."""
+        """The number of admissions of others before the oldest request, at most."""
         return self.passed - self.waiters[0].passed if self.waiters else 0.0
 
     @property

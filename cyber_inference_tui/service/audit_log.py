@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Caller(NamedTuple):
-    """Who asks for a change, and from where."""
+    """The sender of a request: a login, a client or the service's own program, and its address."""
 
     by: str
     """A login by its token's id, or ``service token``, ``no login``, ``configuration file`` …"""
