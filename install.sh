@@ -119,7 +119,8 @@ install_new() {
     name=$(date -u +%Y%m%dT%H%M%S)-$$
     new=$app/versions/$name
     mkdir -p "$app/versions"
-    say "installing cyber-inference-tui into $app"
+    say "installing cyber-inference-tui into $app (it trusts the package index over TLS, without" \
+        "hashes: docs/installing.md)"
     make_environment "$new" "$app"
     install_once "$new" "$stamp" "$root"
     {

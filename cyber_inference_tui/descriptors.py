@@ -44,3 +44,11 @@ def most_connections(limit: int) -> int:
     request takes two: its own connection, and the connection to the model's server.
     """
     return max(1, min(_MOST_CONNECTIONS, (limit - max(_OWN, limit // 4)) // 2))
+
+
+def most_of_one(connections: int) -> int:
+    """Return the number of ``connections`` that one address may have: not all of them.
+
+    Half of them, because all clients of a reverse proxy or a container come from one address.
+    """
+    return max(1, connections // 2)

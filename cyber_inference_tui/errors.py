@@ -12,13 +12,18 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
     ├── UnsupportedMediaTypeError
     ├── RequestTimeoutError
     ├── RequestTooLargeError
+    ├── BodyMemoryError
     ├── TooManyConnectionsError
     ├── InvalidApiKeyError             access
+    ├── ModelNotAllowedError
+    ├── RateLimitedError
     ├── AdminLoginError
-    │   └── InvalidAdminPasswordError
+    │   ├── InvalidAdminPasswordError
+    │   └── GuardedSettingError
     ├── TooManyLoginsError
     ├── ForbiddenHostError
-    │   └── ForbiddenOriginError
+    │   ├── ForbiddenOriginError
+    │   └── ForbiddenProxyError
     ├── QueueFullError                 models and their servers
     ├── QueueTimeoutError
     ├── ModelLoadError
@@ -47,6 +52,8 @@ client expects, and logs show it. Nothing else is raised on purpose for a user t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 _PASSING = frozenset({408, 409, 429})
@@ -149,15 +156,29 @@ class RequestTooLargeError(CyberError, code="request_too_large", status=413):
     """The body is larger than ``max_body_size``."""
 
 
+class BodyMemoryError(CyberError, code="body_memory_full", status=503, retry_after=1.0):
+    """The bodies of all requests take ``max_body_memory`` already."""
+
+
 class TooManyConnectionsError(CyberError, code="too_many_connections", status=503, retry_after=1.0):
-    """As many clients are being answered as the limit of open files allows."""
+    """As many clients are connected as may be, in all or from one address."""
 
 
 # Access
 
 
 class InvalidApiKeyError(CyberError, code="invalid_api_key", status=401):
-    """``api_keys`` is set and the request carries none of them."""
+    """The service has API keys, and the request carries none of them, or one that has expired."""
+
+
+class ModelNotAllowedError(CyberError, code="model_not_allowed", status=403):
+    """The request's API key is for other models."""
+
+
+class RateLimitedError(CyberError, code="rate_limited", status=429):
+    """The request's API key has used up a limit; ``left`` has the headers that say what is left."""
+
+    left: Mapping[str, str] = MappingProxyType({})
 
 
 class AdminLoginError(CyberError, code="admin_login_required", status=401):
@@ -166,6 +187,10 @@ class AdminLoginError(CyberError, code="admin_login_required", status=401):
 
 class InvalidAdminPasswordError(AdminLoginError, code="invalid_admin_password"):
     """A login with another password than ``admin_password``."""
+
+
+class GuardedSettingError(AdminLoginError, code="guarded_setting"):
+    """Only the service's owner may change this setting, even where the admin API needs no login."""
 
 
 class TooManyLoginsError(CyberError, code="too_many_logins", status=429):
@@ -177,7 +202,11 @@ class ForbiddenHostError(CyberError, code="forbidden_host", status=403):
 
 
 class ForbiddenOriginError(ForbiddenHostError, code="forbidden_origin"):
-    """A web page of another site asked for something that only the owner's pages may have."""
+    """A web page of another site made the browser send the request."""
+
+
+class ForbiddenProxyError(ForbiddenHostError, code="forbidden_proxy"):
+    """The request came through a proxy, and the service asks its clients for no key."""
 
 
 # Models and their servers
@@ -258,6 +287,10 @@ class ConfigError(CyberError, code="config_invalid", status=400, exit_code=5):
 
 class ConfigWriteError(ConfigError, code="config_not_written", status=409, exit_code=1):
     """The configuration file cannot be written; the change itself is valid."""
+
+
+class ChangedCertificateError(CyberError, code="certificate_changed"):
+    """A service elsewhere shows another certificate than before."""
 
 
 class StorageError(CyberError, code="storage_silent", status=503):

@@ -1,15 +1,19 @@
-"""Linux's answers from ``/proc`` and ``prctl(2)``, and replacements for other systems.
+"""Linux's ``/proc``, ``prctl(2)`` and Landlock, and replacements for other systems.
 
-Each function documents its result without the Linux part: macOS has neither of the two.
+Each function documents its result without the Linux part: macOS has none of the three.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
+import stat
+import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +27,19 @@ _MOST_BYTES = 1 << 16
 _MOST_THREADS = 1024
 _MOST_DIGITS = 10
 _PROGRAM_LIMIT = 5.0
+
+# linux/landlock.h and linux/prctl.h. The numbers of these system calls are the same everywhere.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_PATH_BENEATH = 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 1 << 1, 1 << 2, 1 << 3, 1 << 14
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+_DEVICES = 1 << 6 | 1 << 11
+_KNOWN = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
+"""The rights that each version of Landlock knows."""
+_SCOPES = 3
+"""No signals to other processes, and no connections to their abstract sockets (version 6)."""
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def child_pids(pid: int, proc: Path = PROC) -> list[int]:
@@ -86,6 +103,75 @@ def find_prctl() -> Callable[..., int] | None:
     except (AttributeError, OSError):
         return None
     return found
+
+
+class Ruleset:
+    """The files that a thread may use, and every program that it starts after ``enter``.
+
+    Nothing else can be read, run or written, no program gets more rights by its file's mode, and no
+    process outside gets signals from inside. Source: ``landlock(7)``. ``read`` and ``write`` are
+    files, and folders with all in them; what is not there is left out. Blocks. Raises ``OSError``
+    if this system has no Landlock. Threads that have entered stay confined after ``close``. An
+    object that nobody holds any more is closed.
+    """
+
+    def __init__(self, read: Iterable[Path], write: Iterable[Path]) -> None:
+        self._fd = -1
+        version = _call(_CREATE_RULESET, None, 0, 1)
+        known = _KNOWN[min(version, max(_KNOWN))]
+        attributes = struct.pack("=QQQ", known, 0, _SCOPES)
+        size = 24 if version >= 6 else 8
+        self._fd = _call(_CREATE_RULESET, attributes[:size], size, 0)
+        try:
+            for paths, rights in ((read, _READ), (write, known & ~_DEVICES)):
+                for path in paths:
+                    self._allow(path, rights)
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _allow(self, path: Path, rights: int) -> None:
+        try:
+            fd = os.open(path, getattr(os, "O_PATH", 0) | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                rights &= _OF_FILES
+            _call(_ADD_RULE, self._fd, _PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
+        finally:
+            os.close(fd)
+
+    def enter(self) -> None:
+        """Confine the calling thread for good. Raises ``OSError``."""
+        if (prctl := find_prctl()) is not None:
+            prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _call(_RESTRICT_SELF, self._fd, 0)
+
+    def close(self) -> None:
+        """Release the ruleset."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    """Call Linux's kernel. Raises ``OSError``."""
+    if platform.system() != "Linux":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    result: int = _library().syscall(number, *words)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def boot_id(root: Path = Path("/")) -> str:

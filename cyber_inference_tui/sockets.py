@@ -1,4 +1,4 @@
-"""Listens on TCP ports, and lists this machine's TCP sockets.
+"""Listens on TCP ports, lists this machine's TCP sockets, and tells clients apart.
 
 The list is Linux's ``/proc/net/tcp`` and ``tcp6``. Source: ``proc_net_tcp.rst`` of the kernel's
 documentation. Other systems have no such list; the callers document their alternative.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import ipaddress
 import itertools
 import socket
 import sys
@@ -102,3 +103,19 @@ def hex_address(host: str, port: int) -> bytes:
     words = (address[at : at + 4] for at in range(0, len(address), 4))
     text = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
     return f"{text}:{port:04X}".encode()
+
+
+def network_of(address: str | None) -> str:
+    """Return a client's address; of IPv6 its /64 network, of which one client has all addresses.
+
+    Empty for anything but an IP address.
+    """
+    try:
+        ip = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is None:
+            return str(ipaddress.ip_network((ip, 64), strict=False))
+        return str(ip.ipv4_mapped)
+    return str(ip)

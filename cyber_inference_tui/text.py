@@ -47,6 +47,16 @@ def escaped(text: str, *, limit: int = MAX_CHARACTERS) -> str:
     return clean_line(shown, limit=limit)
 
 
+def escaped_json(text: str) -> str:
+    """Return JSON in which what ``clean_line`` removes is escaped, except line ends.
+
+    Its values stay the same.
+    """
+    return _CONTROLS.sub(
+        lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text
+    )
+
+
 def clean_text(text: str, *, limit: int = 1_000_000) -> str:
     """Clean each line of ``text`` with ``clean_line``; ``limit`` is in characters."""
     if text.isprintable() and len(text) <= limit:

@@ -70,10 +70,15 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
 
 def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords
+    from cyber_inference_tui.client.known_services import KnownServices
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.client.service_url import service_address
 
     address = service_address(url)
+    certificate = ""
+    if address.startswith("https:"):
+        known = KnownServices(loaded.settings.data_dir)
+        certificate = known.checked(address, partial(_trusts, address))
     passwords = Passwords(loaded.settings.data_dir)
 
     async def renew(client: ServiceClient) -> bool:
@@ -84,7 +89,7 @@ def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
         return False
 
     key = loaded.settings.api_keys[0] if loaded.settings.api_keys else ""
-    client = ServiceClient(address, api_key=key, renew=renew)
+    client = ServiceClient(address, api_key=key, certificate=certificate, renew=renew)
     launch = app_options(
         loaded,
         attached=True,
@@ -93,6 +98,17 @@ def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
     )
     _run(client, launch, demo=False)
     return 0
+
+
+def _trusts(address: str, fingerprint: str) -> bool:
+    """Ask whether the service with this fingerprint is the right one."""
+    click.echo(
+        f"The certificate of {address} is not known here, and no authority has signed it.\n"
+        f"Its SHA-256 fingerprint is {fingerprint}.\n"
+        "'cyber-inference-tui tls make' shows the right one on that machine.",
+        err=True,
+    )
+    return click.confirm("Trust it from now on?", err=True)
 
 
 def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:

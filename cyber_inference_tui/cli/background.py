@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from cyber_inference_tui.client.service_url import base_url, is_same_service, reachable_url
+from cyber_inference_tui.cli.service_access import client_of, service_url
+from cyber_inference_tui.client.service_url import is_same_service, reachable_url
 from cyber_inference_tui.errors import AdminLoginError, ConflictError, CyberError, NoServiceError
 from cyber_inference_tui.files import has_no_room
 from cyber_inference_tui.records import endpoints
@@ -170,7 +171,7 @@ def _find(settings: Settings) -> FoundService | None:
     """
     record = read_runtime_file(settings.data_dir)
     foreign: NoServiceError | None = None
-    if settings.port and _listens(url := base_url(settings.host, settings.port)):
+    if settings.port and _listens(url := service_url(settings)):
         ours = record is not None and is_same_service(record.url, url)
         try:
             return _identify(url, settings, record if ours else None)
@@ -204,7 +205,6 @@ def _identify(url: str, settings: Settings, record: RuntimeRecord | None) -> Fou
     if record is not None and data_directory_holder(settings.data_dir) == record.pid:
         # The lock's holder wrote the file: no need to ask it.
         return FoundService(url=url, token=record.token, pid=record.pid)
-    from cyber_inference_tui.cli.service_access import client_of
 
     async def ask() -> int | None:
         async with asyncio.timeout(_ANSWER_LIMIT), client_of(url, settings) as client:
@@ -292,7 +292,7 @@ def _check_own_address(settings: Settings) -> None:
             probe.bind(address)
     except OSError as error:
         raise NoServiceError(
-            f"No service answers at {base_url(settings.host, settings.port)}, and none can be "
+            f"No service answers at {service_url(settings)}, and none can be "
             f"started there: {host} is no address of this machine ({error.strerror}).",
             hint="Start it on that machine, or check host.",
         ) from error
@@ -364,7 +364,7 @@ def environment_of(environ: Mapping[str, str], loaded: LoadedSettings) -> dict[s
     if variable(environ, CONFIG_VARIABLE):
         result[CONFIG_VARIABLE] = str(loaded.config_path)
     for name, key in KEYS.items():
-        if loaded.sources[name] is SettingSource.ENV and (key.is_path or key.form == "program"):
+        if loaded.sources[name] is SettingSource.ENV and key.names_file:
             result[f"{ENV_PREFIX}{name.upper()}"] = _as_text(getattr(loaded.settings, name))
     return result
 

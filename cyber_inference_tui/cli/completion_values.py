@@ -5,6 +5,7 @@ Completion must never make the user wait, so every failure gives no suggestions.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Collection, Sequence
@@ -73,7 +74,7 @@ def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
         _, key = split_key(str(ctx.params.get("key")))
     except NotFoundError:
         return []
-    if key.is_path or key.form == "program":
+    if key.names_file:
         return [CompletionItem(typed, type="file")]
     words = ("true", "false") if key.bare_type is bool else key.choices
     return matching([CompletionItem(word) for word in words], typed)
@@ -91,20 +92,27 @@ def _models(ctx: click.Context) -> list[_Model]:
 
 
 def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
-    from cyber_inference_tui.cli.service_access import service_url
+    from cyber_inference_tui.cli.service_access import certificate_of, service_url
     from cyber_inference_tui.client.service_url import service_address
 
     try:
         settings = options.load().settings
-        place = urlsplit(service_address(attach) if attach else service_url(settings))
-        if place.scheme != "http":  # a service with TLS must not get the key unencrypted
-            return ()
+        url = service_address(attach) if attach else service_url(settings)
+        place = urlsplit(url)
         lines = ["GET /v1/models HTTP/1.0", f"Host: {place.netloc}"]
         lines += [f"Authorization: Bearer {key}" for key in settings.api_keys[:1]]
         head = "".join(f"{line}\r\n" for line in [*lines, ""])
         # Importing an HTTP library would take longer than the rest of a completion.
-        address = (place.hostname or "", place.port or 80)
-        with socket.create_connection(address, ANSWER_LIMIT) as connection:
+        address = (place.hostname or "", place.port or (443 if place.scheme == "https" else 80))
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection(address, ANSWER_LIMIT))
+            if place.scheme == "https":
+                from cyber_inference_tui.certificates import trusting
+
+                trust = trusting(certificate_of(url, settings))
+                connection = stack.enter_context(
+                    trust.wrap_socket(connection, server_hostname=place.hostname)
+                )
             connection.sendall(head.encode())
             with connection.makefile("rb") as stream:
                 answer = stream.read(_MOST_BYTES)

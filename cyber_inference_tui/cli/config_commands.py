@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,15 +154,18 @@ def _shown(value: Any) -> str:
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("key", type=FilledText(), shell_complete=_complete_key)
-@click.argument("value", shell_complete=_complete_value)
+@click.argument("value", required=False, shell_complete=_complete_value)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read VALUE from standard input.")
 @click.pass_obj
-def set_(options: GlobalOptions, key: str, value: str) -> None:
+def set_(options: GlobalOptions, key: str, value: str | None, from_stdin: bool) -> None:
     """Set KEY in the configuration file; its comments and order stay.
 
-    A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY.
+    A list is written a,b or as a TOML array. A model's settings are named models."ID".KEY. With -
+    as VALUE it is read from standard input, and on a terminal a secret is asked for without being
+    shown.
     """
     from cyber_inference_tui.settings.edit import key_in, set_value, split_key
-    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable
+    from cyber_inference_tui.settings.environment import ENV_PREFIX, variable, without_settings
     from cyber_inference_tui.settings.load import (
         config_path,
         load_if_there,
@@ -169,12 +173,14 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     )
     from cyber_inference_tui.settings.masks import holds_secret, unmasked_value
 
+    if from_stdin == (value is not None):
+        raise click.UsageError("Give either VALUE or --stdin.")
     path = config_path(options.config, options.environ)
-    split_key(key)  # report an unknown key before mistakes in the file
+    _, named = split_key(key)  # report an unknown key before mistakes in the file
+    if value is None or value == "-":
+        value = _from_stdin(key, secret=named.secret)
     # From the file alone, so that a secret in a variable is not copied into it.
-    environ = {
-        name: text for name, text in options.environ.items() if not name.startswith(ENV_PREFIX)
-    }
+    environ = without_settings(options.environ)
     try:
         present = load_if_there(path, environ=environ, flags={})
     except ConfigError:
@@ -183,12 +189,32 @@ def set_(options: GlobalOptions, key: str, value: str) -> None:
     key, model_id, known = key_in(present.settings.models, key)
     new = unmasked_value(key, known, _from_here(known, value), present.value(known, model_id))
     set_value(path, key, new)
-    click.echo(f"{path}: {key} is set", err=True)
+    click.echo(clean_line(f"{path}: {key} is set"), err=True)
     name = f"{ENV_PREFIX}{known.name.upper()}"
     if model_id is None and variable(options.environ, name):
         click.echo(f"warning: {name} is also set, and overrides the file", err=True)
     if holds_secret(known, new) and path.stat().st_mode & 0o077:
         click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)
+
+
+def _from_stdin(key: str, *, secret: bool) -> str:
+    """Return standard input without the end of its last line; on a terminal, ask for it."""
+    from cyber_inference_tui.settings.load import MAX_FILE
+
+    if sys.stdin is not None and sys.stdin.isatty():
+        typed: str = click.prompt(key, hide_input=secret, confirmation_prompt=secret, err=True)
+        return typed
+    try:
+        data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_FILE + 1)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{key}: standard input is not UTF-8 text.") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ConfigError(
+            f"{key}: standard input is empty.", hint="To set an empty value, give '' as VALUE."
+        )
+    return text
 
 
 def _from_here(key: Key, text: str) -> Any:
@@ -199,7 +225,7 @@ def _from_here(key: Key, text: str) -> Any:
     from cyber_inference_tui.settings.values import parsed
 
     value = parsed(key, text)
-    if key.is_path or (key.form == "program" and "/" in text):
+    if key.is_path_in(text):
         if isinstance(value, str):
             return _absolute(value)
         if isinstance(value, list):

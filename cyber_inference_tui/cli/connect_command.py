@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_lines, print_note
+from cyber_inference_tui.cli.output import print_json, print_line, print_lines, print_note
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.terminal.stream import DIM, GREEN, RED, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line, clean_text
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from cyber_inference_tui.connect.connected import Change, Connected
     from cyber_inference_tui.connect.connection import Connection
     from cyber_inference_tui.terminal.stream import Terminal
+
+_TRUST = (
+    "The client has to trust the service's certificate (tls_cert): programs of Node.js read its "
+    "file from NODE_EXTRA_CA_CERTS, most others from SSL_CERT_FILE."
+)
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -96,7 +101,7 @@ def connect(  # noqa: PLR0917 - click passes them by name
 
 def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     """Return the facts for clients, from the running service or else from the disk."""
-    from cyber_inference_tui.cli.service_access import service_url
+    from cyber_inference_tui.cli.service_access import certificate_of, service_url
     from cyber_inference_tui.cli.service_calls import all_models
     from cyber_inference_tui.connect.connection import AUTO, connection
 
@@ -106,9 +111,11 @@ def connection_of(options: GlobalOptions, wanted: str) -> Connection:
     if found.absence and notes.interactive:
         print_note(f"{found.absence} The models are those on the disk.", notes)
     auto = settings.models.get(AUTO)
+    url = service_url(settings)
     return connection(
         found.records,
-        url=service_url(settings),
+        url=url,
+        certificate=certificate_of(url, settings),
         key=settings.api_keys[0] if settings.api_keys else "",
         wanted=wanted,
         default_model=settings.default_model,
@@ -183,7 +190,7 @@ def _connect(
     if as_json:
         print_json(_facts(record, connected))
         return
-    click.echo(f"{client.title} uses {connection.model.id} at {connection.url}.")
+    print_line(f"{client.title} uses {connection.model.id} at {connection.url}.")
     for file in record.files:
         backup = connected.backup(client.name, file)
         kept = f"the original is {backup}" if backup else "there was no file before"
@@ -240,6 +247,8 @@ def _print_notes(client: Client, connection: Connection, terminal: Terminal) -> 
         print_note(note, terminal)
     if lack := client.lack_of_context(connection):
         print_note(clean_text(lack), terminal)
+    if connection.certificate:
+        print_note(_TRUST, terminal)
 
 
 def _list(options: GlobalOptions, as_json: bool) -> None:

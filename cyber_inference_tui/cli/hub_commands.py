@@ -12,6 +12,7 @@ from cyber_inference_tui.cli.output import (
     ProgressLine,
     bar_text,
     print_json,
+    print_line,
     print_lines,
     print_note,
 )
@@ -114,7 +115,7 @@ def download_model(
     if as_json:
         print_json(record)
         return
-    click.echo(f"{record.model_id or record.filename} is here.")
+    print_line(f"{record.model_id or record.filename} is here.")
 
 
 def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[HubModelRecord]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json
+from cyber_inference_tui.cli.output import ProgressLine, bar_text, print_json, print_line
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.llama.install.report import ProgressMeter, Report
 from cyber_inference_tui.terminal.stream import YELLOW, Terminal, stderr_terminal
@@ -292,12 +292,12 @@ def _sources(
 
 def _show(record: InstallResult, *, restored: bool) -> None:
     state = "Restored" if restored else "Installed" if record.installed else "Already there:"
-    click.echo(f"{state} llama-server {record.version} ({record.source}): {record.path}")
+    print_line(f"{state} llama-server {record.version} ({record.source}): {record.path}")
     if record.replaced:
         left = f"{record.replaced.version} ({record.replaced.source})"
-        click.echo(f"It replaces {left}, which --rollback brings back.")
+        print_line(f"It replaces {left}, which --rollback brings back.")
     if record.installed:
-        click.echo(f"Devices: {', '.join(record.devices) or 'CPU'}")
+        print_line(f"Devices: {', '.join(record.devices) or 'CPU'}")
 
 
 def _show_check(record: CheckResult, *, as_json: bool) -> None:
@@ -305,9 +305,9 @@ def _show_check(record: CheckResult, *, as_json: bool) -> None:
         print_json(record)
         return
     installed = record.installed
-    click.echo(
+    print_line(
         f"installed: {installed.version} ({installed.source}) {installed.path}"
         if installed
         else "installed: none"
     )
-    click.echo(f"newest:    {record.newest.version} ({record.newest.source})")
+    print_line(f"newest:    {record.newest.version} ({record.newest.source})")

@@ -66,6 +66,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's."),
     },
     "Settings": {
+        "keys": CommandEntry("keys_command", "keys", "API keys with names and limits."),
         "config": CommandEntry("config_commands", "config", "Show, check and change settings."),
         "init": CommandEntry("config_commands", "init", "Create directories and a config.toml."),
     },
@@ -77,6 +78,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "service": CommandEntry(
             "service_command", "service", "Keep it running with systemd; stop it."
         ),
+        "tls": CommandEntry("tls_command", "tls", "Make a certificate for https."),
         "install-llama": CommandEntry("install_command", "install_llama", "Get a llama-server."),
         "completion": CommandEntry(
             "completion", "completion", "Print a shell's completion script."

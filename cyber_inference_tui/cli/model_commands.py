@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
-from cyber_inference_tui.cli.output import ProgressLine, print_json, print_lines, print_note
+from cyber_inference_tui.cli.output import (
+    ProgressLine,
+    print_json,
+    print_line,
+    print_lines,
+    print_note,
+)
 from cyber_inference_tui.terminal.stream import DIM, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import size_text
@@ -78,7 +84,7 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     if as_json:
         print_json(deleted)
         return
-    click.echo(f"{deleted.id} is deleted.")
+    print_line(f"{deleted.id} is deleted.")
 
 
 @click.command()
@@ -117,4 +123,5 @@ def _print_outcome(record: ModelRecord, options: GlobalOptions, as_json: bool) -
         return
     terminal = stdout_terminal(options.environ)
     where = f" on port {record.port}" if record.port else ""
-    click.echo(f"{record.id} is {record.status.value}{terminal.paint(where, DIM)}.", color=True)
+    name, status = clean_line(record.id), record.status.value
+    click.echo(f"{name} is {status}{terminal.paint(where, DIM)}.", color=True)

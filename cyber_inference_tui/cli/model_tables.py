@@ -100,12 +100,13 @@ def _id_cell(record: ModelRecord, _: Terminal) -> Cell:
 
 
 def _state_cell(record: ModelRecord, terminal: Terminal) -> Cell:
-    text = record.status.value
+    status = ModelStatus.FAILED if record.unreadable else record.status
+    text = "unreadable" if record.unreadable else status.value
     if terminal.interactive:
-        text = f"{terminal.charset.status_sign(record.status)} {text}"
-    if record.status is ModelStatus.LOADING and record.progress is not None:
+        text = f"{terminal.charset.status_sign(status)} {text}"
+    if status is ModelStatus.LOADING and record.progress is not None:
         text = f"{text} {record.progress:.0%}"
-    return Cell(text, STATUS_TONES[record.status])
+    return Cell(text, STATUS_TONES[status])
 
 
 def _context_cell(record: ModelRecord, _: Terminal) -> Cell | str:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+import click
+import msgspec
 
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
+from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.library.catalog import Origin
-from cyber_inference_tui.llama.log_files import open_log
+from cyber_inference_tui.llama.log_files import LogLimits, open_log
 from cyber_inference_tui.llama.log_reading import read_lines
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.records import ModelRecord, ProblemRecord
+from cyber_inference_tui.records import (
+    CreatedKey,
+    KeyRecord,
+    ModelRecord,
+    NewKey,
+    ProblemRecord,
+)
+from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog, Caller
+from cyber_inference_tui.service.key_file import (
+    read_keys,
+    record_of,
+    with_new,
+    without,
+    write_keys,
+)
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 from cyber_inference_tui.service.logs import LOGS, stem_of
-from cyber_inference_tui.service.runtime import data_directory_holder
+from cyber_inference_tui.service.runtime import DataDirectoryLock, data_directory_holder
 from cyber_inference_tui.settings.credentials import is_loopback
 from cyber_inference_tui.settings.load import SettingSource
 
@@ -58,13 +77,7 @@ def local_deletion(
     Raises ``ModelNotFoundError``, and ``ConflictError`` while a service that does not answer uses
     the files. The function raises ``ConflictError`` where the model cannot be deleted.
     """
-    holder = data_directory_holder(settings.data_dir)
-    if holder is not None:
-        raise ConflictError(
-            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
-            "answer here.",
-            hint="Give its --host and --port, or stop it.",
-        )
+    _check_no_service(settings)
     library = library_for(settings, demo=demo, environ=environ)
     catalog = library.scan()
     model = catalog.resolve(model_id)
@@ -72,9 +85,58 @@ def local_deletion(
 
     def delete() -> ModelRecord:
         library.delete(catalog, record.id)
+        note_offline(settings, "model_deleted", model=record.id)
         return record
 
     return record, delete
+
+
+def _check_no_service(settings: Settings) -> None:
+    """Raise ``ConflictError`` while a service that does not answer uses the files."""
+    holder = data_directory_holder(settings.data_dir)
+    if holder is not None:
+        raise ConflictError(
+            f"A service runs in {settings.data_dir} (pid {holder or 'unknown'}) and does not "
+            "answer here.",
+            hint="Give its --host and --port, or stop it.",
+        )
+
+
+def local_keys(settings: Settings) -> list[KeyRecord]:
+    """Return the API keys with names of the data directory; their use is not known."""
+    now = datetime.now(UTC)
+    return [record_of(key, now) for key in read_keys(settings.data_dir)]
+
+
+def add_local_key(settings: Settings, new: NewKey) -> CreatedKey:
+    """Create an API key. Raises ``ConflictError`` while a service uses the file."""
+    _check_no_service(settings)
+    with DataDirectoryLock(settings.data_dir):
+        now = datetime.now(UTC)
+        keys, secret = with_new(read_keys(settings.data_dir), new, now)
+        write_keys(settings.data_dir, keys)
+        note_offline(settings, "key_created", name=new.name)
+        return CreatedKey(**msgspec.structs.asdict(record_of(keys[-1], now)), key=secret)
+
+
+def remove_local_key(settings: Settings, name: str) -> tuple[KeyRecord, bool]:
+    """Remove an API key; return also whether it was the last. Raises as ``add_local_key``."""
+    _check_no_service(settings)
+    with DataDirectoryLock(settings.data_dir):
+        keys, gone = without(read_keys(settings.data_dir), name)
+        write_keys(settings.data_dir, keys)
+        note_offline(settings, "key_removed", name=gone.name)
+        return record_of(gone, datetime.now(UTC)), not keys
+
+
+def note_offline(settings: Settings, event: str, **details: Any) -> None:
+    """Write what this command did to the audit log; say so if the disk does not take it."""
+    path = settings.data_dir / LOGS / AUDIT_FILE
+    log = AuditLog(path, limits=lambda: LogLimits(settings.log_max_size, settings.log_keep))
+    try:
+        log.write(event, Caller(f"command of user {os.getuid()}"), **details)
+    except OSError as error:
+        click.echo(f"warning: {write_problem(path, error)}", err=True)
 
 
 def local_log(

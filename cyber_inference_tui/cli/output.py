@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cyber_inference_tui.terminal.stream import DIM, Terminal
+from cyber_inference_tui.text import clean_line, escaped_json
 
 CLEAR_LINE = "\r\x1b[K"
 """Move to the first column and erase the line (ECMA-48: EL)."""
@@ -20,7 +21,12 @@ def print_json(value: Any, *, compact: bool = False) -> None:
     import msgspec
 
     text = msgspec.json.encode(value)
-    click.echo((text if compact else msgspec.json.format(text, indent=2)).decode())
+    click.echo(escaped_json((text if compact else msgspec.json.format(text, indent=2)).decode()))
+
+
+def print_line(text: str) -> None:
+    """Print a line that contains names from outside."""
+    click.echo(clean_line(text))
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -28,8 +28,11 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.records import (
     ClientRecord,
+    CreatedKey,
+    KeyRecord,
     ModelRecord,
     ModelStatus,
+    NewKey,
     ProblemRecord,
     RequestRecord,
     StatusRecord,
@@ -138,6 +141,46 @@ def deletable_model(
     found = next((record for record in records if is_called(record, model_id)), None)
     # The service refuses an unknown name, and suggests similar ones.
     return found or ModelRecord(id=model_id), delete
+
+
+def all_keys(options: GlobalOptions) -> list[KeyRecord]:
+    """Return the API keys with names; if no service answers, those of the data directory."""
+    settings = options.load().settings
+    try:
+        return with_client(settings, lambda client: client.call(endpoints.KEYS))
+    except NoServiceError:
+        from cyber_inference_tui.cli.offline import local_keys
+
+        return local_keys(settings)
+
+
+def add_key(options: GlobalOptions, new: NewKey) -> CreatedKey:
+    """Create an API key: the service does, or this process if none answers."""
+    settings = options.load().settings
+    try:
+        return with_client(settings, lambda client: client.call(endpoints.ADD_KEY, body=new))
+    except NoServiceError:
+        from cyber_inference_tui.cli.offline import add_local_key
+
+        return add_local_key(settings, new)
+
+
+def remove_key(options: GlobalOptions, name: str) -> tuple[KeyRecord, bool]:
+    """Remove an API key, as ``add_key`` creates it; return also whether no key is left at all."""
+    settings = options.load().settings
+
+    async def remove(client: ServiceClient) -> tuple[KeyRecord, bool]:
+        gone = await client.call(endpoints.REMOVE_KEY, name)
+        is_open = not settings.api_keys and not await client.call(endpoints.KEYS)
+        return gone, is_open
+
+    try:
+        return with_client(settings, remove)
+    except NoServiceError:
+        from cyber_inference_tui.cli.offline import remove_local_key
+
+        gone, is_last = remove_local_key(settings, name)
+        return gone, is_last and not settings.api_keys
 
 
 def service_view(options: GlobalOptions) -> ServiceView:

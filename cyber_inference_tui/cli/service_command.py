@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_lines
+from cyber_inference_tui.cli.output import print_json, print_line, print_lines
 from cyber_inference_tui.cli.usage import Group
 from cyber_inference_tui.errors import ConflictError, CyberError, NoServiceError, NotFoundError
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.unit import Systemd
@@ -46,9 +48,14 @@ def service() -> None:
     type=FilledText(),
     help="The user that runs a --system unit; the default is you, or the caller of sudo.",
 )
+@click.option(
+    "--hardened", is_flag=True, help="Take away what only GPUs need, for a machine without one."
+)
 @click.option("--print", "only_print", is_flag=True, help="Print the unit, and change nothing.")
 @click.pass_obj
-def install(options: GlobalOptions, system: bool, run_as: str | None, only_print: bool) -> None:
+def install(
+    options: GlobalOptions, system: bool, run_as: str | None, hardened: bool, only_print: bool
+) -> None:
     """Write the unit, start the service, and enable it.
 
     The global options (--config, --data-dir, …) become those of the service.
@@ -63,10 +70,13 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
     if user != me:
         options = replace(options, environ=_environment_of(user, options))
     loaded = options.load()
+    writable = _writable(options, loaded) if system else []
     text = unit_text(
         command_of(options, loaded),
         stop_seconds=stop_limit(loaded.settings),
         user=user if system else None,
+        writable=writable,
+        hardened=hardened,
     )
     if only_print:
         click.echo(text, nl=False)
@@ -86,6 +96,8 @@ def install(options: GlobalOptions, system: bool, run_as: str | None, only_print
             announce=partial(click.echo, err=True),
         )
     _warn_of_variables(options)
+    if writable:
+        _make_folders(writable, user)
     systemd.install(text)
     click.echo(f"wrote    {systemd.path}")
     click.echo(f"started  {UNIT_NAME}")
@@ -171,7 +183,7 @@ def restart(options: GlobalOptions, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(f"restarted  {found.get('url', UNIT_NAME)} (pid {found['pid']})")
+        print_line(f"restarted  {found.get('url', UNIT_NAME)} (pid {found['pid']})")
 
 
 def _running(settings: Settings) -> int:
@@ -312,6 +324,36 @@ def _warn_of_variables(options: GlobalOptions) -> None:
             "'cyber-inference-tui config set' puts their values into the file.",
             err=True,
         )
+
+
+def _writable(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
+    """Return the folders that a service needs to write to, caches of its servers included."""
+    from cyber_inference_tui.settings.environment import home_of
+
+    settings = loaded.settings
+    folders = [settings.data_dir, settings.models_dir, loaded.config_path.parent]
+    if home := home_of(options.environ):
+        # .nv is CUDA's: without it, each start compiles anew what the driver does not have.
+        folders += [Path(home, name) for name in (".cache", ".nv")]
+    return [str(folder) for folder in dict.fromkeys(folders)]
+
+
+def _make_folders(folders: list[str], user: str) -> None:
+    """Make what does not exist yet, as the service's user: in its sandbox it could not."""
+    as_user: dict[str, Any] = {}
+    if user != _user_name():
+        # Root with the rights of the user: a link of that user's leads no further than they do.
+        as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    done = subprocess.run(
+        ["/bin/mkdir", "-p", "-m", "700", "--", *folders],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        **as_user,
+    )
+    for line in done.stderr.splitlines():
+        click.echo(f"warning: {clean_line(line)}", err=True)
 
 
 def _user_name() -> str:

@@ -23,6 +23,54 @@ from cyber_inference_tui.text import clean_line
 UNIT_NAME = "cyber-inference-tui.service"
 SYSTEM_UNITS = Path("/etc/systemd/system")
 
+_WATCHDOG_SECONDS = 60
+"""An event loop that hangs for so long is ended, with the stack of each thread in the journal. It
+may stand still for many seconds while a small machine swaps."""
+
+_SANDBOX = """\
+# As root: make the device files of NVIDIA's cards, for which the driver's set-uid helper has no
+# right below.
+ExecStartPre=-+/bin/sh -c 'nvidia-modprobe -u -c 0; timeout 20 nvidia-smi -L'
+OOMScoreAdjust=-100
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native"""
+"""What leaves the devices and system calls of GPUs alone. ``ProtectClock`` is not here: before
+systemd 248 it closes all devices."""
+
+_HARDENED = """\
+PrivateDevices=yes
+PrivateUsers=yes
+ProtectClock=yes
+ProtectProc=invisible
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM"""
+
+_HARDENED_USER = """\
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM"""
+"""What a user's own manager can do without a namespace."""
+
 _CALL_LIMIT = 60.0
 """Seconds for a call of systemctl, plus the time that a service may take to stop."""
 
@@ -49,11 +97,19 @@ def user_units(environ: Mapping[str, str]) -> Path:
     return named / "systemd" / "user"
 
 
-def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) -> str:
+def unit_text(
+    command: Sequence[str],
+    *,
+    stop_seconds: float,
+    user: str | None,
+    writable: Sequence[str] = (),
+    hardened: bool = False,
+) -> str:
     """Return the text of the unit. ``user`` is the user that runs a system unit; else ``None``.
 
-    No sandboxing directive may forbid new privileges: the NVIDIA driver's set-uid
-    ``nvidia-modprobe`` makes device files on first use.
+    A system unit may write only to the ``writable`` paths. ``hardened`` takes away what only GPUs
+    need. A user's own unit cannot have the sandbox: it needs a user namespace, in which the NVIDIA
+    driver's set-uid helper does not work.
     """
     lines = [
         "# Written by `cyber-inference-tui service install`; `… service uninstall` removes it.",
@@ -62,10 +118,12 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
     ]
     if user is not None:
         lines += ["Wants=network-online.target", "After=network-online.target"]
-    lines += ["", "[Service]", "Type=exec"]
-    if user is not None:
-        lines += [f"User={user}", "ProtectSystem=yes"]
     lines += [
+        "",
+        "[Service]",
+        "Type=notify",
+        "NotifyAccess=main",
+        f"WatchdogSec={_WATCHDOG_SECONDS}",
         f"ExecStart={' '.join(quoted(argument) for argument in command)}",
         "Restart=on-failure",
         "RestartSec=5",
@@ -77,11 +135,29 @@ def unit_text(command: Sequence[str], *, stop_seconds: float, user: str | None) 
         f"TimeoutStopSec={math.ceil(stop_seconds)}",
         "# If the kernel kills a server for lack of memory, the service continues.",
         "OOMPolicy=continue",
+        "# A dump would have prompts and keys in it, and the size of a model.",
+        "LimitCORE=0",
+        "# The service raises its own limit; programs that use select(2) need the low one.",
+        "LimitNOFILE=1024:65536",
+        "UMask=0077",
+    ]
+    if user is not None:
+        lines += [f"User={user}", _SANDBOX]
+        lines += [f"ReadWritePaths={_optional(path)}" for path in writable]
+    if hardened:
+        lines.append(_HARDENED if user is not None else _HARDENED_USER)
+    lines += [
         "",
         "[Install]",
         f"WantedBy={'default.target' if user is None else 'multi-user.target'}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _optional(path: str) -> str:
+    """Return a path of ``ReadWritePaths``, which need not exist when the service starts."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"-{escaped}"' if set(path) & set(" \\\"'") else f"-{escaped}"
 
 
 def quoted(text: str) -> str:

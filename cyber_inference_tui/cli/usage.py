@@ -14,6 +14,7 @@ _WHOLE = 1_000_000
 """More characters than any summary has."""
 _MOST = 1000
 """Characters of a message, which may repeat what was typed."""
+_OPTIONAL = re.compile(r"^Invalid value for '\[([^]]+)\]'")
 _TOO_MANY = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
 
 
@@ -62,6 +63,8 @@ def usage_text(error: click.ClickException) -> str:
             if found[1]
             else "An empty argument is too much."
         )
+    # Click puts the name of an argument that may be left out in brackets.
+    message = _OPTIONAL.sub(r"Invalid value for '\1'", message)
     # Click puts each choice of an argument on its own line.
     message = escaped(re.sub(r"\n\t", " ", message), limit=_MOST)
     if not message.endswith((".", "?")):

@@ -15,19 +15,20 @@ _TUNNEL_OFFSET = 10_000
 _SCHEMES = frozenset({"http", "https"})
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, *, tls: bool = False) -> str:
     """Return the URL at which a service bound to ``host`` and ``port`` answers on this machine.
 
     For a wildcard address it is the loopback address of the same family.
     """
+    scheme = "https" if tls else "http"
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return f"http://{host}:{port}"
+        return f"{scheme}://{host}:{port}"
     if address.is_unspecified:
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     name = f"[{address}]" if address.version == 6 else str(address)
-    return f"http://{name}:{port}"
+    return f"{scheme}://{name}:{port}"
 
 
 def service_address(text: str) -> str:
@@ -56,7 +57,7 @@ def service_address(text: str) -> str:
 def reachable_url(bound: str) -> str:
     """Return a URL that reaches the service listening at the URL ``bound``, even a wildcard."""
     parts = urlsplit(bound)
-    return base_url(parts.hostname or "", parts.port or 80)
+    return base_url(parts.hostname or "", parts.port or 80, tls=parts.scheme == "https")
 
 
 def is_same_service(bound: str, url: str) -> bool:
@@ -67,8 +68,8 @@ def is_same_service(bound: str, url: str) -> bool:
     try:
         ours, asked = urlsplit(reachable_url(bound)), urlsplit(url)
         local = asked.hostname == "localhost" and ours.hostname in {"127.0.0.1", "::1"}
-        return asked.scheme == "http" and (
-            asked.port == ours.port and (local or asked.hostname == ours.hostname)
+        return (asked.scheme, asked.port) == (ours.scheme, ours.port) and (
+            local or asked.hostname == ours.hostname
         )
     except ValueError:
         return False
@@ -91,7 +92,7 @@ def tunnel(url: str, far_port: int = DEFAULT_PORT) -> tuple[str, str]:
     parts = urlsplit(url)
     if is_loopback_url(url):
         return f"ssh -N -L {parts.port or 80}:127.0.0.1:{far_port} user@host", url
-    far = f"http://127.0.0.1:{parts.port or DEFAULT_PORT}"
+    far = f"{parts.scheme}://127.0.0.1:{parts.port or DEFAULT_PORT}"
     return tunnel_to(parts.hostname or "", far)
 
 
@@ -105,7 +106,7 @@ def tunnel_to(host: str, far: str) -> tuple[str, str]:
     near = port + _TUNNEL_OFFSET if port + _TUNNEL_OFFSET < 65536 else port
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     forward = shlex.quote(f"{near}:{name}:{port}")
-    return f"ssh -N -L {forward} {shlex.quote(host)}", f"http://127.0.0.1:{near}"
+    return f"ssh -N -L {forward} {shlex.quote(host)}", f"{parts.scheme}://127.0.0.1:{near}"
 
 
 def serve_command(url: str) -> str:

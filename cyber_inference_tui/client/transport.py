@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from cyber_inference_tui.certificates import trusting
 from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.client.service_url import is_loopback_url, tunnel
 from cyber_inference_tui.decoding import thread_safe
@@ -22,6 +23,7 @@ from cyber_inference_tui.errors import (
     AdminLoginError,
     CyberError,
     InvalidAdminPasswordError,
+    InvalidApiKeyError,
     InvalidRequestError,
     NoServiceError,
 )
@@ -41,6 +43,14 @@ Parameters = dict[str, str | list[str]]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _ADMIN_PATHS = ("/admin/", "/ws/")
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
+"""What OpenSSL 1.1 to 3 say of an answer in plain HTTP. It begins with ``HTTP/1.1 400``."""
+_UNTRUSTED = "its certificate is not the known one, nor signed by an authority"
+_PLAIN = "it speaks plain HTTP"
+_TLS_HINTS = {
+    _UNTRUSTED: "Start this program again: --attach asks about a certificate that is not known.",
+    _PLAIN: "Begin the address with http://, or restart that service after setting tls_cert.",
+}
 
 Renew = Callable[[Any], Awaitable[bool]]
 """Gives the client that it is called with another token; ``False`` if it has none."""
@@ -53,7 +63,9 @@ class Transport:
     ``NoServiceError`` if nothing or another program answers. ``timeout`` is in seconds and limits
     each wait for bytes. Calls that wait for a model have a ``timeout`` of their own.
 
-    Calls of the admin API carry ``token``, all others carry ``api_key``. If the service requires
+    With TLS, the service must have this ``certificate`` (PEM), or without it one that an authority
+    signed. Calls of the admin API carry ``token``, all others carry ``api_key``. If the service
+    wants a key and there is none, they carry ``token``: the service takes its own. If it requires
     a login, ``renew`` is called. It sets ``token`` or calls ``login``, and returns whether there
     is a new token; then the call is repeated. Otherwise ``AdminLoginError`` is raised, and the
     caller can ask for the password and call ``login``.
@@ -65,6 +77,7 @@ class Transport:
         *,
         api_key: str = "",
         token: str = "",
+        certificate: str = "",
         renew: Renew | None = None,
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -74,6 +87,9 @@ class Transport:
         self.api_key = api_key
         self._renew = renew
         self._renewing = asyncio.Lock()
+        # Only a service with keys keeps them from the models' servers.
+        self._token_is_key = False
+        self._certificate = certificate
         self._seconds = timeout
         self._given_transport = transport
 
@@ -94,7 +110,9 @@ class Transport:
             transport=self._given_transport,
             # Proxies in the environment are for the internet, not for the user's own service.
             trust_env=False,
-            verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=trusting(self._certificate)
+            if secure
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     async def reach(self, limit: float) -> None:
@@ -188,8 +206,15 @@ class Transport:
                 response = await self._send(method, path, options)
             except InvalidAdminPasswordError:
                 raise
-            except AdminLoginError:
-                if self._renew is None or not await self._renewed(self._renew, token):
+            except (AdminLoginError, InvalidApiKeyError) as error:
+                wants_key = isinstance(error, InvalidApiKeyError)
+                if wants_key and (self.api_key or self._token_is_key):
+                    raise
+                self._token_is_key = self._token_is_key or wants_key
+                has_token = bool(wants_key and token)
+                if not has_token and (
+                    self._renew is None or not await self._renewed(self._renew, token)
+                ):
                     raise
                 response = await self._send(method, path, options)
             try:
@@ -227,9 +252,10 @@ class Transport:
                 hint="Try again; if it hangs, the end of its log may say why.",
             ) from error
         except httpx.TransportError as error:
+            reason = failure_reason(error)
+            hint = _TLS_HINTS.get(reason) or _way_out(self.url)
             raise NoServiceError(
-                f"No service answers at {self.url} ({failure_reason(error)}).",
-                hint=_way_out(self.url),
+                f"No service answers at {self.url} ({reason}).", hint=hint
             ) from error
         if response.status_code < 400:
             return response
@@ -242,7 +268,9 @@ class Transport:
     def _authorization(self, path: str) -> dict[str, str]:
         if path == endpoints.LOGIN.path:
             return {}
-        secret = self.token if path.startswith(_ADMIN_PATHS) else self.api_key
+        secret = self.token
+        if not path.startswith(_ADMIN_PATHS) and not self._token_is_key:
+            secret = self.api_key
         return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     def _limits(self, read: float) -> httpx.Timeout:
@@ -294,6 +322,10 @@ def failure_reason(error: httpx.TransportError) -> str:
         return "timed out"
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _UNTRUSTED
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+            return _PLAIN
         if isinstance(cause, ConnectionRefusedError):
             return "connection refused"
         if isinstance(cause, OSError) and cause.strerror:
@@ -306,5 +338,5 @@ def failure_reason(error: httpx.TransportError) -> str:
             cause = cause.exceptions[0]
         else:
             cause = cause.__cause__ or cause.__context__
-    text = str(error).lower()
+    text = str(error).lower().rstrip(".")
     return "connection refused" if "all connection attempts failed" in text else text or "closed"

@@ -54,6 +54,8 @@ class Connection:
     """The model for small background tasks, in clients that have two."""
     models: tuple[Model, ...]
     """``model`` and every other chat model."""
+    certificate: str = ""
+    """The certificate (PEM) of a service with TLS, if it is known here."""
 
     @property
     def openai_url(self) -> str:
@@ -71,6 +73,7 @@ def connection(
     *,
     url: str,
     key: str = "",
+    certificate: str = "",
     wanted: str = "",
     default_model: str = "",
     auto_aliases: Iterable[str] = (),
@@ -93,6 +96,7 @@ def connection(
         model=model,
         fast=_fast(chosen, rest, model),
         models=(model, *(_model(record, record.id) for record in rest)),
+        certificate=certificate,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from cyber_inference_tui.certificates import trusting
 from cyber_inference_tui.connect.client import Api
 from cyber_inference_tui.connect.connection import PATIENCE, Connection
 from cyber_inference_tui.errors import CyberError
@@ -54,9 +55,12 @@ def ask(api: Api, connection: Connection, transport: httpx.BaseTransport | None 
 
     url, headers, body = request(api, connection)
     limits = httpx.Timeout(PATIENCE, connect=5)
+    trust = trusting(connection.certificate)
     try:
         with (
-            httpx.Client(timeout=limits, trust_env=False, transport=transport) as client,
+            httpx.Client(
+                timeout=limits, trust_env=False, verify=trust, transport=transport
+            ) as client,
             client.stream("POST", url, headers=headers, json=body) as response,
         ):
             if response.status_code != 200:

@@ -184,9 +184,12 @@ def _notes(client: Client, connection: Connection, note: str) -> str:
 
 
 def _connect_command(client: Client, connection: Connection) -> str:
-    """Return the command that connects a client on its machine; none can name an https address."""
+    """Return the command that connects a client on its machine.
+
+    None can name an https address of another machine.
+    """
     parts = urlsplit(connection.url)
-    if parts.scheme != "http":
+    if parts.scheme != "http" and parts.hostname != _USUAL_HOST:
         return ""
     words = ["cyber-inference-tui", "connect", client.name, "--model", connection.model.id]
     if parts.hostname != _USUAL_HOST:

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +18,7 @@ import psutil
 from yarl import URL
 
 from cyber_inference_tui import __version__
+from cyber_inference_tui.certificates import read_certificate, trusting
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
@@ -46,7 +48,7 @@ def service_facts(settings: Settings) -> ServiceFacts:
     base = settings.llama_server_base_port
     tried = range(base, min(base + TRIES, 65536)) if base else range(1)
     free = sum(_bind_error(SERVER_HOST, port) is None for port in tried)
-    url = base_url(settings.host, settings.port)
+    url = base_url(settings.host, settings.port, tls=bool(settings.tls_cert))
     state, reason = PortState.FREE, ""
     healthy, status = False, None
     if record is not None and _same_port(record, url):
@@ -58,7 +60,8 @@ def service_facts(settings: Settings) -> ServiceFacts:
     if in_use or record is not None:
         # The token is only for the service that wrote it.
         token = record.token if record is not None and url == record.url else ""
-        healthy, status = asyncio.run(_ask(url, token))
+        certificate = read_certificate(Path(settings.tls_cert)) if settings.tls_cert else ""
+        healthy, status = asyncio.run(_ask(url, token, certificate))
     alive = record is not None and _is_alive(record)
     if in_use:
         state = PortState.ANOTHER if status is not None else PortState.FOREIGN
@@ -130,7 +133,7 @@ def _bind_error(host: str, port: int) -> OSError | None:
     return None
 
 
-async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
+async def _ask(url: str, token: str, certificate: str) -> tuple[bool, StatusRecord | None]:
     """Return whether ``GET /health`` is answered like a service, and its status, if any."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     healthy, status = False, None
@@ -140,7 +143,9 @@ async def _ask(url: str, token: str) -> tuple[bool, StatusRecord | None]:
         async with (
             asyncio.timeout(_SERVICE_LIMIT),
             # Proxies of the environment are for the internet.
-            httpx.AsyncClient(timeout=_SERVICE_LIMIT, trust_env=False) as client,
+            httpx.AsyncClient(
+                timeout=_SERVICE_LIMIT, trust_env=False, verify=trusting(certificate)
+            ) as client,
         ):
             health = msgspec.json.decode(
                 await _get(client, f"{url}/health", {}), type=thread_safe(_Health)

@@ -2,47 +2,64 @@
 
 Any web page can make a browser send requests to this machine, and DNS rebinding even lets it read
 the answers. ``Host`` is the name that the browser used, ``Origin`` is the site that sent the
-request: both must be known. The settings are read at each request, but their rules are computed
-only once for each settings object.
+request: both must be known. Clients of a proxy on this machine look like programs on it, so a
+proxy's requests need keys. The settings are read at each request, but their rules are computed only
+once for each settings object.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import ipaddress
 import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDictProxy
 
 from cyber_inference_tui.errors import (
     ForbiddenHostError,
     ForbiddenOriginError,
+    ForbiddenProxyError,
     InvalidApiKeyError,
     InvalidRequestError,
     UnsupportedMediaTypeError,
 )
+from cyber_inference_tui.http.allowed_models import not_allowed
+from cyber_inference_tui.http.hosts import (
+    DEFAULT_PORTS,
+    ListedOrigins,
+    forwarded_addresses,
+    is_local_page,
+    is_loopback,
+    is_private,
+    parse_host,
+    parse_network,
+    parse_origin,
+    plain_ip,
+)
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.records.keys import NO_LIMITS
+from cyber_inference_tui.service.api_keys import expired
+from cyber_inference_tui.settings.credentials import digest_of
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.service.key_file import Keys
     from cyber_inference_tui.service.service import Service
     from cyber_inference_tui.settings.schema import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\s\[\]:@/\\?#,;%]{1,253})(?::([0-9]{0,5}))?")
-_ORIGIN = re.compile(r"(https?)://([^/]{1,261})/?", re.IGNORECASE)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2048}")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = "GET, HEAD, POST, PUT, DELETE"
 _EXPOSED = "Retry-After, X-Should-Retry, X-Last-Event-ID"
+_PROXY_HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, "X-Real-IP")
 _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -52,95 +69,71 @@ _logger = logging.getLogger(__name__)
 _OWNERS = frozenset({Area.LOGIN, Area.ADMIN, Area.OWNER})
 
 
-def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Return the name (lower case, no brackets, no final dot) and port of a ``Host``, if valid."""
-    match = _HOST.fullmatch(text)
-    if match is None:
-        return None
-    name = match[1].lower().strip("[]").removesuffix(".")
-    return (_plain_ip(name) or name, int(match[2]) if match[2] else None) if name else None
-
-
-def parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port of an ``Origin``; ``None`` for ``null`` and malformed values."""
-    match = _ORIGIN.fullmatch(text)
-    host = parse_host(match[2]) if match else None
-    if match is None or host is None:
-        return None
-    scheme = match[1].lower()
-    return scheme, host[0], host[1] or _DEFAULT_PORTS[scheme]
-
-
-def _plain_ip(text: str) -> str | None:
-    """Return an IP address in normal form (v4 in v6 as v4); ``None`` for other text."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(address)
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_private(name: str) -> bool:
-    """Check whether ``name`` belongs to a private network, so that nobody can register it.
-
-    Private names are ``.local`` (mDNS, RFC 6762) and ``.internal`` (reserved by ICANN; Docker uses
-    ``host.docker.internal``). Private addresses are safe too, because DNS rebinding needs a name.
-    ``0.0.0.0`` is not private: pages of public sites can reach this machine with it.
-    """
-    if name.endswith((".local", ".internal")):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return not (address.is_global or address.is_multicast or address.is_unspecified)
-
-
 def bearer_token(headers: Mapping[str, str]) -> str:
     """Return the token of ``Authorization: Bearer TOKEN``; empty without one."""
     scheme, _, token = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def digest_of(secret: str) -> bytes:
-    """Return a digest to compare secrets in constant time."""
-    # Header values contain bytes that are not UTF-8 as surrogates.
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+class ApiKey(NamedTuple):
+    """A valid key, with its limits."""
+
+    name: str | None
+    """The name; of a key in ``api_keys`` its place there, from 1; ``None`` = the owner's own."""
+    limits: KeyLimits = NO_LIMITS
 
 
 class AccessRules:
-    """The access rules of one settings object at one bound address."""
+    """The access rules of one settings object, and some keys, at one bound address.
 
-    def __init__(self, settings: Settings, bound: str) -> None:
+    ``is_over`` checks whether a key has expired. ``own_key`` is valid wherever a key is needed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bound: str,
+        keys: Keys = (),
+        *,
+        is_over: Callable[[KeyLimits], bool] = lambda limits: False,
+        own_key: str = "",
+    ) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
         self._names_with_port: set[tuple[str, int]] = set()
+        self._domains: list[tuple[str, int | None]] = []
+        """The domains of ``*.example.org``, with a dot in front."""
         for entry in (bound, settings.host, *settings.allowed_hosts):
             # Here an IPv6 address needs no brackets.
             host = parse_host(entry) or (parse_host(f"[{entry}]") if ":" in entry else None)
             if host is None:
                 _logger.warning("ignoring %r: it is not a host name or address", entry)
+            elif host[0].startswith("*."):
+                self._domains.append((host[0][1:], host[1]))
             elif host[1] is None:
                 self._names.add(host[0])
             else:
                 self._names_with_port.add((host[0], host[1]))
-        address = _plain_ip(bound.strip("[]"))
+        address = plain_ip(bound.strip("[]"))
         self.wildcard = address is not None and ipaddress.ip_address(address).is_unspecified
-        self._origins = {parse_origin(origin) for origin in settings.cors_origins} - {None}
-        self._any_origin = "*" in settings.cors_origins
-        self._keys = [digest_of(key) for key in settings.api_keys]
+        self._origins = ListedOrigins(settings.cors_origins)
+        self._proxies = [
+            network
+            for entry in settings.trusted_proxies
+            if (network := parse_network(entry)) is not None
+        ]
+        self.needs_key = bool(settings.api_keys or keys)
+        """Whether model endpoints need a key."""
+        # The time of a look-up says something about a digest, and nothing about its key.
+        self._keys = {bytes.fromhex(key.digest): ApiKey(key.name, key) for key in keys}
+        for place, key in enumerate(settings.api_keys, 1):
+            self._keys[digest_of(key)] = ApiKey(str(place))
+        if own_key:
+            self._keys[digest_of(own_key)] = ApiKey(None)
+        self._is_over = is_over
         self._hosts: dict[tuple[str, str], bool] = {}
+        self._scheme = "https" if settings.tls_cert else "http"
+        self._default_port = DEFAULT_PORTS[self._scheme]
 
     def allows_host(self, host: str, local: str) -> bool:
         """Check a ``Host``; ``local`` is the IP address on which the connection arrived."""
@@ -158,68 +151,123 @@ class AccessRules:
         name, port = parsed
         return (
             name in self._names
-            or _is_loopback(name)
-            or _is_private(name)
-            or (name, port or 80) in self._names_with_port
-            or (self.wildcard and name == _plain_ip(local))
+            or is_loopback(name)
+            or is_private(name)
+            or (name, port or self._default_port) in self._names_with_port
+            or (self.wildcard and name == plain_ip(local))
+            or any(
+                name.endswith(domain) and only in {None, port or self._default_port}
+                for domain, only in self._domains
+            )
         )
 
-    def allows_origin(self, origin: str, host: str) -> bool:
-        """Check whether pages of ``origin`` may use the admin endpoints at ``host``."""
-        parsed = parse_origin(origin)
-        if parsed is None:
-            return False
-        if parsed in self._origins:
+    def allows_origin(self, origin: str, host: str, area: Area) -> bool:
+        """Check whether pages of ``origin`` may use the endpoints of ``area`` at ``host``."""
+        if self._origins.has(origin, for_owner=area in _OWNERS):
             return True
-        own = parse_host(host)
-        # This port serves plain HTTP only: the same name with https is another site.
-        return own is not None and parsed == ("http", own[0], own[1] or 80)
+        parsed, own = parse_origin(origin), parse_host(host)
+        if area in _OWNERS:
+            # This port serves one scheme only: the same name with the other one is another site.
+            here = (self._scheme, *_with_port(own, self._default_port))
+            return parsed is not None and parsed == here
+        if parsed is not None and parsed[1:] == _with_port(own, parsed[2]):
+            # A proxy in front may serve this service's pages over https.
+            return True
+        return is_local_page(origin)
 
     def shares_with(self, origin: str, area: Area) -> str | None:
         """Return the ``Access-Control-Allow-Origin`` for ``origin``; ``None`` = not shared."""
-        if self._origins and parse_origin(origin) in self._origins:
+        if self._origins.has(origin, for_owner=True):
             return origin
-        return "*" if self._any_origin and area not in _OWNERS else None
+        if area in _OWNERS:
+            return None
+        if self._origins.any:
+            return "*"
+        is_shared = self._origins.has(origin, for_owner=False) or (
+            area is Area.MODEL and is_local_page(origin)
+        )
+        return origin if is_shared else None
 
-    def key_name(self, headers: Mapping[str, str]) -> str | None:
-        """Return the name of a request's valid key: its place in ``api_keys``, from 1.
+    def client_address(self, remote: str | None, headers: CIMultiDictProxy[str]) -> str | None:
+        """Return the client's address: ``remote``, or what a trusted proxy there has noted.
 
-        ``None``: it has no valid key. Compares with all keys, in constant time.
+        Each proxy adds the address of its own client at the end. So the last address that is not
+        that of a trusted proxy counts: a client may have written those before it.
         """
-        found = 0
-        for text in (bearer_token(headers), headers.get("x-api-key")):
-            if text and self._keys:
-                digest = digest_of(text)
-                for place, key in enumerate(self._keys, 1):
-                    found = place if hmac.compare_digest(digest, key) else found
-        return str(found) if found else None
+        if not self._proxies or not self._is_proxy(remote):
+            return remote
+        noted = forwarded_addresses(
+            ",".join(headers.getall(hdrs.X_FORWARDED_FOR, ())),
+            ",".join(headers.getall(hdrs.FORWARDED, ())),
+        )
+        for address in reversed(noted or ()):
+            if not address:
+                break
+            remote = address
+            if not self._is_proxy(address):
+                break
+        return remote
+
+    def _is_proxy(self, address: str | None) -> bool:
+        ip = plain_ip(address or "")
+        return ip is not None and any(ipaddress.ip_address(ip) in one for one in self._proxies)
+
+    def key_of(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key; ``None`` if it has no valid key, or needs none."""
+        key = self._known_key(headers)
+        return None if key is None or self._is_over(key.limits) else key
 
     def allows_key(self, headers: Mapping[str, str]) -> bool:
         """Check whether a request has a valid key, or needs none."""
-        return not self._keys or self.key_name(headers) is not None
+        return not self.needs_key or self.key_of(headers) is not None
+
+    def missing_key(self, headers: Mapping[str, str]) -> InvalidApiKeyError:
+        """Return the error of a request without a valid key."""
+        key = self._known_key(headers)
+        if key is not None:
+            return expired(key.limits)
+        return InvalidApiKeyError(
+            "A valid API key is needed.",
+            hint="Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+        )
+
+    def _known_key(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the request's key, which may have expired."""
+        if self.needs_key:
+            for text in (headers.get("x-api-key"), bearer_token(headers)):
+                if text and (key := self._keys.get(digest_of(text))) is not None:
+                    return key
+        return None
 
 
 class Access:
     """Checks requests against the current settings. Logins are checked by ``http.login``.
 
     ``areas`` has the area of each route's handler. Other handlers count as model endpoints, so
-    that a forgotten handler is protected too.
+    that a forgotten handler is protected too. ``own_key`` is that of the owner's programs.
     """
 
-    def __init__(self, service: Service, areas: Mapping[Handler, Area]) -> None:
+    def __init__(
+        self, service: Service, areas: Mapping[Handler, Area], *, own_key: str = ""
+    ) -> None:
         self._service = service
         self._areas = areas
+        self._own_key = own_key
+        self._store = service.keys
         self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
-        self._rules = AccessRules(service.settings, service.address[0])
+        self._keys: Keys = ()
 
     @property
     def rules(self) -> AccessRules:
         """The rules of the current settings."""
         settings, address = self._service.settings, self._service.address
-        if settings is not self._settings or address is not self._address:
-            self._rules = AccessRules(settings, address[0])
-            self._settings, self._address = settings, address
+        keys = self._store.present
+        if settings is not self._settings or address is not self._address or keys is not self._keys:
+            self._rules = AccessRules(
+                settings, address[0], keys, is_over=self._store.is_over, own_key=self._own_key
+            )
+            self._settings, self._address, self._keys = settings, address, keys
         return self._rules
 
     def area_of(self, request: web.Request) -> Area:
@@ -229,8 +277,8 @@ class Access:
     def admit(self, request: web.Request) -> web.Response | None:
         """Check a request. Return the answer to a CORS preflight, otherwise ``None``.
 
-        Raises ``ForbiddenHostError``, ``ForbiddenOriginError``, ``UnsupportedMediaTypeError`` or
-        ``InvalidApiKeyError``.
+        Raises ``ForbiddenHostError``, ``ForbiddenProxyError``, ``ForbiddenOriginError``,
+        ``UnsupportedMediaTypeError``, ``InvalidApiKeyError`` or ``ModelNotAllowedError``.
         """
         rules = self.rules
         headers = request.headers
@@ -238,6 +286,9 @@ class Access:
         self._check_host(rules, request, host)
         area = self.area_of(request)
         origin = headers.get(hdrs.ORIGIN)
+        if area is not Area.OPEN:
+            _check_proxy(rules, self._service.settings, headers, area)
+            self._check_page(rules, headers, area)
         if (
             origin is not None
             and request.method == "OPTIONS"
@@ -248,17 +299,29 @@ class Access:
         if area is Area.OWNER:
             # A login counts more, and is checked by its own rules.
             needs_key = not self._service.settings.admin_password
-        if needs_key and not rules.allows_key(headers):
-            raise InvalidApiKeyError(
-                "A valid API key is needed.",
-                hint="Send one of api_keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-            )
-        if area in _OWNERS:
-            if origin is not None and not rules.allows_origin(origin, host or ""):
-                raise _foreign(origin)
-            if area is not Area.OWNER and request.method not in _READS:
-                _check_content_type(request)
+        if needs_key and rules.needs_key:
+            key = rules.key_of(headers)
+            if key is None:
+                raise rules.missing_key(headers)
+            if area is Area.OWNER and key.limits.models:
+                raise not_allowed(key.limits, "change models")
+        if area in _OWNERS and area is not Area.OWNER and request.method not in _READS:
+            _check_content_type(request)
         return None
+
+    @staticmethod
+    def _check_page(rules: AccessRules, headers: Mapping[str, str], area: Area) -> None:
+        """Refuse a request that a page of another site makes a browser send."""
+        origin = headers.get(hdrs.ORIGIN)
+        if origin is not None:
+            if not rules.allows_origin(origin, headers.get(hdrs.HOST, ""), area):
+                raise _foreign(origin)
+        elif headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+            # Without Origin: an image, a form or a link.
+            raise ForbiddenOriginError(
+                "Pages of other sites may not use this service.",
+                hint="Open the address by hand, not by a link.",
+            )
 
     def _check_host(self, rules: AccessRules, request: web.Request, host: str | None) -> None:
         if host is None:
@@ -323,9 +386,50 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
     return request.app[ACCESS].cors_headers(request)
 
 
-def key_name(request: web.Request) -> str | None:
-    """Return the name of the request's API key, if it has a valid one."""
-    return request.app[ACCESS].rules.key_name(request.headers)
+def key_of(request: web.Request) -> ApiKey | None:
+    """Return the request's API key; ``None`` if it has no valid key, or needs none."""
+    return request.app[ACCESS].rules.key_of(request.headers)
+
+
+def has_key(request: web.Request) -> bool:
+    """Check whether a request has a valid API key, or needs none."""
+    return request.app[ACCESS].rules.allows_key(request.headers)
+
+
+def limits_of(request: web.Request) -> KeyLimits:
+    """Return the limits of the request's API key."""
+    key = key_of(request)
+    return NO_LIMITS if key is None else key.limits
+
+
+def client_address(request: web.Request) -> str | None:
+    """Return the address of a request's client, which may be behind a trusted proxy."""
+    return request.app[ACCESS].rules.client_address(request.remote, request.headers)
+
+
+def _with_port(host: tuple[str, int | None] | None, default: int) -> tuple[str, int]:
+    return ("", 0) if host is None else (host[0], host[1] or default)
+
+
+def _check_proxy(
+    rules: AccessRules, settings: Settings, headers: Mapping[str, str], area: Area
+) -> None:
+    """Refuse a request that came through a proxy to a service that is open to this machine."""
+    if settings.insecure_no_auth:
+        return
+    header = next((name for name in _PROXY_HEADERS if name in headers), None)
+    if header is None:
+        return
+    needed = [] if rules.needs_key else ["api_keys"]
+    if area in _OWNERS and area is not Area.OWNER and not settings.admin_password:
+        needed.append("admin_password")
+    if needed:
+        raise ForbiddenProxyError(
+            f"This request came through a proxy ({header}), but {' and '.join(needed)} are not set,"
+            " so everybody who reaches the proxy could use the service.",
+            hint="Set api_keys and admin_password, or insecure_no_auth if the proxy asks for a "
+            "login itself.",
+        )
 
 
 def _foreign(origin: str) -> ForbiddenOriginError:

@@ -75,11 +75,24 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
     table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.totals())
+    table.answer(endpoints.KEY_TOTALS, lambda call: service.key_totals())
+
+    table.answer(endpoints.KEYS, lambda call: service.key_records())
+    table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))
+    table.answer(endpoints.REMOVE_KEY, lambda call: service.keys.remove(call.name))
 
     table.answer(endpoints.CONFIG, lambda call: config.values())
-    table.answer(endpoints.CHECK_CONFIG, lambda call: config.check(call.name, call.body.value))
-    table.answer(endpoints.SET_CONFIG, lambda call: config.set(call.name, call.body.value))
-    table.answer(endpoints.UNSET_CONFIG, lambda call: config.unset(call.name))
+    table.answer(
+        endpoints.CHECK_CONFIG,
+        lambda call: config.check(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.SET_CONFIG,
+        lambda call: config.set(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.UNSET_CONFIG, lambda call: config.unset(call.name, by_owner=call.by_owner)
+    )
     table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
     table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
     table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())

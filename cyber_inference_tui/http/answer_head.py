@@ -117,7 +117,7 @@ class AnswerHeads:
             key, length = data[: found.start(1)] + data[found.end(1) : end], int(found[1])
         known = self._known.get(key)
         if known is not None:
-            return known, length
+            return known, length if known.has_length else 0
         parsed = parse_head(data[:end], method)
         head = _answer_head(parsed)
         if key.lower().count(b"content-length") == (found is not None):

@@ -11,10 +11,13 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.http.access import ACCESS, Access, Handler
+from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address, limits_of
 from cyber_inference_tui.http.admin import add_admin, is_model_name
+from cyber_inference_tui.http.allowed_models import not_allowed
+from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
+from cyber_inference_tui.http.client_connection import refusal
 from cyber_inference_tui.http.error_responses import (
-    error_response,
+    SERVER_NAME,
     from_http_exception,
     internal_error,
 )
@@ -32,6 +35,7 @@ from cyber_inference_tui.http.routing import RouteTable
 from cyber_inference_tui.http.web_page import WebPage
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.endpoints import Area
+from cyber_inference_tui.service.audit_log import Caller, acting
 from cyber_inference_tui.service.metrics_text import CONTENT_TYPE
 from cyber_inference_tui.service.service import utc_now
 from cyber_inference_tui.text import escaped
@@ -87,7 +91,9 @@ def assemble(
         admits=lambda request: login.admits(request.headers),
     )
     table = RouteTable(
-        lambda: service.settings.max_body_size, lambda name: is_model_name(service, name)
+        lambda: service.settings.max_body_size,
+        lambda name: is_model_name(service, name),
+        login.is_owner,
     )
     for health in (endpoints.HEALTH, endpoints.HEALTH_V1):
         table.answer(health, lambda call: {"status": "ok"})
@@ -96,10 +102,16 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: model_list(service.models))
-        table.answer(model, lambda call: listed_model(service.models, call.name))
-    table.answer(endpoints.BEGIN_LOAD, lambda call: begin_load(service.models, call.body.model))
-    table.answer(endpoints.BEGIN_UNLOAD, lambda call: begin_unload(service.models, call.body.model))
+        table.answer(models, lambda call: model_list(service.models, call.limits))
+        table.answer(model, lambda call: listed_model(service.models, call.name, call.limits))
+    table.answer(
+        endpoints.BEGIN_LOAD,
+        lambda call: begin_load(service.models, call.body.model, call.limits),
+    )
+    table.answer(
+        endpoints.BEGIN_UNLOAD,
+        lambda call: begin_unload(service.models, call.body.model, call.limits),
+    )
     table.handle(endpoints.MODEL_EVENTS, streams.models)
     table.handle(endpoints.PROPS, _unless_named(_props(service), forward))
     table.catch(endpoints.PROPS.path, Area.MODEL, forward)
@@ -108,22 +120,24 @@ def assemble(
     table.handle(endpoints.OPENAPI, _unless_named(_openapi, forward))
     table.catch(endpoints.OPENAPI.path, Area.MODEL, forward)
     table.handle(endpoints.LOGIN, login.login)
+    table.handle(endpoints.LOGOUT, login.logout)
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)
     page = WebPage(service, forward)
     table.handle(endpoints.WEB_PAGE, page.file)
-    table.catch("/ui", Area.OPEN, page.redirect)
-    table.catch("/ui/{file:.*}", Area.OPEN, page.file)
+    table.catch("/ui", Area.PAGE, page.redirect)
+    table.catch("/ui/{file:.*}", Area.PAGE, page.file)
     add_ollama(table, service)
     add_admin(table, service)
     for prefix in ("admin", "ws"):
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
     table.catch("/{path:.*}", Area.MODEL, forward)
 
-    access = Access(service, table.areas)
+    access = Access(service, table.areas, own_key=login.process_token)
     app = web.Application(middlewares=[_error_boundary(access, login, service)])
     app[ACCESS] = access
+    app[BODY_LIMITS] = BodyLimits(lambda: service.settings)
     if forwarder is not None:
         app[LEAN_PATH] = LeanPath(access, forwarder)
         forwarder.service.active.add_others = app[LEAN_PATH].list_requests
@@ -131,6 +145,7 @@ def assemble(
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(access.cors_headers(request))
+        response.headers[hdrs.SERVER] = SERVER_NAME
 
     async def end_streams(_: web.Application) -> None:
         # An endless stream would delay the shutdown.
@@ -143,6 +158,9 @@ def assemble(
 
 def _metrics(service: Service) -> Handler:
     async def metrics(request: web.Request) -> web.StreamResponse:
+        limits = limits_of(request)
+        if limits.models:
+            raise not_allowed(limits, "read the figures of all models")
         service.finished.flush()
         body, kind = await service.metrics.scrape(), CONTENT_TYPE
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: kind, **NOSNIFF})
@@ -186,7 +204,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             at = utc_now() - timedelta(seconds=seconds)
             record = refusal_record(request, error, at=at, seconds=seconds)
             service.note_refusal(record, error.code)
-        return error_response(error, request.path)
+        return refusal(request, error)
 
     @web.middleware
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -196,11 +214,13 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             preflight = access.admit(request)
             if preflight is not None:
                 return preflight
+            who = "client"
             if access.area_of(request) in _NEED_LOGIN:
-                await login.check(request.headers)
+                who = await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
-            return await handler(request)
+            with acting(Caller(who, client_address(request))):
+                return await handler(request)
         except CyberError as error:
             return refused(request, error, began)
         except web.HTTPException as error:
@@ -216,7 +236,7 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
                 # In the middle of an answer, only an early end can show the error.
                 transport.abort()
                 raise ConnectionAbortedError from None
-            return error_response(internal_error(), request.path)
+            return refusal(request, internal_error())
 
     return border
 

@@ -9,23 +9,26 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.form import FormSearch
+
+Body = bytes | bytearray
+"""A body in memory: a large one stays in the buffer in which it has arrived."""
+LARGE = 1 << 20
+"""Bytes of a large body: others notice the work on it, and it waits for its model in a file."""
 
 BOM = codecs.BOM_UTF8
 """Some editors and PowerShell write it before UTF-8 text. llama-server ignores it."""
 
-# One more parameter of a header's value (RFC 9110, 5.6.6).
-_PARAMETER = re.compile(r';\s*+([^\s=;"]++)\s*+=\s*+("(?:[^"\\]|\\.)*+"|[^;,\s]++)', re.DOTALL)
 _MAX_MODEL_FIELD = 1024
-_MAX_PARTS = 1000
-_MAX_PART_HEAD = 8192
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
-_BEHIND_BOUNDARY = re.compile(rb"--|[ \t]{0,100}(?:\r?\n|\Z)")
+_MAX_FIELDS = 10_000
+"""The most fields of an object that is changed: each takes microseconds of the event loop."""
 
 # Possessive, so that they never backtrack: one pass over any text.
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -68,14 +71,14 @@ class BodyFields(msgspec.Struct, frozen=True):
     """The reason why the fields could not be read."""
 
 
-def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> BodyFields:
-    """Read the model's name and ``stream`` from a JSON or multipart body.
+def read_fields(body: Body, *, must_be_object: bool, form: FormSearch | None = None) -> BodyFields:
+    """Read the model's name and ``stream`` from a JSON body, or from a multipart ``form``.
 
     Raises ``InvalidRequestError`` for invalid JSON, for a ``model`` that is not a string, and, with
     ``must_be_object``, for anything but an object.
     """
-    if not must_be_object and is_form(content_type):
-        value = _model_field(body, content_type)
+    if not must_be_object and form is not None:
+        value = form.field(body)
         return BodyFields(model=None if value is None else _name_in(body[value]))
     if not body:
         if must_be_object:
@@ -94,17 +97,17 @@ def read_fields(body: bytes, content_type: str, *, must_be_object: bool) -> Body
     return BodyFields(model=named.model or None, stream=named.stream is True, is_object=True)
 
 
-def try_read_fields(body: bytes, content_type: str) -> BodyFields:
+def try_read_fields(body: Body, form: FormSearch | None = None) -> BodyFields:
     """Read the fields of any kind of body. A body that cannot be read names no model."""
-    if is_form(content_type) or _OPENING.match(body):
+    if form is not None or _OPENING.match(body):
         try:
-            return read_fields(body, content_type, must_be_object=False)
+            return read_fields(body, must_be_object=False, form=form)
         except InvalidRequestError as error:
             return BodyFields(problem=error)
     return BodyFields()
 
 
-def without_bom(body: bytes) -> bytes | memoryview:
+def without_bom(body: Body) -> Body | memoryview:
     """Return the body without a byte order mark, which is not valid in JSON."""
     return memoryview(body)[len(BOM) :] if body.startswith(BOM) else body
 
@@ -113,7 +116,7 @@ def without_bom(body: bytes) -> bytes | memoryview:
 
 
 def with_fields(
-    body: bytes,
+    body: Body,
     *,
     strip: Collection[str] = (),
     defaults: Mapping[str, Any],
@@ -131,9 +134,14 @@ def with_fields(
         raise _not_json(error, body) from None
     opening = _OPENING.match(body)
     start = opening.end() if opening else 0
-    members = list(_members(body, start, values))
+    members = list(islice(_members(body, start, values), _MAX_FIELDS + 1))
+    if len(members) > _MAX_FIELDS:
+        raise InvalidRequestError(
+            f"The request's JSON object has more than {_MAX_FIELDS} fields.",
+            hint="Send each field once.",
+        )
     last = {member.name: number for number, member in enumerate(members)}
-    kept: list[bytes] = []
+    kept: list[Body] = []
     for number, one in enumerate(members):
         if one.name in overrides:
             if last[one.name] == number:
@@ -152,7 +160,7 @@ def with_fields(
     return b"".join((body[:start], b",".join(kept), body[separator:]))
 
 
-def with_system(body: bytes, text: str) -> bytes:
+def with_system(body: Body, text: str) -> Body:
     """Return a chat request with a system message in front, unless it begins with its own.
 
     Anything but a list of messages is left to the model's server, which explains what is wrong.
@@ -181,7 +189,7 @@ class _Member(NamedTuple):
     """The comma or brace after the field."""
 
 
-def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
+def _members(body: Body, position: int, values: Mapping[str, msgspec.Raw]) -> Iterator[_Member]:
     """Yield the fields of a valid JSON object. ``position`` is just after its opening brace.
 
     ``values`` has the last value of each name. Its length saves a scan of long values.
@@ -200,7 +208,7 @@ def _members(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> I
         position = closing.end()
 
 
-def _value_end(body: bytes, position: int) -> int:
+def _value_end(body: Body, position: int) -> int:
     if plain := _PLAIN_VALUE.match(body, position):
         return plain.end()
     depth = 0
@@ -215,86 +223,21 @@ def _value_end(body: bytes, position: int) -> int:
 # Forms
 
 
-def with_model_field(body: bytes, content_type: str, model: str) -> bytes:
+def with_model_field(body: Body, form: FormSearch, model: str) -> Body:
     """Return a multipart body with another value of its field ``model``."""
-    value = _model_field(body, content_type)
+    value = form.field(body)
     if value is None:
         return body
     return b"".join((body[: value.start], model.encode(), body[value.stop :]))
 
 
-def is_form(content_type: str) -> bool:
-    """Check whether a body of this type is a multipart form."""
-    return content_type.lower().startswith("multipart/form-data")
-
-
-def _name_in(value: bytes) -> str | None:
+def _name_in(value: Body) -> str | None:
     if len(value) > _MAX_MODEL_FIELD:
         raise InvalidRequestError("The model's name is too long.", param="model")
     return value.decode("utf-8", "replace").strip() or None
 
 
-def _model_field(body: bytes, content_type: str) -> slice | None:
-    """Return the position of the value of the field ``model``. Raises ``InvalidRequestError``.
-
-    A field sent as a file counts only if there is no other.
-    """
-    file: slice | None = None
-    for head, value in _parts(body, content_type):
-        for line in head.splitlines():
-            if not line.lower().startswith(b"content-disposition:"):
-                continue
-            about = _parameters(line.decode("latin-1"))
-            if about.get("name") != "model":
-                continue
-            if "filename" not in about:
-                return value
-            file = file or value
-    return file
-
-
-def _parameters(header: str) -> dict[str, str]:
-    """Return the parameters of a header's value, with names in lower case."""
-    return {
-        name.lower(): re.sub(r"\\(.)", r"\1", value[1:-1]) if value[0] == '"' else value
-        for name, value in _PARAMETER.findall(header)
-    }
-
-
-def _parts(body: bytes, content_type: str) -> Iterator[tuple[bytes, slice]]:
-    """Yield each part's head and the position of its content (RFC 2046, 5.1.1).
-
-    Lines may end with LF alone, as those of some scripts do.
-    """
-    boundary = _parameters(content_type).get("boundary")
-    if not boundary:
-        raise InvalidRequestError("The multipart body has no boundary.")
-    delimiter = b"--" + boundary.encode("latin-1", "replace")
-    before: int | None = None
-    # The first delimiter may be at the very beginning, without a line end in front.
-    start = 0 if body.startswith(delimiter) else _line_of(delimiter, body, 0)
-    for _ in range(_MAX_PARTS):
-        if start < 0:
-            return
-        behind = start + len(delimiter)
-        # Otherwise it is the beginning of a longer boundary, of a nested body.
-        if _BEHIND_BOUNDARY.match(body, behind):
-            if before is not None:
-                end = start - (2 if body.startswith(b"\r\n", start - 2) else 1)
-                head_end = _HEAD_END.search(body, before, min(end, before + _MAX_PART_HEAD))
-                if head_end is not None:
-                    yield body[before : head_end.start()], slice(head_end.end(), end)
-            before = behind
-        start = _line_of(delimiter, body, behind)
-    raise InvalidRequestError(f"The multipart body has more than {_MAX_PARTS} parts.")
-
-
-def _line_of(delimiter: bytes, body: bytes, start: int) -> int:
-    found = body.find(b"\n" + delimiter, start)
-    return found if found < 0 else found + 1
-
-
-def _not_json(error: Exception, body: bytes) -> InvalidRequestError:
+def _not_json(error: Exception, body: Body) -> InvalidRequestError:
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return InvalidRequestError("The request's body is UTF-16: send JSON as UTF-8.")
     return InvalidRequestError(f"The request's body is not valid JSON: {error}.")

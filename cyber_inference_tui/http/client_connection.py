@@ -2,10 +2,11 @@
 
 - aiohttp answers invalid HTTP in HTML or text, and logs a traceback. Here the client gets an error
   in the usual shape.
-- aiohttp keeps a connection without a complete request forever. Here it is closed.
+- aiohttp waits forever for the rest of a head. Here the connection is closed.
+- The body of a refused request is not read, and its connection is closed.
 - A target in absolute form becomes a path and a ``Host`` before any check, and a call of the web
   page's becomes one of the API.
-- There are never more connections than the limit of open files allows.
+- The number of connections has limits, in all and from one address.
 - aiohttp drops a client that closes only its sending side. Here it gets its answer.
 - Plain requests to loaded models take the lean path, without aiohttp's objects.
 """
@@ -15,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from operator import attrgetter
+import socket
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import StreamReader, hdrs, web
@@ -25,11 +26,14 @@ from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from cyber_inference_tui.errors import TooManyConnectionsError
+from cyber_inference_tui.errors import CyberError, TooManyConnectionsError
+from cyber_inference_tui.http.connection_limit import ConnectionLimit
 from cyber_inference_tui.http.error_responses import (
     MAX_FIELD_BYTES,
     MAX_HEADERS,
     MAX_TARGET_BYTES,
+    SERVER_NAME,
+    BrokenBodyError,
     error_body,
     error_response,
     from_parser,
@@ -38,14 +42,16 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.half_closed import HalfClosedConnections
 from cyber_inference_tui.http.lean_connection import LeanConnection
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
+from cyber_inference_tui.http.tls import ServerCertificate, TlsListener
 from cyber_inference_tui.http.web_page import as_api_call
+from cyber_inference_tui.service.extra_ports import Stop
+from cyber_inference_tui.sockets import BACKLOG
 
-HEAD_TIMEOUT = 60.0
-"""Seconds in which a new connection must send the head of its first request."""
+HEAD_TIMEOUT = 10.0
+"""Seconds for the head of a request, from the connection or the first byte on."""
 
 _LINGER = 2.0
 """Seconds for which a client's further bytes are read and dropped after its last answer."""
-_WARNING_INTERVAL = 60.0
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 
 _logger = logging.getLogger(__name__)
@@ -86,16 +92,31 @@ class _LastResponse(web.Response):
         """Send the response, close the sending side, and wait a moment for the client."""
         transport = self._req.transport if self._req is not None else None
         await super().write_eof(data)
-        if transport is not None and transport.can_write_eof():
-            transport.write_eof()
+        if transport is not None:
+            if transport.can_write_eof():
+                transport.write_eof()
             # aiohttp cancels this when the client is gone.
             await asyncio.sleep(_LINGER)
+
+
+def refusal(request: web.Request, error: CyberError) -> web.Response:
+    """Return the answer to a refused request. The rest of its body is neither read nor unpacked."""
+    if not request.can_read_body and not isinstance(error, BrokenBodyError):
+        return error_response(error, request.path)
+    cast("LeanConnection", request.protocol).drop_rest()
+    return _last_response(error, request.path)
+
+
+def _last_response(error: CyberError, path: str) -> web.Response:
+    response = error_response(error, path, kind=_LastResponse)
+    response.force_close()
+    return response
 
 
 class _ClientConnection(LeanConnection):
     """A client's connection."""
 
-    __slots__ = ("_body", "_head_timer")
+    __slots__ = ("_body", "_head_timer", "_in_head")
 
     _manager: _LimitedServer | None
 
@@ -103,29 +124,55 @@ class _ClientConnection(LeanConnection):
         super().__init__(server, server.lean, **kwargs)
         self._body: StreamReader | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        """Whether a part of a head has come, to a connection that was idle."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start to wait for the first request, with a time limit."""
         super().connection_made(transport)
-        server = cast("_LimitedServer", self._manager)
-        if not server.make_room(self):
-            cast("asyncio.Transport", transport).write(_refusal())
+        error = cast("_LimitedServer", self._manager).limit.add(self)
+        if error is not None:
+            cast("asyncio.Transport", transport).write(_refusal(error))
             self.force_close()
             return
-        self._head_timer = self._loop.call_later(server.head_timeout, self._close_if_silent)
+        self._limit_head(self._close_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
+        self._end_head()
+        if self._manager is not None:
+            self._manager.limit.remove(self)
+            self._manager.half_closed.discard(self)
+        super().connection_lost(exc)
+
+    def _feed(self, data: bytes) -> None:
+        """Let aiohttp take the bytes, and limit the time of a head that has begun."""
+        count, was_idle = self._request_count, not self.unanswered and self._is_whole
+        super()._feed(data)
+        if self._request_count != count:
+            self._end_head()
+        elif was_idle and data and not self._in_head:
+            self._in_head = True
+            self._limit_head(self.force_close)
+
+    def _limit_head(self, close: Callable[[], None]) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        server = cast("_LimitedServer", self._manager)
+        self._head_timer = self._loop.call_later(server.head_timeout, close)
+
+    def _end_head(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._manager is not None:
-            self._manager.half_closed.discard(self)
-        super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # as asyncio.Protocol has it
         """Keep the connection (``True``) of a half-closed client that waits for an answer."""
         if self._manager is None or not self.unanswered or not self._is_whole:
+            return None
+        if self.transport is None or not self.transport.can_write_eof():
+            # TLS closes both sides.
             return None
         if not self._manager.half_closed.add(self):
             return None
@@ -190,52 +237,30 @@ class _ClientConnection(LeanConnection):
             problem = from_parser(exc)
         # The following bytes cannot be split into requests, so they are dropped.
         self._close = True
-        response = error_response(problem, request.path, kind=_LastResponse)
-        response.force_close()
+        response = _last_response(problem, request.path)
         # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
         response.headers[hdrs.CONNECTION] = "close"
+        response.headers[hdrs.SERVER] = SERVER_NAME
         return response
 
 
 class _LimitedServer(web.Server):
-    """Creates the connections, limits their number, and knows the idle connections."""
+    """Creates the connections within limits."""
 
     head_timeout = HEAD_TIMEOUT
-    most_connections: int | None = None
     lean: LeanPath | None = None
+    limit: ConnectionLimit
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.half_closed = HalfClosedConnections()
         """The connections whose clients send no more."""
-        self._warned: float | None = None
-
-    def make_room(self, new: LeanConnection) -> bool:
-        """Close an idle connection for a new one if needed; ``False`` if all are in use."""
-        if self.most_connections is None or len(self._connections) <= self.most_connections:
-            return True
-        connections = cast("Iterable[LeanConnection]", self._connections)
-        idle = [one for one in connections if one.is_idle and one is not new]
-        if idle:
-            # The least recently used one.
-            min(idle, key=attrgetter("idle_until")).force_close()
-            return True
-        now = self._loop.time()
-        if self._warned is None or now - self._warned >= _WARNING_INTERVAL:
-            self._warned = now
-            _logger.warning(
-                "refusing a client: all %d connections are in use, and the limit of open files"
-                " allows no more",
-                self.most_connections,
-            )
-        return False
 
     def __call__(self) -> RequestHandler:
         return _ClientConnection(self, loop=self._loop, **self._kwargs)
 
 
-def _refusal() -> bytes:
-    error = TooManyConnectionsError("The service has no connection left.", hint="Try again later.")
+def _refusal(error: TooManyConnectionsError) -> bytes:
     body = error_body(error, "/")
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
@@ -246,12 +271,11 @@ def _refusal() -> bytes:
 class Runner(web.AppRunner):
     """A ``web.AppRunner`` with the connections of this module.
 
-    ``head_timeout`` is in seconds. At most ``most_connections`` are open at once: idle connections
-    are closed for new ones, connections with a request never are. The other parameters are those
-    of ``web.AppRunner``.
+    ``head_timeout`` is in seconds. ``most_connections`` and ``most_of_one`` are those of
+    ``ConnectionLimit``. The other parameters are those of ``web.AppRunner``.
     """
 
-    __slots__ = ("_head_timeout", "_most_connections")
+    __slots__ = ("_head_timeout", "_most_connections", "_most_of_one")
 
     def __init__(
         self,
@@ -259,6 +283,7 @@ class Runner(web.AppRunner):
         *,
         head_timeout: float = HEAD_TIMEOUT,
         most_connections: int | None = None,
+        most_of_one: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -272,6 +297,20 @@ class Runner(web.AppRunner):
         )
         self._head_timeout = head_timeout
         self._most_connections = most_connections
+        self._most_of_one = most_of_one
+
+    async def accept(
+        self, listener: socket.socket, certificate: ServerCertificate | None = None
+    ) -> Stop:
+        """Accept connections on a listening socket, with TLS if there is a ``certificate``.
+
+        Call it after ``setup``. The result stops accepting; running answers continue.
+        """
+        if certificate is not None:
+            return TlsListener(listener, certificate.context, cast("web.Server", self.server)).stop
+        site = web.SockSite(self, listener, backlog=BACKLOG)
+        await site.start()
+        return site.stop
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
@@ -288,6 +327,8 @@ class Runner(web.AppRunner):
             **plain._kwargs,
         )
         server.head_timeout = self._head_timeout
-        server.most_connections = self._most_connections
+        server.limit = ConnectionLimit(
+            self._most_connections, self._most_of_one, asyncio.get_running_loop().time
+        )
         server.lean = self.app.get(LEAN_PATH)
         return server

@@ -31,11 +31,14 @@ from cyber_inference_tui.errors import (
     ModelLoadError,
     ModelNotFoundError,
     NotFoundError,
+    RateLimitedError,
     RequestTooLargeError,
 )
 from cyber_inference_tui.records import to_json
 from cyber_inference_tui.text import clean_line, clean_text, escaped
 
+SERVER_NAME = "cyber-inference-tui"
+"""The header ``Server``, in place of aiohttp's, which tells strangers the versions."""
 MAX_TARGET_BYTES = 8190
 MAX_FIELD_BYTES = 8192
 """The longest value of a header. It differs from the limit of the target, because aiohttp's parser
@@ -240,14 +243,12 @@ def error_response(
         headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="cyber-inference"'
     elif isinstance(error, MethodNotAllowedError) and error.allow:
         headers[hdrs.ALLOW] = ", ".join(error.allow)
+    elif isinstance(error, RateLimitedError):
+        headers.update(error.left)
     body, content_type = error_body(error, path), "application/json"
     if speaks_ollama(path) and type(error) in _PLAIN_IN_OLLAMA:
         body, content_type = _PLAIN_IN_OLLAMA[type(error)], "text/plain"
-    response = kind(body=body, status=error.status, content_type=content_type, headers=headers)
-    if isinstance(error, RequestTooLargeError | BrokenBodyError):
-        # The rest of the body is not read.
-        response.force_close()
-    return response
+    return kind(body=body, status=error.status, content_type=content_type, headers=headers)
 
 
 def error_event(error: CyberError, path: str) -> bytes:

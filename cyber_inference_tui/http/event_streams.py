@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.access import has_key, limits_of
 from cyber_inference_tui.http.query import number
 from cyber_inference_tui.http.router_api import RouterEvents
 from cyber_inference_tui.service.events import TOPICS, Event, Subscription
@@ -62,10 +63,13 @@ class EventStreams:
         return await self._stream(request, subscription, _as_sse, self._admits)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /models/sse``: loads and unloads, as llama-server's router sends them."""
-        encode = RouterEvents(self._service.models).encode
+        """Answer ``GET /models/sse``: loads and unloads, as llama-server's router sends them.
+
+        A stream ends with its API key.
+        """
+        encode = RouterEvents(self._service.models, limits_of(request)).encode
         subscription = self._service.events.subscribe({"model"})
-        return await self._stream(request, subscription, encode, lambda _: True)
+        return await self._stream(request, subscription, encode, has_key)
 
     async def _stream(
         self,

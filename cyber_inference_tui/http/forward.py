@@ -15,8 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
     CyberError,
@@ -25,18 +24,21 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
+from cyber_inference_tui.http.body_fields import LARGE
+from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyShare
 from cyber_inference_tui.http.error_responses import error_response, internal_error
+from cyber_inference_tui.http.form import FormSearch, is_form
 from cyber_inference_tui.http.framing import BadResponseError
-from cyber_inference_tui.http.model_request import client_of, head_of
+from cyber_inference_tui.http.model_request import RequestHead, client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
+from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
-from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 
@@ -106,8 +108,9 @@ class Forwarder:
         # Kept, because before Python 3.12 every look-up of the loop costs a system call.
         self.loop = asyncio.get_running_loop()
         self.targets = TargetFinder(service)
-        self.pool = ConnectionPool(SERVER_HOST)
+        self.pool = ConnectionPool()
         self.retry_queue = RetryQueue()
+        self.spool = Spool(service.settings.data_dir)
         self.finished = finished
 
     async def close(self) -> None:
@@ -117,19 +120,36 @@ class Forwarder:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Find the model, wait for a place, pass on the request, and pass back the answer."""
-        begun = client_of(request).take_begun()
-        if begun is not None:
-            return await begun.run()
+        with request.app[BODY_LIMITS].share() as share:
+            try:
+                forwarding = client_of(request).take_begun() or await self._begin(request, share)
+            except OnlyLoadError as asked:
+                return await load_or_unload(self.service, asked)
+            return await forwarding.run(share)
+
+    async def _begin(self, request: web.Request, share: BodyShare) -> Forwarding:
+        """Read a request; return its forwarding, which alone keeps the body."""
         arrived = self.loop.time()
         settings = self.service.settings
-        head = head_of(request, with_keys=bool(settings.api_keys))
+        head = head_of(request)
         route = self.targets.route(head)
-        body = await read_body(request, settings.max_body_size)
-        try:
-            target = self.targets.find(route, head, body)
-        except OnlyLoadError as asked:
-            return await load_or_unload(self.service, asked)
-        return await Forwarding(self, head, client_of(request), target, arrived).run()
+        self.count(head)
+        kind = head.headers.get(hdrs.CONTENT_TYPE, "")
+        form = FormSearch(kind) if is_form(kind) else None
+        body = await read_body(request, share, settings.max_body_size, form)
+        if len(body) < LARGE:
+            target = self.targets.find(route, head, body, form)
+        else:
+            async with share.limits.turns:
+                target = self.targets.find(route, head, body, form)
+                await asyncio.sleep(0)
+        return Forwarding(self, head, client_of(request), target, arrived)
+
+    def count(self, head: RequestHead) -> None:
+        """Count a request by its key. Raises ``RateLimitedError`` or ``InvalidApiKeyError``."""
+        if head.key_name is not None and head.limits.changes:
+            self.finished.flush()
+            self.service.keys.admit(head.key_name, head.limits)
 
     def time_of(self, moment: float) -> datetime:
         """Return the time, with its zone, at a moment of the loop's clock."""
@@ -147,11 +167,17 @@ class Forwarding(ServerExchange):
     ``run`` does in a task all that was not done before, if it has begun as a ``QuickForwarding``.
     """
 
-    async def run(self) -> web.StreamResponse:
-        """Have the request answered, and record it."""
+    _spooled: SpooledBody | None = None
+    """The body, if it is in a file."""
+
+    async def run(self, share: BodyShare) -> web.StreamResponse:
+        """Have the request answered, and record it. ``share`` counts its body."""
         answer, log = self._answer, self._log
         self.quick_client = None
         try:
+            self._share = share
+            if not answer.begun:
+                share.resize(len(self._target.body))
             await self._serve()
         except CyberError as error:
             log.error = error
@@ -203,7 +229,9 @@ class Forwarding(ServerExchange):
         for its ``retry``.
         """
         if self._lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
-            self._lease = self._service.scheduler.try_acquire(self._target.model)
+            self._lease = self._service.scheduler.try_acquire(
+                self._target.model, self._request.limits.priority
+            )
         if self._lease is None:
             try:
                 self._lease = await self._place(retry)
@@ -234,12 +262,35 @@ class Forwarding(ServerExchange):
     # A place at the model
 
     async def _place(self, retry: Retry | None) -> Lease:
-        """Wait for the ``retry``, if any, and for a place at the model."""
+        """Wait for the ``retry``, if any, and for a place at the model.
+
+        Meanwhile a large body is in a file.
+        """
         self._log.start_waiting()
+        spooling = None
+        if not isinstance(self._target.body, memoryview) and len(self._target.body) >= LARGE:
+            spooling = asyncio.create_task(self._spool_body(), name="spool a body")
         try:
-            return await self._wait_for_place(retry)
+            lease = await self._wait_for_place(retry)
         finally:
             self._log.stop_waiting()
+            if spooling is not None:
+                spooling.cancel()
+        if self._spooled is not None:
+            try:
+                self._set_body(await self._shared.spool.read(self._spooled))
+            except BaseException:
+                lease.release()
+                raise
+        return lease
+
+    async def _spool_body(self) -> None:
+        """Move the body to a file. If that cannot be done, it stays in memory."""
+        body = self._target.body
+        if not isinstance(body, memoryview):
+            self._spooled = await self._shared.spool.write(body)
+        if self._spooled is not None:
+            self._set_body(b"")
 
     async def _acquire(self, retry: Retry | None) -> Lease:
         limit = self._service.settings.queue_timeout
@@ -258,7 +309,9 @@ class Forwarding(ServerExchange):
         while True:
             try:
                 return await self._service.scheduler.acquire(
-                    self._target.model, on_wait=self._log.set_waiter
+                    self._target.model,
+                    on_wait=self._log.set_waiter,
+                    priority=self._request.limits.priority,
                 )
             except ModelLoadError as error:
                 pause = error.retry_after
@@ -295,7 +348,7 @@ class Forwarding(ServerExchange):
 
     async def _have_answered(self, lease: Lease) -> None:
         """Have the request answered by the server of ``lease``, if ``start`` has not sent it."""
-        connections = self._shared.pool.of(lease.port)
+        connections = self._shared.pool.of(lease.address)
         fresh = False
         while True:
             server = self._server
@@ -321,7 +374,8 @@ class Forwarding(ServerExchange):
                     lease, "its server closed the connection"
                 ) from None
             except ShorterRequest as shorter:
-                self._target = msgspec.structs.replace(self._target, body=shorter.body)
+                self._spooled = None
+                self._set_body(shorter.body)
                 self._answer.reset()
                 continue
             except StalledError as error:

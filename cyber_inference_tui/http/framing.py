@@ -6,17 +6,22 @@ Bodies are not decoded: the client gets the bytes that the server sent.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 << 10
 _MAX_HELD = 64 << 10
 _MAX_LENGTH_DIGITS = 18
-_LINE_FEED = 0x0A
-_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]*)?\r?")
+_CR, _LF = b"\r\n"
+# Field values and chunk extensions hold no control characters but tabs (RFC 9110, 5.5).
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r")
 _PLAIN_CHUNK_SIZE = re.compile(rb"0?([1-9a-fA-F][0-9a-fA-F]{0,6})\r\n")
 _MOST_REQUESTS = re.compile(rb"\bmax=([0-9]{1,9})\b", re.IGNORECASE)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n]*)")
+_SWITCHING_PROTOCOLS = 101
 
 # RFC 9110, 7.6.1: they concern a single connection and are never passed on.
 HOP_BY_HOP = frozenset(
@@ -61,19 +66,17 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise BadResponseError("it did not answer in HTTP/1.1")
-    if not head.count(b"\r") == head.count(b"\n") == len(lines):
-        # A client could read the rest as another header or response.
-        raise BadResponseError("it sent a broken header line")
+    fields = _fields(head, lines)
     status = int(match[2])
+    if status == _SWITCHING_PROTOCOLS:
+        raise BadResponseError("it switched protocols, although nobody had asked for that")
     keep_alive = match[1] == b"1"
+    dropped = HOP_BY_HOP | connection_options(fields)
     framing, length, content_type = Framing.CLOSE, 0, b""
     most_requests = None
     headers = []
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not name or name != name.strip():
-            raise BadResponseError("it sent a broken header line")
-        key, value = name.lower(), value.strip()
+    for name, value in fields:
+        key = name.lower()
         if key == b"content-length":
             if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 raise BadResponseError("it sent a broken Content-Length")
@@ -82,9 +85,10 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
             if framing is not Framing.CHUNKED:
                 framing, length = Framing.LENGTH, int(value)
         elif key == b"transfer-encoding":
-            if value.lower() != b"chunked":
+            if value.lower() != b"chunked" or framing is Framing.CHUNKED:
                 raise BadResponseError("it used an unknown Transfer-Encoding")
-            framing = Framing.CHUNKED
+            # The chunks count, also behind a length (RFC 9112, 6.3).
+            framing, length = Framing.CHUNKED, 0
         elif key == b"connection":
             options = value.lower()
             keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
@@ -92,7 +96,7 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
             most_requests = int(most[1])
         elif key == b"content-type":
             content_type = value.lower()
-        if key not in HOP_BY_HOP and key != b"content-length":
+        if key not in dropped and key != b"content-length":
             headers.append((name, value))
     if framing is Framing.LENGTH or (method == "HEAD" and length):
         headers.append((b"Content-Length", b"%d" % length))
@@ -112,6 +116,43 @@ def parse_head(head: bytes, method: str) -> ResponseHead:
     )
 
 
+def _fields(data: bytes, lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the names and values of the header ``lines``, all of them in ``data``.
+
+    Raises ``BadResponseError`` if a client could read them in another way.
+    """
+    if not data.count(b"\r") == data.count(b"\n") == data.count(b"\r\n") or _CONTROL.search(data):
+        raise BadResponseError("it sent a broken header line")
+    found = []
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise BadResponseError("it sent a broken header line")
+        found.append((field[1], field[2].strip()))
+    return found
+
+
+def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Return the words of ``Connection``: among them names of headers that are not passed on."""
+    return frozenset(
+        word.strip().lower()
+        for name, value in headers
+        if name.lower() == b"connection"
+        for word in value.split(b",")
+    )
+
+
+def check_unfinished_head(data: bytes) -> None:
+    """Raise ``BadResponseError`` if ``data`` cannot become a head: it is too long, or not in CRLF.
+
+    Without that, a head whose lines end in line feeds would be awaited for ever.
+    """
+    if len(data) > MAX_HEAD_BYTES:
+        raise BadResponseError("it sent an endless head")
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise BadResponseError("it sent a broken header line")
+
+
 def _is_whole_chunks(data: bytes) -> bool:
     """Return whether this is nothing but whole chunks, as most reads of a stream are."""
     position, size = 0, len(data)
@@ -120,7 +161,7 @@ def _is_whole_chunks(data: bytes) -> bool:
         if match is None:
             return False
         position = match.end() + int(match[1], 16) + 2
-        if position > size or data[position - 1] != _LINE_FEED:
+        if position > size or data[position - 1] != _LF or data[position - 2] != _CR:
             return False
     return True
 
@@ -178,10 +219,14 @@ class BodyScanner:
                 step = min(self.left, size - position)
                 if self._decode and self.left > 2:
                     content.append(data[position : position + min(step, self.left - 2)])
+                for missing, byte in ((2, _CR), (1, _LF)):
+                    # Those of the two that are among these bytes.
+                    if missing <= self.left < missing + step and (
+                        data[position + self.left - missing] != byte
+                    ):
+                        raise BadResponseError("it sent a broken chunk")
                 self.left -= step
                 position += step
-                if self.left == 0 and data[position - 1] != _LINE_FEED:
-                    raise BadResponseError("it sent a broken chunk")
                 continue
             end = data.find(b"\n", position)
             if end < 0:
@@ -216,4 +261,8 @@ class BodyScanner:
         if data.startswith(b"\r\n", start):
             return start + 2
         found = data.find(b"\r\n\r\n", start)
-        return found + 4 if found >= 0 else -1
+        if found < 0:
+            return -1
+        trailers = data[start:found]
+        _fields(trailers, trailers.split(b"\r\n"))
+        return found + 4

@@ -10,6 +10,7 @@ from aiohttp import web
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.http.body_fields import without_bom
+from cyber_inference_tui.http.body_limits import BODY_LIMITS
 from cyber_inference_tui.http.request_body import read_body
 from cyber_inference_tui.records import to_json
 
@@ -47,7 +48,8 @@ async def read_json(request: web.Request, kind: type[T], *, limit: int) -> T:
     ``limit`` is in bytes. Raises ``InvalidRequestError`` that names the expected fields, and the
     errors of ``read_body``.
     """
-    body = await read_body(request, limit)
+    with request.app[BODY_LIMITS].share() as share:
+        body = await read_body(request, share, limit)
     try:
         return msgspec.json.decode(without_bom(body) or b"{}", type=thread_safe(kind))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -21,6 +21,8 @@ from cyber_inference_tui.http.quick_forwarding import QuickForwarding
 _BODY_SECONDS = 1.0
 """Seconds after which aiohttp gets a plain request whose body is not complete."""
 _MAX_LATER = 256 << 10
+_MAX_DROPPED = 16 << 20
+"""Bytes that are dropped behind the last request; further ones stay in the kernel."""
 
 
 class LeanConnection(RequestHandler):
@@ -31,6 +33,7 @@ class LeanConnection(RequestHandler):
         "_arrived",
         "_begun",
         "_body_timer",
+        "_dropped",
         "_early",
         "_forwarding",
         "_is_free",
@@ -67,6 +70,8 @@ class LeanConnection(RequestHandler):
         """The bytes behind its request."""
         self._begun: Forwarding | None = None
         """A forwarding that began on the lean path, for aiohttp's handler."""
+        self._dropped = 0
+        """The number of bytes that have come behind the last request."""
         self._answer_count = 0
         """The number of aiohttp's requests that are answered."""
         self.was_used = False
@@ -249,6 +254,11 @@ class LeanConnection(RequestHandler):
 
     def _feed(self, data: bytes) -> None:
         """Let aiohttp take the bytes. The connection is in use once a head is complete."""
+        if self._close:
+            self._dropped += len(data)
+            if self._dropped > _MAX_DROPPED and self.transport is not None:
+                self.transport.pause_reading()
+            return
         if self._is_free and data:
             self._is_free = False
             self._left = message_size(data)
@@ -301,6 +311,15 @@ class LeanConnection(RequestHandler):
         """Close the connection."""
         self._is_free = self._is_usual = False
         super().force_close()
+
+    def drop_rest(self) -> None:
+        """Close the connection after the present answer, without the rest of the request."""
+        self.close()
+        # aiohttp would read it.
+        self._lingering_time = 0.0
+        if self.transport is not None:
+            # The client may not see the answer before it has sent everything.
+            self.transport.resume_reading()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Close the connection after the present request, for which it waits."""

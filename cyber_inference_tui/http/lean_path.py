@@ -2,9 +2,9 @@
 
 A head is plain if it is that of a POST to a path of the models' servers in HTTP/1.1, with a
 ``Content-Length`` and nothing that needs care: no other framing, coding, ``Expect``, ``Upgrade`` or
-``Origin``, no form, no header twice, no byte that is not printable ASCII, no list in
-``Connection``. Every other head, and every request that is to be refused, goes to aiohttp, byte for
-byte.
+``Origin``, no header of a proxy, no form, no header twice, no byte that is not printable ASCII, no
+list in ``Connection``. Every other head, and every request that is to be refused, goes to aiohttp,
+byte for byte.
 
 Heads of one client differ only in the digits of their ``Content-Length``. So a head is parsed and
 checked once, and looked up by its other bytes when it comes with another length for the first time.
@@ -25,13 +25,10 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.http.access import Access, AccessRules, local_ip
+from cyber_inference_tui.http.access import Access, AccessRules, ApiKey, local_ip
 from cyber_inference_tui.http.answer_head import CONTENT_LENGTH
-from cyber_inference_tui.http.body_fields import (
-    BROKEN,
-    decode_named_fields,
-    is_form,
-)
+from cyber_inference_tui.http.body_fields import BROKEN, decode_named_fields
+from cyber_inference_tui.http.form import is_form
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.model_request import (
     QuickClient,
@@ -56,6 +53,7 @@ _MAX_TARGETS = 64
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
 _NOT_PLAIN = frozenset(
     {"transfer-encoding", "content-encoding", "expect", "upgrade", "origin", "trailer"}
+    | {"sec-fetch-site", "forwarded", "x-forwarded-for", "x-real-ip"}
 )
 _REQUEST_LINES = {
     f"POST {path} HTTP/1.1".encode(): (path, route) for path, route in MODEL_ROUTES.items()
@@ -75,10 +73,12 @@ class _KnownHead(NamedTuple):
 class PlainRequest:
     """A plain head with its ``Content-Length``. All requests with these bytes share it."""
 
-    __slots__ = ("head", "host", "route", "size", "start", "targets")
+    __slots__ = ("head", "host", "is_counted", "route", "size", "start", "targets")
 
     def __init__(self, known: _KnownHead, start: int, length: int) -> None:
         self.head, self.route, self.host, _ = known
+        self.is_counted = self.head.limits.changes
+        """Whether its key has to be checked for each request."""
         self.start = start
         """The offset of the body."""
         self.size = start + length
@@ -119,7 +119,7 @@ class LeanPath:
         except BROKEN:
             return None
         target = plain.targets.get(fields.model)
-        if target is None:
+        if target is None or (plain.is_counted and not self._counts(plain.head)):
             return None
         arrived = self.forwarder.loop.time()
         return QuickForwarding(target, body, fields.stream is True, client, arrived)
@@ -188,6 +188,7 @@ class LeanPath:
         targets = self.forwarder.targets
         try:
             found = targets.find(plain.route, plain.head, body)
+            self.forwarder.count(plain.head)
         except CyberError:
             # aiohttp's way answers with this error.
             return None
@@ -199,6 +200,14 @@ class LeanPath:
                     plain.targets.clear()
                 plain.targets[fields.model] = target
         return QuickForwarding(target, found.body, found.stream, client, arrived)
+
+    def _counts(self, head: RequestHead) -> bool:
+        """Count a request if its key allows it; if not, aiohttp's way answers with the error."""
+        try:
+            self.forwarder.count(head)
+        except CyberError:
+            return False
+        return True
 
     def list_requests(self) -> None:
         """Have all requests in progress on the lean path added to the active requests."""
@@ -236,6 +245,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         or not rules.allows_key(headers)
     ):
         return None
+    key = rules.key_of(headers) or ApiKey(None)
     request = RequestHead(
         method="POST",
         target=path,
@@ -243,11 +253,12 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         headers=CIMultiDictProxy(headers),
         is_http11=True,
         keep_alive=connection == "keep-alive",
-        passed_on=passed_on(raw, with_keys=bool(settings.api_keys)),
+        passed_on=passed_on(raw),
         named=headers.get("X-Model"),
         cors=_NO_CORS,
         user_agent=user_agent(headers),
-        key_name=rules.key_name(headers),
+        key_name=key.name,
+        limits=key.limits,
     )
     return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 

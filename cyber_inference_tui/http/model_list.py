@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.ids import AUTO
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import KeyLimits, ModelRecord, ModelStatus
+from cyber_inference_tui.records.keys import NO_LIMITS
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.models import Models
@@ -31,21 +33,31 @@ _SOURCES: Final = {"hub cache": "cache", "settings": "preset", "demo": "preset"}
 _VOCABULARIES: Final = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
 
 
-def model_list(models: Models) -> dict[str, Any]:
-    """Return every local model, ordered by id, after ``auto`` if a default model is set."""
-    entries = [entry_of(models, record) for record in models.records()]
-    if (record := models.auto_record()) is not None:
+def model_list(models: Models, limits: KeyLimits = NO_LIMITS) -> dict[str, Any]:
+    """Return the local models that a key may use, ordered by id.
+
+    ``auto`` comes first if a default model is set.
+    """
+    entries = [entry_of(models, record) for record in models.records() if allows(limits, record)]
+    if (record := models.auto_record()) is not None and allows(limits, record):
         aliases = models.catalog.auto_aliases
         entries.insert(0, {**entry_of(models, record), "id": AUTO, "aliases": aliases})
     return {"object": "list", "data": entries}
 
 
-def listed_model(models: Models, name: str) -> dict[str, Any]:
+def listed_model(models: Models, name: str, limits: KeyLimits = NO_LIMITS) -> dict[str, Any]:
     """Return the model with this id or alias, or that ``auto`` means.
 
-    Raises ``ModelNotFoundError``.
+    Raises ``ModelNotFoundError``, and ``ModelNotAllowedError`` if the key may not use it.
     """
-    return entry_of(models, models.record(models.resolve(name).id))
+    return entry_of(models, allowed_record(models, name, limits))
+
+
+def allowed_record(models: Models, name: str, limits: KeyLimits) -> ModelRecord:
+    """Return the record of the model with this name; the errors are those of ``listed_model``."""
+    record = models.record(models.resolve(name).id)
+    check_allowed(limits, record)
+    return record
 
 
 def status_value(record: ModelRecord) -> str:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.http.access import cors_headers, key_name
-from cyber_inference_tui.http.framing import HOP_BY_HOP
+from cyber_inference_tui.http.access import ApiKey, client_address, cors_headers, key_of
+from cyber_inference_tui.http.framing import HOP_BY_HOP, connection_options
+from cyber_inference_tui.records import KeyLimits
+from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarding
 
-# The body is passed on decompressed. With a conversation's id, llama-server would continue to
-# generate after the client has left, for a later request to /v1/stream, unknown to the service.
+# The body is passed on decompressed, and a server has a key of its own. With a conversation's id,
+# llama-server would continue to generate after the client has left, for a later request to
+# /v1/stream, unknown to the service.
 _DROPPED = HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"content-encoding",
     b"expect",
+    b"authorization",
+    b"x-api-key",
     b"x-conversation-id",
 }
 _MAX_USER_AGENT = 200
-_DROPPED_WITH_KEYS = _DROPPED | {b"authorization", b"x-api-key"}
 
 
 class ClientSide(Protocol):
@@ -81,6 +85,10 @@ class RequestHead(NamedTuple):
     """The client's program, as it calls itself."""
     key_name: str | None = None
     """The name of its API key."""
+    client: str | None = None
+    """The client's address; ``None`` = that of its connection."""
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -88,8 +96,9 @@ def client_of(request: web.Request) -> ClientSide:
     return cast("ClientSide", request.protocol)
 
 
-def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
-    """Return the head of aiohttp's request; ``with_keys``: no model's server gets its keys."""
+def head_of(request: web.Request) -> RequestHead:
+    """Return the head of aiohttp's request."""
+    key = key_of(request) or ApiKey(None)
     return RequestHead(
         request.method,
         request.raw_path,
@@ -97,11 +106,13 @@ def head_of(request: web.Request, *, with_keys: bool) -> RequestHead:
         request.headers,
         request.version >= (1, 1),
         bool(request.keep_alive),
-        passed_on(request.raw_headers, with_keys=with_keys),
+        passed_on(request.raw_headers),
         request.query.get("model") or request.headers.get("X-Model"),
         cors_headers(request),
         user_agent(request.headers),
-        key_name(request),
+        key.name,
+        client_address(request),
+        key.limits,
     )
 
 
@@ -110,9 +121,10 @@ def user_agent(headers: Mapping[str, str]) -> str | None:
     return clean_line(headers.get(hdrs.USER_AGENT, ""), limit=_MAX_USER_AGENT) or None
 
 
-def passed_on(headers: Iterable[tuple[bytes, bytes]], *, with_keys: bool) -> bytes:
+def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the lines of the headers that the model's server gets."""
-    dropped: Collection[bytes] = _DROPPED_WITH_KEYS if with_keys else _DROPPED
+    headers = list(headers)
+    dropped = _DROPPED | connection_options(headers)
     return b"".join(
         [b"%b: %b\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
     )

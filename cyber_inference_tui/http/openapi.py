@@ -36,6 +36,7 @@ _ERROR = {
 # The empty alternative: without api_keys and admin_password no credentials are needed.
 _SECURITY: dict[Area, list[dict[str, list[str]]]] = {
     Area.OPEN: [],
+    Area.PAGE: [],
     Area.LOGIN: [],
     Area.MODEL: [{"key": []}, {}],
     Area.ADMIN: [{"token": []}, {}],

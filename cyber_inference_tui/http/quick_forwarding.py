@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, AnswerHead, WholeAnswer
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import QuickClient, RequestHead
@@ -52,22 +53,24 @@ class PlainTarget:
         self.places: Places | None = None
         """The places at the model's server when it was last looked up."""
 
-    def target(self, body: bytes, stream: bool) -> Target:
+    def target(self, body: Body | memoryview, stream: bool) -> Target:
         """Return the target of a request."""
         return Target(self.model, self.path, body, stream, self.is_work, self.translation)
 
-    def find_server(self, body: bytes) -> bool:
+    def find_server(self, body: Body | memoryview) -> bool:
         """Look up the model's server, for requests with bodies of this length.
 
         Return ``False`` if there is none.
         """
         forwarder = self.forwarder
-        places = self.places = forwarder.service.scheduler.places(self.model)
+        places = self.places = forwarder.service.scheduler.places(
+            self.model, self.request.limits.priority
+        )
         if places is None:
             return False
-        port = places.server.port
-        self.connections = forwarder.pool.of(port)
-        self.server_head = server_request(self.request, self.target(body, False), port)
+        address = places.server.address
+        self.connections = forwarder.pool.of(address)
+        self.server_head = server_request(self.request, self.target(body, False), address)
         return True
 
     def translated(self, answer: WholeAnswer, body: bytes) -> bytes | None:
@@ -115,7 +118,7 @@ class QuickForwarding:
     def __init__(
         self,
         target: PlainTarget,
-        body: bytes,
+        body: Body | memoryview,
         stream: bool,
         client: QuickClient,
         arrived: float,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 
 from cyber_inference_tui.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
     UnsupportedMediaTypeError,
 )
+from cyber_inference_tui.http.body_fields import LARGE, Body
+from cyber_inference_tui.http.body_limits import BodyLimits, BodyShare
 from cyber_inference_tui.http.error_responses import BrokenBodyError
+from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.text import clean_line
-
-BODY_TIMEOUT = 60.0
-"""Seconds a client may be silent while it sends a body."""
 
 _STEP = 1 << 18
 """Bytes decompressed before the event loop runs other tasks: about a millisecond."""
@@ -25,60 +25,84 @@ _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _MAX_CODINGS = 3
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def read_body(
+    request: web.Request, share: BodyShare, limit: int, form: FormSearch | None = None
+) -> Body:
     """Return the whole body, decompressed, of at most ``limit`` bytes.
 
-    Raises ``RequestTooLargeError`` (before reading, if the request has a ``Content-Length``),
-    ``UnsupportedMediaTypeError`` for an unknown ``Content-Encoding``, ``RequestTimeoutError``, and
-    ``BrokenBodyError`` for a body that cannot be decompressed. aiohttp must not decompress it
-    first (``auto_decompress``).
+    ``share`` grows as the body arrives, and ``form`` searches it meanwhile. Raises
+    ``RequestTooLargeError`` and ``BodyMemoryError`` (before reading, if the request has a
+    ``Content-Length``), ``UnsupportedMediaTypeError`` for an unknown ``Content-Encoding``,
+    ``RequestTimeoutError``, and ``BrokenBodyError`` for a body that cannot be decompressed. aiohttp
+    must not decompress it first (``auto_decompress``).
     """
     if not request.can_read_body:
         return b""
+    limit = min(limit, share.limits.memory)
     decoders = _decoders(request, limit)
     announced = request.content_length
-    if announced is not None and announced > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
+    if announced is not None:
+        if announced > limit:
+            raise _too_large(limit)
+        share.check(announced)
+    body = bytearray()
     size = 0
-    content = request.content
-    while not content.at_eof():
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                part = await content.readany()
-        except web.RequestPayloadError:
-            # Mark the end. Otherwise aiohttp reads on and logs the same error again.
-            content.feed_eof()
-            raise BrokenBodyError("The request's body is broken.") from None
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"No part of the request's body arrived for {BODY_TIMEOUT:g} s."
-            ) from None
+    began = asyncio.get_running_loop().time()
+    while not request.content.at_eof():
+        part = await _next_part(request.content, share.limits, began, size)
         size += len(part)
         if size > limit:
             raise _too_large(limit)
         if decoders:
-            parts += await _unpacked(part, decoders)
+            async for piece in _unpacked(part, decoders, share.limits.turns):
+                body += piece
+                share.resize(len(body))
         else:
-            parts.append(part)
+            body += part
+            share.resize(len(body))
+        if form is not None:
+            form.look(body)
     if any(decoder.unfinished for decoder in decoders):
         raise _badly_packed()
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    # A copy of a large one would hold up the event loop.
+    return body if len(body) >= LARGE else bytes(body)
 
 
-async def _unpacked(part: bytes, decoders: list[_Decoder]) -> list[bytes]:
-    """Decompress a part of the body, and let other tasks run in between."""
-    found = []
+async def _next_part(content: StreamReader, limits: BodyLimits, began: float, size: int) -> bytes:
+    """Return the next part of a body that began at a time of the loop and has ``size`` bytes."""
+    silent_from = asyncio.get_running_loop().time() + limits.timeout
+    slow_from = began + limits.timeout + size / limits.least_rate
+    try:
+        async with asyncio.timeout_at(min(silent_from, slow_from)):
+            return await content.readany()
+    except web.RequestPayloadError:
+        # Mark the end. Otherwise aiohttp reads on and logs the same error again.
+        content.feed_eof()
+        raise BrokenBodyError("The request's body is broken.") from None
+    except TimeoutError:
+        if silent_from <= slow_from:
+            text = f"No part of the request's body arrived for {limits.timeout:g} s."
+        else:
+            text = f"The request's body took longer than {limits.least_rate:g} bytes a second."
+        raise RequestTimeoutError(text, hint="Send the request again.") from None
+
+
+async def _unpacked(
+    part: bytes, decoders: list[_Decoder], turns: asyncio.Lock
+) -> AsyncIterator[bytes]:
+    """Yield the content of a part of the body in pieces, each in a turn of its own."""
     pieces: Iterator[bytes] = iter((part,))
     for decoder in decoders:
         pieces = decoder.unpacked(pieces)
-    try:
-        for piece in pieces:
-            found.append(piece)
+    piece: bytes | None = b""
+    while piece is not None:
+        yield piece
+        async with turns:
+            try:
+                piece = next(pieces, None)
+            except zlib.error:
+                raise _badly_packed() from None
             await asyncio.sleep(0)
-    except zlib.error:
-        raise _badly_packed() from None
-    return found
 
 
 def _badly_packed() -> BrokenBodyError:

@@ -8,7 +8,7 @@ from datetime import datetime
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
-from cyber_inference_tui.http.access import key_name
+from cyber_inference_tui.http.access import client_address, key_of
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
 from cyber_inference_tui.http.target import Target
@@ -33,6 +33,7 @@ def refusal_record(
     It arrived ``at`` and was refused ``seconds`` later. Its ``model`` is the name in the request,
     empty if no name was read.
     """
+    key = key_of(request)
     name = error.name if isinstance(error, ModelNotFoundError) else ""
     name = name or request.query.get("model") or request.headers.get("X-Model") or ""
     return RequestRecord(
@@ -41,9 +42,9 @@ def refusal_record(
         path=clean_line(request.path, limit=_MAX_PATH_CHARACTERS),
         status=error.status,
         duration_seconds=round(seconds, 6),
-        client=request.remote or None,
+        client=client_address(request) or None,
         user_agent=user_agent(request.headers),
-        key_name=key_name(request),
+        key_name=None if key is None else key.name,
         port=client_of(request).local_port,
         error=_sentence(error),
     )
@@ -83,7 +84,8 @@ class RequestLog:
         self._clock = clock
         self._request = request
         self._client = client
-        self._target = target
+        # Not the target, which has the body.
+        self._model_id, self._stream = target.model.id, target.stream
         self._answer = answer
         self._at, self._came = at, arrived
         self._ended = self._came
@@ -136,14 +138,15 @@ class RequestLog:
         return ActiveRequestRecord(
             number=number,
             at=self._at,
-            model=self._target.model.id,
+            model=self._model_id,
             path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             phase=phase,
-            stream=self._target.stream,
+            stream=self._stream,
             position=None if self.waiter is None else positions.get(self.waiter),
+            priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
-            client=self._client.remote or None,
+            client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
@@ -160,17 +163,17 @@ class RequestLog:
         usage = self.usage
         return RequestRecord(
             at=self._at,
-            model=self._target.model.id,
+            model=self._model_id,
             path=clean_line(self._request.path, limit=_MAX_PATH_CHARACTERS),
             status=status,
-            stream=self._target.stream,
+            stream=self._stream,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
             tokens_per_second=_rounded(usage.tokens_per_second),
             time_to_first_token_seconds=_rounded(self._first_byte_after()),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._ended - self._came, 6),
-            client=self._client.remote or None,
+            client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,

@@ -9,8 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cyber_inference_tui.errors import InvalidRequestError, ModelNotFoundError
-from cyber_inference_tui.http.model_list import RUNNING, entry_of, exit_code, status_value
-from cyber_inference_tui.records import ModelRecord, ModelStatus, to_json
+from cyber_inference_tui.http.allowed_models import allows
+from cyber_inference_tui.http.model_list import (
+    RUNNING,
+    allowed_record,
+    entry_of,
+    exit_code,
+    status_value,
+)
+from cyber_inference_tui.records import KeyLimits, ModelRecord, ModelStatus, to_json
+from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.service.events import Event
 
 if TYPE_CHECKING:
@@ -20,19 +28,25 @@ if TYPE_CHECKING:
 _SUCCESS = {"success": True}
 
 
-async def begin_load(models: Models, name: str) -> dict[str, bool]:
-    """Begin to load a model. Raises ``ModelNotFoundError`` and ``InvalidRequestError``."""
-    record = models.record(models.resolve(name).id)
+async def begin_load(models: Models, name: str, limits: KeyLimits) -> dict[str, bool]:
+    """Begin to load a model.
+
+    Raises the errors of ``listed_model``, and ``InvalidRequestError``.
+    """
+    record = allowed_record(models, name, limits)
     if record.status in RUNNING:
         raise InvalidRequestError("model is already running")
     await models.load(record.id, wait=False)
     return _SUCCESS
 
 
-async def begin_unload(models: Models, name: str) -> dict[str, bool]:
-    """Begin to unload a model, after its requests. Raises ``InvalidRequestError``."""
+async def begin_unload(models: Models, name: str, limits: KeyLimits) -> dict[str, bool]:
+    """Begin to unload a model, after its requests.
+
+    Raises ``InvalidRequestError``, and ``ModelNotAllowedError`` if the key may not use it.
+    """
     try:
-        record = models.record(models.resolve(name).id)
+        record = allowed_record(models, name, limits)
     except ModelNotFoundError as error:
         raise InvalidRequestError(error.message, hint=error.hint) from None
     if record.status not in RUNNING | {ModelStatus.UNLOADING}:
@@ -60,12 +74,16 @@ def router_props(service: Service) -> dict[str, Any]:
 class RouterEvents:
     """Turns the events of models into those of the router, for one client.
 
-    The router reports changes of a status, and the progress of loads.
+    The router reports changes of a status, and the progress of loads. The client gets those of the
+    models that its key may use.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, limits: KeyLimits = NO_LIMITS) -> None:
         self._models = models
-        self._last = {record.id: _shown(record) for record in models.records()}
+        self._limits = limits
+        self._last = {
+            record.id: _shown(record) for record in models.records() if allows(limits, record)
+        }
 
     def encode(self, event: Event) -> bytes:
         """Return an event as Server-Sent Events of the router; often there are none."""
@@ -80,6 +98,8 @@ class RouterEvents:
         return b"".join(map(self._changes, self._models.records()))
 
     def _changes(self, record: ModelRecord) -> bytes:
+        if not allows(self._limits, record):
+            return b""
         before, now = self._last.get(record.id, ("unloaded", None)), _shown(record)
         if before == now:
             return b""

@@ -7,7 +7,7 @@ the last segment of the path, so a model may be named ``x/load``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
@@ -15,11 +15,13 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import NotFoundError
-from cyber_inference_tui.http.access import Handler
+from cyber_inference_tui.http.access import Handler, limits_of
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.query import is_asked_for, read_query
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area, Endpoint, Stream
+from cyber_inference_tui.records.keys import NO_LIMITS
 
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -27,11 +29,18 @@ A = TypeVar("A")
 
 
 class Call(msgspec.Struct, Generic[Q, B], frozen=True):
-    """A decoded call of an endpoint. ``name`` is the parameter in its path."""
+    """A decoded call of an endpoint.
+
+    ``name`` is the parameter in its path. ``by_owner``: it writes, and its client has shown that it
+    is the service's owner.
+    """
 
     name: str
     query: Q
     body: B
+    by_owner: bool
+    limits: KeyLimits = NO_LIMITS
+    """The limits of its API key."""
 
 
 class WithHeaders(msgspec.Struct, Generic[A], frozen=True):
@@ -51,13 +60,20 @@ class RouteTable:
     """The routes of an application. A path answers 405 to methods that it does not have.
 
     ``body_limit`` returns the most bytes of a body. ``is_name`` checks whether a model has exactly
-    this name: then the last segment in the path of a GET is a part of the name.
+    this name: then the last segment in the path of a GET is a part of the name. ``is_owner`` checks
+    by the headers of a request whether it comes from the service's owner.
     """
 
-    def __init__(self, body_limit: Callable[[], int], is_name: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        body_limit: Callable[[], int],
+        is_name: Callable[[str], bool],
+        is_owner: Callable[[Mapping[str, str]], bool],
+    ) -> None:
         self.areas: dict[Handler, Area] = {}
         self._body_limit = body_limit
         self._is_name = is_name
+        self._is_owner = is_owner
         self._answers: dict[str, list[tuple[Endpoint[Any, Any, Any], Answerer[Any, Any, Any]]]] = {}
         self._routes: dict[str, dict[tuple[str, str], Handler]] = {}
 
@@ -110,7 +126,9 @@ class RouteTable:
             query = read_query(endpoint.query, request.query)
             limit = self._body_limit()
             body = await read_json(request, endpoint.body, limit=limit) if endpoint.writes else None
-            result = answer(Call(_name(request, endpoint.path), query, body))
+            by_owner = endpoint.writes and self._is_owner(request.headers)
+            name = _name(request, endpoint.path)
+            result = answer(Call(name, query, body, by_owner, limits_of(request)))
             if inspect.isawaitable(result):
                 result = await result
             reply: WithHeaders[Any] = (

@@ -14,9 +14,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
-
-from aiohttp import web
 
 from cyber_inference_tui import __version__, descriptors
 from cyber_inference_tui.errors import CyberError
@@ -24,8 +23,8 @@ from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.http.application import make_app
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.login import LOGIN_FILE, AdminLogin
+from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.llama.program import kill_programs
-from cyber_inference_tui.service.extra_ports import Stop
 from cyber_inference_tui.service.logs import LOGS, service_log
 from cyber_inference_tui.service.process_log import (
     configure_logging,
@@ -40,10 +39,11 @@ from cyber_inference_tui.service.runtime import (
     write_runtime_file,
 )
 from cyber_inference_tui.service.service import Service, utc_now
-from cyber_inference_tui.settings.credentials import make_credentials
+from cyber_inference_tui.service.systemd import Systemd
+from cyber_inference_tui.settings.credentials import hash_password, make_credentials
 from cyber_inference_tui.settings.load import LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
-from cyber_inference_tui.sockets import BACKLOG, listening_socket
+from cyber_inference_tui.sockets import listening_socket
 from cyber_inference_tui.storage import START_LIMIT, Storages, begin, end_process_within
 
 _KEEP_ALIVE = 75.0
@@ -68,10 +68,10 @@ def serve(
 ) -> int:
     """Run the service until SIGTERM or SIGINT, and return the exit code.
 
-    ``announce`` is called with the line ``listening on http://HOST:PORT`` once requests are
-    accepted, ``announce_secrets`` with a new key and password. ``environ`` and ``flags`` are used
-    again when the configuration file changes. With ``quiet`` the log stops going to stderr once the
-    service listens. Raises ``CyberError`` if the service cannot start.
+    ``announce`` is called with the line ``listening on http://HOST:PORT`` (or ``https://…``) once
+    requests are accepted, ``announce_secrets`` with a new key and password. ``environ`` and
+    ``flags`` are used again when the configuration file changes. With ``quiet`` the log stops going
+    to stderr once the service listens. Raises ``CyberError`` if the service cannot start.
     """
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
@@ -102,6 +102,7 @@ def serve(
         log_handler = configure_logging(loaded.settings.log_level, own_log)
         for warning in (*loaded.warnings, *([lock.problem] if lock.problem else [])):
             _logger.warning("%s", warning)
+        certificate = _certificate(loaded.settings)
         # The address is the one that the name resolved to. No request is served before this.
         loaded = make_credentials(
             loaded,
@@ -111,18 +112,34 @@ def serve(
             announce=announce_secrets,
             reveal=not goes_to_journal(environ),
         )
+        try:
+            loaded = hash_password(loaded, environ=environ, flags=flags)
+        except CyberError as error:
+            _logger.warning("admin_password stays in the file as plain text: %s", error)
+
+        systemd = Systemd(environ)
 
         def on_ready(url: str) -> None:
             announce(f"listening on {url}")
+            systemd.ready()
             if quiet:
                 leave_stderr()
 
         async def run() -> int:
             log_handler.attach()
             service = Service(loaded, demo=demo, environ=environ, flags=flags, service_log=own_log)
-            code = await _run(service, listener, on_ready, connections)
-            _ignore_signals()
-            return code
+            try:
+                return await _run(
+                    service,
+                    listener,
+                    on_ready=on_ready,
+                    on_stop=systemd.stopping,
+                    connections=connections,
+                    certificate=certificate,
+                )
+            finally:
+                _ignore_signals()
+                systemd.end()
 
         code = runner.run(run())
         # Threads that hang would delay the end of the loop.
@@ -150,15 +167,32 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
 
 
+def _certificate(settings: Settings) -> ServerCertificate | None:
+    """Return the certificate of the settings; ``None`` = the service speaks plain HTTP."""
+    if not settings.tls_cert:
+        return None
+    certificate = Path(settings.tls_cert)
+    key = Path(settings.tls_key) if settings.tls_key else None
+    return Storages().ask(
+        certificate.parent, partial(ServerCertificate, certificate, key), START_LIMIT
+    )
+
+
 async def _run(
-    service: Service, listener: socket.socket, on_ready: Callable[[str], None], connections: int
+    service: Service,
+    listener: socket.socket,
+    *,
+    on_ready: Callable[[str], None],
+    on_stop: Callable[[], None],
+    connections: int,
+    certificate: ServerCertificate | None,
 ) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(service, stop, hurry)
     host, port = listener.getsockname()[:2]
     service.address = (host, port)
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    url = f"{'http' if certificate is None else 'https'}://{shown}:{port}"
     # The locked directory: a new data_dir in the file takes effect at the next start.
     data_dir = service.settings.data_dir
     if not await _started(service, stop):
@@ -169,6 +203,7 @@ async def _run(
         runner = Runner(
             make_app(service, login),
             most_connections=connections,
+            most_of_one=descriptors.most_of_one(connections),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=_KEEP_ALIVE,
@@ -176,11 +211,11 @@ async def _run(
         )
         await runner.setup()
 
-        async def accept(listener: socket.socket) -> Stop:
-            site = web.SockSite(runner, listener, backlog=BACKLOG)
-            await site.start()
-            return site.stop
+        if certificate is not None:
+            following = asyncio.create_task(certificate.follow(), name="follow the certificate")
+            stack.callback(following.cancel)
 
+        accept = partial(runner.accept, certificate=certificate)
         stop_accepting = await accept(listener)
         await service.extra_ports.begin(service.address, service.settings, accept)
         try:
@@ -204,6 +239,7 @@ async def _run(
             gc.freeze()
             on_ready(url)
             await stop.wait()
+            on_stop()
             await service.extra_ports.close()
             await stop_accepting()
             await _wind_down(service, hurry)
@@ -267,18 +303,18 @@ def _on_signals(service: Service, stop: asyncio.Event, hurry: asyncio.Event) -> 
         stop.set()
 
     loop = asyncio.get_running_loop()
+    # Not the loop's own handlers: it removes them as it closes, and a signal in that moment would
+    # end the process with another exit code.
     # A shell script starts background programs with SIGINT ignored; handle it all the same.
     wanted = [signal.SIGTERM, signal.SIGINT]
     # A hang-up that is ignored on purpose (nohup) stays ignored.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         wanted.append(signal.SIGHUP)
     for number in wanted:
-        loop.add_signal_handler(number, on_signal)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
 
 
 def _ignore_signals() -> None:
     """Ignore further signals, which could change the exit code while the loop closes."""
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from cyber_inference_tui.http.answer_head import AnswerHeads
 from cyber_inference_tui.http.upstream import Receiver, UpstreamConnection, UpstreamLostError
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.places import Places
 from cyber_inference_tui.scheduler.server_interface import Server
@@ -45,20 +46,19 @@ class StalledError(Exception):
 
 
 class ConnectionPool:
-    """The connections to all servers, by their ports on ``host``."""
+    """The connections to all servers."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self) -> None:
         self._heads = AnswerHeads()
-        self._servers: dict[int, ServerConnections] = {}
+        self._servers: dict[ServerAddress, ServerConnections] = {}
 
-    def of(self, port: int) -> ServerConnections:
-        """Return the connections to the server on ``port``."""
-        server = self._servers.get(port)
+    def of(self, address: ServerAddress) -> ServerConnections:
+        """Return the connections to a server."""
+        server = self._servers.get(address)
         if server is None:
-            # Ports of servers that are gone.
+            # Drop those of servers that are gone.
             self._servers = {old: one for old, one in self._servers.items() if one.is_used}
-            server = self._servers[port] = ServerConnections(self._host, port, self._heads)
+            server = self._servers[address] = ServerConnections(address, self._heads)
         return server
 
     def receivers(self) -> list[Receiver]:
@@ -79,10 +79,9 @@ class ConnectionPool:
 class ServerConnections:
     """The connections to a server. The most recently used idle connection is taken first."""
 
-    def __init__(self, host: str, port: int, heads: AnswerHeads) -> None:
+    def __init__(self, address: ServerAddress, heads: AnswerHeads) -> None:
         self.loop = asyncio.get_running_loop()
-        self._host = host
-        self.port = port
+        self._address = address
         self.heads = heads
         self.idle: list[UpstreamConnection] = []
         """The connections without an exchange, the most recently used last."""
@@ -130,7 +129,7 @@ class ServerConnections:
         """
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, connection = await self.loop.create_connection(
-                lambda: UpstreamConnection(self), self._host, self.port
+                lambda: UpstreamConnection(self), *self._address[:2]
             )
         return connection
 

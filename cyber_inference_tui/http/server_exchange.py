@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
+from cyber_inference_tui.http.body_fields import Body
+from cyber_inference_tui.http.body_limits import BodyShare
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, QuickClient, RequestHead
@@ -15,7 +19,7 @@ from cyber_inference_tui.http.request_log import RequestLog
 from cyber_inference_tui.http.retry_queue import Retry
 from cyber_inference_tui.http.target import BODYLESS, Target
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
@@ -23,22 +27,19 @@ from cyber_inference_tui.scheduler.state import Waiter
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarder
 
-_HOST = SERVER_HOST.encode()
 
-
-def server_request(request: RequestHead, target: Target, port: int) -> bytes:
-    """Return the head of a request to the server on ``port``."""
+def server_request(request: RequestHead, target: Target, server: ServerAddress) -> bytes:
+    """Return the head of a request to the server."""
     length, passed_on = b"", request.passed_on
     if target.translation is not None:
         # The request is the service's own, whatever the client says about its body and answer.
         passed_on = b"Content-Type: application/json\r\n"
     if target.body or request.method not in BODYLESS:
         length = b"Content-Length: %d\r\n" % len(target.body)
-    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b%b\r\n" % (
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
         request.method.encode(),
         target.path.encode(),
-        _HOST,
-        port,
+        server.headers,
         passed_on,
         length,
     )
@@ -66,6 +67,8 @@ class ServerExchange:
     _has_ended = False
     """Whether the answer has ended, with ``_error`` if there is one."""
     _wake: asyncio.Future[None] | None = None
+    _share: BodyShare | None = None
+    """The memory of its body, once a task runs this exchange."""
     quick_client: QuickClient | None = None
     """The client, as long as no task runs this exchange."""
 
@@ -118,13 +121,19 @@ class ServerExchange:
 
     def _send(self, lease: Lease, server: UpstreamConnection) -> None:
         target = self._target
-        head = server_request(self._request, target, lease.port)
+        head = server_request(self._request, target, lease.address)
         lease.sent()
         if target.translation is not None:
             target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
         server.server.watch(lease, self._service.settings.stall_timeout)
+
+    def _set_body(self, body: Body | memoryview) -> None:
+        """Replace the body. Only one in memory counts."""
+        self._target = msgspec.structs.replace(self._target, body=body)
+        if self._share is not None:
+            self._share.resize(0 if isinstance(body, memoryview) else len(body))
 
     def take_whole(self, data: bytes) -> bool:
         """Leave the first bytes to ``begin`` and ``take`` (called by the connection)."""
@@ -139,7 +148,11 @@ class ServerExchange:
         server = self._server
         if server is None:
             raise RuntimeError("an answer without a request")
-        return self._answer.begin(head, length, server)
+        scanner = self._answer.begin(head, length, server)
+        if self._share is not None and self._share.size and self._answer.relayed:
+            # No other server can get the request, so a long answer does not keep its body.
+            self._set_body(b"")
+        return scanner
 
     def end(self, error: Exception | None) -> None:
         """Note the end of the answer (called by the connection)."""

@@ -16,7 +16,9 @@ from cyber_inference_tui.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
+from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.http.body_fields import (
+    Body,
     BodyFields,
     read_fields,
     try_read_fields,
@@ -25,6 +27,7 @@ from cyber_inference_tui.http.body_fields import (
     with_system,
 )
 from cyber_inference_tui.http.error_responses import method_not_allowed
+from cyber_inference_tui.http.form import FormSearch
 from cyber_inference_tui.http.llama_paths import PATHS, Kind, is_ours, kind_of, methods_of
 from cyber_inference_tui.http.model_list import RUNNING
 from cyber_inference_tui.http.model_request import RequestHead
@@ -34,6 +37,7 @@ from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
 from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import clean_line, escaped
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 # Methods whose requests mostly have no body. An empty body is not an error then.
 BODYLESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _NAME_IT = (
     "A model with a command takes any path from a request that names the model (in the field"
     ' "model" of JSON or a form, in ?model= or in the header X-Model).'
@@ -59,7 +64,8 @@ class Target(msgspec.Struct, frozen=True):
     model: LocalModel
     path: str
     """Path and query, with the percent-encoding unchanged."""
-    body: bytes
+    body: Body | memoryview
+    """In memory, or in a file while the request waits (``spooled_body``)."""
     stream: bool
     is_work: bool
     """Whether it asks the model for output, not only its server for information."""
@@ -145,27 +151,33 @@ class TargetFinder:
                 raise method_not_allowed(head.method, path, ("POST",))
             return MODEL_ROUTES[path]
         refusal = None if addressed else _refusal(head.method, path)
-        if refusal is not None and (is_ours(path) or not self._has_commands()):
+        # An answer to TRACE is the request as the server got it, with the server's key.
+        is_trace = head.method == hdrs.METH_TRACE
+        if refusal is not None and (is_trace or is_ours(path) or not self._has_commands()):
             raise refusal
+        if is_trace:
+            raise method_not_allowed(head.method, path, _METHODS)
         asks = kind_of(path) is Kind.INFERENCE
         return Route(raw_path, query, asks, path.startswith("/v1/"), addressed, refusal)
 
-    def find(self, route: Route, head: RequestHead, body: bytes) -> Target:
+    def find(
+        self, route: Route, head: RequestHead, body: Body, form: FormSearch | None = None
+    ) -> Target:
         """Find the model of a request, and apply the model's rules.
 
-        Raises ``ModelNotFoundError``, the refusal of the route, and the errors of ``body_fields``
-        or of the route's translator; ``OnlyLoadError`` if there is nothing to forward.
+        ``form`` has searched the body, if that is a form. Raises ``ModelNotFoundError``, the
+        refusal of the route, and the errors of ``body_fields`` or of the route's translator;
+        ``OnlyLoadError`` if there is nothing to forward.
         """
         if route.translator is not None:
-            return self._translated(route.translator(body))
+            return self._translated(route.translator(body), head.limits)
         addressed, refusal = route.addressed, route.refusal
-        content_type = head.headers.get(hdrs.CONTENT_TYPE, "")
         found = _NO_FIELDS
         if head.method not in BODYLESS or body:
             if refusal or (addressed and not route.asks):
-                found = try_read_fields(body, content_type)
+                found = try_read_fields(body, form)
             else:
-                found = read_fields(body, content_type, must_be_object=route.asks)
+                found = read_fields(body, must_be_object=route.asks, form=form)
         name = found.model or head.named
         if addressed is not None:
             model = addressed.model
@@ -174,7 +186,8 @@ class TargetFinder:
         else:
             if isinstance(refusal, NotFoundError):
                 refusal.hint += f" {found.problem or _NAME_IT}"
-            model = self._resolve(name, refusal)
+            model = self._resolve(name, refusal, head.limits)
+        check_allowed(head.limits, model)
         is_command = bool(model.settings.command)
         if refusal is not None and not is_command:
             raise refusal
@@ -186,9 +199,9 @@ class TargetFinder:
                 overrides = {**overrides, "model": model.id}
             if rules or overrides:
                 body = changed_by_rules(route.path, body, rules, overrides)
-                stream = read_fields(body, content_type, must_be_object=True).stream
-        elif self._is_renamed(found.model, model):
-            body = with_model_field(body, content_type, model.id)
+                stream = read_fields(body, must_be_object=True).stream
+        elif form is not None and self._is_renamed(found.model, model):
+            body = with_model_field(body, form, model.id)
         path, query = route.path, route.query
         if query:
             self._check_autoload(query, model)
@@ -196,10 +209,11 @@ class TargetFinder:
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
         return Target(model, path, body, stream, is_work)
 
-    def _translated(self, call: Call) -> Target:
+    def _translated(self, call: Call, limits: KeyLimits) -> Target:
         """Return the target of a translated request."""
         models = self._service.models
-        model = models.resolve(call.model)
+        model = self._named(call.model, limits)
+        check_allowed(limits, model)
         call.check(models.capabilities(model))
         if call.asks_nothing:
             raise OnlyLoadError(model, call)
@@ -207,7 +221,7 @@ class TargetFinder:
         if call.stream and model.settings.command:
             # llama-server reports the numbers of tokens without it.
             own["stream_options"] = {"include_usage": True}
-        body = msgspec.json.encode(call.fields | own)
+        body: Body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
             body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
         return Target(model, call.path, body, call.stream, True, call.answer)
@@ -275,21 +289,32 @@ class TargetFinder:
     def _has_commands(self) -> bool:
         return any(model.settings.command for model in self._service.models.catalog.models.values())
 
-    def _resolve(self, name: str | None, refusal: CyberError | None) -> LocalModel:
-        """Return the model with this name, or without a name the only candidate.
+    def _named(self, name: str, limits: KeyLimits) -> LocalModel:
+        """Return the model with this name, which may be ``auto``: one that the key may use."""
+        models = self._service.models
+        if limits.models and models.catalog.is_auto(name):
+            return models.auto(lambda model: allows(limits, model))
+        return models.resolve(name)
+
+    def _resolve(
+        self, name: str | None, refusal: CyberError | None, limits: KeyLimits
+    ) -> LocalModel:
+        """Return the model with this name, or without a name the only candidate for the key.
 
         A path with a ``refusal`` needs a name, unless there is only one model.
         """
         if name:
-            return self._service.models.resolve(name)
-        catalog = self._service.models.catalog
-        if refusal is not None and len(catalog.models) != 1:
+            return self._named(name, limits)
+        models = self._service.models.catalog.models
+        if limits.models:
+            models = {key: model for key, model in models.items() if allows(limits, model)}
+        if refusal is not None and len(models) != 1:
             raise refusal
-        loaded = self._service.scheduler.loaded_ids
-        here = sorted(loaded) or [one.id for one in catalog.models.values() if not one.problem]
-        here = here or list(catalog.models)
+        loaded = [one for one in self._service.scheduler.loaded_ids if one in models]
+        here = sorted(loaded) or [one.id for one in models.values() if not one.problem]
+        here = here or list(models)
         if len(here) == 1:
-            return catalog.resolve(here[0])
+            return models[here[0]]
         if not here:
             raise ModelNotFoundError(
                 "There is no model yet.", hint="Download one, or start with --demo."
@@ -304,8 +329,8 @@ class TargetFinder:
 
 
 def changed_by_rules(
-    path: str, body: bytes, rules: RequestRules, overrides: Mapping[str, Any]
-) -> bytes:
+    path: str, body: Body, rules: RequestRules, overrides: Mapping[str, Any]
+) -> Body:
     """Return a request for ``path``, changed by rules with these overrides.
 
     A default ``system`` is a system prompt, in the form that the API of the path has.

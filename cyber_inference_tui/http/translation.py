@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from cyber_inference_tui.http.body_fields import Body
+
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
 """The head of an answer that is not a stream, without its length."""
 
@@ -39,7 +41,7 @@ class Translation(Protocol):
     def whole(self, body: bytes) -> bytes:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
 
-    def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
+    def shortened(self, request: Body | memoryview, refusal: bytes) -> bytes | None:
         """Return a shorter body for a request that the server has refused.
 
         ``None``: the client gets the refusal.

@@ -6,10 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from cyber_inference_tui.http.answer_head import AnswerHead
-from cyber_inference_tui.http.framing import MAX_HEAD_BYTES, BadResponseError, BodyScanner
+from cyber_inference_tui.http.body_fields import Body
+from cyber_inference_tui.http.framing import BadResponseError, BodyScanner, check_unfinished_head
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.server_connections import ServerConnections
+
+_MAX_INTERIM = 16
+"""Interim answers to a request. Go's client takes 5."""
 
 
 class UpstreamLostError(Exception):
@@ -51,6 +55,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_interim_count",
         "_is_complete",
         "_is_over",
         "_is_touched",
@@ -83,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._scanner: BodyScanner | None = None
         self._buffer = b""
         self._is_over = self._is_complete = self._is_touched = False
+        self._interim_count = 0
         self._most_uses = 0
         """The number of requests that it can serve; 0 = it is closed after the present one."""
         self.has_new_bytes = False
@@ -97,7 +103,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     # An exchange
 
-    def begin(self, method: str, head: bytes, body: bytes, receiver: Receiver, now: float) -> None:
+    def begin(
+        self, method: str, head: bytes, body: Body | memoryview, receiver: Receiver, now: float
+    ) -> None:
         """Send a request. The receiver gets the response."""
         self.since, self.receiver, self._method = now, receiver, method
         self.has_new_bytes = self._is_over = self._is_complete = False
@@ -147,7 +155,11 @@ class UpstreamConnection(asyncio.Protocol):
             data = data[end + 4 :]
             if head.status < 200:
                 # 100 Continue and other interim answers are not for the client.
+                self._interim_count += 1
+                if self._interim_count > _MAX_INTERIM:
+                    raise BadResponseError("it sent interim answers without end")
                 continue
+            self._interim_count = 0
             self._most_uses = head.most_requests
             scanner = self._scanner = receiver.begin(head, length)
             # It may have left its place to another.
@@ -160,8 +172,7 @@ class UpstreamConnection(asyncio.Protocol):
                 if data and not receiver.take(data) and not scanner.done:
                     self._pause()
             return scanner.done
-        if len(data) > MAX_HEAD_BYTES:
-            raise BadResponseError("it sent an endless head")
+        check_unfinished_head(data)
         self._buffer = data
         return False
 

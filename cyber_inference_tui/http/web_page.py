@@ -18,12 +18,12 @@ from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
 from cyber_inference_tui.errors import InvalidApiKeyError, NotFoundError
-from cyber_inference_tui.http.access import ACCESS, Handler
+from cyber_inference_tui.http.access import ACCESS, Handler, limits_of
+from cyber_inference_tui.http.allowed_models import check_allowed
 from cyber_inference_tui.http.error_responses import method_not_allowed
 from cyber_inference_tui.http.llama_paths import PATHS
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.http_get import http_get
-from cyber_inference_tui.llama.launcher import SERVER_HOST
 from cyber_inference_tui.text import escaped
 
 if TYPE_CHECKING:
@@ -94,11 +94,14 @@ class WebPage:
                 hint=f"Its web page, if it has one, is at /upstream/{model.id}/.",
             )
         loaded = self._service.scheduler.loaded_ids
-        if model.id not in loaded and not request.app[ACCESS].rules.allows_key(request.headers):
+        if model.id in loaded:
+            return model
+        if not request.app[ACCESS].rules.allows_key(request.headers):
             raise InvalidApiKeyError(
                 "The web page comes from a loaded model, and loading one needs a valid API key.",
                 hint=f"Load one with 'cyber-inference-tui load {model.id}', and reload the page.",
             )
+        check_allowed(limits_of(request), model)
         return model
 
     async def _check_page(self, model: LocalModel) -> None:
@@ -109,7 +112,7 @@ class WebPage:
             # A server that does not answer is the forwarder's matter.
             with contextlib.suppress(OSError):
                 status, _ = await http_get(
-                    SERVER_HOST, lease.port, "/", timeout=_ANSWER_SECONDS, most_bytes=0
+                    lease.address, "/", timeout=_ANSWER_SECONDS, most_bytes=0
                 )
         finally:
             lease.release()

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from cyber_inference_tui.backoff import backoff
+from cyber_inference_tui.cancellation import until_done
 from cyber_inference_tui.errors import (
     CyberError,
     DamagedDownloadError,
@@ -84,7 +85,7 @@ class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await _until_done(future)
+            await until_done(future)
             raise
 
 
@@ -280,7 +281,7 @@ class Transfer:
         finally:
             # Bytes that have arrived are never requested again, whatever ended the loop.
             rest = asyncio.create_task(_write_rest(writer, answer.body, wanted))
-            await _until_done(rest)
+            await until_done(rest)
             self._count(partial)
         rest.result()
 
@@ -311,7 +312,7 @@ class Transfer:
     async def _finish_sync(self) -> None:
         syncing, self._syncing = self._syncing, None
         if syncing is not None:
-            await _until_done(syncing)
+            await until_done(syncing)
             syncing.result()
 
     async def _restart(self, partial: Partial) -> None:
@@ -324,12 +325,12 @@ class Transfer:
         syncing, self._syncing = self._syncing, None
         try:
             if syncing is not None:
-                await _until_done(syncing)
+                await until_done(syncing)
         finally:
             if self._partial is not None:
                 loop = asyncio.get_running_loop()
                 executor = self._transport.executor
-                await _until_done(loop.run_in_executor(executor, self._let_go, self._partial))
+                await until_done(loop.run_in_executor(executor, self._let_go, self._partial))
 
     def _let_go(self, partial: Partial) -> None:
         try:
@@ -385,20 +386,3 @@ async def _more(body: Body, path: str) -> bool:
         raise HubUnreachableError(f"{path}: no byte has arrived for too long.") from error
     except (aiohttp.ClientError, OSError) as error:
         raise unreachable(path, error) from error
-
-
-async def _until_done(future: asyncio.Future[T]) -> None:
-    """Wait until ``future`` is done, however often the caller is cancelled.
-
-    Its result or error is left to the caller.
-    """
-    cancelled = False
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            cancelled = True
-    if not future.cancelled():
-        future.exception()
-    if cancelled:
-        raise asyncio.CancelledError

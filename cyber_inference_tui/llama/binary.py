@@ -32,7 +32,7 @@ _NONE_AGE = 3600.0
 """Seconds until the next probe of a build that listed no GPU."""
 _UNSURE_AGE = 60.0
 """Seconds until the next probe after the list of GPUs failed. It doubles up to ``_NONE_AGE``."""
-_PROBE_FORMAT = 5
+_PROBE_FORMAT = 6
 """Raise it when a probe has other fields: older records are ignored then."""
 _MAX_RECORD = 1 << 20
 
@@ -44,6 +44,9 @@ _TRACE_LEVEL = re.compile(r"^\s+- (\d+): trace\b", re.MULTILINE)
 # If a driver fails, a build lists no GPU and exits with 0 (ggml-cuda.cu: ggml_cuda_init).
 _DRIVER_FAILED = re.compile(r"failed to initialize (CUDA|ROCm|MUSA): (?!no \S+-capable device).*")
 _DEVICE = re.compile(r"^\s+(\w+): (.+)$")
+_ELF = b"\x7fELF"
+_TRACE_LIBRARIES = {"LD_TRACE_LOADED_OBJECTS": "1"}
+_LIBRARY = re.compile(r"^\s*(?:\S+ => )?(/.+) \(0x[0-9a-f]+\)$", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 
 
@@ -65,6 +68,8 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     router_child: bool = False
     """It speaks the router protocol: progress and readiness on stdout, and a stop command on stdin.
     """
+    libraries: tuple[Path, ...] | None = None
+    """The folders of the libraries that it is linked with; ``None`` = unknown, as of a script."""
     env: dict[str, str] = {}
 
 
@@ -181,9 +186,13 @@ def probe(
 
 
 def ask_program(
-    path: Path, *arguments: str, environ: Mapping[str, str], timeout: float = _PROBE_TIMEOUT
+    path: Path,
+    *arguments: str,
+    environ: Mapping[str, str],
+    variables: Mapping[str, str] = {},
+    timeout: float = _PROBE_TIMEOUT,
 ) -> str:
-    """Run the program for its output (stdout and stderr, at most 1 MiB).
+    """Run the program for its output (stdout and stderr, at most 1 MiB), with these ``variables``.
 
     Raises ``NoLlamaServerError`` with its last line when it fails or does not end within
     ``timeout`` seconds.
@@ -191,7 +200,9 @@ def ask_program(
     called = f"{path} {' '.join(arguments)}"
     try:
         code, output = read_output(
-            [path, *arguments], environ=child_environment(environ), time_limit=timeout
+            [path, *arguments],
+            environ=child_environment(environ, variables),
+            time_limit=timeout,
         )
     except TimeoutError:
         raise NoLlamaServerError(
@@ -242,7 +253,22 @@ def examine(
         devices_problem=problem,
         trace_level=int(trace[1]) if trace else None,
         router_child=_speaks_protocol(path),
+        libraries=_libraries(path, environ, timeout),
     )
+
+
+def _libraries(path: Path, environ: Mapping[str, str], timeout: float) -> tuple[Path, ...] | None:
+    """Return the folders of a program's libraries, as its own loader finds them (ld.so(8))."""
+    try:
+        if read_file(path, len(_ELF)) != _ELF:
+            return None
+        output = ask_program(
+            path, "--version", environ=environ, variables=_TRACE_LIBRARIES, timeout=timeout
+        )
+    except (NoLlamaServerError, OSError):
+        return None
+    found = (Path(one).parent for one in _LIBRARY.findall(output))
+    return tuple(sorted({*found, path.resolve().parent}))
 
 
 def _gpus(

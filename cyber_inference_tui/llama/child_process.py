@@ -10,13 +10,15 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Protocol
 
 import psutil
 
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.descendants import (
     MARK,
     Family,
@@ -24,7 +26,7 @@ from cyber_inference_tui.llama.descendants import (
     KnownProcess,
     signal_group,
 )
-from cyber_inference_tui.llama.guard import start_child
+from cyber_inference_tui.llama.guard import set_limits, spawn_child
 from cyber_inference_tui.llama.output_pipe import OutputPipe
 
 KILL_TIMEOUT = 10.0
@@ -94,10 +96,13 @@ class ChildProcess:
         starter: Sequence[str] = (),
         with_stdin: bool = False,
         folder: Path | None = None,
+        umask: int = -1,
+        ruleset: Ruleset | None = None,
     ) -> None:
         """Start a process. Raises ``OSError`` if it cannot be run.
 
-        ``environment`` has its mark, ``starter`` is that of ``start_child``.
+        ``environment`` has its mark, ``starter`` is that of ``start_child``. The ``umask`` -1 is
+        that of this process. A ``ruleset`` confines the process.
         """
         child = cls(owner)
         try:
@@ -105,7 +110,8 @@ class ChildProcess:
                 received = partial(owner.received, fd)
                 child._pipes += (OutputPipe(received, child._drain_if_over),)
             stdout, stderr = child._pipes
-            child._process = start_child(
+            start = partial(
+                spawn_child,
                 argv,
                 starter=starter,
                 stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
@@ -114,8 +120,9 @@ class ChildProcess:
                 env=environment,
                 cwd=folder,
                 bufsize=0,
+                umask=umask,
             )
-            child._watch()
+            child._start(start, ruleset)
         except BaseException:
             for pipe in child._pipes:
                 pipe.abandon()
@@ -127,18 +134,36 @@ class ChildProcess:
         for pipe in child._pipes:
             pipe.start()
 
-    def _watch(self) -> None:
-        """Have a thread wait for the end of the process. Raises ``OSError`` if none can start."""
-        name = f"wait for {self._process.pid}"
-        try:
-            threading.Thread(target=self._wait, name=name, daemon=True).start()
-        except RuntimeError as error:
-            self._process.kill()
-            self._process.wait()
-            self.close_stdin()
-            raise OSError(errno.EAGAIN, "no thread can be started") from error
+    def _start(self, start: Callable[[], subprocess.Popen[bytes]], ruleset: Ruleset | None) -> None:
+        """Have a thread start the process and wait for its end. Raises ``OSError``.
 
-    def _wait(self) -> None:
+        The thread can be confined without this process, and the kernel kills the process when the
+        thread that started it ends.
+        """
+        started: SimpleQueue[Exception | None] = SimpleQueue()
+        run = partial(self._run, start, ruleset, started)
+        try:
+            threading.Thread(target=run, name="run a child", daemon=True).start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
+        if (problem := started.get()) is not None:
+            raise problem
+        set_limits(self._process.pid)
+
+    def _run(
+        self,
+        start: Callable[[], subprocess.Popen[bytes]],
+        ruleset: Ruleset | None,
+        started: SimpleQueue[Exception | None],
+    ) -> None:
+        try:
+            if ruleset is not None:
+                ruleset.enter()
+            self._process = start()
+        except Exception as error:  # noqa: BLE001 - the caller of ``_start`` gets it
+            started.put(error)
+            return
+        started.put(None)
         self._process.wait()
         # If the loop is closed, nobody waits any more.
         with contextlib.suppress(RuntimeError):

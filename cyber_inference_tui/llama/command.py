@@ -13,7 +13,13 @@ MIB = 1 << 20
 ALIAS_VARIABLE = "LLAMA_ARG_ALIAS"
 """A second way to name a model, besides ``--alias``: llama-server takes the names of both."""
 
-_PLACEHOLDER = re.compile(r"\{(port|host|path|id)\}")
+KEY_VARIABLE = "LLAMA_API_KEY"
+"""Gives llama-server the key that requests need, all but those for ``/health``."""
+
+UPSTREAM_KEY_VARIABLE = "CYBER_INFERENCE_UPSTREAM_KEY"
+"""Gives a model's own ``command`` the key that all requests have."""
+
+_PLACEHOLDER = re.compile(r"\{(port|host|path|id|key)\}")
 
 _CACHE_RAM_DEFAULT_MIB = 8192
 _CACHE_RAM_SHARE = 10
@@ -119,9 +125,10 @@ def _if_known(flags: frozenset[str], option: str, *values: str) -> list[str]:
     return [option, *values] if option in flags else []
 
 
-def custom_argv(spec: ServerSpec, *, host: str, port: int | str) -> list[str]:
+def custom_argv(spec: ServerSpec, *, host: str, port: int | str, key: str) -> list[str]:
     """Fill in the placeholders of a model's own ``command``."""
-    values = {"port": str(port), "host": host, "path": str(spec.path or ""), "id": spec.model_id}
+    values = {"port": str(port), "host": host, "key": key}
+    values |= {"path": str(spec.path or ""), "id": spec.model_id}
     # Not str.format: it would fail on other braces (JSON arguments are common), and a path that
     # is filled in may contain braces, too.
     return [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in spec.command]

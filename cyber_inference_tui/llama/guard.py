@@ -32,6 +32,13 @@ _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _OOM_RAISE = 200
 _OOM_MOST = 1000
+# A dump of a server contains prompts and keys. One byte is too few for any file, and the kernel
+# takes this number as a sign to start no program for dumps, either (fs/coredump.c).
+_CORE_BYTES = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
+_LIMITS = {
+    resource.RLIMIT_NOFILE: LIMITS_AT_START,
+    resource.RLIMIT_CORE: (_CORE_BYTES, _CORE_BYTES),
+}
 _RESTART_PAUSE_MOST = 60.0
 _STARTER_LIMIT = 5.0
 
@@ -74,10 +81,11 @@ class ProcessGuard:
 
     async def start(self) -> None:
         """Start the guard in a session of its own, so that no terminal signal reaches it."""
-        await self._spawn()
-        self._keeper = asyncio.create_task(self._keep(), name="keep a guard")
+        process = await self._spawn()
+        if process is not None:
+            self._keeper = asyncio.create_task(self._keep(process), name="keep a guard")
 
-    async def _spawn(self) -> None:
+    async def _spawn(self) -> Process | None:
         sweep: list[str] = []
         environment = {"PATH": os.defpath}
         if self._mark is not None and sys.executable:
@@ -85,7 +93,7 @@ class ProcessGuard:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
             environment[MARK] = f"{self._mark}/{GUARD}"
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            process = self._process = await asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", GUARD_SCRIPT, "guard"),
                 *sweep,
                 stdin=PIPE,
@@ -100,25 +108,30 @@ class ProcessGuard:
                 "no guard ends the servers if this service is killed: cannot run /bin/sh: %s",
                 error.strerror,
             )
-            return
+            return None
         for group in self._groups:
             self._write(f"add {group}")
         self._write_known()
+        return process
 
-    async def _keep(self) -> None:
+    async def _keep(self, process: Process) -> None:
         pause = 0.0
-        while self._process is not None:
-            code = await self._process.wait()
+        while True:
+            code = await process.wait()
+            self._process = None
             _logger.warning(
                 "the guard (pid %d) that ends the servers if this service is killed %s:"
                 " starting another",
-                self._process.pid,
+                process.pid,
                 describe_exit(code),
             )
-            await asyncio.sleep(pause)
-            pause = min(_RESTART_PAUSE_MOST, 2 * pause + 1)
-            self._process = None
-            await self._spawn()
+            # If it cannot be started now, perhaps for want of memory, then later.
+            started = None
+            while started is None:
+                await asyncio.sleep(pause)
+                pause = min(_RESTART_PAUSE_MOST, 2 * pause + 1)
+                started = await self._spawn()
+            process = started
 
     def add(self, group: int) -> None:
         """Watch a process group."""
@@ -192,8 +205,8 @@ def start_child(
     """Start a program in a session of its own that dies with this process. Raises ``OSError``.
 
     The kernel kills the child when this process dies, and rather than this process when memory runs
-    out. The child gets the limit of open files that this process started with. The first two exist
-    on Linux only (prctl(2), proc_pid_oom_score_adj(5)).
+    out. The child gets the limit of open files that this process started with, and leaves no dump
+    of its memory. The first two exist on Linux only (prctl(2), proc_pid_oom_score_adj(5)).
 
     The request to be killed must come from the child itself. To run code there before its program,
     this process has to be copied, which takes a tenth of the time in which a small model loads. A
@@ -202,16 +215,29 @@ def start_child(
     asked, the guard finds the child by its mark. ``options`` are further ones of
     ``subprocess.Popen``.
     """
+    process = spawn_child(argv, starter=starter, **options)
+    set_limits(process.pid)
+    return process
+
+
+def spawn_child(
+    argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """Do as ``start_child``, but without ``set_limits``: a confined thread may not do that."""
     options["start_new_session"] = True
     if not starter or not os.access(argv[0], os.X_OK):
         return subprocess.Popen(argv, preexec_fn=_prepare_child(), **options)  # noqa: PLW1509 - it takes no lock
-    process = subprocess.Popen([*starter, *argv], **options)
-    if (set_limits := getattr(resource, "prlimit", None)) is not None:
-        with contextlib.suppress(OSError):
-            set_limits(process.pid, resource.RLIMIT_NOFILE, LIMITS_AT_START)
+    return subprocess.Popen([*starter, *argv], **options)
+
+
+def set_limits(pid: int) -> None:
+    """Set the limits of a child that has just been started, and its rank when memory runs out."""
+    if (prlimit := getattr(resource, "prlimit", None)) is not None:
+        for limit, values in _LIMITS.items():
+            with contextlib.suppress(OSError):
+                prlimit(pid, limit, values)
     with contextlib.suppress(OSError):
-        (PROC / str(process.pid) / "oom_score_adj").write_bytes(_oom_score())
-    return process
+        (PROC / str(pid) / "oom_score_adj").write_bytes(_oom_score())
 
 
 def _prepare_child() -> Callable[[], None]:
@@ -226,7 +252,8 @@ def _prepare_child() -> Callable[[], None]:
     def prepare() -> None:
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_NOFILE, LIMITS_AT_START)
+        for limit, values in _LIMITS.items():
+            resource.setrlimit(limit, values)
         if os.getppid() != parent:
             os._exit(1)
         if not score:

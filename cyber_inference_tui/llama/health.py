@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from cyber_inference_tui.llama.http_get import http_get
+from cyber_inference_tui.llama.http_get import ServerAddress, http_get
 
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 """Connection errors that are caused by us and not by the server."""
@@ -18,14 +18,14 @@ class CannotAskError(Exception):
     """We lack files, memory or ports for a connection."""
 
 
-async def ask_health(host: str, port: int, timeout: float) -> int | None:
+async def ask_health(server: ServerAddress, timeout: float) -> int | None:
     """Return the HTTP status of ``GET /health``, asked on a connection of its own.
 
     ``None`` = nobody listens; 0 = the listener gives no HTTP answer in ``timeout`` seconds. Raises
     ``CannotAskError``.
     """
     try:
-        status, _ = await http_get(host, port, "/health", timeout=timeout, most_bytes=0)
+        status, _ = await http_get(server, "/health", timeout=timeout, most_bytes=0)
     except OSError as error:
         # TimeoutError is an OSError.
         if error.errno in _OURS:

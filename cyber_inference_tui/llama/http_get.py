@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 _MOST_STATUS_LINE = 8192
 
 
+class ServerAddress(NamedTuple):
+    """The place where a model's server listens, and the key that it asks for."""
+
+    host: str
+    port: int
+    key: str
+    """Every request to the server has it. Each start gets a new one, known to the service only."""
+
+    @property
+    def headers(self) -> bytes:
+        """The lines of a request's head that belong to the server."""
+        text = f"Host: {self.host}:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
+        return text.encode("ascii")
+
+
 async def http_get(
-    host: str, port: int, path: str, *, timeout: float, most_bytes: int
+    server: ServerAddress, path: str, *, timeout: float, most_bytes: int
 ) -> tuple[int, bytes]:
     """Return the status and the body of ``GET path``, over a new connection.
 
@@ -17,10 +33,10 @@ async def http_get(
     seconds.
     """
     async with asyncio.timeout(timeout):
-        reader, writer = await asyncio.open_connection(host, port, limit=_MOST_STATUS_LINE)
+        reader, writer = await asyncio.open_connection(*server[:2], limit=_MOST_STATUS_LINE)
         try:
-            request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-            writer.write(request.encode("ascii"))
+            request = b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n"
+            writer.write(request % (path.encode("ascii"), server.headers))
             try:
                 version, _, rest = (await reader.readline()).partition(b" ")
             except ValueError:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,19 +21,23 @@ import psutil
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
-from cyber_inference_tui.kernel import PROC, has_exited_child
+from cyber_inference_tui.kernel import PROC, Ruleset, has_exited_child
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
 from cyber_inference_tui.llama.command import (
     ALIAS_VARIABLE,
+    KEY_VARIABLE,
+    UPSTREAM_KEY_VARIABLE,
     child_environment,
     custom_argv,
     llama_argv,
 )
+from cyber_inference_tui.llama.confinement import confinement, way_out
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
@@ -52,8 +57,7 @@ from cyber_inference_tui.llama.server import (
 )
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import LogLevel
-from cyber_inference_tui.settings.masks import masked_words
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import MASK, Settings
 from cyber_inference_tui.storage import Storages, touch
 
 SERVER_HOST = "127.0.0.1"
@@ -212,7 +216,7 @@ class Launcher:
         """
         binary = await self._binary_for(spec)
         if binary is None:
-            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT)
+            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT, key=MASK)
         return self._argv(spec, binary, NO_PORT, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
@@ -270,35 +274,54 @@ class Launcher:
             )
         binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
-        while True:
-            port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
-            mark = self._log_for(spec.model_id).mark()
-            try:
-                launch = self._plan(spec, binary, port, measure=measure)
-                server = await self._start_server(
-                    launch,
-                    settings,
-                    mark,
-                    progress,
-                    size=spec.size_bytes,
-                    measure=measure,
-                    watch=watch,
-                )
-            except _PortTakenError:
-                # Another program took it between our check and the server's bind.
-                self._ports.give_back(port)
-                avoid.add(port)
-                if len(avoid) >= _PORT_TRIES:
+        ruleset = await self._ruleset(spec, binary) if settings.confine_servers else None
+        try:
+            while True:
+                port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
+                mark = self._log_for(spec.model_id).mark()
+                try:
+                    launch = self._plan(spec, binary, port, measure=measure, ruleset=ruleset)
+                    server = await self._start_server(
+                        launch,
+                        settings,
+                        mark,
+                        progress,
+                        size=spec.size_bytes,
+                        measure=measure,
+                        watch=watch,
+                    )
+                except _PortTakenError:
+                    # Another program took it between our check and the server's bind.
+                    self._ports.give_back(port)
+                    avoid.add(port)
+                    if len(avoid) >= _PORT_TRIES:
+                        raise
+                except BaseException:
+                    self._ports.give_back(port)
                     raise
-            except BaseException:
-                self._ports.give_back(port)
-                raise
-            else:
-                # llama-server also answers /health while it works, so it is always asked.
-                server.start_watch(self._health, busy=busy if binary is None else lambda: False)
-                return server
-            finally:
-                mark.close()
+                else:
+                    # llama-server also answers /health while it works, so it is always asked.
+                    server.start_watch(self._health, busy=busy if binary is None else lambda: False)
+                    return server
+                finally:
+                    mark.close()
+        finally:
+            if ruleset is not None:
+                ruleset.close()
+
+    async def _ruleset(self, spec: ServerSpec, binary: LlamaBinary | None) -> Ruleset | None:
+        """Return the files that the server may use; ``None`` = all, also without Landlock."""
+        if binary is None or spec.path is None:
+            return None
+        environment = child_environment(self._environ, binary.env, spec.environment)
+        files = confinement(spec, binary, environment, self._working_directory())
+        if files is None:
+            return None
+        try:
+            return await self._storages.ask_async(spec.path.parent, partial(Ruleset, *files))
+        except OSError as error:
+            _logger.debug("servers are not confined: %s", error)
+            return None
 
     async def _binary_for(self, spec: ServerSpec) -> LlamaBinary | None:
         return None if spec.command else await asyncio.to_thread(self._find_binary)
@@ -316,15 +339,23 @@ class Launcher:
             ) from error
 
     def _plan(
-        self, spec: ServerSpec, binary: LlamaBinary | None, port: int, *, measure: bool
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary | None,
+        port: int,
+        *,
+        measure: bool,
+        ruleset: Ruleset | None,
     ) -> LaunchPlan:
+        address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
         if binary is None:
             return LaunchPlan(
                 name=spec.model_id,
-                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port)),
-                environment=child_environment(self._environ, spec.environment),
-                host=SERVER_HOST,
-                port=port,
+                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port, key=address.key)),
+                environment=child_environment(
+                    self._environ, spec.environment, {UPSTREAM_KEY_VARIABLE: address.key}
+                ),
+                address=address,
                 speaks_protocol=False,
                 by_command=True,
                 working_directory=self._working_directory(),
@@ -339,14 +370,15 @@ class Launcher:
                 binary.env,
                 own,
                 ROUTER_ENVIRONMENT if binary.router_child else {},
+                {KEY_VARIABLE: address.key},
             ),
-            host=SERVER_HOST,
-            port=port,
+            address=address,
             speaks_protocol=binary.router_child,
             working_directory=self._working_directory(),
             starter=self._starter,
             context_size=spec.context_size,
             most_requests=spec.most_requests,
+            ruleset=ruleset,
         )
 
     def _working_directory(self) -> Path:
@@ -379,7 +411,7 @@ class Launcher:
     ) -> ServerProcess:
         log = self._log_for(launch.name)
         first = log.end
-        log.add([f"{RUN_MARK}{' '.join(masked_words(launch.argv))}"], LogLevel.INFO)
+        log.add([f"{RUN_MARK}{' '.join(launch.shown_argv)}"], LogLevel.INFO)
         activity = _LoadActivity(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
@@ -421,6 +453,7 @@ class Launcher:
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
                 f"{launch.name} could not be loaded: {found.sentence}.",
+                hint="" if launch.ruleset is None else way_out(lines),
                 log_tail=lines[-LOG_TAIL_LINES:],
                 out_of_memory=found.out_of_memory,
                 needs_person=found.needs_person,
@@ -497,4 +530,4 @@ class Launcher:
         self._servers.pop(server.pid, None)
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
-        self._ports.give_back(server.port)
+        self._ports.give_back(server.address.port)

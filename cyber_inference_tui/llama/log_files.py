@@ -151,7 +151,7 @@ class LogFiles:
         limits, size = self.limits(), len(lines.data)
         is_new = self._size is None or (self._size and self._size + size > limits.max_size)
         path = self._path_of(lines.first) if is_new else self.path
-        self._size = _append(path, lines.data)
+        self._size = append(path, lines.data)
         if path not in self._paths:
             self._paths.append(path)
         self.end = lines.end
@@ -180,7 +180,7 @@ class LogFiles:
         self.spans = (*spans, new)
 
 
-def _append(path: Path, data: bytes) -> int:
+def append(path: Path, data: bytes) -> int:
     """Append to a file, and return its size. Raises ``OSError``; then nothing is written.
 
     A last line without an end gets one: the service or the machine died while it was written.

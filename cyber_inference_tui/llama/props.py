@@ -8,7 +8,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.gguf.chat_template import TemplateFacts, read_template
-from cyber_inference_tui.llama.http_get import http_get
+from cyber_inference_tui.llama.http_get import ServerAddress, http_get
 
 _MOST_BYTES = 1 << 20
 
@@ -22,7 +22,7 @@ class _Props(msgspec.Struct):
     chat_template_caps: _Abilities = msgspec.field(default_factory=_Abilities)
 
 
-async def ask_template(host: str, port: int, timeout: float) -> TemplateFacts | None:
+async def ask_template(server: ServerAddress, timeout: float) -> TemplateFacts | None:
     """Return the abilities of the template by ``GET /props``; ``None`` = no valid answer in time.
 
     llama-server tries whether the template takes tools. Builds without ``chat_template_caps`` only
@@ -30,7 +30,7 @@ async def ask_template(host: str, port: int, timeout: float) -> TemplateFacts | 
     (``tools/server/README.md`` of llama.cpp).
     """
     try:
-        status, body = await http_get(host, port, "/props", timeout=timeout, most_bytes=_MOST_BYTES)
+        status, body = await http_get(server, "/props", timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
         # TimeoutError is an OSError.
         return None

@@ -26,6 +26,7 @@ import psutil
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
@@ -42,17 +43,21 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.llama.props import ask_template
 from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.settings.masks import masked_words
+from cyber_inference_tui.settings.schema import MASK
 
 ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
+_UMASK = 0o077
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
 # ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp);
@@ -79,8 +84,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    host: str
-    port: int
+    address: ServerAddress
     speaks_protocol: bool
     by_command: bool = False
     """A user's own command starts it; the server may be another program."""
@@ -91,6 +95,13 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of context, if known."""
     most_requests: int | None = None
     """Requests that the server takes at once; ``None`` = no limit."""
+    ruleset: Ruleset | None = None
+    """The only files that it may use; ``None`` = all of this user's."""
+
+    @property
+    def shown_argv(self) -> tuple[str, ...]:
+        """Return the command line with masks for its secrets, the server's key among them."""
+        return tuple(word.replace(self.address.key, MASK) for word in masked_words(self.argv))
 
 
 class ServerExitedError(Exception):
@@ -153,14 +164,14 @@ class ServerProcess:
         loop = asyncio.get_running_loop()
         self.pid = 0
         """The process id, which is also the id of its process group."""
-        self.port = launch.port
+        self.address = launch.address
         self.context_size = launch.context_size
         """Tokens of context; ``None`` for another program's server."""
         self.most_requests = launch.most_requests
         """Requests that it takes at once, including those waiting for a slot; ``None`` = no limit.
         """
-        self.argv = launch.argv
-        """Its command line."""
+        self.argv = launch.shown_argv
+        """Its command line, with masks for secrets."""
         self.slots: int | None = None
         """Requests that it answers at once, as it reports."""
         self.context_length: int | None = None
@@ -188,6 +199,7 @@ class ServerProcess:
         self._stopping = False
         self._last_progress: tuple[str, float | None] | None = None
         """The last stage and progress of its load that it reported."""
+        self._key = launch.address.key.encode()
         self._line_count = 0
         self._buffers: FootprintReader | None = FootprintReader()
         self._footprint: Footprint | None = None
@@ -211,6 +223,8 @@ class ServerProcess:
             starter=launch.starter,
             with_stdin=True,
             folder=launch.working_directory,
+            umask=-1 if launch.by_command else _UMASK,
+            ruleset=launch.ruleset,
         )
         return server
 
@@ -307,7 +321,7 @@ class ServerProcess:
             await asyncio.sleep(_FIRST_REQUEST)
             await self._end_start()
         if not self._launch.by_command:
-            self.template = await ask_template(self._launch.host, self._launch.port, _PROPS_TIMEOUT)
+            self.template = await ask_template(self.address, _PROPS_TIMEOUT)
         try:
             await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
@@ -424,7 +438,8 @@ class ServerProcess:
         if self._buffers is not None:
             for line in lines.splitlines():
                 self._read_load_line(line)
-        lines = clean_output(lines)
+        # A server may log its command line or its environment.
+        lines = clean_output(lines).replace(self._key, MASK.encode())
         if self._buffers is not None:
             self._buffers.add(lines.decode().splitlines())
         self._line_count += self._log.write(lines)
@@ -484,7 +499,7 @@ class ServerProcess:
 
         Raises ``ForeignListenerError`` if another program answered.
         """
-        answer = await ask_health(self._launch.host, self._launch.port, timeout)
+        answer = await ask_health(self.address, timeout)
         if answer is not None:
             # Checked after the answer: another program could take the port in between.
             await self._check_port_owner()
@@ -492,13 +507,13 @@ class ServerProcess:
 
     async def _has_port(self, roots: Iterable[int]) -> bool:
         """Return whether one of these processes certainly listens on its port: a quick check."""
-        return await asyncio.to_thread(listens, roots, self._launch.port)
+        return await asyncio.to_thread(listens, roots, self.address.port)
 
     async def _check_port_owner(self) -> None:
         known = (self.pid,) if self._child is None else self._child.family.pids
         if await self._has_port(known):
             return
-        port, by_command = self._launch.port, self._launch.by_command
+        port, by_command = self.address.port, self._launch.by_command
         roots = await self.processes()
         who = await asyncio.to_thread(foreign_listener, port, roots, by_command=by_command)
         if who is not None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.llama.http_get import http_get
+from cyber_inference_tui.llama.http_get import ServerAddress, http_get
 
 _MOST_BYTES = 1 << 20
 
@@ -32,14 +32,14 @@ class Task(msgspec.Struct, frozen=True):
     decoded: int
 
 
-async def ask_slots(host: str, port: int, timeout: float) -> tuple[Task, ...] | None:
+async def ask_slots(server: ServerAddress, timeout: float) -> tuple[Task, ...] | None:
     """Return the tasks in progress by ``GET /slots``; ``None`` = no valid answer in time.
 
     The server answers between two steps of its work, so the counts are current. ``timeout`` is in
     seconds. The fields are those of build 11669 (``tools/server/README.md`` of llama.cpp).
     """
     try:
-        status, body = await http_get(host, port, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
+        status, body = await http_get(server, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
         # TimeoutError is an OSError.
         return None

@@ -14,6 +14,7 @@ import msgspec
 
 from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
+from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, NewKey
 from cyber_inference_tui.records.logs import LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
@@ -62,6 +63,7 @@ from cyber_inference_tui.records.service import (
     ConfigValueRecord,
     InstallRecord,
     LoginRecord,
+    LogoutRecord,
     StatusRecord,
 )
 
@@ -79,16 +81,18 @@ class Area(Enum):
     """The clients that may call an endpoint."""
 
     OPEN = auto()
-    """All clients, without a key: health and the front page."""
+    """All clients, without a key, and pages of all sites: health."""
+    PAGE = auto()
+    """All clients, without a key, but no pages of other sites: the front page, the web page."""
     MODEL = auto()
-    """Clients of models, with a key if ``api_keys`` is set."""
+    """Clients of models, with a key if the service has any."""
     LOGIN = auto()
     """The login: no pages of other sites, and only JSON bodies."""
     ADMIN = auto()
     """The owner: as ``LOGIN``, and with a token if ``admin_password`` is set."""
     OWNER = auto()
     """The owner by a client of Ollama's API: as ``ADMIN``, but without a type of the body, and with
-    a key if ``api_keys`` is set and ``admin_password`` is not."""
+    a key for all models if the service has any and ``admin_password`` is not set."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
@@ -144,9 +148,9 @@ def _asking(
 
 HEALTH = _plain("GET /health", dict[str, str], "whether the service is up", Area.OPEN)
 HEALTH_V1 = _plain("GET /v1/health", dict[str, str], "the same as `/health`", Area.OPEN)
-FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.OPEN)
+FRONT_PAGE = _plain("GET /", str, "a page that says what this is", Area.PAGE)
 WEB_PAGE = _asking(
-    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.OPEN
+    "GET /ui/", ServerQuery, str, "llama-server's own web page, if the build has it", Area.PAGE
 )
 LIST_V1 = _plain(
     "GET /v1/models", dict[str, Any], "the models, as llama-server's router lists them", Area.MODEL
@@ -232,6 +236,7 @@ OLLAMA_DELETE = Endpoint(
 LOGIN = Endpoint(
     "POST /admin/login", Nothing, Credentials, LoginRecord, "the password for a token", Area.LOGIN
 )
+LOGOUT = _plain("POST /admin/logout", LogoutRecord, "ends the login of the token")
 STATUS = _plain("GET /admin/status", StatusRecord, "the state of the service")
 RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
@@ -324,6 +329,21 @@ CLIENTS = _asking(
     "the clients of each port, by program, key and address, the latest first",
 )
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
+KEY_TOTALS = _plain(
+    "GET /admin/totals/keys", list[KeyTotals], "sums over the requests, by the name of their key"
+)
+KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
+ADD_KEY = Endpoint(
+    "POST /admin/keys",
+    Nothing,
+    NewKey,
+    CreatedKey,
+    "creates an API key, and is the only answer that shows it",
+    status=201,
+)
+REMOVE_KEY = _plain(
+    "DELETE /admin/keys/{name}", KeyRecord, "removes an API key, which is invalid at once"
+)
 CONFIG = _plain(
     "GET /admin/config",
     list[ConfigValueRecord],

@@ -7,13 +7,16 @@ from enum import StrEnum
 
 import msgspec
 
+from cyber_inference_tui.records.keys import Priority
+
 
 class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A request that waits for a model (``GET /admin/queue``)."""
 
     model: str
+    priority: Priority = Priority.NORMAL
     position: int
-    """The position in the model's queue, from 1."""
+    """The position in the model's queue, from 1, if no other request arrives."""
     waited_seconds: float
     expected_wait_seconds: float | None
     """Seconds from now on; ``None`` if unknown."""
@@ -43,6 +46,8 @@ class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     position: int | None = None
     """While it waits: the position in the model's queue, from 1."""
+    priority: Priority | None = None
+    """While it waits: the priority of its API key."""
     queue_seconds: float = 0.0
     """Seconds that it has waited for its model so far."""
     time_to_first_token_seconds: float | None = None

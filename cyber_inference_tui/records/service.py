@@ -108,6 +108,12 @@ class LoginRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_in: int
 
 
+class LogoutRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to ``POST /admin/logout``: the login of the request's token has ended."""
+
+    ended: bool = True
+
+
 class SettingEffect(StrEnum):
     """The effect of a changed setting on a running service."""
 
@@ -144,6 +150,8 @@ class ConfigValueRecord(msgspec.Struct, frozen=True, kw_only=True):
     default: Any
     help: str
     secret: bool = False
+    guarded: bool = False
+    """Only its owner may change it over HTTP: with a login, or the token of ``service.json``."""
     live: bool = False
     """Applies without a restart of the service."""
     group: str = ""

@@ -3,7 +3,8 @@
 Requests are numbered in the order of arrival over all models. The oldest request of a model is its
 head. A head whose model is not loaded counts the later requests that are admitted elsewhere
 meanwhile. When the count reaches ``max_overtake`` and busy models block its model, these admit only
-requests that came before the head.
+requests that came before the head. A later request of a higher priority counts less, one of a lower
+priority counts more: by the weights in ``shares``, which also order the requests for one model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import asyncio
 from collections.abc import Mapping
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, Priority
+from cyber_inference_tui.scheduler.shares import WEIGHTS
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
 _NEWEST_WEIGHS = 0.3
@@ -39,7 +41,7 @@ class Admission:
         self._arrivals += 1
         return self._arrivals
 
-    def try_take_place(self, state: ModelState) -> bool:
+    def try_take_place(self, state: ModelState, priority: Priority) -> bool:
         """Admit a request that arrives now, if that is possible at once: the hot path."""
         server = state.server
         if (
@@ -53,20 +55,27 @@ class Admission:
         ):
             return False
         self._arrivals += 1
-        self.take_place(state, self._arrivals)
+        self.take_place(state, self._arrivals, priority)
         return True
 
     def may_overtake(self, state: ModelState) -> bool:
-        """Return whether a request of the model may be admitted before those that wait.
+        """Return whether a normal request of the model may be admitted before those that wait.
 
         If so, it is counted that it overtakes them.
         """
         if not self._admits(state, self._arrivals + 1):
             return False
-        self._count_overtaken(state, self._arrivals + 1)
+        self._count_overtaken(state, self._arrivals + 1, Priority.NORMAL)
         return True
 
-    def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
+    def enqueue(
+        self,
+        state: ModelState,
+        *,
+        takes_place: bool,
+        reason: str,
+        priority: Priority = Priority.NORMAL,
+    ) -> Waiter:
         """Append to the model's queue; the future of the waiter ends when it is admitted."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(
@@ -75,7 +84,9 @@ class Admission:
             since=loop.time(),
             takes_place=takes_place,
             reason=reason,
+            priority=priority,
         )
+        waiter.passed = state.passed
         state.waiters.append(waiter)
         self.waiting += 1
         return waiter
@@ -85,21 +96,16 @@ class Admission:
         if waiter not in state.waiters:
             return False
         state.waiters.remove(waiter)
-        self._one_less(state)
+        self.waiting -= 1
         return True
 
     def fail_all(self, state: ModelState, error: CyberError) -> None:
         """Empty the model's queue; everybody in it gets ``error``."""
         while state.waiters:
             waiter = state.waiters.popleft()
-            self._one_less(state)
+            self.waiting -= 1
             if not waiter.future.done():
                 waiter.future.set_exception(error)
-
-    def _one_less(self, state: ModelState) -> None:
-        self.waiting -= 1
-        if not state.waiters:
-            state.overtaken = 0
 
     def pop_loads(self, state: ModelState) -> list[Waiter]:
         """Take the explicit loads out of the queue of a loaded model.
@@ -114,14 +120,18 @@ class Admission:
         return [waiter for waiter in loads if not waiter.future.done()]
 
     def pop_admitted(self, state: ModelState) -> Waiter | None:
-        """Take the next request out of the queue, if it gets a place and no other model's turn is
-        due."""
+        """Take the next request out of the queue, by the shares of the priorities, if it gets a
+        place and no other model's turn is due."""
         while _is_open(state) and state.waiters and state.in_flight < state.places:
-            waiter = state.waiters[0]
-            if not self._admits(state, waiter.arrival):
+            shares = state.shares
+            heads = [state.waiters[0]] if shares is None else shares.heads(state.waiters)
+            waiter = next((one for one in heads if self._admits(state, one.arrival)), None)
+            if waiter is None:
                 break
             self.remove(state, waiter)
             if not waiter.future.done():
+                if shares is not None:
+                    shares.admit(waiter, state.waiters)
                 return waiter
         return None
 
@@ -142,16 +152,16 @@ class Admission:
             if (other := self._states.get(model_id)) is not None
         )
 
-    def take_place(self, state: ModelState, arrival: int) -> None:
+    def take_place(self, state: ModelState, arrival: int, priority: Priority) -> None:
         """Count an admitted request, and the heads that it overtakes."""
         state.in_flight += 1
         self.in_flight += 1
         if state.session is not None:
             state.session.requests += 1
         if self.waiting:
-            self._count_overtaken(state, arrival)
+            self._count_overtaken(state, arrival, priority)
 
-    def _count_overtaken(self, state: ModelState, arrival: int) -> None:
+    def _count_overtaken(self, state: ModelState, arrival: int, priority: Priority) -> None:
         if state.is_pinned:
             return
         for other in self._states.values():
@@ -161,7 +171,7 @@ class Admission:
                 and other.status is not ModelStatus.LOADED
                 and other.waiters[0].arrival < arrival
             ):
-                other.overtaken += 1
+                other.passed += WEIGHTS[other.waiting_priority] / WEIGHTS[priority]
 
     def free_place(self, state: ModelState, seconds: float) -> None:
         """Count the end of a request that held a place for so many seconds: the hot path."""

@@ -16,7 +16,7 @@ from functools import cached_property
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.llama.needs import Footprint, Measurement, NeedSource
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.free_memory import footprint_by_change
 from cyber_inference_tui.scheduler.lease import Lease
@@ -169,9 +169,18 @@ class ControlLoop:
 
     # Requests
 
-    def enqueue(self, state: ModelState, *, takes_place: bool, reason: str) -> Waiter:
+    def enqueue(
+        self,
+        state: ModelState,
+        *,
+        takes_place: bool,
+        reason: str,
+        priority: Priority = Priority.NORMAL,
+    ) -> Waiter:
         """Queue a request or an explicit load, and load the model if necessary."""
-        waiter = self.admission.enqueue(state, takes_place=takes_place, reason=reason)
+        waiter = self.admission.enqueue(
+            state, takes_place=takes_place, reason=reason, priority=priority
+        )
         self.on_detail(state.model.id)
         if state.has_no_process:
             self.estimate(state)
@@ -211,20 +220,24 @@ class ControlLoop:
             self.admission.fail_all(state, error)
             self.on_detail(state.model.id)
 
-    def try_acquire(self, state: ModelState) -> Lease | None:
+    def try_acquire(self, state: ModelState, priority: Priority) -> Lease | None:
         """Return a lease if the model has a free place at this moment: the hot path."""
+        if priority is not Priority.NORMAL:
+            state.use_shares()
         server = state.server
-        if self.closing or server is None or not self.admission.try_take_place(state):
+        if self.closing or server is None or not self.admission.try_take_place(state, priority):
             return None
         now = self.now()
         state.last_used = now
         self.on_detail(state.model.id)
-        return Lease(self.release, state, server, now, state.session)
+        return Lease(self.release, state, server, now, state.session, priority=priority)
 
-    def lease(self, state: ModelState, now: float) -> Lease | None:
+    def lease(self, state: ModelState, now: float, priority: Priority) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
         server = state.server
-        return None if server is None else Lease(self.release, state, server, now, state.session)
+        if server is None:
+            return None
+        return Lease(self.release, state, server, now, state.session, priority=priority)
 
     def places(self, state: ModelState) -> Places | None:
         """Return the places at the model's present server, if it has one."""
@@ -235,7 +248,7 @@ class ControlLoop:
             load.future.set_result(None)
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
-            self.admission.take_place(state, request.arrival)
+            self.admission.take_place(state, request.arrival, request.priority)
             state.last_used = self.now()
             self.on_detail(state.model.id)
             request.future.set_result(None)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.records import Priority
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.state import ModelState, Session
 
@@ -17,6 +19,7 @@ class Lease:
 
     __slots__ = (
         "_is_retry",
+        "_priority",
         "_released",
         "_session",
         "_since",
@@ -35,6 +38,7 @@ class Lease:
         session: Session | None,
         *,
         is_sent: bool = False,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self._released: Callable[[ModelState, float, float], None] | None = released
         self._state = state
@@ -44,11 +48,14 @@ class Lease:
         self._session = session
         self._is_retry = False
         self._waits = self._was_sent = is_sent
+        self._priority = priority
+        if state.shares is not None:
+            state.shares.begin(priority)
 
     @property
-    def port(self) -> int:
-        """The port of the server."""
-        return self.server.port
+    def address(self) -> ServerAddress:
+        """The address of the server."""
+        return self.server.address
 
     @property
     def model_id(self) -> str:
@@ -149,6 +156,8 @@ class Lease:
                 self.begun()
             if self._is_retry and self._session is not None:
                 self._session.retries -= 1
+            if self._state.shares is not None:
+                self._state.shares.end(self._priority)
             released(self._state, self._since, asyncio.get_running_loop().time())
 
     def __enter__(self) -> Self:

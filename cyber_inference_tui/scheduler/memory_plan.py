@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, needed_amount
+from cyber_inference_tui.scheduler.shares import WEIGHTS
 from cyber_inference_tui.scheduler.views import LoadLimits, ModelView, Refusal
 
 _LINGER_MOST = 0.5
@@ -167,6 +168,7 @@ class MemoryPlan:
             key=lambda busy: (
                 busy.leaving is None,
                 busy.admit_before is None,
+                WEIGHTS[busy.priority],
                 busy.in_flight + busy.waiting,
                 eviction_cost(busy, self._now),
             ),

@@ -11,9 +11,10 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from cyber_inference_tui.backoff import backoff
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, Priority
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
 from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload, eviction_cost
+from cyber_inference_tui.scheduler.shares import WEIGHTS, highest
 from cyber_inference_tui.scheduler.views import (
     Decision,
     LoadLimits,
@@ -31,6 +32,9 @@ PATIENCE = 5.0
 _PATIENCE_LOADS = 2.0
 """A model keeps its turn for at least so many times the duration of the change to another, so that
 changes never take most of the time."""
+_PATIENCE_MOST = 120.0
+"""Seconds after which a request of a lower priority has waited enough for busy models, unless a
+change takes longer."""
 
 MEMORY_FRESH = 1.0
 """Seconds for which a memory reading is recent enough for a load."""
@@ -63,12 +67,14 @@ def decide(
     * Models are loaded one at a time, when no other is being unloaded, and by a recent reading of
       the memory, because llama-server fits itself to the memory that is free at its start. If the
       memory of an ended server is not free yet, a load waits for it before others are evicted.
-    * The model whose request came first is loaded next. If it does not fit, idle models are
+    * The model whose request came first is loaded next, or one with a request of a higher priority,
+      unless the first has waited enough. If the next one does not fit, idle models are
       evicted: those with the lowest cost, and no more than needed. Busy and pinned models are
       never evicted. While a model waits for busy models, others that fit may be loaded before it.
     * A request waits behind at most ``max_overtake`` later requests for other models, and not much
       longer than a change of models takes. Then the busy models in its way get no later requests,
-      and are evicted when theirs have ended.
+      and are evicted when theirs have ended. The weights of their priorities multiply the number
+      and the time.
     * A model that would not fit even after all possible evictions is refused. A preload is refused
       if the model does not fit now.
     * If other programs leave too little memory, an idle model is unloaded.
@@ -90,7 +96,7 @@ def decide(
         for model in models
         if can_unload(model) and _idles_out(model) and model.id not in going
     ]
-    wanted = sorted((model for model in models if _wants_load(model)), key=lambda m: m.arrival)
+    wanted = _in_order([model for model in models if _wants_load(model)], limits, now)
 
     check = _check_memory(models, limits, memory, now, in_flux=in_flux, wanted=bool(wanted))
     deadlines += check.again
@@ -199,11 +205,9 @@ class _LoadOrder:
     def _wait_for_busy(self, model: ModelView) -> None:
         self.blocked.add(model.id)
         in_the_way = self._plan.busy_victims_for(model)
-        patience = max(
-            PATIENCE,
-            _PATIENCE_LOADS
-            * (model.load_seconds + max((busy.load_seconds for busy in in_the_way), default=0.0)),
-        )
+        change = model.load_seconds + max((busy.load_seconds for busy in in_the_way), default=0.0)
+        before = highest([busy.priority for busy in in_the_way] or [model.priority])
+        patience = _patience(model, before, change)
         if model.overtaken < self._limits.max_overtake:
             enough = model.waiting_since + patience
             self.deadlines.append(enough)
@@ -295,6 +299,30 @@ def _for_other_programs(models: Sequence[ModelView], now: float) -> list[Unload]
     if not idle:
         return []
     return [Unload(min(idle, key=lambda model: eviction_cost(model, now)).id, Reason.SHORTAGE)]
+
+
+def _in_order(wanted: Sequence[ModelView], limits: LoadLimits, now: float) -> list[ModelView]:
+    """Return the models in the order in which they are to be loaded."""
+    top = highest(model.priority for model in wanted)
+
+    def rank(model: ModelView) -> tuple[int, int]:
+        has_waited_enough = (
+            model.overtaken >= limits.max_overtake
+            or now >= model.waiting_since + _patience(model, top, model.load_seconds)
+        )
+        return -WEIGHTS[top if has_waited_enough else model.priority], model.arrival
+
+    return sorted(wanted, key=rank)
+
+
+def _patience(model: ModelView, before: Priority, change: float) -> float:
+    """Return the seconds that the model waits for requests of the priority ``before``.
+
+    ``change`` is the duration of the change to it, in seconds.
+    """
+    patience = max(PATIENCE, _PATIENCE_LOADS * change)
+    longer = patience * WEIGHTS[before] / WEIGHTS[model.priority]
+    return max(patience, min(longer, _PATIENCE_MOST))
 
 
 def _wants_load(model: ModelView) -> bool:

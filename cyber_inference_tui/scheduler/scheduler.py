@@ -22,7 +22,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Need
 from cyber_inference_tui.llama.spec import ServerSpec, asked_requests, resolve
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.control_loop import ControlLoop
 from cyber_inference_tui.scheduler.estimates import Estimates
 from cyber_inference_tui.scheduler.fit import FitCheck
@@ -33,6 +33,7 @@ from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker, ReadMemo
 from cyber_inference_tui.scheduler.places import Places
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.server_interface import ServerLauncher
+from cyber_inference_tui.scheduler.shares import WEIGHTS
 from cyber_inference_tui.scheduler.state import (
     ModelState,
     Waiter,
@@ -254,31 +255,41 @@ class Scheduler:
 
     # Requests
 
-    def try_acquire(self, model: LocalModel) -> Lease | None:
+    def try_acquire(self, model: LocalModel, priority: Priority = Priority.NORMAL) -> Lease | None:
         """Return a lease if the model is loaded and has a free place now: the hot path."""
         state = self._states.get(model.id)
-        return None if state is None else self._loop.try_acquire(state)
+        return None if state is None else self._loop.try_acquire(state, priority)
 
-    def places(self, model: LocalModel) -> Places | None:
-        """Return the places at the model's present server, if it has one."""
+    def places(self, model: LocalModel, priority: Priority = Priority.NORMAL) -> Places | None:
+        """Return the places at the model's present server, if it has one.
+
+        They are only for normal requests, which need no record of their priority.
+        """
         state = self._states.get(model.id)
-        return None if state is None else self._loop.places(state)
+        if state is None or priority is not Priority.NORMAL:
+            return None
+        return self._loop.places(state)
 
     async def acquire(
-        self, model: LocalModel, *, on_wait: Callable[[Waiter], None] | None = None
+        self,
+        model: LocalModel,
+        *,
+        priority: Priority = Priority.NORMAL,
+        on_wait: Callable[[Waiter], None] | None = None,
     ) -> Lease:
         """Wait for a place at the model, which is loaded if necessary.
 
+        While requests of several priorities wait, each gets its share of the places.
         ``on_wait`` is called with the place in the queue if there is a wait. Raises
         ``QueueFullError``, ``QueueTimeoutError``, ``InsufficientMemoryError``,
         ``ShuttingDownError`` or the error of the load. Cancelling it leaves the queue.
         """
         state = self._state_of(model)
-        lease = self._loop.try_acquire(state)
+        lease = self._loop.try_acquire(state, priority)
         if lease is not None:
             return lease
-        self._refuse_early(state)
-        waiter = self._loop.enqueue(state, takes_place=True, reason="request")
+        self._refuse_early(state, priority)
+        waiter = self._loop.enqueue(state, takes_place=True, reason="request", priority=priority)
         if on_wait is not None:
             on_wait(waiter)
         try:
@@ -293,7 +304,7 @@ class Scheduler:
         except asyncio.CancelledError:
             self._loop.leave(state, waiter)
             raise
-        lease = self._loop.lease(state, self._loop.now())
+        lease = self._loop.lease(state, self._loop.now(), priority)
         if lease is None:
             self._loop.release(state, self._loop.now(), self._loop.now())
             raise state.failure or ModelLoadError(
@@ -301,10 +312,12 @@ class Scheduler:
             )
         return lease
 
-    def _refuse_early(self, state: ModelState) -> None:
+    def _refuse_early(self, state: ModelState, priority: Priority) -> None:
         if self.closing:
             raise ShuttingDownError("The service is shutting down.")
-        queued = state.queued
+        # Requests of a lower priority do not fill the queue for those of a higher one.
+        weight = WEIGHTS[priority]
+        queued = sum(WEIGHTS[waiter.priority] >= weight for waiter in state.requests)
         # One request may always wait for a model that is not loaded, or none could ever load it.
         least = 0 if state.status is ModelStatus.LOADED else 1
         if queued >= max(self.settings.max_queue, least):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.settings.schema import Settings
@@ -15,7 +16,7 @@ from cyber_inference_tui.settings.schema import Settings
 class Server(Protocol):
     """The server process of a loaded model."""
 
-    port: int
+    address: ServerAddress
     pid: int
     exited: asyncio.Future[int]
     """Done when the process and all its children have ended."""
@@ -23,7 +24,7 @@ class Server(Protocol):
     """The tokens of context that it was started with; ``None`` if it chooses them."""
 
     argv: tuple[str, ...]
-    """The command line."""
+    """The command line, with masks for secrets."""
     slots: int | None
     """The number of requests that it answers at once; ``None`` if unknown."""
     context_length: int | None

@@ -14,9 +14,10 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.free_memory import Amount
 from cyber_inference_tui.scheduler.server_interface import Server
+from cyber_inference_tui.scheduler.shares import Shares, highest
 from cyber_inference_tui.scheduler.views import ModelView, Reason
 from cyber_inference_tui.settings.schema import Settings
 
@@ -24,7 +25,7 @@ from cyber_inference_tui.settings.schema import Settings
 class Waiter:
     """A request that waits for a model, or an explicit load, which takes no place."""
 
-    __slots__ = ("arrival", "future", "reason", "since", "takes_place")
+    __slots__ = ("arrival", "future", "passed", "priority", "reason", "since", "takes_place")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Waiter:
         since: float,
         takes_place: bool,
         reason: str,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self.future = future
         self.arrival = arrival
@@ -42,6 +44,9 @@ class Waiter:
         self.takes_place = takes_place
         self.reason = reason
         """The reason for a load: ``request``, ``asked``, ``preload`` or ``restart``."""
+        self.priority = priority
+        self.passed = 0.0
+        """The model's ``passed`` when it arrived."""
 
 
 class Session:
@@ -99,6 +104,11 @@ class ModelState:
     """A timer of the scheduler that is not after the end of the idle timeout."""
     asked_idle_timeout: float | None = None
     """The idle timeout that the last request asked for; 0 = never. ``None`` = as configured."""
+    shares: Shares | None = None
+    """The shares of the priorities, once a request with another priority than normal has come.
+
+    From then on requests wait here and not in the server, which knows no priorities.
+    """
 
     def __init__(self, model: LocalModel, spec: ServerSpec, asked_requests: int = 0) -> None:
         self.model = model
@@ -111,7 +121,8 @@ class ModelState:
         self.places: float = asked_requests or inf
         """The number of requests that its server gets at once; ``inf`` = no limit.
 
-        This is ``max_concurrent_requests``, but never more than the server accepts.
+        This is ``max_concurrent_requests``, but never more than the server accepts, and with
+        ``shares`` no more than its slots.
         """
         self.status = ModelStatus.UNLOADED
         self.progress: float | None = None
@@ -128,8 +139,11 @@ class ModelState:
         """Load it again after it was unloaded."""
         self.admit_before: int | None = None
         """Only requests up to this arrival are admitted, to make room for another model."""
-        self.overtaken = 0
-        """Later requests for other models that were admitted while the oldest request waits."""
+        self.passed = 0.0
+        """Requests for other models that were admitted before earlier ones that waited here.
+
+        One counts as many times as its weight is contained in that of the highest priority here.
+        """
         self.pinned: bool | None = None
         """The pin that was set at run time; ``None`` = as configured."""
         self.last_used = 0.0
@@ -193,15 +207,49 @@ class ModelState:
         return self.model.settings.pinned if self.pinned is None else self.pinned
 
     @property
+    def overtaken(self) -> float:
+        """How often others were admitted before the oldest request, at most."""
+        return self.passed - self.waiters[0].passed if self.waiters else 0.0
+
+    @property
+    def requests(self) -> list[Waiter]:
+        """The requests that wait for it, without explicit loads, in the order of arrival."""
+        return [waiter for waiter in self.waiters if waiter.takes_place]
+
+    @property
     def queued(self) -> int:
-        """The number of requests that wait for it, without explicit loads."""
-        return sum(waiter.takes_place for waiter in self.waiters)
+        """The number of ``requests``."""
+        return len(self.requests)
+
+    @property
+    def waiting_priority(self) -> Priority:
+        """The highest priority of those that wait for it."""
+        if self.shares is None:
+            return Priority.NORMAL
+        return highest(waiter.priority for waiter in self.waiters)
+
+    @property
+    def priority(self) -> Priority:
+        """The highest priority of all that wait for it or run."""
+        if self.shares is None:
+            return Priority.NORMAL
+        running = self.shares.running(self.in_flight)
+        return highest(running.union(waiter.priority for waiter in self.waiters))
+
+    def use_shares(self) -> None:
+        """Share the places by priority from now on."""
+        if self.shares is None:
+            self.shares = Shares()
+            self.count_places()
 
     def count_places(self) -> None:
-        """Set ``places`` after a change of the server or of ``asked_requests``."""
-        asked = self.asked_requests or inf
-        accepts = self.server.most_requests if self.server is not None else None
-        self.places = asked if accepts is None or accepts > asked else accepts
+        """Set ``places`` after a change of what they depend on."""
+        places = self.asked_requests or inf
+        if self.server is not None:
+            accepts = self.server.most_requests
+            slots = None if self.shares is None else self.server.slots
+            places = min(places, accepts or inf, slots or inf)
+        self.places = places
 
     @property
     def last_used_at(self) -> datetime | None:
@@ -251,6 +299,7 @@ def view_of(state: ModelState, settings: Settings, load_seconds: float | None) -
         arrival=oldest.arrival if oldest else 0,
         waiting_since=oldest.since if oldest else 0.0,
         overtaken=state.overtaken,
+        priority=state.priority,
         last_used=state.last_used,
         idle_timeout=idle_timeout(state, settings),
         pinned=state.is_pinned,

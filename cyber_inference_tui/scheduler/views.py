@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from cyber_inference_tui.llama.needs import Need
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, Priority
 from cyber_inference_tui.scheduler.free_memory import Amount
 
 
@@ -39,8 +39,10 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the oldest waiting request, in the order of arrival over all models."""
     waiting_since: float = 0.0
     """The time of its arrival."""
-    overtaken: int = 0
-    """Later requests for other models that were admitted while it waited."""
+    overtaken: float = 0.0
+    """Later requests for other models that were admitted while it waited, by their weights."""
+    priority: Priority = Priority.NORMAL
+    """The highest priority of its requests, which wait or run."""
     last_used: float = 0.0
     idle_timeout: float = 0.0
     """Seconds; 0 = none."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from math import inf
 
 import msgspec
 
 from cyber_inference_tui.records import ModelStatus, WaitingRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.load_history import LoadHistory
+from cyber_inference_tui.scheduler.shares import WEIGHTS
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
 
 _RELIABLE_PROGRESS = 0.1
@@ -67,6 +69,7 @@ class WaitEstimator:
                 records.append(
                     WaitingRecord(
                         model=state.model.id,
+                        priority=waiter.priority,
                         position=position,
                         waited_seconds=round(now - waiter.since, 3),
                         expected_wait_seconds=None if seconds is None else round(seconds, 1),
@@ -118,7 +121,9 @@ class WaitEstimator:
         request = state.request_seconds
         if state.status is ModelStatus.LOADED:
             return None if request is None else request * position / state.places
-        parts = [self._load_left(state), *self._before(state)]
+        parts = [self._load_left(state)]
+        if state.status is not ModelStatus.LOADING:
+            parts += self._before(state)
         rounds = (position - 1) // state.places
         if rounds:
             parts.append(None if request is None else request * rounds)
@@ -128,13 +133,12 @@ class WaitEstimator:
     def _before(self, state: ModelState) -> list[float | None]:
         """Return the seconds of everything that has to end before the model's load."""
         parts = []
-        arrival = state.waiters[0].arrival if state.waiters else None
+        turn = _turn(state)
         for other in self._states.values():
             if other is state:
                 continue
-            comes_first = other.waiters and (arrival is None or other.waiters[0].arrival < arrival)
             if other.status is ModelStatus.LOADING or (
-                other.status is ModelStatus.QUEUED and comes_first
+                other.status is ModelStatus.QUEUED and other.waiters and _turn(other) < turn
             ):
                 parts.append(self._load_left(other))
             elif (
@@ -157,4 +161,12 @@ class WaitEstimator:
 
 
 def _requests(state: ModelState) -> list[Waiter]:
-    return [waiter for waiter in state.waiters if waiter.takes_place]
+    """Return the waiting requests of a model in the order in which they get a place."""
+    requests = state.requests
+    return requests if state.shares is None else state.shares.in_order(requests)
+
+
+def _turn(state: ModelState) -> tuple[int, float]:
+    """Return a value that orders models by their turn to be loaded."""
+    arrival = state.waiters[0].arrival if state.waiters else inf
+    return -WEIGHTS[state.waiting_priority], arrival

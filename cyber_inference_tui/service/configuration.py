@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cyber_inference_tui.errors import ConfigError
+from cyber_inference_tui.cancellation import to_its_end
+from cyber_inference_tui.errors import ConfigError, GuardedSettingError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import (
     ConfigCheckRecord,
     ConfigValueRecord,
     SettingEffect,
 )
+from cyber_inference_tui.service.audit_log import CONFIGURATION_FILE, AuditLog, changed_settings
 from cyber_inference_tui.settings.credentials import CREDENTIALS, check_credentials_kept
 from cyber_inference_tui.settings.edit import (
     check_valid,
@@ -28,7 +31,7 @@ from cyber_inference_tui.settings.edit import (
     unset_value,
     with_key,
 )
-from cyber_inference_tui.settings.environment import ENV_PREFIX
+from cyber_inference_tui.settings.environment import without_settings
 from cyber_inference_tui.settings.load import (
     CurrentSettings,
     LoadedSettings,
@@ -58,7 +61,8 @@ class Configuration:
     It replaces what ``current`` holds. ``apply`` puts changed settings into effect; then, and when
     a changed file is refused, ``publish`` is called with the data of a ``config`` event.
     ``would_restart`` is ``Scheduler.would_restart``. ``bound_host`` returns the address that the
-    service listens on: if others reach it, its key and its password cannot be taken away.
+    service listens on: if others reach it, its key and its password cannot be taken away. ``audit``
+    gets what changes in the file, by a request or by a person.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Configuration:
         flags: Mapping[str, Any],
         apply: Callable[[Settings], Awaitable[None]],
         publish: Callable[[dict[str, str | None]], None],
+        audit: AuditLog,
         would_restart: Callable[[Settings, Callable[[LocalModel], LocalModel]], list[str]],
     ) -> None:
         self._current = current
@@ -86,6 +91,7 @@ class Configuration:
         self._flags = flags
         self._apply = apply
         self._publish = publish
+        self._audit = audit
         self._would_restart = would_restart
 
     async def watch(self) -> None:
@@ -122,15 +128,29 @@ class Configuration:
         if not edited:
             self._check_whole(text, new)
         self._check_kept(new.settings)
-        self._text, self._was_gone = text, False
+        before, self._text, self._was_gone = self._text, text, False
         changed = new.settings != self.loaded.settings
         self.loaded = new
         self._current.replace(self._applicable(new))
+        if before != text:
+            changes = await asyncio.to_thread(self._changes, before, text)
+            await self._audit.note_all(
+                "setting_changed", changes, None if edited else CONFIGURATION_FILE
+            )
         if not changed:
             return
         await self._apply(self._current.settings)
         self._publish({"error": None})
         _logger.info("the configuration was reloaded from %s", new.config_path)
+
+    def _changes(self, before: str, after: str) -> list[dict[str, Any]]:
+        """Return the settings that another text of the file has changed, for the audit log."""
+        try:
+            old = self._of_file_alone(before)
+        except ConfigError:
+            # It became invalid just before the service read it for the first time.
+            old = self._of_file_alone("")
+        return changed_settings(old, self._of_file_alone(after))
 
     def _applicable(self, new: LoadedSettings) -> LoadedSettings:
         began = self._current.settings
@@ -149,32 +169,41 @@ class Configuration:
         _, model_id, known = self._named(key)
         return self.loaded.value(known, model_id)
 
-    async def set(self, key: str, value: Any) -> ConfigValueRecord:
-        """Write a setting to the configuration file and apply it."""
+    async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
+        """Write a setting to the configuration file and apply it.
+
+        A guarded one changes only ``by_owner``; otherwise it raises ``GuardedSettingError``.
+        """
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
+        check_valid(self._path, key, value)
+        _check_owner(key, known, by_owner=by_owner)
         if model_id is None and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
-        await asyncio.to_thread(self._check_before_writing)
-        await asyncio.to_thread(set_value, self._path, key, value)
-        await self._load_file(edited=True)
+        await to_its_end(self._edit(partial(set_value, self._path, key, value)))
         return self.loaded.record(known, model_id)
 
-    async def unset(self, key: str) -> ConfigValueRecord:
+    async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         """Remove a setting from the configuration file, so that its default applies again."""
         key, model_id, known = self._named(key)
+        _check_owner(key, known, by_owner=by_owner)
         if model_id is None and known.name in CREDENTIALS:
             self._check_kept_without(known)
-        await asyncio.to_thread(self._check_before_writing)
-        await asyncio.to_thread(unset_value, self._path, key)
-        await self._load_file(edited=True)
+        await to_its_end(self._edit(partial(unset_value, self._path, key)))
         return self.loaded.record(known, model_id)
 
-    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
+    async def _edit(self, edit: Callable[[], None]) -> None:
+        """Edit the file and apply it: all of it, or nothing."""
+        await asyncio.to_thread(self._check_before_writing)
+        await asyncio.to_thread(edit)
+        await self._load_file(edited=True)
+
+    async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         """Return what ``set`` would do, or raise what it would raise; writes nothing."""
         key, model_id, known = self._named(key)
         value = self._unmasked(key, known, model_id, value)
         check_valid(self._path, key, value)
+        _check_owner(key, known, by_owner=by_owner)
         written, after = await asyncio.to_thread(self._preview, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
@@ -191,13 +220,13 @@ class Configuration:
         """Return the settings of the changed file alone, and those that would apply. Blocks."""
         text = self._check_before_writing()
         text = with_key(text, self._path, key, value)
-        ours = {
-            name: value for name, value in self._environ.items() if not name.startswith(ENV_PREFIX)
-        }
         return (
-            load_text(text, self._path, environ=ours, flags={}),
+            self._of_file_alone(text),
             load_text(text, self._path, environ=self._environ, flags=self._flags),
         )
+
+    def _of_file_alone(self, text: str) -> LoadedSettings:
+        return load_text(text, self._path, environ=without_settings(self._environ), flags={})
 
     def _check_before_writing(self) -> str:
         """Return the file's text if it may be edited. Blocks; raises ``ConfigError``."""
@@ -271,6 +300,17 @@ class Configuration:
             # A secret from the environment is never copied into the file.
             return unmasked_value(key, known, value, ())
         return unmasked_value(key, known, value, self.loaded.value(known, model_id))
+
+
+def _check_owner(key: str, known: Key, *, by_owner: bool) -> None:
+    if known.guarded and not by_owner:
+        raise GuardedSettingError(
+            f"{key} decides which programs and files the service uses, or where secrets go, so"
+            " only its owner may change it.",
+            hint="Use 'cyber-inference-tui config set' as the service's user, or set admin_password"
+            " and log in.",
+            param="key",
+        )
 
 
 def _text_of(path: Path) -> str:

@@ -20,7 +20,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.llama.needs import Measurement
-from cyber_inference_tui.records import ClientRecord, ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records import (
+    ClientRecord,
+    KeyTotals,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+)
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history_file import (
     FAULTS,
@@ -35,6 +41,7 @@ from cyber_inference_tui.service.history_file import (
 from cyber_inference_tui.service.history_rows import (
     Record,
     select_clients,
+    select_key_totals,
     select_measurements,
     select_requests,
     select_sessions,
@@ -167,6 +174,13 @@ class History:
     async def totals(self) -> list[ModelTotals]:
         """Return sums over the requests that are kept, by model."""
         return await self._read(select_totals)
+
+    async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
+        """Return sums over the requests that are kept, by the name of their key.
+
+        ``since``: those that arrived then or later.
+        """
+        return await self._read(lambda connection: select_key_totals(connection, since))
 
     async def _read(
         self, ask: Callable[[sqlite3.Connection], list[T]], limit: float = _READ_SECONDS

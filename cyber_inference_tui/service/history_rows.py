@@ -19,7 +19,13 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.needs import Footprint, Measurement
-from cyber_inference_tui.records import ClientRecord, ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records import (
+    ClientRecord,
+    KeyTotals,
+    ModelTotals,
+    RequestRecord,
+    SessionRecord,
+)
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 
 T = TypeVar("T")
@@ -85,6 +91,14 @@ _PRUNE = {
     )
     for table, time in _AGES.items()
 }
+
+_SUMS = (
+    # total() is a float and cannot overflow, as sum() can with a damaged row.
+    "count(*) AS requests,"
+    " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
+    " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
+    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
+)
 
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
@@ -209,15 +223,24 @@ def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[
 def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
     """Return sums over all requests that are kept, by model."""
     rows = connection.execute(
-        # total() is a float and cannot overflow, as sum() can with a damaged row.
-        "SELECT model, count(*) AS requests,"
-        " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
-        " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
-        " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
+        f"SELECT model, {_SUMS}"  # noqa: S608 - names from above
         # Refused requests that named no model are in no model's sums.
         " FROM requests WHERE model != '' GROUP BY model ORDER BY model"
     )
     return _records(rows, ModelTotals)
+
+
+def select_key_totals(
+    connection: sqlite3.Connection, since: datetime | None = None
+) -> list[KeyTotals]:
+    """Return sums over the requests that are kept, by the name of their key, by name."""
+    rows = connection.execute(
+        f"SELECT key_name, {_SUMS}"  # noqa: S608 - names from above
+        " FROM requests WHERE key_name IS NOT NULL AND +at >= :since"
+        " GROUP BY key_name ORDER BY key_name",
+        {"since": -_MAX_INTEGER if since is None else _storable(since)},
+    )
+    return _records(rows, KeyTotals)
 
 
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:

@@ -13,6 +13,7 @@ from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID, write_demo
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.library import Library
+from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec
@@ -79,7 +80,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
-        path=str(model.path) if model.path else None,
+        path=path_text(model.path) if model.path else None,
         size_bytes=model.size_bytes,
         architecture=facts.architecture if facts else None,
         parameters=facts.parameters if facts else None,
@@ -122,7 +123,7 @@ def record_with_state(
         status=state.status,
         unreadable=record.unreadable and server is None,
         progress=state.progress,
-        port=server.port if server else None,
+        port=server.address.port if server else None,
         context_length=(server.context_length if server else None) or record.context_length,
         context_size=server.context_size if server else record.context_size,
         capabilities=capabilities_of(model, state.next_spec, template),

@@ -178,6 +178,30 @@ class ModelCounters:
         return copied
 
 
+class KeyCounters:
+    """The counters of one API key."""
+
+    __slots__ = ("requests", "tokens_in", "tokens_out")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.tokens_in = 0
+        self.tokens_out = 0
+
+    def add_request(self, record: RequestRecord) -> None:
+        """Count a finished request."""
+        self.requests += 1
+        self.tokens_in += record.tokens_in or 0
+        self.tokens_out += record.tokens_out or 0
+
+    def copy(self) -> KeyCounters:
+        """Return counters that do not change with these."""
+        copied = KeyCounters()
+        copied.requests = self.requests
+        copied.tokens_in, copied.tokens_out = self.tokens_in, self.tokens_out
+        return copied
+
+
 def endpoint_of(path: str) -> str:
     """Return the label for a path, also for one below ``/upstream/ID``."""
     for end, name in _ENDPOINTS:

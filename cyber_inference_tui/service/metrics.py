@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from cyber_inference_tui.records import ModelRecord, ModelStatus, RequestRecord, SessionRecord
-from cyber_inference_tui.service.metric_counters import ModelCounters, Noted
+from cyber_inference_tui.service.metric_counters import KeyCounters, ModelCounters, Noted
 from cyber_inference_tui.service.metrics_text import MetricsState, label, render
 
 MAX_MODELS = 200
 """Models with metrics; of more models, the last used."""
+MAX_KEYS = 200
+"""API keys with metrics; of more keys, the last used."""
 
 _MANY = 500
 _AT_REST = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
@@ -33,6 +35,8 @@ class Metrics:
         self._noted: list[Noted] = []
         """Requests that are not counted yet."""
         self._refusals: Counter[str] = Counter()
+        self._keys: dict[str, KeyCounters] = {}
+        """By the name of the API key, the last used last."""
         self._scrape: asyncio.Task[bytes] | None = None
 
     def note_request(self, record: RequestRecord, error_code: str | None = None) -> None:
@@ -54,7 +58,16 @@ class Metrics:
         # The last used last.
         for model in reversed(dict.fromkeys([one[0].model for one in reversed(noted)])):
             self._of(model).add_requests(by_model[model])
+        self._count_keys(noted)
         self._forget_surplus()
+
+    def _count_keys(self, noted: Iterable[Noted]) -> None:
+        for record, _ in noted:
+            if record.key_name is not None:
+                name = label(record.key_name)
+                counters = self._keys.pop(name) if name in self._keys else KeyCounters()
+                counters.add_request(record)
+                self._keys[name] = counters
 
     def note_refusal(self, code: str) -> None:
         """Count a request that was refused with this error before its model was known."""
@@ -85,7 +98,8 @@ class Metrics:
     async def _render(self) -> bytes:
         try:
             state, counters = self.snapshot()
-            return await asyncio.to_thread(render, state, counters, dict(self._refusals))
+            keys = {name: counters.copy() for name, counters in self._keys.items()}
+            return await asyncio.to_thread(render, state, counters, dict(self._refusals), keys)
         finally:
             self._scrape = None
 
@@ -113,9 +127,11 @@ class Metrics:
         return counters
 
     def _forget_surplus(self) -> None:
-        """Forget the counters of the least recently used models if there are too many."""
+        """Forget the counters of the least recently used models and keys if there are too many."""
         while len(self._counters) > MAX_MODELS:
             del self._counters[next(iter(self._counters))]
+        while len(self._keys) > MAX_KEYS:
+            del self._keys[next(iter(self._keys))]
 
     def _most_used(self, models: list[ModelRecord]) -> list[ModelRecord]:
         """Return at most ``MAX_MODELS``: first loaded models, then models with counters."""

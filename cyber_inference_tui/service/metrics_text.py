@@ -20,6 +20,7 @@ from cyber_inference_tui.service.metric_counters import (
     COUNTERS,
     HISTOGRAMS,
     Histogram,
+    KeyCounters,
     ModelCounters,
 )
 
@@ -71,14 +72,20 @@ class _Family(NamedTuple):
 
 
 def render(
-    state: MetricsState, counters: Mapping[str, ModelCounters], refusals: Mapping[str, int]
+    state: MetricsState,
+    counters: Mapping[str, ModelCounters],
+    refusals: Mapping[str, int],
+    keys: Mapping[str, KeyCounters],
 ) -> bytes:
-    """Return the text; ``counters`` are by the model's label, ``refusals`` by the error's code.
+    """Return the text.
+
+    ``counters`` are by the model's label, ``refusals`` by the error's code, ``keys`` by the label
+    of the API key.
 
     It has every family, also those without samples, and the figures of this process.
     """
     lines = []
-    for name, kind, text, samples in _families(state, counters, refusals):
+    for name, kind, text, samples in _families(state, counters, refusals, keys):
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [
             f"{name}{sample.suffix}{_label_text(sample.labels)} {float(sample.value)!r}"
@@ -109,7 +116,10 @@ def _counter(name: str, text: str, samples: Iterable[_Sample]) -> _Family:
 
 
 def _families(
-    state: MetricsState, counters: Mapping[str, ModelCounters], refusals: Mapping[str, int]
+    state: MetricsState,
+    counters: Mapping[str, ModelCounters],
+    refusals: Mapping[str, int],
+    keys: Mapping[str, KeyCounters],
 ) -> Iterator[_Family]:
     build = {
         "version": state.version,
@@ -128,6 +138,7 @@ def _families(
         "Requests that came to no model.",
         (_Sample(count, {"code": code}) for code, count in refusals.items()),
     )
+    yield from _keys(keys)
     yield from _models(state.models)
     yield from _scheduler_memory(state.memory)
     yield from _host(state.sample)
@@ -165,6 +176,26 @@ def _histogram(model: str, histogram: Histogram) -> Iterator[_Sample]:
         yield _Sample(below, {"model": model, "le": bound}, "_bucket")
     yield _Sample(below, {"model": model}, "_count")
     yield _Sample(histogram.total, {"model": model}, "_sum")
+
+
+def _keys(keys: Mapping[str, KeyCounters]) -> Iterator[_Family]:
+    yield _counter(
+        "key_requests",
+        "Finished requests, by the name of their API key.",
+        (_Sample(counters.requests, {"key": key}) for key, counters in keys.items()),
+    )
+    yield _counter(
+        "key_tokens",
+        "Tokens read and written, by the name of the API key.",
+        (
+            _Sample(count, {"key": key, "direction": direction})
+            for key, counters in keys.items()
+            for direction, count in (
+                ("input", counters.tokens_in),
+                ("output", counters.tokens_out),
+            )
+        ),
+    )
 
 
 def _models(models: Sequence[ModelRecord]) -> Iterator[_Family]:

@@ -110,7 +110,7 @@ async def _command(
 ) -> tuple[list[str], str | None]:
     """Return the server's command line, with keys and tokens masked, or why there is none."""
     if state is not None and state.server is not None:
-        return masked_words(state.server.argv), None
+        return list(state.server.argv), None
     if spec.problem is not None:
         return [], spec.problem
     need = state.need if state else None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, TokenRate
 from cyber_inference_tui.monitor.processes import ProcessReader, ProcessUsage
 from cyber_inference_tui.monitor.rates import Rate
@@ -27,8 +28,8 @@ slower, and its answer counts in the next sample."""
 FRESH = 3.0
 """Seconds for which a rate is valid."""
 
-AskSlots = Callable[[int], Awaitable[tuple[Task, ...] | None]]
-"""Returns the tasks under way at the server on a port."""
+AskSlots = Callable[[ServerAddress], Awaitable[tuple[Task, ...] | None]]
+"""Returns the tasks under way at a server."""
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     pid: int
-    port: int
+    address: ServerAddress
     in_flight: int
     device_bytes: int | None
     """The memory that it reported to have allocated through a GPU's driver."""
@@ -52,7 +53,7 @@ def loaded_models(states: Iterable[ModelState]) -> list[LoadedModel]:
         LoadedModel(
             id=state.model.id,
             pid=state.server.pid,
-            port=state.server.port,
+            address=state.server.address,
             in_flight=state.in_flight,
             device_bytes=state.footprint.device if state.footprint else None,
             tokens_out=_counter(state.session),
@@ -153,7 +154,7 @@ class _TokenMeter:
         return self._task
 
     async def _look(self, model: LoadedModel, ask: AskSlots) -> None:
-        tasks = await ask(model.port)
+        tasks = await ask(model.address)
         if tasks is not None:
             self._take(model.tokens_out(), tasks)
 

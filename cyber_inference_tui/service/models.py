@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import (
     ConflictError,
     CyberError,
@@ -33,6 +34,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.audit_log import AuditLog
 from cyber_inference_tui.service.auto_model import auto_model
 from cyber_inference_tui.service.capabilities import capabilities_of
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
@@ -81,6 +83,7 @@ class Models:
         scheduler: Scheduler,
         launcher: Launcher,
         notifier: ChangeNotifier,
+        audit: AuditLog,
     ) -> None:
         self._current = current
         self._environ = environ
@@ -88,6 +91,7 @@ class Models:
         self._scheduler = scheduler
         self._launcher = launcher
         self._notifier = notifier
+        self._audit = audit
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """By id: the fit of the model at the last update, and its context size."""
@@ -395,6 +399,10 @@ class Models:
         record = self._record(model)
         if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
             raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
+        await to_its_end(self._delete_files(model))
+        return record
+
+    async def _delete_files(self, model: LocalModel) -> None:
         folder = self._settings.models_dir
         # A deletion that was reported as failed must not happen when the storage answers later.
         await self._storages.ask_async(folder, partial(touch, model.shards))
@@ -403,8 +411,8 @@ class Models:
             partial(self._library.delete, self.catalog, model.id),
             _DELETE_SECONDS,
         )
+        await self._audit.note("model_deleted", model=model.id)
         await self.scan()
-        return record
 
     async def add_demo(self) -> ModelRecord:
         """Add the built-in model for this run, as ``--demo`` does, and return its record."""

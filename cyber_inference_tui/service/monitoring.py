@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, ask_slots
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.monitor.ring import THINNED, SampleRing
@@ -50,8 +50,8 @@ ReadMachine = Callable[[], ResourceSample]
 """Samples the machine. Blocks."""
 
 
-async def _ask_slots(port: int) -> tuple[Task, ...] | None:
-    return await ask_slots(SERVER_HOST, port, SLOTS_TIMEOUT)
+async def _ask_slots(server: ServerAddress) -> tuple[Task, ...] | None:
+    return await ask_slots(server, SLOTS_TIMEOUT)
 
 
 class Monitoring:
@@ -59,8 +59,8 @@ class Monitoring:
 
     ``make_sampler`` is called in a thread with the paths whose disks to sample, again when they
     change; ``states`` is called for each sample. ``now`` returns the time of day, ``clock``
-    monotonic seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks the server on a port
-    for its tasks.
+    monotonic seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks a server for its
+    tasks.
     """
 
     def __init__(

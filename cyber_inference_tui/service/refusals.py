@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cyber_inference_tui.service.allowance import Allowance
+
 BURST = 100
 """Refused requests of a kind that are kept at once; after them one every ``PAUSE`` seconds."""
 PAUSE = 30.0
@@ -19,25 +21,10 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._by_strangers = _Allowance()
-        self._others = _Allowance()
+        self._by_strangers = Allowance(BURST, PAUSE)
+        self._others = Allowance(BURST, PAUSE)
 
     def keeps(self, code: str) -> bool:
         """Return whether to keep the next refused request, which has this code."""
         allowance = self._by_strangers if code in _BY_STRANGERS else self._others
         return allowance.take(self._clock())
-
-
-class _Allowance:
-    def __init__(self) -> None:
-        self._left = float(BURST)
-        self._at: float | None = None
-
-    def take(self, now: float) -> bool:
-        if self._at is not None:
-            self._left = min(BURST, self._left + (now - self._at) / PAUSE)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True

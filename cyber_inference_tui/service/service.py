@@ -35,6 +35,8 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ClientRecord,
     HubFilesRecord,
+    KeyRecord,
+    KeyTotals,
     LlamaServerRecord,
     ModelRecord,
     ModelTotals,
@@ -48,6 +50,8 @@ from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, Requ
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
+from cyber_inference_tui.service.api_keys import ApiKeys
+from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.extra_ports import ExtraPorts
@@ -108,9 +112,11 @@ class Service:
             data_dir / LOGS,
             now=utc_now,
             on_lines=self._notifier.log_lines,
-            limits=lambda: LogLimits(self.settings.log_max_size, self.settings.log_keep),
+            limits=self._log_limits,
         )
+        self.audit = AuditLog(data_dir / LOGS / AUDIT_FILE, now=utc_now, limits=self._log_limits)
         self.history = History(data_dir / "history.sqlite3", now=utc_now)
+        self.keys = ApiKeys(data_dir, now=utc_now, audit=self.audit)
         self.metrics = Metrics(self._metrics_state)
         self._refusals = Refusals(time.monotonic)
         self._storages = Storages()
@@ -144,6 +150,7 @@ class Service:
             scheduler=self.scheduler,
             launcher=self._launcher,
             notifier=self._notifier,
+            audit=self.audit,
         )
         self.monitoring = Monitoring(
             current=current,
@@ -174,6 +181,7 @@ class Service:
             flags=flags,
             apply=self._apply,
             publish=partial(self.events.publish, "config"),
+            audit=self.audit,
             would_restart=self.scheduler.would_restart,
         )
         self.extra_ports = ExtraPorts()
@@ -187,6 +195,9 @@ class Service:
     def settings(self) -> Settings:
         """The settings in force."""
         return self._current.settings
+
+    def _log_limits(self) -> LogLimits:
+        return LogLimits(self.settings.log_max_size, self.settings.log_keep)
 
     # Start and end
 
@@ -208,7 +219,9 @@ class Service:
                 f"Cannot create {error.filename}: {error.strerror}.",
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
+        await self.keys.read()
         await self.history.start()
+        await self.keys.recall(self.history)
         await self._restore_measurements()
         await self._launcher.start()
         await self.models.scan(_FIRST_SCAN)
@@ -388,6 +401,16 @@ class Service:
         self.finished.flush()
         return await self.history.totals()
 
+    async def key_totals(self) -> list[KeyTotals]:
+        """Return sums over the requests that are kept, by the name of their key."""
+        self.finished.flush()
+        return await self.history.key_totals()
+
+    def key_records(self) -> list[KeyRecord]:
+        """Return the API keys with names, and their use."""
+        self.finished.flush()
+        return self.keys.records()
+
     async def sessions(self, query: HistoryQuery) -> list[SessionRecord]:
         """Return sessions, newest first; running sessions come before all others."""
         ended = await self.history.sessions(query)
@@ -438,6 +461,8 @@ class Service:
         """Keep, count and publish finished requests."""
         records = [record for record, _ in noted]
         self.history.add_all(records)
+        if self.keys.present:
+            self.keys.note(records)
         self.metrics.note_requests(noted)
         self.events.publish_all("request", records)
 
@@ -446,6 +471,7 @@ class Service:
         self.metrics.note_refusal(code)
         if self._refusals.keeps(code):
             self.history.add(record)
+            self.keys.note([record])
             self.events.publish("request", record)
 
     def _session_ended(self, record: SessionRecord) -> None:

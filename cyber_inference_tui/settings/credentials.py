@@ -1,10 +1,11 @@
 """Make the API key and the password of a service that other machines can reach.
 
-Everything but ``is_loopback`` and ``missing_credentials`` blocks: it reads and writes files.
+``make_credentials`` blocks: it reads and writes files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,8 +14,9 @@ from typing import Any
 
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.edit import set_value, write_default
-from cyber_inference_tui.settings.environment import ENV_PREFIX
+from cyber_inference_tui.settings.environment import ENV_PREFIX, without_settings
 from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, load_if_there
+from cyber_inference_tui.settings.password_hash import is_hash
 from cyber_inference_tui.settings.schema import Settings
 
 CREDENTIALS = ("api_keys", "admin_password")
@@ -24,6 +26,11 @@ _ALTERNATIVES = (
     "Set api_keys and admin_password yourself, bind to 127.0.0.1 (and use an SSH tunnel), or let "
     "everybody in with insecure_no_auth = true."
 )
+_PLACES = {
+    "api_keys": "has the key.",
+    "admin_password": "has a hash of the password; to set another: `cyber-inference-tui config "
+    "set admin_password -`.",
+}
 # Without letters and digits that look alike: people also type it from paper.
 _PASSWORD_SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - an alphabet
 _PASSWORD_GROUPS = 5
@@ -108,24 +115,52 @@ def make_credentials(
     finally:
         # Also if only the first was stored.
         if lines:
-            shown = "are not shown again" if reveal else "are not shown here"
             announce(
                 "\n".join(
                     (
                         f"Other machines can reach {host}. These were made, and are needed from "
                         "now on:",
                         *lines,
-                        f"They {shown}; they are in {path}.",
+                        f"They are not shown {'again' if reveal else 'here'}.",
+                        *(f"{path} {_PLACES[name]}" for name in lacking),
                     )
                 )
             )
     return load_if_there(path, environ=environ, flags=flags)
 
 
+def new_api_key() -> str:
+    """Return a new API key, with 192 random bits."""
+    return f"sk-{secrets.token_hex(24)}"
+
+
+def digest_of(secret: str) -> bytes:
+    """Return a digest to compare secrets in constant time."""
+    # Header values contain bytes that are not UTF-8 as surrogates.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def hash_password(
+    loaded: LoadedSettings, *, environ: Mapping[str, str], flags: Mapping[str, Any]
+) -> LoadedSettings:
+    """Replace a password that is in the file as plain text by its hash, and return the settings.
+
+    Raises ``ConfigError`` if the file cannot be written, and ``ConflictError`` if another program
+    keeps changing it.
+    """
+    path = loaded.config_path
+    in_file = load_if_there(path, environ=without_settings(environ), flags={})
+    password = in_file.settings.admin_password
+    if not password or is_hash(password):
+        return loaded
+    set_value(path, "admin_password", password)
+    return load_if_there(path, environ=environ, flags=flags)
+
+
 def _new_credential(name: str) -> tuple[str, str]:
     """Return the name of a credential, and a new value."""
     if name == "api_keys":
-        return "API key", f"sk-{secrets.token_hex(24)}"
+        return "API key", new_api_key()
     groups = (
         "".join(secrets.choice(_PASSWORD_SIGNS) for _ in range(4)) for _ in range(_PASSWORD_GROUPS)
     )

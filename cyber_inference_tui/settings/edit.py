@@ -20,9 +20,10 @@ from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictEr
 from cyber_inference_tui.files import rewrite_file
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
-from cyber_inference_tui.settings.load import load_text, read_config
+from cyber_inference_tui.settings.load import MAX_FILE, load_text, read_config
+from cyber_inference_tui.settings.password_hash import hashed
 from cyber_inference_tui.settings.positions import key_lines, key_path
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, PASSWORD, Key
 from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
 from cyber_inference_tui.text import escaped
 
@@ -119,12 +120,15 @@ def check_valid(path: Path, key: str, value: Any) -> None:
 def with_key(text: str, path: Path, key: str, value: Any) -> str:
     """Return the text of the file ``path`` with one key set and all else unchanged.
 
-    Raises ``ConfigError`` if the text is not TOML or the result would be invalid. The text itself
-    may be invalid: the change may correct it.
+    A password becomes a hash. Raises ``ConfigError`` if the text is not TOML or the result would be
+    invalid. The text itself may be invalid: the change may correct it.
     """
     model_id, known = split_key(key)
     _check_syntax(text, path)
-    return _checked(_with_value(text, model_id, known, _plain(parsed(known, value))), path, key)
+    new = _plain(parsed(known, value))
+    if known.form == PASSWORD and new and isinstance(new, str):
+        new = hashed(new)
+    return _checked(_with_value(text, model_id, known, new), path, key)
 
 
 def without_key(text: str, path: Path, key: str) -> str:
@@ -163,7 +167,11 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
                 text = ""
             new = change(text)
             if new != text:
-                rewrite_file(target, new.encode())
+                data = new.encode()
+                if len(data) > MAX_FILE:
+                    # It could not be read again.
+                    raise ConfigError(f"{path}: would be larger than {MAX_FILE} bytes.")
+                rewrite_file(target, data)
     except OSError as error:
         raise _not_written(path, error) from error
 

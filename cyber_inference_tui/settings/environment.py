@@ -32,6 +32,11 @@ def variable(environ: Mapping[str, str], name: str) -> str:
     return unquoted(environ.get(name, ""))
 
 
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the variables of settings, to read the file alone."""
+    return {name: text for name, text in environ.items() if not name.startswith(ENV_PREFIX)}
+
+
 def unquoted(text: str) -> str:
     """Return ``text`` without the pair of quotes around it; empty if only blanks are left.
 

@@ -49,6 +49,7 @@ def render_table(keys: dict[str, Key]) -> str:
         # The file needs a path; the table may say what it depends on.
         shown = "`<data_dir>/models`" if key.name == "models_dir" else shown
         marks = " Secret." if key.secret else ""
+        marks += " Guarded." if key.guarded else ""
         if keys is KEYS and not key.live:
             marks += " Takes a restart of the service."
         rows.append(f"| `{key.name}` | {shown} | {_markdown(key.help)}{marks} |")

@@ -56,7 +56,8 @@ from cyber_inference_tui.text import clean_line, escaped
 
 CONFIG_FILE = "config.toml"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-_MAX_FILE = 1 << 20
+MAX_FILE = 1 << 20
+"""Bytes that the file may have."""
 
 # Variables of this prefix that are no settings.
 _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}HOME"})
@@ -80,13 +81,13 @@ class LoadedSettings(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     """Remarks that are no mistakes, such as an unknown variable."""
 
-    def records(self) -> list[ConfigValueRecord]:
-        """Return the record of every setting; secrets are masked."""
-        shown = [self.record(key) for key in KEYS.values()]
+    def records(self, *, reveal: bool = False) -> list[ConfigValueRecord]:
+        """Return the record of every setting; secrets are masked unless ``reveal``."""
+        shown = [self.record(key, reveal=reveal) for key in KEYS.values()]
         blank = ModelSettings()
         for model_id, table in self.settings.models.items():
             shown += [
-                self.record(key, model_id)
+                self.record(key, model_id, reveal=reveal)
                 for name, key in MODEL_KEYS.items()
                 if getattr(table, name) != getattr(blank, name)
             ]
@@ -120,6 +121,7 @@ class LoadedSettings(msgspec.Struct, frozen=True):
             default=plain_value(default),
             help=key.help,
             secret=key.secret,
+            guarded=key.guarded,
             live=key.live,
             group=key.group,
         )
@@ -202,13 +204,13 @@ def read_config(path: Path) -> str:
     """Return the file's text. Raises ``FileNotFoundError``, or ``ConfigError`` if unreadable."""
     shown = escaped(str(path))
     try:
-        data = read_file(path, _MAX_FILE + 1)
+        data = read_file(path, MAX_FILE + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise ConfigError(f"{shown}: cannot be read: {error.strerror}.") from error
-    if len(data) > _MAX_FILE:
-        raise ConfigError(f"{shown}: is larger than {_MAX_FILE} bytes.")
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{shown}: is larger than {MAX_FILE} bytes.")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(f"{shown}: is UTF-16 text.", hint="Save it as UTF-8.")
     try:
@@ -246,6 +248,8 @@ class _Reader:
 
     def result(self) -> LoadedSettings:
         self._check_names()
+        if self._values.get("tls_key") and not self._values.get("tls_cert"):
+            self._note(("tls_key",), "is set, but tls_cert is not")
         if self._mistakes:
             # Names and values are outside text: keep each mistake on one harmless line.
             raise ConfigError("\n".join(clean_line(mistake) for mistake in self._mistakes))

@@ -16,7 +16,7 @@ _PORT = (
 _HOST = "a model's server listens on 127.0.0.1, for the service alone; host sets the service's"
 _KEY = "only the service talks to a model's server; api_keys sets the keys of the service's clients"
 _PREFIX = "the service would not find its server's paths; a reverse proxy can add a prefix"
-_TLS = "the service speaks plain HTTP with its servers on this machine; a reverse proxy can add TLS"
+_TLS = "the service speaks plain HTTP with its servers on this machine; tls_cert is for its clients"
 _ROUTER = "the service starts one server for each model; see models_dir and max_loaded_models"
 _ENDS = "llama-server would print something and end; run llama-server by hand for that"
 

@@ -31,6 +31,13 @@ FIELDS = "fields"
 """The form of names, or of a table of values, in a request's JSON."""
 PORTS = "ports"
 """The form of a list of port numbers."""
+PASSWORD = "password"  # noqa: S105 - the name of a form
+"""The form of a password that the file holds as a hash (see ``password_hash``)."""
+
+_FILES = frozenset({"file", "program"})
+"""The forms of a text that may be a path."""
+NETWORK = "network"
+"""The form of an IP address or a network."""
 
 _YEAR = 31_536_000
 """Seconds: the upper bound of every duration, well within what timers can hold."""
@@ -57,6 +64,7 @@ def setting(
     *,
     live: bool = True,
     secret: bool = False,
+    guarded: bool = False,
     form: str = "",
     general: str = "",
     example: Any = None,
@@ -68,6 +76,7 @@ def setting(
         "group": group.value if group is not None else "",
         "live": live,
         "secret": secret,
+        "guarded": guarded,
         "form": form,
         "general": general,
         "example": example,
@@ -131,6 +140,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting(
             "The model's GGUF file, if it is outside the folders.",
+            guarded=True,
             example="/mnt/models/my-model-Q4_K_M.gguf",
         ),
     ] = None
@@ -187,6 +197,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         setting(
             "The projector file, if it is not the one beside the model.",
+            guarded=True,
             example="/mnt/models/mmproj-my-model.gguf",
         ),
     ] = None
@@ -194,6 +205,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting(
             "Further arguments for its server, which override all others.",
+            guarded=True,
             form=LLAMA_ARGUMENTS,
             general="llama_args",
             example=["--cache-type-k", "q8_0"],
@@ -204,6 +216,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Further environment variables for its server.",
             secret=True,
+            guarded=True,
             form="variable",
             example={"GGML_CUDA_ENABLE_UNIFIED_MEMORY": "1"},
         ),
@@ -239,7 +252,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         setting(
             "Any other OpenAI-compatible server instead of llama-server;"
-            " {port}, {host}, {path} and {id} are filled in.",
+            " {port}, {host}, {path}, {id} and {key} are filled in.",
+            guarded=True,
             form=ARGUMENTS,
             example=["my-server", "--host", "{host}", "--port", "{port}", "--model", "{path}"],
         ),
@@ -267,11 +281,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force."""
 
     models_dir: Annotated[
-        Path, setting("Where models are kept; <data_dir>/models if not set.", Group.MODELS)
+        Path,
+        setting("Where models are kept; <data_dir>/models if not set.", Group.MODELS, guarded=True),
     ] = msgspec.field(default_factory=lambda: _default_data_dir() / "models")
     model_dirs: Annotated[
         tuple[Path, ...],
-        setting("Further directories to read models from, in place.", Group.MODELS),
+        setting("Further directories to read models from, in place.", Group.MODELS, guarded=True),
     ] = ()
     discover: Annotated[
         bool,
@@ -333,6 +348,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "The llama-server to use; empty = the installed one, else that on PATH.",
             Group.LLAMA_SERVER,
+            guarded=True,
             form="program",
         ),
     ] = ""
@@ -357,8 +373,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     llama_args: Annotated[
         tuple[str, ...],
-        setting("Further arguments for every server.", Group.LLAMA_SERVER, form=LLAMA_ARGUMENTS),
+        setting(
+            "Further arguments for every server.",
+            Group.LLAMA_SERVER,
+            guarded=True,
+            form=LLAMA_ARGUMENTS,
+        ),
     ] = ()
+    confine_servers: Annotated[
+        bool,
+        setting(
+            "Let a llama-server without a GPU use only its models, libraries and cache (Linux).",
+            Group.LLAMA_SERVER,
+            guarded=True,
+        ),
+    ] = True
     llama_server_base_port: Annotated[
         int,
         setting("First port for a model's server; 0 = any.", Group.LLAMA_SERVER, ge=0, le=65535),
@@ -414,6 +443,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_size: Annotated[
         int, setting("Bytes a request's body may have.", Group.REQUESTS, ge=1, le=2**40)
     ] = 67108864
+    max_body_memory: Annotated[
+        int,
+        setting(
+            "Bytes that the bodies of all requests may take together; 0 = a sixteenth of the "
+            "memory, at least 256 MiB.",
+            Group.REQUESTS,
+            ge=0,
+            le=2**50,
+        ),
+    ] = 0
 
     host: Annotated[
         str,
@@ -442,20 +481,58 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     admin_password: Annotated[
-        str, setting("When set, admin endpoints need a login.", Group.ACCESS, secret=True)
+        str,
+        setting(
+            "When set, admin endpoints need a login. The file gets a hash of it.",
+            Group.ACCESS,
+            secret=True,
+            form=PASSWORD,
+        ),
     ] = ""
     allowed_hosts: Annotated[
         tuple[str, ...],
         setting(
-            "Further host names to answer to, beyond this machine's own and addresses.",
+            "Further host names to answer to, beyond this machine's own and addresses; "
+            '"*.example.org" means all names below.',
             Group.ACCESS,
             form="word",
         ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
-        setting("Origins whose web pages may use the service.", Group.ACCESS, form="origin"),
+        setting(
+            'Origins whose web pages may use the service; "https://*.example.org" means all '
+            "names below.",
+            Group.ACCESS,
+            form="origin",
+        ),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        setting(
+            "Addresses or networks of proxies whose X-Forwarded-For and Forwarded name the client.",
+            Group.ACCESS,
+            form=NETWORK,
+        ),
+    ] = ()
+    tls_cert: Annotated[
+        str,
+        setting(
+            "File with the certificate (PEM) for https; read again when it changes. Empty = http.",
+            Group.ACCESS,
+            live=False,
+            form="file",
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        setting(
+            "File with the certificate's key; empty = it is in the file of tls_cert.",
+            Group.ACCESS,
+            live=False,
+            form="file",
+        ),
+    ] = ""
     insecure_no_auth: Annotated[
         bool,
         setting(
@@ -466,7 +543,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
 
     hf_endpoint: Annotated[
-        str, setting("The model hub; empty = the hub's default.", Group.HUB, form="url")
+        str,
+        setting("The model hub; empty = the hub's default.", Group.HUB, guarded=True, form="url"),
     ] = ""
     hf_token: Annotated[
         str,
@@ -483,12 +561,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Hosts the hub may send a download to, beyond its own; "
             '"name", "name:port" or "*.name".',
             Group.HUB,
+            guarded=True,
             form="word",
         ),
     ] = ()
 
     data_dir: Annotated[
-        Path, setting("Where state and logs are kept.", Group.SERVICE, live=False)
+        Path, setting("Where state and logs are kept.", Group.SERVICE, live=False, guarded=True)
     ] = msgspec.field(default_factory=_default_data_dir)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -521,7 +600,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1.0
     system_root: Annotated[
         Path,
-        setting("Where proc/, sys/ and etc/ of the machine are.", Group.SERVICE, live=False),
+        setting(
+            "Where proc/, sys/ and etc/ of the machine are.",
+            Group.SERVICE,
+            live=False,
+            guarded=True,
+        ),
     ] = Path("/")
 
     theme: Annotated[str, setting("The terminal app's theme.", Group.TERMINAL, form="name")] = ""
@@ -545,6 +629,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     live: bool = True
     """Applies without a restart of the service."""
     secret: bool = False
+    guarded: bool = False
+    """Names a program, its arguments, a path or a receiver of secrets, so that only the owner may
+    change it over HTTP."""
     form: str = ""
     """The form a text must have (see ``values``)."""
     general: str = ""
@@ -576,6 +663,15 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def is_path(self) -> bool:
         """True if its value is a path, or a list of paths."""
         return self.bare_type is Path or Path in get_args(self.bare_type)
+
+    @property
+    def names_file(self) -> bool:
+        """True if its value is a path, a list of paths, or a text that may be a path."""
+        return self.is_path or self.form in _FILES
+
+    def is_path_in(self, text: str) -> bool:
+        """Return whether ``text``, as the value or an item of it, is a path."""
+        return self.is_path or self.form == "file" or (self.form == "program" and "/" in text)
 
     @property
     def choices(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Errors name the expected and the found value, but never a secret: messages are l
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import math
 import re
 import tomllib
@@ -17,11 +18,14 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.settings.owned_options import owned_option_problem
+from cyber_inference_tui.settings.password_hash import HASH_FORM
 from cyber_inference_tui.settings.schema import (
     ALIAS_KEYS,
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    NETWORK,
+    PASSWORD,
     PORTS,
     Key,
     RequestRules,
@@ -52,6 +56,10 @@ _FORMS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "url": (re.compile(r"https?://[^\s]+"), "an address that begins with https:// or http://"),
     "variable": (re.compile(r"[^=\x00]+"), "a variable's name"),
     FIELDS: (re.compile(r".+", re.DOTALL), "a field's name"),
+    PASSWORD: (
+        re.compile(rf"(?!\$scrypt\$).+|{HASH_FORM}", re.DOTALL),
+        "a password, or a whole scrypt hash",
+    ),
 }
 _NOT_MODEL = "expected no field model: the service finds the model by it, and sends the model's id"
 
@@ -116,7 +124,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         return expanded(typed, folder, home)
     if isinstance(typed, str) and typed:
         _check_form(key, typed, None)
-        if key.form == "program" and "/" in typed:
+        if key.is_path_in(typed):
             return str(expanded(Path(typed), folder, home))
     return typed
 
@@ -205,6 +213,14 @@ def _check_form(key: Key, text: str, item: int | None) -> None:
     form = _FORMS.get(key.form)
     if form is not None and form[0].fullmatch(text) is None:
         raise InvalidValueError(f"{place}expected {form[1]}, found {in_words(text, key)}", item)
+    if key.form == NETWORK:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            words = "an address or a network such as 10.0.0.0/8"
+            raise InvalidValueError(
+                f"{place}expected {words}, found {in_words(text, key)}", item
+            ) from None
     if key.form == LLAMA_ARGUMENTS and (why := owned_option_problem(text)) is not None:
         raise InvalidValueError(f"{place}{why}", item)
 

@@ -1,4 +1,4 @@
-"""Notice changes of a file by polling, which also works on network disks."""
+"""Notice changes of files by polling, which also works on network disks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _Stamp = tuple[int, int, int] | None
 
 
 class FileWatch:
-    """Compares a file's state with that of the last look. Blocks, though shortly."""
+    """Compares the state of files with that of the last look. Blocks, though shortly."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._look()
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._stamps = self._look()
 
     def changed(self) -> bool:
-        """Return whether the file was written, replaced or removed since the last look."""
-        stamp = self._look()
-        if stamp == self._stamp:
+        """Return whether a file was written, replaced or removed since the last look."""
+        stamps = self._look()
+        if stamps == self._stamps:
             return False
-        self._stamp = stamp
+        self._stamps = stamps
         return True
 
     async def wait(self, interval: float) -> None:
-        """Return when the file has changed; look every ``interval`` seconds.
+        """Return when a file has changed; look every ``interval`` seconds.
 
         A thread of its own looks. To wake the event loop and a thread of its pool for each look
         would take four times the processor time.
@@ -45,12 +45,16 @@ class FileWatch:
         finally:
             stop.set()
 
-    def _look(self) -> _Stamp:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+    def _look(self) -> list[_Stamp]:
+        return [_stamp(path) for path in self._paths]
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 async def _begun(work: Callable[[], None], pause: float) -> Future[None]:

@@ -57,6 +57,8 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
 _LONGEST_FIRST_PAUSE = 5.0
 """Seconds between attempts to connect to a service that has not answered yet."""
+_ANSWER_SECONDS = 10.0
+"""Seconds after which the app says that the service does not answer."""
 _POLL_SECONDS = 1.0
 _QUIET_SECONDS = 3.0
 """Seconds without an event after which the service's status is read: with a long
@@ -184,7 +186,7 @@ class Feed:
     async def _read_all(self) -> int | None:
         """Read everything; return the id of the last event that it includes."""
         client = self._client
-        status = await client.call(endpoints.STATUS)
+        status = await client.call(endpoints.STATUS, timeout=_ANSWER_SECONDS)
         models, samples, finished, recent_events = await asyncio.gather(
             client.call(endpoints.MODELS),
             client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),

@@ -12,19 +12,20 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from textual import events
 from textual.app import App
 from textual.message_pump import MessagePump
 from textual.widgets import Input, TextArea
-from textual.worker import WorkerError
+from textual.worker import Worker, WorkerError
 
 _LIMIT = 2.0
 """Seconds after which the next key is handled in any case."""
 _CAPACITY = 10_000
 """Maximum waiting keys, such as of a paste in a terminal that does not mark pastes."""
 OPENING = "opening"
-"""Group of workers that open something; keys wait for them."""
+"""Group of workers that carry out a key, such as opening a dialog; the next keys wait for them."""
 
 
 class KeyQueue:
@@ -39,6 +40,8 @@ class KeyQueue:
         self._waiting: deque[events.Event] = deque()
         self._due: events.Event | None = None
         self._task: asyncio.Task[None] | None = None
+        self._late: WeakSet[Worker[Any]] = WeakSet()
+        """Workers that took too long once: no other key waits for them."""
 
     def admits(self, event: events.Event) -> bool:
         """Return whether the app may handle ``event`` now; else post it again later."""
@@ -78,16 +81,19 @@ class KeyQueue:
                     before = now
                     for pump in (*_from_focus_to_app(app), app):
                         await _processed(pump)
-                    for worker in app.workers:
-                        if worker.group == OPENING:
-                            before = None
-                            with contextlib.suppress(WorkerError):
-                                await worker.wait()
+                    for worker in self._opening():
+                        before = None
+                        with contextlib.suppress(WorkerError):
+                            await worker.wait()
         except TimeoutError:
             app.log.warning("a key was not carried out in time")
+            self._late.update(self._opening())
         finally:
             self._task = None
             self._post_next()
+
+    def _opening(self) -> list[Worker[Any]]:
+        return [one for one in self._app.workers if one.group == OPENING and one not in self._late]
 
 
 def _from_focus_to_app(app: App[Any]) -> list[MessagePump]:

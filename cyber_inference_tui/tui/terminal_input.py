@@ -40,9 +40,8 @@ _KEY = re.compile(r"\x1b\[([\d:]*)(?:;([\d:]*))?(?:;([\d:]*))?([u~ABCDEFHPQRS])"
 _OTHER = re.compile(
     r"\x1b\[(?:[IO]|20[01]~"  # focus, paste
     r"|<\d{1,6};-?\d{1,6};-?\d{1,6}[Mm]"  # mouse
-    r"|\?\d{1,6};\d\$y"  # an answer about a mode
-    r"|\d{1,6};\d{1,6}R"  # the cursor's position
-    r"|48;\d{1,6}(?::\d*)*;\d{1,6}(?::\d*)*;\d{1,6}(?::\d*)*;\d{1,6}(?::\d*)*t)"  # size
+    r"|\?2026;\d\$y"  # whether it draws whole frames
+    r"|\d{1,6};\d{1,6}R)"  # the cursor's position
 )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from cyber_inference_tui.errors import CyberError, ModelNotFoundError
+from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
 from cyber_inference_tui.http.error_responses import error_response
 from cyber_inference_tui.http.routing import RouteTable, WithHeaders
 from cyber_inference_tui.records import (
@@ -25,6 +26,7 @@ from cyber_inference_tui.records import (
     endpoints,
 )
 from cyber_inference_tui.records.endpoints import LOG_POSITION
+from cyber_inference_tui.settings.schema import Settings
 
 
 class StandIn:
@@ -78,7 +80,7 @@ class StandIn:
             self._notifier.notify_all()
 
     def _app(self) -> web.Application:
-        table = RouteTable(lambda: 1 << 20, lambda name: False)
+        table = RouteTable(lambda: 1 << 20, lambda name: False, lambda headers: True)
         answer = table.answer
         answer(endpoints.STATUS, lambda call: self._status())
         answer(endpoints.CLIENTS, lambda call: self.clients)
@@ -93,6 +95,7 @@ class StandIn:
         table.handle(endpoints.LOGIN, self._login)
         table.handle(endpoints.EVENTS, self._events)
         app = web.Application(middlewares=[self._check])
+        app[BODY_LIMITS] = BodyLimits(Settings)
         table.register(app)
         return app
 

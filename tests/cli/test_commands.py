@@ -277,6 +277,26 @@ def test_load_and_unload(call: CommandLine, at: list[str]) -> None:
     assert record["status"] == "loaded"
 
 
+HOSTILE = "a\x1b]0;x\x07\x9b31m\u202eb"
+"""A name that sets a terminal's title, its colours and the direction of text."""
+
+
+@pytest.mark.parametrize("command", ["load a", "unload a", "list-models", "status"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_names_from_a_service_do_nothing_to_the_terminal(
+    call: CommandLine, at: list[str], stand_in: StandIn, command: str, more: list[str]
+) -> None:
+    path = f"/m/{HOSTILE}.gguf"
+    record = ModelRecord(id=HOSTILE, path=path, status=ModelStatus.LOADED)
+    stand_in.models = {"a": record}
+    outcome = call(*command.split(), *more, *at)
+    assert outcome.code == 0
+    assert not set(outcome.out + outcome.err) & set(HOSTILE) - set("ab]0;x31m")
+    if more:
+        # Nothing is lost in JSON.
+        assert repr(HOSTILE) in str(json.loads(outcome.out))
+
+
 def test_an_unknown_model_is_4(call: CommandLine, at: list[str]) -> None:
     for command in ("load", "unload", "logs"):
         outcome = call(command, "nope", *at)
@@ -324,7 +344,7 @@ def test_the_password_of_the_settings_is_used_if_needed(
     assert outcome.code == 1
     assert outcome.err == (
         f"The service at {stand_in.url} needs its admin password. Give it as "
-        "CYBER_INFERENCE_ADMIN_PASSWORD, or set admin_password here.\n"
+        "CYBER_INFERENCE_ADMIN_PASSWORD.\n"
     )
     assert not [path for _, path, _, _ in stand_in.requests if path == "/admin/login"]
     config.write_text('admin_password = "another"\n')
@@ -332,6 +352,10 @@ def test_the_password_of_the_settings_is_used_if_needed(
     assert (outcome.code, "a different admin password" in outcome.err) == (1, True)
     config.write_text('admin_password = "sesame"\n')
     assert call("status", *at).code == 0
+    # A hash is none.
+    assert call("config", "set", "admin_password", "sesame").code == 0
+    outcome = call("status", *at)
+    assert (outcome.code, "needs its admin password" in outcome.err) == (1, True)
 
 
 def test_the_password_is_not_sent_to_a_service_that_wants_none(
@@ -583,6 +607,7 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["search-models", " \t"], "Invalid value for 'QUERY': it is empty."),
         (["search-models", "x" * 257], "Invalid value for 'QUERY': it has more than 256 charac"),
         (["load", "x" * 9000], "Invalid value for 'ID': it has more than 2,000 characters."),
+        (["connect", ""], "Invalid value for 'CLIENT': it is empty."),
         (["config", "get", ""], "Invalid value for 'KEY': it is empty."),
         (["config", "set", "", "1"], "Invalid value for 'KEY': it is empty."),
         (["--attach", ""], "Invalid value for '--attach': it is empty."),

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import pty
+import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,6 +19,7 @@ from cyber_inference_tui.cli.config_commands import config as config_group
 from cyber_inference_tui.cli.options import GlobalOptions
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.settings.example import render
+from cyber_inference_tui.settings.password_hash import matches
 from cyber_inference_tui.settings.schema import KEYS, MASK
 from tests.cli.conftest import CommandLine
 
@@ -154,7 +159,11 @@ def test_setting_a_mask_keeps_the_secret(
     assert "********" in json.dumps(shown)
     outcome = call("config", "set", key, shown if isinstance(shown, str) else json.dumps(shown))
     assert outcome.code == 0
-    assert tomllib.loads(config.read_text()) == tomllib.loads(text)
+    written = tomllib.loads(config.read_text())
+    if key == "admin_password":
+        assert matches("pass", written["admin_password"])
+    else:
+        assert written == tomllib.loads(text)
 
 
 def test_a_mask_that_hides_nothing_is_no_value(
@@ -179,6 +188,67 @@ def test_an_invalid_value_is_5_and_changes_nothing(
     assert outcome.code == 5
     assert outcome.err.startswith("port: expected a whole number")
     assert config.read_text() == "port = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("hf_token", "hf_secret\n", "hf_secret"),
+        ("hf_token", "hf_secret\r\n", "hf_secret"),
+        ("api_keys", "sk-1,sk-2", ["sk-1", "sk-2"]),
+        ("api_keys", '["sk-1"]\n', ["sk-1"]),
+        ("llama_gpu_layers", "-1\n", -1),
+    ],
+)
+def test_a_value_is_read_from_standard_input(
+    runner: Callable[..., click.testing.Result], config: Path, key: str, text: str, value: Any
+) -> None:
+    for word in ("-", "--stdin"):
+        config.unlink(missing_ok=True)
+        done = runner("set", key, word, input=text)
+        assert done.exit_code == 0, done.output
+        assert done.output == f"{config}: {key} is set\n"
+        assert tomllib.loads(config.read_text()) == {key: value}
+
+
+@pytest.mark.parametrize("text", ["", "\n", b"\xff\n"])
+def test_standard_input_without_a_value_sets_nothing(
+    runner: Callable[..., click.testing.Result], config: Path, text: str | bytes
+) -> None:
+    config.write_text("admin_password = 'sesame'\n")
+    failed = runner("set", "admin_password", "-", input=text)
+    assert isinstance(failed.exception, CyberError)
+    assert failed.exception.exit_code == 5
+    assert config.read_text() == "admin_password = 'sesame'\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--stdin", "x"]])
+def test_a_value_comes_from_one_place(
+    runner: Callable[..., click.testing.Result], words: list[str]
+) -> None:
+    failed = runner("set", "hf_token", *words, input="x")
+    assert (failed.exit_code, "Give either VALUE or --stdin." in failed.output) == (2, True)
+
+
+def test_a_terminal_asks_for_a_secret_without_showing_it(
+    environ: Mapping[str, str], config: Path
+) -> None:
+    command = [sys.executable, "-m", "cyber_inference_tui", "config", "set", "admin_password", "-"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(command[0], command, dict(environ))
+    shown = b""
+    for prompt in (b"admin_password: ", b"confirmation: "):
+        while not shown.endswith(prompt):
+            shown += os.read(terminal, 4096)
+        os.write(terminal, b"sesame\n")
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(terminal, 4096):
+            shown += data
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
+    assert b"sesame" not in shown
+    assert matches("sesame", tomllib.loads(config.read_text())["admin_password"])
 
 
 @pytest.mark.parametrize("words", [["-1"], ["--", "-1"]])
@@ -241,7 +311,7 @@ def test_check_of_a_good_file(call: CommandLine, config: Path) -> None:
 @pytest.fixture
 def runner(config: Path, tmp_path: Path) -> Callable[..., click.testing.Result]:
     options = GlobalOptions(config=config, environ={"HOME": str(tmp_path)})
-    return lambda *argv: CliRunner().invoke(config_group, argv, obj=options)
+    return lambda *argv, **more: CliRunner().invoke(config_group, argv, obj=options, **more)
 
 
 def test_the_group_alone(runner: Callable[..., click.testing.Result], config: Path) -> None:

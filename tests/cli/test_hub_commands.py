@@ -236,7 +236,9 @@ def test_a_failure_in_the_service_fails_the_command(
     assert (done.code, done.out, done.err) == (1, "", "The disk is full.\n")
 
 
-def test_deleting_needs_a_yes(call: CommandLine, config: Path, models: Path) -> None:
+def test_deleting_needs_a_yes(
+    call: CommandLine, config: Path, models: Path, data_dir: Path
+) -> None:
     config.write_text("port = 1\n")
     (models / "owner/tiny").mkdir(parents=True)
     (models / "owner/tiny" / FILE).write_bytes(demo_bytes())
@@ -248,6 +250,21 @@ def test_deleting_needs_a_yes(call: CommandLine, config: Path, models: Path) -> 
     assert (done.code, done.out) == (0, "Tiny-Q4_K_M is deleted.\n")
     # The empty folder is removed, too.
     assert not (models / "owner").exists()
+    event = json.loads((data_dir / "logs/audit.log").read_text())
+    assert (event["event"], event["model"]) == ("model_deleted", "Tiny-Q4_K_M")
+    assert event["by"] == f"command of user {os.getuid()}"
+
+
+def test_a_model_is_deleted_although_the_audit_log_cannot_be_written(
+    call: CommandLine, config: Path, models: Path, data_dir: Path
+) -> None:
+    config.write_text("port = 1\n")
+    models.mkdir(parents=True, exist_ok=True)
+    (models / FILE).write_bytes(demo_bytes())
+    (data_dir / "logs").touch()
+    done = call("delete-model", "tiny-q4_k_m", "--yes")
+    assert (done.code, done.out) == (0, "Tiny-Q4_K_M is deleted.\n")
+    assert "audit.log cannot be written" in done.err
 
 
 def test_deleting_unknown_and_foreign_models_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,24 @@ def test_help_imports_nothing_but_click(argv: list[str], environ: Mapping[str, s
         [sys.executable, "-c", code], env=dict(environ), capture_output=True, text=True, check=True
     )
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_service_reports_to_systemd(spawn: Spawn, tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(60)
+        watched = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
+        process = spawn("serve", "--port", "0", stdout=subprocess.PIPE, environ=watched)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline().startswith(b"listening on")
+        heard = [manager.recv(100) for _ in range(3)]
+        assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        process.terminate()
+        while manager.recv(100) != b"STOPPING=1":
+            pass
+        assert process.wait(60) == 0
 
 
 def read_terminal(master: int) -> str:

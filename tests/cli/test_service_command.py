@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import pwd
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from cyber_inference_tui.cli.unit import UNIT_NAME, Systemd, quoted, unit_text, 
 from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.service.runtime import DataDirectoryLock
 from tests.cli.conftest import CommandLine
+from tests.tools import tool
 
 
 class FakeSystemctl:
@@ -91,7 +94,7 @@ def test_install_writes_the_unit_and_starts_it(
     program, *arguments = shlex.split(found["ExecStart"])
     assert Path(program).is_absolute()
     assert arguments[-6:] == ["serve", "--data-dir", str(folder), "--port", "0", "--demo"]
-    assert found["Type"] == "exec"
+    assert found["Type"] == "notify"
     assert found["KillMode"] == "mixed"
     assert found["Restart"] == "on-failure"
     assert found["WantedBy"] == "default.target"
@@ -151,6 +154,50 @@ def test_the_machines_unit_names_its_user(call: CommandLine) -> None:
         4,
         "There is no user no-such-user. Give one with --run-as.\n",
     )
+
+
+@pytest.mark.parametrize(("options", "most"), [((), 5.0), (("--hardened",), 3.0)])
+def test_systemd_finds_the_machines_unit_safe(
+    call: CommandLine, tmp_path: Path, options: tuple[str, ...], most: float
+) -> None:
+    unit = tmp_path / UNIT_NAME
+    unit.write_text(call("service", "install", "--system", "--print", *options).out)
+    analyze = [tool("systemd-analyze"), "--no-pager"]
+    limit = [f"--threshold={most * 10:g}", "security", "--offline=true"]
+    done = subprocess.run([*analyze, *limit, unit], capture_output=True, text=True, check=False)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze does not read files")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checked = subprocess.run(
+        [*analyze, "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert UNIT_NAME not in checked.stderr, checked.stderr
+
+
+def test_the_machines_unit_may_write_what_the_service_needs(
+    call: CommandLine, config: Path, tmp_path: Path
+) -> None:
+    config.write_text(f"models_dir = '{tmp_path / 'my models'}'\n")
+    text = call("service", "install", "--system", "--print").out
+    lines = [line for line in text.splitlines() if line.startswith("ReadWritePaths=")]
+    written = [line.partition("=")[2].strip('"') for line in lines]
+    assert {f"-{tmp_path / 'my models'}", f"-{config.parent}"} <= set(written)
+    assert all(line.startswith("-/") for line in written)
+    assert any(line.endswith("/.nv") for line in written)
+    own = call("service", "install", "--print").out
+    assert "ReadWritePaths" not in own and "NoNewPrivileges" not in own
+    assert "NoNewPrivileges" in call("service", "install", "--hardened", "--print").out
+
+
+def test_folders_of_the_unit_are_made_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    new = tmp_path / "a" / "b"
+    service_command._make_folders([str(new), str(tmp_path / "file" / "c"), str(tmp_path)], me)
+    assert new.is_dir()
+    assert "warning: " in capfd.readouterr().err
 
 
 def test_without_systemd_one_sentence_says_so(

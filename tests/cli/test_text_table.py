@@ -156,6 +156,7 @@ def test_an_encoding_without_the_signs_gets_ascii() -> None:
 def states(terminal: Terminal) -> list[str]:
     """Return the cells of the state, as in a table of models."""
     records = [ModelRecord(id="a", status=status) for status in ModelStatus]
+    records.append(ModelRecord(id="a", unreadable=True))
     words = [line.split() for line in library_table(records, terminal)[1:]]
     return [" ".join(line[1 : 3 if terminal.interactive else 2]) for line in words]
 
@@ -168,6 +169,7 @@ def test_each_state_has_a_sign_and_its_word() -> None:
         "● loaded",
         "◍ unloading",
         "✖ failed",
+        "✖ unreadable",
     ]
     assert states(Terminal())[3] == "loaded"
 

@@ -13,10 +13,12 @@ from cyber_inference_tui.errors import (
     AdminLoginError,
     ConflictError,
     InvalidAdminPasswordError,
+    InvalidApiKeyError,
     TooManyLoginsError,
 )
-from cyber_inference_tui.http.login import FREE_FAILURES, TOKEN_LIFETIME
-from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.http.login_attempts import FREE_FAILURES
+from cyber_inference_tui.http.login_tokens import TOKEN_LIFETIME
+from cyber_inference_tui.records import NewKey, endpoints
 from tests.fakes.service import Front, make_settings
 
 PASSWORD = "sesame"
@@ -163,3 +165,26 @@ async def test_a_wrong_password_of_renew_is_raised(front: Front) -> None:
     async with ServiceClient(front.url, renew=renew) as client:
         with pytest.raises(InvalidAdminPasswordError):
             await client.call(endpoints.STATUS)
+
+
+async def test_the_token_is_a_key_where_the_service_wants_one(front: Front) -> None:
+    set_password(front, "")
+
+    async def renew(client: ServiceClient) -> bool:
+        client.token = front.login.process_token
+        return True
+
+    async with ServiceClient(front.url, token="of a login", renew=renew) as client:
+        await client.call(endpoints.LIST_V1)
+        # A service without keys may pass it on to a model's server.
+        assert sent_with(front) == [("/v1/models", None)]
+        await front.service.keys.add(NewKey(name="a"))
+        client.token = ""
+        await client.call(endpoints.LIST_V1)
+        await client.call(endpoints.LIST_V1)
+        own = front.login.process_token
+        assert sent_with(front)[1:] == [("/v1/models", sent) for sent in (None, own, own)]
+    async with ServiceClient(front.url, api_key="wrong", renew=renew) as client:
+        with pytest.raises(InvalidApiKeyError):
+            await client.call(endpoints.LIST_V1)
+    assert sent_with(front)[4:] == [("/v1/models", "wrong")]

@@ -201,6 +201,8 @@ def test_a_failed_connection_has_its_reason() -> None:
     error = httpx.ConnectError("All connection attempts failed")
     error.__cause__ = OSError(errno.ENETUNREACH, "Connect call failed ('192.0.2.1', 8337)")
     assert failure_reason(error) == "network is unreachable"
+    broken = httpx.RemoteProtocolError("Server disconnected without sending a response.")
+    assert failure_reason(broken) == "server disconnected without sending a response"
 
 
 async def test_the_environments_proxy_is_not_used(

@@ -41,7 +41,7 @@ def test_other_texts_are_refused(text: str) -> None:
     ("url", "command", "near"),
     [
         ("http://jetson:8337", "18337:127.0.0.1:8337 jetson", "http://127.0.0.1:18337"),
-        ("https://box.example", "18337:127.0.0.1:8337 box.example", "http://127.0.0.1:18337"),
+        ("https://box.example", "18337:127.0.0.1:8337 box.example", "https://127.0.0.1:18337"),
         ("http://[fe80::1]:60000", "60000:127.0.0.1:60000 fe80::1", "http://127.0.0.1:60000"),
         ("http://a;b:9000", "19000:127.0.0.1:9000 'a;b'", "http://127.0.0.1:19000"),
         ("http://localhost:18337", "18337:127.0.0.1:8337 user@host", "http://localhost:18337"),

@@ -376,6 +376,9 @@ class Answer:
         path = self.request.target.partition("?")[0]
         if path == "/fake/report":
             return self.whole(self.fake.report())
+        if not self.is_admitted(path):
+            problem = {"message": "Invalid API Key", "type": "authentication_error", "code": 401}
+            return self.whole({"error": problem}, 401)
         if not self.fake.ready.is_set():
             problem = {"message": "Loading model", "type": "unavailable_error", "code": 503}
             return self.whole({"error": problem}, 503)
@@ -398,6 +401,12 @@ class Answer:
             return self.stream() if self.request.asked.get("stream") else self.completion()
         problem = {"message": "File Not Found", "type": "not_found_error", "code": 404}
         return self.whole({"error": problem}, 404)
+
+    def is_admitted(self, path: str) -> bool:
+        """As the real one: every path but the health check needs the key, if there is one."""
+        key = os.environ.get("LLAMA_API_KEY") or os.environ.get("CYBER_INFERENCE_UPSTREAM_KEY")
+        sent = self.request.header("authorization")
+        return not key or path in {"/health", "/v1/health"} or sent == f"Bearer {key}"
 
     # Parts of answers
 

@@ -26,11 +26,13 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.http.application import assemble
+from cyber_inference_tui.http.body_limits import BODY_LIMITS
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
@@ -47,6 +49,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     InstallRecord,
     InstallState,
+    KeyTotals,
     LlamaServerRecord,
     LogLevel,
     LogPage,
@@ -70,11 +73,14 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.service.api_keys import ApiKeys
+from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
+from cyber_inference_tui.service.key_file import Keys
 from cyber_inference_tui.service.logs import Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.models import Models
@@ -82,6 +88,7 @@ from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import listening_socket
 
 T = TypeVar("T")
 Forward = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -112,6 +119,7 @@ class World:
     requests: list[RequestRecord] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
     totals: list[ModelTotals] = field(default_factory=list)
+    key_totals: list[KeyTotals] = field(default_factory=list)
     clients: list[ClientRecord] = field(default_factory=list)
     details: dict[str, ModelDetails] = field(default_factory=dict)
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
@@ -241,7 +249,7 @@ class _Configuration(Configuration):
     def values(self) -> list[ConfigValueRecord]:
         return self._service.read("config", list(self._service.world.config.values()))
 
-    async def set(self, key: str, value: Any) -> ConfigValueRecord:
+    async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
         known = self._known(key, value)
         self._service.change("set_config", key, value)
         source = known.source if known.source in {"env", "flag"} else "file"
@@ -249,7 +257,7 @@ class _Configuration(Configuration):
             self._use_llama_server(value)
         return self._set(known, value, source)
 
-    async def unset(self, key: str) -> ConfigValueRecord:
+    async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         known = self._known(key)
         self._service.change("unset_config", key)
         return self._set(known, known.default, "default")
@@ -261,7 +269,7 @@ class _Configuration(Configuration):
             self._service.publish("config", {"error": None})
         return record
 
-    async def check(self, key: str, value: Any) -> ConfigCheckRecord:
+    async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         known = self._known(key, value)
         self._service.read("check_config", None)
         models = self._service.restarts
@@ -294,6 +302,14 @@ class _Configuration(Configuration):
                 path=path if there else None, problem=None if there else problem
             ),
         )
+
+
+class _Audit(AuditLog):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def note(self, event: str, caller: Caller | None = None, **details: Any) -> None:
+        self._service.audited.append((event, caller))
 
 
 class _Models(Models):
@@ -386,6 +402,19 @@ class _History(History):
 
     async def totals(self) -> list[ModelTotals]:
         return self._service.read("totals", list(self._service.world.totals))
+
+    async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
+        return self._service.read("key_totals", list(self._service.world.key_totals))
+
+
+class _Keys(ApiKeys):
+    def __init__(self, service: FakeService) -> None:
+        super().__init__(Path("/proc/none"), now=lambda: service.now, audit=_Audit(service))
+        self._service = service
+
+    async def _write(self, keys: Keys) -> None:
+        self._service.change("keys", *(key.name for key in keys))
+        self.present = keys
 
 
 class _Logs(Logs):
@@ -500,6 +529,8 @@ class FakeService(Service):
         self.failure: Exception | None = None
         self.refusals: list[tuple[RequestRecord, str]] = []
         self.written: dict[str, int] = {}
+        self.now = SAMPLE.at
+        """The time by which API keys expire."""
         self.restarts: tuple[str, ...] = ()
         """The models that a change of a live setting restarts."""
         self.searches: list[tuple[str, str, str | None]] = []
@@ -515,10 +546,14 @@ class FakeService(Service):
         self.chat_pace.set()
         self.chats_open = 0
         """Chats that are not finished."""
+        self.audited: list[tuple[str, Caller | None]] = []
+        """The events of the audit log."""
+        self.audit = _Audit(self)
         self.configuration = _Configuration(self)
         self.installation = _Installation(self)
         self.models = _Models(self)
         self.history = _History(self)
+        self.keys = _Keys(self)
         self.finished = FinishedRequests(self.note_requests)
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
@@ -621,7 +656,8 @@ async def _say(
 
 async def echo(request: web.Request) -> web.StreamResponse:
     """Answer with what arrived, in place of the forwarder."""
-    body = await read_body(request, 1 << 20)
+    with request.app[BODY_LIMITS].share() as share:
+        body = await read_body(request, share, 1 << 20)
     return json_answer({"path": request.path, "method": request.method, "size": len(body)})
 
 
@@ -634,8 +670,10 @@ class Front:
         port: int,
         client: aiohttp.ClientSession,
         app: web.Application,
+        login: AdminLogin,
     ) -> None:
         self.service = service
+        self.login = login
         self.app = app
         self.port = port
         self.client = client
@@ -654,12 +692,15 @@ async def serving(
     send_timeout: float = 60.0,
     head_timeout: float = 60.0,
     most_connections: int | None = None,
+    most_of_one: int | None = None,
     login: AdminLogin | None = None,
     forwarder: Forwarder | None = None,
+    certificate: ServerCertificate | None = None,
 ) -> AsyncIterator[Front]:
     """Serve on a free port as the real service does, until the block ends.
 
-    With a ``forwarder``, it forwards requests for models, also on the lean path.
+    With a ``forwarder``, it forwards requests for models, also on the lean path. With a
+    ``certificate``, it speaks TLS.
     """
     login = login or AdminLogin(service, Path("/proc/none/login.secret"))
     app = assemble(
@@ -681,18 +722,20 @@ async def serving(
         app,
         head_timeout=head_timeout,
         most_connections=most_connections,
+        most_of_one=most_of_one,
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=2.0,
     )
     await runner.setup()
-    site = web.TCPSite(runner, host, 0)
-    await site.start()
-    port = runner.addresses[0][1]
+    listener = listening_socket(host, 0)
+    port = listener.getsockname()[1]
+    stop = await runner.accept(listener, certificate)
     service.address = (host, port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
-        front = Front(service, port, client, app)
+        front = Front(service, port, client, app, login)
         try:
             yield front
         finally:
+            await stop()
             await runner.cleanup()

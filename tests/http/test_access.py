@@ -8,14 +8,17 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from cyber_inference_tui.http.access import AccessRules, parse_host, parse_origin
+from cyber_inference_tui.http.access import AccessRules
+from cyber_inference_tui.http.hosts import parse_host, parse_origin
 from cyber_inference_tui.records.endpoints import Area
 from tests.fakes.service import FakeService, make_settings, serving
 
 from .raw import ask, converse, head
 
 EVIL = "http://evil.example"
+SITE = "https://ui.example"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_only_the_same_origin_and_the_listed_ones_may_administrate() -> None:
     rules = AccessRules(make_settings(cors_origins=("https://ui.example", "*")), "127.0.0.1")
     host = "localhost:8337"
     for origin in ("http://localhost:8337", "HTTP://LocalHost:8337", "https://ui.example:443"):
-        assert rules.allows_origin(origin, host), origin
+        assert rules.allows_origin(origin, host, Area.ADMIN), origin
     for origin in (
         "null",
         "",
@@ -135,9 +138,9 @@ def test_only_the_same_origin_and_the_listed_ones_may_administrate() -> None:
         "file://",
         "*",
     ):
-        assert not rules.allows_origin(origin, host), origin
-    assert rules.allows_origin("http://localhost", "localhost")
-    assert rules.allows_origin("http://localhost:80", "localhost")
+        assert not rules.allows_origin(origin, host, Area.ADMIN), origin
+    assert rules.allows_origin("http://localhost", "localhost", Area.ADMIN)
+    assert rules.allows_origin("http://localhost:80", "localhost", Area.ADMIN)
 
 
 def test_a_star_shares_model_endpoints_only() -> None:
@@ -222,6 +225,206 @@ async def test_only_the_name_in_the_target_may_be_the_pages() -> None:
             assert answer.status == status
 
 
+def test_pages_of_this_machine_and_of_its_programs_may_use_models() -> None:
+    rules = AccessRules(make_settings(), "127.0.0.1")
+    for origin in (
+        "http://localhost:3000",
+        "https://localhost",
+        "http://127.0.0.1:5173",
+        "http://[::1]:8080",
+        "http://tauri.localhost",
+        "tauri://localhost",
+        "app://obsidian.md",
+        "file://",
+        "vscode-webview://1a2b3c",
+        "vscode-file://vscode-app",
+        "http://box.local:8337",
+        "https://box.local",
+    ):
+        host = "box.local:8337" if ":8337" in origin else "box.local"
+        assert rules.allows_origin(origin, host, Area.MODEL), origin
+        is_own = origin == "http://box.local:8337"
+        assert rules.allows_origin(origin, host, Area.ADMIN) is is_own, origin
+    for origin in (
+        EVIL,
+        "null",
+        "",
+        "http://localhost.evil.example",
+        "http://evil.example:8337",
+        "http://box.local:8338",
+        "http://0.0.0.0:8337",
+        "http://192.168.1.9",
+        "application://x",
+        "chrome-extension://abc",
+        "file",
+        "app://x y",
+    ):
+        assert not rules.allows_origin(origin, "box.local:8337", Area.MODEL), origin
+
+
+def test_patterns_of_origins_and_hosts() -> None:
+    settings = make_settings(
+        allowed_hosts=("*.example.org", "*.example.net:8337"),
+        cors_origins=(
+            "https://*.example.org",
+            "http://*.lan:*",
+            "chrome-extension://*",
+            "http://*.*:5000",
+            "app-x://one",
+            "https://[::2]:9",
+        ),
+    )
+    rules = AccessRules(settings, "127.0.0.1")
+    for origin, models, admin in (
+        ("https://chat.example.org", True, True),
+        ("https://a.b.example.org:443", True, True),
+        ("https://example.org", False, False),
+        ("https://chat.example.org:8443", False, False),
+        ("http://chat.example.org", False, False),
+        ("https://chat.example.org.evil.example", False, False),
+        ("https://evil.example#.example.org", False, False),
+        ("https://evil.example:1@x.example.org", False, False),
+        ("http://box.lan:3000", True, True),
+        ("http://box.lan", True, True),
+        ("https://box.lan:3000", False, False),
+        # A pattern for every name, as * alone, is for models only.
+        ("chrome-extension://abcdefgh", True, False),
+        ("http://evil.example:5000", True, False),
+        ("App-X://one/", True, True),
+        ("app-x://two", False, False),
+        ("https://[::2]:9", True, True),
+    ):
+        for area, allowed in ((Area.MODEL, models), (Area.ADMIN, admin)):
+            assert rules.allows_origin(origin, "localhost", area) is allowed, (origin, area)
+            shared = rules.shares_with(origin, area)
+            assert shared == (origin if allowed else None), (origin, area)
+    for host, allowed in (
+        ("chat.example.org", True),
+        ("A.B.Example.Org.:9", True),
+        ("example.org", False),
+        ("chat.example.org.evil.example", False),
+        ("x.example.net:8337", True),
+        ("x.example.net", False),
+        ("*.example.org", True),
+    ):
+        assert rules.allows_host(host, "") is allowed, host
+
+
+@given(st.lists(st.text(max_size=20), max_size=3), st.text(max_size=30))
+def test_no_listed_text_upsets_the_rules(entries: list[str], origin: str) -> None:
+    settings = make_settings(cors_origins=tuple(entries), trusted_proxies=tuple(entries))
+    rules = AccessRules(settings, "127.0.0.1")
+    for area in Area:
+        rules.allows_origin(origin, origin, area)
+        rules.shares_with(origin, area)
+    headers = CIMultiDictProxy(CIMultiDict({"X-Forwarded-For": origin, "Forwarded": origin}))
+    assert rules.client_address("8.8.8.8", headers) == "8.8.8.8"
+
+
+@pytest.mark.parametrize(
+    ("remote", "headers", "client"),
+    [
+        ("127.0.0.1", {"X-Forwarded-For": "203.0.113.9"}, "203.0.113.9"),
+        ("::ffff:127.0.0.1", {"X-Forwarded-For": "203.0.113.9"}, "203.0.113.9"),
+        # What the client itself has written comes first, and does not count.
+        ("127.0.0.1", {"X-Forwarded-For": "1.2.3.4, 203.0.113.9"}, "203.0.113.9"),
+        ("127.0.0.1", {"X-Forwarded-For": "1.2.3.4, 203.0.113.9, 10.7.0.1"}, "203.0.113.9"),
+        ("127.0.0.1", {"X-Forwarded-For": "203.0.113.9:4711"}, "203.0.113.9"),
+        ("127.0.0.1", {"X-Forwarded-For": "unknown"}, "127.0.0.1"),
+        ("127.0.0.1", {"X-Forwarded-For": ""}, "127.0.0.1"),
+        ("127.0.0.1", {}, "127.0.0.1"),
+        ("10.7.0.1", {"Forwarded": 'for="[2001:db8::7]:4711";proto=https'}, "2001:db8::7"),
+        ("10.7.0.1", {"Forwarded": "For=1.2.3.4, for=203.0.113.9;by=x"}, "203.0.113.9"),
+        ("10.7.0.1", {"Forwarded": "for=_hidden"}, "10.7.0.1"),
+        # A proxy has set one of the headers, and the client perhaps the other.
+        ("10.7.0.1", {"Forwarded": "for=1.2.3.4", "X-Forwarded-For": "203.0.113.9"}, "10.7.0.1"),
+        ("192.0.2.1", {"X-Forwarded-For": "203.0.113.9"}, "192.0.2.1"),
+        ("192.0.2.1", {"Forwarded": "for=203.0.113.9"}, "192.0.2.1"),
+    ],
+)
+def test_the_client_behind_a_trusted_proxy(
+    remote: str, headers: dict[str, str], client: str
+) -> None:
+    settings = make_settings(trusted_proxies=("127.0.0.1", "10.7.0.0/16"))
+    given = CIMultiDictProxy(CIMultiDict(headers))
+    assert AccessRules(settings, "127.0.0.1").client_address(remote, given) == client
+    assert AccessRules(make_settings(), "127.0.0.1").client_address(remote, given) == remote
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+async def test_a_proxy_needs_keys_and_a_password(header: str) -> None:
+    """Behind a proxy everybody looks like a program on this machine."""
+    service = FakeService("m")
+    sent = {header: "203.0.113.9"}
+    everywhere = ("/", "/ui/", "/v1/models", "/v1/chat/completions", "/admin/status", "/ws/logs")
+    async with serving(service) as front:
+
+        async def refused(path: str, **more: str) -> bool:
+            async with front.client.get(path, headers={**sent, **more}) as answer:
+                if answer.status != 403:
+                    return False
+                problem = await answer.json()
+                assert problem["error"]["code"] == "forbidden_proxy"
+                assert header in problem["error"]["message"]
+                return True
+
+        for path in everywhere:
+            assert await refused(path), path
+        async with front.client.get("/health", headers=sent) as answer:
+            assert answer.status == 200
+        service.settings = make_settings(trusted_proxies=("127.0.0.1",))
+        assert await refused("/v1/models")
+        service.settings = make_settings(api_keys=("k",))
+        assert not await refused("/v1/models", Authorization="Bearer k")
+        assert await refused("/admin/status")
+        service.settings = make_settings(admin_password="p")
+        assert await refused("/v1/models")
+        service.settings = make_settings(api_keys=("k",), admin_password="p")
+        async with front.client.get("/admin/status", headers=sent) as answer:
+            assert answer.status == 401
+        service.settings = make_settings(insecure_no_auth=True)
+        for path in everywhere[2:]:
+            assert not await refused(path), path
+    assert service.calls == []
+
+
+async def test_a_page_of_another_site_is_refused_everywhere_but_at_health() -> None:
+    """Also without Origin, as images, forms and links are sent; and with a right key."""
+    service = FakeService("m", settings=make_settings(api_keys=("k",), cors_origins=(SITE,)))
+    forged = {"Sec-Fetch-Site": "cross-site", "Authorization": "Bearer k"}
+    asked = {"Access-Control-Request-Method": "GET"}
+    async with serving(service) as front:
+        for path in ("/", "/ui/", "/v1/models", "/slots?model=m", "/upstream/m/x", "/admin/status"):
+            for headers in (forged, {**forged, "Origin": EVIL}, {"Origin": "null"}):
+                async with front.client.get(path, headers=headers) as answer:
+                    assert answer.status == 403, (path, headers)
+                    assert (await answer.json())["error"]["code"] == "forbidden_origin"
+            async with front.client.get(path, headers={**forged, "Origin": SITE}) as answer:
+                assert answer.status != 403, path
+            for site in ("same-origin", "same-site", "none"):
+                headers = {**forged, "Sec-Fetch-Site": site}
+                async with front.client.get(path, headers=headers) as answer:
+                    assert answer.status != 403, (path, site)
+        for headers in (forged, {"Origin": EVIL}, {"Origin": EVIL, **asked}):
+            async with front.client.get("/health", headers=headers) as answer:
+                assert answer.status == 200
+                assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+async def test_a_page_of_this_machine_may_read_the_answers_of_models() -> None:
+    origin = {"Origin": "http://localhost:3000"}
+    async with serving(FakeService("m")) as front:
+        async with front.client.get("/v1/models", headers=origin) as answer:
+            assert answer.status == 200
+            assert answer.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+        headers = {**origin, "Access-Control-Request-Method": "POST"}
+        async with front.client.options("/v1/chat/completions", headers=headers) as answer:
+            assert answer.status == 204
+            assert answer.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+        async with front.client.options("/admin/models/m/load", headers=headers) as answer:
+            assert answer.status == 403
+
+
 async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
     service = FakeService("m")
     async with serving(service) as front:
@@ -244,10 +447,6 @@ async def test_foreign_pages_get_nothing_from_admin_and_websockets() -> None:
         own = {"Origin": front.url}
         async with front.client.get("/admin/status", headers=own) as answer:
             assert answer.status == 200
-        # Model endpoints answer. The browser keeps the answer from the page.
-        async with front.client.get("/v1/models", headers={"Origin": EVIL}) as answer:
-            assert answer.status == 200
-            assert "Access-Control-Allow-Origin" not in answer.headers
     assert service.calls == []
 
 
@@ -330,7 +529,7 @@ async def test_keys_guard_model_endpoints_and_nothing_else() -> None:
                 "error": {
                     "type": "authentication_error",
                     "message": (
-                        "A valid API key is needed. Send one of api_keys as"
+                        "A valid API key is needed. Send it as"
                         " 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
                     ),
                     "code": "invalid_api_key",

@@ -1,4 +1,4 @@
-"""Connections of clients: invalid HTTP, and the limit of their number."""
+"""Connections of clients: invalid HTTP, refused bodies, and the limit of their number."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from cyber_inference_tui.http import lean_connection, request_body
 from cyber_inference_tui.http.error_responses import MAX_FIELD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from tests.fakes.service import FakeService, make_settings, serving
 from tests.waiting import LIMIT
 
-from .raw import Answer, converse, head, read_answer
+from .raw import Answer, ask, converse, head, read_answer
 
 
 def request(target: str = "/health", *lines: str) -> bytes:
@@ -104,6 +105,21 @@ async def test_invalid_http_is_not_repeated(data: bytes, words: str) -> None:
     tells_nothing(answer)
 
 
+async def test_no_answer_tells_a_version() -> None:
+    answers = []
+    async with serving(FakeService()) as front:
+        for data in (
+            request(),
+            request("/nothing"),
+            request("/admin/nothing"),
+            request(target_of(9_000)),
+            b"SECRET\r\n\r\n",
+            head("GET /health HTTP/1.1", "Host: evil.example"),
+        ):
+            answers += await converse(front.port, data, count=1)
+    assert {one.headers["server"] for one in answers} == {"cyber-inference-tui"}
+
+
 # Bodies of refused requests
 
 
@@ -134,6 +150,92 @@ async def test_a_broken_body_is_no_line_in_the_log(
     assert answer.status == (405 if key == "right" else 401)
     assert "Traceback" not in caplog.text
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+REFUSED = {
+    "no key": ("POST /v1/chat/completions", "Host: localhost", 401),
+    "a foreign host": ("POST /health", "Host: evil.example", 403),
+    "a foreign page": (
+        "POST /v1/completions",
+        "Host: localhost\r\nOrigin: http://evil.example",
+        403,
+    ),
+    "no such endpoint": (
+        "POST /admin/none",
+        "Host: localhost\r\nContent-Type: application/json",
+        404,
+    ),
+    "a wrong method": ("POST /health", "Host: localhost", 405),
+    "a login": ("POST /admin/login", "Host: localhost\r\nContent-Type: application/json", 413),
+    "a wrong type": ("POST /admin/models/m/load", "Host: localhost", 415),
+}
+
+
+@pytest.mark.parametrize(("first", "lines", "status"), REFUSED.values(), ids=REFUSED.keys())
+async def test_the_body_of_a_refused_request_is_not_read(
+    first: str, lines: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered at once, and the connection ends, however long the body would be."""
+
+    def unpacked(*_: object) -> None:
+        raise AssertionError("a refused body was unpacked")
+
+    monkeypatch.setattr(request_body._Decoder, "unpacked", unpacked)
+    settings = make_settings(api_keys=("k",), admin_password="p" if status != 415 else "")
+    if status == 404:
+        settings = make_settings()
+    announced = ("Content-Encoding: gzip", "Content-Length: 10000000000")
+    async with (
+        serving(FakeService("m", settings=settings)) as front,
+        connected(front.port) as (
+            reader,
+            writer,
+        ),
+    ):
+        # More than aiohttp's buffer of a body, and all of it before the answer can be read.
+        writer.write(head(f"{first} HTTP/1.1", lines, *announced) + b"\x1f\x8b" + bytes(600_000))
+        async with asyncio.timeout(LIMIT):
+            answer = await read_answer(reader)
+            assert answer.status == status
+            assert answer.headers["connection"] == "close"
+            assert await reader.read() == b""
+
+
+async def test_a_refused_body_that_is_all_there_ends_the_connection_too() -> None:
+    service = FakeService("m", settings=make_settings(api_keys=("k",)))
+    async with serving(service) as front:
+        for body, last in ((b"{}", True), (b"", False)):
+            answer = await ask(
+                front.port,
+                "POST /v1/completions HTTP/1.1",
+                "Host: localhost",
+                f"Content-Length: {len(body)}",
+                body=body,
+            )
+            assert (answer.status, answer.headers.get("connection")) == (
+                401,
+                "close" if last else None,
+            )
+
+
+async def test_no_more_than_a_part_of_a_refused_body_is_taken_from_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lean_connection, "_MAX_DROPPED", 1 << 20)
+    service = FakeService("m", settings=make_settings(api_keys=("k",)))
+    async with serving(service) as front, connected(front.port) as (reader, writer):
+        writer.write(head("POST /x HTTP/1.1", "Host: localhost", "Content-Length: 10000000000"))
+        async with asyncio.timeout(LIMIT):
+            assert (await read_answer(reader)).status == 401
+            sent = 0
+            with pytest.raises(ConnectionError):
+                # The end is a reset: it no longer reads.
+                while sent < 1 << 30:
+                    writer.write(bytes(1 << 16))
+                    await writer.drain()
+                    sent += 1 << 16
+        # What the buffers of the kernel hold comes on top.
+        assert sent < 64 << 20
 
 
 # The limit
@@ -201,6 +303,48 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
             assert (await read_answer(reader)).status == 200
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1
+
+
+async def test_one_address_does_not_get_all_connections() -> None:
+    entered, go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def waits(request: web.Request) -> web.StreamResponse:
+        entered.release()
+        await go.wait()
+        return web.Response(text="done")
+
+    async with (
+        serving(FakeService(), waits, most_connections=10, most_of_one=2) as front,
+        connected(front.port) as (one, one_writer),
+        connected(front.port) as (idle, _),
+        asyncio.timeout(LIMIT),
+    ):
+        one_writer.write(request("/v1/x"))
+        await entered.acquire()
+        # An idle connection of the same address makes room.
+        async with connected(front.port) as (two, two_writer):
+            two_writer.write(request("/v1/x"))
+            await entered.acquire()
+            assert await idle.read() == b""
+            async with connected(front.port) as (reader, _):
+                refused = await read_answer(reader)
+                assert await reader.read() == b""
+            assert (refused.status, refused.error()["code"]) == (503, "too_many_connections")
+            assert "this address" in refused.error()["message"]
+            # Other addresses have their own.
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", front.port, local_addr=("127.0.0.2", 0)
+            )
+            writer.write(request())
+            assert (await read_answer(reader)).status == 200
+            writer.close()
+            go.set()
+            assert (await read_answer(one)).body == (await read_answer(two)).body == b"done"
+        # Closed connections do not count.
+        for _ in range(4):
+            async with connected(front.port) as (reader, writer):
+                writer.write(request())
+                assert (await read_answer(reader)).status == 200
 
 
 async def test_a_burst_of_connections_is_served_as_they_ask() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 import msgspec
@@ -285,4 +286,14 @@ async def test_a_connection_without_a_request_is_closed_and_others_stay() -> Non
         await used.readuntil(b"}")
         user.write(head("GET /health HTTP/1.1", "Host: localhost"))
         assert b" 200 " in await used.readline()
+        await used.readuntil(b"}")
+        # A later head has no more time than the first, however often a byte of it comes.
+        user.write(b"GET /health HTTP/1.1\r\nHost: ")
+        end = asyncio.ensure_future(used.read())
+        async with asyncio.timeout(LIMIT):
+            while not end.done():
+                user.write(b"a")
+                await asyncio.sleep(0.01)
+            with contextlib.suppress(ConnectionError):
+                assert await end == b""
         user.close()

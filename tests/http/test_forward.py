@@ -48,8 +48,8 @@ async def test_requests_and_answers_pass_unchanged() -> None:
     assert seen.target == f"{CHAT}?a=%2F&b=c+d"
     assert seen.headers["x-odd"] == "\xe9\xff"
     assert seen.headers["host"] == f"127.0.0.1:{world.launcher.port}"
-    # Without api_keys the key is passed on: the model's server may have its own.
-    assert seen.headers["authorization"] == "Bearer user"
+    # The service's key for the server, never the client's.
+    assert seen.headers["authorization"] == "Bearer server-key"
     assert not {"connection", "te"} & set(seen.headers)
     assert got.body == b"\x00\xff\r\n"
     assert got.headers["x-one"] == "2"
@@ -66,7 +66,8 @@ async def test_our_keys_stay_here_and_cors_is_ours_to_say() -> None:
                 assert got.status == 200
                 assert not [one for one in got.headers if one.lower().startswith("access-")]
     for seen in server.seen:
-        assert not {"authorization", "x-api-key"} & set(seen.headers)
+        assert seen.headers["authorization"] == "Bearer server-key"
+        assert "x-api-key" not in seen.headers
 
 
 async def test_odd_paths_reach_the_server_as_they_are() -> None:
@@ -219,12 +220,44 @@ async def test_the_error_names_the_end_of_the_server() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000,
     ],
+    ids=["other", "negative", "long", "endless", "line-feeds", "upgrade", "interim"],
 )
 async def test_invalid_answers_are_errors(reply: bytes) -> None:
     async with forwarding(Recorder(reply)) as world:
         (got,) = await converse(world.front.port, post(stream()), count=1)
         assert got.status == 502
+
+
+async def test_chunks_count_and_not_a_length_before_them() -> None:
+    body = event("1") + LAST
+    reply = answer("Content-Length: 2", "Transfer-Encoding: chunked") + body
+    async with forwarding(Recorder(reply)) as world:
+        for _ in range(3):
+            async with world.front.client.post(CHAT, data=stream()) as got:
+                assert await got.read() == b"data: 1\n\n"
+                assert "content-length" not in got.headers
+        assert world.connections == 1
+
+
+async def test_headers_that_connection_names_stay_here() -> None:
+    server = Recorder(answer("Connection: keep-alive, X-Theirs", "X-Theirs: 1", body=b"{}"))
+    async with forwarding(server) as world:
+        request = post(stream(), "Connection: close, X-Ours", "X-Ours: 1")
+        received = await to_the_end(world.front.port, request)
+    assert b"x-theirs" not in received.lower()
+    assert "x-ours" not in server.seen[0].headers
+
+
+async def test_no_server_echoes_a_request_with_its_key() -> None:
+    async with forwarding(Recorder()) as world:
+        url = "/upstream/m/x"
+        async with world.front.client.request("TRACE", url) as got:
+            assert got.status == 405
+            assert "TRACE" not in got.headers["Allow"]
 
 
 @pytest.mark.parametrize(

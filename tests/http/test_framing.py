@@ -150,6 +150,14 @@ def test_an_empty_body_is_done_and_stays_done() -> None:
         b"3\r\nabcde\r\n0\r\n\r\n",
         b"0\r\n\r\nHTTP/1.1 200 OK\r\n",
         b"3\r\nabc\r\n0\r\n\r\nx",
+        # Line ends and control characters that a client could read in another way.
+        b"3\nabc\r\n0\r\n\r\n",
+        b"3\r\nabcX\n0\r\n\r\n",
+        b"3;a\rb\r\nabc\r\n0\r\n\r\n",
+        b"3;a\x00b\r\nabc\r\n0\r\n\r\n",
+        b"0\r\nX: a\nY: b\r\n\r\n",
+        b"0\r\nX: a\x1b\r\n\r\n",
+        b"0\r\nno trailer\r\n\r\n",
     ],
 )
 @pytest.mark.parametrize("bytewise", [False, True])
@@ -209,6 +217,19 @@ def test_a_head_loses_only_the_headers_of_the_connection() -> None:
     assert parsed.most_requests == 100
 
 
+def test_a_head_loses_the_headers_that_connection_names() -> None:
+    parsed = head(b"X-Secret: 1", b"Connection: close, X-Secret", b"connection: X-B", b"X-b: 2")
+    assert parsed.headers == []
+
+
+def test_chunks_count_for_a_remembered_head_as_well() -> None:
+    heads = AnswerHeads()
+    for number in (2, 3):
+        data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nTransfer-Encoding: chunked" % number
+        known, length = heads.parse(data + b"\r\n\r\n", len(data), "POST")
+        assert (known.framing, length) == (Framing.CHUNKED, 0)
+
+
 @pytest.mark.parametrize(
     ("line", "most"),
     [
@@ -245,7 +266,7 @@ def test_a_connection_serves_what_the_server_announces(line: bytes, most: int) -
             b"HTTP/1.1 200 OK",
             "GET",
             Framing.CHUNKED,
-            7,
+            0,
         ),
         (
             (b"Transfer-Encoding: chunked", b"Content-Length: 7"),
@@ -306,6 +327,12 @@ def test_a_body_that_ends_with_the_connection_leaves_none_to_keep() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2",
         b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x",
+        b"HTTP/1.1 200 O\x1b[2JK",
+        b"HTTP/1.1 200 OK\r\nA: b\x00c",
+        b"HTTP/1.1 200 OK\r\nA b: c",
+        b"HTTP/1.1 200 OK\nA: b",
     ],
 )
 def test_a_broken_head_is_refused(data: bytes) -> None:

@@ -25,6 +25,7 @@ from cyber_inference_tui.http import (
     server_connections,
 )
 from cyber_inference_tui.http.access import AccessRules
+from cyber_inference_tui.http.body_limits import BodyShare
 from cyber_inference_tui.http.forward import Forwarding
 from cyber_inference_tui.http.lean_path import LeanPath, message_size
 from cyber_inference_tui.http.quick_forwarding import QuickForwarding
@@ -413,9 +414,9 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
     ran: list[Forwarding] = []
     run = Forwarding.run
 
-    async def note(self: Forwarding) -> web.StreamResponse:
+    async def note(self: Forwarding, share: BodyShare) -> web.StreamResponse:
         ran.append(self)
-        return await run(self)
+        return await run(self, share)
 
     monkeypatch.setattr(Forwarding, "run", note)
     go = asyncio.Event()
@@ -440,7 +441,7 @@ async def test_a_server_that_closes_after_streams_has_a_spare_connection(
         client.writer.write(post(stream()))
         await client.reader.readuntil(b"\n\n")
         pool = world.front.app[lean_path.LEAN_PATH].forwarder.pool
-        while not pool.of(world.launcher.port).idle:
+        while not pool.of(world.launcher.address).idle:
             await asyncio.sleep(0)
         ran.clear()
         other.writer.write(post(stream()))
@@ -481,7 +482,7 @@ async def test_a_connection_with_one_request_left_is_replaced_before(taken: list
         for number in range(1, 9):
             assert (await client.ask(post(BODY))).status == 200
             if number == 3:
-                while len(pool.of(world.launcher.port).connections) < 2:
+                while len(pool.of(world.launcher.address).connections) < 2:
                     await asyncio.sleep(0)
         # A spare connection is taken first. The old one has a last request when both are needed.
         assert numbers[:3] == [1, 1, 1]
@@ -501,7 +502,7 @@ async def test_a_spare_connection_that_closes_under_a_request_is_replaced(
             await talk.say(answer("Keep-Alive: timeout=5, max=5", body=b"{}"))
 
     async with forwarding(script) as world, connected(world) as client, asyncio.timeout(LIMIT):
-        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.address)
         for _ in range(3):
             assert (await client.ask(post(BODY))).status == 200
         await until(lambda: world.connections == 2 and len(connections.connections) == 2)
@@ -529,7 +530,7 @@ async def test_of_many_idle_connections_the_newest_stay(
     ):
         clients = [await s.enter_async_context(connected(world)) for _ in range(4)]
         asked = [asyncio.create_task(client.ask(post(BODY))) for client in clients]
-        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.port)
+        connections = world.front.app[lean_path.LEAN_PATH].forwarder.pool.of(world.launcher.address)
         while len(connections.connections) < 4:
             await asyncio.sleep(0)
         go.set()
@@ -720,6 +721,8 @@ async def test_changed_settings_count_at_once(taken: list[str]) -> None:
             assert (await client.ask(post(BODY))).status == 200
             world.front.service.settings = make_settings(api_keys=("secret",))
             assert (await client.ask(post(BODY))).status == 401
+        # A refused request with a body ends its connection.
+        async with connected(world) as client:
             assert (await client.ask(post(BODY, "X-Api-Key: secret"))).status == 200
             assert (await client.ask(post(BODY, "X-Api-Key: wrong"))).status == 401
     assert len(taken) == 2
@@ -745,6 +748,10 @@ NOT_PLAIN = {
     "an upgrade": [*PLAIN, "Connection: upgrade", "Upgrade: h2c"],
     "a form": [*PLAIN, "Content-Type: multipart/form-data; boundary=x"],
     "an origin": [*PLAIN, "Origin: http://localhost"],
+    "a page": [*PLAIN, "Sec-Fetch-Site: cross-site"],
+    "a proxy": [*PLAIN, "X-Forwarded-For: 203.0.113.9"],
+    "a standard proxy": [*PLAIN, "Forwarded: for=203.0.113.9"],
+    "a proxy's address": [*PLAIN, "X-Real-IP: 203.0.113.9"],
     "a list": [*PLAIN, "Connection: keep-alive, te"],
     "a space before the colon": [*PLAIN, "X-One : 1"],
     "a folded line": [*PLAIN, "X-One: 1", " two"],

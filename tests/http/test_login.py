@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 import stat
-from collections.abc import Mapping
+import threading
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,32 @@ import aiohttp
 import jwt
 import pytest
 
-from cyber_inference_tui.http.login import (
+from cyber_inference_tui.http import login_tokens
+from cyber_inference_tui.http.login import MAX_WAITING, AdminLogin
+from cyber_inference_tui.http.login_attempts import (
     FORGET_AFTER,
     FREE_FAILURES,
     LONGEST_PAUSE,
     MAX_CLIENTS,
-    TOKEN_LIFETIME,
-    AdminLogin,
     LoginAttempts,
+)
+from cyber_inference_tui.http.login_tokens import (
+    AUDIENCE,
+    ENDED_FILE,
+    MAX_ENDED,
+    TOKEN_LIFETIME,
+    LoginTokens,
     kept_secret,
 )
 from cyber_inference_tui.records.endpoints import ENDPOINTS, Area
+from cyber_inference_tui.service.audit_log import Caller
+from cyber_inference_tui.settings.password_hash import hashed
 from tests.fakes.service import FakeService, Front, make_settings, serving
+from tests.waiting import LIMIT
 
 PASSWORD = "öpen sesame"
+HASH = "$scrypt$ln=10,r=8,p=1$wh+kmna0KJq/LwpWhbiJDA$KW8QZYhjvHKUbKniZMH3xtRs/o2L+EKZo3jLmQWODYA"
+"""A hash that is quick to compare."""
 
 
 class Clock:
@@ -74,6 +88,11 @@ async def token_of(front: Front) -> dict[str, str]:
     status, body, _ = await log_in(front)
     assert status == 200
     return {"Authorization": f"Bearer {body['access_token']}"}
+
+
+async def log_out(front: Front, headers: Mapping[str, str]) -> tuple[int, Any]:
+    async with front.client.post("/admin/logout", json={}, headers=headers) as answer:
+        return answer.status, await answer.json()
 
 
 async def status_with(front: Front, headers: Mapping[str, str]) -> tuple[int, str | None]:
@@ -276,6 +295,110 @@ async def test_the_token_of_the_process_is_valid_until_it_ends(world: World) -> 
         assert (await status_with(front, headers))[0] == 401
 
 
+async def test_a_logout_ends_one_login_for_good(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        first, second = await token_of(front), await token_of(front)
+        assert await log_out(front, first) == (200, {"ended": True})
+        for _ in range(2):
+            assert await status_with(front, first) == (401, "admin_login_required")
+            assert await status_with(front, second) == (200, None)
+        assert (await log_out(front, first))[0] == 401
+    assert stat.S_IMODE(world.secret_file.with_name(ENDED_FILE).stat().st_mode) == 0o600
+    async with serving(world.service, login=world.new_login()) as front:
+        assert await status_with(front, first) == (401, "admin_login_required")
+        assert await status_with(front, second) == (200, None)
+
+
+async def test_a_request_without_a_login_has_none_to_end(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        own = {"Authorization": f"Bearer {world.login.process_token}"}
+        assert (await log_out(front, {}))[0] == 401
+        assert (await log_out(front, own))[0] == 409
+        assert await status_with(front, own) == (200, None)
+        world.change(admin_password="")
+        assert (await log_out(front, {}))[0] == 409
+
+
+async def test_a_logout_that_cannot_be_kept_still_ends_the_login_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    world = World(tmp_path / "file")
+    async with serving(world.service, login=world.login) as front:
+        headers = await token_of(front)
+        assert (await log_out(front, headers))[0] == 200
+        assert await status_with(front, headers) == (401, "admin_login_required")
+    assert "would be valid again after a restart" in caplog.text
+
+
+async def test_a_disk_that_hangs_holds_up_a_logout_and_no_other_request(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(*_: Any, **__: Any) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(LIMIT)
+
+    async with serving(world.service, login=world.login) as front:
+        first, second = await token_of(front), await token_of(front)
+        monkeypatch.setattr(login_tokens, "replace_file", hang)
+        logout = asyncio.create_task(log_out(front, first))
+        await begun.wait()
+        assert await status_with(front, first) == (401, "admin_login_required")
+        assert await status_with(front, second) == (200, None)
+        go.set()
+        assert (await logout)[0] == 200
+
+
+def issued(tokens: LoginTokens) -> tuple[str, str]:
+    return tokens.issue(PASSWORD, 1, process="p", clock=1)
+
+
+def test_more_ended_logins_than_are_kept_end_all(tmp_path: Path) -> None:
+    secret_file = tmp_path / "login.secret"
+    tokens = LoginTokens(secret_file)
+    (ended, ended_id), (other, _) = issued(tokens), issued(tokens)
+    tokens.end(ended_id)
+    for number in range(MAX_ENDED - 1):
+        tokens.end(str(number))
+    tokens.save()
+    for reader in (tokens, LoginTokens(secret_file)):
+        assert reader.claims(ended, PASSWORD) is None
+        assert reader.claims(other, PASSWORD) is not None
+    tokens.end("one more")
+    tokens.save()
+    new, _ = issued(tokens)
+    for reader in (tokens, LoginTokens(secret_file)):
+        assert reader.claims(ended, PASSWORD) is reader.claims(other, PASSWORD) is None
+        assert reader.claims(new, PASSWORD) is not None
+
+
+def test_a_damaged_list_of_ended_logins_ends_all(tmp_path: Path) -> None:
+    secret_file = tmp_path / "login.secret"
+    token, _ = issued(LoginTokens(secret_file))
+    assert LoginTokens(secret_file).claims(token, PASSWORD) is not None
+    secret_file.with_name(ENDED_FILE).write_text('["0123')
+    assert LoginTokens(secret_file).claims(token, PASSWORD) is None
+
+
+@pytest.mark.parametrize("claim", ["aud", "jti", "iat", "exp"])
+def test_a_token_of_ours_for_another_purpose_is_none(tmp_path: Path, claim: str) -> None:
+    tokens = LoginTokens(tmp_path / "login.secret")
+    token, _ = issued(tokens)
+    key = tokens._key(PASSWORD)
+    claims = jwt.decode(token, key, ["HS256"], {"verify_exp": False}, audience=AUDIENCE)
+    again = jwt.encode(claims, key, algorithm="HS256")
+    assert tokens.claims(again, PASSWORD) is not None
+    del claims[claim]
+    without = jwt.encode(claims, key, algorithm="HS256")
+    assert tokens.claims(without, PASSWORD) is None
+    if claim == "aud":
+        other = jwt.encode({**claims, "aud": "another program"}, key, algorithm="HS256")
+        assert tokens.claims(other, PASSWORD) is None
+
+
 @pytest.mark.parametrize("algorithm", ["none", "HS512", "HS256"])
 async def test_tokens_that_others_signed_are_none(world: World, algorithm: str) -> None:
     async with serving(world.service, login=world.login) as front:
@@ -323,12 +446,129 @@ async def test_wrong_passwords_make_an_address_wait(world: World) -> None:
         assert (await log_in(front, "wrong"))[0] == 401
 
 
+async def test_clients_behind_a_trusted_proxy_wait_each_for_itself(tmp_path: Path) -> None:
+    world = World(tmp_path, api_keys=("k",), trusted_proxies=("127.0.0.1",))
+
+    async def status_of(client: str) -> int:
+        headers = {"X-Forwarded-For": client}
+        body = {"password": "wrong"}
+        async with front.client.post("/admin/login", json=body, headers=headers) as answer:
+            return answer.status
+
+    async with serving(world.service, login=world.login) as front:
+        for _ in range(FREE_FAILURES):
+            # What it says of itself, before the proxy's own word, changes nothing.
+            assert await status_of("198.51.100.1, 203.0.113.9") == 401
+        assert await status_of("198.51.100.2, 203.0.113.9") == 429
+        assert await status_of("203.0.113.10") == 401
+
+
 async def test_many_attempts_at_once_count_as_many(world: World) -> None:
     async with serving(world.service, login=world.login) as front:
         answers = await asyncio.gather(*(log_in(front, "wrong") for _ in range(40)))
     statuses = [status for status, _, _ in answers]
     assert statuses.count(401) == FREE_FAILURES
     assert statuses.count(429) == 40 - FREE_FAILURES
+
+
+class SlowHash:
+    """Holds each comparison with a hash until ``go`` lets it pass."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[None] = asyncio.Queue()
+        self.go = threading.Semaphore(0)
+        self.at_once = self.most_at_once = 0
+        self._loop = asyncio.get_running_loop()
+        self._real = hashlib.scrypt
+
+    def __call__(self, *args: Any, **options: Any) -> bytes:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self._loop.call_soon_threadsafe(self.begun.put_nowait, None)
+        # On the event loop this would wait for itself.
+        assert self.go.acquire(timeout=LIMIT)
+        self.at_once -= 1
+        return self._real(*args, **options)
+
+
+@pytest.fixture
+async def slow_hash(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowHash]:
+    slow = SlowHash()
+    monkeypatch.setattr(hashlib, "scrypt", slow)
+    yield slow
+    slow.go.release(100)
+
+
+async def test_the_stored_hash_of_the_password_is_enough(world: World) -> None:
+    world.change(admin_password=HASH)
+    async with serving(world.service, login=world.login) as front:
+        assert (await log_in(front, HASH))[0] == 401
+        assert (await log_in(front, "wrong"))[0] == 401
+        headers = await token_of(front)
+        assert await status_with(front, headers) == (200, None)
+        # The same password with another salt is a change, too.
+        world.change(admin_password=hashed(PASSWORD))
+        assert await status_with(front, headers) == (401, "admin_login_required")
+
+
+async def test_the_service_answers_while_a_password_is_compared(
+    world: World, slow_hash: SlowHash
+) -> None:
+    world.change(admin_password=HASH)
+    async with serving(world.service, login=world.login) as front:
+        login = asyncio.create_task(log_in(front))
+        await slow_hash.begun.get()
+        own = {"Authorization": f"Bearer {world.login.process_token}"}
+        assert await status_with(front, own) == (200, None)
+        slow_hash.go.release()
+        assert (await login)[0] == 200
+
+
+async def test_passwords_are_compared_one_after_another_and_few_may_wait(
+    world: World, slow_hash: SlowHash
+) -> None:
+    world.change(admin_password=HASH)
+    async with serving(world.service, login=world.login) as front:
+        logins = [asyncio.create_task(log_in(front)) for _ in range(MAX_WAITING + 4)]
+        left = set(logins)
+        while len(left) > MAX_WAITING:
+            refused, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for status, body, _ in [task.result() for task in refused]:
+                assert (status, body["error"]["code"]) == (429, "too_many_logins")
+        slow_hash.go.release(MAX_WAITING)
+        statuses = [status for status, _, _ in await asyncio.gather(*logins)]
+    assert statuses.count(200) == MAX_WAITING
+    assert slow_hash.most_at_once == 1
+
+
+async def test_a_client_that_leaves_early_has_tried_all_the_same(
+    world: World, slow_hash: SlowHash
+) -> None:
+    world.change(admin_password=HASH)
+    async with serving(world.service, login=world.login) as front:
+        for _ in range(FREE_FAILURES):
+            login = asyncio.create_task(log_in(front, "wrong"))
+            await slow_hash.begun.get()
+            login.cancel()
+            await asyncio.wait({login})
+            slow_hash.go.release()
+        assert (await log_in(front))[0] == 429
+    assert slow_hash.most_at_once == 1
+
+
+async def test_logins_failures_and_logouts_are_on_record(world: World) -> None:
+    async with serving(world.service, login=world.login) as front:
+        await log_in(front, "wrong")
+        headers = await token_of(front)
+        (failed, by_nobody), (entered, by_login) = world.service.audited
+        assert (failed, entered) == ("login_failed", "login")
+        assert by_nobody == Caller("no login", "127.0.0.1")
+        claims = jwt.decode(
+            headers["Authorization"].removeprefix("Bearer "), options={"verify_signature": False}
+        )
+        assert by_login == Caller(f"login {claims['jti']}", "127.0.0.1")
+        await log_out(front, headers)
+        assert [event for event, _ in world.service.audited[2:]] == ["logout"]
 
 
 def test_the_pause_grows_and_is_forgotten() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import forward
-from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, Priority, RequestRecord
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, post, stream, to_the_end
 from tests.http.raw import head
@@ -342,6 +342,7 @@ async def test_active_requests_move_through_their_phases() -> None:
         assert one.number != two.number
         assert one.at <= two.at
         assert (one.position, two.position) == (1, 2)
+        assert one.priority is Priority.NORMAL
         assert (one.model, one.path, one.stream, one.client) == ("m", CHAT, True, "127.0.0.1")
         assert one.time_to_first_token_seconds is None
         second.cancel()
@@ -351,6 +352,7 @@ async def test_active_requests_move_through_their_phases() -> None:
         world.launcher.gate.set()
         (busy,) = await phases(1, "processing")
         assert busy.position is None
+        assert busy.priority is None
         assert busy.queue_seconds >= same.queue_seconds
         go_on.set()
         (answering,) = await phases(1, "answering")

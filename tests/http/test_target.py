@@ -18,7 +18,7 @@ from cyber_inference_tui.settings.schema import RequestRules
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, to_the_end, unchunked
 from tests.http.raw import Answer, ask
-from tests.http.test_body_fields import multipart, part
+from tests.http.test_form import multipart, part
 from tests.http.upstream import EVENTS, LAST, Recorder, World, answer, event, forwarding
 from tests.scheduler.virtual import model
 
@@ -436,6 +436,22 @@ async def test_a_packed_body_is_unpacked(coding: str, body: bytes) -> None:
     for seen in server.seen:
         assert seen.body == BIG
         assert "content-encoding" not in seen.headers
+
+
+async def test_a_large_body_is_changed_like_a_small_one() -> None:
+    server = Recorder()
+    rules = {"request_defaults": {"t": 1}, "request_overrides": {"k": 2}, "request_strip": ["x"]}
+    many = named("many", "other", **rules)
+    fill = b"y" * (2 << 20)
+    async with forwarding(server, many, CUSTOM) as world:
+        for size in (10, 2 << 20):
+            said = b'{"model": "other", "x": [1], "k": 1, "y":"%b"}' % fill[:size]
+            assert (await send(world, "POST", CHAT, said)).status == 200
+            made = b'{"t":1,"model": "many", "k": 2, "y":"%b"}' % fill[:size]
+            assert server.seen.pop().body == made
+            form = multipart("abc", part("file", fill[:size]), part("model", b"tts-1"))
+            assert (await send(world, "POST", "/x", form, FORM)).status == 200
+            assert server.seen.pop().body == form.replace(b"tts-1", b"sd/xl")
 
 
 def endpoints() -> Iterator[tuple[str, tuple[str, ...]]]:

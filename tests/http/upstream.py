@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.http.forward import Forwarder
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.needs import Footprint, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
@@ -105,8 +106,8 @@ class Recorder:
 class FakeServer:
     """A model's server for the scheduler."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
         self.pid = 1
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.hung: str | None = None
@@ -149,6 +150,11 @@ class FakeLauncher:
         self.servers: list[FakeServer] = []
         self.progress: Callable[[float | None], None] = lambda value: None
 
+    @property
+    def address(self) -> ServerAddress:
+        """The address of the server."""
+        return ServerAddress("127.0.0.1", self.port, "server-key")
+
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         return Need()
 
@@ -166,7 +172,7 @@ class FakeLauncher:
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        self.servers.append(FakeServer(self.port))
+        self.servers.append(FakeServer(self.address))
         return self.servers[-1]
 
 
@@ -246,6 +252,7 @@ async def forwarding(
     def note(noted: list[Noted]) -> None:
         for record, error_code in noted:
             world.codes.append(error_code)
+            world.front.service.keys.note([record])
             world.on_request(record)
 
     known = models or (model("m"),)
@@ -267,6 +274,7 @@ async def forwarding(
                 now=lambda: datetime.now(UTC),
             )
             service = FakeService("m", settings=front_settings)
+            behind.keys = service.keys
             async with serving(service, forwarder=forwarder) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
 from tests.waiting import LIMIT
@@ -92,8 +93,7 @@ async def spawn(
         name="m",
         argv=argv,
         environment=environment,
-        host=HOST,
-        port=port,
+        address=ServerAddress(HOST, port, "server-key"),
         speaks_protocol=protocol,
     )
     child.server = await ServerProcess.spawn(launch, log=child.log, progress=child.progress.append)

@@ -123,6 +123,17 @@ def test_hostile_zips_are_refused(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.rglob("escaped"))
 
 
+def test_a_zip_entry_without_a_name_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(zipfile.ZipInfo("x"), b"x")
+    # Both in its own header and in the directory: a length of 0 in place of the name.
+    content = buffer.getvalue().replace(b"\x01\x00\x00\x00x", b"\x00\x00\x01\x00x")
+    content = content.replace(b"\x01\x00\x00\x00\x00\x00", b"\x00\x00\x01\x00\x00\x00")
+    with pytest.raises(InstallError, match="no name"):
+        unpack(tmp_path, content)
+
+
 def test_a_zip_link_out_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:

@@ -248,12 +248,20 @@ def test_a_command_of_ones_own_has_its_placeholders_filled_once() -> None:
         id="my {port}",
         path=Path("/models/{id}.gguf"),
         settings=ModelSettings(
-            command=("serve", "--on={host}:{port}", "{path}", "{id}", '{"a": {}}', "{other}")
+            command=(
+                "serve",
+                "--on={host}:{port}",
+                "{path}",
+                "{id}",
+                '{"a": {}}',
+                "{key}",
+                "{other}",
+            )
         ),
     )
-    assert custom_argv(limited(model), host="127.0.0.1", port=9000) == [
+    assert custom_argv(limited(model), host="127.0.0.1", port=9000, key="{id}") == [
         *("serve", "--on=127.0.0.1:9000", "/models/{id}.gguf", "my {port}"),
-        *('{"a": {}}', "{other}"),
+        *('{"a": {}}', "{id}", "{other}"),
     ]
 
 

@@ -149,10 +149,10 @@ async def test_a_program_that_is_faster_gets_no_prompts(make: Make, status: byte
     port, _ = await starts.not_yet()
     async with foreign.at(port), asyncio.timeout(LIMIT):
         server = await launch
-        assert server.port != port
+        assert server.address.port != port
         assert starts.count == 2
         assert {line.split(b" ")[1] for line in foreign.asked} == {b"/health"}
-        assert (await get(server.port, "/v1/models")).startswith(b"HTTP/1.1 200")
+        assert (await get(server.address, "/v1/models")).startswith(b"HTTP/1.1 200")
         await server.stop(0.2)
     assert starts.room.recorded() == []
 
@@ -164,7 +164,7 @@ async def test_a_report_of_readiness_does_not_make_up_for_the_port(tmp_path: Pat
     async with foreign.at(port), asyncio.timeout(LIMIT):
         os.kill(pid, signal.SIGUSR1)
         server = await launch
-        assert server.port != port
+        assert server.address.port != port
         assert starts.count == 2
         assert foreign.asked == []
         await server.stop(0.2)
@@ -204,11 +204,11 @@ async def test_a_cancelled_load_does_not_go_on_at_another_port(make: Make) -> No
 async def test_a_port_that_the_server_lets_go_of_is_not_the_next_programs(make: Make) -> None:
     starts, foreign = make(0), Foreign(OK)
     server = await starts.room.launch(starts.model)
-    await get(server.port, "/leave")
+    await get(server.address, "/leave")
     await starts.wait_for("left ")
-    async with foreign.at(server.port):
+    async with foreign.at(server.address.port):
         await ended(server)
     reason, _ = server.exit_reason()
-    assert reason.startswith(f"its port {server.port} is taken by ")
+    assert reason.startswith(f"its port {server.address.port} is taken by ")
     await server.stop(0)
     assert not is_alive(server.pid)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from cyber_inference_tui.descriptors import LIMITS_AT_START
 from cyber_inference_tui.kernel import PROC
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter, start_child
 from tests.llama.children import wait_gone
-from tests.waiting import eventually, is_alive
+from tests.waiting import eventually, is_alive, until
 
 
 @pytest.fixture
@@ -73,6 +75,30 @@ async def test_a_guard_that_was_killed_harms_nobody(guard: ProcessGuard) -> None
     for number in range(20):
         guard.add(2**22 + number)
         await asyncio.sleep(0)
+
+
+async def test_a_guard_that_was_killed_is_replaced(
+    sleepers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ProcessGuard()
+    await made.start()
+    first = made._process
+    assert first is not None
+    made.add(sleepers[0].pid)
+    start, failures = asyncio.create_subprocess_exec, iter(range(1))
+
+    async def start_at_second_try(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        for _ in failures:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return await start(*args, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_at_second_try)
+    first.kill()
+    second = await until(lambda: made._process if made._process is not first else None)
+    assert second.pid != first.pid
+    await made.stop()
+    assert sleepers[0].wait(60) == -9
+    assert next(failures, None) is None
 
 
 async def test_without_a_start_it_does_nothing() -> None:

@@ -17,11 +17,16 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
+from cyber_inference_tui.llama.http_get import ServerAddress
 from tests.llama.children import HOST
 from tests.waiting import LIMIT
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 QUICK = HealthLimits(interval=0.001, timeout=0.05, strikes=3)
+
+
+def address(port: int) -> ServerAddress:
+    return ServerAddress(HOST, port, "server-key")
 
 
 class Answers:
@@ -72,15 +77,16 @@ async def serving(answers: Answers) -> AsyncIterator[int]:
 async def test_one_question_one_answer(answer: bytes | None, status: int | None) -> None:
     answers = Answers(answer)
     async with serving(answers) as port:
-        assert await ask_health(HOST, port, 0.3) == status
+        assert await ask_health(address(port), 0.3) == status
     assert answers.asked[0].startswith(b"GET /health HTTP/1.1\r\n")
     assert b"Connection: close" in answers.asked[0]
+    assert b"\r\nAuthorization: Bearer server-key\r\n" in answers.asked[0]
 
 
 async def test_nobody_there_is_no_answer() -> None:
     with closing(socket.create_server((HOST, 0))) as listener:
         port = listener.getsockname()[1]
-    assert await ask_health(HOST, port, 30) is None
+    assert await ask_health(address(port), 30) is None
 
 
 async def test_a_want_of_our_own_is_not_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,13 +95,13 @@ async def test_a_want_of_our_own_is_not_the_servers(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(asyncio, "open_connection", fail)
     with pytest.raises(CannotAskError):
-        await ask_health(HOST, 1, 30)
+        await ask_health(address(1), 30)
 
 
 async def test_three_silences_in_a_row_are_a_hang() -> None:
     answers = Answers(None)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
+        await watch_health(partial(ask_health, address(port)), limits=QUICK, busy=lambda: False)
     assert len(answers.asked) == 3
 
 
@@ -115,7 +121,7 @@ async def test_an_answer_between_silences_saves_it() -> None:
     refused = b"HTTP/1.1 500 Oh\r\n\r\n"
     answers = Answers(None, None, refused, None, None, OK, None)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
+        await watch_health(partial(ask_health, address(port)), limits=QUICK, busy=lambda: False)
     assert len(answers.asked) == 9
 
 
@@ -123,7 +129,7 @@ async def test_a_server_that_answers_is_asked_on_until_the_watch_is_cancelled() 
     answers = Answers(OK)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
         watch = asyncio.ensure_future(
-            watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: False)
+            watch_health(partial(ask_health, address(port)), limits=QUICK, busy=lambda: False)
         )
         await answers.third.wait()
         watch.cancel()
@@ -142,5 +148,7 @@ async def test_a_server_with_an_excuse_is_not_asked_and_silence_then_does_not_co
     # ``busy`` is called before and after each check: busy, then two checks fail as it becomes busy.
     excuse = excuses(True, True, False, True, False, True)
     async with serving(answers) as port, asyncio.timeout(LIMIT):
-        await watch_health(partial(ask_health, HOST, port), limits=QUICK, busy=lambda: next(excuse))
+        await watch_health(
+            partial(ask_health, address(port)), limits=QUICK, busy=lambda: next(excuse)
+        )
     assert len(answers.asked) == 2 + 3

@@ -145,6 +145,7 @@ def test_it_compiles_and_installs(bench: Bench) -> None:
     assert any("b6543 for the CPU (2 jobs)" in step for step in bench.steps.steps)
     assert bench.steps.last == (100, 100)
     assert "a note" in bench.steps.lines
+    assert [line for line in bench.steps.lines if "is trusted over TLS" in line]
     assert "[ 25%] Built object 1" in bench.steps.lines
     [configured] = [line for line in bench.steps.lines if line.startswith("-- Configuring")]
     assert "-DX=ON -DLLAMA_BUILD_NUMBER=6543" in configured

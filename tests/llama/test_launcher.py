@@ -24,6 +24,7 @@ from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch
@@ -149,10 +150,11 @@ def model(tmp_path: Path) -> Callable[..., LocalModel]:
 Make = Callable[..., LocalModel]
 
 
-async def get(port: int, path: str) -> bytes:
+async def get(server: ServerAddress, path: str) -> bytes:
     async with asyncio.timeout(LIMIT):
-        reader, writer = await asyncio.open_connection(HOST, port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        reader, writer = await asyncio.open_connection(*server[:2])
+        head = b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n"
+        writer.write(head % (path.encode(), server.headers))
         answer = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", answer)
         assert length is not None
@@ -166,7 +168,7 @@ async def test_a_launched_server_answers_and_is_on_record_until_it_is_gone(
     room: Room, model: Make
 ) -> None:
     server = await room.launch(model())
-    assert (await get(server.port, "/health")).startswith(b"HTTP/1.1 200")
+    assert (await get(server.address, "/health")).startswith(b"HTTP/1.1 200")
     assert room.recorded() == [server.pid]
     assert "--- starting: " in room.text()
     assert await server.stop(30) == 0
@@ -258,7 +260,7 @@ async def test_a_port_that_somebody_took_in_the_meantime_is_stepped_over(
     starts = room.starts()
     ports = [start["argv"][start["argv"].index("--port") + 1] for start in starts]
     assert len(set(ports)) == len(ports) == 2
-    assert str(server.port) == ports[1]
+    assert str(server.address.port) == ports[1]
     await server.stop(30)
     room.assert_nothing_left()
 
@@ -278,10 +280,10 @@ async def test_a_port_in_use_is_stepped_over_and_given_back_after_the_end(
         base = listener.getsockname()[1]
         first = await room.launch(model(), llama_server_base_port=base)
         second = await room.launch(model(), llama_server_base_port=base)
-        assert base < first.port < second.port
+        assert base < first.address.port < second.address.port
         await first.stop(30)
         third = await room.launch(model(), llama_server_base_port=base)
-        assert third.port < second.port
+        assert third.address.port < second.address.port
         for server in (second, third):
             await server.stop(30)
     room.assert_nothing_left()
@@ -459,7 +461,7 @@ async def test_a_model_with_a_command_of_its_own_needs_no_llama_server(tmp_path:
     words = (sys.executable, "-I", "-S", str(SCRIPT), "--host", "{host}", "--port", "{port}")
     model = LocalModel(id="own", settings=ModelSettings(command=(*words, "--alias", "{id}")))
     server = await room.launch(model)
-    assert (await get(server.port, "/health")).startswith(b"HTTP/1.1 200")
+    assert (await get(server.address, "/health")).startswith(b"HTTP/1.1 200")
     assert server.context_size is None
     await server.stop(30)
     assert "--alias own" in room.text("own")
@@ -550,6 +552,7 @@ SERVICE = """
 import asyncio, sys
 from pathlib import Path
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.llama.test_launcher import Room, fake_binary
 
@@ -608,7 +611,7 @@ async def test_the_real_llama_server_loads_the_demo_answers_and_stops(tmp_path: 
     )
     await room.launcher.start()
     server = await room.launch(LocalModel(id="demo", path=tmp_path / "demo.gguf"))
-    assert b'"demo"' in await get(server.port, "/v1/models")
+    assert b'"demo"' in await get(server.address, "/v1/models")
     assert server.context_size == 8192
     took = server.footprint()
     assert took is not None

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.descendants import KillResult
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.server import LaunchPlan, ServerExitedError, ServerProcess
@@ -218,8 +219,7 @@ def test_an_obituary_finds_the_reason_before_a_long_trace_and_not_in_an_earlier_
                 name="m",
                 argv=("/bin/sh", "-c", "echo calm; exit 3"),
                 environment=ENVIRONMENT,
-                host=HOST,
-                port=1,
+                address=ServerAddress(HOST, 1, "server-key"),
                 speaks_protocol=False,
             ),
             log=child.log,
@@ -399,7 +399,11 @@ def test_any_output_in_place_of_the_protocol_harms_nothing(
     async def main() -> None:
         child = Child()
         launch = LaunchPlan(
-            name="m", argv=("x",), environment={}, host=HOST, port=1, speaks_protocol=True
+            name="m",
+            argv=("x",),
+            environment={},
+            address=ServerAddress(HOST, 1, "server-key"),
+            speaks_protocol=True,
         )
         server = ServerProcess(launch, log=child.log, progress=child.progress.append)
         for chunk in chunks:

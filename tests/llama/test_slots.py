@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, TokenRate, ask_slots, parse_slots
 
 IDLE = {"id": 1, "n_ctx": 8192, "speculative": False, "is_processing": False}
@@ -20,6 +21,10 @@ BUSY = {
     "next_token": [{"has_next_token": True, "n_remain": -1, "n_decoded": 42}],
 }
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+
+
+def address(port: int) -> ServerAddress:
+    return ServerAddress("127.0.0.1", port, "server-key")
 
 
 def body(value: Any) -> bytes:
@@ -79,7 +84,7 @@ async def test_only_a_good_answer_is_read(answer: bytes, tasks: tuple[Task, ...]
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert await ask_slots("127.0.0.1", port, 30) == tasks
+        assert await ask_slots(address(port), 30) == tasks
 
 
 async def test_it_asks_over_a_connection_of_its_own() -> None:
@@ -92,10 +97,11 @@ async def test_it_asks_over_a_connection_of_its_own() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert await ask_slots("127.0.0.1", port, 30) == (Task(0, 7, 42),)
+        assert await ask_slots(address(port), 30) == (Task(0, 7, 42),)
     assert asked[0].startswith(b"GET /slots HTTP/1.1\r\n")
     assert b"Connection: close" in asked[0]
-    assert await ask_slots("127.0.0.1", port, 30) is None
+    assert b"\r\nAuthorization: Bearer server-key\r\n" in asked[0]
+    assert await ask_slots(address(port), 30) is None
 
 
 async def test_silence_and_floods_end() -> None:
@@ -118,11 +124,11 @@ async def test_silence_and_floods_end() -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        assert await ask_slots("127.0.0.1", port, 0.01) is None
+        assert await ask_slots(address(port), 0.01) is None
         await asyncio.wait_for(gone.wait(), 30)
         gone.clear()
         flooding = True
-        assert await ask_slots("127.0.0.1", port, 30) is None
+        assert await ask_slots(address(port), 30) is None
         await asyncio.wait_for(gone.wait(), 30)
 
 

@@ -106,7 +106,7 @@ class ServiceProcess:
         deadline = time.monotonic() + LIMIT
         try:
             while line := self._lines.get(timeout=max(0.0, deadline - time.monotonic())):
-                if line.startswith("listening on http://"):
+                if line.startswith(("listening on http://", "listening on https://")):
                     self.url = line.split()[-1]
                     self.port = int(self.url.rpartition(":")[2])
                     return self
@@ -138,6 +138,11 @@ class ServiceProcess:
         return httpx.Client(
             base_url=self.url, timeout=LIMIT, trust_env=False, verify=_NO_TLS, **options
         )
+
+    def owner(self) -> httpx.Client:
+        """A client with the token that the service has left for its user's programs."""
+        token = json.loads((self.data_dir / "service.json").read_text())["token"]
+        return self.client(headers={"Authorization": f"Bearer {token}"})
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         with self.client() as client:
@@ -184,7 +189,11 @@ class ServiceProcess:
 
     def upstream(self, model_id: str, path: str) -> Any:
         """What the model's server itself says (JSON), asked past the service."""
-        return read_json(self.model(model_id)["port"], path)
+        record = self.model(model_id)
+        # Only this user can read the key.
+        environ = psutil.Process(record["pid"]).environ()
+        key = environ.get("LLAMA_API_KEY") or environ["CYBER_INFERENCE_UPSTREAM_KEY"]
+        return read_json(record["port"], path, {"Authorization": f"Bearer {key}"})
 
     # Its end
 
@@ -254,11 +263,11 @@ class ServiceProcess:
         assert not names, f"left behind: {names}"
 
 
-def read_json(port: int, path: str) -> Any:
+def read_json(port: int, path: str, headers: Mapping[str, str] = {}) -> Any:
     """What a server here answers; in a tenth of the time that a client of httpx takes."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
     with contextlib.closing(connection):
-        connection.request("GET", path)
+        connection.request("GET", path, headers=dict(headers))
         return json.loads(connection.getresponse().read())
 
 

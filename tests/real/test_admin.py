@@ -62,7 +62,7 @@ def test_another_llama_server_is_looked_at_when_it_is_set(start_fake: StartFake)
     service = start_fake()
     before = service.get("/admin/status").json()["llama_server"]
     for path, there in (("/nowhere/llama-server", False), (before["path"], True)):
-        with service.client() as client:
+        with service.owner() as client:
             answer = client.put("/admin/config/llama_server_path", json={"value": path})
         assert answer.status_code == 200
         now = service.get("/admin/status").json()["llama_server"]
@@ -139,6 +139,9 @@ def test_logs_by_number_with_levels_and_runs(start_real: StartReal) -> None:
     service = start_real()
     for _ in range(2):
         assert service.chat("demo").status_code == 200
+        # llama-server warns of a request without its key.
+        port = service.model("demo")["port"]
+        assert httpx.get(f"http://127.0.0.1:{port}/slots").status_code == 401
         service.post("/admin/models/demo/unload", json={})
     logs = {log["id"]: log for log in service.get("/admin/logs").json()}
     assert set(logs) == {"demo", "install", "service"}

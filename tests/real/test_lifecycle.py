@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -97,6 +98,21 @@ def test_a_second_signal_stops_at_once(start_fake: StartFake) -> None:
         service.terminate()
         eventually(lambda: is_refusing(service), what="the end of accepting")
         service.terminate()
+        assert service.wait(15) == 0
+    service.assert_none_left()
+
+
+def test_any_number_of_signals_ends_with_code_0(start_fake: StartFake) -> None:
+    service = start_fake()
+    with service.stream("a", fake={"tokens": 10_000, "interval": 0.1}) as response:
+        next(response.iter_lines())
+        process = service.process
+        assert process is not None
+        # As fast as they can be sent, so that some come in every step of the end.
+        for number in itertools.cycle((signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+            if process.poll() is not None:
+                break
+            process.send_signal(number)
         assert service.wait(15) == 0
     service.assert_none_left()
 

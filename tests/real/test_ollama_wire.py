@@ -94,12 +94,6 @@ DIFFERENT = {
     f'POST /v1/messages {{"model":"nope","max_tokens":3,{HI}}}': Difference(
         404, "the id of a request is in the header X-Request-Id of every answer"
     ),
-    "OPTIONS /api/chat Origin: http://localhost:3000 Access-Control-Request-Method: POST": (
-        Difference(403, "no page but those of cors_origins may call")
-    ),
-    "GET /api/tags Origin: https://evil.example": Difference(
-        200, "the browser does not show the answer to a page without a CORS header"
-    ),
 }
 
 

@@ -47,7 +47,7 @@ def test_a_running_service_refuses_them_and_goes_on(start_real: StartReal) -> No
         ('models."demo".env', {"LLAMA_ARG_API_KEY_FILE": "/k"}, "LLAMA_ARG_API_KEY_FILE is refu"),
     ):
         for check in ("", "?check=1"):
-            with service.client() as client:
+            with service.owner() as client:
                 answer = client.put(f"/admin/config/{key}{check}", json={"value": value})
             assert answer.status_code == 400
             assert named in answer.json()["error"]["message"]

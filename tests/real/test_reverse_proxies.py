@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.real.conftest import Starter
+from tests.real.conftest import Starter, StartFake
 from tests.real.service_process import ServiceProcess, chat_body, free_low_port, sse_data
 from tests.test_docs import ROOT, blocks
 from tests.tools import tool
@@ -22,6 +22,8 @@ pytestmark = pytest.mark.real
 
 BLOCKS = list(blocks((ROOT / "docs" / "network.md").read_text("utf-8")))
 NAME = "llm.example"
+CLIENT = "127.0.0.9"
+"""The address of the proxies' client."""
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -65,8 +67,11 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[httpx.Client
             stderr=subprocess.STDOUT,
         )
     try:
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        transport = httpx.HTTPTransport(verify=tls, local_address=CLIENT, trust_env=False)
         with httpx.Client(
-            base_url=url, headers={"Host": NAME}, verify=False, trust_env=False, timeout=60
+            base_url=url, headers={"Host": NAME}, transport=transport, timeout=60
         ) as client:
 
             def answers() -> bool:
@@ -82,7 +87,7 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[httpx.Client
         process.wait(30)
 
 
-def works(client: httpx.Client) -> None:
+def works(client: httpx.Client, service: ServiceProcess) -> None:
     """What a client may expect behind either proxy."""
     assert client.get("/v1/models").status_code == 401
     client.headers["Authorization"] = f"Bearer {SETTINGS['api_keys'][0]}"
@@ -95,6 +100,10 @@ def works(client: httpx.Client) -> None:
     assert last == "[DONE]"
     text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
     assert text.strip()
+    login = service.post("/admin/login", json={"password": SETTINGS["admin_password"]})
+    token = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    newest = service.get("/admin/requests?limit=1", headers=token).json()
+    assert [one["client"] for one in newest] == [CLIENT]
 
 
 def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
@@ -126,13 +135,14 @@ def test_nginx(service: ServiceProcess, tmp_path: Path) -> None:
     )
     command = [nginx, "-p", str(tmp_path), "-c", str(config), "-e", "stderr"]
     with running(command, tmp_path, f"https://127.0.0.1:{port}") as client:
-        works(client)
+        works(client, service)
         assert client.get("/admin/status").status_code == 404
         other = client.get("/v1/models", headers={"Host": "other.example"})
         assert other.json()["error"]["code"] == "forbidden_host"
 
 
-def test_caddy(service: ServiceProcess, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def behind_caddy(service: ServiceProcess, tmp_path: Path) -> Iterator[httpx.Client]:
     caddy = tool("caddy")
     port = free_low_port(1)
     site = replaced(
@@ -143,5 +153,21 @@ def test_caddy(service: ServiceProcess, tmp_path: Path) -> None:
     config.write_text(f"{{\n\tadmin off\n}}\n{site}")
     command = [caddy, "run", "--config", str(config), "--adapter", "caddyfile"]
     with running(command, tmp_path, f"http://127.0.0.1:{port}") as client:
-        works(client)
+        yield client
+
+
+def test_caddy(service: ServiceProcess, tmp_path: Path) -> None:
+    with behind_caddy(service, tmp_path) as client:
+        works(client, service)
         assert client.get("/admin/status").status_code == 401
+
+
+def test_caddy_before_a_service_without_keys(start_fake: StartFake, tmp_path: Path) -> None:
+    """It would open the service to the whole network."""
+    service = start_fake(config={"allowed_hosts": [NAME]})
+    with behind_caddy(service, tmp_path) as client:
+        for path in ("/v1/models", "/admin/status", "/admin/models"):
+            answer = client.get(path)
+            assert answer.status_code == 403
+            assert answer.json()["error"]["code"] == "forbidden_proxy"
+    assert service.get("/v1/models").status_code == 200

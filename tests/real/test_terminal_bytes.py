@@ -386,6 +386,15 @@ def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter)
         ]:
             app.press(keys)
             leave(app, shown)
+        # Each value is saved before the next key is for another row.
+        app.press("7/log_k\r\r\x154\r/\x15max_s\r\r\x15100000\r")
+
+        def saved() -> bool:
+            app.read(0.1)
+            settings = {one["key"]: one["value"] for one in service.get("/admin/config").json()}
+            return (settings["log_keep"], settings["log_max_size"]) == (4, 100000)
+
+        eventually(saved, what="both values")
 
 
 def test_lines_say_why_they_refuse_a_text(starter: Starter) -> None:

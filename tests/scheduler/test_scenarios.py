@@ -478,6 +478,25 @@ def test_two_clients_each_with_its_own_model_do_not_change_it_for_every_request(
     run(main())
 
 
+def test_a_turn_is_not_cut_short_because_others_waited_before() -> None:
+    """A model whose queue is never empty does not keep the count of its former turns."""
+
+    async def main() -> None:
+        world = World(max_loaded_models=1, max_concurrent_requests=2)
+
+        async def ask(one: LocalModel) -> None:
+            for _ in range(100):
+                with await world.scheduler.acquire(one):
+                    await asyncio.sleep(0.1)
+
+        async with world.scheduler:
+            await asyncio.gather(*[ask(one) for one in (A, B) for _ in range(4)])
+        # In each turn the four that wait, and at least the eight that may overtake.
+        assert len(world.launcher.launched) <= 800 / 10
+
+    run(main())
+
+
 @pytest.mark.parametrize("max_overtake", [0, 1, 5])
 def test_a_request_waits_behind_at_most_max_overtake_later_ones(max_overtake: int) -> None:
     async def main() -> None:

@@ -38,7 +38,7 @@ def test_many_askers_of_an_unloaded_model_share_one_load() -> None:
         async with world.scheduler as scheduler:
             leases = await asyncio.gather(*(scheduler.acquire(A) for _ in range(25)))
             assert world.launcher.launched == ["a"]
-            assert {lease.port for lease in leases} == {world.server("a").port}
+            assert {lease.address for lease in leases} == {world.server("a").address}
             assert scheduler.in_flight == 25
             for lease in leases:
                 lease.release()

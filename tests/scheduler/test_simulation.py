@@ -14,6 +14,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -23,10 +24,11 @@ from hypothesis import strategies as st
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.records import ModelStatus, Priority
 from cyber_inference_tui.scheduler.free_memory import FreeMemory
 from cyber_inference_tui.scheduler.memory_tracker import RETURN_PATIENCE
 from cyber_inference_tui.scheduler.policy import MEMORY_FRESH, Policy, decide
+from cyber_inference_tui.scheduler.shares import WEIGHTS, highest
 from cyber_inference_tui.scheduler.views import (
     Decision,
     LoadLimits,
@@ -86,6 +88,15 @@ class Step(msgspec.Struct, frozen=True):
     model: int
     pause: float
     seconds: float
+    priority: Priority = Priority.NORMAL
+
+
+class _Waiting(NamedTuple):
+    """A waiting request, with the weights of later requests that were admitted elsewhere."""
+
+    model_id: str
+    priority: Priority
+    passed: dict[str, float]
 
 
 class Watched(World):
@@ -134,8 +145,10 @@ class Watched(World):
         self.forced: set[str] = set()
         """Models that are being unloaded by force."""
         self.short_since: float | None = None
-        self.waiting: dict[int, tuple[str, dict[str, int]]] = {}
-        """Waiting requests: by arrival their model, and the later requests admitted elsewhere."""
+        self.waiting: dict[int, _Waiting] = {}
+        """Waiting requests by arrival."""
+        self.trace: list[tuple[float, str, str]] = []
+        """The changes of status and the admissions, with their times."""
         self.arrivals = 0
         self.unpinned: dict[str, float] = {}
         """By model: the time when its last pin was removed."""
@@ -182,6 +195,7 @@ class Watched(World):
         if after == before[0]:
             # A notification for another reason, such as a pin.
             return
+        self.trace.append((now(), model_id, after))
         if after not in NEXT[before[0]]:
             self.launcher.problems.append(f"life: {model_id} from {before[0]} to {after}")
         state = self.scheduler.state(model_id)
@@ -226,20 +240,21 @@ class Watched(World):
 
     # Order
 
-    async def ask(self, one: LocalModel, seconds: float) -> None:
+    async def ask(self, one: LocalModel, seconds: float, priority: Priority) -> None:
         """Send a request and count the later requests that overtake it."""
         self.arrivals += 1
         mine = self.arrivals
-        self.waiting[mine] = (one.id, {})
+        self.waiting[mine] = _Waiting(one.id, priority, {})
         try:
-            lease = await self.scheduler.acquire(one)
+            lease = await self.scheduler.acquire(one, priority=priority)
         except InsufficientMemoryError:
             self._look_at_refusal(one.id)
             raise
         finally:
             del self.waiting[mine]
         with lease:
-            self._count(one.id, mine)
+            self.trace.append((now(), one.id, f"request {mine}"))
+            self._count(one.id, mine, priority)
             await asyncio.sleep(seconds)
 
     def _look_at_refusal(self, model_id: str) -> None:
@@ -276,23 +291,25 @@ class Watched(World):
         # A refusal may be seen a moment after the decision, when the pin is gone.
         return self.unpinned.get(model_id) == now() or (state is not None and state.is_pinned)
 
-    def _count(self, model_id: str, arrival: int) -> None:
+    def _count(self, model_id: str, arrival: int, priority: Priority) -> None:
         state = self.scheduler.state(model_id)
         assert state is not None
         if state.is_pinned:
             return
         blocked = self.blocked
         heads: set[str] = set()
-        for other, (waits_for, passed) in sorted(self.waiting.items()):
+        for other, (waits_for, _, passed) in sorted(self.waiting.items()):
             if waits_for == model_id or waits_for in heads or other > arrival:
                 continue
             heads.add(waits_for)
             head = self.scheduler.state(waits_for)
             if head is None or head.status is ModelStatus.LOADED or waits_for not in blocked:
                 continue
-            passed[model_id] = passed.get(model_id, 0) + 1
-            if sum(passed.values()) > MAX_OVERTAKE:
-                raise BrokenError(f"order: {waits_for} waits behind {passed}")
+            if sum(passed.values()) >= MAX_OVERTAKE:
+                raise BrokenError(f"order: {waits_for} waits behind {passed} and {model_id}")
+            mates = (one.priority for one in self.waiting.values() if one.model_id == waits_for)
+            weight = WEIGHTS[highest(mates)] / WEIGHTS[priority]
+            passed[model_id] = passed.get(model_id, 0) + weight
 
 
 async def _do(world: Watched, step: Step) -> None:
@@ -301,10 +318,10 @@ async def _do(world: Watched, step: Step) -> None:
     with contextlib.suppress(CyberError, TimeoutError):
         match step.what:
             case "use":
-                await world.ask(chosen, step.seconds)
+                await world.ask(chosen, step.seconds, step.priority)
             case "impatient":
                 async with asyncio.timeout(step.seconds):
-                    await world.ask(chosen, 1)
+                    await world.ask(chosen, 1, step.priority)
             case "load":
                 await scheduler.load(chosen)
             case "unload" | "force":
@@ -333,11 +350,11 @@ async def _do(world: Watched, step: Step) -> None:
 
 async def _live(
     fleet: Fleet, schedule: Sequence[Step], policy: Policy, close_after: float | None
-) -> None:
+) -> Watched:
     world = Watched(fleet, policy)
     if close_after is not None:
         await _live_and_close(world, schedule, close_after)
-        return
+        return world
     async with world.scheduler as scheduler:
         doing = []
         watch = asyncio.ensure_future(world.watch_shortage())
@@ -368,6 +385,7 @@ async def _live(
         if world.machine.held:
             raise BrokenError(f"rest: memory is held by nobody: {world.machine.held}")
     await world.assert_nothing_left()
+    return world
 
 
 async def _live_and_close(world: Watched, schedule: Sequence[Step], close_after: float) -> None:
@@ -387,12 +405,12 @@ def simulate(
     schedule: Sequence[Step],
     policy: Policy = decide,
     close_after: float | None = None,
-) -> None:
-    """Run one schedule; raises ``BrokenError`` or another ``AssertionError``.
+) -> list[tuple[float, str, str]]:
+    """Run one schedule and return its trace; raises ``BrokenError`` or another ``AssertionError``.
 
     With ``close_after`` the service ends so many seconds after the last step.
     """
-    run(_live(fleet, schedule, policy, close_after))
+    return run(_live(fleet, schedule, policy, close_after)).trace
 
 
 fleets = st.integers(1, 5).flatmap(
@@ -419,6 +437,7 @@ steps = st.builds(
     model=st.integers(0, 4),
     pause=st.sampled_from([0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 5.0]),
     seconds=st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.0, 7.0]),
+    priority=st.sampled_from([Priority.NORMAL, Priority.NORMAL, Priority.LOW, Priority.HIGH]),
 )
 schedules = st.lists(steps, max_size=40)
 
@@ -517,6 +536,20 @@ def test_nothing_is_left_over_when_the_service_ends(
     fleet: Fleet, schedule: list[Step], close_after: float
 ) -> None:
     simulate(fleet, schedule, close_after=close_after)
+
+
+@settings(max_examples=4 * settings().max_examples, derandomize=True)
+@given(fleet=fleets, schedule=schedules, priority=st.sampled_from([Priority.LOW, Priority.HIGH]))
+def test_equal_priorities_change_nothing(
+    fleet: Fleet, schedule: list[Step], priority: Priority
+) -> None:
+    # Loads that are asked for, and those after a change of settings, are of normal priority.
+    requests = [step for step in schedule if step.what not in {"load", "settings"}]
+    traces = [
+        simulate(fleet, [msgspec.structs.replace(step, priority=one) for step in requests])
+        for one in (Priority.NORMAL, priority)
+    ]
+    assert traces[0] == traces[1]
 
 
 # Mutants: the policy made worse in one way, to show that each check can fail

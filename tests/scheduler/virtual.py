@@ -16,10 +16,11 @@ import msgspec
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
-from cyber_inference_tui.records import ModelStatus, SessionRecord
+from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.policy import Policy, decide
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -83,14 +84,14 @@ class VirtualServer:
     def __init__(self, world: VirtualLauncher, model_id: str, port: int, pid: int) -> None:
         self.world = world
         self.model_id = model_id
-        self.port = port
+        self.address = ServerAddress("127.0.0.1", port, "server-key")
         self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops: list[float] = []
         """The timeouts in calls of ``stop``."""
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
-        self.slots: int | None = None
+        self.slots: int | None = world.slots.get(model_id)
         self.context_length: int | None = None
         self.template: TemplateFacts | None = None
         self.most_requests: int | None = world.most_requests.get(model_id)
@@ -207,6 +208,8 @@ class VirtualLauncher:
         """The memory that models use, if it differs from their need."""
         self.most_requests: dict[str, int] = {}
         """By model: the requests that its server accepts at once, if limited."""
+        self.slots: dict[str, int] = {}
+        """By model: the slots of its server, if it reports them."""
         self.full_contexts: dict[str, int] = {}
         self.contexts: list[int | None] = []
         """By launch: the context if it was less than the settings ask for, else ``None``."""
@@ -385,9 +388,11 @@ class World:
         """Return the model's running server."""
         return next(server for server in self.launcher.alive if server.model_id == model_id)
 
-    async def use(self, model: LocalModel, seconds: float = 0.0) -> None:
+    async def use(
+        self, model: LocalModel, seconds: float = 0.0, priority: Priority = Priority.NORMAL
+    ) -> None:
         """Send a request that takes so many seconds."""
-        with await self.scheduler.acquire(model):
+        with await self.scheduler.acquire(model, priority=priority):
             await asyncio.sleep(seconds)
 
     def assert_at_rest(self) -> None:
@@ -400,6 +405,7 @@ class World:
             assert state is not None
             assert (state.in_flight, state.queued, state.leaving) == (0, 0, None)
             assert not state.waiters
+            assert state.shares is None or not state.shares.running(0)
         names = {task.get_name().split()[0] for task in asyncio.all_tasks()}
         assert not names & {"load", "unload"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.errors import ConfigError, NotFoundError
+from cyber_inference_tui.errors import ConfigError, GuardedSettingError, NotFoundError
 from cyber_inference_tui.records import SettingEffect
+from cyber_inference_tui.service.audit_log import AuditLog, Caller, acting
 from cyber_inference_tui.service.configuration import Configuration, reconfigured
+from cyber_inference_tui.settings.edit import split_key
+from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import CurrentSettings, load_if_there
-from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
 from cyber_inference_tui.settings.watch import FileWatch
 from tests.scheduler.virtual import model
 from tests.waiting import LIMIT
@@ -42,6 +46,7 @@ class Desk:
         self.current = CurrentSettings(
             load_if_there(path, environ=environ or {}, flags=flags or {})
         )
+        self.audit_file = path.with_name("audit.log")
         self.configuration = Configuration(
             self.current,
             bound_host=lambda: "127.0.0.1",
@@ -50,7 +55,15 @@ class Desk:
             apply=self._apply,
             publish=lambda data: self.published.append(data["error"]),
             would_restart=lambda *_: list(restarts),
+            audit=AuditLog(self.audit_file),
         )
+
+    def audited(self) -> list[dict[str, Any]]:
+        """Return the events of the audit log, without their times."""
+        if not self.audit_file.exists():
+            return []
+        events = [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        return [{name: event[name] for name in event if name != "at"} for event in events]
 
     async def _apply(self, settings: Settings) -> None:
         self.applied.append(settings)
@@ -150,9 +163,9 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
         text='hf_token = "hf_abc"\n[models.m.env]\nA = "secret"\nB = "2"\n',
     )
     key = 'models."m".env'
-    check = await desk.configuration.check(key, {"A": "********", "C": "3"})
+    check = await desk.configuration.check(key, {"A": "********", "C": "3"}, by_owner=True)
     assert check.value == {"A": "********", "C": "********"}
-    await desk.configuration.set(key, {"A": "********", "C": "3"})
+    await desk.configuration.set(key, {"A": "********", "C": "3"}, by_owner=True)
     assert desk.configuration.loaded.settings.models["m"].env == {"A": "secret", "C": "3"}
     await desk.configuration.set("hf_token", "********")
     assert desk.configuration.loaded.settings.hf_token == "hf_abc"
@@ -164,6 +177,47 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match="replaces no secret"):
             await desk.configuration.set(secret, value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(key.name for key in KEYS.values() if key.guarded),
+        *(f'models."m".{key.name}' for key in MODEL_KEYS.values() if key.guarded),
+    ],
+)
+async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str) -> None:
+    text = "max_queue = 64\n"
+    desk = Desk(path, text=text)
+    _, known = split_key(key)
+    value: Any = {"A": "b"} if known.is_table else ["/x"] if known.is_list else "/x"
+    value = False if known.bare_type is bool else value
+    value = "https://x.example" if known.form == "url" else value
+    for change in (
+        desk.configuration.set(key, value),
+        desk.configuration.check(key, value),
+        desk.configuration.unset(key),
+    ):
+        with pytest.raises(GuardedSettingError, match="only its owner"):
+            await change
+    assert path.read_text() == text
+    await desk.configuration.check(key, value, by_owner=True)
+    await desk.configuration.set(key, value, by_owner=True)
+    assert desk.configuration.loaded.record(known, desk_model(key)).source == "file"
+    await desk.configuration.unset(key, by_owner=True)
+    assert desk.configuration.loaded.record(known, desk_model(key)).source == "default"
+
+
+def desk_model(key: str) -> str | None:
+    """The model whose table has this key."""
+    return "m" if key.startswith("models.") else None
+
+
+def test_every_setting_that_names_a_program_or_a_path_is_guarded() -> None:
+    """A new setting of such a kind has to be marked."""
+    for key in (*KEYS.values(), *MODEL_KEYS.values()):
+        names = key.is_path or key.is_arguments or key.form in {"program", "url", "variable"}
+        assert key.guarded or not names, key.name
 
 
 async def test_what_needs_a_restart_stays_in_force_until_then(path: Path) -> None:
@@ -196,9 +250,10 @@ async def test_secrets_among_arguments_are_masked_and_kept(path: Path) -> None:
     desk = Desk(path, text='llama_args = ["--hf-token", "sk-1", "-c", "1"]\n')
     (shown,) = [one for one in desk.configuration.values() if one.key == "llama_args"]
     assert shown.value == ["--hf-token", "********", "-c", "1"]
-    check = await desk.configuration.check("llama_args", ["-c", "2", "--hf-token", "********"])
-    assert check.value == ["-c", "2", "--hf-token", "********"]
-    await desk.configuration.set("llama_args", ["-c", "2", "--hf-token", "********"])
+    words = ["-c", "2", "--hf-token", "********"]
+    check = await desk.configuration.check("llama_args", words, by_owner=True)
+    assert check.value == words
+    await desk.configuration.set("llama_args", words, by_owner=True)
     assert desk.configuration.loaded.settings.llama_args == ("-c", "2", "--hf-token", "sk-1")
     with pytest.raises(ConfigError, match="replaces no secret"):
         await desk.configuration.set('models."m".args', ["--hf-token", "********"])
@@ -376,3 +431,51 @@ async def test_a_file_is_read_when_its_writer_is_done(
     watching.cancel()
     assert desk.published == [None]
     assert [one.log_level for one in desk.applied] == ["error"]
+
+
+async def test_who_changed_what_is_on_record(path: Path) -> None:
+    desk = Desk(path, text=GUARDED, environ={"CYBER_INFERENCE_MAX_QUEUE": "7"})
+    change = desk.configuration
+    with acting(Caller("login 1", "192.0.2.7")):
+        await change.set("port", "4321")
+        await change.set("port", 4321)
+        await change.set("admin_password", "another")
+        await change.set("llama_args", ["--hf-token", "secret", "-x"], by_owner=True)
+        # It only takes effect where the variable is not set.
+        await change.set("max_queue", 9)
+        await change.set(f"models.{toml_value(ODD)}.threads", 2)
+        await change.unset("port")
+        with pytest.raises(ConfigError):
+            await change.set("port", "many")
+    path.write_text(path.read_text().replace("max_queue = 9", "max_queue = 10"))
+    await change.reload()
+    by_login = {"event": "setting_changed", "by": "login 1", "address": "192.0.2.7"}
+    by_hand = {"event": "setting_changed", "by": "configuration file", "address": None}
+    assert desk.audited() == [
+        {**by_login, "key": "port", "before": 1234, "value": 4321},
+        {**by_login, "key": "admin_password", "before": "********", "value": "********"},
+        {**by_login, "key": "llama_args", "before": [], "value": ["--hf-token", "********", "-x"]},
+        {**by_login, "key": "max_queue", "before": 128, "value": 9},
+        {**by_login, "key": f"models.{toml_value(ODD)}.threads", "before": None, "value": 2},
+        {**by_login, "key": "port", "before": 4321, "value": 8337},
+        {**by_hand, "key": "max_queue", "before": 9, "value": 10},
+    ]
+
+
+async def test_a_change_whose_client_leaves_is_made_and_on_record(path: Path) -> None:
+    desk = Desk(path, text=GUARDED)
+    changing = asyncio.create_task(desk.configuration.set("port", 4321))
+    await asyncio.sleep(0)
+    changing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await changing
+    assert desk.configuration.loaded.settings.port == 4321
+    assert [event["key"] for event in desk.audited()] == ["port"]
+
+
+async def test_a_refused_file_has_changed_nothing(path: Path) -> None:
+    desk = Desk(path, text=GUARDED)
+    path.write_text(GUARDED + "prot = 1\n")
+    with pytest.raises(ConfigError):
+        await desk.configuration.reload()
+    assert desk.audited() == []

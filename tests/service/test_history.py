@@ -157,6 +157,21 @@ async def test_pages_and_filters_of_sessions(path: Path) -> None:
         assert await history.sessions(HistoryQuery(model="nothing")) == []
 
 
+async def test_totals_by_key(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add(request(9))
+        assert await history.key_totals() == []
+        history.add(request(5, key_name="zoë", tokens_in=10, tokens_out=100))
+        history.add(request(1, key_name="zoë", tokens_in=None, model="", status=403))
+        history.add(request(2, key_name="1", tokens_in=7, tokens_out=1))
+        one, zoe = await history.key_totals()
+        assert (one.key_name, one.requests, one.failures) == ("1", 1, 0)
+        assert (zoe.requests, zoe.failures, zoe.tokens_in, zoe.tokens_out) == (2, 1, 10, 100)
+        assert zoe.last_used_at == NOW + timedelta(seconds=5)
+        (later,) = await history.key_totals(NOW + timedelta(seconds=3))
+        assert (later.key_name, later.requests) == ("zoë", 1)
+
+
 async def test_totals(path: Path) -> None:
     async with open_history(path) as history:
         # A refused request that named no model belongs to none.

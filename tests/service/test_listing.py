@@ -110,5 +110,7 @@ def test_an_unreadable_file_has_no_estimate() -> None:
     one = model("m")
     assert unloaded_record(one, resolve(one, Settings()), need).memory_estimate_bytes == 5
     broken = msgspec.structs.replace(one, problem="it is cut short")
+    odd = msgspec.structs.replace(one, path=Path("/m/a\x9b31m\u202eb\udcff.gguf"))
+    assert unloaded_record(odd, resolve(odd, Settings()), need).path == "/m/ab\\xff.gguf"
     record = unloaded_record(broken, resolve(broken, Settings()), need)
     assert record.memory_estimate_bytes is None

@@ -27,7 +27,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.scheduler.views import Reason
 from cyber_inference_tui.service import metric_counters
-from cyber_inference_tui.service.metrics import MAX_MODELS, Metrics
+from cyber_inference_tui.service.metrics import MAX_KEYS, MAX_MODELS, Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
 from tests.service.history_records import NOW, request, session
 
@@ -109,7 +109,7 @@ def full() -> Counting:
     counting.metrics.note_request(
         request(3, tokens_out=4, tokens_per_second=9.0, time_to_first_token_seconds=0.3)
     )
-    counting.metrics.note_request(request(status=502), "upstream_failed")
+    counting.metrics.note_request(request(status=502, key_name="alice"), "upstream_failed")
     counting.metrics.note_session(session())
     counting.change(memory=MemoryReading(total=100, available=30), sample=SAMPLE)
     return counting
@@ -433,3 +433,19 @@ async def test_many_requests_are_counted_as_one_by_one(size: int) -> None:
         assert (first or 0) == len(known)
         tokens = await counting.value("tokens_total", model=model, direction="input")
         assert (tokens or 0) == sum(one.tokens_in or 0 for one in own)
+
+
+async def test_keys_are_counted_by_name_and_are_few() -> None:
+    counting = Counting(ModelRecord(id="m"))
+    counting.metrics.note_request(request(7, key_name='z"oë', tokens_out=3))
+    counting.metrics.note_request(request(1, key_name='z"oë', tokens_in=None, status=500))
+    counting.metrics.note_request(request(1))
+    assert await counting.values("key_requests_total") == [({"key": 'z"oë'}, 2.0)]
+    assert await counting.values("key_tokens_total") == [
+        ({"direction": "input", "key": 'z"oë'}, 7.0),
+        ({"direction": "output", "key": 'z"oë'}, 3.0),
+    ]
+    for number in range(MAX_KEYS):
+        counting.metrics.note_request(request(key_name=f"key {number}"))
+    found = {labels["key"] for labels, _ in await counting.values("key_requests_total")}
+    assert found == {f"key {number}" for number in range(MAX_KEYS)}

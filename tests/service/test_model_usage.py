@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task
 from cyber_inference_tui.monitor.memory_reading import ProcessMemory
 from cyber_inference_tui.monitor.processes import ProcessUsage
@@ -37,7 +38,7 @@ def loaded(
     return LoadedModel(
         id="m",
         pid=10,
-        port=1,
+        address=ServerAddress("127.0.0.1", 1, "server-key"),
         in_flight=in_flight,
         device_bytes=device,
         tokens_out=lambda: finished,
@@ -159,7 +160,7 @@ class Server:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def ask(self, port: int) -> tuple[Task, ...] | None:
+    async def ask(self, server: ServerAddress) -> tuple[Task, ...] | None:
         self.asked += 1
         await self.gate.wait()
         return self.tasks

@@ -10,11 +10,13 @@ import pytest
 from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.credentials import (
     check_credentials_kept,
+    hash_password,
     is_loopback,
     make_credentials,
     missing_credentials,
 )
 from cyber_inference_tui.settings.load import LoadedSettings, load_if_there
+from cyber_inference_tui.settings.password_hash import hashed, is_hash, matches
 from cyber_inference_tui.settings.schema import Settings
 
 HAND_WRITTEN = """\
@@ -75,12 +77,13 @@ def test_they_are_made_stored_and_announced_once(tmp_path: Path) -> None:
     path.chmod(0o664)
     announced = Announced()
     loaded = make(path, announced)
-    (key,), password = loaded.settings.api_keys, loaded.settings.admin_password
+    (key,) = loaded.settings.api_keys
     assert re.fullmatch(r"sk-[0-9a-f]{48}", key)
-    assert re.fullmatch(r"(?:[a-z2-9]{4}-){4}[a-z2-9]{4}", password)
     (text,) = announced
     assert key in text
-    assert password in text
+    (password,) = re.findall(r"admin password +((?:[a-z2-9]{4}-){4}[a-z2-9]{4})\n", text)
+    assert password not in path.read_text()
+    assert matches(password, loaded.settings.admin_password)
     assert str(path) in text
     assert path.stat().st_mode & 0o777 == 0o600
     new = path.read_text()
@@ -168,6 +171,58 @@ def test_where_it_would_be_kept_nothing_is_revealed(tmp_path: Path) -> None:
     assert loaded.settings.admin_password not in announced[0]
     assert loaded.settings.api_keys[0] not in announced[0]
     assert str(path) in announced[0]
+
+
+def in_hash(path: Path, environ: Mapping[str, str] | None = None) -> LoadedSettings:
+    environ = environ or {"HOME": str(path.parent)}
+    return hash_password(settings_of(path, environ), environ=environ, flags={})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["admin_password = 'sesame'  # for home", 'admin_password="sesame" # for home', HAND_WRITTEN],
+)
+def test_a_plain_password_in_the_file_becomes_a_hash_and_all_else_stays(
+    tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"{line}\n{HAND_WRITTEN}" if "sesame" in line else line)
+    path.chmod(0o640)
+    before = path.read_text()
+    loaded = in_hash(path)
+    stored = loaded.settings.admin_password
+    assert loaded == settings_of(path)
+    assert path.stat().st_mode & 0o777 == 0o640
+    if "sesame" not in line:
+        assert (stored, path.read_text()) == ("", before)
+        return
+    assert matches("sesame", stored)
+    text = path.read_text()
+    assert "sesame" not in text
+    first, rest = text.split("\n", 1)
+    assert first.endswith("# for home")
+    assert rest == HAND_WRITTEN
+    # The next start finds the hash, and leaves it.
+    assert in_hash(path) == loaded
+    assert path.read_text() == text
+
+
+def test_a_password_of_the_environment_stays_plain_and_that_of_the_file_does_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("admin_password = 'of the file'\n")
+    environ = {"HOME": str(tmp_path), "CYBER_INFERENCE_ADMIN_PASSWORD": "of the environment"}
+    assert in_hash(path, environ).settings.admin_password == "of the environment"
+    assert matches("of the file", tomllib.loads(path.read_text())["admin_password"])
+
+
+def test_a_hash_that_a_person_wrote_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"admin_password = '{hashed('sesame')}'\n")
+    before = path.read_text()
+    assert is_hash(in_hash(path).settings.admin_password)
+    assert path.read_text() == before
 
 
 def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:

@@ -450,6 +450,8 @@ def test_lines_are_counted_in_any_editor(ends: str) -> None:
         'llama_args = ["a\\u0000"]',
         "hf_endpoint = 'huggingface.co'",
         "cors_origins = ['example.org']",
+        "trusted_proxies = ['proxy.example.org']",
+        "trusted_proxies = ['10.0.0.0/99']",
         "log_level = 2020-01-01",
         "models = 1",
         "models = [1]",

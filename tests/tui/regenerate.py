@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "tui.md"
 _BEGIN = "<!-- keys: made from the bindings by python -m tests.tui.regenerate -->\n"
 _END = "<!-- end of keys -->\n"
 _DIALOGS = {"Keys", "Password", "Prompt", "Question", "ModelForm", "List", "Sampling"}
+_DIALOGS |= {"API keys", "New key"}
 _PARTS = {"Logs": "Log"}
 """Further groups of keys that are essential for a page."""
 _SHOWN = {"slash": "/", "left_square_bracket": "[", "right_square_bracket": "]"}

@@ -276,7 +276,7 @@ async def test_a_service_that_never_answered_is_one_state_on_every_page() -> Non
             for part in (
                 "No service answers at http://127.0.0.1:8337 (",
                 "Trying again",
-                "ssh -N -L 8337:127.0.0.1:8337 user@host   c copies it",
+                "ssh -N -L 8337:127.0.0.1:8337 user@host",
                 "cyber-inference-tui serve",
             ):
                 assert part in shown, page

@@ -28,7 +28,7 @@ from cyber_inference_tui.tui.pages.page import Page
 from tests.fakes.service import World, make_settings
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import ago, busy_world, empty_world, model, request
+from tests.tui.world import ago, busy_world, empty_world, model, request, setting
 
 KEY = "sk-" + "0123456789abcdef" * 3  # as long as the service makes them
 QWEN = "qwen3-4b-q4_k_m"
@@ -158,6 +158,22 @@ async def test_aliases_and_auto_are_names_to_choose() -> None:
         await until(pilot, lambda: '{"model": "auto"' in screen_text(app))
         await pilot.press("m", *"qwen", "enter", "c")
         await until(pilot, lambda: '{"model": "qwen' in app.clipboard)
+
+
+async def test_the_default_model_and_the_aliases_of_auto_are_known() -> None:
+    world = empty_world()
+    world.models = {name: model(name) for name in ("one", "two")}
+    async with opened(world, first_page="models") as (app, client, pilot):
+        for key, value in (("default_model", "two"), ('models."auto".aliases', ["gpt-4o"])):
+            client.world.config[key] = setting(key, value)
+        client.publish("config", {"error": None})
+        dialog = app.screen
+        assert isinstance(dialog, ConnectDialog)
+        await until(pilot, lambda: bool(dialog._auto.aliases))
+        await pilot.press("m", *"gpt")
+        await until(pilot, lambda: "now two" in screen_text(app))
+        await pilot.press("enter", "c")
+        await until(pilot, lambda: '{"model": "gpt-4o"' in app.clipboard)
 
 
 def test_models_that_cannot_answer_have_no_name_here() -> None:

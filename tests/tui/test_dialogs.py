@@ -11,8 +11,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog
 from cyber_inference_tui.tui.dialogs.connect import ConnectDialog
 from cyber_inference_tui.tui.dialogs.keys import Keys
+from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
 from cyber_inference_tui.tui.dialogs.password import Password
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -45,6 +47,8 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "password": lambda _: Password(f"http://{NAME.lower()}.example:8337", login, can_keep=True),
     "sampling": lambda _: SamplingForm(Sampling()),
     "keys": lambda app: Keys(app.screen),
+    "API keys": lambda _: ApiKeysDialog(),
+    "new key": lambda _: NewKeyForm(),
     "connect": lambda app: ConnectDialog(app.snapshot.models[0]),
 }
 
@@ -97,6 +101,7 @@ async def test_no_help_of_the_form_is_cut(size: tuple[int, int]) -> None:
             await pilot.pause()
             assert list(cut_texts(app)) == []
             assert app.screen.find_widget(line.input).visible_region.height == 1
+        assert "removesitskey" in shown_text(app, form.query_one("#keys", Static))
 
 
 async def test_a_long_question_scrolls_below_its_title() -> None:

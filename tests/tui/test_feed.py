@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import UpstreamError
 from cyber_inference_tui.records import RequestRecord, endpoints
 from cyber_inference_tui.records.endpoints import Endpoint
@@ -53,7 +55,7 @@ class Clock:
 
 
 @asynccontextmanager
-async def followed(client: FakeClient, clock: Clock) -> AsyncIterator[Feed]:
+async def followed(client: ServiceClient, clock: Clock) -> AsyncIterator[Feed]:
     """Run a feed without a login."""
 
     async def login() -> None:
@@ -85,6 +87,15 @@ async def happens(condition: Callable[[], bool]) -> None:
 def header(feed: Feed, clock: Clock) -> str:
     """Return the status line."""
     return status_line(feed.snapshot, AppOptions(), clock.now, 120).plain
+
+
+async def test_a_program_that_never_answers_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cyber_inference_tui.tui.feed._ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with ServiceClient(url) as client, followed(client, Clock()) as feed:
+            await happens(lambda: feed.snapshot.link is Link.LOST)
+            assert "did not answer" in feed.snapshot.problem
 
 
 async def test_a_service_without_news_is_asked_and_not_called_old() -> None:

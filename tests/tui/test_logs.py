@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -192,6 +193,39 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
         write(client, QWEN, "it broke", level=LogLevel.ERROR)
         await pilot.press("e")
         await until(pilot, lambda: pane.view.target == 120)
+
+
+async def test_keys_for_runs_begin_where_the_user_looks() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [line(number, f"line {number}") for number in range(500)]
+    world.runs[QWEN] = tuple(
+        LogRun(first=first, started_at=ago(9000 - first)) for first in (0, 200, 400, 480)
+    )
+    async with on_page(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        # The newest run begins in sight. Keys that arrive together each go a run further.
+        for _ in range(2):
+            app.post_message(events.Key("left_square_bracket", "["))
+        await until(pilot, lambda: pane.view.target == 400)
+        await pilot.press("G", "left_square_bracket")
+        await until(pilot, lambda: pane.view.target == 480)
+        await pilot.press("g", "right_square_bracket")
+        await until(pilot, lambda: pane.view.target == 200)
+
+
+async def test_a_search_from_the_keyboard_begins_where_the_user_looks() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [
+        line(number, "match" if number % 100 == 50 else "line") for number in range(500)
+    ]
+    async with on_page(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("slash", *"match", "enter")
+        await until(pilot, lambda: pane.view.target == 450)
+        await pilot.press("g", "n")
+        await until(pilot, lambda: pane.view.target == 50)
+        await pilot.press("G", "N")
+        await until(pilot, lambda: pane.view.target == 450)
 
 
 async def test_logs_side_by_side() -> None:

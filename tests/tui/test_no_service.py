@@ -30,19 +30,19 @@ def test_the_time_of_the_next_attempt_counts_down(seconds: float, text: str) -> 
 
 def test_a_service_elsewhere_needs_a_tunnel_and_another_address() -> None:
     text = shown(REMOTE)
-    assert "\n  ssh -N -L 18337:127.0.0.1:8337 jetson   c copies it\n" in text
+    assert "\n  ssh -N -L 18337:127.0.0.1:8337 jetson\n  c copies it\n" in text
     assert text.endswith("\n  cyber-inference-tui --attach http://127.0.0.1:18337")
 
 
 def test_an_address_of_this_machine_may_be_the_end_of_a_tunnel() -> None:
     text = shown("http://localhost:18337")
-    assert "\n  ssh -N -L 18337:127.0.0.1:8337 user@host   c copies it\n" in text
+    assert "\n  ssh -N -L 18337:127.0.0.1:8337 user@host\n  c copies it\n" in text
     assert text.endswith("\n  cyber-inference-tui serve --port 18337")
 
 
 def test_without_attach_the_service_is_started_here() -> None:
     text = shown("http://127.0.0.1:8337", attached=False)
-    assert text.endswith("\n  cyber-inference-tui serve   c copies it")
+    assert text.endswith("\n  cyber-inference-tui serve\n  c copies it")
     assert "ssh" not in text
 
 

@@ -9,7 +9,12 @@ import pytest
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    Priority,
+    RequestPhase,
+    RequestRecord,
+)
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
@@ -211,6 +216,16 @@ def test_the_details_name_the_client() -> None:
     plain_lines = dict(details(request(9), NOW, UNICODE))
     assert plain_lines["client"] == "127.0.0.1"
     assert plain_lines.keys().isdisjoint({"address", "user agent", "port"})
+
+
+def test_the_details_name_the_priority_of_a_request_that_waits() -> None:
+    waits = msgspec.structs.replace(
+        busy_world().active[0], phase=RequestPhase.WAITING, position=3, priority=Priority.LOW
+    )
+    lines = details(waits, NOW, UNICODE)
+    assert lines[:2] == [("status", "waiting for its model, place 3"), ("priority", "low")]
+    normal = msgspec.structs.replace(waits, priority=Priority.NORMAL)
+    assert "priority" not in dict(details(normal, NOW, UNICODE))
 
 
 def test_a_failure_without_a_reason_says_where_to_look() -> None:

@@ -66,6 +66,11 @@ def test_it_does_not_matter_where_a_read_ends(parts: list[bytes], data: st.DataO
     assert one.flush() == two.flush()
 
 
+def test_no_report_sets_the_size() -> None:
+    # The terminal itself knows it. With the offer to report sizes, Textual would ask for reports.
+    assert filtered(b"\x1b[48;0;0;0;0t\x1b[?2048;1$y\x1b[?2026;1$y") == "\x1b[?2026;1$y"
+
+
 @given(st.text(st.characters(exclude_characters="\x1b", exclude_categories=["Cs"])))
 def test_typed_text_stays_as_it_is(text: str) -> None:
     assert filtered(text.encode()) == text

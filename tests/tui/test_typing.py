@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from textual import events
 from textual.pilot import Pilot
-from textual.widgets import Input, TextArea
+from textual.widgets import Input, Static, TextArea
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import queries
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.key_queue import KeyQueue
+from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
+from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.setting_text import parse
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -175,6 +177,80 @@ async def test_dropped_keys_are_reported(monkeypatch: pytest.MonkeyPatch) -> Non
         assert taken == [True, False, False, False, False]
         assert [event.key for event in queue._waiting if isinstance(event, events.Key)] == [*"jjj"]
         assert dropped == [True]
+
+
+def press_at_once(app: CyberApp, *keys: str) -> None:
+    """Press keys that arrive in one packet."""
+    characters = {"slash": "/", "left_square_bracket": "["}
+    for key in keys:
+        character = characters.get(key, key if len(key) == 1 else None)
+        app.post_message(events.Key(key, character))
+
+
+async def test_keys_behind_a_value_wait_until_it_is_saved() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await opened(app, pilot, "7", "enter")
+        press_at_once(app, "ctrl+u", *"4096", "enter", "G", "enter", *"nord", "enter")
+        await until(pilot, lambda: len(client.calls) == 2)
+        assert client.calls == [
+            ("set_config", "default_context_size", 4096),
+            ("set_config", "theme", "nord"),
+        ]
+
+
+async def test_keys_behind_a_form_wait_until_it_is_saved() -> None:
+    async with running(busy_world(), first_page="models") as (app, client, pilot):
+        await until(pilot, lambda: "phi-4-mini" in screen_text(app))
+        press_at_once(app, "e", "ctrl+u", *"4096", "ctrl+s", "p")
+        await until(pilot, lambda: len(client.calls) == 2)
+        assert [call[0] for call in client.calls] == ["set_config", "pin"]
+
+
+async def test_keys_behind_a_password_wait_for_the_page() -> None:
+    client = FakeClient(busy_world())
+    client.password = "sesame"
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        press_at_once(app, *"sesame", "enter", "2")
+        await until(pilot, lambda: app.snapshot.live)
+        assert app.current_mode == "models"
+
+
+async def test_keys_behind_a_search_are_for_what_it_finds() -> None:
+    async with running(busy_world(), first_page="hub") as (app, client, pilot):
+        await until(pilot, lambda: "unsloth/Qwen3-8B-GGUF" in screen_text(app))
+        press_at_once(app, "slash", *"gemma", "enter", "enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+        assert client.searches[-1][0] == "gemma"
+        assert "gemma" in str(app.screen.query_one("#title", Static).content)
+
+
+async def test_keys_behind_details_wait_for_them() -> None:
+    async with running(busy_world(), first_page="models") as (app, _, pilot):
+        await until(pilot, lambda: "phi-4-mini" in screen_text(app))
+        press_at_once(app, "enter", "y")
+        await until(pilot, lambda: "llama-server" in app.clipboard)
+
+
+async def test_keys_behind_a_page_wait_for_its_rows() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        press_at_once(app, "7", "G", "enter", *"nord", "enter")
+        await until(pilot, lambda: client.calls == [("set_config", "theme", "nord")])
+        press_at_once(app, "4", "b", "G", "enter")
+        await until(
+            pilot, lambda: any(one.source != "service" for one in app.screen.query(LogPane))
+        )
+
+
+async def test_keys_wait_only_once_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(busy_world()) as (app, _, pilot):
+        app.run_worker(asyncio.Event().wait(), group=OPENING)
+        monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 0.01)
+        await pilot.press("2")
+        await until(pilot, lambda: app.current_mode == "models" and app._keys._task is None)
+        monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 1000.0)
+        press_at_once(app, "3", "1")
+        await until(pilot, lambda: app.current_mode == "dashboard")
 
 
 async def saving(app: CyberApp, pilot: Pilot[Any], path: str) -> None:

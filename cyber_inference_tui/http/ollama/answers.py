@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.error_responses import in_ollama_shape
 from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.ollama.server_answer import (
@@ -78,7 +79,7 @@ class Answer(ABC):
     def whole(self, body: bytes) -> bytes:
         """Translate an answer that is not a stream. Raises ``BadResponseError``."""
 
-    def shortened(self, request: bytes, refusal: bytes) -> bytes | None:
+    def shortened(self, request: Body | memoryview, refusal: bytes) -> bytes | None:
         """Return the request without its oldest messages, if it was too long for the server."""
         return shorter_chat(request, refusal) if self.shortens else None
 

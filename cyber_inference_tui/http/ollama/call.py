@@ -9,7 +9,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.http.body_fields import BROKEN, without_bom
+from cyber_inference_tui.http.body_fields import BROKEN, Body, without_bom
 from cyber_inference_tui.http.error_responses import HttpError
 from cyber_inference_tui.http.ollama.answers import Answer
 from cyber_inference_tui.http.ollama.values import AT_ONCE
@@ -75,14 +75,14 @@ class OnlyLoadError(InvalidRequestError):
         self.call = call
 
 
-def reader(kind: type[T]) -> Callable[[bytes], T]:
+def reader(kind: type[T]) -> Callable[[Body], T]:
     """Return a function that reads the bodies of one kind of request.
 
     It raises ``InvalidRequestError``.
     """
     decode = msgspec.json.Decoder(thread_safe(kind)).decode
 
-    def read(body: bytes) -> T:
+    def read(body: Body) -> T:
         if not body:
             raise InvalidRequestError("missing request body")
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.ollama.answers import ChatAnswer
 from cyber_inference_tui.http.ollama.call import MODEL_REQUIRED, Call, Need, reader
 from cyber_inference_tui.http.ollama.images import image_part
@@ -47,7 +48,7 @@ class _Chat(TextRequest):
 _read = reader(_Chat)
 
 
-def read_chat(body: bytes) -> Call:
+def read_chat(body: Body) -> Call:
     """Translate a request. Raises ``InvalidRequestError`` and ``HttpError``."""
     chat = _read(body)
     if not chat.model:

@@ -9,6 +9,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.ollama.answers import Answer
 from cyber_inference_tui.http.ollama.call import MODEL_REQUIRED, Call, Need, reader
@@ -31,7 +32,7 @@ _read = reader(_Embed)
 _decode_vector = msgspec.json.Decoder(thread_safe(list[float])).decode
 
 
-def read_embed(body: bytes) -> Call:
+def read_embed(body: Body) -> Call:
     """Translate a request to ``/api/embed``. Raises ``InvalidRequestError``."""
     asked = _read(body)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input or []
@@ -42,7 +43,7 @@ def read_embed(body: bytes) -> Call:
     return _call(asked, texts if any(texts) else [], _EmbedAnswer)
 
 
-def read_embeddings_of_prompt(body: bytes) -> Call:
+def read_embeddings_of_prompt(body: Body) -> Call:
     """Translate a request to ``/api/embeddings``. Raises ``InvalidRequestError``."""
     asked = _read(body)
     return _call(asked, [asked.prompt] if asked.prompt else [], _PromptAnswer)

@@ -11,6 +11,7 @@ import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.ollama.answers import TextAnswer
 from cyber_inference_tui.http.ollama.call import Call, Need, reader
 from cyber_inference_tui.http.ollama.chat import CHAT_PATH, VISION, content
@@ -70,7 +71,7 @@ class GenerateAnswer(TextAnswer):
         return ending
 
 
-def read_generate(body: bytes) -> Call:
+def read_generate(body: Body) -> Call:
     """Translate a request. Raises ``InvalidRequestError`` and ``HttpError``."""
     asked = _read(body)
     fields, needs = text_fields(asked)

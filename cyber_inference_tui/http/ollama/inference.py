@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.ollama.call import Call
 from cyber_inference_tui.http.ollama.chat import read_chat
 from cyber_inference_tui.http.ollama.embed import read_embed, read_embeddings_of_prompt
 from cyber_inference_tui.http.ollama.generate import read_generate
 
-Translator = Callable[[bytes], Call]
+Translator = Callable[[Body], Call]
 """Translates the body of a request."""
 
 TRANSLATORS: Mapping[str, Translator] = {

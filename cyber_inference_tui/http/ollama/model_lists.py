@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.gguf.reader import Header
+from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.http.ollama import facts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.ids import AUTO
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import KeyLimits, ModelRecord, ModelStatus
+from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.scheduler.state import idle_timeout
 from cyber_inference_tui.service.service import utc_now
 
@@ -24,19 +26,28 @@ _KEPT = 8
 _LOADED = frozenset({ModelStatus.LOADED, ModelStatus.UNLOADING})
 
 
-def named(models: Models, name: str) -> LocalModel:
-    """Return the model with this name; raises ``InvalidRequestError`` for an empty name."""
+def named(models: Models, name: str, limits: KeyLimits = NO_LIMITS) -> LocalModel:
+    """Return the model with this name.
+
+    Raises ``ModelNotFoundError``, ``InvalidRequestError`` for an empty name, and
+    ``ModelNotAllowedError`` if the key may not use it.
+    """
     if not name:
         raise InvalidRequestError("model is required", param="model")
-    return models.resolve(name)
+    model = models.resolve(name)
+    check_allowed(limits, model)
+    return model
 
 
-def tags(models: Models) -> dict[str, Any]:
-    """Return every model under each of its names, the newest first, after ``auto`` if it is set."""
+def tags(models: Models, limits: KeyLimits) -> dict[str, Any]:
+    """Return the models that a key may use, under each of their names, the newest first.
+
+    ``auto`` comes before them if it is set.
+    """
     found = [
         (model, record)
         for record in models.records()
-        if (model := models.local(record.id)) is not None
+        if allows(limits, record) and (model := models.local(record.id)) is not None
     ]
     found.sort(key=lambda pair: pair[0].modified or 0, reverse=True)
     entries = [
@@ -45,18 +56,24 @@ def tags(models: Models) -> dict[str, Any]:
         for name in (record.id, *record.aliases)
     ]
     meant = models.auto_record()
-    if meant is not None and (model := models.local(meant.id)) is not None:
+    if (
+        meant is not None
+        and allows(limits, meant)
+        and (model := models.local(meant.id)) is not None
+    ):
         names = (AUTO, *models.catalog.auto_aliases)
         entries = [*(facts.listed(name, model, meant) for name in names), *entries]
     return {"models": entries}
 
 
-def running(service: Service) -> dict[str, Any]:
-    """Return the loaded models, those that stay longest first."""
+def running(service: Service, limits: KeyLimits) -> dict[str, Any]:
+    """Return the loaded models that a key may use, those that stay longest first."""
     entries = [
         _running(service, record, model)
         for record in service.models.records()
-        if record.status in _LOADED and (model := service.models.local(record.id)) is not None
+        if record.status in _LOADED
+        and allows(limits, record)
+        and (model := service.models.local(record.id)) is not None
     ]
     return {"models": sorted(entries, key=lambda one: str(one["expires_at"]), reverse=True)}
 
@@ -91,14 +108,18 @@ class Shower:
         self._kept: OrderedDict[str, _Headers] = OrderedDict()
 
     async def show(
-        self, name: str, *, verbose: bool = False, basename: str | None = None
+        self,
+        name: str,
+        *,
+        verbose: bool = False,
+        basename: str | None = None,
+        limits: KeyLimits = NO_LIMITS,
     ) -> dict[str, Any]:
         """Return the facts of a model.
 
-        ``basename`` replaces the name in its header. Raises ``ModelNotFoundError``, and
-        ``InvalidRequestError`` without a name.
+        ``basename`` replaces the name in its header. Raises the errors of ``named``.
         """
-        model = named(self._models, name)
+        model = named(self._models, name, limits)
         record = self._models.record(model.id)
         headers = await self._headers(model)
         defaults = model.request_rules(name).request_defaults

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import InvalidRequestError, ModelNotFoundError
-from cyber_inference_tui.http.access import Handler
+from cyber_inference_tui.http.access import Handler, limits_of
 from cyber_inference_tui.http.error_responses import HttpError, method_not_allowed
 from cyber_inference_tui.http.json_io import json_answer, read_json, text_answer
 from cyber_inference_tui.http.model_request import client_of
@@ -47,8 +47,8 @@ def add_ollama(table: RouteTable, service: Service) -> None:
     table.answer(
         endpoints.OLLAMA_STATUS, lambda call: {"cloud": {"disabled": True, "source": "config"}}
     )
-    table.answer(endpoints.OLLAMA_TAGS, lambda call: tags(models))
-    table.answer(endpoints.OLLAMA_PS, lambda call: running(service))
+    table.answer(endpoints.OLLAMA_TAGS, lambda call: tags(models, call.limits))
+    table.answer(endpoints.OLLAMA_PS, lambda call: running(service, call.limits))
     table.handle(endpoints.OLLAMA_SHOW, calls.show)
     table.handle(endpoints.OLLAMA_PULL, calls.pull)
     table.handle(endpoints.OLLAMA_CREATE, calls.create)
@@ -94,6 +94,7 @@ class _Calls:
             body.asked,
             verbose=body.verbose is True,
             basename=body.asked if by_copilot else None,
+            limits=limits_of(request),
         )
         return json_answer(shown)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.http.body_fields import with_fields
+from cyber_inference_tui.http.body_fields import Body, with_fields
 
 _ROOM = 0.75
 """The share of the context that the messages may fill, so that there is room for the answer."""
@@ -34,7 +34,7 @@ _decode_chat = msgspec.json.Decoder(thread_safe(_Chat)).decode
 _decode_message = msgspec.json.Decoder(thread_safe(_Message)).decode
 
 
-def shorter_chat(request: bytes, refusal: bytes) -> bytes | None:
+def shorter_chat(request: Body | memoryview, refusal: bytes) -> bytes | None:
     """Return a chat request of llama-server without its oldest messages.
 
     ``refusal`` is llama-server's answer to it; ``None`` = it has another reason, or nothing can be
@@ -58,5 +58,5 @@ def shorter_chat(request: bytes, refusal: bytes) -> bytes | None:
         kept = [at for at in range(len(roles)) if is_system[at] or at >= start]
         if start == starts[-1] or sum(sizes[at] for at in kept) <= most:
             rest = [messages[at] for at in kept]
-            return with_fields(request, defaults={}, overrides={"messages": rest})
+            return with_fields(bytes(request), defaults={}, overrides={"messages": rest})
     return None

@@ -131,6 +131,8 @@ def _tar_entries(tar: tarfile.TarFile) -> Iterator[_ArchiveEntry]:
 
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_ArchiveEntry]:
     for info in archive.infolist():
+        if not info.filename:
+            raise InstallError("The archive is damaged: an entry has no name.")
         mode = info.external_attr >> 16
         kind = stat.S_IFMT(mode)
         if info.is_dir():

@@ -147,6 +147,9 @@ class SourceBuild:
 
     def _get_sources(self, tag: str, folder: Path, progress: Progress) -> None:
         progress.step(f"downloading the sources of {tag}", upto=0.05)
+        progress.line(
+            f"{self._releases.base} is trusted over TLS: it publishes no digest of the sources."
+        )
         archive = folder / "source.tar.gz"
         wanted = FileDownload(
             name=f"{tag}.tar.gz",

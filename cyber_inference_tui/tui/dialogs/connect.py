@@ -24,9 +24,11 @@ from cyber_inference_tui.tui.dialogs.connect_facts import (
     CLIENT_COLUMNS,
     NAME_COLUMNS,
     PLACEHOLDER,
+    AutoSettings,
     KeyState,
     ModelName,
     address_facts,
+    auto_settings,
     client_key,
     connection_to,
     facts_content,
@@ -53,7 +55,8 @@ _LINES = 19
 _CLIENTS = 5
 _KEY_MISSING = (
     f"Replace {PLACEHOLDER} by one of the service's keys: on its machine "
-    "`cyber-inference-tui config get api_keys --reveal` prints them."
+    "`cyber-inference-tui config get api_keys --reveal` prints those of the settings, and "
+    "`keys add NAME` makes one."
 )
 _KINDS: tuple[Column[ReadyLines, RenderContext], ...] = (
     Column("kind", "", least=14, value=lambda lines: lines.title),
@@ -102,7 +105,9 @@ class ConnectDialog(ModalScreen[None]):
         self._problem = ""
         self._reading = False
         self._read_after: object = None
-        """The finished requests after which the clients were read."""
+        """The finished requests and the version of the settings that were read last."""
+        self._auto = AutoSettings()
+        self._auto_version = -1
 
     @property
     def cyber(self) -> CyberApp:
@@ -164,9 +169,10 @@ class ConnectDialog(ModalScreen[None]):
         self._draw_facts(snapshot, model)
         self._draw_lines()
         self._draw_clients(context)
-        if snapshot.live and snapshot.finished is not self._read_after and not self._reading:
+        news = (snapshot.finished, snapshot.config_version)
+        if snapshot.live and news != self._read_after and not self._reading:
             self._reading = True
-            self._read_after = snapshot.finished
+            self._read_after = news
             self.run_worker(self._read(), exit_on_error=False)
 
     def redraw(self) -> None:
@@ -175,7 +181,7 @@ class ConnectDialog(ModalScreen[None]):
 
     def _model(self, snapshot: Snapshot) -> ModelName | None:
         """Return the chosen model; if it is gone, the one that would answer first."""
-        names = model_names(snapshot.models)
+        names = model_names(snapshot.models, self._auto)
         return next((one for one in names if one.name == self._wanted), next(iter(names), None))
 
     def _key(self, *, shown: bool) -> str:
@@ -191,7 +197,7 @@ class ConnectDialog(ModalScreen[None]):
         if (model := self._model(snapshot)) is not None:
             # An alias has two models for a moment when it moves from one to the other.
             with contextlib.suppress(CyberError):
-                target = connection_to(model, snapshot.models, url=url, key=key)
+                target = connection_to(model, snapshot.models, url=url, key=key, auto=self._auto)
                 found = ready_lines(target, model.kind)
         ssh = self._tunnel(snapshot)
         return [ssh, *found] if self.cyber.options.attached else [*found, ssh]
@@ -248,6 +254,11 @@ class ConnectDialog(ModalScreen[None]):
         try:
             if self._key_state is KeyState.UNKNOWN:
                 self._key_state = await self._asked()
+            version = self.cyber.snapshot.config_version
+            if version != self._auto_version:
+                self._auto_version = version
+                settings = await client.call(endpoints.CONFIG)
+                self._auto = auto_settings(settings)
             query = queries.ClientsQuery(limit=_CLIENTS)
             self._clients = await client.call(endpoints.CLIENTS, query=query)
         except CyberError as error:
@@ -256,11 +267,15 @@ class ConnectDialog(ModalScreen[None]):
         self.redraw()
 
     async def _asked(self) -> KeyState:
+        client = self.cyber.client
         try:
-            await self.cyber.client.call(endpoints.PROPS)
+            await client.call(endpoints.PROPS)
         except InvalidApiKeyError:
             return KeyState.REFUSED
-        return KeyState.ACCEPTED
+        # Without a key the app may use its token, which clients do not have.
+        if client.api_key or not await client.call(endpoints.KEYS):
+            return KeyState.ACCEPTED
+        return KeyState.REFUSED
 
     @on(LiveTable.RowHighlighted, "#kinds")
     def _moved(self) -> None:
@@ -307,7 +322,7 @@ class ConnectDialog(ModalScreen[None]):
     def action_choose(self) -> None:
         """Choose another id or alias."""
         context = self.cyber.options.render_context()
-        names = model_names(self.cyber.snapshot.models)
+        names = model_names(self.cyber.snapshot.models, self._auto)
         rows = [row_of(one.name, one, NAME_COLUMNS, context) for one in names]
 
         def chosen(name: str | None) -> None:

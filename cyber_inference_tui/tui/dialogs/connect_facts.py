@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from textual.content import Content
 
+from cyber_inference_tui.client.service_client import model_key
 from cyber_inference_tui.connect.connection import AUTO, Connection, Model, connection
 from cyber_inference_tui.connect.ready_lines import Kind
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ClientRecord, ModelRecord, StatusRecord
+from cyber_inference_tui.records import (
+    ClientRecord,
+    ConfigValueRecord,
+    ModelRecord,
+    StatusRecord,
+)
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
@@ -57,11 +63,20 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class AutoSettings:
+    """The settings of the id ``auto``."""
+
+    default_model: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelName:
-    """A name for requests: an id, an alias, or ``auto``."""
+    """A name for requests: an id, an alias, or a name that means the model in use."""
 
     name: str
     record: ModelRecord
+    auto: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -76,24 +91,47 @@ class ModelName:
         return [name for name in (self.record.id, *self.record.aliases) if name != self.name]
 
 
-def model_names(records: Sequence[ModelRecord]) -> list[ModelName]:
+def auto_settings(settings: Iterable[ConfigValueRecord]) -> AutoSettings:
+    """Return the settings of ``auto`` among those of the service."""
+    values = {one.key: one.value for one in settings}
+    aliases = values.get(model_key(AUTO, "aliases"), ())
+    return AutoSettings(values.get("default_model", ""), tuple(aliases))
+
+
+def model_names(
+    records: Sequence[ModelRecord], auto: AutoSettings = AutoSettings()
+) -> list[ModelName]:
     """Return all names, those of the models that answer first at the top, then ``auto``'s."""
     others = [record for record in records if record.embedding]
     usable = [record for record in (*chat_models(records), *others) if not record.unreadable]
     named = [ModelName(name, record) for record in usable for name in (record.id, *record.aliases)]
     try:
-        current = connection(records, url="").model.id
+        current = connection(records, url="", default_model=auto.default_model).model.id
     except CyberError:
         return named  # nothing says yet which it would be
-    return [*named, *(ModelName(AUTO, one) for one in usable if one.id == current)]
+    meant = [record for record in usable if record.id == current]
+    names = (AUTO, *auto.aliases)
+    return [*named, *(ModelName(name, one, auto=True) for one in meant for name in names)]
 
 
 def connection_to(
-    model: ModelName, records: Sequence[ModelRecord], *, url: str, key: str
+    model: ModelName,
+    records: Sequence[ModelRecord],
+    *,
+    url: str,
+    key: str,
+    auto: AutoSettings = AutoSettings(),
 ) -> Connection:
     """Return what a client needs to use a model, also one that does not chat."""
     if model.kind == "chat":
-        return connection(records, url=url, key=key, wanted=model.name)
+        return connection(
+            records,
+            url=url,
+            key=key,
+            wanted=model.name,
+            default_model=auto.default_model,
+            auto_aliases=auto.aliases,
+        )
     facts = Model(model.name, model.record.context_length or 0)
     return Connection(url=url, key=key, model=facts, fast=facts, models=(facts,))
 
@@ -122,7 +160,7 @@ def address_facts(url: str, status: StatusRecord | None) -> list[Fact]:
 def key_fact(key: str, state: KeyState, charset: Charset, *, shown: bool) -> Fact:
     """Return the key, or why there is none."""
     if state is KeyState.REFUSED:
-        problem = "refused: not one of its api_keys" if key else "needed: one of its api_keys"
+        problem = "refused: not one of its keys" if key else "needed: one of its keys"
         return Fact("Key", problem, style="$text-warning")
     if key:
         keys = (("y", "copies"), ("v", "hides" if shown else "shows"))
@@ -138,7 +176,7 @@ def model_fact(model: ModelName | None, charset: Charset) -> Fact:
     if model is None:
         return Fact("Model", "none yet", "3 finds and downloads one", style="$text-muted")
     also = " and ".join(model.others)
-    remarks = [f"now {model.record.id}" if model.name == AUTO else f"also {also}" if also else ""]
+    remarks = [f"now {model.record.id}" if model.auto else f"also {also}" if also else ""]
     if model.record.context_length:
         remarks.append(f"{context_text(model.record.context_length)} context")
     remark = f" {charset.dot} ".join(filter(None, remarks))
@@ -199,9 +237,9 @@ def _name_cell(one: ModelName, context: RenderContext) -> Cell | str:
 
 
 def _state_cell(one: ModelName, context: RenderContext) -> Cell | str:
-    if one.name == one.record.id:
+    if one.name == one.record.id and not one.auto:
         return state_cell(one.record, context.charset)
-    relation = "now" if one.name == AUTO else "alias of"
+    relation = "now" if one.auto else "alias of"
     return Cell(f"{relation} {plain(one.record.id)}", "dim")
 
 

@@ -15,6 +15,7 @@ from textual.widgets import Checkbox, Input, Static
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.widgets.text_line import TextLine
 
 
@@ -73,7 +74,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Try the typed password."""
-        self.run_worker(self._try(event.value), exclusive=True, exit_on_error=False)
+        self.run_worker(self._try(event.value), group=OPENING, exclusive=True, exit_on_error=False)
 
     async def _try(self, password: str) -> None:
         try:

@@ -85,7 +85,8 @@ def no_service_content(
     seconds = ceil((snapshot.retry_at - now).total_seconds()) if snapshot.retry_at else 0
     again = f"Trying again in {seconds} s." if seconds > 0 else "Trying again now."
     helps = (f"\n\n  {clean_line(command(url, attached=attached))}", "bold")
-    copies = [("   c", "bold $accent"), (" copies it", "$text-muted")]
+    # On a line of its own: beside the command it would break apart in a narrow terminal.
+    copies = [("\n  c", "bold $accent"), (" copies it", "$text-muted")]
     parts = [
         (f"{sign} {clean_line(snapshot.problem, limit=400)}\n\n", "bold $text-error"),
         (f"{again:<20}   ", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -12,10 +12,12 @@ from textual.events import DescendantFocus
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
+from textual.worker import Worker
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
 from cyber_inference_tui.tui.key_bar import KeyBar
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.snapshot import Snapshot
 
@@ -114,6 +116,11 @@ class Page(Screen[None]):
         if self.has_class("-absent") and not isinstance(self.focused, NoService):
             self._focused_before = self.focused
             self.set_focus(self.query_one(NoService))
+
+    def keep_keys(self, worker: Worker[Any] | None) -> None:
+        """Keep the next keys until ``worker`` has ended: they are for what it shows."""
+        if worker is not None:
+            self.run_worker(worker.wait(), group=OPENING, exit_on_error=False)
 
     def on_screen_resume(self) -> None:
         """Draw the newest snapshot when the page comes to the front."""

@@ -399,8 +399,10 @@ class LogView(LogSheet, can_focus=True):
 
     @property
     def target(self) -> int | None:
-        """The number of the line that ``goto`` marked."""
-        return self._target
+        """The number of the line that ``goto`` marked, while it is in sight."""
+        row = None if self._target is None else self._window.row_of(self._target)
+        top = self.scroll_offset.y
+        return self._target if row is not None and top <= row < top + self.size.height else None
 
     # Painting
 

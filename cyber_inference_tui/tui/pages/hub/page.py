@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -14,6 +15,7 @@ from textual.content import Content
 from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import Input, Static
+from textual.worker import Worker
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
@@ -107,6 +109,7 @@ class HubPage(ModelActions):
         self._sort = SORTS[0]
         self._found: dict[str, HubModelRecord] = {}
         self._cursor: str | None = None
+        self._request: Worker[None] | None = None
         self._doing = ""
         """The running request, in words."""
         self._problem = ""
@@ -279,6 +282,8 @@ class HubPage(ModelActions):
     @on(Input.Submitted, "#search")
     def _entered(self) -> None:
         self.screen.set_focus(self._results)
+        # The next key is not for the results of an earlier search.
+        self.keep_keys(self._request)
 
     def action_sort(self) -> None:
         """Sort by the next order."""
@@ -296,16 +301,16 @@ class HubPage(ModelActions):
         arrow = self._sort if self._sort in {one.key for one in RESULT_COLUMNS} else None
         self._results.show_sort(arrow, descending=True)
         self._show_request("searching")
-        self._hub_worker(self._search(delay))
+        self._hub_worker(partial(self._search, delay))
 
     def _show_request(self, doing: str) -> None:
         self._doing, self._problem, self._refused = doing, "", ""
         self._draw()
         self.refresh_bindings()
 
-    def _hub_worker(self, work: object) -> None:
+    def _hub_worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run one request at a time; a new one cancels the one before."""
-        self.run_worker(work, group="hub", exclusive=True, exit_on_error=False)  # type: ignore[arg-type]
+        self._request = self.run_worker(work, group="hub", exclusive=True, exit_on_error=False)
 
     def _finish_request(self, problem: str = "") -> None:
         self._doing, self._problem = "", problem
@@ -345,7 +350,7 @@ class HubPage(ModelActions):
             at_end = event.key == next(reversed(self._found))
             if at_end and self._has_more and not self._doing and not self._problem:
                 self._show_request("loading more")
-                self._hub_worker(self._search_more())
+                self._hub_worker(self._search_more)
         self._refused = ""
         update_static(self.query_one("#note", Static), self._note(), layout=True)
         self.refresh_bindings()
@@ -369,10 +374,11 @@ class HubPage(ModelActions):
             self._files_table.display = True
             self.screen.set_focus(self._files_table)
             self._read_files(one.repo)
+            self.keep_keys(self._request)
 
     def _read_files(self, repo: str) -> None:
         self._show_request("reading its files")
-        self._hub_worker(self._files_of(repo))
+        self._hub_worker(partial(self._files_of, repo))
 
     async def _files_of(self, repo: str) -> None:
         try:

@@ -83,7 +83,11 @@ class LogsPage(Page):
         seen = (snapshot.live, [(model.id, model.status) for model in snapshot.models])
         if snapshot.live and seen != self._seen:
             self._seen = seen
-            self.run_worker(self._read(), group="sources", exclusive=True, exit_on_error=False)
+            reading = self.run_worker(
+                self._read(), group="sources", exclusive=True, exit_on_error=False
+            )
+            if not self._logs:
+                self.keep_keys(reading)
 
     async def _read(self) -> None:
         try:

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import msgspec
 from textual import on
@@ -26,6 +26,7 @@ from cyber_inference_tui.files import typed_path
 from cyber_inference_tui.records import LogEvent, LogLevel, NumberedLine, endpoints
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.logs.reader import PAGE_LINES, LogReader
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text, title_content
 from cyber_inference_tui.tui.pages.page import update_static
@@ -35,8 +36,6 @@ from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
-
-T = TypeVar("T")
 
 FLUSH_SECONDS = 0.25
 REMARK_SECONDS = 5.0
@@ -104,6 +103,8 @@ class LogPane(Vertical):
         self._waiting: list[NumberedLine] = []
         self._problem = ""
         self._reading = False
+        self._shown = asyncio.Event()
+        """The first lines are shown, or why there are none."""
         self._remark = ""
         self._forget: Timer | None = None
         self._service_pid: int | None = None
@@ -160,6 +161,7 @@ class LogPane(Vertical):
     def stop_reading(self) -> None:
         """Stop following the log."""
         self._reading = False
+        self._shown.set()
         self._waiting.clear()
         self.workers.cancel_group(self, "follow")
 
@@ -173,7 +175,9 @@ class LogPane(Vertical):
 
     def _begin(self) -> None:
         self._show_title()
+        self._shown.clear()
         self.run_worker(self._follow(), group="follow", exclusive=True, exit_on_error=False)
+        self._read(self._shown.wait())  # the next keys are for these lines
 
     async def _follow(self) -> None:
         failures = 0
@@ -193,6 +197,7 @@ class LogPane(Vertical):
                 self._service_pid = status.pid
                 if not self._former:
                     await self._catch_up()
+                self._shown.set()
                 failures = 0
                 events = self._client.events(
                     ("log",), after=status.last_event_id, logs=(self.source,), patience=0.0
@@ -208,6 +213,7 @@ class LogPane(Vertical):
             except (CyberError, msgspec.MsgspecError) as error:
                 self._problem = clean_line(str(error))
                 self._show_title()
+            self._shown.set()
             failures += 1
             await asyncio.sleep(backoff(0.5, 3.0, failures))
 
@@ -287,7 +293,7 @@ class LogPane(Vertical):
             return
         self._read(self._read_end())
 
-    def _read(self, work: Awaitable[T]) -> None:
+    def _read(self, work: Awaitable[object]) -> None:
         """Run a request in the background; show its error and allow another attempt."""
 
         async def read() -> None:
@@ -297,7 +303,7 @@ class LogPane(Vertical):
                 self.view.allow_requests()
                 self._app.show_message(str(error), "error")
 
-        self.run_worker(read(), group="read", exclusive=True, exit_on_error=False)
+        self.run_worker(read(), group=OPENING, exclusive=True, exit_on_error=False)
 
     async def _show_around(self, number: int) -> None:
         """Show the line with this number, wherever it is in the log."""
@@ -356,7 +362,7 @@ class LogPane(Vertical):
     async def _to_match(self, step: int, here: int | None) -> None:
         view = self.view
         if step < 0:
-            before = view.end_number if here is None else here
+            before = self._newest if here is None else here
             found = next(view.matches(before=before), None)
         else:
             after = view.top_number - 1 if here is None else here
@@ -368,6 +374,11 @@ class LogPane(Vertical):
             self._show_remark(f"no match {direction} this line")
         else:
             await self._show_around(found)
+
+    @property
+    def _newest(self) -> int:
+        """Number before which to look for what is older than the visible lines."""
+        return self.view.end_number if self.view.following else self.view.top_number
 
     async def _search_further(self, step: int) -> int | None:
         """Search beyond the loaded lines."""
@@ -406,7 +417,9 @@ class LogPane(Vertical):
 
     async def _to_run(self, step: int) -> None:
         starts = await self._reader.run_starts()
-        here = self.view.top_number if self.view.target is None else self.view.target
+        here = self.view.target
+        if here is None:
+            here = self._newest if step < 0 else self.view.top_number
         beyond = [start for start in starts if (start < here if step < 0 else start > here)]
         if beyond:
             await self._show_around(beyond[-1] if step < 0 else beyond[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -88,16 +88,20 @@ class DetailsReader:
         """Read the details again the next time."""
         self._asked = None
 
-    async def read(
+    def read(
         self,
         client: ServiceClient,
         model: ModelRecord,
         config_version: int,
         then: Callable[[], None],
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Read the details of ``model`` and call ``then``; ``problem_of`` has the error."""
-        asked = _state(model, config_version)
-        self._asked = asked
+        self._asked = _state(model, config_version)  # at once: nothing else has to read them
+        return self._read(client, model, self._asked, then)
+
+    async def _read(
+        self, client: ServiceClient, model: ModelRecord, asked: object, then: Callable[[], None]
+    ) -> None:
         self._problem = ("", "")
         try:
             if self.details_of(model) is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import msgspec
@@ -28,6 +29,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.fit import limit_height
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.models.form_values import (
     SOURCES,
     Change,
@@ -212,7 +214,10 @@ class ModelForm(ModalScreen[str | None]):
 
     def _check_soon(self, line: SettingLine, *, delay: float) -> None:
         line.run_worker(
-            self._check(line, delay), group="check", exclusive=True, exit_on_error=False
+            partial(self._check, line, delay),  # type: ignore[arg-type]
+            group="check",
+            exclusive=True,
+            exit_on_error=False,
         )
 
     async def _check(self, line: SettingLine, delay: float) -> None:
@@ -259,7 +264,7 @@ class ModelForm(ModalScreen[str | None]):
         """Check all changes, then write them."""
         if not self._saving:
             self._saving = True
-            self.run_worker(self._save(), group="save", exit_on_error=True)
+            self.run_worker(self._save(), group=OPENING, exit_on_error=True)
 
     async def _save(self) -> None:
         try:
@@ -296,7 +301,7 @@ class ModelForm(ModalScreen[str | None]):
         return "" if wrong is not None else grouped(saved)
 
     async def _may_replace(self, changes: list[tuple[SettingLine, Change]]) -> bool:
-        """Ask if values changed since the form was opened."""
+        """Return whether nobody changed the values since the form was opened; else ask."""
         try:
             details = await self._app.client.call(endpoints.DETAILS, self._model_id)
         except CyberError as error:
@@ -308,8 +313,11 @@ class ModelForm(ModalScreen[str | None]):
             for line, change in changes
             if now[change.key].value not in (line.setting.value, change.value)
         ]
-        if not changed:
-            return True
+        if changed:
+            self._ask_replace(changed)
+        return not changed
+
+    def _ask_replace(self, changed: list[tuple[SettingLine, ModelSettingRecord]]) -> None:
         values = "; ".join(
             f"{new.key} is {clean_line(setting_text(new.key, new.value) or 'not set', limit=100)}"
             for _, new in changed
@@ -318,14 +326,18 @@ class ModelForm(ModalScreen[str | None]):
             Answer("keep", "k", "Keep the new ones"),
             Answer("replace", "r", "Replace them with mine", destructive=True),
         )
-        answer = await self.app.push_screen_wait(
-            Question("Somebody changed these settings meanwhile", f"{values}.", answers)
+
+        def answered(answer: str | None) -> None:
+            for line, new in changed if answer else ():
+                line.setting = new
+                if answer == "keep":
+                    line.input.value = setting_text(new.key, new.value)
+            if answer == "replace":
+                self.action_save()
+
+        self.app.push_screen(
+            Question("Somebody changed these settings meanwhile", f"{values}.", answers), answered
         )
-        for line, new in changed if answer else ():
-            line.setting = new
-            if answer == "keep":
-                line.input.value = setting_text(new.key, new.value)
-        return answer == "replace"
 
     async def _put(self, change: Change) -> None:
         path = model_key(self._model_id, change.key)

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
+from textual.worker import Worker
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord
 from cyber_inference_tui.terminal.columns import Order
@@ -79,6 +80,7 @@ class ModelsPage(ModelActions):
         self._select: str | None = None
         self._offered: object = None
         self._reader = DetailsReader()
+        self._reading: Worker[None] | None = None
 
     def body(self) -> ComposeResult:
         """Compose the table, the details, the problems, the filter and the summary."""
@@ -302,6 +304,8 @@ class ModelsPage(ModelActions):
         if not self._open:
             self._open = True
             self._arrange()
+            self._show_chosen()
+            self.keep_keys(self._reading)
         elif self._side_by_side and not pane.has_focus:
             self.screen.set_focus(pane)
         else:
@@ -336,7 +340,7 @@ class ModelsPage(ModelActions):
     def _show_details(self, model: ModelRecord) -> None:
         snapshot = self.cyber.snapshot
         if snapshot.live and self._reader.wants(model, snapshot.config_version):
-            self.run_worker(
+            self._reading = self.run_worker(
                 self._reader.read(self.client, model, snapshot.config_version, self.redraw),
                 group="details",
                 exclusive=True,

@@ -6,7 +6,12 @@ from datetime import datetime
 
 from textual.content import Content
 
-from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    Priority,
+    RequestPhase,
+    RequestRecord,
+)
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name, program
 from cyber_inference_tui.terminal.text_width import plain
@@ -37,6 +42,8 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     else:
         place = "" if record.position is None else f", place {record.position}"
         lines.append(("status", f"{_PHASES[record.phase]}{place}"))
+        if record.priority not in {None, Priority.NORMAL}:
+            lines.append(("priority", f"{record.priority}"))
     if isinstance(record, RequestRecord):
         lines.append(("took", seconds_text(record.duration_seconds)))
     # The table shows growing times; here they would be painted every second.
@@ -63,6 +70,8 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         lines.append(("address", plain(record.client or charset.missing)))
         if record.user_agent != program(record.user_agent):
             lines.append(("user agent", plain(record.user_agent)))
+    if record.key_name is not None:
+        lines.append(("API key", plain(record.key_name)))
     if record.port is not None:
         lines.append(("port", str(record.port)))
     if isinstance(record, RequestRecord) and record.id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, NotFoundError
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    KeyTotals,
     ModelTotals,
     RequestRecord,
     endpoints,
@@ -28,9 +30,11 @@ from cyber_inference_tui.tui.pages.requests.details import details, details_cont
 from cyber_inference_tui.tui.pages.requests.known_requests import KnownRequests, RequestFilter
 from cyber_inference_tui.tui.pages.requests.table import (
     COLUMNS,
+    KEY_TOTAL_COLUMNS,
     NEWEST_FIRST,
     TOTAL_COLUMNS,
     FinishedRows,
+    key_total_rows,
     request_row,
     row_key,
     searchable_text,
@@ -95,6 +99,7 @@ class RequestsPage(Page):
         Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
         Binding("S", "reverse", "Reverse order", show=False, id="requests.reverse"),
         Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
+        Binding("b", "by", "By key or model", id="requests.by", tooltip="sums by key or model"),
         Binding("o", "log", "Log", id="requests.log", tooltip="open the log of its model"),
         Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy the details"),
         Binding(
@@ -133,6 +138,7 @@ class RequestsPage(Page):
         self._fetching = False
         self._problem = ""
         self._totals: list[ModelTotals] | None = None
+        self._key_totals: list[KeyTotals] = []
         self._connection = 0
         self._was_live = False
         self._frozen: tuple[Snapshot, datetime] | None = None
@@ -148,6 +154,7 @@ class RequestsPage(Page):
             yield FilterLine("part of a model, path, client or error", id="filter")
             yield RequestList(COLUMNS, charset=charset, id="requests")
             yield TotalsList(TOTAL_COLUMNS, charset=charset, id="totals")
+            yield LiveTable(KEY_TOTAL_COLUMNS, charset=charset, id="key-totals")
             with VerticalScroll(id="pane", can_focus=False):
                 yield Static(id="details")
 
@@ -243,12 +250,16 @@ class RequestsPage(Page):
         else:
             table.show(total_rows(self._totals, options.render_context()))
             table.show_empty(Content.styled("No requests yet.", "$text-muted"))
+        keys = self.query_one("#key-totals", LiveTable)
+        keys.show(key_total_rows(self._key_totals, options.render_context()))
+        keys.show_empty(Content.styled("No requests with an API key yet.", "$text-muted"))
 
     def _draw_title(self, snapshot: Snapshot) -> None:
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
         dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
-            text = Content.assemble("TOTALS", ("  by model, over the whole history", "not bold"))
+            what = "API key" if self.has_class("-by-key") else "model"
+            text = Content.assemble("TOTALS", (f"  by {what}, over the whole history", "not bold"))
             update_static(self.query_one("#title", Static), text)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
@@ -363,6 +374,8 @@ class RequestsPage(Page):
             return super().check_action(action, parameters)
         if self.has_class("-totals") and action in _LIST_ACTIONS:
             return False
+        if action == "by" and not self.has_class("-totals"):
+            return False
         if action == "back" and not self._can_go_back:
             return False
         if action == "step" and not self.has_class("-details"):
@@ -424,15 +437,24 @@ class RequestsPage(Page):
         self.run_worker(self._read_totals(), exclusive=True, group="totals", exit_on_error=False)
         self.redraw()
 
+    def action_by(self) -> None:
+        """Switch between the totals by key and by model."""
+        by_key = not self.has_class("-by-key")
+        self.set_class(by_key, "-by-key")
+        self.screen.set_focus(self.query_one("#key-totals" if by_key else "#totals"))
+        self.redraw()
+
     async def _read_totals(self) -> None:
         try:
             self._totals = await self.client.call(endpoints.TOTALS)
+            with contextlib.suppress(NotFoundError):  # an older service
+                self._key_totals = await self.client.call(endpoints.KEY_TOTALS)
         except CyberError as error:
             self._problem = str(error)
         self.redraw()
 
     def _close_totals(self) -> None:
-        self.remove_class("-totals")
+        self.remove_class("-totals", "-by-key")
         self.screen.set_focus(self.query_one("#requests"))
         self._problem = ""
         self.redraw()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from cyber_inference_tui.records import ActiveRequestRecord, ModelTotals, RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, KeyTotals, ModelTotals, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
@@ -39,12 +39,12 @@ def _model_cell(record: AnyRequest, context: RenderContext) -> str:
     return plain(record.model) or context.charset.missing
 
 
-def _failures_cell(totals: ModelTotals, context: RenderContext) -> Cell:
+def _failures_cell(totals: ModelTotals | KeyTotals, context: RenderContext) -> Cell:
     text = number_text(totals.failures)
     return Cell(text, "bad" if totals.failures else "dim")
 
 
-def _used_cell(totals: ModelTotals, context: RenderContext) -> str:
+def _used_cell(totals: ModelTotals | KeyTotals, context: RenderContext) -> str:
     return age_text(max(0.0, (context.now - totals.last_used_at).total_seconds()))
 
 
@@ -106,8 +106,7 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("client", "CLIENT", 15, client_name, priority=8, cell=_client_cell),
 )
 NEWEST_FIRST: Order[RequestRecord] = Order(COLUMNS[0], descending=True)
-TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
-    Column("model", "MODEL", least=18, value=lambda t: t.model),
+_SUMS: tuple[Column[Any, RenderContext], ...] = (
     Column("requests", "REQUESTS", 9, lambda t: t.requests, right=True, text=number_text),
     Column("failures", "FAILURES", 9, right=True, cell=_failures_cell),
     Column("in", "TOKENS IN", 13, lambda t: t.tokens_in, right=True, priority=2, text=number_text),
@@ -115,6 +114,14 @@ TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
         "out", "TOKENS OUT", 13, lambda t: t.tokens_out, right=True, priority=1, text=number_text
     ),
     Column("used", "LAST USED", 10, right=True, cell=_used_cell),
+)
+TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
+    Column("model", "MODEL", least=18, value=lambda t: t.model),
+    *_SUMS,
+)
+KEY_TOTAL_COLUMNS: tuple[Column[KeyTotals, RenderContext], ...] = (
+    Column("key", "KEY", least=18, cell=lambda t, _: plain(t.key_name)),
+    *_SUMS,
 )
 
 
@@ -169,3 +176,9 @@ def total_rows(totals: Sequence[ModelTotals], context: RenderContext) -> list[Ro
     """Return the rows of the totals, the most recently used model first."""
     ordered = sorted(totals, key=lambda one: one.last_used_at, reverse=True)
     return [row_of(one.model, one, TOTAL_COLUMNS, context) for one in ordered]
+
+
+def key_total_rows(totals: Sequence[KeyTotals], context: RenderContext) -> list[Row]:
+    """Return the rows of the totals by key, the most recently used key first."""
+    ordered = sorted(totals, key=lambda one: one.last_used_at, reverse=True)
+    return [row_of(one.key_name, one, KEY_TOTAL_COLUMNS, context) for one in ordered]

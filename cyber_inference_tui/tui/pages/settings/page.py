@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,6 +94,9 @@ class SettingsPage(Page):
             tooltip="edit the settings file in $EDITOR",
         ),
         Binding(
+            "a", "api_keys", "API keys", id="settings.api-keys", tooltip="show and create API keys"
+        ),
+        Binding(
             "t", "app.change_theme", "Theme", id="settings.theme", tooltip="choose the colours"
         ),
         Binding(
@@ -144,7 +148,11 @@ class SettingsPage(Page):
             if self._file_edited and snapshot.config_problem:
                 self._show_refusal(snapshot.config_problem)
             self._file_edited = False
-            self.run_worker(self._read(), group="settings", exclusive=True, exit_on_error=False)
+            reading = self.run_worker(
+                self._read(), group="settings", exclusive=True, exit_on_error=False
+            )
+            if not self._settings:
+                self.keep_keys(reading)
 
     async def _read(self) -> None:
         try:
@@ -262,9 +270,10 @@ class SettingsPage(Page):
 
     @on(Input.Changed, "#value")
     def _typed(self, event: Input.Changed) -> None:
-        if self._editing is not None and event.value != self._shown_first:
+        key = self._editing
+        if key is not None and event.value != self._shown_first:
             self.run_worker(
-                self._ask(self._editing, event.value),
+                partial(self._ask, key, event.value),  # type: ignore[arg-type]
                 group="check",
                 exclusive=True,
                 exit_on_error=False,
@@ -290,18 +299,19 @@ class SettingsPage(Page):
             self._stop_editing()  # the value is unchanged, or no new secret was typed
         elif self._editing is not None:
             self.workers.cancel_group(self, "check")
-            self.run_worker(
-                self._set(self._editing, event.value),
-                group="save",
-                exclusive=True,
-                exit_on_error=False,
-            )
+            self._start_saving(self._editing, event.value)
+
+    def _start_saving(self, key: str, text: str) -> None:
+        self.run_worker(self._set(key, text), group=OPENING, exclusive=True, exit_on_error=False)
 
     async def _set(self, key: str, text: str) -> None:
         try:
             value = self._parsed(key, text)
             check = await self.client.check_config(key, value)
-            if not await self._may_replace(key, value):
+            settings = await self.client.call(endpoints.CONFIG)
+            now = next((one.value for one in settings if one.key == key), None)
+            if now not in (self._replaces, value):
+                self._ask_replace(key, text, value, now)
                 return
             record = await self.client.call(endpoints.SET_CONFIG, key, body=queries.NewValue(value))
         except CyberError as error:
@@ -314,26 +324,27 @@ class SettingsPage(Page):
         self._take_theme(key, record)
         self.cyber.show_message(f"Saved {key}. {effect_text(check)}")
 
-    async def _may_replace(self, key: str, value: Any) -> bool:
-        """Ask if the value changed since the line was opened."""
-        settings = await self.client.call(endpoints.CONFIG)
-        now = next((record.value for record in settings if record.key == key), None)
-        if now in (self._replaces, value):
-            return True
-        text = f"It is {to_text(now) or 'not set'} now."
+    def _ask_replace(self, key: str, text: str, value: Any, now: Any) -> None:
+        """Ask before a value replaces the one that somebody saved meanwhile."""
+        said = f"It is {to_text(now) or 'not set'} now."
         if not self._settings[key].secret:
-            text += f" You typed {to_text(value) or 'nothing'}."
+            said += f" You typed {to_text(value) or 'nothing'}."
         answers = (
             Answer("keep", "k", "Keep the new one"),
             Answer("replace", "r", "Replace it with mine", destructive=True),
         )
+
+        def answered(answer: str | None) -> None:
+            if answer == "keep":
+                self._stop_editing()
+            elif answer == "replace":
+                self._replaces = now
+                self._start_saving(key, text)
+
         question = Question(
-            f"Somebody changed {key} meanwhile", clean_line(text, limit=400), answers
+            f"Somebody changed {key} meanwhile", clean_line(said, limit=400), answers
         )
-        answer = await self.app.push_screen_wait(question)
-        if answer == "keep":
-            self._stop_editing()
-        return answer == "replace"
+        self.app.push_screen(question, answered)
 
     def _show_effect(self, text: str, tone: Tone = "dim") -> None:
         if self._is_outdated and self._editing is not None and tone != "bad":
@@ -362,7 +373,7 @@ class SettingsPage(Page):
 
         def answered(value: str | None) -> None:
             if value == "reset":
-                self.cyber.do(self._unset(record, check))
+                self.cyber.do(self._unset(record, check), group=OPENING)
 
         self.app.push_screen(
             Question(
@@ -448,6 +459,12 @@ class SettingsPage(Page):
 
         asked = Question("The file has errors. The old settings stay in use.", text, (again, later))
         self.app.push_screen(asked, answered)
+
+    def action_api_keys(self) -> None:
+        """Show the API keys with names."""
+        from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog  # noqa: PLC0415 - seldom
+
+        self.app.push_screen(ApiKeysDialog())
 
     def action_key_map(self) -> None:
         """Edit the key map in the user's editor."""
