@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.chaos import checks, fuzz
 from tests.chaos.clients import LONGEST, Asked, Exchange, any_request, send
-from tests.chaos.faults import FAULTS
+from tests.chaos.outside import FAULTS
 from tests.chaos.world import World
 from tests.waiting import eventually
 
@@ -48,8 +48,8 @@ class Soak:
         self.outcomes: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.late = 0
-        """States that were right only after ``PROMISED`` seconds."""
+        self.late: list[str] = []
+        """What was right only after ``PROMISED`` seconds."""
         self.slowest = 0.0
         self.first: checks.Usage | None = None
         self.peak = checks.Usage(0, 0)
@@ -70,7 +70,7 @@ class Soak:
             for exchange in exchanges:
                 self.requests[exchange.asked.kind] += 1
                 self.outcomes[checks.outcome(exchange, self.world.downs)] += 1
-            self._check_state()
+            self._check_state(f"step {number}, {kind}")
             if (number + 1) % _REST_EVERY == 0:
                 self.rest()
         except (AssertionError, OSError) as error:
@@ -97,12 +97,13 @@ class Soak:
             FAULTS[kind](self.world, rng)
             return [one.result(2 * LONGEST) for one in running]
 
-    def _check_state(self) -> None:
+    def _check_state(self, where: str) -> None:
         began = time.monotonic()
-        self._await(lambda: checks.wrong_state(self.world.see()) + self.world.orphans())
+        last = self._await(lambda: checks.wrong_state(self.world.see()) + self.world.orphans())
         spent = time.monotonic() - began
         self.slowest = max(self.slowest, spent)
-        self.late += spent > PROMISED
+        if spent > PROMISED:
+            self.late.append(f"{where}, {spent:.1f} s: {'; '.join(last)}")
         usage = self.world.usage()
         self.peak = checks.Usage(
             max(self.peak.descriptors, usage.descriptors), max(self.peak.memory, usage.memory)
@@ -124,21 +125,23 @@ class Soak:
         self._await(lambda: checks.grown(first, self.world.usage()))
 
     @staticmethod
-    def _await(problems: Callable[[], list[str]]) -> None:
-        """Wait until there is no problem. Raises ``WrongError`` with those that stay."""
-        found: list[str] = []
+    def _await(problems: Callable[[], list[str]]) -> list[str]:
+        """Wait until there is no problem, and return the last. Raises ``WrongError``."""
+        last: list[str] = []
 
         def right() -> bool:
             try:
-                found[:] = problems()
+                found = problems()
             except (OSError, ValueError) as error:
-                found[:] = [f"the service cannot be asked: {error}"]
+                found = [f"the service cannot be asked: {error}"]
+            last[:] = found or last
             return not found
 
         try:
             eventually(right, limit=RIGHT_WITHIN, interval=0.05)
         except AssertionError:
-            _refuse(found)
+            _refuse(last)
+        return last
 
     def _describe(self, number: int, kind: str, error: Exception) -> str:
         return (
@@ -157,7 +160,7 @@ class Soak:
             *((f"· {name}", count) for name, count in sorted(self.requests.items())),
             *((f"outcome: {name}", count) for name, count in sorted(self.outcomes.items())),
             ("wrong outcomes and states", len(self.wrong)),
-            (f"states that were right only after {PROMISED:g} s", self.late),
+            (f"states that were right only after {PROMISED:g} s", len(self.late)),
             ("slowest state, seconds", f"{self.slowest:.1f}"),
             ("rests that were compared with the first", max(0, self.rests - 1)),
             ("descriptors: first rest, peak", f"{first.descriptors}, {self.peak.descriptors}"),
@@ -210,6 +213,8 @@ def _soak(options: argparse.Namespace, folder: Path) -> int:
             world.end()
         finally:
             _tell(f"seed {options.seed}, {(time.monotonic() - began) / 60:.1f} minutes")
+            for late in soak.late:
+                _tell(f"late: {late}")
             _tell(soak.summary())
     return 1 if soak.wrong else 0
 

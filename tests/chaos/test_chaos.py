@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.outside import FAULTS
 from tests.chaos.soak import Soak
 from tests.chaos.world import World
 
@@ -14,6 +15,7 @@ SEED = 19
 
 
 @pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc, and sets limits of others")
 @pytest.mark.timeout(900)
 def test_each_fault_leaves_a_right_service(llama_server: Path, tmp_path: Path) -> None:
     world = World(tmp_path, llama_server)
