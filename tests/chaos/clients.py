@@ -111,7 +111,7 @@ def _answer(rng: random.Random) -> dict[str, Any]:
             {"prefill": 0.5},
             {"crash_after": rng.randint(0, 4)},
             {"close_after": rng.randint(0, 4)},
-            {"framing": "close"},
+            {"tokens": 50},
         ]
     )
 
