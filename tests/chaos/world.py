@@ -137,12 +137,19 @@ class World:
     def end(self) -> None:
         """End the service and whatever it left."""
         process = self.service.process
-        if process is not None and process.poll() is None:
+        if process is None:
+            return
+        if process.poll() is None:
             process.send_signal(signal.SIGCONT)
-            self.service.stop()
-        for pid in self.marked():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            process.send_signal(signal.SIGTERM)
+        try:
+            code = self.service.wait()
+            assert code == 0, f"it ended with {code} at the end"
+            self.assert_no_process()
+        finally:
+            for pid in self.marked():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def marked(self) -> dict[int, str]:
         """The processes of this run, with their command lines."""
