@@ -182,6 +182,17 @@ def test_the_architecture_names_files_that_exist() -> None:
     assert {name for name in named if not any(one.endswith(f"/{name}") for one in files)} == set()
 
 
+def test_each_promise_of_security_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    promises = [row for row in rows if row[0] != "| promise"]
+    assert len(promises) > 20
+    for promise, tests in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)`", tests)
+        assert named, promise
+        assert all((ROOT / name).is_file() for name in named), promise
+
+
 def test_no_page_has_an_unclosed_block() -> None:
     for page in PAGES:
         fences = re.findall(r"^(?:`{3,}|~{3,})", page.read_text("utf-8"), re.MULTILINE)

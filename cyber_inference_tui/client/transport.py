@@ -87,7 +87,7 @@ class Transport:
         self.api_key = api_key
         self._renew = renew
         self._renewing = asyncio.Lock()
-        # Only a service with keys keeps them from the models' servers.
+        # Model endpoints get the token only from a client whose service has asked for a key.
         self._token_is_key = False
         self._certificate = certificate
         self._seconds = timeout

@@ -128,7 +128,8 @@ class RouteTable:
             body = await read_json(request, endpoint.body, limit=limit) if endpoint.writes else None
             by_owner = endpoint.writes and self._is_owner(request.headers)
             name = _name(request, endpoint.path)
-            result = answer(Call(name, query, body, by_owner, limits_of(request)))
+            limits = limits_of(request) if endpoint.area is Area.MODEL else NO_LIMITS
+            result = answer(Call(name, query, body, by_owner, limits))
             if inspect.isawaitable(result):
                 result = await result
             reply: WithHeaders[Any] = (

@@ -150,6 +150,7 @@ def test_an_encoding_without_the_signs_gets_ascii() -> None:
     assert all(text.isascii() for text in states(terminal))
     # The terminal app has the same signs.
     signs = {name: sign for sign, name in (text.split() for text in states(terminal))}
+    assert signs.pop("unreadable") == ASCII.signs["failed"]
     assert signs == ASCII.signs
 
 

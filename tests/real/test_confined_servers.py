@@ -39,7 +39,8 @@ def test_a_server_is_confined_unless_a_setting_says_otherwise(
     slots = service.data_dir / "slots"
     slots.mkdir()
     arguments = ["--chat-template-file", "templates/own.jinja", "--slot-save-path", f"{slots}/"]
-    answer = service.client().put("/admin/config/models.%22demo%22.args", json={"value": arguments})
+    with service.owner() as owner:
+        answer = owner.put("/admin/config/models.%22demo%22.args", json={"value": arguments})
     assert answer.is_success, answer.text
     assert service.chat("demo").is_success
     assert service.upstream("demo", "/props")["chat_template"] == TEMPLATE

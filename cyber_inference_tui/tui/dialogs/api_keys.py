@@ -149,7 +149,7 @@ class ApiKeysDialog(ModalScreen[None]):
         if self._keys is not None:
             text = (
                 "None yet. With a key of their own, people and programs can have limits, and "
-                "their requests are told apart. From the first one on, every client needs a key."
+                "their requests are told apart. With the first key, every client needs a key."
             )
             table.show([row_of(one.name, one, _COLUMNS, context) for one in self._keys])
             table.styles.height = max(4, len(self._keys) + 1)
