@@ -356,7 +356,10 @@ class Forwarding(ServerExchange):
                 kept = None if fresh else connections.take()
                 try:
                     self._send(lease, kept or await connections.connect())
-                except OSError:
+                except OSError as error:
+                    refused = isinstance(error, ConnectionRefusedError)
+                    if refused and connections.end_deaf(lease.server):
+                        await lease.wait_exited(_KILL_NOTICE)
                     raise await self._upstream_error(lease, "its server does not answer") from None
                 continue
             try:

@@ -212,6 +212,16 @@ class ServerConnections:
             self.watched, self._on_forced_unload = place.server, place.on_forced_unload
             self._on_forced_unload.add(self._end_all)
 
+    def end_deaf(self, server: Server) -> bool:
+        """Kill a server that refuses connections, unless it has exchanges; return whether it did.
+
+        After a SIGTERM, llama-server stops listening, and exits only when its input ends.
+        """
+        deaf = not self._busy()
+        if deaf:
+            server.declare_hung("it stopped listening on its port")
+        return deaf
+
     def _busy(self) -> list[UpstreamConnection]:
         """Return the connections with an exchange."""
         return [one for one in self.connections if one.receiver is not None]

@@ -39,6 +39,8 @@ class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     interval: float = 10.0
     """Seconds between an answer and the next check."""
+    again: float = 1.0
+    """Seconds until the next check if nobody listens: that is not for want of time."""
     timeout: float = 10.0
     """Seconds for an answer."""
     strikes: int = 3
@@ -61,8 +63,10 @@ async def watch_health(
     a time answers nothing else meanwhile.
     """
     strikes = 0
+    pause = limits.interval
     while strikes < limits.strikes:
-        await asyncio.sleep(limits.interval)
+        await asyncio.sleep(pause)
+        pause = limits.interval
         if busy():
             strikes = 0
             continue
@@ -74,3 +78,4 @@ async def watch_health(
             strikes = 0
         else:
             strikes += 1
+            pause = limits.again if answer is None else limits.interval

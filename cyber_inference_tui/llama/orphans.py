@@ -107,6 +107,8 @@ class PidRecord:
             if process is None:
                 continue
             try:
+                # A server that has ended may wait for its new parent to notice: not for us.
+                has_ended = process.status() == psutil.STATUS_ZOMBIE
                 # Our servers lead their own process group.
                 if os.getpgid(server.pid) == server.pid:
                     os.killpg(server.pid, signal.SIGKILL)
@@ -114,7 +116,8 @@ class PidRecord:
                     process.kill()
             except (psutil.Error, OSError):
                 continue
-            found.append((server, process))
+            if not has_ended:
+                found.append((server, process))
         psutil.wait_procs([process for _, process in found], timeout)
         strays = [stray for server in known for stray in server.strays]
         swept = sweep(directory_mark(self.mark), strays, timeout)

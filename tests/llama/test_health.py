@@ -105,6 +105,18 @@ async def test_three_silences_in_a_row_are_a_hang() -> None:
     assert len(answers.asked) == 3
 
 
+async def test_a_port_without_a_listener_is_asked_again_soon() -> None:
+    asked = []
+
+    async def refused(timeout: float) -> None:
+        asked.append(timeout)
+
+    limits = HealthLimits(interval=1.0, again=0.0, strikes=1000)
+    async with asyncio.timeout(LIMIT):
+        await watch_health(refused, limits=limits, busy=lambda: False)
+    assert len(asked) == 1000
+
+
 async def test_an_answer_between_silences_saves_it() -> None:
     refused = b"HTTP/1.1 500 Oh\r\n\r\n"
     answers = Answers(None, None, refused, None, None, OK, None)

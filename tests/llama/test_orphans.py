@@ -58,6 +58,17 @@ def test_a_server_that_outlived_its_service_is_ended_with_its_children(
     assert PidRecord(path).kill_orphans() == []
 
 
+def test_a_server_that_ended_with_its_service_is_not_named(
+    server: subprocess.Popen[bytes], path: Path
+) -> None:
+    """It stays in the list of processes until its new parent has noticed."""
+    PidRecord(path).add(server.pid, "m")
+    server.kill()
+    zombie = psutil.Process(server.pid)
+    eventually(lambda: zombie.status() == psutil.STATUS_ZOMBIE, what="its end")
+    assert PidRecord(path).kill_orphans() == []
+
+
 def test_a_process_that_only_has_the_same_number_is_left_alone(
     server: subprocess.Popen[bytes], path: Path
 ) -> None:

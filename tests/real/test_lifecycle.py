@@ -324,3 +324,19 @@ def test_sigterm_during_the_start_ends_it_in_order(
     assert process.wait(10) == 0, service.errors()
     service.assert_none_left()
     assert not (service.data_dir / "service.json").exists()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_server_that_somebody_ended_is_replaced(start_real: StartReal, asks: bool) -> None:
+    """llama-server does not listen after a SIGTERM, and exits only when its input ends."""
+    service = start_real()
+    assert service.chat("demo").status_code == 200
+    pid = service.model("demo")["pid"]
+    psutil.Process(pid).terminate()
+    eventually(lambda: not psutil.Process(pid).net_connections("tcp"), what="no listener")
+    if asks:
+        assert service.chat("demo").status_code == 200
+    else:
+        service.wait_status("demo", "failed", "unloaded")
+    assert service.model("demo")["pid"] != pid

@@ -1,0 +1,1 @@
+"""A service under the faults of a real day, planned by a seed: see docs/reliability.md."""

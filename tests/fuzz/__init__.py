@@ -1,0 +1,1 @@
+"""Damaged bytes at the doors; the parsers' own tests have such tests as well."""
