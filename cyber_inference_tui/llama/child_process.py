@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Protocol
 
 import psutil
@@ -26,7 +23,7 @@ from cyber_inference_tui.llama.descendants import (
     KnownProcess,
     signal_group,
 )
-from cyber_inference_tui.llama.guard import set_limits, spawn_child
+from cyber_inference_tui.llama.guard import start_child
 from cyber_inference_tui.llama.output_pipe import OutputPipe
 
 KILL_TIMEOUT = 10.0
@@ -101,8 +98,8 @@ class ChildProcess:
     ) -> None:
         """Start a process. Raises ``OSError`` if it cannot be run.
 
-        ``environment`` has its mark, ``starter`` is that of ``start_child``. The ``umask`` -1 is
-        that of this process. A ``ruleset`` confines the process.
+        ``environment`` has its mark, ``starter`` and ``ruleset`` are those of ``start_child``. The
+        ``umask`` -1 is that of this process.
         """
         child = cls(owner)
         try:
@@ -110,10 +107,11 @@ class ChildProcess:
                 received = partial(owner.received, fd)
                 child._pipes += (OutputPipe(received, child._drain_if_over),)
             stdout, stderr = child._pipes
-            start = partial(
-                spawn_child,
+            child._process = start_child(
                 argv,
                 starter=starter,
+                ruleset=ruleset,
+                ended=child._wake,
                 stdin=subprocess.PIPE if with_stdin else subprocess.DEVNULL,
                 stdout=stdout.write_end,
                 stderr=stderr.write_end,
@@ -122,7 +120,6 @@ class ChildProcess:
                 bufsize=0,
                 umask=umask,
             )
-            child._start(start, ruleset)
         except BaseException:
             for pipe in child._pipes:
                 pipe.abandon()
@@ -134,37 +131,8 @@ class ChildProcess:
         for pipe in child._pipes:
             pipe.start()
 
-    def _start(self, start: Callable[[], subprocess.Popen[bytes]], ruleset: Ruleset | None) -> None:
-        """Have a thread start the process and wait for its end. Raises ``OSError``.
-
-        The thread can be confined without this process, and the kernel kills the process when the
-        thread that started it ends.
-        """
-        started: SimpleQueue[Exception | None] = SimpleQueue()
-        run = partial(self._run, start, ruleset, started)
-        try:
-            threading.Thread(target=run, name="run a child", daemon=True).start()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, "no thread can be started") from error
-        if (problem := started.get()) is not None:
-            raise problem
-        set_limits(self._process.pid)
-
-    def _run(
-        self,
-        start: Callable[[], subprocess.Popen[bytes]],
-        ruleset: Ruleset | None,
-        started: SimpleQueue[Exception | None],
-    ) -> None:
-        try:
-            if ruleset is not None:
-                ruleset.enter()
-            self._process = start()
-        except Exception as error:  # noqa: BLE001 - the caller of ``_start`` gets it
-            started.put(error)
-            return
-        started.put(None)
-        self._process.wait()
+    def _wake(self) -> None:
+        """Handle the end of the process, in the thread that waited for it."""
         # If the loop is closed, nobody waits any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._exited)

@@ -1,9 +1,9 @@
 """The files that a llama-server may use when it is confined: pure functions.
 
 A model's file comes from strangers, and a defect in the code that reads it must not open the user's
-other files to them. Servers that use a GPU are not confined: their drivers need more files, and
-some need a helper with more rights (``nvidia-modprobe``). Nor are a user's own programs, scripts
-included.
+other files to them. ``llama-fit-params`` reads it before the server, and has the same confinement.
+Servers that use a GPU are not confined: their drivers need more files, and some need a helper with
+more rights (``nvidia-modprobe``). Nor are a user's own programs, scripts included.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def confinement(
 
     Besides the model's, they are those that the user's arguments and variables name.
     """
-    if binary.libraries is None or binary.devices != () or "--list-devices" not in binary.flags:
+    if not spec.confined or binary.libraries is None or binary.devices != ():
+        return None
+    if "--list-devices" not in binary.flags:
         return None
     own = {**binary.env, **spec.environment}
     named = [folder / part for text in (*spec.arguments, *own.values()) for part in _parts(text)]

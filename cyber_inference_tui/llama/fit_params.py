@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.binary import option_names
 from cyber_inference_tui.llama.footprint import is_host
+from cyber_inference_tui.llama.guard import MODEL_UMASK
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
@@ -40,18 +42,19 @@ async def fitted_footprint(
     mapped: bool,
     needed: frozenset[str] = frozenset(),
     timeout: float = _LIMIT,
+    ruleset: Ruleset | None = None,
 ) -> Footprint | None:
     """Run the program beside ``llama_server``; return ``None`` if it is missing or fails.
 
     ``arguments`` returns llama-server's arguments for the options of this build. Options that only
     the server knows are left out, unless they are ``needed`` for a correct answer. ``mapped``: the
     weights in main memory are mapped from their file. ``folder`` is the working directory. Takes at
-    most ``timeout`` seconds.
+    most ``timeout`` seconds. A ``ruleset`` confines the program.
     """
     program = llama_server.with_name(PROGRAM)
     if not program.is_file():
         return None
-    run = partial(_run, environment=environment, folder=folder, time_limit=timeout)
+    run = partial(_run, environment=environment, folder=folder, time_limit=timeout, ruleset=ruleset)
     try:
         async with asyncio.timeout(timeout):
             known = frozenset(option_names(await run([program, "--help"])))
@@ -106,6 +109,7 @@ async def _run(
     environment: Mapping[str, str],
     folder: Path,
     time_limit: float,
+    ruleset: Ruleset | None,
 ) -> str:
     """Return the program's output and log. Raises ``OSError`` if it fails."""
     stop = threading.Event()
@@ -117,6 +121,8 @@ async def _run(
             time_limit=time_limit,
             folder=folder,
             stop=stop,
+            umask=MODEL_UMASK,
+            ruleset=ruleset,
         )
     finally:
         stop.set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -17,16 +18,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from cyber_inference_tui.descriptors import LIMITS_AT_START
-from cyber_inference_tui.kernel import PROC, find_prctl
+from cyber_inference_tui.kernel import PROC, Ruleset, find_prctl
 from cyber_inference_tui.llama import descendants
 from cyber_inference_tui.llama.descendants import GUARD, MARK, KnownProcess
 from cyber_inference_tui.llama.failure import describe_exit
+
+MODEL_UMASK = 0o077
+"""The umask of programs that work with a model: their files are private."""
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -200,7 +206,12 @@ def find_starter(path: str | None) -> tuple[str, ...]:
 
 
 def start_child(
-    argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
+    argv: Sequence[str],
+    *,
+    starter: Sequence[str] = (),
+    ruleset: Ruleset | None = None,
+    ended: Callable[[], None] = lambda: None,
+    **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own that dies with this process. Raises ``OSError``.
 
@@ -214,23 +225,46 @@ def start_child(
     not run, so a program that is not there is started without. If this process dies before it has
     asked, the guard finds the child by its mark. ``options`` are further ones of
     ``subprocess.Popen``.
+
+    A thread of its own starts the child, and calls ``ended`` at its end. A ``ruleset`` confines
+    this thread and the child; it does nothing else, because Python may load modules at any time.
+    The thread waits because the kernel kills the child when the thread that started it ends.
     """
-    process = spawn_child(argv, starter=starter, **options)
-    set_limits(process.pid)
+    started: SimpleQueue[subprocess.Popen[bytes] | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            if ruleset is not None:
+                ruleset.enter()
+            process = _spawn(argv, starter, options)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            started.put(error)
+            return
+        started.put(process)
+        process.wait()
+        ended()
+
+    try:
+        threading.Thread(target=run, name="run a child", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
+    if isinstance(process := started.get(), Exception):
+        raise process
+    # A confined thread may not do this.
+    _set_limits(process.pid)
     return process
 
 
-def spawn_child(
-    argv: Sequence[str], *, starter: Sequence[str] = (), **options: Any
+def _spawn(
+    argv: Sequence[str], starter: Sequence[str], options: dict[str, Any]
 ) -> subprocess.Popen[bytes]:
-    """Do as ``start_child``, but without ``set_limits``: a confined thread may not do that."""
     options["start_new_session"] = True
     if not starter or not os.access(argv[0], os.X_OK):
         return subprocess.Popen(argv, preexec_fn=_prepare_child(), **options)  # noqa: PLW1509 - it takes no lock
     return subprocess.Popen([*starter, *argv], **options)
 
 
-def set_limits(pid: int) -> None:
+def _set_limits(pid: int) -> None:
     """Set the limits of a child that has just been started, and its rank when memory runs out."""
     if (prlimit := getattr(resource, "prlimit", None)) is not None:
         for limit, values in _LIMITS.items():

@@ -148,6 +148,7 @@ class Launcher:
             environ=self._environ,
             folder=self._working_directory,
             processor=self.processor,
+            ruleset=self._ruleset,
         )
         self._health = health
         self._proc = proc
@@ -274,7 +275,7 @@ class Launcher:
             )
         binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
-        ruleset = await self._ruleset(spec, binary) if settings.confine_servers else None
+        ruleset = await self._ruleset(spec, binary)
         try:
             while True:
                 port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))

@@ -5,13 +5,15 @@ Measurements with the same arguments come first, then ``llama-fit-params``, then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.errors import StorageError
 from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
 from cyber_inference_tui.gguf.repacking import Processor
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
@@ -27,7 +29,7 @@ class NeedEstimator:
 
     ``measured`` returns the measured use of servers with a signature. ``environ`` is our
     environment, ``folder`` the working directory of servers, ``processor`` the kind of this
-    machine's processor.
+    machine's processor. ``ruleset`` returns what confines a server, and so ``llama-fit-params``.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class NeedEstimator:
         environ: Mapping[str, str],
         folder: Callable[[], Path] = lambda: Path("/"),
         processor: Processor = Processor.PLAIN,
+        ruleset: Callable[[ServerSpec, LlamaBinary], Awaitable[Ruleset | None]] | None = None,
     ) -> None:
         self._measured = measured
         self._environ = environ
         self._folder = folder
         self._processor = processor
+        self._ruleset = ruleset
         self._kept: dict[tuple[str, Path | None, tuple[str, ...] | None], Need] = {}
 
     async def need(
@@ -106,6 +110,10 @@ class NeedEstimator:
 
     async def _ask_engine(self, spec: ServerSpec, binary: LlamaBinary) -> Footprint | None:
         options = spec.options
+        try:
+            ruleset = await self._ruleset(spec, binary) if self._ruleset is not None else None
+        except StorageError:
+            return None
 
         def arguments(known: frozenset[str]) -> Sequence[str]:
             argv = llama_argv(spec, program="", flags=known, host="", port=0, available_bytes=0)
@@ -122,6 +130,7 @@ class NeedEstimator:
             folder=self._folder(),
             mapped=options.mapped,
             needed=frozenset({"--parallel"}) if _depends_on_slots(spec) else frozenset(),
+            ruleset=ruleset,
         )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.descendants import MARK, Family, marked, signal_group
 from cyber_inference_tui.llama.guard import GUARD_SCRIPT, start_child
 
@@ -34,12 +35,15 @@ def run_program(
     folder: Path = Path("/"),
     stop: threading.Event | None = None,
     guarded: bool = False,
+    umask: int = -1,
+    ruleset: Ruleset | None = None,
 ) -> int:
     """Run a program and return its exit code; a negative code is the signal that killed it. Blocks.
 
     ``on_output`` gets stdout and stderr in chunks. ``stop`` ends the program early. A ``guarded``
     program and its process group also end when this process is killed, at the cost of a shell.
-    When this function returns or raises, all descendants of the program are gone.
+    ``umask`` is that of ``subprocess.Popen``; a ``ruleset`` confines the program. When this
+    function returns or raises, all descendants of the program are gone.
 
     Raises ``TimeoutError`` after ``time_limit`` seconds, and another ``OSError`` if the program
     cannot be run.
@@ -53,6 +57,8 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
+        umask=umask,
+        ruleset=ruleset,
     )
     _running.add(process)
     family = Family(process.pid, environment[MARK])
@@ -75,10 +81,12 @@ def read_output(
     time_limit: float,
     folder: Path = Path("/"),
     stop: threading.Event | None = None,
+    umask: int = -1,
+    ruleset: Ruleset | None = None,
 ) -> tuple[int, str]:
     """Run a program and return its exit code and the first MiB of its output. Blocks.
 
-    Raises as ``run_program`` does.
+    Parameters and errors are those of ``run_program``.
     """
     kept = bytearray()
 
@@ -86,7 +94,14 @@ def read_output(
         kept.extend(chunk[: _MOST_OUTPUT - len(kept)])
 
     code = run_program(
-        command, environ=environ, time_limit=time_limit, on_output=keep, folder=folder, stop=stop
+        command,
+        environ=environ,
+        time_limit=time_limit,
+        on_output=keep,
+        folder=folder,
+        stop=stop,
+        umask=umask,
+        ruleset=ruleset,
     )
     return code, kept.decode("utf-8", "replace")
 

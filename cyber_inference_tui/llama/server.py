@@ -37,6 +37,7 @@ from cyber_inference_tui.llama.descendants import (
 )
 from cyber_inference_tui.llama.failure import diagnose
 from cyber_inference_tui.llama.footprint import FootprintReader
+from cyber_inference_tui.llama.guard import MODEL_UMASK
 from cyber_inference_tui.llama.health import (
     CannotAskError,
     HealthLimits,
@@ -57,7 +58,6 @@ ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
 """Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
-_UMASK = 0o077
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
 _PROTOCOL_SILENCE = 1.0
 # ``srv    load_model: initializing, n_slots = 4, n_ctx_slot = …`` (tools/server of llama.cpp);
@@ -223,7 +223,7 @@ class ServerProcess:
             starter=launch.starter,
             with_stdin=True,
             folder=launch.working_directory,
-            umask=-1 if launch.by_command else _UMASK,
+            umask=-1 if launch.by_command else MODEL_UMASK,
             ruleset=launch.ruleset,
         )
         return server

@@ -73,6 +73,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """HTTP threads that the service asks for; 0 = a variable decides."""
     most_requests: int | None = None
     """Requests that the server takes at once; ``None`` = no limit (a ``command``)."""
+    confined: bool = False
+    """It gets only the files that it needs, if this machine and its build allow that."""
 
     asked: ServerOptions = ServerOptions()
     """The options in the user's settings, arguments and variables; a batch of 0 = not named."""
@@ -163,6 +165,7 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
             threads=effective(own, settings, "threads"),
             slots=slots,
             http_threads=_http_threads(own, settings),
+            confined=settings.confine_servers,
             asked=asked,
         )
     )

@@ -277,6 +277,7 @@ def load_conditions(state: ModelState, settings: Settings) -> object:
     model = state.model
     return (
         state.configured_spec.signature,
+        state.configured_spec.confined,
         model.modified,
         model.problem,
         None if model.settings.command else settings.llama_server_path,

@@ -15,11 +15,13 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, examine
 from cyber_inference_tui.llama.confinement import Confinement, confinement
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.needs import NeedSource
 from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
@@ -188,3 +190,40 @@ async def test_a_load_that_needs_another_file_names_the_way_out(
     assert ("confine_servers = false" in error.value.hint) is confined
     assert ("read" in room.text().splitlines()) is not confined
     await room.launcher.close()
+
+
+@needs_landlock
+@pytest.mark.parametrize("confined", [True, False])
+async def test_the_estimate_before_a_load_is_confined_as_the_server(
+    tmp_path: Path, confined: bool
+) -> None:
+    secret, cache, program = (tmp_path / one for one in ("secret", "cache", "llama-fit-params"))
+    secret.write_text("password")
+    cache.mkdir()
+    program.write_text(f"""#!/bin/sh
+        [ "$1" = --help ] && {{ printf '%s\\n' --model --parallel --fit-print; exit 0; }}
+        head -c 4 "$2" >{cache}/found; cat {secret} >>{cache}/found
+        echo x >{tmp_path}/new
+        grep 'core file' /proc/self/limits >{cache}/limits
+        echo 'Host 5 0 1'
+    """)
+    program.chmod(0o755)
+    write_demo(tmp_path / "m.gguf")
+    binary = msgspec.structs.replace(BINARY, path=tmp_path / "llama-server", libraries=(program,))
+    room = Room(tmp_path, lambda: binary)
+    model = LocalModel(
+        id="m",
+        path=tmp_path / "m.gguf",
+        shards=(tmp_path / "m.gguf",),
+        size_bytes=1,
+        settings=ModelSettings(env={"LLAMA_CACHE": str(cache)}),
+    )
+    need = await room.launcher.need(resolve(model, Settings(confine_servers=confined)))
+    assert need.source is NeedSource.ENGINE
+    assert (cache / "found").read_text() == ("GGUF" if confined else "GGUFpassword")
+    assert (tmp_path / "new").exists() is not confined
+    assert stat.S_IMODE((cache / "found").stat().st_mode) == 0o600
+    limits = (cache / "limits").read_text().split()
+    assert {word for word in limits if word.isdigit()} <= {"0", "1"}
+    # This process, and the threads that it shares, stay free.
+    assert await asyncio.gather(*(asyncio.to_thread(secret.read_text) for _ in range(64)))

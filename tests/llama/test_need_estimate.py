@@ -11,6 +11,7 @@ import pytest
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata, read_metadata
 from cyber_inference_tui.gguf.repacking import Processor, Role
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
 from cyber_inference_tui.llama.need_estimate import (
@@ -21,6 +22,7 @@ from cyber_inference_tui.llama.need_estimate import (
 from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
+from cyber_inference_tui.storage import silent_storage
 from tests.gguf.synthetic import windowed
 from tests.gguf.synthetic_projector import projector
 from tests.llama.demo import write_demo
@@ -140,6 +142,18 @@ async def test_the_engine_knows_nothing_of_weights_for_the_processor(
     assert copies > 3 * MIB
     assert on_amx.footprint.host == plain.footprint.host + copies
     assert on_amx.footprint.mapped == plain.footprint.mapped
+
+
+async def test_the_engine_is_not_asked_while_the_storage_hangs(
+    demo: LocalModel, tmp_path: Path
+) -> None:
+    async def silent(spec: ServerSpec, binary: LlamaBinary) -> Ruleset | None:
+        raise silent_storage(tmp_path)
+
+    write_fit_params(tmp_path)
+    room = NeedEstimator(measured=lambda _: None, environ={"PATH": os.defpath}, ruleset=silent)
+    assert (await room.need(spec_of(demo), build(tmp_path))).source is NeedSource.FORMULA
+    assert not (tmp_path / "asked").exists()
 
 
 async def test_an_engine_that_cannot_count_slots_is_not_asked_where_they_matter(

@@ -7,17 +7,20 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.program import kill_programs, last_line, read_output, run_program
 from tests.llama.children import wait_gone
+from tests.llama.test_confinement import SYSTEM, needs_landlock
 
 ENVIRON = {"PATH": os.defpath}
 
 
-def shell(text: str, *, time_limit: float = 30.0, stop: threading.Event | None = None) -> object:
-    return read_output(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit, stop=stop)
+def shell(text: str, *, time_limit: float = 30.0, **options: Any) -> object:
+    return read_output(["/bin/sh", "-c", text], environ=ENVIRON, time_limit=time_limit, **options)
 
 
 def pid_in(fifo: Path) -> int:
@@ -54,13 +57,15 @@ def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:
         read_output([tmp_path / "missing"], environ=ENVIRON, time_limit=1)
 
 
+@pytest.mark.parametrize("confined", [False, pytest.param(True, marks=needs_landlock)])
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_another_thread_ends_it(tmp_path: Path, how: str) -> None:
+def test_another_thread_ends_it(tmp_path: Path, how: str, confined: bool) -> None:
     os.mkfifo(tmp_path / "pid")
+    ruleset = Ruleset(SYSTEM, [Path("/dev/null"), tmp_path]) if confined else None
     stop = threading.Event()
     found: list[object] = []
     text = f"echo $$ > {tmp_path}/pid; exec sleep 1000"
-    thread = threading.Thread(target=lambda: found.append(shell(text, stop=stop)))
+    thread = threading.Thread(target=lambda: found.append(shell(text, stop=stop, ruleset=ruleset)))
     thread.start()
     pid = pid_in(tmp_path / "pid")
     if how == "stop":

@@ -217,6 +217,7 @@ def test_a_setting_that_no_load_depends_on_leaves_a_failure_as_it_is(
     [
         {"llama_args": ("--mlock",)},
         {"llama_server_path": "/opt/llama-server"},
+        {"confine_servers": False},
         {"load_timeout": 900.0},
         {"max_memory_percent": 95.0},
         {"max_gpu_memory_percent": 95.0},
