@@ -32,6 +32,7 @@ from cyber_inference_tui.service.history_file import (
     FAULTS,
     UnusableFileError,
     close,
+    is_damage,
     open_history,
     prune,
     reason_of,
@@ -55,6 +56,8 @@ MAX_PENDING = 10_000
 
 _BATCH_RECORDS = 500
 _PRUNE_SECONDS = 3600.0
+_CHECK_SECONDS = 60.0
+"""Seconds to the next check of a file that was found sound after an error."""
 _FLUSH_SECONDS = 10.0
 _READ_SECONDS = 30.0
 _STOP_SECONDS = 5.0
@@ -77,8 +80,8 @@ class History:
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
     sessions older than ``max_age_days`` are removed, and the oldest while the file exceeds
     ``max_bytes``: at the start, every hour and when it has grown. An unusable file is set aside
-    at the start. If no file can be opened, that is logged, nothing is kept, and there is nothing to
-    read. ``now`` is called on the history's thread.
+    at the start, and when damage shows later. If no file can be opened, that is logged, nothing is
+    kept, and there is nothing to read. ``now`` is called on the history's thread.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class History:
         # The thread's own.
         self._is_failing = False
         self._pruned_at = -_PRUNE_SECONDS
+        self._checked_at = -_CHECK_SECONDS
 
     async def start(self) -> None:
         """Open the history and begin to write."""
@@ -213,15 +217,21 @@ class History:
 
     def _run(self) -> None:
         try:
-            connection = open_history(self._path, now=self._now())
+            is_over = False
+            suspect: int | None = None
+            while not is_over:
+                connection = open_history(self._path, now=self._now())
+                if suspect == _inode(self._path):
+                    # It was not set aside.
+                    self._checked_at = time.monotonic()
+                try:
+                    is_over = self._use(connection)
+                    suspect = _inode(self._path)
+                finally:
+                    close(connection)
         except (OSError, UnusableFileError, *FAULTS) as error:
             reason = reason_of(error)
             _logger.warning("no history is kept: %s cannot be opened: %s", self._path, reason)
-        else:
-            try:
-                self._use(connection)
-            finally:
-                close(connection)
         finally:
             with self._changed:
                 self._has_ended = True
@@ -230,8 +240,11 @@ class History:
                 if query.answer.set_running_or_notify_cancel():
                     query.answer.set_result([])
 
-    def _use(self, connection: sqlite3.Connection) -> None:
-        """Write records and answer queries until the history stops."""
+    def _use(self, connection: sqlite3.Connection) -> bool:
+        """Write records and answer queries until the history stops.
+
+        Return earlier, with ``False``, if the file seems to be damaged: it has to be opened again.
+        """
         is_last = False
         while not is_last:
             batch, queries, is_last = self._take()
@@ -241,6 +254,9 @@ class History:
                     batch = []
                 self._prune_if_due(connection)
             except FAULTS as error:
+                if self._has_to_check(error):
+                    self._put_back(batch, queries)
+                    return False
                 if not self._is_failing:
                     _logger.warning("the history cannot be written, retrying: %s", reason_of(error))
                 self._is_failing = True
@@ -249,10 +265,18 @@ class History:
                 if self._is_failing:
                     _logger.info("the history is written again")
                 self._is_failing = False
-            for query in queries:
-                _answer(query, connection)
+            while queries:
+                if _answer(queries[0], connection, self._has_to_check):
+                    queries.pop(0)
+                else:
+                    self._put_back([], queries)
+                    return False
         if self._pending:
             _logger.warning("%d records of the history are lost", len(self._pending))
+        return True
+
+    def _has_to_check(self, error: Exception) -> bool:
+        return is_damage(error) and time.monotonic() >= self._checked_at + _CHECK_SECONDS
 
     def _take(self) -> tuple[list[Record], list[_Query], bool]:
         """Wait for work; return the batch to write, the queries, and if this is the last time."""
@@ -273,8 +297,9 @@ class History:
         # While writes fail, the disk gets the pause between two batches.
         return len(self._pending) >= _BATCH_RECORDS and not self._is_failing
 
-    def _put_back(self, batch: list[Record]) -> None:
+    def _put_back(self, batch: list[Record], queries: Sequence[_Query] = ()) -> None:
         with self._changed:
+            self._queries = [*queries, *self._queries]
             self._pending = batch + self._pending
             if len(self._pending) > MAX_PENDING:
                 del self._pending[MAX_PENDING:]
@@ -288,12 +313,29 @@ class History:
             prune(connection, older_than=now - self._max_age, now=now, max_bytes=self._max_bytes)
 
 
-def _answer(query: _Query, connection: sqlite3.Connection) -> None:
-    if not query.answer.set_running_or_notify_cancel():
-        return
+def _inode(path: Path) -> int:
     try:
-        found = query.ask(connection)
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def _answer(
+    query: _Query, connection: sqlite3.Connection, is_postponed: Callable[[Exception], bool]
+) -> bool:
+    """Answer a query, unless it has been cancelled. Return whether it is done."""
+    found: Any = None
+    failed: CyberError | None = None
+    try:
+        if not query.answer.cancelled():
+            found = query.ask(connection)
     except FAULTS as error:
-        query.answer.set_exception(CyberError(f"The history cannot be read: {reason_of(error)}."))
-    else:
-        query.answer.set_result(found)
+        if is_postponed(error):
+            return False
+        failed = CyberError(f"The history cannot be read: {reason_of(error)}.")
+    if query.answer.set_running_or_notify_cancel():
+        if failed is None:
+            query.answer.set_result(found)
+        else:
+            query.answer.set_exception(failed)
+    return True

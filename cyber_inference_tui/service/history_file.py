@@ -46,6 +46,7 @@ _HINDRANCES = {
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PROTOCOL,
 }
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _logger = logging.getLogger(__name__)
 
@@ -126,6 +127,11 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 def reason_of(error: Exception) -> str:
     """Return the text of an error as one clean line."""
     return clean_line(getattr(error, "strerror", None) or str(error), limit=200)
+
+
+def is_damage(error: Exception) -> bool:
+    """Check whether an error says that the file is damaged."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
 def _open_file(

@@ -17,7 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.service import history as history_module
 from cyber_inference_tui.service import history_file
 from cyber_inference_tui.service.history_file import KEEP_DAMAGED
 from cyber_inference_tui.service.history_rows import STEPS
@@ -292,23 +294,46 @@ async def test_rows_that_are_no_records_are_left_out(path: Path) -> None:
         assert "model 2" in {total.model for total in await history.totals()}
 
 
-async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside_at_the_next_start(
-    path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("reads", [True, False], ids=["reading", "writing"])
+async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(
+    path: Path, reads: bool
 ) -> None:
     await fill(path, 3000)
     async with open_history(path) as history:
         with path.open("r+b") as file:
             file.write(os.urandom(path.stat().st_size))
+        if reads:
+            assert await history.requests() == []
         for number in range(5):
             history.add(request(number))
             await history.flush()
-        with pytest.raises(CyberError, match="The history cannot be read"):
-            await history.requests()
-    assert caplog.text.count("cannot be written") == 1
+        assert numbers(await history.requests()) == [4, 3, 2, 1, 0]
+        assert path.with_name(ASIDE).exists()
+
+
+async def test_a_file_in_which_no_damage_is_found_is_not_checked_again_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(path)
+    checks: list[sqlite3.Connection] = []
+
+    def nothing_wrong(connection: sqlite3.Connection, *_: object) -> None:
+        checks.append(connection)
+
+    monkeypatch.setattr(history_file, "_check", nothing_wrong)
+
+    def damaged(connection: sqlite3.Connection, query: RequestQuery) -> list[RequestRecord]:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    monkeypatch.setattr(history_module, "select_requests", damaged)
     async with open_history(path) as history:
-        history.add(request(7))
-        assert numbers(await history.requests()) == [7]
-    assert path.with_name(ASIDE).exists()
+        for _ in range(3):
+            with pytest.raises(CyberError, match="history cannot be read"):
+                await history.requests()
+    assert len(checks) == 2
+    assert not path.with_name(ASIDE).exists()
 
 
 async def test_a_file_that_is_removed_while_it_is_open_disturbs_nobody(path: Path) -> None:
