@@ -37,9 +37,9 @@ async def ask_health(server: ServerAddress, timeout: float) -> int | None:
 class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits after which a server without answers counts as hung."""
 
-    interval: float = 10.0
+    interval: float = 3.0
     """Seconds between an answer and the next check."""
-    again: float = 1.0
+    again: float = 0.5
     """Seconds until the next check if nobody listens: that is not for want of time."""
     timeout: float = 10.0
     """Seconds for an answer."""
