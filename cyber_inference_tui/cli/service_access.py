@@ -52,8 +52,8 @@ def service_url(settings: Settings) -> str:
 def certificate_of(url: str, settings: Settings) -> str:
     """Return the certificate (PEM) that the service at ``url`` must have, if it is known.
 
-    It is that of ``tls_cert`` for an address of this service, else the one that ``--attach`` was
-    told to trust.
+    It is that of ``tls_cert`` for an address of this service, else the one that the user has
+    trusted at ``--attach``.
     """
     if not url.startswith("https:"):
         return ""

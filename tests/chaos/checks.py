@@ -1,4 +1,4 @@
-"""What must hold after every fault; each check is a function of what was seen.
+"""The checks after every fault; each is a function of the facts that were seen.
 
 ``tests/chaos/test_checks.py`` shows that each of them can fail.
 """
@@ -21,7 +21,7 @@ _ANSWERS = {
     "/v1/messages": "content",
     "/api/chat": "message",
 }
-"""What a whole answer must have."""
+"""The parts that a whole answer must have."""
 
 
 class WrongError(AssertionError):
@@ -123,7 +123,7 @@ def _json(content: bytes, exchange: Exchange) -> Any:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the service says while no request runs, and what the system says."""
+    """The service's own account while no request runs, and the system's."""
 
     models: list[dict[str, Any]]
     status: dict[str, Any]
@@ -173,7 +173,7 @@ def orphans(marked: Mapping[int, str], family: Collection[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What an idle service holds."""
+    """The descriptors and the memory of an idle service."""
 
     descriptors: int
     memory: int

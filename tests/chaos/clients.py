@@ -50,8 +50,8 @@ class Exchange:
     left: bool = False
 
     def __str__(self) -> str:
-        told = f"{self.asked.kind} {self.asked.path} {json.dumps(self.asked.body)}"
-        return f"{told}: status {self.status}, lost {self.lost}, {self.content[-300:]!r}"
+        asked = f"{self.asked.kind} {self.asked.path} {json.dumps(self.asked.body)}"
+        return f"{asked}: status {self.status}, lost {self.lost}, {self.content[-300:]!r}"
 
 
 def send(asked: Asked, port: int) -> Exchange:
