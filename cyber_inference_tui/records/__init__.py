@@ -64,6 +64,8 @@ from cyber_inference_tui.records.models import (
 from cyber_inference_tui.records.requests import (
     ActiveRequestRecord,
     ClientRecord,
+    LiveRequest,
+    LiveRequests,
     ModelTotals,
     RequestPhase,
     RequestRecord,
@@ -82,6 +84,13 @@ from cyber_inference_tui.records.service import (
     PortRecord,
     SettingEffect,
     StatusRecord,
+)
+from cyber_inference_tui.records.trend import (
+    GpuPoint,
+    SpeedTotals,
+    Trend,
+    TrendMark,
+    TrendPoint,
 )
 from cyber_inference_tui.records.wire import to_json
 
@@ -103,6 +112,7 @@ __all__ = [
     "FileRecord",
     "Fit",
     "GapEvent",
+    "GpuPoint",
     "GpuRecord",
     "HubFileRecord",
     "HubFilesRecord",
@@ -113,6 +123,8 @@ __all__ = [
     "KeyLimits",
     "KeyRecord",
     "KeyTotals",
+    "LiveRequest",
+    "LiveRequests",
     "LlamaServerRecord",
     "LogEvent",
     "LogLevel",
@@ -145,8 +157,12 @@ __all__ = [
     "ServiceEvent",
     "SessionRecord",
     "SettingEffect",
+    "SpeedTotals",
     "StatusRecord",
     "SwapRecord",
+    "Trend",
+    "TrendMark",
+    "TrendPoint",
     "WaitingRecord",
     "to_json",
     "with_event",

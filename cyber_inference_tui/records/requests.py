@@ -51,6 +51,12 @@ class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     queue_seconds: float = 0.0
     """Seconds that it has waited for its model so far."""
     time_to_first_token_seconds: float | None = None
+    tokens_out: int | None = None
+    """The tokens of the answer so far."""
+    tokens_per_second: float | None = None
+    """The speed of the answer over the last seconds."""
+    request_id: str | None = None
+    """The ``X-Request-Id`` of its answer."""
     client: str | None = None
     """The client's address."""
     user_agent: str | None = None
@@ -59,6 +65,31 @@ class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The name of its API key; of a key in ``api_keys`` its place there, from 1."""
     port: int | None = None
     """The service's port that it called."""
+
+
+class LiveRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The present figures of a request in progress."""
+
+    number: int
+    """As in its ``ActiveRequestRecord``."""
+    phase: RequestPhase
+    tokens_out: int | None = None
+    """The tokens of the answer so far."""
+    tokens_per_second: float | None = None
+    """The speed of the answer over the last seconds."""
+
+
+class LiveRequests(msgspec.Struct, frozen=True, kw_only=True):
+    """The data of a ``request`` event about requests in progress.
+
+    It is sent at most four times a second, while figures change and somebody reads these events.
+    The other ``request`` events have a ``RequestRecord``.
+    """
+
+    live: tuple[LiveRequest, ...]
+    """The requests in progress; one that is not among them has ended."""
+    tokens_per_second: dict[str, float] = {}
+    """By model: the speed of all its answers together over the last seconds."""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +122,29 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The name of its API key; of a key in ``api_keys`` its place there, from 1."""
     port: int | None = None
     """The service's port that it called."""
+    request_id: str | None = None
+    """The ``X-Request-Id`` of its answer."""
+    tokens_cached: int | None = None
+    """The tokens of its prompt that the server had in its cache."""
+    tokens_drafted: int | None = None
+    """The tokens that a draft model proposed."""
+    tokens_accepted: int | None = None
+    """The proposed tokens that became part of the answer."""
+    body_seconds: float | None = None
+    """Seconds from its arrival until its body was complete."""
+    load_seconds: float | None = None
+    """The part of ``queue_seconds`` in which its model was being loaded."""
+    queue_ahead: int | None = None
+    """The requests before it in its model's queue when it arrived."""
+    prompt_seconds: float | None = None
+    """The server's time for the prompt."""
+    answer_seconds: float | None = None
+    """The server's time for the answer."""
+    stall_seconds: float | None = None
+    """Seconds in which the client did not take what was ready for it."""
+    prompt_differs_at: int | None = None
+    """The first character at which its prompt differs from the same client's last one for this
+    model; ``None`` if there was none, or if this one begins with all of it."""
     error: str | None = None
     """The error, in one sentence."""
 

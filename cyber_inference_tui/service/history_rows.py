@@ -70,6 +70,22 @@ STEPS: tuple[tuple[str, ...], ...] = (
         f"ALTER TABLE requests ADD COLUMN {column}"
         for column in ("user_agent TEXT", "key_name TEXT", "port INTEGER")
     ),
+    tuple(
+        f"ALTER TABLE requests ADD COLUMN {column}"
+        for column in (
+            "request_id TEXT",
+            "tokens_cached INTEGER",
+            "tokens_drafted INTEGER",
+            "tokens_accepted INTEGER",
+            "body_seconds REAL",
+            "load_seconds REAL",
+            "queue_ahead INTEGER",
+            "prompt_seconds REAL",
+            "answer_seconds REAL",
+            "stall_seconds REAL",
+            "prompt_differs_at INTEGER",
+        )
+    ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
@@ -351,6 +367,8 @@ def _request_row(record: Any) -> tuple[Any, ...]:
         user_agent,
         key_name,
         port,
+        request_id,
+        *figures,
         error,
     ) = msgspec.structs.astuple(record)
     return (
@@ -369,6 +387,8 @@ def _request_row(record: Any) -> tuple[Any, ...]:
         _text(user_agent),
         _text(key_name),
         port,
+        request_id,
+        *figures,
         _text(error),
     )
 

@@ -69,6 +69,17 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         user_agent="OpenAI/Python 1.2.3",
         key_name="2",
         port=11434,
+        request_id="a1b2",
+        tokens_cached=7,
+        tokens_drafted=20,
+        tokens_accepted=15,
+        body_seconds=0.1,
+        load_seconds=1.0,
+        queue_ahead=3,
+        prompt_seconds=0.4,
+        answer_seconds=0.6,
+        stall_seconds=0.2,
+        prompt_differs_at=79,
         error="It failed.",
     )
     full_session = SessionRecord(
