@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -151,9 +151,18 @@ class _ClientConnection(LeanConnection):
         super()._feed(data)
         if self._request_count != count:
             self._end_head()
+            self._fail_broken_body()
         elif was_idle and data and not self._in_head:
             self._in_head = True
             self._limit_head(self.force_close)
+
+    def _fail_broken_body(self) -> None:
+        """Fail a body with wrong framing at once; aiohttp would wait for the rest of it."""
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            for body in self._bodies:
+                if not body.is_eof():
+                    self._close = True
+                    body.set_exception(web.RequestPayloadError("its framing is broken"))
 
     def _limit_head(self, close: Callable[[], None]) -> None:
         if self._head_timer is not None:
@@ -193,9 +202,12 @@ class _ClientConnection(LeanConnection):
     @property
     def _is_whole(self) -> bool:
         """Return whether all bodies are complete, including those of requests answered early."""
+        return self._payload_parser is None and all(body.is_eof() for body in self._bodies)
+
+    @property
+    def _bodies(self) -> list[StreamReader]:
         bodies = [payload for _, payload in self._messages]
-        bodies += [] if self._body is None else [self._body]
-        return self._payload_parser is None and all(body.is_eof() for body in bodies)
+        return bodies if self._body is None else [*bodies, self._body]
 
     async def _handle_request(
         self,

@@ -152,6 +152,26 @@ async def test_a_broken_body_is_no_line_in_the_log(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
+async def test_a_body_with_broken_framing_that_comes_in_pieces_is_refused_at_once() -> None:
+    data = head(
+        "POST /admin/login HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        "Transfer-Encoding: chunked",
+    )
+    async with serving(FakeService(settings=make_settings(admin_password="p"))) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+        for piece in (data, b"{", b'"', b"p", b'"'):
+            writer.write(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(LIMIT / 2):  # a body that only stops coming has LIMIT
+            answer = await read_answer(reader)
+            assert await reader.read() == b""
+        writer.close()
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+
+
 REFUSED = {
     "no key": ("POST /v1/chat/completions", "Host: localhost", 401),
     "a foreign host": ("POST /health", "Host: evil.example", 403),
