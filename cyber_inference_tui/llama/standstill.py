@@ -44,7 +44,7 @@ class StandstillLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     interval: float = 3.0
     """Seconds between two looks at the process."""
-    looks: int = 8
+    looks: int = 7
     """Looks in a row without work, before ``/slots`` is asked."""
     timeout: float = 5.0
     """Seconds for its answer."""
@@ -136,7 +136,7 @@ async def watch_standstill(
         for _ in range(_TRIES):
             after = await asyncio.to_thread(look) if busy() else None
             still = stood_still(before, after, limits.interval)
-            if still or before is None or after is None:
+            if still or after is None or b"R" not in after.states:
                 break
             await asyncio.sleep(_AGAIN)
         before = after
