@@ -53,8 +53,8 @@ from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.llama.props import ask_template
 from cyber_inference_tui.llama.standstill import (
     StandstillLimits,
+    is_free,
     look_at,
-    main_thread_answers,
     watch_standstill,
 )
 from cyber_inference_tui.records import LogLevel
@@ -358,7 +358,7 @@ class ServerProcess:
     async def _watch_standstill(self, limits: StandstillLimits, busy: Callable[[], bool]) -> None:
         await watch_standstill(
             partial(look_at, self.pid),
-            partial(main_thread_answers, self.address),
+            partial(is_free, self.address),
             limits=limits,
             busy=busy,
         )

@@ -1,19 +1,21 @@
-"""Finds a llama-server whose main thread waits for itself: no request gets a byte any more.
+"""Finds a llama-server whose main thread waits for itself: its requests never end.
 
-Its other threads still answer ``/health``. A deadlock is proved from two sides. For half a minute
-the process has used no processor and no disk, and its main thread waits for one of its threads. And
-``/slots``, which only the main thread can answer, gets no answer, twice.
+Its other threads still answer ``/health``, and send comments in its streams. A deadlock is proved
+from two sides. For half a minute the process has used no processor and no disk, and its main thread
+waits for one of its threads. And asked twice for its slots and adapters, it is silent or says that
+a slot works.
 
 Work is never taken for that. The processor and a disk leave traces in ``/proc``, and so does the
 lack of them: a thread that waits for either is in state R or D. A GPU gets its work in small pieces
 from the main thread, which waits for it in the driver, as it waits for other machines (``--rpc``)
-in the network. While a client does not read its answer, the main thread is free for ``/slots``.
+in the network. While a client does not read its answer, or a picture is fetched, no slot works.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import islice
@@ -31,6 +33,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _SHARE = 0.01
 """Of a core: what our own questions may cost."""
 _MOST_THREADS = 4096
+_MOST_BYTES = 1 << 20
+_QUESTIONS = ("/slots", "/lora-adapters")
+_WORKS = re.compile(rb'"is_processing":\s*true')
 _LOCK = b"futex"
 """Part of the names of the kernel's functions for locks and conditions (``futex(7)``). A kernel
 that hides the names says "0"."""
@@ -45,11 +50,11 @@ class StandstillLimits(msgspec.Struct, frozen=True, kw_only=True):
     interval: float = 3.0
     """Seconds between two looks at the process."""
     looks: int = 7
-    """Looks in a row without work, before ``/slots`` is asked."""
+    """Looks in a row without work, before it is asked."""
     timeout: float = 5.0
     """Seconds for its answer."""
     strikes: int = 2
-    """Further looks in a row without work and without an answer."""
+    """Further looks in a row without work, at which it is not free."""
 
 
 class Look(NamedTuple):
@@ -107,21 +112,26 @@ def stood_still(before: Look | None, after: Look | None, seconds: float) -> bool
     )
 
 
-async def main_thread_answers(server: ServerAddress, timeout: float) -> bool:
-    """Return whether the server answers ``/slots``, or does not listen."""
+async def is_free(server: ServerAddress, timeout: float) -> bool:
+    """Return whether its main thread answers and no slot works, or it does not listen.
+
+    Builds differ in the questions that other threads answer for the main thread.
+    """
+    body = b""
     try:
-        await http_get(server, "/slots", timeout=timeout, most_bytes=0)
+        for path in _QUESTIONS:
+            body += (await http_get(server, path, timeout=timeout, most_bytes=_MOST_BYTES))[1]
     except TimeoutError:
         return False
     except OSError:
         # The check of its health reports this.
         return True
-    return True
+    return _WORKS.search(body) is None
 
 
 async def watch_standstill(
     look: Callable[[], Look | None],
-    answers: Callable[[float], Awaitable[bool]],
+    is_free: Callable[[float], Awaitable[bool]],
     *,
     limits: StandstillLimits,
     busy: Callable[[], bool],
@@ -141,4 +151,4 @@ async def watch_standstill(
             await asyncio.sleep(_AGAIN)
         before = after
         asks = still and count >= limits.looks
-        count = count + 1 if still and not (asks and await answers(limits.timeout)) else 0
+        count = count + 1 if still and not (asks and await is_free(limits.timeout)) else 0

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.standstill import (
     Look,
     StandstillLimits,
+    is_free,
     look_at,
     stood_still,
     watch_standstill,
 )
-from tests.waiting import LIMIT
+from tests.llama.children import HOST
+from tests.waiting import LIMIT, until
 
 TICKS = os.sysconf("SC_CLK_TCK")
 STILL = Look(ticks=1000, faults=7, states=b"SSSS", waits_in=b"futex_do_wait")
@@ -72,7 +77,7 @@ def test_a_process_that_is_gone_and_a_system_without_proc_show_nothing(tmp_path:
 
 
 def answering(*answers: bool) -> tuple[Callable[[float], Awaitable[bool]], list[float]]:
-    """Give prepared answers of ``/slots``, then none."""
+    """Say whether the server is free as prepared, then that it is not."""
     asked: list[float] = []
 
     async def answer(timeout: float) -> bool:
@@ -93,12 +98,12 @@ async def test_a_standstill_is_one_of_the_process_and_of_its_main_thread() -> No
     answer, asked = answering()
     async with asyncio.timeout(LIMIT):
         await watch_standstill(look, answer, limits=LIMITS, busy=lambda: True)
-    # The first look has nothing before it; the main thread is asked at the last ones only.
+    # The first look has nothing before it; it is asked at the last ones only.
     assert (looks, asked) == (1 + 3 + 2, [1.0, 1.0])
 
 
 @pytest.mark.parametrize("answers", [(True,), (False, True)])
-async def test_an_answer_of_the_main_thread_begins_the_count_again(
+async def test_a_server_that_is_free_does_not_stand_still(
     answers: tuple[bool, ...],
 ) -> None:
     answer, asked = answering(*answers)
@@ -142,3 +147,43 @@ async def test_a_thread_that_runs_for_a_moment_is_looked_at_again() -> None:
     async with asyncio.timeout(LIMIT):
         await watch_standstill(look, answer, limits=LIMITS, busy=lambda: True)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "free"),
+    [
+        (b'HTTP/1.1 200 OK\r\n\r\n[{"id":0,"is_processing":false}]', True),
+        (b'HTTP/1.1 200 OK\r\n\r\n[{"id":0,"is_processing":true}]', False),
+        (b'HTTP/1.1 501 Not Implemented\r\n\r\n{"error":{}}', True),
+        (None, False),
+    ],
+)
+async def test_a_server_is_free_if_it_says_so(answer: bytes | None, free: bool) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        asked = await reader.readuntil(b"\r\n\r\n")
+        if answer is not None:
+            writer.write(answer)
+        elif b"/slots" in asked:
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n[]")
+        else:
+            await reader.read()
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        connections -= 1
+
+    async with await asyncio.start_server(serve, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        timeout = 0.05 if answer is None else LIMIT
+        assert await is_free(ServerAddress(HOST, port, "key"), timeout) is free
+        await until(lambda: not connections)
+
+
+async def test_a_port_without_a_listener_is_for_the_check_of_its_health() -> None:
+    with closing(socket.create_server((HOST, 0))) as listener:
+        port = listener.getsockname()[1]
+    assert await is_free(ServerAddress(HOST, port, "key"), LIMIT)
