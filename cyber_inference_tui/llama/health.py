@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from cyber_inference_tui.llama.http_get import ServerAddress, http_get
+from cyber_inference_tui.llama.standstill import StandstillLimits
 
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 """Connection errors that are caused by us and not by the server."""
@@ -45,6 +46,8 @@ class HealthLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for an answer."""
     strikes: int = 3
     """Checks in a row without an answer."""
+    standstill: StandstillLimits = StandstillLimits()
+    """The limits for a server that answers, but does not work."""
 
 
 DEFAULT_LIMITS = HealthLimits()

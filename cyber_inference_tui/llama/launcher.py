@@ -301,8 +301,7 @@ class Launcher:
                     self._ports.give_back(port)
                     raise
                 else:
-                    # llama-server also answers /health while it works, so it is always asked.
-                    server.start_watch(self._health, busy=busy if binary is None else lambda: False)
+                    server.start_watch(self._health, busy=busy)
                     return server
                 finally:
                     mark.close()

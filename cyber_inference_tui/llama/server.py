@@ -18,6 +18,7 @@ import logging
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, with
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
 from cyber_inference_tui.llama.props import ask_template
+from cyber_inference_tui.llama.standstill import (
+    StandstillLimits,
+    is_free,
+    look_at,
+    watch_standstill,
+)
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import MASK
@@ -309,25 +316,53 @@ class ServerProcess:
         return self._footprint
 
     def start_watch(self, limits: HealthLimits, *, busy: Callable[[], bool]) -> None:
-        """Check its health from now on, and kill it when it stops answering.
+        """Check its health from now on, and kill it when it stops answering or working.
 
-        The watch ends with the process, or with ``stop``.
+        ``busy`` returns whether it has requests. The watch ends with the process, or with ``stop``.
         """
         if not self.exited.done():
-            self._watch = asyncio.ensure_future(self._watch_health(limits, busy))
+            self._watch = asyncio.ensure_future(self._watch_over(limits, busy))
 
-    async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
+    async def _watch_over(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
         if self._child is not None and self._child.family.loads:
             await asyncio.sleep(_FIRST_REQUEST)
             await self._end_start()
         if not self._launch.by_command:
             self.template = await ask_template(self.address, _PROPS_TIMEOUT)
+        async with asyncio.TaskGroup() as watches:
+            watches.create_task(self._watch_health(limits, busy))
+            if self._computes_itself:
+                watches.create_task(self._watch_standstill(limits.standstill, busy))
+
+    async def _watch_health(self, limits: HealthLimits, busy: Callable[[], bool]) -> None:
+        if not self._launch.by_command:
+            # llama-server also answers /health while it works, so it is always asked.
+            busy = bool
         try:
             await watch_health(self._ask, limits=limits, busy=busy)
         except ForeignListenerError as error:
             self.declare_hung(str(error))
         else:
             self.declare_hung("it stopped answering /health (hung)")
+
+    @property
+    def _computes_itself(self) -> bool:
+        """Return whether all its work is done by the process that we started.
+
+        A script may have started a server elsewhere, such as in a container.
+        """
+        launch = self._launch
+        remote = "--rpc" in launch.argv or launch.environment.get("LLAMA_ARG_RPC")
+        return self._listens_itself and not launch.by_command and not remote
+
+    async def _watch_standstill(self, limits: StandstillLimits, busy: Callable[[], bool]) -> None:
+        await watch_standstill(
+            partial(look_at, self.pid),
+            partial(is_free, self.address),
+            limits=limits,
+            busy=busy,
+        )
+        self.declare_hung("it stopped working on its requests (hung)")
 
     def declare_hung(self, reason: str) -> None:
         """Kill a server that has stopped working; ``exit_reason`` then returns ``reason``."""

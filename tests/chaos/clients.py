@@ -80,6 +80,9 @@ def _read(response: http.client.HTTPResponse, exchange: Exchange) -> None:
         if exchange.asked.leaves:
             exchange.left = True
             return
+        if time.monotonic() > exchange.began + LONGEST:
+            # A server that is stuck may send comments without end.
+            raise TimeoutError("the answer did not end")
     if not exchange.asked.streams or response.length:
         # `read1` returns b"" also where bytes are missing; `read` raises then.
         response.read()

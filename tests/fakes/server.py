@@ -102,6 +102,7 @@ class Fake:
         self.switches = switches
         self.answer_defaults = {**ANSWER_SWITCHES, **switches["answer"]}
         self.ready = threading.Event()
+        self.is_locked_up = False
         self.lock = threading.Lock()
         self.requests: list[dict[str, Any]] = []
         self.connections = {"opened": 0, "open": 0}
@@ -134,6 +135,7 @@ class Fake:
         self.load(speaks, begun)
         if not self.switches["ignore_sigterm"]:
             signal.signal(signal.SIGTERM, self.on_sigterm if speaks else self.quit_now)
+        signal.signal(signal.SIGUSR1, self.lock_up)
         self.ready.set()
         if speaks:
             say(_ROUTER_SAYS + json.dumps({"state": "ready", "payload": {"id": "fake"}}))
@@ -181,6 +183,11 @@ class Fake:
     def on_sigterm(self, *_: object) -> None:
         """As the real one: with the protocol on, SIGTERM takes effect when stdin closes."""
         log("0.00.003.000 I srv          main: received SIGTERM")
+
+    def lock_up(self, *_: object) -> None:
+        """A deadlock of the main thread, after SIGUSR1: only the health check gets answers."""
+        self.is_locked_up = True
+        threading.Event().wait()
 
     def quit_now(self, *_: object) -> None:
         self.exit(0)
@@ -382,7 +389,7 @@ class Answer:
         if not self.fake.ready.is_set():
             problem = {"message": "Loading model", "type": "unavailable_error", "code": 503}
             return self.whole({"error": problem}, 503)
-        if self.switches["hang"]:
+        if self.switches["hang"] or (self.fake.is_locked_up and path != "/health"):
             self.pause(3600)
         if self.switches["echo"]:
             return self.echo()

@@ -23,7 +23,7 @@ import pytest
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, find_llama_server
-from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
+from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits, ask_health
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.log import Log
@@ -31,13 +31,16 @@ from cyber_inference_tui.llama.needs import Footprint, LoadWatch
 from cyber_inference_tui.llama.orphans import PidRecord, ServerPid
 from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.llama.standstill import StandstillLimits, look_at
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.fakes.launcher import SCRIPT, write_fake_llama
 from tests.llama.children import HOST, wait_gone
 from tests.llama.demo import write_demo
-from tests.waiting import LIMIT, is_alive
+from tests.tools import tool
+from tests.waiting import LIMIT, is_alive, until
 
 REAL = "CYBER_TEST_LLAMA_SERVER"
+DEADLOCK = Path(__file__).parent.parent / "fakes/deadlock.c"
 
 
 class Room:
@@ -397,6 +400,34 @@ async def test_a_server_that_hangs_is_killed_and_said_to_have_hung(
     ]
 
 
+def is_locked_up(pid: int) -> bool:
+    look = look_at(pid)
+    return look is not None and b"futex" in look.waits_in
+
+
+async def stands_still(room: Room, model: LocalModel, **general: Any) -> None:
+    """Launch a server, lock its main thread up, and see it killed as soon as it has requests."""
+    busy = False
+    server = await room.launch(model, busy=lambda: busy, **general)
+    os.kill(server.pid, signal.SIGUSR1)
+    await until(lambda: is_locked_up(server.pid))
+    assert await ask_health(server.address, 30) == 200
+    busy = True
+    assert await ended(server) == -signal.SIGKILL
+    assert server.exit_reason()[0] == "it stopped working on its requests (hung)"
+    await server.stop(30)
+
+
+IMPATIENT = HealthLimits(standstill=StandstillLimits(interval=0.2, looks=2, timeout=0.5, strikes=2))
+
+
+async def test_a_server_whose_main_thread_waits_for_itself_is_killed(
+    tmp_path: Path, model: Make
+) -> None:
+    room = Room(tmp_path, lambda: fake_binary(tmp_path), health=IMPATIENT)
+    await stands_still(room, model())
+
+
 async def test_another_programs_server_may_be_silent_while_it_works(
     tmp_path: Path, model: Make
 ) -> None:
@@ -671,6 +702,24 @@ async def test_a_stopped_real_llama_server_is_noticed(tmp_path: Path) -> None:
     await ended(server)
     assert server.exit_reason()[0] == "it stopped answering /health (hung)"
     await server.stop(30)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server")
+async def test_a_deadlock_of_a_real_llama_server_is_noticed(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo.gguf")
+    library = tmp_path / "deadlock.so"
+    command = [tool("cc"), "-shared", "-fPIC", "-o", str(library), str(DEADLOCK)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("the library that makes a deadlock is for Linux with glibc")
+    room = Room(
+        tmp_path,
+        lambda: find_llama_server(setting=os.environ[REAL], data_dir=tmp_path, environ=os.environ),
+        health=IMPATIENT,
+    )
+    settings = ModelSettings(env={"LD_PRELOAD": str(library)})
+    model = LocalModel(id="demo", path=tmp_path / "demo.gguf", settings=settings)
+    await stands_still(room, model, confine_servers=False)
 
 
 @pytest.mark.real
