@@ -77,6 +77,8 @@ class ChildProcess:
         self._loop = asyncio.get_running_loop()
         self._drained = False
         self._has_left = False
+        self._failed = False
+        """It was started, but is not known to its owner."""
         self._orphans: tuple[KnownProcess, ...] = ()
         self._clearing: asyncio.Task[KillResult] | None = None
         self._pipes: tuple[OutputPipe, ...] = ()
@@ -102,12 +104,13 @@ class ChildProcess:
         ``umask`` -1 is that of this process.
         """
         child = cls(owner)
+        process: subprocess.Popen[bytes] | None = None
         try:
             for fd in (1, 2):
                 received = partial(owner.received, fd)
                 child._pipes += (OutputPipe(received, child._drain_if_over),)
             stdout, stderr = child._pipes
-            child._process = start_child(
+            process = child._process = start_child(
                 argv,
                 starter=starter,
                 ruleset=ruleset,
@@ -120,13 +123,18 @@ class ChildProcess:
                 bufsize=0,
                 umask=umask,
             )
+            # It reads files, for which we may have no descriptor.
+            child.family = Family(process.pid, environment[MARK])
         except BaseException:
+            if process is not None:
+                child._failed = True
+                signal_group(process.pid, signal.SIGKILL)
+                child.close_stdin()
             for pipe in child._pipes:
                 pipe.abandon()
             raise
         if (stdin := child._process.stdin) is not None:
             os.set_blocking(stdin.fileno(), False)
-        child.family = Family(child._process.pid, environment[MARK])
         owner.started(child)
         for pipe in child._pipes:
             pipe.start()
@@ -159,6 +167,8 @@ class ChildProcess:
 
     def _exited(self) -> None:
         """Wait a moment for the last output: a grandchild may hold the pipes open for ever."""
+        if self._failed:
+            return
         self._has_left = True
         for pipe in self._pipes:
             pipe.finish()
