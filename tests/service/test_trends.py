@@ -21,6 +21,7 @@ from cyber_inference_tui.records import (
     ModelUsage,
     ResourceSample,
     SwapRecord,
+    ThrottleReason,
     Trend,
     TrendMark,
     TrendPoint,
@@ -286,3 +287,23 @@ async def test_without_a_history_there_are_still_the_last_minutes(tmp_path: Path
     world.sample(1.0)
     assert await world.cpu(TrendQuery()) == await world.cpu(HOUR) == [(0, 1.0)]
     await history.stop()
+
+
+async def test_a_part_that_is_slowed_down_gets_a_mark_when_that_begins(path: Path) -> None:
+    hot = GpuRecord(name="A", throttled_by=(ThrottleReason.TEMPERATURE, ThrottleReason.POWER))
+    cool = GpuRecord(name="B", throttled_by=(ThrottleReason.POWER,))
+    async with world_at(path) as world:
+        for _ in range(3):
+            world.add(gpus=(cool, hot), throttling={"board": (ThrottleReason.CURRENT,)})
+        world.now += timedelta(seconds=30)
+        world.add(gpus=(cool, hot))
+        world.now += timedelta(minutes=2)
+        world.add(gpus=(hot,), throttling={"cpu": (ThrottleReason.TEMPERATURE,)})
+        marks = (await world.trends.read(TrendQuery())).marks
+    heat = "slowed down: it is too hot"
+    assert sorted((mark.at, mark.kind, mark.subject, mark.text) for mark in marks) == [
+        (START, "throttled", "GPU 1", heat),
+        (START, "throttled", "board", "slowed down: it draws too much current"),
+        (START + timedelta(seconds=154), "throttled", "CPU", heat),
+        (START + timedelta(seconds=154), "throttled", "GPU", heat),
+    ]
