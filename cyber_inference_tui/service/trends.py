@@ -37,6 +37,8 @@ _BATCH_MINUTES = 10
 """Minutes that are written at once, which spares SD cards. A crash of the service loses them."""
 _MOST_REQUESTS = 1_000
 """Requests of a minute whose times to first token are looked at: the latest."""
+_PART = timedelta(seconds=10)
+"""The longest time from one sample to the next while nobody watches."""
 _RECENT_MARKS = 500
 _CALM = timedelta(minutes=1)
 """A part that was not slowed down for so long gets another mark when it is again."""
@@ -137,7 +139,9 @@ class Trends:
         """Return the minute of the newest sample so far; nothing before the first sample."""
         if self._minute is None:
             return ()
-        point = merge(self._minute, _decode(self._ring.since(self._minute)))
+        # By equal times: a minute may have many samples of its watched part and few of the other.
+        parts = gather(_decode(self._ring.since(self._minute)), _PART)
+        point = merge(self._minute, parts)
         if self._firsts:
             first = round(median(self._firsts), 4)
             point = msgspec.structs.replace(point, first_token_seconds=first)

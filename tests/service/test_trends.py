@@ -163,6 +163,16 @@ async def test_periods_are_means_and_of_memory_the_highest(path: Path) -> None:
     assert point.gpus == (GpuPoint(utilization_percent=30.0, memory_used=40),)
 
 
+async def test_a_minute_is_watched_in_part_only(path: Path) -> None:
+    async with world_at(path) as world:
+        for _ in range(10):
+            world.sample(100.0)
+        for second in range(10, 60, 10):
+            world.now = START + timedelta(seconds=second)
+            world.sample(40.0)
+        assert await world.cpu(HOUR) == [(0, 50.0)]
+
+
 async def test_rates_of_models_are_means_over_the_whole_period(path: Path) -> None:
     async with world_at(path) as world:
         world.sample(plum=60.0)
