@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,15 @@ async def test_a_part_that_is_slowed_down_gets_a_mark_when_that_begins(path: Pat
         (START + timedelta(seconds=154), "throttled", "CPU", heat),
         (START + timedelta(seconds=154), "throttled", "GPU", heat),
     ]
+
+
+async def test_the_number_of_marks_is_bounded(path: Path) -> None:
+    crash = TrendMark(at=START, kind="failed", subject="plum", text="crashed")
+    async with open_history(path, now=lambda: START) as history:
+        for _ in range(3):
+            history.add_all([crash] * 5000)
+            await history.flush()
+    async with open_history(path, now=lambda: START) as history:
+        assert len(await history.marks(START, START)) == 1000
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM marks").fetchone() == (10_000,)
