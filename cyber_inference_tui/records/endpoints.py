@@ -46,9 +46,11 @@ from cyber_inference_tui.records.queries import (
     RequestQuery,
     SearchQuery,
     ServerQuery,
+    SpeedQuery,
     StatusEventsQuery,
     TailQuery,
     TimeQuery,
+    TrendQuery,
     UnloadQuery,
 )
 from cyber_inference_tui.records.requests import (
@@ -66,6 +68,7 @@ from cyber_inference_tui.records.service import (
     LogoutRecord,
     StatusRecord,
 )
+from cyber_inference_tui.records.trend import SpeedTotals, Trend
 
 NEXT_CURSOR = "X-Next-Cursor"
 """Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
@@ -242,6 +245,9 @@ RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
 RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
+TREND = _asking(
+    "GET /admin/trend", TrendQuery, Trend, "the past of the machine and its models, for graphs"
+)
 MEMORY = _plain("GET /admin/memory", list[MemoryPool], "the memory that models may have")
 QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
 PROBLEMS = _plain(
@@ -331,6 +337,12 @@ CLIENTS = _asking(
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
 KEY_TOTALS = _plain(
     "GET /admin/totals/keys", list[KeyTotals], "sums over the requests, by the name of their key"
+)
+SPEED_TOTALS = _asking(
+    "GET /admin/totals/speed",
+    SpeedQuery,
+    list[SpeedTotals],
+    "sums and speeds by model, client, key or day",
 )
 KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
 ADD_KEY = Endpoint(

@@ -1,4 +1,4 @@
-"""The history: finished requests, ended sessions and measured models, kept across restarts.
+"""The history: requests, sessions, measured models and the machine, kept across restarts.
 
 Adding a record returns at once. One thread writes them in batches, which spares SD cards, so a
 crash of the service loses the last batch at most.
@@ -26,8 +26,10 @@ from cyber_inference_tui.records import (
     ModelTotals,
     RequestRecord,
     SessionRecord,
+    SpeedTotals,
+    TrendMark,
 )
-from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery, SpeedQuery
 from cyber_inference_tui.service.history_file import (
     FAULTS,
     UnusableFileError,
@@ -41,13 +43,19 @@ from cyber_inference_tui.service.history_file import (
 )
 from cyber_inference_tui.service.history_rows import (
     Record,
-    select_clients,
-    select_key_totals,
+    select_marks,
     select_measurements,
+    select_minutes,
     select_requests,
     select_sessions,
+)
+from cyber_inference_tui.service.history_sums import (
+    select_clients,
+    select_key_totals,
+    select_speed_totals,
     select_totals,
 )
+from cyber_inference_tui.service.trend_points import Minute
 
 T = TypeVar("T")
 
@@ -78,10 +86,11 @@ class History:
     """Keeps records in the file ``path``; ``start`` and ``stop`` it on the event loop that uses it.
 
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
-    sessions older than ``max_age_days`` are removed, and the oldest while the file exceeds
-    ``max_bytes``: at the start, every hour and when it has grown. An unusable file is set aside
-    at the start, and when damage shows later. If no file can be opened, that is logged, nothing is
-    kept, and there is nothing to read. ``now`` is called on the history's thread.
+    sessions older than ``max_age_days`` are removed (minutes and marks after 7 days), and the
+    oldest while the file exceeds ``max_bytes``: at the start, every hour and when it has grown. An
+    unusable file is set aside at the start, and when damage shows later. If no file can be opened,
+    that is logged, nothing is kept, and there is nothing to read. ``now`` is called on the
+    history's thread.
     """
 
     def __init__(
@@ -171,6 +180,14 @@ class History:
         """Return the latest measurement of each signature, newest first."""
         return await self._read(select_measurements)
 
+    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+        """Return the minutes between two times, oldest first."""
+        return await self._read(lambda connection: select_minutes(connection, since, until))
+
+    async def marks(self, since: datetime, until: datetime) -> list[TrendMark]:
+        """Return the marks between two times, oldest first."""
+        return await self._read(lambda connection: select_marks(connection, since, until))
+
     async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
         """Return the clients of each port, the latest first."""
         return await self._read(lambda connection: select_clients(connection, query))
@@ -185,6 +202,10 @@ class History:
         ``since``: those that arrived then or later.
         """
         return await self._read(lambda connection: select_key_totals(connection, since))
+
+    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+        """Return sums and speeds over the requests that are kept, by name."""
+        return await self._read(lambda connection: select_speed_totals(connection, query))
 
     async def _read(
         self, ask: Callable[[sqlite3.Connection], list[T]], limit: float = _READ_SECONDS

@@ -20,13 +20,12 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import (
-    ClientRecord,
-    KeyTotals,
-    ModelTotals,
     RequestRecord,
     SessionRecord,
+    TrendMark,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.service.trend_points import Minute
 
 T = TypeVar("T")
 
@@ -35,6 +34,11 @@ MAX_TEXT = 2_000
 _MAX_ROWS = 50
 """Rows of one statement. Older versions of SQLite take 999 values."""
 MAX_MEASUREMENTS = 2_000
+MAX_MARKS = 1_000
+"""Marks of one answer."""
+_STORED_MARKS = 10_000
+"""A model that crashes again and again makes many."""
+MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
 
@@ -86,16 +90,34 @@ STEPS: tuple[tuple[str, ...], ...] = (
             "prompt_differs_at INTEGER",
         )
     ),
+    (
+        # A minute that comes again, because the clock was set back, takes the place of the first.
+        "CREATE TABLE minutes (id INTEGER PRIMARY KEY, at INTEGER NOT NULL UNIQUE, point BLOB)",
+        """CREATE TABLE marks (
+            id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT, subject TEXT, text TEXT)""",
+    ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
 
 
-Record = RequestRecord | SessionRecord | Measurement
+Record = RequestRecord | SessionRecord | Measurement | Minute | TrendMark
 
-_TABLES = {RequestRecord: "requests", SessionRecord: "sessions", Measurement: "measurements"}
+_TABLES = {
+    RequestRecord: "requests",
+    SessionRecord: "sessions",
+    Measurement: "measurements",
+    Minute: "minutes",
+    TrendMark: "marks",
+}
 """A new field of one of these records needs a new step."""
-_AGES = {"requests": "at", "sessions": "coalesce(unloaded_at, loaded_at)"}
+_AGES = {
+    "requests": "at",
+    "sessions": "coalesce(unloaded_at, loaded_at)",
+    "minutes": "at",
+    "marks": "at",
+}
+_TREND_AGE = timedelta(days=7)
 # By table: the newest row that is too old, the oldest one that is not, and the removal.
 _PRUNE = {
     table: (
@@ -107,14 +129,6 @@ _PRUNE = {
     )
     for table, time in _AGES.items()
 }
-
-_SUMS = (
-    # total() is a float and cannot overflow, as sum() can with a damaged row.
-    "count(*) AS requests,"
-    " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
-    " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
-    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
-)
 
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
@@ -182,6 +196,8 @@ def samples(at: datetime) -> tuple[Record, ...]:
             size_bytes=None,
             at=at,
         ),
+        Minute(at=at, point=b""),
+        TrendMark(at=at, kind="loaded", subject="", text=""),
     )
 
 
@@ -204,7 +220,7 @@ def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list
         " AND +at >= :since ORDER BY id DESC LIMIT :limit",
         {**_filters(query), "failed": query.failed},
     )
-    return _records(rows, RequestRecord)
+    return records_of(rows, RequestRecord)
 
 
 def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list[SessionRecord]:
@@ -214,7 +230,7 @@ def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list
         " AND coalesce(unloaded_at, loaded_at) >= :since ORDER BY id DESC LIMIT :limit",
         _filters(query),
     )
-    return _records(rows, SessionRecord)
+    return records_of(rows, SessionRecord)
 
 
 def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
@@ -222,54 +238,46 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
     rows = connection.execute(
         "SELECT * FROM measurements ORDER BY at DESC LIMIT ?", (MAX_MEASUREMENTS,)
     )
-    return _records(rows, Measurement)
+    return records_of(rows, Measurement)
 
 
-def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[ClientRecord]:
-    """Return the clients of each port, the latest first; requests before version 2 are left out."""
+def select_minutes(
+    connection: sqlite3.Connection, since: datetime, until: datetime
+) -> list[Minute]:
+    """Return the minutes between two times, oldest first."""
     rows = connection.execute(
-        "SELECT user_agent, key_name, client, port, count(*) AS requests, max(at) AS last_used_at"
-        " FROM requests WHERE port IS NOT NULL AND at >= :since"
-        " GROUP BY user_agent, key_name, client, port ORDER BY last_used_at DESC LIMIT :limit",
-        _bounds(query),
+        "SELECT at, point FROM minutes WHERE at BETWEEN ? AND ? ORDER BY at LIMIT ?",
+        (_storable(since), _storable(until), MAX_MINUTES),
     )
-    return _records(rows, ClientRecord)
+    return records_of(rows, Minute)
 
 
-def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
-    """Return sums over all requests that are kept, by model."""
+def select_marks(
+    connection: sqlite3.Connection, since: datetime, until: datetime
+) -> list[TrendMark]:
+    """Return the ``MAX_MARKS`` newest marks between two times, oldest first."""
     rows = connection.execute(
-        f"SELECT model, {_SUMS}"  # noqa: S608 - names from above
-        # Refused requests that named no model are in no model's sums.
-        " FROM requests WHERE model != '' GROUP BY model ORDER BY model"
+        "SELECT at, kind, subject, text FROM marks WHERE at BETWEEN ? AND ?"
+        " ORDER BY id DESC LIMIT ?",
+        (_storable(since), _storable(until), MAX_MARKS),
     )
-    return _records(rows, ModelTotals)
-
-
-def select_key_totals(
-    connection: sqlite3.Connection, since: datetime | None = None
-) -> list[KeyTotals]:
-    """Return sums over the requests that are kept, by the name of their key, by name."""
-    rows = connection.execute(
-        f"SELECT key_name, {_SUMS}"  # noqa: S608 - names from above
-        " FROM requests WHERE key_name IS NOT NULL AND +at >= :since"
-        " GROUP BY key_name ORDER BY key_name",
-        {"since": -_MAX_INTEGER if since is None else _storable(since)},
-    )
-    return _records(rows, KeyTotals)
+    return sorted(records_of(rows, TrendMark), key=lambda mark: mark.at)
 
 
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
-    """Remove requests and sessions from before ``than``, and all but the newest measurements.
+    """Remove records from before ``than``, and all but the newest measurements.
+
+    Minutes and marks are kept for ``_TREND_AGE`` at most, and of marks the newest.
 
     The clock of a machine without a battery may start in 1970 or in the future. A record with an
     impossible time is removed with the first old record that was written after it, and a clock that
     jumped far ahead removes nothing. Measurements do not age: a model that is used once a year
     still takes as much memory.
     """
-    times = {"first": _storable(_FIRST), "cutoff": _storable(than), "now": _storable(now)}
-    for table in ("requests", "sessions"):
-        find_old, find_kept, delete = _PRUNE[table]
+    times = {"first": _storable(_FIRST), "now": _storable(now)}
+    for table, (find_old, find_kept, delete) in _PRUNE.items():
+        of_trend = table in {"minutes", "marks"}
+        times["cutoff"] = _storable(max(than, now - _TREND_AGE) if of_trend else than)
         old, last = connection.execute(find_old, times).fetchone()
         if last is None:
             continue
@@ -281,13 +289,17 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
         " (SELECT signature FROM measurements ORDER BY at DESC LIMIT ?)",
         (MAX_MEASUREMENTS,),
     )
+    connection.execute(
+        "DELETE FROM marks WHERE id NOT IN (SELECT id FROM marks ORDER BY id DESC LIMIT ?)",
+        (_STORED_MARKS,),
+    )
 
 
 def delete_oldest(connection: sqlite3.Connection) -> bool:
     """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
-    Without requests it removes an eighth of the sessions, and then of the measurements. Returns
-    false if nothing is left to remove.
+    Without requests it removes an eighth of the sessions, then of the marks, the minutes and the
+    measurements. Returns false if nothing is left to remove.
     """
     (count,) = connection.execute("SELECT count(*) FROM requests").fetchone()
     (last, until) = connection.execute(
@@ -308,6 +320,11 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
     for statement in (
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions ORDER BY id"
         " LIMIT (SELECT max(1, count(*) / 8) FROM sessions))",
+        *(
+            f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id"  # noqa: S608
+            f" LIMIT (SELECT max(1, count(*) / 8) FROM {table}))"
+            for table in ("marks", "minutes")
+        ),
         "DELETE FROM measurements WHERE signature IN (SELECT signature FROM measurements"
         " ORDER BY at LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",
     ):
@@ -319,17 +336,22 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
 def _filters(query: HistoryQuery) -> dict[str, Any]:
     before = query.before
     return {
-        **_bounds(query),
+        **bounds(query),
         "before": _MAX_INTEGER if before is None else min(before, _MAX_INTEGER),
         "model": _storable(query.model),
     }
 
 
-def _bounds(query: HistoryQuery | ClientsQuery) -> dict[str, Any]:
-    since = query.since
+def earliest(since: datetime | None) -> int:
+    """Return a time as it is stored; ``None`` is before all others."""
+    return -_MAX_INTEGER if since is None else _storable_time(since)
+
+
+def bounds(query: HistoryQuery | ClientsQuery) -> dict[str, Any]:
+    """Return the parameters of a statement for ``limit`` and ``since``."""
     return {
         "limit": max(0, min(query.limit, _MAX_INTEGER)),
-        "since": -_MAX_INTEGER if since is None else _storable(since),
+        "since": earliest(query.since),
     }
 
 
@@ -428,7 +450,8 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _records(rows: Iterable[sqlite3.Row], kind: type[T]) -> list[T]:
+def records_of(rows: Iterable[sqlite3.Row], kind: type[T]) -> list[T]:
+    """Return the rows that are valid records."""
     found = (_record(dict(row), kind) for row in rows)
     return [record for record in found if record is not None]
 

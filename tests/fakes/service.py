@@ -67,12 +67,21 @@ from cyber_inference_tui.records import (
     ResourceSample,
     SessionRecord,
     SettingEffect,
+    SpeedTotals,
     StatusRecord,
     SwapRecord,
+    Trend,
     WaitingRecord,
     to_json,
 )
-from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.records.queries import (
+    ClientsQuery,
+    HistoryQuery,
+    LinesQuery,
+    RequestQuery,
+    SpeedQuery,
+    TrendQuery,
+)
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
@@ -87,6 +96,7 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
+from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import listening_socket
 
@@ -113,6 +123,8 @@ class World:
     models: dict[str, ModelRecord] = field(default_factory=dict)
     problems: list[ProblemRecord] = field(default_factory=list)
     samples: list[ResourceSample] = field(default_factory=list)
+    trends: dict[int, Trend] = field(default_factory=dict)
+    """By the seconds that they span."""
     rooms: list[MemoryPool] = field(default_factory=list)
     active: list[ActiveRequestRecord] = field(default_factory=list)
     waiting: list[WaitingRecord] = field(default_factory=list)
@@ -120,6 +132,8 @@ class World:
     sessions: list[SessionRecord] = field(default_factory=list)
     totals: list[ModelTotals] = field(default_factory=list)
     key_totals: list[KeyTotals] = field(default_factory=list)
+    speed_totals: dict[str, list[SpeedTotals]] = field(default_factory=dict)
+    """By what they are summed up by: model, client, key or day."""
     clients: list[ClientRecord] = field(default_factory=list)
     details: dict[str, ModelDetails] = field(default_factory=dict)
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
@@ -406,6 +420,10 @@ class _History(History):
     async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
         return self._service.read("key_totals", list(self._service.world.key_totals))
 
+    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+        found = self._service.world.speed_totals.get(query.by, [])
+        return self._service.read("speed_totals", found, query)
+
 
 class _Keys(ApiKeys):
     def __init__(self, service: FakeService) -> None:
@@ -468,6 +486,16 @@ class _Monitoring(Monitoring):
     def history(self, seconds: float) -> list[bytes]:
         samples = [to_json(sample) for sample in self._service.world.samples]
         return self._service.read("resource_history", samples, seconds)
+
+
+class _Trends(Trends):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def read(self, query: TrendQuery) -> Trend:
+        empty = Trend(step_seconds=max(1.0, query.seconds / max(1, query.points)), points=())
+        found = self._service.world.trends.get(query.seconds, empty)
+        return self._service.read("trend", found, query)
 
 
 class _Metrics(Metrics):
@@ -557,6 +585,7 @@ class FakeService(Service):
         self.finished = FinishedRequests(self.note_requests)
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
+        self.trends = _Trends(self)
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
 
