@@ -27,6 +27,7 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     ClientRecord,
     CreatedKey,
     KeyRecord,
@@ -35,6 +36,7 @@ from cyber_inference_tui.records import (
     NewKey,
     ProblemRecord,
     RequestRecord,
+    RequestWhy,
     StatusRecord,
     endpoints,
     queries,
@@ -205,6 +207,20 @@ def finished_requests(options: GlobalOptions, query: queries.RequestQuery) -> li
     """Return finished requests, newest first."""
     return with_client(
         options.load().settings, lambda client: client.call(endpoints.REQUESTS, query=query)
+    )
+
+
+def running_requests(options: GlobalOptions) -> list[ActiveRequestRecord]:
+    """Return the requests in progress, oldest first."""
+    return with_client(
+        options.load().settings, lambda client: client.call(endpoints.ACTIVE_REQUESTS)
+    )
+
+
+def why_slow(options: GlobalOptions, request: str) -> RequestWhy:
+    """Explain the time of a finished request. Raises ``NotFoundError``."""
+    return with_client(
+        options.load().settings, lambda client: client.call(endpoints.WHY, name=request)
     )
 
 

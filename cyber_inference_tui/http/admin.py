@@ -73,6 +73,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
         endpoints.REQUESTS,
         lambda call: service.requests(call.query),
     )
+    table.answer(endpoints.WHY, lambda call: service.why(call.name))
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
     table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.totals())

@@ -58,6 +58,7 @@ from cyber_inference_tui.records.requests import (
     ClientRecord,
     ModelTotals,
     RequestRecord,
+    RequestWhy,
     WaitingRecord,
 )
 from cyber_inference_tui.records.service import (
@@ -321,6 +322,11 @@ ACTIVE_REQUESTS = _plain(
 )
 REQUESTS = _asking(
     "GET /admin/requests", RequestQuery, list[RequestRecord], "finished requests, newest first"
+)
+WHY = _plain(
+    "GET /admin/requests/{id}/why",
+    RequestWhy,
+    "the phases of a finished request, by its number or `X-Request-Id`, and why it was slow",
 )
 SESSIONS = _asking(
     "GET /admin/sessions",

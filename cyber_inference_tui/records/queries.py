@@ -34,9 +34,13 @@ class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestQuery(HistoryQuery, frozen=True, kw_only=True):
-    """A page of requests; ``failed`` selects failed or successful requests."""
+    """A page of requests; ``failed`` selects failed or successful requests.
+
+    ``request_id`` selects those whose answer has this ``X-Request-Id``.
+    """
 
     failed: bool | None = None
+    request_id: str | None = None
 
 
 class ClientsQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -143,10 +143,64 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     stall_seconds: float | None = None
     """Seconds in which the client did not take what was ready for it."""
     prompt_differs_at: int | None = None
-    """The first character at which its prompt differs from the same client's last one for this
-    model; ``None`` if there was none, or if this one begins with all of it."""
+    """The character, to eight, at which its prompt begins to differ from the most similar of the
+    same client's last ones for this model; ``None`` if it continues it, or there was none."""
+    prompt_differs_in: str | None = None
+    """The part of the prompt with that character: ``the system prompt``, ``the tools``,
+    ``message 3``."""
     error: str | None = None
     """The error, in one sentence."""
+
+
+class PhaseName(StrEnum):
+    """A phase of a request, in their order."""
+
+    NETWORK = "network"
+    """Its body arrived."""
+    QUEUE = "queue"
+    """It waited for its model, which was not being loaded for it."""
+    LOAD = "load"
+    """Its model was loaded."""
+    SLOT = "slot"
+    """The model's server had it, and worked on other requests."""
+    PROMPT = "prompt"
+    """The server read the prompt."""
+    WRITING = "writing"
+    """The server wrote the answer."""
+    STALL = "stall"
+    """The client did not take what was ready for it."""
+
+
+class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A phase of a finished request."""
+
+    name: PhaseName
+    seconds: float
+    usual_seconds: float | None = None
+    """The median of the same model's requests; ``None`` if there are too few."""
+    tokens: int | None = None
+    """The tokens of the prompt that were new, or those of the answer."""
+    tokens_cached: int | None = None
+    """The tokens of the prompt that were in the cache."""
+    tokens_per_second: float | None = None
+    usual_tokens_per_second: float | None = None
+
+
+class RequestWhy(msgspec.Struct, frozen=True, kw_only=True):
+    """The time of a finished request, compared with its model's other requests
+    (``GET /admin/requests/{id}/why``)."""
+
+    request: RequestRecord
+    phases: tuple[PhaseRecord, ...]
+    """Those that took time, in their order."""
+    usual_seconds: float | None
+    """The median time of the model's requests; ``None`` if there are too few."""
+    compared: int
+    """The number of requests that it is compared with, the last ones before it."""
+    cause: str
+    """The reason in a few words, such as ``waited for a load``; empty if it was not slow."""
+    explanation: tuple[str, ...]
+    """Sentences about the cause, and how to avoid it."""
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,6 +88,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             "answer_seconds REAL",
             "stall_seconds REAL",
             "prompt_differs_at INTEGER",
+            "prompt_differs_in TEXT",
         )
     ),
     (
@@ -217,8 +218,13 @@ def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list
         # "+at": the rows are walked by id, not gathered by time and then sorted.
         "SELECT * FROM requests WHERE id < :before AND (:model IS NULL OR model = :model)"
         " AND (:failed IS NULL OR (status >= 400 OR error IS NOT NULL) = :failed)"
+        " AND (:request_id IS NULL OR request_id = :request_id)"
         " AND +at >= :since ORDER BY id DESC LIMIT :limit",
-        {**_filters(query), "failed": query.failed},
+        {
+            **_filters(query),
+            "failed": query.failed,
+            "request_id": _storable(query.request_id),
+        },
     )
     return records_of(rows, RequestRecord)
 

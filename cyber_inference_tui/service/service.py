@@ -41,6 +41,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelTotals,
     RequestRecord,
+    RequestWhy,
     ServiceEvent,
     SessionRecord,
     SpeedTotals,
@@ -76,6 +77,7 @@ from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.trends import Trends
+from cyber_inference_tui.service.why import why_of
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
@@ -400,6 +402,14 @@ class Service:
         """Return finished requests, newest first."""
         self.finished.flush()
         return await self.history.requests(query)
+
+    async def why(self, name: str) -> RequestWhy:
+        """Explain the time of a finished request, by its number or its ``X-Request-Id``.
+
+        Raises ``NotFoundError``.
+        """
+        self.finished.flush()
+        return await why_of(self.history, name)
 
     async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
         """Return the clients of each port, the latest first."""

@@ -15,14 +15,19 @@ from cyber_inference_tui.cli.options import LOG_LEVELS, GlobalOptions
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.llama.log_files import file_stem
 from cyber_inference_tui.records import (
+    ActiveRequestRecord,
     ClientRecord,
     LogEvent,
     LogLine,
     ModelRecord,
     ModelStatus,
+    PhaseName,
+    PhaseRecord,
     PortRecord,
     ProblemRecord,
+    RequestPhase,
     RequestRecord,
+    RequestWhy,
 )
 from cyber_inference_tui.service.runtime import (
     DataDirectoryLock,
@@ -183,6 +188,7 @@ def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in:
     when = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
     record = RequestRecord(
         at=when,
+        id=41,
         model="tiny",
         path="/v1/chat/completions",
         status=200,
@@ -194,14 +200,21 @@ def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in:
         port=11434,
     )
     refused = RequestRecord(at=when, model="", path="/v1", status=404, duration_seconds=0.0)
+    running = ActiveRequestRecord(
+        number=3, at=when, model="tiny", path="/v1/x", phase=RequestPhase.WAITING, port=8337
+    )
     stand_in.answers["GET", "/admin/requests?limit=20"] = [record, refused]
+    stand_in.answers["GET", "/admin/requests/active"] = [running]
     outcome = call("requests", *at)
     assert outcome.code == 0
-    header, first, second = outcome.out.splitlines()
-    assert header.split()[0] == "TIME"
+    header, active, first, second = outcome.out.splitlines()
+    assert header.split()[:2] == ["NUMBER", "TIME"]
+    assert "waiting" in active
+    assert first.split()[0] == "41"
     assert "claude-cli (key 2)" in first
     assert "12" in first.split()
-    assert second.split()[2] == "-"
+    assert second.split()[3] == "-"
+    assert json.loads(call("requests", "--running", "--json", *at).out)[0]["number"] == 3
     rows = json.loads(call("requests", "--json", *at).out)
     assert set(rows[0]) == set(RequestRecord.__struct_fields__)
     assert (rows[0]["user_agent"], rows[0]["key_name"]) == (record.user_agent, "2")
@@ -210,6 +223,46 @@ def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in:
     assert (empty.code, empty.out) == (0, "")
     assert "no such requests" in empty.err
     assert call("requests", "-n", "0", *at).code == 2
+
+
+def test_a_slow_request_is_explained(call: CommandLine, at: list[str], stand_in: StandIn) -> None:
+    record = RequestRecord(
+        id=41,
+        at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
+        model="tiny",
+        path="/v1/chat/completions",
+        status=200,
+        duration_seconds=31.4,
+    )
+    why = RequestWhy(
+        request=record,
+        phases=(
+            PhaseRecord(name=PhaseName.LOAD, seconds=4.1, usual_seconds=0.0),
+            PhaseRecord(
+                name=PhaseName.PROMPT,
+                seconds=24.9,
+                tokens=28104,
+                tokens_cached=0,
+                tokens_per_second=1128.0,
+            ),
+            PhaseRecord(name=PhaseName.WRITING, seconds=2.4),
+        ),
+        usual_seconds=10.0,
+        compared=9,
+        cause="a cold prompt",
+        explanation=("It is so.", "Do that."),
+    )
+    stand_in.answers["GET", "/admin/requests/41/why"] = why
+    lines = call("requests", "--why", "41", *at).out.splitlines()
+    assert lines[0].endswith("3.1 times its usual time: a cold prompt")
+    load, prompt, writing = lines[2:5]
+    assert "28,104 new tokens, 0 cached, 1,128.0/s" in prompt
+    # The bars follow each other, and their lengths are the parts of the time.
+    bars = [line[21:61] for line in (load, prompt, writing)]
+    assert [len(bar.strip()) for bar in bars] == [5, 32, 3]
+    assert [len(bar) - len(bar.lstrip()) for bar in bars] == [0, 5, 37]
+    assert lines[-2:] == ["It is so.", "Do that."]
+    assert json.loads(call("requests", "--why", "41", "--json", *at).out)["compared"] == 9
 
 
 def test_status_shows_that_the_gpus_are_unknown(

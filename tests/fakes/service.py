@@ -408,6 +408,7 @@ class _History(History):
             if (query.before is None or one.id < query.before)
             and query.model in {None, one.model}
             and query.failed in {None, one.status >= 400 or one.error is not None}
+            and query.request_id in {None, one.request_id}
         ]
         return self._service.read("requests", found[: query.limit], query)
 

@@ -41,6 +41,35 @@ async def test_lists_and_sums_are_plain_arrays() -> None:
                 assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
+async def test_a_slow_request_is_explained_by_its_number_or_its_id() -> None:
+    service = FakeService()
+    usual = [msgspec.structs.replace(REQUEST, id=number) for number in (6, 5, 4)]
+    slow = msgspec.structs.replace(
+        REQUEST, id=7, request_id="4", duration_seconds=4.5, queue_seconds=4.0, load_seconds=4.0
+    )
+    service.world.requests = [slow, *usual]
+    async with serving(service) as front:
+        found = []
+        for name in ("7", "4", "999", "x%2Fy"):
+            async with front.client.get(f"/admin/requests/{name}/why") as answer:
+                found.append((answer.status, await answer.json()))
+    (by_number, seven), (_, usual_one), *missing = found
+    assert by_number == 200
+    assert seven["cause"] == "waited for a load"
+    assert seven["request"]["id"] == 7
+    # A number comes before an id that looks like it.
+    assert usual_one["request"]["id"] == 4
+    assert [(status, error["error"]["code"]) for status, error in missing] == [
+        (404, "not_found")
+    ] * 2
+    service.world.requests = [slow, *usual[:2]]
+    async with (
+        serving(service) as front,
+        front.client.get("/admin/requests/4/why") as answer,
+    ):
+        assert (await answer.json())["request"]["id"] == 7
+
+
 @pytest.mark.parametrize(
     ("query", "call"),
     [

@@ -79,7 +79,8 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         prompt_seconds=0.4,
         answer_seconds=0.6,
         stall_seconds=0.2,
-        prompt_differs_at=79,
+        prompt_differs_at=72,
+        prompt_differs_in="the system prompt",
         error="It failed.",
     )
     full_session = SessionRecord(
