@@ -72,6 +72,7 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
+from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
@@ -445,7 +446,7 @@ class _Logs(Logs):
             if (query.before is None or one.number < query.before)
             and (query.after is None or one.number >= query.after)
             and _LEVELS.index(one.level) >= least
-            and query.q.lower() in one.text.lower()
+            and all(text.lower() in message_of(one.text).lower() for text in query.q)
         ]
         forwards = query.after is not None
         reached = log.end if forwards else log.first

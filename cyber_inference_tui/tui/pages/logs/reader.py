@@ -30,7 +30,7 @@ class LogReader:
     async def find(self, text: str, step: int, start: int) -> int | None:
         """Return the number of the next (1) or previous (-1) line with ``text`` from ``start``."""
         bound = {"before": start} if step < 0 else {"after": start}
-        page = await self._found(bound, limit=1, level=self.level, q=text)
+        page = await self._found(bound, limit=1, level=self.level, q=(text,))
         return page.lines[0].number if page.lines else None
 
     async def last_error(self) -> int | None:
