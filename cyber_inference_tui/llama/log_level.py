@@ -1,8 +1,9 @@
 """Derives the level of a log line from its text.
 
 llama-server marks the level with a letter (``0.00.123.456 I srv …``, common/log.cpp), or names it
-in JSON (``--log-jsonl``), and so does the service's own log (``W llama.launcher: …``). Older builds, compilers, CMake and the servers of
-other programs only use words. A line without any sign counts as ``info``.
+in JSON (``--log-jsonl``); the service's own log has a letter, too (``W llama.launcher: …``). Older
+builds, compilers, CMake and the servers of other programs only use words. A line without any sign
+counts as ``info``.
 """
 
 from __future__ import annotations
@@ -64,17 +65,19 @@ def line_ranks(texts: Sequence[str]) -> bytes:
         return bytes([INFO]) * len(texts)
     found = list(map(_SIGN.match, texts))
     if None not in found:
-        return bytes(
-            [_BY_SIGN.get(sign[sign.lastindex or 0], INFO) for sign in found if sign is not None]
-        )
+        return bytes([_rank(sign) for sign in found if sign is not None])
     folded = "\n".join(texts).lower()
     by_words = _by_words if any(word in folded for word in _WORDS) else lambda _: INFO
     return bytes(
         [
-            by_words(text) if sign is None else _BY_SIGN.get(sign[sign.lastindex or 0], INFO)
+            by_words(text) if sign is None else _rank(sign)
             for text, sign in zip(texts, found, strict=True)
         ]
     )
+
+
+def _rank(sign: re.Match[str]) -> int:
+    return _BY_SIGN.get(sign[sign.lastindex or 0], INFO)
 
 
 def _by_words(text: str) -> int:

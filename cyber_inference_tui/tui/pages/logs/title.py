@@ -19,13 +19,16 @@ _SHORTEST_NAME = 8
 class PaneState:
     """The state of a pane.
 
-    ``remark`` is the result of the last key, ``problem`` an error. ``former``: the lines are from
-    a service process that has ended.
+    ``only`` is the text of the filter, ``place`` that of the search among its matches. ``remark``
+    is the result of the last key, ``problem`` an error. ``former``: the lines are from a service
+    process that has ended.
     """
 
     source: str
     level: LogLevel | None = None
+    only: str = ""
     search: str = ""
+    place: str = ""
     following: bool = True
     new_lines: int = 0
     former: bool = False
@@ -39,8 +42,11 @@ def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
     if state.level is not None:
         more = "" if state.level is LogLevel.ERROR else " and worse"
         parts.append((f"{state.level.value}{more}", "$warning"))
+    if state.only:
+        parts.append((f"&{plain(state.only, limit=60)}", "$warning"))
     if state.search:
-        parts.append((f"/{plain(state.search, limit=60)}", "$warning"))
+        place = f"  {state.place}" if state.place else ""
+        parts.append((f"/{plain(state.search, limit=60)}{place}", "$warning"))
     if state.former:
         parts.append(("from before the restart: G follows", "$warning"))
     elif state.following:
@@ -59,8 +65,10 @@ def title_content(state: PaneState, width: int, ellipsis: str) -> Content:
     return Content.assemble((name, "$accent"), *((space + text, style) for text, style in parts))
 
 
-def empty_text(level: LogLevel | None, model: ModelRecord | None) -> str:
+def empty_text(level: LogLevel | None, only: str, model: ModelRecord | None) -> str:
     """Return why a log has no lines, and what to do."""
+    if only:
+        return f"No line has the text {plain(only, limit=60)}. esc shows all lines."
     if level is not None:
         return f"No line has level {level.value} or worse. l changes the level."
     if model is None:

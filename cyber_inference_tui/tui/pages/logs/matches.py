@@ -1,0 +1,68 @@
+"""The matches of a search in a log."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+from cyber_inference_tui.tui.pages.logs.reader import LogReader
+
+MAX_MATCHES = 100_000
+"""Matches that are kept; the service finds older ones again when they are visited."""
+
+
+class Matches:
+    """The numbers of the newest lines with ``text``, and of all if it is ``complete``."""
+
+    def __init__(self, reader: LogReader, text: str, numbers: list[int], *, complete: bool) -> None:
+        self._reader = reader
+        self._text = text
+        self._numbers = numbers
+        self._complete = complete
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def add(self, number: int) -> None:
+        """Add a new line of the log."""
+        if not self._numbers or number > self._numbers[-1]:
+            self._numbers.append(number)
+        if len(self._numbers) > MAX_MATCHES:
+            del self._numbers[0]
+            self._complete = False
+
+    def place(self, number: int | None) -> str:
+        """Return the place of a match, such as ``3 of 17``, or without one how many there are."""
+        count = len(self._numbers)
+        index = count if number is None else bisect_left(self._numbers, number)
+        more = "" if self._complete else "+"
+        if index == count or self._numbers[index] != number:
+            return (
+                f"{count:,}{more} {'match' if count == 1 else 'matches'}" if count else "no match"
+            )
+        if self._complete:
+            return f"{index + 1:,} of {count:,}"
+        return f"{count - index:,} of {count:,}+ from the end"
+
+    async def beyond(self, here: int, step: int) -> tuple[int, bool]:
+        """Return the next (1) or previous (-1) match from ``here``, and whether the search went
+        round the end of the log. There must be a match.
+        """
+        numbers = self._numbers
+        if step > 0:
+            index = bisect_right(numbers, here)
+            if index < len(numbers) and (index or self._complete):
+                return numbers[index], False
+            around = index == len(numbers)
+            if self._complete:
+                return numbers[0], around
+            found = await self._reader.find(self._text, 0 if around else here + 1)
+            return (numbers[0] if found is None else found), around
+        if here == numbers[0] and not self._complete:
+            older, self._complete = await self._reader.matches(self._text, before=here)
+            numbers[:0] = older
+        index = bisect_left(numbers, here) - 1
+        if index < 0 and not self._complete:
+            older, _ = await self._reader.matches(self._text, before=here, limit=1)
+            if older:
+                return older[0], False
+        return numbers[index], index < 0
