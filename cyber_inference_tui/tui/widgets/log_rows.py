@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from functools import lru_cache
 from typing import Literal
+from zlib import crc32
 
 from rich.cells import cell_len
 
@@ -22,9 +23,20 @@ LONGEST_LINE = 2_000
 """Maximum characters of a line that are shown, even if lines wrap."""
 
 Role = Literal[
-    "text", "time", "debug", "warning", "error", "gap", "match", "found", "task0", "task1", "task2"
+    "text",
+    "time",
+    "debug",
+    "warning",
+    "error",
+    "gap",
+    "match",
+    "found",
+    "task0",
+    "task1",
+    "task2",
+    "task3",
 ]
-_TASKS: tuple[Role, ...] = ("task0", "task1", "task2")
+_TASKS: tuple[Role, ...] = ("task0", "task1", "task2", "task3")
 _TASK = re.compile(r"\btask (\d{1,18})\b")
 """The request of a line of llama-server. Requests that run together have different colours."""
 
@@ -150,7 +162,7 @@ class RowFormat:
             marks = [(*span, "found" if target else "match") for span in self.matches(line)]
         elif level == "text":
             found = _TASK.finditer(text)
-            marks = [(*one.span(), _TASKS[int(one[1]) % len(_TASKS)]) for one in found]
+            marks = [(*one.span(), _task_role(one[1])) for one in found]
         else:
             marks = []
         at = start
@@ -160,3 +172,8 @@ class RowFormat:
                 yield text[max(at, first) : min(after, end)], role
                 at = min(after, end)
         yield text[at:end], level
+
+
+def _task_role(number: str) -> Role:
+    """Return the colour of a task. The numbers of requests may differ by any step."""
+    return _TASKS[crc32(number.encode()) % len(_TASKS)]

@@ -37,6 +37,7 @@ class LogSheet(ScrollView):
         "logview--task0",
         "logview--task1",
         "logview--task2",
+        "logview--task3",
         "logview--target",
     }
     DEFAULT_CSS = """
@@ -56,6 +57,7 @@ class LogSheet(ScrollView):
         & > .logview--task0 { color: $text-accent; }
         & > .logview--task1 { color: $text-success; }
         & > .logview--task2 { color: $text-primary; }
+        & > .logview--task3 { color: $text-secondary; }
         & > .logview--target { background: $foreground 8%; }
         &:nocolor > .logview--match, &:nocolor > .logview--found { text-style: reverse; }
         &:ansi > .logview--match, &:ansi > .logview--found {

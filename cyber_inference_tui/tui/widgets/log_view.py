@@ -32,8 +32,8 @@ class LogView(LogSheet, can_focus=True):
     the log's end. A page feeds it: ``show`` at the start and after ``FirstWanted`` or
     ``EndWanted``, ``extend`` with live lines (at most 4 times per second), ``prepend`` after
     ``OlderWanted``, ``append`` after ``NewerWanted``. Clear it before it shows another log, and
-    ``forget_new`` before other lines of the same log. It ignores lines that it has already, so that lines that were read and live
-    lines may overlap.
+    ``forget_new`` before other lines of the same log. It ignores lines that it has already, so that
+    lines that were read and live lines may overlap.
 
     ``gap_hint`` ends the row for missing lines, such as ``r reads them``.
     """

@@ -8,7 +8,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from textual import on
+from textual import events, on
+from textual.scrollbar import ScrollTo
 from textual.timer import Timer
 
 from cyber_inference_tui.backoff import backoff
@@ -50,9 +51,8 @@ class LogFeed(LogView):
         self._matches: Matches | None = None
         self._visited: int | None = None
         """The match that the search went to."""
-        self._anchor = (0, 0)
-        """The line that the user chose for the top of the view, and the one that was there after
-        the last change of the selection."""
+        self._anchor: int | None = None
+        """The line that was at the top before the selection changed, until the user moves."""
         self._problem = ""
         self._remark = ""
         self._forget: Timer | None = None
@@ -325,11 +325,12 @@ class LogFeed(LogView):
         if self.search:
             await self._count()
         if self.following:
+            self._anchor = None
             await self._read_end()
             return
-        if self.top_number != self._anchor[1]:
-            self._anchor = (self.top_number, 0)
-        top = self._anchor[0]
+        if self._anchor is None:
+            self._anchor = self.top_number
+        top = self._anchor
         before = await self._reader.page(before=top, limit=PAGE_LINES // 2)
         after = await self._reader.page(after=top, limit=PAGE_LINES // 2)
         self._say_why_empty()
@@ -339,7 +340,23 @@ class LogFeed(LogView):
             gaps=not self._reader.selects,
             top=top,
         )
-        self._anchor = (top, self.top_number)
+        self._on_change()
+
+    def action_scroll_rows(self, rows: int) -> None:
+        """Scroll by rows."""
+        self._anchor = None
+        super().action_scroll_rows(rows)
+
+    def goto(self, number: int) -> bool:
+        """Show and mark the line with this number."""
+        self._anchor = None
+        return super().goto(number)
+
+    @on(events.MouseScrollUp)
+    @on(events.MouseScrollDown)
+    @on(ScrollTo)
+    def _moved(self) -> None:
+        self._anchor = None
 
     # Searching
 

@@ -35,10 +35,10 @@ class Matches:
         count = len(self._numbers)
         index = count if number is None else bisect_left(self._numbers, number)
         more = "" if self._complete else "+"
+        if not count:
+            return "no match"
         if index == count or self._numbers[index] != number:
-            return (
-                f"{count:,}{more} {'match' if count == 1 else 'matches'}" if count else "no match"
-            )
+            return f"{count:,}{more} {'match' if count == 1 else 'matches'}"
         if self._complete:
             return f"{index + 1:,} of {count:,}"
         return f"{count - index:,} of {count:,}+ from the end"

@@ -164,7 +164,7 @@ class LogsPage(Page):
             self.cyber.show_message("This log is open already.")
             return
         if source is None or source in opened:
-            source = next((log.id for log in self._logs if log.id not in opened), None)
+            source = next((row.key for row in table.rows if row.key not in opened), None)
         if source is None:
             self.cyber.show_message("Every log is open already.")
             return

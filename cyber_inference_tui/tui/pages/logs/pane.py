@@ -67,7 +67,7 @@ class LogPane(Vertical):
             id="pane.level",
             tooltip="minimum level: all, info, warning or error",
         ),
-        Binding("e", "error", "Last error", id="pane.error", tooltip="go to the last error"),
+        Binding("e", "error", "Error", id="pane.error", tooltip="go to the last error"),
         Binding(
             "left_square_bracket",
             "run(-1)",
@@ -88,11 +88,12 @@ class LogPane(Vertical):
         ),
         Binding("space", "pause", "Pause", id="pane.pause", tooltip="stop following"),
         Binding("space", "resume", "Follow", id="pane.resume", tooltip="follow the end of the log"),
-        Binding("c", "copy", "Copy", id="pane.copy", tooltip="copy the visible lines"),
+        Binding("c", "copy", "Copy", show=False, id="pane.copy", tooltip="copy the visible lines"),
         Binding(
             "ctrl+s",
             "save",
             "Save",
+            show=False,
             id="pane.save",
             tooltip="write the log, or the filtered lines, to a file",
         ),
