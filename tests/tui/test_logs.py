@@ -336,7 +336,15 @@ async def test_logs_side_by_side() -> None:
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
         await until(pilot, lambda: "main: server is listening" in screen_text(app))
         assert "loading gemma" in screen_text(app)
-        await pilot.press("s")
+        # All keys fit, also those of a search.
+        await pilot.press("slash", "m", "enter")
+        await until(pilot, lambda: "n Next" in screen_text(app))
+        assert "…" not in screen_text(app).rstrip().splitlines()[-1]
+        # The log under the cursor is opened, or else the next one.
+        assert app.screen.query_one(LiveTable).cursor_key == "nomic-embed-text-v2"
+        await pilot.press("b", "s")
+        await until(pilot, lambda: "This log is open already." in screen_text(app))
+        await pilot.press("b", "s")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 3)
         await pilot.press("s")
         await until(pilot, lambda: "3 logs are open" in screen_text(app))
@@ -345,6 +353,7 @@ async def test_logs_side_by_side() -> None:
         assert not app.screen.query_one(LiveTable).display
         await pilot.press("f", "x", "x")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 1)
+        assert app.screen.query_one(LiveTable).cursor_key == "service"
         await pilot.press("x")
         await pilot.pause()
         assert len(app.screen.query(LogPane)) == 1

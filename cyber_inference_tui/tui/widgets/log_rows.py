@@ -34,11 +34,10 @@ Role = Literal[
     "task0",
     "task1",
     "task2",
-    "task3",
 ]
-_TASKS: tuple[Role, ...] = ("task0", "task1", "task2", "task3")
+_TASKS: tuple[Role, ...] = ("task0", "task1", "task2")
 _TASK = re.compile(r"\btask (\d{1,18})\b")
-"""The request of a line of llama-server. Requests that run together have different colours."""
+"""The request of a line of llama-server. Requests that run together have different shades."""
 
 _LEVELS: dict[LogLevel, tuple[str, Role]] = {
     LogLevel.DEBUG: (" ", "debug"),
@@ -175,5 +174,5 @@ class RowFormat:
 
 
 def _task_role(number: str) -> Role:
-    """Return the colour of a task. The numbers of requests may differ by any step."""
-    return _TASKS[crc32(number.encode()) % len(_TASKS)]
+    """Return the shade of a task. The numbers of requests may differ by any step."""
+    return _TASKS[(crc32(number.encode()) >> 16) % len(_TASKS)]

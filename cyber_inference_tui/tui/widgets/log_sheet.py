@@ -37,7 +37,6 @@ class LogSheet(ScrollView):
         "logview--task0",
         "logview--task1",
         "logview--task2",
-        "logview--task3",
         "logview--target",
     }
     DEFAULT_CSS = """
@@ -55,9 +54,8 @@ class LogSheet(ScrollView):
         & > .logview--match { background: $warning-muted; text-style: bold; }
         & > .logview--found { background: $warning; color: $background; text-style: bold; }
         & > .logview--task0 { color: $text-accent; }
-        & > .logview--task1 { color: $text-success; }
-        & > .logview--task2 { color: $text-primary; }
-        & > .logview--task3 { color: $text-secondary; }
+        & > .logview--task1 { text-style: bold; }
+        & > .logview--task2 { color: $text-muted; }
         & > .logview--target { background: $foreground 8%; }
         &:nocolor > .logview--match, &:nocolor > .logview--found { text-style: reverse; }
         &:ansi > .logview--match, &:ansi > .logview--found {
