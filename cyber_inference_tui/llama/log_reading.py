@@ -183,7 +183,7 @@ def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> l
         span.worst = max(ranks)
     places: Sequence[int] = range(len(texts))
     for needle in needles:
-        places = [place for place in places if needle in message_of(texts[place]).casefold()]
+        places = [place for place in places if _contains(texts[place], needle)]
     if wanted.rank > DEBUG:
         places = [place for place in places if ranks[place] >= wanted.rank]
     places = places[nearest]
@@ -199,6 +199,12 @@ def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> l
         )
         for place, text in zip(places, clean_lines([texts[n] for n in places]), strict=True)
     ]
+
+
+def _contains(text: str, needle: str) -> bool:
+    if needle not in text.casefold() and not text.startswith("{"):
+        return False  # the usual case, quickly
+    return needle in message_of(text).casefold()
 
 
 def read_lines(
