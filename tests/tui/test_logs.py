@@ -16,6 +16,7 @@ from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.pages.logs.pane import LogPane
+from cyber_inference_tui.tui.pages.logs.title import PaneState, title_content
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -344,7 +345,17 @@ async def test_logs_side_by_side() -> None:
         assert app.screen.query_one(LiveTable).cursor_key == "nomic-embed-text-v2"
         await pilot.press("b", "s")
         await until(pilot, lambda: "This log is open already." in screen_text(app))
-        await pilot.press("b", "s")
+        # A log of the list replaces the one that had the focus, whose title shows that.
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: "load_tensors" in screen_text(app))
+        first, second = app.screen.query(LogPane)
+        assert (first.source, second.source) == ("service", "phi-4-mini-q4_k_m")
+        assert second.query_one(".pane-title").styles.background.a > 0
+        await pilot.press("tab")
+        await until(pilot, lambda: first.view.has_focus)
+        assert first.query_one(".pane-title").styles.background.a > 0
+        assert second.query_one(".pane-title").styles.background.a == 0
+        await pilot.press("s")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 3)
         await pilot.press("s")
         await until(pilot, lambda: "3 logs are open" in screen_text(app))
@@ -460,6 +471,16 @@ async def test_long_lines_are_read_to_their_end() -> None:
         await until(pilot, lambda: "begins" in screen_text(app))
         await pilot.press("slash", *"wide", "enter")
         await until(pilot, lambda: "中wide" in screen_text(app))
+
+
+def test_a_narrow_title_says_less() -> None:
+    state = PaneState(source=QWEN, search="task", place="3 of 17", following=False, new_lines=1200)
+    assert str(title_content(state, 90, "…").plain).endswith(
+        "3 of 17   paused, +1,200 new: G follows"
+    )
+    narrow = title_content(state, 50, "…").plain
+    assert narrow.endswith("3 of 17  paused, +1,200 new")
+    assert len(narrow) == 50
 
 
 async def test_a_long_name_leaves_room_for_what_matters() -> None:

@@ -105,7 +105,8 @@ class LogFeed(LogView):
         """Show another log."""
         if source != self.source:
             self._reader = LogReader(self._client, source)
-            self.search = ""
+            self._anchor = None
+            self.show_search("")
         self.reload()
 
     def start_reading(self) -> None:
@@ -144,6 +145,7 @@ class LogFeed(LogView):
                     # A new process numbers its lines from 0. Keep the old lines while the user
                     # reads them.
                     self._former = bool(self.lines) and not self.following
+                    self._visited = self._anchor = None
                     self._waiting.clear()
                     if self._former:
                         self.fall_behind(0)

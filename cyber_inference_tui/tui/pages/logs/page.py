@@ -50,6 +50,7 @@ class LogsPage(Page):
         self._logs: list[LogRecord] = []
         self._seen: object = None
         self._wanted: str | None = None
+        self._before: LogPane | None = None
 
     def body(self) -> ComposeResult:
         """Compose the list and the panes."""
@@ -73,8 +74,10 @@ class LogsPage(Page):
 
     @property
     def _active(self) -> LogPane:
+        """The pane with the focus; while the list has it, the one that had it before."""
         panes = self._panes
-        return next((pane for pane in panes if pane.has_focus_within), panes[0])
+        focused = next((pane for pane in panes if pane.has_focus_within), self._before)
+        return focused if focused in panes else panes[0]
 
     # Drawing
 
@@ -132,7 +135,8 @@ class LogsPage(Page):
         self._arrange()
         table = self.query_one("#sources", LiveTable)
         if not table.has_focus:
-            table.move_to(self._active.source)
+            self._before = self._active
+            table.move_to(self._before.source)
 
     # Choosing
 

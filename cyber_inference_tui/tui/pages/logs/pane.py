@@ -42,6 +42,8 @@ class LogPane(Vertical):
     DEFAULT_CSS = """
     LogPane { width: 1fr; height: 1fr; padding: 0 1; }
     LogPane > .pane-title { height: 1; color: $text-muted; }
+    /* Textual styles the title again only if the pane itself has such a rule. */
+    LogPane:focus-within { padding: 0 1; }
     LogPane:focus-within > .pane-title {
         color: $foreground; background: $primary 20%; text-style: bold;
     }
