@@ -26,8 +26,8 @@ def message_of(text: str) -> str:
     if _OWN_JSON.match(text):
         try:
             return str(json.loads(text)["msg"]).rstrip()
-        except (ValueError, LookupError):
-            return text  # cut, because it was too long
+        except (ValueError, LookupError, RecursionError):
+            return text  # cut, because it was too long, or made by somebody
     return text
 
 

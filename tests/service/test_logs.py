@@ -162,6 +162,7 @@ async def test_a_search_for_several_texts_leaves_out_what_the_record_has(room: R
             "0.42.018.399 W slot update_slots: id  0 | task 7 | nearly full",
             '{"type":"log","time":42,"level":"error","msg":"srv  \\"quoted\\" 42\\n"}',
             '{"type":"log","time":42,"level":"info","msg":"cut',
+            '{"type":"log","time":4,"level":"info","msg":' + "[" * 4000,
         ]
     )
     assert (await room.numbers("m", text="42"))[0] == [0, 2, 3]

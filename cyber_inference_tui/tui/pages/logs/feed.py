@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -20,7 +21,7 @@ from cyber_inference_tui.records import LogEvent, LogLevel, NumberedLine, endpoi
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.logs.matches import Matches
-from cyber_inference_tui.tui.pages.logs.reader import PAGE_LINES, LogReader
+from cyber_inference_tui.tui.pages.logs.reader import MATCHES, PAGE_LINES, LogReader
 from cyber_inference_tui.tui.pages.logs.title import PaneState, empty_text
 from cyber_inference_tui.tui.widgets.log_view import LogView
 
@@ -49,6 +50,8 @@ class LogFeed(LogView):
         self._expected: int | None = None
         """The number of the next live line."""
         self._matches: Matches | None = None
+        self._found: deque[int] = deque(maxlen=MATCHES)
+        """Numbers of live lines that match; some may have come while the service counted."""
         self._visited: int | None = None
         """The match that the search went to."""
         self._anchor: int | None = None
@@ -125,6 +128,7 @@ class LogFeed(LogView):
     def reload(self) -> None:
         """Read the end of the log again and follow it."""
         self.clear()
+        self.remark("")
         self.show_empty(f"reading {self._cyber.options.charset.ellipsis}")
         self._waiting.clear()
         self._former = False
@@ -146,6 +150,7 @@ class LogFeed(LogView):
                     # reads them.
                     self._former = bool(self.lines) and not self.following
                     self._visited = self._anchor = None
+                    self._found.clear()
                     self._waiting.clear()
                     if self._former:
                         self.fall_behind(0)
@@ -178,8 +183,9 @@ class LogFeed(LogView):
     async def _catch_up(self) -> None:
         """Read the end of the log; a paused view keeps its place and counts the new lines."""
         self._expected = None
-        if self._matches is not None:
-            await self._count()
+        if self.search:
+            with suppress(CyberError):  # the next search counts again
+                await self._count()
         if self.following or not self.lines:
             await self._read_end()
             return
@@ -221,11 +227,12 @@ class LogFeed(LogView):
             return
         lines, self._waiting = self._waiting, []
         self.extend(lines)
-        if self._matches is not None:
-            for line in lines:
-                if self._reader.wants(line, self.search):
-                    self._matches.add(line.number)
-            self._on_change()
+        if self.search:
+            found = [line.number for line in lines if self._reader.wants(line, self.search)]
+            self._found.extend(found)
+            if self._matches is not None and found:
+                self._matches.add(found)
+                self._on_change()
 
     def _clear_problem(self) -> None:
         self._problem = ""
@@ -315,6 +322,7 @@ class LogFeed(LogView):
             return
         reader.level, reader.only = level, only
         self._matches = None
+        self._found.clear()
         self.remark("")
         if self._former:
             self.reload()
@@ -366,6 +374,7 @@ class LogFeed(LogView):
         """Mark a text in the lines in sight."""
         self.search = text
         self._matches = self._visited = None
+        self._found.clear()
         self.remark("")
 
     async def search_end(self) -> str:
@@ -396,6 +405,7 @@ class LogFeed(LogView):
             ([*self.matches()], True) if self._former else await reader.matches(text)
         )
         self._matches = Matches(reader, text, numbers, complete=complete)
+        self._matches.add(self._found)
 
     @property
     def _newest(self) -> int:
@@ -407,6 +417,7 @@ class LogFeed(LogView):
         number = await self._reader.last_error()
         if number is None:
             return f"no error in {'these lines' if self._reader.only else 'this log'}"
+        self._visited = None
         await self._show_around(number)
         return ""
 
@@ -419,6 +430,7 @@ class LogFeed(LogView):
         beyond = [start for start in starts if (start < here if step < 0 else start > here)]
         if not beyond:
             return f"no run starts {'before' if step < 0 else 'after'} this line"
+        self._visited = None
         await self._show_around(beyond[-1] if step < 0 else beyond[0])
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 from cyber_inference_tui.tui.pages.logs.reader import LogReader
 
@@ -22,12 +23,12 @@ class Matches:
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
-    def add(self, number: int) -> None:
-        """Add a new line of the log."""
-        if not self._numbers or number > self._numbers[-1]:
-            self._numbers.append(number)
+    def add(self, numbers: Iterable[int]) -> None:
+        """Add new lines of the log, in order; those that are known are left out."""
+        last = self._numbers[-1] if self._numbers else -1
+        self._numbers += [number for number in numbers if number > last]
         if len(self._numbers) > MAX_MATCHES:
-            del self._numbers[0]
+            del self._numbers[:-MAX_MATCHES]
             self._complete = False
 
     def place(self, number: int | None) -> str:
