@@ -275,9 +275,10 @@ class LogPane(Vertical):
         """Save the log to a file on this machine, after asking for its path."""
         letters = (sign if sign.isalnum() or sign in "-._" else "-" for sign in self.source)
         name = "".join(letters)[:_NAME_CHARACTERS]
+        part = "the filtered lines" if self.view.reader.selects else "the log"
         self.app.push_screen(
             Prompt(
-                f"Save the log of {clean_line(self.source, limit=60)}",
+                f"Save {part} of {clean_line(self.source, limit=60)}",
                 "A new file on the machine of this app.",
                 self._save,
                 value=os.path.expanduser(f"~/{name}.log"),  # noqa: PTH111 - without a home: as it is
