@@ -66,6 +66,10 @@ def add_admin(table: RouteTable, service: Service) -> None:
         endpoints.LOG_LINES,
         lambda call: service.logs.page(service.log_id(call.name), call.query),
     )
+    table.answer(
+        endpoints.LOG_MATCHES,
+        lambda call: service.logs.matches(service.log_id(call.name), call.query),
+    )
 
     table.answer(endpoints.RECENT_EVENTS, lambda call: list(service.events.recent))
     table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())

@@ -28,7 +28,7 @@ def read_query(kind: type[T], query: MultiMapping[str]) -> T:
     for field in _fields(kind):
         name = field.encode_name
         if isinstance(field.type, inspect.VarTupleType):
-            values[field.name] = tuple(query.getall(name, []))
+            values[field.name] = _values(field.type, query.getall(name, []), name)
         elif name in query:
             values[field.name] = _value(field.type, query[name], name)
         elif field.required:
@@ -51,6 +51,12 @@ def _fields(kind: Any) -> Sequence[inspect.Field]:
         described = inspect.type_info(kind)
         _known[kind] = described.fields if isinstance(described, inspect.StructType) else ()
     return _known[kind]
+
+
+def _values(kind: inspect.VarTupleType, texts: Sequence[str], name: str) -> tuple[Any, ...]:
+    if kind.max_length is not None and len(texts) > kind.max_length:
+        raise InvalidRequestError(f"?{name}= is taken at most {kind.max_length} times.", param=name)
+    return tuple(_value(kind.item_type, text, name) for text in texts)
 
 
 def _value(kind: inspect.Type, text: str, name: str) -> Any:

@@ -129,7 +129,7 @@ class LogFiles:
         most = file.first + file.size + 1
         parts = count_lines(Span(file.first, most, file.path, 0, file.size))
         starts = [part for part in parts if _RUN.encode() in part.read()]
-        found, _ = read_lines(starts, limit=MAX_RUNS, wanted=LineFilter(text=_RUN))
+        found, _ = read_lines(starts, limit=MAX_RUNS, wanted=LineFilter(texts=(_RUN,)))
         self.runs = [(line.number, line.at) for line in found if line.text.startswith(_RUN)]
         for line in read_lines(parts, limit=_LAST_LINES)[0]:
             self.last_at = line.at

@@ -19,6 +19,7 @@ import msgspec
 
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS, line_ranks
 from cyber_inference_tui.records import LogLevel, NumberedLine
+from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.text import clean_lines
 
 STAMP_LENGTH = 27
@@ -76,13 +77,13 @@ class Span(msgspec.Struct, gc=False):
 
 
 class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects lines of the rank ``rank`` or above that contain ``text``.
+    """Selects lines of the rank ``rank`` or above that contain each of ``texts``.
 
-    The search ignores case (``str.casefold``).
+    The search ignores case (``str.casefold``), and the time and level that the program wrote.
     """
 
     rank: int = DEBUG
-    text: str = ""
+    texts: tuple[str, ...] = ()
 
 
 ALL = LineFilter()
@@ -158,15 +159,17 @@ def count_lines(span: Span) -> list[Span]:
 
 def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> list[NumberedLine]:
     """Return the ``nearest`` of the matching lines with these numbers."""
-    needle = wanted.text.casefold()
-    if not needle and wanted.rank <= DEBUG:
+    needles = [text.casefold() for text in wanted.texts if text]
+    if not needles and wanted.rank <= DEBUG:
         numbers = numbers[nearest]
     elif span.worst is not None and span.worst < wanted.rank:
         return []
     data = span.read()
-    # One look at all lines excludes most spans.
-    if needle and needle not in data.decode("utf-8", "replace").casefold():
-        return []
+    if needles:
+        # One look at all lines excludes most spans, unless JSON may have escaped the text.
+        folded = data.decode("utf-8", "replace").casefold()
+        if any(one not in folded and (one.isalnum() or "\\" not in folded) for one in needles):
+            return []
     rows = data.split(b"\n")
     if not rows[-1]:
         rows.pop()
@@ -179,8 +182,8 @@ def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> l
     if len(ranks) == span.count:
         span.worst = max(ranks)
     places: Sequence[int] = range(len(texts))
-    if needle:
-        places = [place for place in places if needle in texts[place].casefold()]
+    for needle in needles:
+        places = [place for place in places if _contains(texts[place], needle)]
     if wanted.rank > DEBUG:
         places = [place for place in places if ranks[place] >= wanted.rank]
     places = places[nearest]
@@ -196,6 +199,12 @@ def _search(span: Span, numbers: range, wanted: LineFilter, nearest: slice) -> l
         )
         for place, text in zip(places, clean_lines([texts[n] for n in places]), strict=True)
     ]
+
+
+def _contains(text: str, needle: str) -> bool:
+    if needle not in text.casefold() and not text.startswith("{"):
+        return False  # the usual case, quickly
+    return needle in message_of(text).casefold()
 
 
 def read_lines(

@@ -15,7 +15,7 @@ import msgspec
 from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
 from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, NewKey
-from cyber_inference_tui.records.logs import LogPage, LogRecord
+from cyber_inference_tui.records.logs import LogMatches, LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
     ModelDetails,
@@ -314,6 +314,12 @@ LOG_LINES = _asking(
     LinesQuery,
     LogPage,
     "any part of a log, with numbers, times and levels",
+)
+LOG_MATCHES = _asking(
+    "GET /admin/log-matches/{id}",
+    LinesQuery,
+    LogMatches,
+    "only the numbers of these lines, to count and visit matches",
 )
 ACTIVE_REQUESTS = _plain(
     "GET /admin/requests/active",

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+
+OWN_TIME = r"[0-9.]{12,20} "
+"""The time since its start that llama-server writes before the level (``0.00.123.456 I …``)."""
+OWN_JSON = r'\{"type":"log","time":\d++,"level":"(\w++)",'
+"""The start of a line with ``--log-jsonl``; the text is its ``msg``."""
+
+# Without a time, a letter counts only before the name of a function or logger: "I" is a word, too.
+_OWN_START = re.compile(rf"{OWN_TIME}[DTIWEC] |[DTIWEC] (?=[\w.]+(?: +\w+)?: )")
+_OWN_JSON = re.compile(OWN_JSON)
+
+
+def message_of(text: str) -> str:
+    """Return a line without the time and level that its program wrote: the record has both."""
+    if found := _OWN_START.match(text):
+        return text[found.end() :]
+    if _OWN_JSON.match(text):
+        try:
+            return str(json.loads(text)["msg"]).rstrip()
+        except (ValueError, LookupError, RecursionError):
+            return text  # cut, because it was too long, or made by somebody
+    return text
 
 
 class LogLevel(StrEnum):
@@ -83,3 +106,13 @@ class LogPage(msgspec.Struct, frozen=True, kw_only=True):
     searched_to: int
     """The end of the search: the number of the first line that was read backwards, or the number
     after the last line that was read forwards. A search that found too little can resume there."""
+
+
+class LogMatches(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of lines (``GET /admin/log-matches/ID``)."""
+
+    log: LogRecord
+    numbers: tuple[int, ...]
+    """The lines that match, in order."""
+    searched_to: int
+    """As in ``LogPage``."""

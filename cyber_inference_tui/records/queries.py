@@ -93,14 +93,14 @@ class LinesQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Without a number it has the newest lines. ``before`` selects the nearest lines below a number,
     ``after`` the lines from a number on; both together select from the lower end. ``level`` is the
-    lowest level; each line contains ``q``, in any case.
+    lowest level; each line contains ``q`` in any case, and every ``q`` if there are several.
     """
 
     limit: Annotated[int, Meta(ge=0, le=5000)] = 1000
     before: _Count | None = None
     after: _Count | None = None
     level: LogLevel | None = None
-    q: Annotated[str, Meta(max_length=256)] = ""
+    q: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=4)] = ()
 
 
 class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):

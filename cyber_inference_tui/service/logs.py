@@ -28,7 +28,7 @@ from cyber_inference_tui.llama.log_files import (
 from cyber_inference_tui.llama.log_level import DEBUG, LEVELS
 from cyber_inference_tui.llama.log_reading import LineFilter, Span, encode_lines, read_lines
 from cyber_inference_tui.llama.log_writer import LogWriter
-from cyber_inference_tui.records import LogLevel, LogPage, LogRecord
+from cyber_inference_tui.records import LogLevel, LogMatches, LogPage, LogRecord
 from cyber_inference_tui.records.queries import LinesQuery
 from cyber_inference_tui.storage import Storages
 
@@ -188,7 +188,7 @@ class Logs:
         log, record = self._known(log_id), self.record(log_id)
         if log is None:
             return LogPage(log=record, lines=(), searched_to=0)
-        searches = bool(query.q or query.level)
+        searches = any(query.q) or query.level is not None
         left = threading.Event()
 
         def read(record: LogRecord, spans: Sequence[Span]) -> LogPage:
@@ -210,6 +210,12 @@ class Logs:
         finally:
             # A client that has left needs no thread any more.
             left.set()
+
+    async def matches(self, log_id: str, query: LinesQuery) -> LogMatches:
+        """Return the numbers of the lines that ``page`` finds."""
+        page = await self.page(log_id, query)
+        numbers = tuple(line.number for line in page.lines)
+        return LogMatches(log=page.log, numbers=numbers, searched_to=page.searched_to)
 
     async def _ask(self, work: Callable[[], T]) -> T:
         return await self._storages.ask_async(self._directory, work, self._read_seconds)
@@ -234,7 +240,7 @@ def _page(
         stop=max(start, record.end if query.before is None else min(query.before, record.end)),
         backwards=query.after is None,
         wanted=LineFilter(
-            rank=DEBUG if query.level is None else LEVELS.index(query.level), text=query.q
+            rank=DEBUG if query.level is None else LEVELS.index(query.level), texts=query.q
         ),
         give_up=give_up,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 from rich.cells import cell_len, get_character_cell_size
@@ -144,12 +145,29 @@ def fold(text: str, width: int) -> list[str]:
     return pieces or [""]
 
 
-def folded_count(text: str, width: int) -> int:
-    """Return the number of pieces that ``fold`` makes; ASCII needs no folding."""
+def wrap(text: str, width: int) -> list[tuple[int, int]]:
+    """Return start and end of each row of ``text`` in ``width`` cells, at least 2.
+
+    Rows break at spaces, which are left out, but not if that leaves most of a row empty.
+    """
     width = max(2, width)
     if text.isascii():
-        return max(1, -(-len(text) // width))
-    return len(fold(text, width))
+        return [found.span(1) for found in _rows(width).finditer(text)] or [(0, 0)]
+    rows: list[tuple[int, int]] = []
+    at = 0
+    while at < len(text) or not rows:
+        end = at + len(head(text[at:], width))
+        space = text.rfind(" ", at + max(1, width // 3), end + 1)
+        if space > at and end < len(text):
+            end = space
+        rows.append((at, end))
+        at = end + len(text[end:]) - len(text[end:].lstrip(" "))
+    return rows
+
+
+@lru_cache(maxsize=8)
+def _rows(width: int) -> re.Pattern[str]:
+    return re.compile(rf"(?=.)(.{{{max(1, width // 3)},{width}}}(?= |$)|.{{1,{width}}}) *")
 
 
 def pasted_text(text: str, *, one_line: bool) -> str:

@@ -360,7 +360,7 @@ async def test_logs_and_parts_of_one(front: Front) -> None:
     front.service.world.logs = {"sub/tiny": lines}
     front.service.world.runs = {"sub/tiny": runs}
     log = LogRecord(id="sub/tiny", first=3, end=9, last_at=at, last_error=8, runs=runs)
-    query = queries.LinesQuery(before=8, after=5, limit=1, level=LogLevel.WARNING, q="e B")
+    query = queries.LinesQuery(before=8, after=5, limit=1, level=LogLevel.WARNING, q=("bA",))
     async with ServiceClient(front.url) as client:
         assert await client.call(endpoints.LOGS) == [log]
         whole = LogPage(log=log, lines=tuple(lines), searched_to=3)

@@ -74,6 +74,7 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
+from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.records.queries import (
     ClientsQuery,
     HistoryQuery,
@@ -464,7 +465,7 @@ class _Logs(Logs):
             if (query.before is None or one.number < query.before)
             and (query.after is None or one.number >= query.after)
             and _LEVELS.index(one.level) >= least
-            and query.q.lower() in one.text.lower()
+            and all(text.lower() in message_of(one.text).lower() for text in query.q)
         ]
         forwards = query.after is not None
         reached = log.end if forwards else log.first

@@ -87,6 +87,7 @@ RULES = {
     "/admin/logs": Rule.ADMIN,
     "/admin/logs/{id}": Rule.ADMIN,
     "/admin/log-lines/{id}": Rule.ADMIN,
+    "/admin/log-matches/{id}": Rule.ADMIN,
     "/admin/recent-events": Rule.ADMIN,
     "/admin/events": Rule.ADMIN,
     "/admin/requests": Rule.ADMIN,

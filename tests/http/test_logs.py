@@ -30,8 +30,9 @@ async def test_all_logs() -> None:
         ("service?before=5&limit=7", "service", LinesQuery(before=5, limit=7)),
         ("sub/m?after=0&limit=999999", "sub/m", LinesQuery(after=0, limit=5_000)),
         ("sub%2Fm?after=3&before=9", "sub/m", LinesQuery(before=9, after=3)),
-        ("m?level=WARNING&q=a+b%26c", "m", LinesQuery(level=LogLevel.WARNING, q="a b&c")),
-        (f"m?q={'x' * 256}&limit=0", "m", LinesQuery(limit=0, q="x" * 256)),
+        ("m?q=a&q=b", "m", LinesQuery(q=("a", "b"))),
+        ("m?level=WARNING&q=a+b%26c", "m", LinesQuery(level=LogLevel.WARNING, q=("a b&c",))),
+        (f"m?q={'x' * 256}&limit=0", "m", LinesQuery(limit=0, q=("x" * 256,))),
     ],
 )
 async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> None:
@@ -57,6 +58,8 @@ async def test_a_part_of_a_log(path: str, log_id: str, query: LinesQuery) -> Non
         ("log-lines/m?limit=", 400, "limit"),
         ("log-lines/m?level=loud", 400, "level"),
         (f"log-lines/m?q={'x' * 257}", 400, "q"),
+        ("log-lines/m?" + "q=x&" * 5, 400, "q"),
+        ("log-matches/nothing", 404, None),
         ("events?topics=log&log=nothing", 404, None),
         ("events?topics=model&log=m", 400, "log"),
         ("events?topics=log" + "&log=m" * 101, 400, "log"),
@@ -74,6 +77,6 @@ async def test_what_is_refused(path: str, status: int, param: str | None) -> Non
 
 async def test_a_log_is_only_read() -> None:
     async with serving(FakeService("m")) as front:
-        for path in ("/admin/logs", "/admin/log-lines/m"):
+        for path in ("/admin/logs", "/admin/log-lines/m", "/admin/log-matches/m"):
             async with front.client.post(path, json={}) as answer:
                 assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")

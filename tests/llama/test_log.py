@@ -17,6 +17,7 @@ from cyber_inference_tui.llama.log_level import LEVELS, line_ranks
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output
 from cyber_inference_tui.llama.log_reading import LineFilter, Span, read_lines
 from cyber_inference_tui.records import LogLevel, LogRun, NumberedLine
+from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.text import clean_line
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -126,9 +127,9 @@ def check(
         for line in kept
         if start <= line.number < stop
         and LEVELS.index(line.level) >= rank
-        and needle.casefold() in line.text.casefold()
+        and needle.casefold() in message_of(line.text).casefold()
     ]
-    question = LineFilter(rank=rank, text=needle)
+    question = LineFilter(rank=rank, texts=(needle,))
     for backwards in (True, False):
         # In one call, and in as many calls as possible when each gives up at once.
         lines, reached = read_lines(
@@ -182,7 +183,7 @@ def test_many_lines_take_little_memory(tmp_path: Path) -> None:
         stop=log.end,
         backwards=True,
         limit=1,
-        wanted=LineFilter(text="NUMBER 200000"),
+        wanted=LineFilter(texts=("NUMBER 200000",)),
     )
     assert found.number == 200_000
     # The next run of the service counts the lines of the last file alone.

@@ -19,6 +19,8 @@ from cyber_inference_tui.llama.log_level import LEVELS, line_ranks
         ("debug", "0.00.041.345 D que    start_loop: waiting for new tasks"),
         ("info", "0.00.041.345 I srv  log_server_r: error: said by a client, the letter decides"),
         ("error", "E main: no device"),
+        ("warning", '{"type":"log","time":16026,"level":"warn","msg":"srv  error: none\\n"}'),
+        ("info", '{"type":"log","time":16026,"level":"new","msg":"srv  error: none\\n"}'),
         ("error", "llama_model_load: error loading model: tensor is missing"),
         ("error", "llama_load_model_from_file: failed to load model"),
         ("error", "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 1 MiB failed"),

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cyber_inference_tui.records.logs import message_of
 from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
@@ -160,11 +161,16 @@ def test_logs_by_number_with_levels_and_runs(start_real: StartReal) -> None:
     assert line["text"].startswith("--- starting: ")
     assert (line["number"], page["searched_to"]) == (second["first"], second["first"] + 1)
     page = service.get("/admin/log-lines/demo?q=LISTENING%20on").json()
-    assert len(page["lines"]) == 2
+    numbers = [line["number"] for line in page["lines"]]
+    assert len(numbers) == 2
     assert page["log"] == demo
+    path = "/admin/log-matches/demo?q=listening&q=ON%20"
+    assert service.get(path).json()["numbers"] == numbers
     warnings = service.get("/admin/log-lines/demo?level=warning").json()["lines"]
     assert {line["level"] for line in warnings} == {"warning"}
     assert {line["text"].split(" ")[1] for line in warnings} == {"W"}
+    # What the build writes before the text is known.
+    assert not {message_of(line["text"])[:2] for line in warnings} & {"W ", "0."}
 
 
 def test_config_shows_sources_and_masks_secrets(start_fake: StartFake) -> None:

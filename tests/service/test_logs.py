@@ -90,7 +90,7 @@ class Room:
         text: str = "",
     ) -> tuple[list[int], int]:
         page = await self.logs.page(
-            log_id, LinesQuery(before=before, after=after, limit=limit, level=level, q=text)
+            log_id, LinesQuery(before=before, after=after, limit=limit, level=level, q=(text,))
         )
         return [line.number for line in page.lines], page.searched_to
 
@@ -153,6 +153,25 @@ async def test_searching_by_level_and_text(room: Room) -> None:
     assert reached == 0
     assert await room.numbers("m", text="number 7", after=0, limit=1) == ([7], 8)
     assert await room.numbers("m", text="not there") == ([], 0)
+
+
+async def test_a_search_for_several_texts_leaves_out_what_the_record_has(room: Room) -> None:
+    room.logs.log("m").add(
+        [
+            "0.00.018.399 I srv    load_model: loading 42",
+            "0.42.018.399 W slot update_slots: id  0 | task 7 | nearly full",
+            '{"type":"log","time":42,"level":"error","msg":"srv  \\"quoted\\" 42\\n"}',
+            '{"type":"log","time":42,"level":"info","msg":"cut',
+            '{"type":"log","time":4,"level":"info","msg":' + "[" * 4000,
+        ]
+    )
+    assert (await room.numbers("m", text="42"))[0] == [0, 2, 3]
+    assert (await room.numbers("m", text='"quoted"'))[0] == [2]
+    assert (await room.numbers("m", text="", level=LogLevel.WARNING))[0] == [1, 2]
+    query = LinesQuery(q=("LOAD", "42"), limit=1)
+    matches = await room.logs.matches("m", query)
+    assert (matches.numbers, matches.searched_to) == ((0,), 0)
+    assert matches.log == room.logs.record("m")
 
 
 async def test_a_search_that_takes_too_long_can_be_resumed(room: Room) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -13,10 +14,10 @@ from cyber_inference_tui.terminal.text_width import (
     cut,
     fit,
     fold,
-    folded_count,
     pasted_text,
     placed,
     plain,
+    wrap,
 )
 from tests.terminal.emulator import Emulator, halves, narrow
 
@@ -85,7 +86,31 @@ def test_folding_keeps_every_character_and_fits(text: str, width: int) -> None:
     pieces = fold(shown, width)
     assert "".join(pieces) == shown
     assert all(cell_len(piece) <= width for piece in pieces)
-    assert folded_count(shown, width) == len(pieces)
+
+
+@given(TEXTS, st.integers(2, 40))
+def test_wrapped_rows_fit_and_leave_out_only_spaces(text: str, width: int) -> None:
+    shown = plain(text)
+    rows = wrap(shown, width)
+    assert all(cell_len(shown[start:end]) <= width for start, end in rows)
+    ends = [0, *(place for row in rows for place in row), len(shown)]
+    assert not "".join(shown[a:b] for a, b in zip(ends[::2], ends[1::2], strict=True)).strip(" ")
+    assert rows == sorted(rows)
+
+
+@pytest.mark.parametrize("sign", ["s", "é"])
+def test_rows_break_between_words(sign: str) -> None:
+    def rows(text: str, width: int) -> list[str]:
+        return [text[start:end].rstrip() for start, end in wrap(text, width)]
+
+    assert rows(f"logit{sign} of top-p samplers", 10) == [
+        f"logit{sign} of",
+        "top-p",
+        "samplers",
+    ]
+    assert rows(f"a {sign}/very/long/path", 10) == [f"a {sign}/very/l", "ong/path"]
+    assert rows(f"  {sign}", 10) == [f"  {sign}"]
+    assert rows("", 10) == [""]
 
 
 def test_what_is_pasted_into_a_line_is_one_line_without_controls() -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from textual import events
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import LogEvent, LogLevel, LogLine, LogRun
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.pages.logs.pane import LogPane
+from cyber_inference_tui.tui.pages.logs.title import PaneState, title_content
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -48,6 +49,11 @@ def write(client: FakeClient, source: str, *texts: str, level: LogLevel = LogLev
     log += [line(first + place, text, level) for place, text in enumerate(texts)]
     lines = tuple(LogLine(at=NOW, text=text, level=level) for text in texts)
     client.publish("log", LogEvent(id=source, first=first, lines=lines))
+
+
+def title(app: CyberApp) -> str:
+    """The title of the log."""
+    return str(app.screen.query_one(".pane-title", Static).content)
 
 
 async def stopped(pilot: Any, app: Any, client: FakeClient) -> None:
@@ -137,24 +143,120 @@ async def test_a_hidden_page_reads_nothing_and_keeps_its_place() -> None:
 
 
 async def test_search_goes_from_match_to_match() -> None:
-    async with on_page(busy_world()) as (app, _, pilot):
+    async with on_page(busy_world()) as (app, client, pilot):
         pane = await on_log(pilot, app, QWEN)
         await pilot.press("slash", *"NEARLY")
         assert isinstance(app.focused, Input)
         assert not app.focused.cursor_blink
         await pilot.press("enter")
         await until(pilot, lambda: pane.view.target == 90)
-        assert "/NEARLY" in screen_text(app)
+        assert "/NEARLY  1 of 1" in screen_text(app)
         await pilot.press("n")
-        await until(pilot, lambda: "no match after this line" in screen_text(app))
+        await until(pilot, lambda: "again from the top" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: "/NEARLY" not in screen_text(app))
+        assert "again" not in screen_text(app)
         await pilot.press("slash", *"(11", "enter")
         await until(pilot, lambda: pane.view.target == 119)
+        assert "/(11  11 of 11" in screen_text(app)
         await pilot.press("N")
         await until(pilot, lambda: pane.view.target == 118)
+        assert "10 of 11" in screen_text(app)
+        # It goes round both ends.
+        await pilot.press("n", "n")
+        await until(pilot, lambda: pane.view.target == 11)
+        assert "1 of 11" in screen_text(app)
+        assert "again from the top" in screen_text(app)
+        await pilot.press("N")
+        await until(pilot, lambda: "again from the end" in screen_text(app))
+        assert pane.view.target == 119
+        # New matches count.
+        write(client, QWEN, "(11) too", "(12)")
+        await until(pilot, lambda: "11 of 12" in screen_text(app))
+        await pilot.press("slash", *"no such text", "enter")
+        await until(pilot, lambda: "no such text  no match" in screen_text(app))
+
+
+async def test_more_matches_than_are_counted() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [line(number, f"line {number}") for number in range(2500)]
+    async with on_page(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("slash", *"line", "enter")
+        await until(pilot, lambda: "1 of 1,000+ from the end" in screen_text(app))
+        # The first match is far before those that are counted.
         await pilot.press("n")
-        await until(pilot, lambda: pane.view.target == 119)
+        await until(pilot, lambda: pane.view.target == 0)
+        await pilot.press("n", "n", "N")
+        await until(pilot, lambda: pane.view.target == 1)
+        assert "1,000+ matches" in screen_text(app)
+        pane.view.run(pane.view._show_around(1500))
+        await until(pilot, lambda: pane.view.target == 1500)
+        await pilot.press("N")
+        await until(pilot, lambda: "1,001 of 2,000+ from the end" in screen_text(app))
+        assert pane.view.target == 1499
+
+
+async def test_a_filter_shows_only_lines_with_a_text_and_keeps_the_place() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [
+        line(number, f"{'even' if number % 2 == 0 else 'odd'} {number} ") for number in range(4000)
+    ]
+    async with on_page(world) as (app, client, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("ampersand", *"EVEN 39")
+        await until(pilot, lambda: "odd" not in screen_text(app) and "&EVEN 39" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.focused is pane.view)
+        write(client, QWEN, "an odd line", "even 39 again")
+        await until(pilot, lambda: "even 39 again" in screen_text(app))
+        assert "an odd line" not in screen_text(app)
+        assert "following" in screen_text(app)
+        # A search looks at these lines only.
+        await pilot.press("slash", *"3990", "enter")
+        await until(pilot, lambda: "/3990  1 of 1" in screen_text(app))
+        assert pane.view.target == 3990
+        await pilot.press("escape")
+        await until(pilot, lambda: "/3990" not in screen_text(app))
+        top = pane.view.top_number
+        assert 3900 < top < 3990
+        await pilot.press("escape")
+        await until(pilot, lambda: "odd 3" in screen_text(app) and "&" not in title(app))
+        assert pane.view.top_number == top
+        assert not pane.view.following
+        await pilot.press("ampersand", *"nothing like this", "enter")
+        await until(pilot, lambda: "No line has the text nothing like this." in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: pane.view.top_number == top)
+
+
+async def test_another_level_keeps_the_place() -> None:
+    world = busy_world()
+    world.logs[QWEN] = [
+        line(number, f"line {number}", LogLevel.WARNING if number % 10 == 7 else LogLevel.INFO)
+        for number in range(5000)
+    ]
+    async with on_page(world) as (app, _, pilot):
+        pane = await on_log(pilot, app, QWEN)
+        await pilot.press("slash", *"line 2222", "enter")
+        await until(pilot, lambda: pane.view.target == 2222)
+        await pilot.press("escape")
+        top = pane.view.top_number
+        await pilot.press("l", "l")
+        await until(pilot, lambda: "warning and worse" in screen_text(app))
+        await until(pilot, lambda: pane.view.top_number == top - top % 10 + 7)
+        assert not pane.view.following
+        assert [one.number for one in pane.view.lines] == list(range(7, 5000, 10))
+        # Back at all levels the same line is at the top, not the warning after it.
+        await pilot.press("l", "l")
+        await until(pilot, lambda: "warning" not in screen_text(app) and "error" not in title(app))
+        await until(pilot, lambda: pane.view.top_number == top)
+        # Lines after the place lead to the end, and the view follows again.
+        await pilot.press("G")
+        await until(pilot, lambda: "line 4999" in screen_text(app) and pane.view.following)
+        await pilot.press("l")
+        await until(pilot, lambda: "info and worse" in screen_text(app))
+        assert pane.view.following
 
 
 async def test_search_finds_what_lies_far_before_the_window() -> None:
@@ -189,7 +291,7 @@ async def test_to_the_last_error_and_to_the_runs() -> None:
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: pane.view.target == 40)
         await pilot.press("e")
-        await until(pilot, lambda: "this log has no error" in screen_text(app))
+        await until(pilot, lambda: "no error in this log" in screen_text(app))
         write(client, QWEN, "it broke", level=LogLevel.ERROR)
         await pilot.press("e")
         await until(pilot, lambda: pane.view.target == 120)
@@ -235,6 +337,24 @@ async def test_logs_side_by_side() -> None:
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 2)
         await until(pilot, lambda: "main: server is listening" in screen_text(app))
         assert "loading gemma" in screen_text(app)
+        # All keys fit, also those of a search.
+        await pilot.press("slash", "m", "enter")
+        await until(pilot, lambda: "n Next" in screen_text(app))
+        assert "…" not in screen_text(app).rstrip().splitlines()[-1]
+        # The log under the cursor is opened, or else the next one.
+        assert app.screen.query_one(LiveTable).cursor_key == "nomic-embed-text-v2"
+        await pilot.press("b", "s")
+        await until(pilot, lambda: "This log is open already." in screen_text(app))
+        # A log of the list replaces the one that had the focus, whose title shows that.
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: "load_tensors" in screen_text(app))
+        first, second = app.screen.query(LogPane)
+        assert (first.source, second.source) == ("service", "phi-4-mini-q4_k_m")
+        assert second.query_one(".pane-title").styles.background.a > 0
+        await pilot.press("tab")
+        await until(pilot, lambda: first.view.has_focus)
+        assert first.query_one(".pane-title").styles.background.a > 0
+        assert second.query_one(".pane-title").styles.background.a == 0
         await pilot.press("s")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 3)
         await pilot.press("s")
@@ -244,6 +364,7 @@ async def test_logs_side_by_side() -> None:
         assert not app.screen.query_one(LiveTable).display
         await pilot.press("f", "x", "x")
         await until(pilot, lambda: len(app.screen.query(LogPane)) == 1)
+        assert app.screen.query_one(LiveTable).cursor_key == "service"
         await pilot.press("x")
         await pilot.pause()
         assert len(app.screen.query(LogPane)) == 1
@@ -350,6 +471,16 @@ async def test_long_lines_are_read_to_their_end() -> None:
         await until(pilot, lambda: "begins" in screen_text(app))
         await pilot.press("slash", *"wide", "enter")
         await until(pilot, lambda: "中wide" in screen_text(app))
+
+
+def test_a_narrow_title_says_less() -> None:
+    state = PaneState(source=QWEN, search="task", place="3 of 17", following=False, new_lines=1200)
+    assert str(title_content(state, 90, "…").plain).endswith(
+        "3 of 17   paused, +1,200 new: G follows"
+    )
+    narrow = title_content(state, 50, "…").plain
+    assert narrow.endswith("3 of 17  paused, +1,200 new")
+    assert len(narrow) == 50
 
 
 async def test_a_long_name_leaves_room_for_what_matters() -> None:

@@ -16,8 +16,11 @@ from textual.strip import Strip
 
 from cyber_inference_tui.records import NumberedLine
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat, line_text
+from cyber_inference_tui.tui.widgets.log_rows import Role, RowFormat
 from cyber_inference_tui.tui.widgets.log_window import Entry, LogWindow
+
+_MARKS = ("match", "found")
+"""The roles with their own background."""
 
 
 class LogSheet(ScrollView):
@@ -30,6 +33,10 @@ class LogSheet(ScrollView):
         "logview--error",
         "logview--gap",
         "logview--match",
+        "logview--found",
+        "logview--task0",
+        "logview--task1",
+        "logview--task2",
         "logview--target",
     }
     DEFAULT_CSS = """
@@ -45,9 +52,15 @@ class LogSheet(ScrollView):
         & > .logview--error { color: $text-error; }
         & > .logview--gap { color: $text-accent; text-style: italic; }
         & > .logview--match { background: $warning-muted; text-style: bold; }
+        & > .logview--found { background: $warning; color: $background; text-style: bold; }
+        & > .logview--task0 { color: $text-accent; }
+        & > .logview--task1 { text-style: bold; }
+        & > .logview--task2 { color: $text-muted; }
         & > .logview--target { background: $foreground 8%; }
-        &:nocolor > .logview--match { text-style: reverse; }
-        &:ansi > .logview--match { background: transparent; text-style: reverse; }
+        &:nocolor > .logview--match, &:nocolor > .logview--found { text-style: reverse; }
+        &:ansi > .logview--match, &:ansi > .logview--found {
+            background: transparent; color: ansi_default; text-style: reverse;
+        }
     }
     """
 
@@ -97,7 +110,7 @@ class LogSheet(ScrollView):
         shown = (self._window.at(row) for row in range(top, top + self.size.height))
         longest = max(
             (
-                cell_len(line_text(one[0]))
+                cell_len(self._format.text_of(one[0]))
                 for one in shown
                 if one and isinstance(one[0], NumberedLine)
             ),
@@ -111,18 +124,11 @@ class LogSheet(ScrollView):
     def scroll_to_match(self, row: int) -> None:
         """Scroll sideways to a match beyond the edge."""
         found = self._window.at(row)
-        pattern = self._format.pattern
-        if (
-            self._format.wrap
-            or pattern is None
-            or found is None
-            or not isinstance(found[0], NumberedLine)
-        ):
+        if self._format.wrap or found is None or not isinstance(found[0], NumberedLine):
             return
-        text = line_text(found[0])
-        if (match := pattern.search(text)) is None:
+        if (match := next(self._format.matches(found[0]), None)) is None:
             return
-        start, end = cell_len(text[: match.start()]), cell_len(text[: match.end()])
+        start, end = (cell_len(self._format.text_of(found[0])[:place]) for place in match)
         width, shift = self._format.text_width, self._format.shift
         if end > shift + width - 1 or start < shift + bool(shift):
             self._shift_to(0 if end < width else start - width // 3)
@@ -145,10 +151,11 @@ class LogSheet(ScrollView):
 
     def _strip(self, pieces: Sequence[tuple[str, Role]], ground: Style) -> Strip:
         width = self.size.width
-        segments = [Segment(text, self._style(role, ground)) for text, role in pieces if text]
+        shown = [piece for piece in pieces if piece[0]]
+        segments = [Segment(text, self._style(role, ground)) for text, role in shown]
         space = width - sum(cell_len(segment.text) for segment in segments)
         # Spaces look the same in every colour: append them to the last piece.
-        if space > 0 and segments and pieces[-1][1] != "match":
+        if space > 0 and shown and shown[-1][1] not in _MARKS:
             segments[-1] = Segment(segments[-1].text + " " * space, segments[-1].style)
         return Strip(segments).adjust_cell_length(width, ground)
 
@@ -156,4 +163,4 @@ class LogSheet(ScrollView):
         if role == "text":
             return ground
         style = self.get_component_rich_style(f"logview--{role}")
-        return style if role == "match" else style + Style(bgcolor=ground.bgcolor)
+        return style if role in _MARKS else style + Style(bgcolor=ground.bgcolor)

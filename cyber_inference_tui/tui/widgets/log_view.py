@@ -18,7 +18,7 @@ from textual.reactive import var
 from cyber_inference_tui.records import NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.tui.widgets.log_rows import RowFormat, line_text
+from cyber_inference_tui.tui.widgets.log_rows import RowFormat
 from cyber_inference_tui.tui.widgets.log_sheet import LogSheet
 
 WINDOW = 20_000
@@ -31,9 +31,9 @@ class LogView(LogSheet, can_focus=True):
     The view has a window of at most ``window`` lines. It is *attached* while the window's end is
     the log's end. A page feeds it: ``show`` at the start and after ``FirstWanted`` or
     ``EndWanted``, ``extend`` with live lines (at most 4 times per second), ``prepend`` after
-    ``OlderWanted``, ``append`` after ``NewerWanted``. Clear it before it shows another log or
-    another level. It ignores lines that it has already, so that lines that were read and live
-    lines may overlap.
+    ``OlderWanted``, ``append`` after ``NewerWanted``. Clear it before it shows another log, and
+    ``forget_new`` before other lines of the same log. It ignores lines that it has already, so that
+    lines that were read and live lines may overlap.
 
     ``gap_hint`` ends the row for missing lines, such as ``r reads them``.
     """
@@ -68,7 +68,12 @@ class LogView(LogSheet, can_focus=True):
         ),
         Binding("w", "toggle_wrap", "Wrap", id="log.wrap", tooltip="wrap or cut long lines"),
         Binding(
-            "t", "toggle_time", "Time", show=False, id="log.time", tooltip="show or hide the times"
+            "t",
+            "toggle_time",
+            "Time",
+            show=False,
+            id="log.time",
+            tooltip="the time, no time, or lines as their program wrote them",
         ),
     ]
     ALLOW_SELECT = False
@@ -79,6 +84,8 @@ class LogView(LogSheet, can_focus=True):
     """Lines that came since the pause, for a badge such as ``+12 new``."""
     wrap: var[bool] = var(False)
     show_time: var[bool] = var(True)
+    as_written: var[bool] = var(False)
+    """Show lines with the time and level that their program wrote, instead of our time."""
     search: var[str] = var("")
     """Text to highlight; case is ignored."""
 
@@ -140,23 +147,29 @@ class LogView(LogSheet, can_focus=True):
     # Feeding
 
     def show(
-        self, lines: Sequence[NumberedLine], *, at_end: bool = True, gaps: bool = True
+        self,
+        lines: Sequence[NumberedLine],
+        *,
+        at_end: bool = True,
+        gaps: bool = True,
+        top: int | None = None,
     ) -> None:
         """Replace the window. ``at_end``: its end is the log's end, and the view follows it.
 
+        With ``top`` it does not follow, and begins at the line with this number or the next one.
         ``gaps`` shows a row for missing numbers; off for lines of a filtered log.
         """
         self._window.clear()
         self._gaps = gaps
         self._attached = at_end
         self._asked_older = self._asked_newer = None
-        self.following = at_end
+        self.following = at_end and top is None
         self._window.add_newer(lines, gaps=gaps)
         self._grown()
-        if at_end:
+        if self.following:
             self._resume()
         else:
-            self._go(0)
+            self._go(0 if top is None else self._window.row_from(top))
         self.refresh()
 
     def clear(self) -> None:
@@ -164,6 +177,11 @@ class LogView(LogSheet, can_focus=True):
         self._pending.clear()
         self._target = None
         self.show(())
+
+    def forget_new(self) -> None:
+        """Drop the new lines of a pause."""
+        self._pending.clear()
+        self.new_lines = 0
 
     def extend(self, lines: Sequence[NumberedLine]) -> None:
         """Add live lines in order."""
@@ -334,8 +352,11 @@ class LogView(LogSheet, can_focus=True):
         self.wrap = not self.wrap
 
     def action_toggle_time(self) -> None:
-        """Show or hide the times."""
-        self.show_time = not self.show_time
+        """Show the times, no times, or the lines as their program wrote them."""
+        self.show_time, self.as_written = (
+            not self.show_time and self.as_written,
+            not self.show_time and not self.as_written,
+        )
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """Ask for older lines at the top, where nothing scrolls."""
@@ -357,21 +378,10 @@ class LogView(LogSheet, can_focus=True):
         self.refresh()
         return True
 
-    def matches(self, *, after: int | None = None, before: int | None = None) -> Iterator[int]:
-        """Yield the numbers of matches: upwards from ``after``, downwards from ``before``, or all.
-
-        For example ``next(view.matches(after=number), None)``.
-        """
-        pattern = self._format.pattern
-        if pattern is None:
-            return
-        lines = self._window.lines if before is None else self._window.newest_first
-        for line in lines:
-            if before is not None and line.number >= before:
-                continue
-            if after is not None and line.number <= after:
-                continue
-            if pattern.search(line_text(line)):
+    def matches(self) -> Iterator[int]:
+        """Yield the numbers of the lines with a match."""
+        for line in self._window.lines:
+            if next(self._format.matches(line), None) is not None:
                 yield line.number
 
     # Contents
@@ -420,6 +430,10 @@ class LogView(LogSheet, can_focus=True):
         """Measure the lines again, as the width of the text changes."""
         self._measure()
 
+    def watch_as_written(self) -> None:
+        """Measure the lines again, as their text changes."""
+        self._measure()
+
     def on_resize(self, event: events.Resize) -> None:
         """Measure the lines again for the new size."""
         self._measure()
@@ -434,6 +448,7 @@ class LogView(LogSheet, can_focus=True):
             width=width,
             wrap=self.wrap,
             show_time=self.show_time,
+            as_written=self.as_written,
             shift=0 if self.wrap else self._format.shift,
         )
         self._window.measure()

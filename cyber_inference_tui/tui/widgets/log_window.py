@@ -56,11 +56,6 @@ class LogWindow:
         return (entry for entry in self._entries if isinstance(entry, NumberedLine))
 
     @property
-    def newest_first(self) -> Iterator[NumberedLine]:
-        """The lines from the last to the first."""
-        return (entry for entry in reversed(self._entries) if isinstance(entry, NumberedLine))
-
-    @property
     def first_number(self) -> int:
         """The first line's number; 0 if there is none."""
         return self._entries[0].number if self._entries else 0
@@ -84,13 +79,21 @@ class LogWindow:
 
     def row_of(self, number: int) -> int | None:
         """Return the first row of a line; ``None`` if the window does not have it."""
-        index = bisect_left(self._entries, number, key=lambda entry: entry.number)
+        index = self._index_from(number)
         if index == len(self._entries):
             return None
         entry = self._entries[index]
         if isinstance(entry, Gap) or entry.number != number:
             return None
         return self._tops[index] - self._base
+
+    def row_from(self, number: int) -> int:
+        """Return the first row of the first line from ``number`` on; after the last, ``rows``."""
+        index = self._index_from(number)
+        return self.rows if index == len(self._tops) else self._tops[index] - self._base
+
+    def _index_from(self, number: int) -> int:
+        return bisect_left(self._entries, number, key=lambda entry: entry.number)
 
     def clear(self) -> None:
         """Remove all entries."""

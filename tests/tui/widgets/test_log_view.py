@@ -306,9 +306,6 @@ async def test_a_search_is_marked_and_found() -> None:
         app.view.search = "cuda"
         await pilot.pause()
         assert list(app.view.matches()) == [0, 2]
-        assert next(app.view.matches(after=0)) == 2
-        assert next(app.view.matches(before=2)) == 0
-        assert next(app.view.matches(after=2), None) is None
         assert "CUDA" in [segment.text for segment in app.view.render_line(0)]
         assert app.lines[2].endswith("cuda [x] again")
         app.view.search = "[x]("
@@ -416,3 +413,58 @@ async def test_hidden_it_paints_nothing_and_is_up_to_date_when_it_comes_back() -
         assert app.view.painted
         assert app.lines[-1].endswith("line 199")
         assert app.follows()
+
+
+async def test_lines_have_one_clock() -> None:
+    app = _App()
+    written = [
+        "0.00.018.399 I srv    load_model: loading",
+        "W slot update_slots: id  0 | task 7 | full",
+        '{"type":"log","time":42,"level":"error","msg":"srv  \\"x\\"\\n"}',
+        "I is a word",
+    ]
+    async with app.run_test(size=(80, 4)) as pilot:
+        app.view.show([_line(number, text) for number, text in enumerate(written)])
+        await pilot.pause()
+        texts = ["srv    load_model: loading", "slot update_slots: id  0 | task 7 | full"]
+        texts += ['srv  "x"', "I is a word"]
+        assert [line[11:] for line in app.lines] == texts
+        assert app.lines[0].startswith("  03:04:05 ")
+        # What is hidden matches nothing, nor does it when it is shown.
+        app.view.search = "0"
+        assert list(app.view.matches()) == [1]
+        await pilot.press("t")
+        assert [line[2:] for line in app.lines] == texts
+        await pilot.press("t")
+        assert [line[2:] for line in app.lines] == written
+        assert list(app.view.matches()) == [1]
+        await pilot.press("t")
+        assert [line[11:] for line in app.lines] == texts
+
+
+async def test_rows_break_between_words_and_mark_a_match_in_two_of_them() -> None:
+    app = _App()
+    async with app.run_test(size=(32, 5)) as pilot:
+        app.view.wrap = True
+        app.view.show([_line(0, "logits of the top-p samplers")])
+        app.view.search = "the top"
+        await pilot.pause()
+        assert [line[11:] for line in app.lines[:2]] == ["logits of the top-p", "samplers"]
+        await pilot.resize_terminal(25, 5)
+        await pilot.pause()
+        assert [line[11:] for line in app.lines[:3]] == ["logits of the", "top-p", "samplers"]
+        rows = [[one.text for one in app.view.render_line(y)] for y in (0, 1)]
+        assert "the" in rows[0]
+        assert "top" in rows[1]
+
+
+async def test_requests_that_run_together_have_different_shades() -> None:
+    app = _App()
+    async with app.run_test(size=(80, 8)):
+        tasks = [f"slot release: id  0 | task {number} | done" for number in range(0, 168, 21)]
+        app.view.show([_line(number, text) for number, text in enumerate(tasks)])
+        styles = set()
+        for y in range(8):
+            (task,) = (one for one in app.view.render_line(y) if one.text.startswith("task "))
+            styles.add(task.style)
+        assert len(styles) == 3

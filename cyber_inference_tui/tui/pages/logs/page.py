@@ -20,8 +20,9 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 MAX_PANES = 3
 LEAST_PANE = 50
-"""Least cells for each of several logs; the list hides if it leaves them less."""
+"""Least cells for a log; the list hides if it leaves less."""
 _LIST = 36
+_NARROW_LIST = 28
 
 
 class LogsPage(Page):
@@ -49,6 +50,7 @@ class LogsPage(Page):
         self._logs: list[LogRecord] = []
         self._seen: object = None
         self._wanted: str | None = None
+        self._before: LogPane | None = None
 
     def body(self) -> ComposeResult:
         """Compose the list and the panes."""
@@ -72,8 +74,10 @@ class LogsPage(Page):
 
     @property
     def _active(self) -> LogPane:
+        """The pane with the focus; while the list has it, the one that had it before."""
         panes = self._panes
-        return next((pane for pane in panes if pane.has_focus_within), panes[0])
+        focused = next((pane for pane in panes if pane.has_focus_within), self._before)
+        return focused if focused in panes else panes[0]
 
     # Drawing
 
@@ -101,30 +105,38 @@ class LogsPage(Page):
         opened = [pane.source for pane in self._panes]
         context = self.cyber.options.render_context()
         rows = source_rows(self._logs, self.cyber.snapshot, opened, context)
-        self.query_one("#sources", LiveTable).show(rows)
+        table = self.query_one("#sources", LiveTable)
+        table.show(rows)
+        if not table.has_focus:
+            table.move_to(self._active.source)
 
     def on_screen_resume(self) -> None:
         """Read the logs while the page is in front."""
         for pane in self._panes:
-            pane.start_reading()
+            pane.view.start_reading()
         self._seen = None
         super().on_screen_resume()
 
     def on_screen_suspend(self) -> None:
         """Stop reading while another page is in front."""
         for pane in self._panes:
-            pane.stop_reading()
+            pane.view.stop_reading()
 
     def _arrange(self) -> None:
         """Hide the list if the logs need its room, unless it has the focus."""
         panes = len(self._panes)
-        crowded = panes > 1 and (self.size.width - _LIST) // panes < LEAST_PANE
+        width = _LIST if self.has_class("-wide") else _NARROW_LIST
+        crowded = (self.size.width - width) // panes < LEAST_PANE
         used = self.query_one("#sources").has_focus
         self.set_class(crowded and not used, "-crowded")
 
     @on(DescendantFocus)
     def _focus_moved(self) -> None:
         self._arrange()
+        table = self.query_one("#sources", LiveTable)
+        if not table.has_focus:
+            self._before = self._active
+            table.move_to(self._before.source)
 
     # Choosing
 
@@ -135,7 +147,7 @@ class LogsPage(Page):
             return
         shown = next((pane for pane in self._panes if pane.source == source), None)
         pane = shown or self._active
-        pane.open(source)
+        pane.view.open(source)
         self.screen.set_focus(pane.view)
         self._show_sources()
 
@@ -144,15 +156,19 @@ class LogsPage(Page):
         self.open(event.key)
 
     async def action_split(self) -> None:
-        """Open the selected log, or the next one, beside the others."""
+        """Open the selected log beside the others; from a log the next one, if it is selected."""
         panes = self._panes
-        source = self.query_one("#sources", LiveTable).cursor_key
+        table = self.query_one("#sources", LiveTable)
+        source = table.cursor_key
         if len(panes) >= MAX_PANES:
             self.cyber.show_message(f"{MAX_PANES} logs are open. x closes one.", "warning")
             return
         opened = {pane.source for pane in panes}
+        if source in opened and table.has_focus:
+            self.cyber.show_message("This log is open already.")
+            return
         if source is None or source in opened:
-            source = next((log.id for log in self._logs if log.id not in opened), None)
+            source = next((row.key for row in table.rows if row.key not in opened), None)
         if source is None:
             self.cyber.show_message("Every log is open already.")
             return
@@ -166,8 +182,9 @@ class LogsPage(Page):
         """Close the active log, unless it is the only one."""
         panes = self._panes
         if len(panes) > 1:
-            await self._active.remove()
-            self.screen.set_focus(self._panes[0].view)
+            place = panes.index(self._active)
+            await panes[place].remove()
+            self.screen.set_focus(self._panes[max(0, place - 1)].view)
             self._arrange()
             self._show_sources()
             self.refresh_bindings()
