@@ -22,6 +22,17 @@ class HubModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     architecture: str | None = None
     context_length: int | None = None
+    licence: str | None = None
+    """Its short name, such as ``apache-2.0``."""
+
+
+class HubCardRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts about a repository, and the beginning of its model card."""
+
+    model: HubModelRecord
+    text: str = ""
+    """Plain text with headings (``# Title``), list items (``- one``) and code (four spaces); every
+    other line is a paragraph."""
 
 
 class HubFileRecord(msgspec.Struct, frozen=True, kw_only=True):
