@@ -22,9 +22,9 @@ _AUTOLINK: Final = re.compile(r"<(https?://[^<>\s]{1,2000})>")
 _HIDDEN: Final = {
     name: re.compile(f"</{name}", re.IGNORECASE) for name in ("style", "script", "svg")
 }
-_BLOCKS: Final = frozenset(
-    "p div center section article table thead tbody tr ul ol details summary hr blockquote pre "
-    "figure header footer".split()
+_BLOCK: Final = re.compile(
+    "p|div|center|section|article|table|thead|tbody|tr|ul|ol|details|summary|hr|blockquote|pre"
+    "|figure|header|footer"
 )
 _ADDRESS: Final = r"(?:[^()\s]|\([^()\s]{0,200}\)){0,2000}"
 _TITLE: Final = r"(?:\s+[\"'][^()\n]{0,300})?"
@@ -101,7 +101,7 @@ def _without_tags(text: str) -> str:
 def _in_place_of(name: str, *, closing: bool) -> str:
     if name == "br":
         return "\n"
-    if name in _BLOCKS:
+    if _BLOCK.fullmatch(name):
         return "\n\n"
     if len(name) == 2 and name[0] == "h" and name[1] in "123456":
         return "\n\n" if closing else "\n\n# "
@@ -110,53 +110,63 @@ def _in_place_of(name: str, *, closing: bool) -> str:
     return " " if name in {"td", "th"} else ""
 
 
-def _paragraphs(text: str) -> list[str]:
-    """Return the lines of the text; an empty one ends a paragraph."""
-    lines: list[str] = []
-    words: list[str] = []
-    in_code = False
+class _Paragraphs:
+    """Collects the lines of a text without tags; an empty one ends a paragraph."""
 
-    def end_paragraph() -> None:
-        if words and (line := _plain(" ".join(words))):
-            lines.append(line)
-        words.clear()
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._words: list[str] = []
+        self._in_code = False
 
-    for line in text.split("\n"):
+    def add(self, line: str) -> None:
+        """Take the next line of the card."""
         if _FENCE.match(line):
-            end_paragraph()
-            in_code = not in_code
-            lines.append("")
-        elif in_code:
-            lines.append(_cleaned(f"{_CODE}{html.unescape(line)}").rstrip())
+            self._in_code = not self._in_code
+            self.end("")
+        elif self._in_code:
+            self.lines.append(_cleaned(f"{_CODE}{html.unescape(line)}").rstrip())
         else:
-            line = line.lstrip("> ") if line.lstrip().startswith(">") else line
-            heading, item = _HEADING.match(line), _ITEM.match(line)
-            if not line.strip() or _DEFINITION.match(line):
-                end_paragraph()
-                lines.append("")
-            elif _RULE.fullmatch(line):
-                # Below a paragraph it makes that a heading.
-                underlined = line.strip()[0] in "-=" and len(words) == 1
-                title = _plain(words.pop()) if underlined else ""
-                end_paragraph()
-                lines += ["", f"# {title}" if title else "", ""]
-            elif heading:
-                end_paragraph()
-                title = _plain(heading[1].rstrip("# "))
-                lines += ["", f"# {title}" if title else "", ""]
-            elif item:
-                end_paragraph()
-                indent = "  " * min(3, len(item[1].expandtabs(4)) // 2)
-                words.append(f"{indent}{item[2] or '-'} {item[3]}")
-            elif line.lstrip().startswith("|"):
-                end_paragraph()
-                if not _TABLE_RULE.fullmatch(line):
-                    words.append(line.strip().strip("|").strip())
-                    end_paragraph()
-            else:
-                words.append(line.strip())
-    end_paragraph()
-    return lines
+            self._add_text(line.lstrip("> ") if line.lstrip().startswith(">") else line)
+
+    def end(self, *more: str) -> None:
+        """End the paragraph, and add ``more`` lines."""
+        if self._words and (line := _plain(" ".join(self._words))):
+            self.lines.append(line)
+        self._words.clear()
+        self.lines += more
+
+    def _add_text(self, line: str) -> None:
+        if not line.strip() or _DEFINITION.match(line):
+            self.end("")
+        elif _RULE.fullmatch(line):
+            # Below a single line it makes that a heading.
+            underlines = line.strip()[0] in "-=" and len(self._words) == 1
+            self._add_heading(self._words.pop() if underlines else "")
+        elif heading := _HEADING.match(line):
+            self._add_heading(heading[1].rstrip("# "))
+        elif item := _ITEM.match(line):
+            self.end()
+            indent = "  " * min(3, len(item[1].expandtabs(4)) // 2)
+            self._words.append(f"{indent}{item[2] or '-'} {item[3]}")
+        elif line.lstrip().startswith("|"):
+            self.end()
+            if not _TABLE_RULE.fullmatch(line):
+                self._words.append(line.strip().strip("|").strip())
+                self.end()
+        else:
+            self._words.append(line.strip())
+
+    def _add_heading(self, text: str) -> None:
+        title = _plain(text)
+        self.end("", f"# {title}" if title else "", "")
+
+
+def _paragraphs(text: str) -> list[str]:
+    collected = _Paragraphs()
+    for line in text.split("\n"):
+        collected.add(line)
+    collected.end()
+    return collected.lines
 
 
 def _plain(text: str) -> str:

@@ -98,6 +98,13 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime | None = None
 
     @property
+    def share(self) -> float | None:
+        """The part done, 0 to 1; ``None`` while the total is unknown."""
+        if self.status is DownloadStatus.DONE:
+            return 1.0
+        return min(1.0, self.bytes_done / self.bytes_total) if self.bytes_total else None
+
+    @property
     def name(self) -> str:
         """The short name of the model."""
         return (self.filename or self.repo).rpartition("/")[2].removesuffix(".gguf")

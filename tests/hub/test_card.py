@@ -102,7 +102,9 @@ def test_odd_cards(card: str, text: str) -> None:
 
 
 def test_nothing_that_a_terminal_obeys_is_left() -> None:
-    hostile = "a\x1b]0;x\x07b &#27;[2J&#x9b;31m \u202eevil\u2066 \x00end\n\n```\n\x1b[31m&#27;c\n```"
+    hostile = (
+        "a\x1b]0;x\x07b &#27;[2J&#x9b;31m \u202eevil\u2066 \x00end\n\n```\n\x1b[31m&#27;c\n```"
+    )
     text = card_text(hostile)
     assert "ab" in text
     assert "end" in text
@@ -120,7 +122,20 @@ def test_a_long_card_ends_after_its_first_paragraphs() -> None:
 @pytest.mark.parametrize(
     "piece",
     ["<!--", "<a ", "<style>", "![", "[a](", "[a](x(y)", "[a][", "*a ", "_a ", "&#", "> ", "| "]
-    + ["- ", "\\", "```\n", "<svg><", "[](a[](b)", "# #", "=\n", "<h1>", "[!x", "((((", "][](", "\n\n"],
+    + [
+        "- ",
+        "\\",
+        "```\n",
+        "<svg><",
+        "[](a[](b)",
+        "# #",
+        "=\n",
+        "<h1>",
+        "[!x",
+        "((((",
+        "][](",
+        "\n\n",
+    ],
 )
 def test_hostile_cards_take_no_time(piece: str) -> None:
     card = piece * (64 * 1024 // len(piece))

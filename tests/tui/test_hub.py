@@ -17,7 +17,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
 )
 from cyber_inference_tui.terminal.charset import ASCII
-from cyber_inference_tui.tui.pages.hub import page as hub_module
+from cyber_inference_tui.tui.pages.hub import catalog as hub_module
 from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World

@@ -18,18 +18,16 @@ from cyber_inference_tui.tui.pages.hub.downloads_pane import (
     download_name,
     download_rows,
     download_sentence,
-    percent_text,
-    share_done,
 )
+from cyber_inference_tui.tui.pages.hub.sentences import file_sentence, result_sentence
 from cyber_inference_tui.tui.pages.hub.table import (
     active_download,
     file_rows,
-    file_sentence,
     result_rows,
-    result_sentence,
     sorted_files,
 )
 from cyber_inference_tui.tui.widgets.live_table import Row
+from cyber_inference_tui.units import percent_text
 from tests.tui.world import GIB, NOW, ago
 
 CONTEXT = RenderContext(ASCII, NOW)
@@ -165,8 +163,8 @@ def test_a_download_shows_its_rate_only_while_it_runs() -> None:
     paused = texts(download_rows([download(status=DownloadStatus.PAUSED)], CONTEXT)[0])
     assert paused[1] == "o paused"
     assert paused[-2:] == ["-", "-"]
-    assert share_done(download(bytes_total=None)) is None
-    assert share_done(download(status=DownloadStatus.DONE, bytes_total=None)) == 1.0
+    assert download(bytes_total=None).share is None
+    assert download(status=DownloadStatus.DONE, bytes_total=None).share == 1.0
 
 
 def test_the_newest_download_is_first() -> None:
