@@ -121,8 +121,19 @@ def test_a_long_card_ends_after_its_first_paragraphs() -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["<!--", "<a ", "<style>", "![", "[a](", "[a](x(y)", "[a][", "*a ", "_a ", "&#", "> ", "| "]
-    + [
+    [
+        "<!--",
+        "<a ",
+        "<style>",
+        "![",
+        "[a](",
+        "[a](x(y)",
+        "[a][",
+        "*a ",
+        "_a ",
+        "&#",
+        "> ",
+        "| ",
         "- ",
         "\\",
         "```\n",

@@ -164,6 +164,8 @@ class HubCatalog:
             self._failures = 0
         except BaseException:
             self._failures += 1
+            if self.model(repo) is None:
+                self.suggestions.pop(repo, None)  # this hub does not have it
             _keep(self._offers, repo, (state, Offer(None)), FOUND_KEPT)
             raise
         finally:

@@ -175,6 +175,7 @@ class DownloadsPane(Vertical):
         """Draw ``downloads``."""
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
+        self.set_class(not any(one.status in _OPEN for one in downloads), "-quiet")
         context = self._cyber.options.render_context()
         self.query_one(LiveTable).show(download_rows(downloads, context))
         self.show_note()

@@ -36,6 +36,8 @@ class Finding(ModelActions):
         self._catalog = HubCatalog(self.client)
         self._request: Worker[None] | None = None
         self._readers = 0
+        self._free: int | None = None
+        """The memory for which models were suggested, once it is known."""
         self._doing = ""
         """The running request, in words."""
         self._problem = ""
@@ -136,7 +138,7 @@ class Finding(ModelActions):
 
     def _suggest(self) -> None:
         """Look for models that this machine's memory takes."""
-        free = free_for_models(self.cyber.snapshot)
+        free = self._free = free_for_models(self.cyber.snapshot)
         self._catalog.suggestions = {
             one.repo: one for one in suggest(free) if free and one.need_bytes <= free
         }

@@ -153,7 +153,7 @@ class HubPage(Finding):
         if not self._begun:
             self._begun = True
             self._start_search()
-        elif not self._catalog.suggestions:
+        elif self._free is None:
             self._suggest()
         self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)

@@ -28,7 +28,7 @@ def result_sentence(
         return ""
     parts = []
     if suggestion is not None:
-        parts.append(f"Suggested for this machine: {suggestion.good_for}.")
+        parts.append(f"Suggested for this machine ({suggestion.good_for}).")
     if one.gated:
         parts.append(_GATED)
     if offer is not None and offer.local_id is not None:

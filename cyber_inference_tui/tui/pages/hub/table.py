@@ -57,9 +57,9 @@ class FileLine:
 
 
 def _licence_cell(line: ResultLine, context: RenderContext) -> Cell:
-    licence = clean_line(line.model.licence or "", limit=80)
     if line.model.gated:
-        return Cell(f"gated {licence}".rstrip(), "busy")
+        return Cell("gated", "busy")
+    licence = clean_line(line.model.licence or "", limit=80)
     return Cell(licence or context.charset.missing, "dim")
 
 
@@ -82,7 +82,7 @@ def _offer_cell(line: ResultLine, context: RenderContext) -> Cell:
     charset = context.charset
     if line.download is not None:
         share = line.download.share
-        done = "download" if share is None else percent_text(share)
+        done = "queued" if share is None else percent_text(share)
         return Cell(f"{charset.status_sign(ModelStatus.LOADING)} {done}", "busy")
     if line.offer is not None and line.offer.local_id is not None:
         return Cell(f"{charset.check} here", "good")
@@ -125,10 +125,10 @@ RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
         priority=2,
         text=count_text,
     ),
-    Column("fits", "FITS", 10, cell=_offer_cell),
+    Column("fits", "FITS", 9, cell=_offer_cell),
     Column("best", "BEST", 8, priority=6, cell=_quantization_cell),
     Column("size", "SIZE", 8, right=True, priority=1, cell=_size_cell),
-    Column("licence", "LICENCE", 12, priority=3, cell=_licence_cell),
+    Column("licence", "LICENCE", 10, priority=3, cell=_licence_cell),
     Column(
         "downloads",
         "DOWNLOADS",
@@ -141,13 +141,13 @@ RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
     Column(
         "likes",
         "LIKES",
-        7,
+        6,
         lambda line: line.model.likes,
         right=True,
         priority=5,
         text=number_text,
     ),
-    Column("new", "UPDATED", 9, right=True, priority=7, cell=_updated_cell),
+    Column("new", "UPDATED", 7, right=True, priority=7, cell=_updated_cell),
     Column("architecture", "ARCH", 10, lambda line: line.model.architecture, priority=8),
     Column(
         "context",
