@@ -558,6 +558,7 @@ def _found() -> list[HubModelRecord]:
             parameters=8_190_735_360,
             architecture="qwen3",
             context_length=40960,
+            licence="apache-2.0",
         ),
         HubModelRecord(
             repo="ggml-org/gemma-3-4b-it-GGUF",
@@ -567,6 +568,7 @@ def _found() -> list[HubModelRecord]:
             parameters=3_880_099_328,
             architecture="gemma3",
             context_length=131_072,
+            licence="gemma",
         ),
         HubModelRecord(
             repo="meta-llama/Llama-3.2-3B-Instruct-GGUF",
@@ -575,6 +577,7 @@ def _found() -> list[HubModelRecord]:
             updated_at=ago(86400 * 400),
             gated=True,
             architecture="llama",
+            licence="llama3.2",
         ),
     ]
 

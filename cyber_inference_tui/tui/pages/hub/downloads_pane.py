@@ -165,7 +165,7 @@ class DownloadsPane(Vertical):
             COLUMNS,
             empty="No downloads."
             if self._cyber.options.readonly
-            else "No downloads. d on a file of a repository starts one.",
+            else "No downloads. d on a model or a repository starts one.",
             charset=self._charset,
             id="downloads",
         )

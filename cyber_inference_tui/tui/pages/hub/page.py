@@ -247,7 +247,8 @@ class HubPage(Finding):
             offer, suggestion = self._catalog.offer(repo), self._catalog.suggestions.get(repo)
             if not self._catalog.shows_suggestions:
                 suggestion = None
-            return Content(result_sentence(one, offer, suggestion, keys=keys))
+            moving = active_download(self.cyber.snapshot.downloads, repo) is not None
+            return Content(result_sentence(one, offer, suggestion, downloading=moving, keys=keys))
         return Content(file_sentence(self._file, gated=self._is_gated(self._repo), keys=keys))
 
     def action_search(self) -> None:

@@ -20,6 +20,7 @@ def result_sentence(
     offer: Offer | None = None,
     suggestion: Suggestion | None = None,
     *,
+    downloading: bool = False,
     keys: str = "",
 ) -> str:
     """Return what to know about a repository; ``keys`` are what to press for a model of it that
@@ -31,7 +32,9 @@ def result_sentence(
         parts.append(f"Suggested for this machine ({suggestion.good_for}).")
     if one.gated:
         parts.append(_GATED)
-    if offer is not None and offer.local_id is not None:
+    if downloading:
+        parts.append("A model of it is being downloaded; ] shows that.")
+    elif offer is not None and offer.local_id is not None:
         parts.append(_downloaded(offer.local_id, keys))
     elif offer is not None and offer.best is not None:
         best = offer.best
