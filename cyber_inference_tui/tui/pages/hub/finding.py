@@ -261,6 +261,7 @@ class Finding(ModelActions):
     def _show_files(self, files: Sequence[HubFilesRecord]) -> None:
         first = not self._files
         self._files = {one.name: one for one in sorted_files(files)}
+        self._files_table.filtered = first
         self._finish_request()
         suggested = next((one.name for one in files if one.suggested), None)
         if first and suggested is not None:

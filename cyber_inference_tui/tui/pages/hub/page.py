@@ -51,7 +51,7 @@ from cyber_inference_tui.units import size_text
 _CARD_DELAY = 0.3
 """Seconds on a row until its card is read."""
 _CARD_BESIDE_FILES = 100
-_CARD_BESIDE_RESULTS = 150
+_CARD_BESIDE_RESULTS = 160
 """Columns from which the card has room beside the table."""
 
 
@@ -188,6 +188,7 @@ class HubPage(Finding):
         body, width = self.query_one(".body"), self.size.width
         least = _CARD_BESIDE_RESULTS if self._repo is None else _CARD_BESIDE_FILES
         body.set_class(width >= least, "-beside")
+        body.set_class(self._repo is not None, "-files")
         if body.has_class("-beside") or body.has_class("-card"):
             repo = self._repo or self._results.cursor_key
             self.query_one(CardPane).show(repo, delay=_CARD_DELAY if moved else 0.0)
