@@ -25,6 +25,7 @@ from cyber_inference_tui.tui.pages.hub.sentences import file_sentence, result_se
 from cyber_inference_tui.tui.pages.hub.table import (
     ResultLine,
     active_download,
+    active_downloads,
     file_rows,
     result_rows,
     sorted_files,
@@ -83,9 +84,8 @@ def test_a_repository_is_shown_with_its_best_model() -> None:
             ResultLine(HubModelRecord(repo="org/bare")),
             ResultLine(full, Offer(best)),
             ResultLine(gated, Offer(best, "a-q4")),
-            ResultLine(gated, Offer(best), download()),
+            ResultLine(gated, Offer(best), download(), suggested=True),
         ],
-        {"org/full"},
         CONTEXT,
     )
     assert [texts(row) for row in rows] == [
@@ -94,7 +94,7 @@ def test_a_repository_is_shown_with_its_best_model() -> None:
         ["org/gated", "-", "+ here", "Q4", "2.00 GiB", "gated", "-", "-", "-", "-", "-"],
         ["org/gated", "-", "~ 25 %", "Q4", "2.00 GiB", "gated", "-", "-", "-", "-", "-"],
     ]
-    assert [row.tone for row in rows] == ["none", "accent", "none", "none"]
+    assert [row.cell(0)[1] for row in rows] == ["none", "none", "none", "accent"]
 
 
 def test_the_best_model_is_the_suggested_else_the_smallest() -> None:
@@ -186,7 +186,8 @@ def test_a_download_under_way_is_found_by_repository_and_file() -> None:
     one, over = download(), download(id="e", status=DownloadStatus.DONE, filename="other")
     assert active_download([over, one], "org/name", "sub/model-Q4_K_M.gguf") is one
     assert active_download([over, one], "org/name", "other") is None
-    assert active_download([over], "org/name") is None
+    assert active_downloads([over]) == {}
+    assert active_downloads([over, one]) == {"org/name": one}
 
 
 def test_bars_are_full_only_at_the_end() -> None:

@@ -31,9 +31,7 @@ def facts_text(model: HubModelRecord, context: RenderContext) -> str:
     first = [
         f"{count_text(model.parameters)} parameters" if model.parameters else None,
         model.architecture,
-        f"trained for {context_text(model.context_length)} tokens"
-        if model.context_length
-        else None,
+        f"context {context_text(model.context_length)}" if model.context_length else None,
     ]
     age = None
     if model.updated_at is not None:

@@ -65,7 +65,7 @@ class HubCatalog:
         self.query = ""
         self.sort = SORTS[0]
         self.suggestions: dict[str, Suggestion] = {}
-        """Repositories for this machine, shown above the most downloaded."""
+        """Repositories with models for this machine."""
         self._found: dict[str, HubModelRecord] = {}
         self._cursor: str | None = None
         self._facts: dict[str, HubModelRecord] = {}
@@ -81,18 +81,15 @@ class HubCatalog:
     @property
     def models(self) -> list[HubModelRecord]:
         """The repositories in their order."""
-        if not self.shows_suggestions:
-            return list(self._found.values())
-        first = [
-            self._found.get(repo) or self._facts.get(repo) or HubModelRecord(repo=repo)
-            for repo in self.suggestions
-        ]
-        return first + [one for one in self._found.values() if one.repo not in self.suggestions]
+        first = self.first
+        above = [self.model(repo) or HubModelRecord(repo=repo) for repo in first]
+        return above + [one for one in self._found.values() if one.repo not in first]
 
     @property
-    def shows_suggestions(self) -> bool:
-        """Suggestions are above the results: nobody asked for other models or another order."""
-        return bool(self.suggestions and self._found) and not self.query and self.sort == SORTS[0]
+    def first(self) -> dict[str, Suggestion]:
+        """The suggestions above the results, unless somebody asked for names or another order."""
+        asked = self.query or self.sort != SORTS[0] or not self._found
+        return {} if asked else self.suggestions
 
     @property
     def count(self) -> int:

@@ -37,8 +37,10 @@ from cyber_inference_tui.tui.pages.hub.sentences import (
 from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
+    UNDER_WAY,
     ResultLine,
     active_download,
+    active_downloads,
     file_rows,
     result_rows,
 )
@@ -167,11 +169,13 @@ class HubPage(Finding):
     def _draw(self) -> None:
         downloads = self.cyber.snapshot.downloads
         context = self.cyber.options.render_context()
+        catalog = self._catalog
+        first, moving = catalog.first, active_downloads(downloads)
         lines = [
-            ResultLine(one, self._catalog.offer(one.repo), active_download(downloads, one.repo))
-            for one in self._catalog.models
+            ResultLine(one, catalog.offer(one.repo), moving.get(one.repo), one.repo in first)
+            for one in catalog.models
         ]
-        self._results.show(result_rows(lines, self._catalog.suggestions, context))
+        self._results.show(result_rows(lines, context))
         if self._repo is not None:
             files = list(self._files.values())
             self._files_table.show(file_rows(files, self._repo, downloads, context))
@@ -207,7 +211,7 @@ class HubPage(Finding):
         parts: list[tuple[str, str]] = []
         if self._one_pane:
             behind = self._in_downloads
-            running = sum(active_download([one], one.repo) is not None for one in downloads)
+            running = len([one for one in downloads if one.status in UNDER_WAY])
             count = f" {running}" if running else ""
             parts += [
                 ("Search", "$text-muted" if behind else "bold $text-accent"),
@@ -226,7 +230,7 @@ class HubPage(Finding):
             parts.append(("GGUF models", "bold"))
         remarks = []
         if self._repo is None:
-            if len(catalog.models) > 0 and catalog.shows_suggestions:
+            if catalog.first:
                 remarks.append("what fits best here first")
             remarks.append(f"sorted by {catalog.sort}")
             if catalog.count:
@@ -245,11 +249,15 @@ class HubPage(Finding):
         if self._repo is None:
             one = self._result
             repo = one.repo if one is not None else ""
-            offer, suggestion = self._catalog.offer(repo), self._catalog.suggestions.get(repo)
-            if not self._catalog.shows_suggestions:
-                suggestion = None
-            moving = active_download(self.cyber.snapshot.downloads, repo) is not None
-            return Content(result_sentence(one, offer, suggestion, downloading=moving, keys=keys))
+            return Content(
+                result_sentence(
+                    one,
+                    self._catalog.offer(repo),
+                    self._catalog.first.get(repo),
+                    downloading=repo in active_downloads(self.cyber.snapshot.downloads),
+                    keys=keys,
+                )
+            )
         return Content(file_sentence(self._file, gated=self._is_gated(self._repo), keys=keys))
 
     def action_search(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +27,7 @@ from cyber_inference_tui.units import (
     size_text,
 )
 
-_UNDER_WAY = frozenset(
+UNDER_WAY = frozenset(
     {
         DownloadStatus.QUEUED,
         DownloadStatus.RUNNING,
@@ -35,6 +35,7 @@ _UNDER_WAY = frozenset(
         DownloadStatus.VERIFYING,
     }
 )
+"""States of downloads that are not over and have not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class ResultLine:
     """Its best model, once that is known."""
     download: DownloadRecord | None = None
     """The unfinished download from it."""
+    suggested: bool = False
+    """It is one of the repositories for this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ class FileLine:
 
     file: HubFilesRecord
     downloading: bool
+
+
+def _repo_cell(line: ResultLine, _: RenderContext) -> Cell:
+    return Cell(line.model.repo, "accent" if line.suggested else "none")
 
 
 def _licence_cell(line: ResultLine, context: RenderContext) -> Cell:
@@ -115,7 +122,7 @@ def _note_cell(line: FileLine, context: RenderContext) -> Cell:
 
 
 RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
-    Column("repo", "REPO", least=28, value=lambda line: line.model.repo),
+    Column("repo", "REPO", least=28, cell=_repo_cell),
     Column(
         "parameters",
         "PARAMS",
@@ -189,33 +196,27 @@ def sorted_files(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
 
 
 def active_download(
-    downloads: Sequence[DownloadRecord], repo: str, name: str | None = None
+    downloads: Sequence[DownloadRecord], repo: str, name: str
 ) -> DownloadRecord | None:
     """Return the unfinished download of this model, if any."""
     return next(
         (
             one
             for one in downloads
-            if one.repo == repo and one.status in _UNDER_WAY and name in {None, one.filename}
+            if one.repo == repo and one.filename == name and one.status in UNDER_WAY
         ),
         None,
     )
 
 
-def result_rows(
-    lines: Sequence[ResultLine], suggested: Container[str], context: RenderContext
-) -> list[Row]:
-    """Return the rows of the repositories in their order; ``suggested`` ones stand out."""
-    return [
-        row_of(
-            line.model.repo,
-            line,
-            RESULT_COLUMNS,
-            context,
-            "accent" if line.model.repo in suggested else "none",
-        )
-        for line in lines
-    ]
+def active_downloads(downloads: Sequence[DownloadRecord]) -> dict[str, DownloadRecord]:
+    """Return an unfinished download of each repository that has one."""
+    return {one.repo: one for one in downloads if one.status in UNDER_WAY}
+
+
+def result_rows(lines: Sequence[ResultLine], context: RenderContext) -> list[Row]:
+    """Return the rows of the repositories in their order."""
+    return [row_of(line.model.repo, line, RESULT_COLUMNS, context) for line in lines]
 
 
 def file_rows(
