@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     HubCardRecord,
     HubFilesRecord,
@@ -159,7 +160,7 @@ class HubCatalog:
             if repo in self.suggestions and self.model(repo) is None:
                 self._facts[repo] = (await self.read_card(repo)).model
             self._failures = 0
-        except BaseException:
+        except CyberError:
             self._failures += 1
             if self.model(repo) is None:
                 self.suggestions.pop(repo, None)  # this hub does not have it
