@@ -17,6 +17,7 @@ from cyber_inference_tui.records import (
     HubModelRecord,
     ModelStatus,
 )
+from cyber_inference_tui.tui.pages.hub.catalog import HubCatalog
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
@@ -97,7 +98,23 @@ async def test_only_rows_on_the_screen_are_read() -> None:
         assert len(files_read(client)) <= 2 * height
 
 
-async def test_a_hub_that_fails_is_left_until_the_next_search() -> None:
+async def test_after_three_failures_nothing_is_read_until_the_next_search() -> None:
+    client = FakeClient(long_world())
+    client.fail["hub_files"] = CyberError("The rate limit is reached.")
+    catalog = HubCatalog(client)
+    await catalog.search()
+    repos = [one.repo for one in catalog.models]
+    for _ in range(3):
+        repo = catalog.next_unknown(repos, "state")
+        assert repo is not None
+        with pytest.raises(CyberError):
+            await catalog.read_offer(repo, "state")
+    assert catalog.next_unknown(repos, "state") is None
+    await catalog.search()
+    assert catalog.next_unknown(repos, "state") == repos[3]
+
+
+async def test_the_list_goes_on_without_the_fit_of_a_hub_that_fails() -> None:
     client = FakeClient(long_world())
     client.fail["hub_files"] = CyberError("The rate limit is reached.")
     async with on_page(client) as (app, _, pilot):

@@ -112,6 +112,8 @@ class HubPage(Finding):
         super().__init__()
         self._begun = False
         self._done: frozenset[str] = frozenset()
+        self._drawn: object = None
+        """What the rows of the results were made of."""
 
     def body(self) -> ComposeResult:
         """Compose the search above the downloads."""
@@ -175,7 +177,11 @@ class HubPage(Finding):
             ResultLine(one, catalog.offer(one.repo), moving.get(one.repo), one.repo in first)
             for one in catalog.models
         ]
-        self._results.show(result_rows(lines, context))
+        # Hundreds of rows are made again only if one may differ; ages change with the hour.
+        drawn = lines, context.now.date(), context.now.hour
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._results.show(result_rows(lines, context))
         if self._repo is not None:
             files = list(self._files.values())
             self._files_table.show(file_rows(files, self._repo, downloads, context))
