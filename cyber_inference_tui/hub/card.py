@@ -111,7 +111,7 @@ def _in_place_of(name: str, *, closing: bool) -> str:
 
 
 class _Paragraphs:
-    """Collects the lines of a text without tags; an empty one ends a paragraph."""
+    """The lines of a text without tags, as they are added; an empty one ends a paragraph."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

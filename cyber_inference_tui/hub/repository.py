@@ -72,6 +72,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     facts: HubModelRecord | None = None
     """The same as in a search."""
     has_card: bool = False
+    """It has a model card."""
 
 
 def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:

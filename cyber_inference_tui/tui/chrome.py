@@ -26,7 +26,7 @@ from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.units import duration_text, percent_text
 
 NAME = "cyber-inference"
-MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
+IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
 """States of downloads that end by themselves."""
 STALE_SECONDS = 5.0
 """Seconds without an event after which the status line shows the age of the values."""
@@ -122,7 +122,7 @@ def status_line(
 
 def download_text(downloads: Sequence[DownloadRecord], charset: Charset) -> str:
     """Return how far the running and waiting downloads are: ``▼ 40 %``, ``▼ 3: 12 %``."""
-    moving = [one for one in downloads if one.status in MOVING]
+    moving = [one for one in downloads if one.status in IN_PROGRESS]
     if not moving:
         return ""
     total = sum(one.bytes_total or 0 for one in moving)

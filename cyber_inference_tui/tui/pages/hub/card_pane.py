@@ -68,7 +68,7 @@ def card_content(card: HubCardRecord, context: RenderContext) -> Content:
 
 
 class CardPane(VerticalScroll, can_focus=True):
-    """Shows a model card. It has the focus while somebody scrolls it."""
+    """A model card that scrolls. It has the focus while somebody reads it."""
 
     KEYS_TITLE = "Model card"
     DEFAULT_CSS = """

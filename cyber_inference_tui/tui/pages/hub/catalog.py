@@ -1,4 +1,4 @@
-"""What the Hub page has read of the hub. Nothing here draws."""
+"""The Hub page's knowledge of the hub, read through the service. Nothing here draws."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fit_state(models: Iterable[ModelRecord]) -> Hashable:
 
 
 class HubCatalog:
-    """Reads search results, the models of repositories and their cards, and keeps them.
+    """A store of what was read: search results, the models of repositories, and their cards.
 
     Methods that read raise ``CyberError``.
     """
@@ -112,6 +112,7 @@ class HubCatalog:
             queries.SearchQuery(q=self.query, sort=self.sort)
         )
         self._found = {one.repo: one for one in found}
+        self._files.clear()  # they may be hours old
         self._failures = 0
 
     async def search_more(self) -> None:
@@ -163,7 +164,7 @@ class HubCatalog:
         except CyberError:
             self._failures += 1
             if self.model(repo) is None:
-                self.suggestions.pop(repo, None)  # this hub does not have it
+                self.suggestions.pop(repo, None)  # this hub may not have it
             _keep(self._offers, repo, (state, Offer(None)), FOUND_KEPT)
             raise
         finally:

@@ -88,8 +88,8 @@ class Finding(ModelActions):
             return (self._repo, self._file) if self._file is not None else None
         key = self._results.cursor_key
         offer = self._catalog.offer(key) if key is not None else None
-        suggested = offer is not None and offer.best is not None and offer.best.suggested
-        return (key, offer.best) if key and offer and offer.best and suggested else None
+        best = offer.best if offer is not None else None
+        return (key, best) if key and best is not None and best.suggested else None
 
     @property
     def _local_id(self) -> str | None:

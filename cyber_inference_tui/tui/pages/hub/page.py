@@ -113,7 +113,7 @@ class HubPage(Finding):
         self._begun = False
         self._done: frozenset[str] = frozenset()
         self._drawn: object = None
-        """What the rows of the results were made of."""
+        """The values that the rows of the results were made of."""
 
     def body(self) -> ComposeResult:
         """Compose the search above the downloads."""
