@@ -63,6 +63,11 @@ def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:
     return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
 
 
+def percent_text(share: float) -> str:
+    """Format a share (0 to 1) as percent, rounded down: only a whole is ``100 %``."""
+    return f"{int(share * 100)} %"
+
+
 def speed_text(speed: float) -> str:
     """Format tokens per second with one decimal."""
     return number_text(speed, decimals=1)

@@ -243,10 +243,10 @@ class DownloadProgress:
         """Show the state of the download."""
         self._last = record
         if self._line.visible:
-            bar = bar_text(_share(record), self._terminal)
+            bar = bar_text(record.share or 0.0, self._terminal)
             self._line.show(f"{bar} {progress_text(record)}")
             return
-        step = (record.status.value, int(10 * _share(record)), record.error)
+        step = (record.status.value, int(10 * (record.share or 0.0)), record.error)
         if step != self._printed:
             self._printed = step
             click.echo(progress_text(record), err=True)
@@ -277,7 +277,3 @@ def progress_text(record: DownloadRecord) -> str:
     if record.error:
         parts.append(record.error)
     return ", ".join(parts)
-
-
-def _share(record: DownloadRecord) -> float:
-    return min(1.0, record.bytes_done / record.bytes_total) if record.bytes_total else 0.0

@@ -44,7 +44,7 @@ def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:
     """Return search results: name, parameters, architecture, downloads, likes, last change,
-    gate."""
+    licence, gate."""
     return render_table(_HUB, records, terminal)
 
 
@@ -167,6 +167,7 @@ _HUB: tuple[Column[HubModelRecord, Terminal], ...] = (
         priority=3,
         cell=lambda model, _: _text(model.updated_at and model.updated_at.date().isoformat()),
     ),
+    Column("licence", "LICENCE", priority=5, cell=lambda model, _: _text(model.licence)),
     Column(
         "gated",
         "GATED",

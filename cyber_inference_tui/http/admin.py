@@ -45,6 +45,10 @@ def add_admin(table: RouteTable, service: Service) -> None:
         endpoints.HUB_FILES,
         lambda call: service.hub_files(call.query.repo, call.query.revision or None),
     )
+    table.answer(
+        endpoints.HUB_CARD,
+        lambda call: service.hub.browse.card(call.query.repo, call.query.revision or None),
+    )
     table.answer(endpoints.DOWNLOADS, lambda call: service.hub.downloads.records())
     table.answer(
         endpoints.DOWNLOAD,

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # The library gets no other keys of an answer.
-_KEYS: Final = {"id", "sha", "downloads", "likes", "gated", "lastModified", "gguf", "siblings"}
+_KEYS: Final = frozenset(
+    {"id", "sha", "downloads", "likes", "gated", "lastModified", "gguf", "siblings", "tags"}
+)
 _MAX_ANSWER: Final = 32 << 20
 """Bytes; the file lists of the largest repositories have a few MiB."""
 # https://www.rfc-editor.org/rfc/rfc8288#section-3

@@ -16,7 +16,13 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 
-from cyber_inference_tui.errors import GGUFError, HubError, InvalidRequestError
+from cyber_inference_tui.errors import (
+    GGUFError,
+    HubError,
+    HubGatedError,
+    HubNotFoundError,
+    InvalidRequestError,
+)
 from cyber_inference_tui.gguf.metadata import ModelMetadata, metadata_of
 from cyber_inference_tui.gguf.reader import read_beginning
 from cyber_inference_tui.hub.api import (
@@ -27,6 +33,7 @@ from cyber_inference_tui.hub.api import (
     parse_models,
     timeout_error,
 )
+from cyber_inference_tui.hub.card import card_text
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, check_repo
 from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.repository import (
@@ -39,7 +46,7 @@ from cyber_inference_tui.hub.repository import (
 )
 from cyber_inference_tui.hub.request import PastEnd, get_file
 from cyber_inference_tui.hub.threads import Threads
-from cyber_inference_tui.records import HubModelRecord
+from cyber_inference_tui.records import HubCardRecord, HubModelRecord
 from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
@@ -64,7 +71,12 @@ _KEPT_SECONDS: Final = 300.0
 _THREADS: Final = 4
 _MAX_QUERY: Final = 300
 _MAX_CURSOR: Final = 2048
-_EXPAND: Final = ["downloads", "likes", "gguf", "gated", "lastModified"]
+_EXPAND: Final = ["downloads", "likes", "gguf", "gated", "lastModified", "tags"]
+_CARD: Final = "README.md"
+_CARD_TIME: Final = 6.0
+_CARD_BYTES: Final = 64 * 1024
+_LICENCE: Final = "license:"
+_MAX_TAGS: Final = 1000
 
 _logger = logging.getLogger(__name__)
 
@@ -96,6 +108,7 @@ class Browse:
         )
         self._repositories: TimedCache[Repository] = TimedCache(64, _KEPT_SECONDS, clock)
         self._headers: TimedCache[dict[str, ModelMetadata]] = TimedCache(64, _KEPT_SECONDS, clock)
+        self._cards: TimedCache[HubCardRecord] = TimedCache(64, _KEPT_SECONDS, clock)
 
     async def search(
         self,
@@ -170,7 +183,13 @@ class Browse:
         if info is None or name is None or commit is None:
             raise HubError(f"{endpoint.url} does not give the commit of {repo}.")
         check_repo(name)
-        repository = Repository(repo=name, revision=commit, models=models_of(_files(info)))
+        repository = Repository(
+            repo=name,
+            revision=commit,
+            models=models_of(_files(info)),
+            facts=_record(info),
+            has_card=any(one.rfilename == _CARD for one in info.siblings or ()),
+        )
         self._repositories.put(asked, repository)
         return repository
 
@@ -207,32 +226,77 @@ class Browse:
             self._headers.put(asked, found)
         return found
 
+    async def card(self, repo: str, revision: str | None = None) -> HubCardRecord:
+        """Return the facts about a repository, and the first paragraphs of its model card.
+
+        The text is empty if there is no card, or if the hub does not give it to everybody.
+        """
+        repository = await self.repository(repo, revision)
+        endpoint = await self._ready()
+        asked = endpoint, repository.repo, repository.revision
+        if (kept := self._cards.get(asked)) is not None:
+            return kept
+        data = b""
+        if repository.has_card:
+            try:
+                data = await self._beginning(
+                    endpoint, repository, _CARD, length=_CARD_BYTES, seconds=_CARD_TIME
+                )
+            except (HubGatedError, HubNotFoundError) as error:
+                _logger.info("no card of %s: %s", repository.repo, error)
+            except TimeoutError as error:
+                raise timeout_error(endpoint.url) from error
+        try:
+            text = await self._threads.run(
+                lambda: card_text(data.decode("utf-8", "replace")), limit=self._timeout
+            )
+        except TimeoutError as error:
+            raise timeout_error(endpoint.url) from error
+        facts = repository.facts or HubModelRecord(repo=repository.repo)
+        card = HubCardRecord(model=facts, text=text)
+        self._cards.put(asked, card)
+        return card
+
+    async def _beginning(
+        self,
+        endpoint: HubEndpoint,
+        repository: Repository,
+        path: str,
+        *,
+        length: int,
+        seconds: float,
+    ) -> bytes:
+        """Return the first ``length`` bytes of a file. Raises ``HubError`` and ``TimeoutError``."""
+        data = bytearray()
+        async with (
+            asyncio.timeout(min(seconds, self._timeout)),
+            get_file(
+                self._session(),
+                endpoint,
+                repo=repository.repo,
+                revision=repository.revision,
+                path=path,
+                offset=0,
+                length=length,
+                environ=self._environ,
+                stall_timeout=seconds,
+            ) as part,
+        ):
+            if not isinstance(part, PastEnd):
+                while len(data) < length and await part.body.wait():
+                    for block in part.body.take():
+                        data += block
+        # A hub may send more than the requested range.
+        return bytes(data[:length])
+
     async def _header(
         self, endpoint: HubEndpoint, repository: Repository, model: RepoModel
     ) -> ModelMetadata | None:
-        data = bytearray()
         try:
-            async with (
-                asyncio.timeout(min(_HEADER_TIME, self._timeout)),
-                get_file(
-                    self._session(),
-                    endpoint,
-                    repo=repository.repo,
-                    revision=repository.revision,
-                    path=model.filename,
-                    offset=0,
-                    length=_HEADER_BYTES,
-                    environ=self._environ,
-                    stall_timeout=_HEADER_TIME,
-                ) as part,
-            ):
-                if isinstance(part, PastEnd):
-                    return None
-                while len(data) < _HEADER_BYTES and await part.body.wait():
-                    for block in part.body.take():
-                        data += block
-            # A hub may send more than the requested range.
-            return metadata_of(read_beginning(bytes(data[:_HEADER_BYTES])))
+            data = await self._beginning(
+                endpoint, repository, model.filename, length=_HEADER_BYTES, seconds=_HEADER_TIME
+            )
+            return metadata_of(read_beginning(data))
         except (HubError, GGUFError, TimeoutError) as error:
             # Gated, slow or no GGUF: then only the memory estimate is missing.
             _logger.info("no header of %s of %s: %s", model.filename, repository.repo, error)
@@ -292,7 +356,15 @@ def _record(info: ModelInfo) -> HubModelRecord | None:
         if isinstance(architecture, str)
         else None,
         context_length=_count(facts.get("context_length")),
+        licence=_licence(info.tags),
     )
+
+
+def _licence(tags: Any) -> str | None:
+    for tag in tags[:_MAX_TAGS] if isinstance(tags, list) else ():
+        if isinstance(tag, str) and tag.startswith(_LICENCE):
+            return clean_line(tag.removeprefix(_LICENCE), limit=80).strip() or None
+    return None
 
 
 def _files(info: ModelInfo) -> list[PlannedFile]:

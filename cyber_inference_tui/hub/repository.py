@@ -25,6 +25,7 @@ from cyber_inference_tui.library.projectors import (
 )
 from cyber_inference_tui.library.scan import ModelFile
 from cyber_inference_tui.library.shards import shard_of
+from cyber_inference_tui.records import HubModelRecord
 
 _SUFFIX: Final = ".gguf"
 # Other files that converters publish beside models.
@@ -68,6 +69,10 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
     revision: str
     """The commit."""
     models: tuple[RepoModel, ...]
+    facts: HubModelRecord | None = None
+    """The same as in a search."""
+    has_card: bool = False
+    """It has a model card."""
 
 
 def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:

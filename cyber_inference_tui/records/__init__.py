@@ -14,6 +14,7 @@ from cyber_inference_tui.records.events import (
 from cyber_inference_tui.records.hub import (
     DownloadRecord,
     DownloadStatus,
+    HubCardRecord,
     HubFileRecord,
     HubFilesRecord,
     HubModelRecord,
@@ -119,6 +120,7 @@ __all__ = [
     "GapEvent",
     "GpuPoint",
     "GpuRecord",
+    "HubCardRecord",
     "HubFileRecord",
     "HubFilesRecord",
     "HubModelRecord",

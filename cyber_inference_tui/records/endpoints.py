@@ -13,7 +13,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from cyber_inference_tui.records.events import RecentEvent
-from cyber_inference_tui.records.hub import DownloadRecord, HubFilesRecord, HubModelRecord
+from cyber_inference_tui.records.hub import (
+    DownloadRecord,
+    HubCardRecord,
+    HubFilesRecord,
+    HubModelRecord,
+)
 from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, NewKey
 from cyber_inference_tui.records.logs import LogMatches, LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
@@ -286,6 +291,12 @@ HUB_FILES = _asking(
     RepositoryQuery,
     list[HubFilesRecord],
     "the models in a repository, and how they would fit here",
+)
+HUB_CARD = _asking(
+    "GET /admin/hub/card",
+    RepositoryQuery,
+    HubCardRecord,
+    "the facts about a repository, and the beginning of its model card as plain text",
 )
 DOWNLOADS = _plain("GET /admin/downloads", list[DownloadRecord], "every download, oldest first")
 DOWNLOAD = Endpoint(

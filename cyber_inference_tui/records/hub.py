@@ -22,6 +22,17 @@ class HubModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     architecture: str | None = None
     context_length: int | None = None
+    licence: str | None = None
+    """Its short name, such as ``apache-2.0``."""
+
+
+class HubCardRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts about a repository, and the beginning of its model card."""
+
+    model: HubModelRecord
+    text: str = ""
+    """Plain text with headings (``# Title``), list items (``- one``) and code (four spaces); every
+    other line is a paragraph."""
 
 
 class HubFileRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +96,13 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     """The reason of a failure, or of the wait for the next try."""
     created_at: datetime | None = None
+
+    @property
+    def share(self) -> float | None:
+        """The part done, 0 to 1; ``None`` while the total is unknown."""
+        if self.status is DownloadStatus.DONE:
+            return 1.0
+        return min(1.0, self.bytes_done / self.bytes_total) if self.bytes_total else None
 
     @property
     def name(self) -> str:

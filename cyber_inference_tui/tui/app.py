@@ -26,11 +26,11 @@ from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import DownloadStatus, endpoints
+from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
-from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
+from cyber_inference_tui.tui.chrome import IN_PROGRESS, NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
@@ -464,8 +464,7 @@ def would_be_lost(snapshot: Snapshot) -> str:
     parts = []
     if snapshot.active:
         parts.append(counted(len(snapshot.active), "request"))
-    moving = {DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING}
-    if running := sum(one.status in moving for one in snapshot.downloads):
+    if running := sum(one.status in IN_PROGRESS for one in snapshot.downloads):
         parts.append(counted(running, "download"))
     if active_models := len(snapshot.active_models):
         parts.append(counted(active_models, "loaded model"))

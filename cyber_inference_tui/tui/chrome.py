@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -11,14 +12,22 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from cyber_inference_tui.records import DeviceKind, DeviceRecord, ModelStatus
+from cyber_inference_tui.records import (
+    DeviceKind,
+    DeviceRecord,
+    DownloadRecord,
+    DownloadStatus,
+    ModelStatus,
+)
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
-from cyber_inference_tui.units import duration_text
+from cyber_inference_tui.units import duration_text, percent_text
 
 NAME = "cyber-inference"
+IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
+"""States of downloads that end by themselves."""
 STALE_SECONDS = 5.0
 """Seconds without an event after which the status line shows the age of the values."""
 
@@ -88,11 +97,14 @@ def status_line(
         "kind": ("  attached" if options.attached else "  local", "$text-muted"),
         "readonly": ("  read-only" if options.readonly else "", "$text-muted"),
         "link": (link, colour),
+        "download": (download_text(snapshot.downloads, charset), "$text-accent"),
         "time": (now.strftime("  %H:%M:%S"), ""),
     }
     # A problem with the connection is always shown.
-    calm = ["kind", "link", "readonly", "time"]
-    for name in calm if colour == "$text-muted" else ["time", "kind", "readonly", "name"]:
+    calm = ["kind", "link", "readonly", "time", "download"]
+    for name in (
+        calm if colour == "$text-muted" else ["time", "kind", "download", "readonly", "name"]
+    ):
         if sum(len(text) for text, _ in parts.values()) > width:
             del parts[name]
     time = parts.pop("time", ("", ""))
@@ -106,6 +118,19 @@ def status_line(
     return Content.assemble(
         (first.lstrip(), style), *rest, gap, (machine, "$text-muted"), " " if machine else "", time
     )
+
+
+def download_text(downloads: Sequence[DownloadRecord], charset: Charset) -> str:
+    """Return how far the running and waiting downloads are: ``▼ 40 %``, ``▼ 3: 12 %``."""
+    moving = [one for one in downloads if one.status in IN_PROGRESS]
+    if not moving:
+        return ""
+    total = sum(one.bytes_total or 0 for one in moving)
+    # The share of all together; the size of one that waits may not be known yet.
+    done = sum(one.bytes_done for one in moving if one.bytes_total)
+    part = f" {percent_text(min(1.0, done / total))}" if total else ""
+    count = f" {len(moving)}:" if len(moving) > 1 and part else ""
+    return f"  {charset.descending}{count}{part or f' {len(moving)}'}"
 
 
 def _link(snapshot: Snapshot, charset: Charset, now: datetime) -> tuple[str, str]:

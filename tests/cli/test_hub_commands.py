@@ -63,9 +63,19 @@ def test_search_is_a_table(call: CommandLine, tiny: Repo) -> None:
         "DOWNLOADS",
         "LIKES",
         "UPDATED",
+        "LICENCE",
         "GATED",
     ]
-    assert row.split() == ["owner/tiny", "1.0K", "llama", "1,000", "10", "2026-01-31", "gated"]
+    assert row.split() == [
+        "owner/tiny",
+        "1.0K",
+        "llama",
+        "1,000",
+        "10",
+        "2026-01-31",
+        "apache-2.0",
+        "gated",
+    ]
 
 
 def test_search_as_json(call: CommandLine, tiny: Repo, hub: StandInHub) -> None:

@@ -45,6 +45,7 @@ from cyber_inference_tui.records import (
     DeviceRecord,
     DownloadRecord,
     DownloadStatus,
+    HubCardRecord,
     HubFilesRecord,
     HubModelRecord,
     InstallRecord,
@@ -142,6 +143,7 @@ class World:
     config: dict[str, ConfigValueRecord] = field(default_factory=dict)
     found: list[HubModelRecord] = field(default_factory=list)
     hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
+    hub_cards: dict[str, HubCardRecord] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
     install: InstallRecord = field(default_factory=InstallRecord)
     answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
@@ -528,6 +530,13 @@ class _Browse(Browse):
         start = int(cursor or 0)
         end = start + limit
         return found[start:end], str(end) if end < len(found) else None
+
+    async def card(self, repo: str, revision: str | None = None) -> HubCardRecord:
+        await self._service.hub_pace.wait()
+        found = (one for one in self._service.world.found if one.repo == repo)
+        bare = HubCardRecord(model=next(found, HubModelRecord(repo=repo)))
+        card = self._service.world.hub_cards.get(repo, bare)
+        return self._service.read("hub_card", card, repo, revision)
 
 
 class _Hub(Hub):

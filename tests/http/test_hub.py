@@ -10,6 +10,7 @@ from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
+    HubCardRecord,
     HubFileRecord,
     HubFilesRecord,
     HubModelRecord,
@@ -137,7 +138,9 @@ async def test_a_search_is_an_array_and_a_cursor() -> None:
     ]
 
 
-@pytest.mark.parametrize("path", ["/admin/hub/search?limit=x", "/admin/hub/files"])
+@pytest.mark.parametrize(
+    "path", ["/admin/hub/search?limit=x", "/admin/hub/files", "/admin/hub/card"]
+)
 async def test_wrong_questions_are_refused(path: str) -> None:
     service = FakeService()
     async with serving(service) as front, front.client.get(path) as answer:
@@ -150,6 +153,8 @@ async def test_the_client_asks_the_hub() -> None:
     service.world.found = [HubModelRecord(repo="o/x"), HubModelRecord(repo="o/xy")]
     file = HubFileRecord(path="n-Q8_0.gguf")
     service.world.hub_files["o/n"] = [HubFilesRecord(name="n-Q8_0.gguf", files=(file,))]
+    card = HubCardRecord(model=service.world.found[0], text="# x")
+    service.world.hub_cards["o/x"] = card
     async with serving(service) as front, ServiceClient(front.url) as client:
         found, cursor = await client.search(queries.SearchQuery(q="x", sort="likes", limit=1))
         assert (found[0].repo, cursor) == ("o/x", "1")
@@ -160,9 +165,12 @@ async def test_the_client_asks_the_hub() -> None:
         await client.call(
             endpoints.HUB_FILES, query=queries.RepositoryQuery(repo="o/n", revision="main")
         )
+        query = queries.RepositoryQuery(repo="o/x")
+        assert await client.call(endpoints.HUB_CARD, query=query) == card
     assert service.reads == [
         ("hub_search", "x", "likes", 1, None, None),
         ("hub_search", "x", "downloads", 30, "1", None),
         ("hub_files", "o/n", None),
         ("hub_files", "o/n", "main"),
+        ("hub_card", "o/x", None),
     ]

@@ -66,6 +66,7 @@ class Repo:
         self.private = False
         self.downloads = 1000
         self.likes = 10
+        self.licence = "apache-2.0"
         self.gguf: dict[str, Any] = {"total": 1000, "architecture": "llama", "context_length": 4096}
         self.last_modified = "2026-01-31T12:00:00.000Z"
         digest = hashlib.sha1(name.encode())
@@ -244,7 +245,7 @@ class StandInHub:
             "disabled": False,
             "downloads": repo.downloads,
             "likes": repo.likes,
-            "tags": ["gguf"],
+            "tags": ["gguf", f"license:{repo.licence}", "region:us"],
             "library_name": "gguf",
             "gguf": repo.gguf,
             "siblings": siblings,

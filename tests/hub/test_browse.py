@@ -42,6 +42,7 @@ SEARCHED = {
     "modelId": "some-lab/Tiny-1B-GGUF",
     "downloads": 120345,
     "likes": 77,
+    "tags": ["gguf", "license:llama3.2", "region:us"],
     "gated": "manual",
     "lastModified": "2026-02-03T04:05:06.000Z",
     "gguf": {
@@ -137,6 +138,7 @@ def test_a_search_has_the_fields_of_the_list(hub: StandInHub, tiny: Repo) -> Non
             parameters=1000,
             architecture="llama",
             context_length=4096,
+            licence="apache-2.0",
         )
     ]
     path, _ = hub.api[-1]
@@ -160,6 +162,7 @@ def test_the_answers_of_the_real_hub_are_understood(hub: StandInHub) -> None:
         parameters=1235814432,
         architecture="llama",
         context_length=131072,
+        licence="llama3.2",
     )
     assert repository.revision == "0123456789abcdef0123456789abcdef01234567"
     (file,) = repository.models[0].files

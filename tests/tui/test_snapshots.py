@@ -166,7 +166,11 @@ def test_logs_small(looks: Callable[..., None]) -> None:
 
 
 def test_hub(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("gated"), first_page="hub")
+    looks(busy_world(), shows("✔ here"), first_page="hub")
+
+
+def test_hub_with_a_card(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("✔ here", "Highlights"), size=(160, 45), first_page="hub")
 
 
 def test_hub_files_small(looks: Callable[..., None]) -> None:

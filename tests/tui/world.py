@@ -15,6 +15,7 @@ from cyber_inference_tui.records import (
     FanRecord,
     Fit,
     GpuRecord,
+    HubCardRecord,
     HubFileRecord,
     HubFilesRecord,
     HubModelRecord,
@@ -408,6 +409,7 @@ def busy_world() -> World:
         config=_config(),
         found=_found(),
         hub_files=_hub_files(),
+        hub_cards=_hub_cards(),
         downloads={
             "d1": DownloadRecord(
                 id="d1",
@@ -558,6 +560,7 @@ def _found() -> list[HubModelRecord]:
             parameters=8_190_735_360,
             architecture="qwen3",
             context_length=40960,
+            licence="apache-2.0",
         ),
         HubModelRecord(
             repo="ggml-org/gemma-3-4b-it-GGUF",
@@ -567,6 +570,7 @@ def _found() -> list[HubModelRecord]:
             parameters=3_880_099_328,
             architecture="gemma3",
             context_length=131_072,
+            licence="gemma",
         ),
         HubModelRecord(
             repo="meta-llama/Llama-3.2-3B-Instruct-GGUF",
@@ -575,6 +579,7 @@ def _found() -> list[HubModelRecord]:
             updated_at=ago(86400 * 400),
             gated=True,
             architecture="llama",
+            licence="llama3.2",
         ),
     ]
 
@@ -608,3 +613,22 @@ def _hub_files() -> dict[str, list[HubFilesRecord]]:
             files("gemma-3-4b-it", "Q4_K_M", 2.3, fits=Fit.NOW, local_id="gemma-3-4b-it-q4_k_m")
         ],
     }
+
+
+def _hub_cards() -> dict[str, HubCardRecord]:
+    text = """\
+# Qwen3 8B
+
+Qwen3 is the latest generation of language models in the Qwen series, with dense models and \
+mixtures of experts. It switches between thinking and plain answers in one model.
+
+# Highlights
+
+- Reasoning, code and common sense in more than 100 languages and dialects.
+- Calls tools, with thoughts and without.
+
+# Use
+
+    llama-cli -m Qwen3-8B-Q4_K_M.gguf --jinja"""
+    model = _found()[0]
+    return {model.repo: HubCardRecord(model=model, text=text)}

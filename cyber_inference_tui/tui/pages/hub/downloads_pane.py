@@ -27,11 +27,11 @@ from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE
+from cyber_inference_tui.tui.pages.hub.sentences import local_keys
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
-from cyber_inference_tui.units import countdown_text, size_text
+from cyber_inference_tui.units import countdown_text, percent_text, size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -44,22 +44,10 @@ _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
     DownloadStatus.RUNNING: (ModelStatus.LOADING, "busy"),
     DownloadStatus.PAUSED: (ModelStatus.UNLOADED, "dim"),
     DownloadStatus.VERIFYING: (ModelStatus.LOADING, "busy"),
-    DownloadStatus.DONE: (None, "good"),
+    DownloadStatus.DONE: (None, "dim"),
     DownloadStatus.FAILED: (ModelStatus.FAILED, "bad"),
     DownloadStatus.CANCELLED: (ModelStatus.UNLOADED, "dim"),
 }
-
-
-def percent_text(part: float) -> str:
-    """Format a part of 1 as percent, rounded down: only a whole is 100 %."""
-    return f"{int(part * 100)} %"
-
-
-def share_done(one: DownloadRecord) -> float | None:
-    """Return the part done, 0 to 1, or ``None`` while the total is unknown."""
-    if one.status is DownloadStatus.DONE:
-        return 1.0
-    return min(1.0, one.bytes_done / one.bytes_total) if one.bytes_total else None
 
 
 def download_name(one: DownloadRecord) -> str:
@@ -75,53 +63,67 @@ def _state_cell(one: DownloadRecord, context: RenderContext) -> Cell:
 
 
 def _bar_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
-    part = share_done(one)
-    if part is None:
+    # A finished download is quiet.
+    if one.share is None or one.status is DownloadStatus.DONE:
         return ""
-    return Cell(context.charset.bar_text(part, _BAR), "good" if part == 1 else "accent")
+    return Cell(context.charset.bar_text(one.share, _BAR), "accent")
+
+
+def _percent_cell(one: DownloadRecord, context: RenderContext) -> str:
+    if one.status is DownloadStatus.DONE:
+        return ""
+    return context.charset.known(one.share, percent_text)
+
+
+def _total_cell(one: DownloadRecord, context: RenderContext) -> Cell | str:
+    if one.status is DownloadStatus.DONE:
+        return ""
+    return Cell(context.charset.known(one.bytes_total, size_text), "dim")
 
 
 def _rate_cell(one: DownloadRecord, context: RenderContext) -> str:
+    if one.status is DownloadStatus.DONE:
+        return ""
     rate = one.bytes_per_second if one.status in _MOVING else None
     return context.charset.missing if rate is None else f"{size_text(int(rate))}/s"
 
 
-def _left(one: DownloadRecord) -> float | None:
-    return one.seconds_left if one.status in _MOVING else None
+def _left_cell(one: DownloadRecord, context: RenderContext) -> str:
+    if one.status is DownloadStatus.DONE:
+        return ""
+    left = one.seconds_left if one.status in _MOVING else None
+    return context.charset.known(left, countdown_text)
 
 
 COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
     Column("model", "DOWNLOAD", least=16, value=download_name),
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
-    Column("percent", "", 5, share_done, right=True, text=percent_text),
+    Column("percent", "", 5, right=True, cell=_percent_cell),
     Column("done", "DONE", 9, lambda d: d.bytes_done, right=True, priority=3, text=size_text),
-    Column(
-        "total",
-        "OF",
-        9,
-        lambda d: d.bytes_total,
-        right=True,
-        priority=3,
-        text=size_text,
-        tone="dim",
-    ),
+    Column("total", "OF", 9, right=True, priority=3, cell=_total_cell),
     Column("rate", "RATE", 11, right=True, priority=1, cell=_rate_cell),
-    Column("left", "LEFT", 8, _left, right=True, text=countdown_text),
+    Column("left", "LEFT", 8, right=True, cell=_left_cell),
 )
 
 
 def download_rows(downloads: Sequence[DownloadRecord], context: RenderContext) -> list[Row]:
-    """Return the rows of the downloads, newest first."""
+    """Return the rows of the downloads: those that are not over, then the others, newest first."""
     first = datetime.min.replace(tzinfo=UTC)
-    ordered = sorted(downloads, key=lambda one: one.created_at or first, reverse=True)
-    return [row_of(one.id, one, COLUMNS, context) for one in ordered]
+    ordered = sorted(
+        downloads, key=lambda one: (one.status in _OPEN, one.created_at or first), reverse=True
+    )
+    over = {DownloadStatus.DONE, DownloadStatus.CANCELLED}
+    return [
+        row_of(one.id, one, COLUMNS, context, "dim" if one.status in over else "none")
+        for one in ordered
+    ]
 
 
-def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: bool = True) -> str:
+def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: str = "") -> str:
     """Return a sentence about a download: its error, its result or its progress and origin.
 
-    ``keys`` adds the key that loads the model.
+    ``keys`` are what to press for the downloaded model.
     """
     if one is None:
         return ""
@@ -129,8 +131,7 @@ def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: boo
         return clean_line(" ".join(one.error.split()), limit=600)
     if one.status is DownloadStatus.DONE:
         name = clean_line(one.model_id, limit=200) if one.model_id else ""
-        loads = "; l loads it" if keys else ""
-        return f"Downloaded as {name}{loads}." if name else "Downloaded."
+        return f"Downloaded as {name}{'; ' if keys else ''}{keys}." if name else "Downloaded."
     done = size_text(one.bytes_done)
     progress = f"{done} of {charset.known(one.bytes_total, size_text)}"
     progress = f"{progress}, from {clean_line(one.repo, limit=200)}"
@@ -148,8 +149,6 @@ class DownloadsPane(Vertical):
         Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
         Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
         Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
-        Binding("l", "screen.load", "Load", id="hub.load", tooltip="load the downloaded model"),
-        Binding("t", "screen.chat", "Chat", id="hub.chat", tooltip="try the downloaded model"),
     ]
 
     def __init__(self, charset: Charset) -> None:
@@ -166,7 +165,7 @@ class DownloadsPane(Vertical):
             COLUMNS,
             empty="No downloads."
             if self._cyber.options.readonly
-            else "No downloads. d on a file of a repository starts one.",
+            else "No downloads. d on a model or a repository starts one.",
             charset=self._charset,
             id="downloads",
         )
@@ -176,9 +175,10 @@ class DownloadsPane(Vertical):
         """Draw ``downloads``."""
         self._downloads = {one.id: one for one in downloads}
         self.set_class(not downloads, "-empty")
+        self.set_class(not any(one.status in _OPEN for one in downloads), "-quiet")
         context = self._cyber.options.render_context()
         self.query_one(LiveTable).show(download_rows(downloads, context))
-        self._show_note()
+        self.show_note()
 
     @property
     def chosen(self) -> DownloadRecord | None:
@@ -195,13 +195,14 @@ class DownloadsPane(Vertical):
 
     @on(LiveTable.RowHighlighted)
     def _moved(self) -> None:
-        self._show_note()
+        self.show_note()
         self.refresh_bindings()
 
-    def _show_note(self) -> None:
+    def show_note(self) -> None:
+        """Show the sentence about the selected download; it names keys that work now."""
         one, options = self.chosen, self._cyber.options
         model = self.model
-        keys = not options.readonly and model is not None and model.status in INACTIVE
+        keys = local_keys(self.screen) if self.query_one(LiveTable).has_focus else ""
         note = download_sentence(one, self._charset, keys=keys)
         if model is not None:
             note += f"  {model_sentence(model, options.now(), self._charset)[0]}"

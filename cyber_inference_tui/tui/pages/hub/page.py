@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import Input, Static
-from textual.worker import Worker
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
     HubFilesRecord,
-    HubModelRecord,
     ModelRecord,
     endpoints,
     queries,
 )
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane
+from cyber_inference_tui.tui.pages.hub.card_pane import CardPane
+from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane, download_name
+from cyber_inference_tui.tui.pages.hub.finding import Finding
+from cyber_inference_tui.tui.pages.hub.sentences import (
+    file_sentence,
+    gated_sentence,
+    local_keys,
+    result_sentence,
+)
 from cyber_inference_tui.tui.pages.hub.table import (
     FILE_COLUMNS,
     RESULT_COLUMNS,
-    SORTS,
+    UNDER_WAY,
+    ResultLine,
     active_download,
+    active_downloads,
     file_rows,
-    file_sentence,
-    gated_sentence,
     result_rows,
-    result_sentence,
-    sorted_files,
 )
-from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.text_line import TextLine
+from cyber_inference_tui.units import size_text
 
-SEARCH_DELAY = 0.3
-"""Seconds without a key until the search starts."""
-FOUND_KEPT = 600
-"""Search results after which no further pages are requested."""
+_CARD_DELAY = 0.3
+"""Seconds on a row until its card is read."""
+_CARD_BESIDE_FILES = 100
+_CARD_BESIDE_RESULTS = 160
+"""Columns from which the card has room beside the table."""
 
 
 class Results(LiveTable):
@@ -65,7 +68,7 @@ class Results(LiveTable):
     ]
 
 
-class HubPage(ModelActions):
+class HubPage(Finding):
     """Shows repositories, or the models of one repository, above the downloads.
 
     The first search starts when the page opens.
@@ -75,12 +78,15 @@ class HubPage(ModelActions):
     CSS_PATH = "page.tcss"
     # The search field must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#results"
-    STEERING: ClassVar[frozenset[str]] = ModelActions.STEERING | {"download"}
+    STEERING: ClassVar[frozenset[str]] = Finding.STEERING | {"download"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
         Binding(
             "d", "download", "Download", id="hub.download", tooltip="download the selected model"
         ),
+        Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
+        Binding("t", "chat", "Chat", id="hub.chat", tooltip="try the downloaded model"),
+        Binding("i", "card", "Card", id="hub.card", tooltip="read the model card"),
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
         Binding("r", "retry", "Retry", id="hub.retry", tooltip="repeat the failed search"),
@@ -105,20 +111,9 @@ class HubPage(ModelActions):
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
-        self._query = ""
-        self._sort = SORTS[0]
-        self._found: dict[str, HubModelRecord] = {}
-        self._cursor: str | None = None
-        self._request: Worker[None] | None = None
-        self._doing = ""
-        """The running request, in words."""
-        self._problem = ""
-        self._refused = ""
-        """Why the last download was refused."""
-        self._repo: str | None = None
-        """The repository whose files are shown."""
-        self._files: dict[str, HubFilesRecord] = {}
         self._done: frozenset[str] = frozenset()
+        self._drawn: object = None
+        """The values that the rows of the results were made of."""
 
     def body(self) -> ComposeResult:
         """Compose the search above the downloads."""
@@ -129,8 +124,11 @@ class HubPage(ModelActions):
                 yield TextLine(
                     placeholder="search Hugging Face; empty shows the most downloaded", id="search"
                 )
-                yield Results(RESULT_COLUMNS, charset=charset, id="results")
-                yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
+                with Horizontal():
+                    with Vertical(id="tables"):
+                        yield Results(RESULT_COLUMNS, charset=charset, id="results")
+                        yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
+                    yield CardPane(self._catalog)
                 yield Static(id="note")
             yield DownloadsPane(charset)
 
@@ -139,32 +137,28 @@ class HubPage(ModelActions):
         self._files_table.display = False
         self._results.focus()
 
-    @property
-    def _results(self) -> LiveTable:
-        return self.query_one("#results", LiveTable)
-
-    @property
-    def _files_table(self) -> LiveTable:
-        return self.query_one("#files", LiveTable)
-
-    @property
-    def _table(self) -> LiveTable:
-        return self._results if self._repo is None else self._files_table
-
     def chosen(self) -> ModelRecord | None:
-        """Return the model of the selected download."""
-        return self.query_one(DownloadsPane).model if self._in_downloads else None
+        """Return the model of the selected download, repository or file, if it is here."""
+        if self._in_downloads:
+            return self.query_one(DownloadsPane).model
+        return self.cyber.snapshot.model(self._local_id or "")
+
+    def _is_gated(self, repo: str) -> bool:
+        one = self._catalog.model(repo)
+        return one is not None and one.gated
 
     # Drawing
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the downloads; search results are drawn when they arrive.
+        """Draw the downloads, and read what the rows on the screen lack.
 
         Begin with the most downloaded models.
         """
         if not self._begun:
             self._begun = True
             self._start_search()
+        elif self._free is None:
+            self._suggest()
         self.query_one(DownloadsPane).show(snapshot.downloads)
         done = frozenset(one.id for one in snapshot.downloads if one.status is DownloadStatus.DONE)
         new, self._done = done - self._done, done
@@ -172,13 +166,22 @@ class HubPage(ModelActions):
             one.repo == self._repo for one in snapshot.downloads if one.id in new
         ):
             self._read_files(self._repo)
-        self._draw(snapshot.downloads)
+        self._draw()
 
-    def _draw(self, downloads: Sequence[DownloadRecord] | None = None) -> None:
-        if downloads is None:
-            downloads = self.cyber.snapshot.downloads
+    def _draw(self) -> None:
+        downloads = self.cyber.snapshot.downloads
         context = self.cyber.options.render_context()
-        self._results.show(result_rows(list(self._found.values()), context))
+        catalog = self._catalog
+        first, moving = catalog.first, active_downloads(downloads)
+        lines = [
+            ResultLine(one, catalog.offer(one.repo), moving.get(one.repo), one.repo in first)
+            for one in catalog.models
+        ]
+        # Hundreds of rows are made again only if one may differ; ages change with the hour.
+        drawn = lines, context.now.date(), context.now.hour
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._results.show(result_rows(lines, context))
         if self._repo is not None:
             files = list(self._files.values())
             self._files_table.show(file_rows(files, self._repo, downloads, context))
@@ -186,22 +189,35 @@ class HubPage(ModelActions):
         self._results.show_empty(empty)
         self._files_table.show_empty(empty)
         update_static(self.query_one("#title", Static), self._title(downloads))
+        self._show_selection()
+        self._read_offers()
+
+    def _show_selection(self, *, moved: bool = False) -> None:
+        """Show the sentence about the selection, and its card if that has room."""
         update_static(self.query_one("#note", Static), self._note(), layout=True)
+        body, width = self.query_one(".body"), self.size.width
+        least = _CARD_BESIDE_RESULTS if self._repo is None else _CARD_BESIDE_FILES
+        body.set_class(width >= least, "-beside")
+        body.set_class(self._repo is not None, "-files")
+        if body.has_class("-beside") or body.has_class("-card"):
+            repo = self._repo or self._results.cursor_key
+            self.query_one(CardPane).show(repo, delay=_CARD_DELAY if moved else 0.0)
 
     def _empty(self) -> str:
         if self._doing or self._problem:
             return ""
         if self._repo is not None:
             return "This repository has no GGUF models. esc goes back."
-        if self._query:
-            return f"No results for {clean_line(self._query, limit=100)}. / changes the search."
+        if self._catalog.query:
+            query = clean_line(self._catalog.query, limit=100)
+            return f"No results for {query}. / changes the search."
         return "No results."
 
     def _title(self, downloads: Sequence[DownloadRecord]) -> Content:
         parts: list[tuple[str, str]] = []
         if self._one_pane:
             behind = self._in_downloads
-            running = sum(active_download([one], one.repo) is not None for one in downloads)
+            running = len([one for one in downloads if one.status in UNDER_WAY])
             count = f" {running}" if running else ""
             parts += [
                 ("Search", "$text-muted" if behind else "bold $text-accent"),
@@ -211,19 +227,21 @@ class HubPage(ModelActions):
             ]
             if behind:
                 return Content.assemble(*parts)
+        catalog, dot = self._catalog, f" {self.cyber.options.charset.dot} "
         if self._repo is not None:
             parts.append((clean_line(self._repo, limit=120), "bold"))
-        elif self._query:
-            parts.append((f"Results for {clean_line(self._query, limit=60)}", "bold"))
+        elif catalog.query:
+            parts.append((f"Results for {clean_line(catalog.query, limit=60)}", "bold"))
         else:
             parts.append(("GGUF models", "bold"))
         remarks = []
         if self._repo is None:
-            remarks.append(f"sorted by {self._sort}")
-            if self._found:
-                more = "+" if self._has_more else ""
-                remarks.append(f"{len(self._found)}{more} found")
-        parts.append((f"   {f' {self.cyber.options.charset.dot} '.join(remarks)}", "$text-muted"))
+            if catalog.first:
+                remarks.append("what fits best here first")
+            remarks.append(f"sorted by {catalog.sort}")
+            if catalog.count:
+                remarks.append(f"{catalog.count}{'+' if catalog.has_more else ''} found")
+        parts.append((f"   {dot.join(remarks)}", "$text-muted"))
         if self._doing:
             parts.append((f"   {self._doing} {self.cyber.options.charset.dots}", "$text-warning"))
         return Content.assemble(*parts)
@@ -233,188 +251,39 @@ class HubPage(ModelActions):
             text = clean_line(" ".join((self._problem or self._refused).split()), limit=600)
             hint = "  r tries again." if self._problem else ""
             return Content.assemble((text, "$text-error"), (hint, "$text-muted"))
+        keys = "" if self._in_downloads else local_keys(self)
         if self._repo is None:
-            return Content(result_sentence(self._result))
-        return Content(file_sentence(self._file, gated=self._gated))
-
-    @property
-    def _has_more(self) -> bool:
-        return self._cursor is not None and len(self._found) < FOUND_KEPT
-
-    @property
-    def _result(self) -> HubModelRecord | None:
-        key = self._results.cursor_key
-        return self._found.get(key) if key is not None else None
-
-    @property
-    def _file(self) -> HubFilesRecord | None:
-        key = self._files_table.cursor_key
-        return self._files.get(key) if key is not None else None
-
-    @property
-    def _gated(self) -> bool:
-        one = self._found.get(self._repo or "")
-        return one is not None and one.gated
-
-    # Searching
-
-    def search(self, query: str) -> None:
-        """Search for ``query`` as if it was typed."""
-        line = self.query_one("#search", Input)
-        with line.prevent(Input.Changed):
-            line.value = query
-        self._leave_files()
-        self._query = query.strip()
-        self._start_search()
-        self.screen.set_focus(self._results)
+            one = self._result
+            repo = one.repo if one is not None else ""
+            return Content(
+                result_sentence(
+                    one,
+                    self._catalog.offer(repo),
+                    self._catalog.first.get(repo),
+                    downloading=repo in active_downloads(self.cyber.snapshot.downloads),
+                    keys=keys,
+                )
+            )
+        return Content(file_sentence(self._file, gated=self._is_gated(self._repo), keys=keys))
 
     def action_search(self) -> None:
         """Focus the search field."""
+        self._show_card(False)
         self.screen.set_focus(self.query_one("#search"))
 
-    @on(Input.Changed, "#search")
-    def _typed(self, event: Input.Changed) -> None:
-        if event.value.strip() != self._query:
-            self._query = event.value.strip()
-            self._leave_files()
-            self._start_search(SEARCH_DELAY)
-
-    @on(Input.Submitted, "#search")
-    def _entered(self) -> None:
-        self.screen.set_focus(self._results)
-        # The next key is not for the results of an earlier search.
-        self.keep_keys(self._request)
-
-    def action_sort(self) -> None:
-        """Sort by the next order."""
-        self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
-        self._start_search(SEARCH_DELAY)
-
-    @on(LiveTable.HeaderSelected, "#results")
-    def _header(self, event: LiveTable.HeaderSelected) -> None:
-        if event.column.key in SORTS and event.column.key != self._sort:
-            self._sort = event.column.key
-            self._start_search()
-
-    def _start_search(self, delay: float = 0.0) -> None:
-        """Search after ``delay`` seconds, unless another search replaces this one."""
-        arrow = self._sort if self._sort in {one.key for one in RESULT_COLUMNS} else None
-        self._results.show_sort(arrow, descending=True)
-        self._show_request("searching")
-        self._hub_worker(partial(self._search, delay))
-
-    def _show_request(self, doing: str) -> None:
-        self._doing, self._problem, self._refused = doing, "", ""
-        self._draw()
-        self.refresh_bindings()
-
-    def _hub_worker(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run one request at a time; a new one cancels the one before."""
-        self._request = self.run_worker(work, group="hub", exclusive=True, exit_on_error=False)
-
-    def _finish_request(self, problem: str = "") -> None:
-        self._doing, self._problem = "", problem
-        self._draw()
-        self.refresh_bindings()
-
-    async def _search(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        try:
-            found, cursor = await self.client.search(
-                queries.SearchQuery(q=self._query, sort=self._sort)
-            )
-        except CyberError as error:
-            self._finish_request(str(error))
-            return
-        self._found = {one.repo: one for one in found}
-        self._cursor = cursor
-        self._results.filtered = True
-        self._finish_request()
-        self._results.action_first()
-
-    async def _search_more(self) -> None:
-        try:
-            found, cursor = await self.client.search(
-                queries.SearchQuery(q=self._query, sort=self._sort, cursor=self._cursor)
-            )
-        except CyberError as error:
-            self._finish_request(str(error))
-            return
-        self._found |= {one.repo: one for one in found if one.repo not in self._found}
-        self._cursor = cursor
-        self._finish_request()
-
-    @on(LiveTable.RowHighlighted)
-    def _moved(self, event: LiveTable.RowHighlighted) -> None:
-        if event.table is self._results and self._found:
-            at_end = event.key == next(reversed(self._found))
-            if at_end and self._has_more and not self._doing and not self._problem:
-                self._show_request("loading more")
-                self._hub_worker(self._search_more)
-        self._refused = ""
-        update_static(self.query_one("#note", Static), self._note(), layout=True)
-        self.refresh_bindings()
-
-    def action_retry(self) -> None:
-        """Repeat the failed request."""
-        if self._repo is not None:
-            self._read_files(self._repo)
-        else:
-            self._start_search()
-
-    # The models of a repository
-
-    @on(LiveTable.RowChosen, "#results")
-    def _open_files(self) -> None:
-        one = self._result
-        if one is not None and self._repo is None:
-            self._repo = one.repo
-            self._files = {}
-            self._results.display = False
-            self._files_table.display = True
-            self.screen.set_focus(self._files_table)
-            self._read_files(one.repo)
-            self.keep_keys(self._request)
-
-    def _read_files(self, repo: str) -> None:
-        self._show_request("reading its files")
-        self._hub_worker(partial(self._files_of, repo))
-
-    async def _files_of(self, repo: str) -> None:
-        try:
-            files = await self.client.call(
-                endpoints.HUB_FILES, query=queries.RepositoryQuery(repo=repo)
-            )
-        except CyberError as error:
-            self._finish_request(str(error))
-            return
-        first = not self._files
-        self._files = {one.name: one for one in sorted_files(files)}
-        self._finish_request()
-        suggested = next((one.name for one in files if one.suggested), None)
-        if first and suggested is not None:
-            self._files_table.move_to(suggested)
-
-    def _leave_files(self) -> None:
-        if self._repo is None:
-            return
-        self._repo = None
-        self.workers.cancel_group(self, "hub")
-        self._files_table.display = False
-        self._results.display = True
-        self._finish_request()
-
     def action_back(self) -> None:
-        """Leave the downloads, the search field, the repository or the search, in this order."""
+        """Leave the downloads, the card, the search field, the files or the search, in order."""
         line = self.query_one("#search", Input)
         if self._in_downloads:
             self.action_pane(0)
+        elif self._in_card:
+            self.action_card()
         elif self.focused is line:
             self.screen.set_focus(self._table)
         elif self._repo is not None:
             self._leave_files()
             self.screen.set_focus(self._results)
-        elif self._query:
+        elif self._catalog.query:
             self.search("")
 
     # Downloading
@@ -425,25 +294,25 @@ class HubPage(ModelActions):
             self.action_download()
 
     def action_download(self) -> None:
-        """Download the selected model."""
-        one, repo = self._file, self._repo
-        if one is None or repo is None:
+        """Download the selected model, in the list the suggested one of the repository."""
+        if self._target is None:
             return
+        repo, one = self._target
         if active_download(self.cyber.snapshot.downloads, repo, one.name) is not None:
             self.cyber.show_message(f"{one.name} is being downloaded already.", "warning")
         elif one.local_id is not None:
             self.cyber.show_message(
                 f"{one.name} is downloaded already as {one.local_id}.", "warning"
             )
-        elif self._gated:
-            self._ask_gated(repo, one.name)
+        elif self._is_gated(repo):
+            self._ask_gated(repo, one)
         else:
-            self._download(repo, one.name)
+            self._download(repo, one)
 
-    def _ask_gated(self, repo: str, name: str) -> None:
+    def _ask_gated(self, repo: str, one: HubFilesRecord) -> None:
         def answered(value: str | None) -> None:
             if value == "go":
-                self._download(repo, name)
+                self._download(repo, one)
 
         self.app.push_screen(
             Question(
@@ -454,21 +323,32 @@ class HubPage(ModelActions):
             answered,
         )
 
-    def _download(self, repo: str, name: str) -> None:
-        self.run_worker(self._begin_download(repo, name), group="download", exit_on_error=False)
+    def _download(self, repo: str, one: HubFilesRecord) -> None:
+        work = self._begin_download(repo, one)
+        self.run_worker(work, group="download", exit_on_error=False)
 
-    async def _begin_download(self, repo: str, name: str) -> None:
+    async def _begin_download(self, repo: str, one: HubFilesRecord) -> None:
         try:
-            await self.client.call(endpoints.DOWNLOAD, body=queries.DownloadRequest(repo, name))
+            record = await self.client.call(
+                endpoints.DOWNLOAD, body=queries.DownloadRequest(repo, one.name)
+            )
         except CyberError as error:
             self._refused = str(error)
             self._draw()
+            return
+        if self._repo is None:
+            size = f", {size_text(one.size_bytes)}" if one.size_bytes is not None else ""
+            self.cyber.show_message(f"Downloading {download_name(record)}{size}.")
 
-    # The two panes
+    # The panes
 
     @property
     def _in_downloads(self) -> bool:
         return self.query_one(".body").has_class("-downloads")
+
+    @property
+    def _in_card(self) -> bool:
+        return self.query_one(".body").has_class("-card")
 
     @property
     def _one_pane(self) -> bool:
@@ -476,8 +356,18 @@ class HubPage(ModelActions):
 
     def action_pane(self, number: int) -> None:
         """Go to the search results (0) or the downloads (1)."""
+        self._show_card(False)
         self.query_one(".body").set_class(bool(number), "-downloads")
         self._pane_changed(self.query_one("#downloads") if number else self._table)
+
+    def action_card(self) -> None:
+        """Read the card, or go back to the table."""
+        reads = not self._in_card
+        self._show_card(reads)
+        self._pane_changed(self.query_one(CardPane) if reads else self._table)
+
+    def _show_card(self, reads: bool) -> None:
+        self.query_one(".body").set_class(reads, "-card")
 
     def _pane_changed(self, target: Widget) -> None:
         # A hidden widget can be focused after the next layout.
@@ -488,10 +378,14 @@ class HubPage(ModelActions):
     @on(DescendantFocus)
     def _focus_changed(self) -> None:
         focused = self.focused
-        inside = focused is not None and self.query_one(DownloadsPane) in focused.ancestors
-        if inside != self._in_downloads:
+        pane = self.query_one(DownloadsPane)
+        inside = focused is not None and pane in focused.ancestors
+        reads = isinstance(focused, CardPane)
+        if (inside, reads) != (self._in_downloads, self._in_card):
             self.query_one(".body").set_class(inside, "-downloads")
+            self._show_card(reads)
             self._draw()
+        pane.show_note()
         self.refresh_bindings()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -500,10 +394,12 @@ class HubPage(ModelActions):
             return super().check_action(action, parameters)
         typing = isinstance(self.focused, Input)
         finding = not self._in_downloads and not typing
+        inner = typing or self._in_downloads or self._in_card
         possible = {
-            "download": finding and self._repo is not None and self._file is not None,
-            "back": typing or self._in_downloads or self._repo is not None or bool(self._query),
-            "sort": finding and self._repo is None,
+            "download": finding and self._target is not None,
+            "back": inner or self._repo is not None or bool(self._catalog.query),
+            "card": finding and (self._repo or self._results.cursor_key) is not None,
+            "sort": finding and not self._in_card and self._repo is None,
             "retry": finding and bool(self._problem),
             "pane": (parameters == (1,)) != self._in_downloads,
         }

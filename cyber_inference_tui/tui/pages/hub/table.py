@@ -1,4 +1,4 @@
-"""The Hub page's tables of repositories and of their models, and their sentences."""
+"""The Hub page's tables of repositories and of their models."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import partial
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
-    Fit,
     HubFilesRecord,
     HubModelRecord,
     ModelStatus,
 )
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.hub.catalog import Offer
 from cyber_inference_tui.tui.pages.models.table import fit_cell
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
@@ -23,14 +23,11 @@ from cyber_inference_tui.units import (
     context_text,
     count_text,
     number_text,
+    percent_text,
     size_text,
 )
 
-SORTS = ("downloads", "likes", "trending", "new")
-"""The orders that the search offers."""
-
-_GATED = "Gated: accept its licence on its Hugging Face page, then set hf_token in Settings (7)."
-_UNDER_WAY = frozenset(
+UNDER_WAY = frozenset(
     {
         DownloadStatus.QUEUED,
         DownloadStatus.RUNNING,
@@ -38,6 +35,20 @@ _UNDER_WAY = frozenset(
         DownloadStatus.VERIFYING,
     }
 )
+"""States of downloads that are not over and have not failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """A repository, and the best of its models for this machine."""
+
+    model: HubModelRecord
+    offer: Offer | None = None
+    """Its best model, once that is known."""
+    download: DownloadRecord | None = None
+    """The unfinished download from it."""
+    suggested: bool = False
+    """It is one of the repositories for this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,42 @@ class FileLine:
     downloading: bool
 
 
-def _gated_cell(model: HubModelRecord, _: RenderContext) -> Cell:
-    return Cell("gated" if model.gated else "", "busy")
+def _repo_cell(line: ResultLine, _: RenderContext) -> Cell:
+    return Cell(line.model.repo, "accent" if line.suggested else "none")
+
+
+def _licence_cell(line: ResultLine, context: RenderContext) -> Cell:
+    if line.model.gated:
+        return Cell("gated", "busy")
+    licence = clean_line(line.model.licence or "", limit=80)
+    return Cell(licence or context.charset.missing, "dim")
+
+
+def _best(line: ResultLine) -> HubFilesRecord | None:
+    return line.offer.best if line.offer is not None else None
+
+
+def _quantization_cell(line: ResultLine, context: RenderContext) -> Cell:
+    best = _best(line)
+    name = best.quantization if best is not None else None
+    return Cell(clean_line(name, limit=80) if name else context.charset.missing, "dim")
+
+
+def _size_cell(line: ResultLine, context: RenderContext) -> str:
+    best = _best(line)
+    return context.charset.known(best.size_bytes if best is not None else None, size_text)
+
+
+def _offer_cell(line: ResultLine, context: RenderContext) -> Cell:
+    charset = context.charset
+    if line.download is not None:
+        share = line.download.share
+        done = "queued" if share is None else percent_text(share)
+        return Cell(f"{charset.status_sign(ModelStatus.LOADING)} {done}", "busy")
+    if line.offer is not None and line.offer.local_id is not None:
+        return Cell(f"{charset.check} here", "good")
+    best = _best(line)
+    return fit_cell(best.fits if best is not None else None, charset)
 
 
 def _memory_cell(line: FileLine, context: RenderContext) -> str:
@@ -61,8 +106,9 @@ def _vision_cell(line: FileLine, _: RenderContext) -> Cell:
     return Cell("vision" if line.file.projector is not None else "", "dim")
 
 
-def _updated_cell(one: HubModelRecord, context: RenderContext) -> Cell:
-    age = None if one.updated_at is None else (context.now - one.updated_at).total_seconds()
+def _updated_cell(line: ResultLine, context: RenderContext) -> Cell:
+    at = line.model.updated_at
+    age = None if at is None else (context.now - at).total_seconds()
     return Cell(context.charset.known(age, age_text), "dim")
 
 
@@ -75,23 +121,50 @@ def _note_cell(line: FileLine, context: RenderContext) -> Cell:
     return Cell(f"{charset.pin} suggested" if line.file.suggested else "", "accent")
 
 
-RESULT_COLUMNS: tuple[Column[HubModelRecord, RenderContext], ...] = (
-    Column("repo", "REPO", least=28, value=lambda m: m.repo),
-    Column("gated", "ACCESS", 6, priority=1, cell=_gated_cell),
-    Column("parameters", "PARAMS", 7, lambda m: m.parameters, right=True, text=count_text),
-    Column("architecture", "ARCH", 10, lambda m: m.architecture, priority=4),
+RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
+    Column("repo", "REPO", least=28, cell=_repo_cell),
+    Column(
+        "parameters",
+        "PARAMS",
+        6,
+        lambda line: line.model.parameters,
+        right=True,
+        priority=2,
+        text=count_text,
+    ),
+    Column("fits", "FITS", 9, cell=_offer_cell),
+    Column("best", "BEST", 8, priority=6, cell=_quantization_cell),
+    Column("size", "SIZE", 8, right=True, priority=1, cell=_size_cell),
+    Column("licence", "LICENCE", 10, priority=3, cell=_licence_cell),
+    Column(
+        "downloads",
+        "DOWNLOADS",
+        11,
+        lambda line: line.model.downloads,
+        right=True,
+        priority=4,
+        text=number_text,
+    ),
+    Column(
+        "likes",
+        "LIKES",
+        6,
+        lambda line: line.model.likes,
+        right=True,
+        priority=5,
+        text=number_text,
+    ),
+    Column("new", "UPDATED", 7, right=True, priority=7, cell=_updated_cell),
+    Column("architecture", "ARCH", 10, lambda line: line.model.architecture, priority=8),
     Column(
         "context",
         "TRAINED",
         8,
-        lambda m: m.context_length or None,
+        lambda line: line.model.context_length or None,
         right=True,
-        priority=5,
+        priority=9,
         text=context_text,
     ),
-    Column("downloads", "DOWNLOADS", 11, lambda m: m.downloads, right=True, text=number_text),
-    Column("likes", "LIKES", 7, lambda m: m.likes, right=True, priority=3, text=number_text),
-    Column("new", "UPDATED", 9, right=True, priority=2, cell=_updated_cell),
 )
 FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
     Column("quantization", "QUANT", 10, lambda line: line.file.quantization),
@@ -100,7 +173,7 @@ FILE_COLUMNS: tuple[Column[FileLine, RenderContext], ...] = (
     Column("fits", "FITS", 9, cell=lambda line, context: fit_cell(line.file.fits, context.charset)),
     Column("shards", "FILES", 5, lambda line: len(line.file.files), right=True, priority=2),
     Column("vision", "VISION", 6, priority=3, cell=_vision_cell),
-    Column("note", "", 14, cell=_note_cell),
+    Column("note", "NOTE", 14, cell=_note_cell),
     Column("file", "FILE", least=16, priority=4, value=lambda line: line.file.name, tone="dim"),
 )
 
@@ -123,22 +196,27 @@ def sorted_files(files: Sequence[HubFilesRecord]) -> list[HubFilesRecord]:
 
 
 def active_download(
-    downloads: Sequence[DownloadRecord], repo: str, name: str | None = None
+    downloads: Sequence[DownloadRecord], repo: str, name: str
 ) -> DownloadRecord | None:
     """Return the unfinished download of this model, if any."""
     return next(
         (
             one
             for one in downloads
-            if one.repo == repo and one.status in _UNDER_WAY and name in {None, one.filename}
+            if one.repo == repo and one.filename == name and one.status in UNDER_WAY
         ),
         None,
     )
 
 
-def result_rows(found: Sequence[HubModelRecord], context: RenderContext) -> list[Row]:
-    """Return the rows of the repositories, in the order of the search."""
-    return [row_of(one.repo, one, RESULT_COLUMNS, context) for one in found]
+def active_downloads(downloads: Sequence[DownloadRecord]) -> dict[str, DownloadRecord]:
+    """Return an unfinished download of each repository that has one."""
+    return {one.repo: one for one in downloads if one.status in UNDER_WAY}
+
+
+def result_rows(lines: Sequence[ResultLine], context: RenderContext) -> list[Row]:
+    """Return the rows of the repositories in their order."""
+    return [row_of(line.model.repo, line, RESULT_COLUMNS, context) for line in lines]
 
 
 def file_rows(
@@ -150,44 +228,3 @@ def file_rows(
     """Return the rows of a repository's models."""
     lines = (FileLine(one, active_download(downloads, repo, one.name) is not None) for one in files)
     return [row_of(line.file.name, line, FILE_COLUMNS, context) for line in lines]
-
-
-def result_sentence(one: HubModelRecord | None) -> str:
-    """Return the hint for the selected repository."""
-    if one is None:
-        return ""
-    return _GATED if one.gated else "enter lists its files, and which fit this machine."
-
-
-def file_sentence(one: HubFilesRecord | None, *, gated: bool) -> str:
-    """Return what to know before downloading a model."""
-    if one is None:
-        return ""
-    parts = [f"{clean_line(one.name, limit=200)}:"]
-    if one.local_id is not None:
-        parts.append(f"downloaded already as {clean_line(one.local_id, limit=200)}.")
-    elif one.fits is Fit.NOW:
-        parts.append("fits in the free memory.")
-    elif one.fits is Fit.AFTER_UNLOADING:
-        idle = " and ".join(clean_line(name, limit=200) for name in one.evicts)
-        verb = "are" if len(one.evicts) > 1 else "is"
-        parts.append(f"fits once {idle or 'an idle model'} {verb} unloaded.")
-    elif one.fits is Fit.NEVER:
-        parts.append("too big for this machine, even with all models unloaded.")
-    else:
-        parts.append("the memory it needs is unknown.")
-    if one.suggested and one.local_id is None:
-        parts.append("Suggested for this machine.")
-    if one.projector is not None:
-        parts.append("Its vision projector is downloaded, too.")
-    if gated:
-        parts.append(_GATED)
-    return " ".join(parts)
-
-
-def gated_sentence(repo: str) -> str:
-    """Return what to do before downloading from a gated repository."""
-    return (
-        f"Accept the licence of {clean_line(repo, limit=200)} on its Hugging Face page first, then "
-        "set hf_token in Settings (7) to a token of that account."
-    )
