@@ -14,8 +14,8 @@ from cyber_inference_tui.tui.pages.chat.rows import (
     TextFlow,
     TurnRows,
     state_content,
-    wrap,
 )
+from cyber_inference_tui.tui.pages.chat.styled import wrap
 from cyber_inference_tui.tui.widgets.text_view import TextRow
 
 _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)
