@@ -28,6 +28,9 @@ TextRow = tuple[tuple[str, Role], ...]
 class TextView(ScrollView, can_focus=True):
     """Shows rows. At their end it follows; scrolled up it stays.
 
+    Following, it moves ``ahead`` rows further than it has to, so that a text that grows moves
+    seldom: a move paints the whole view.
+
     It posts ``WidthChanged`` when the rows have to be made for another ``text_width``.
     """
 
@@ -89,11 +92,13 @@ class TextView(ScrollView, can_focus=True):
     def __init__(
         self,
         *,
+        ahead: int = 0,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._rows: Sequence[TextRow] = ()
+        self._ahead = ahead
         self._width = 0
         self._moving = False
         self._bar_rows = 0
@@ -126,24 +131,30 @@ class TextView(ScrollView, can_focus=True):
     def _measure(self, count: int) -> None:
         """Take over the number of rows."""
         bar = self.show_vertical_scrollbar
+        blank = self.virtual_size.height - count
+        if self.following and self._ahead and count > self.size.height:
+            count += blank if 0 <= blank <= self._ahead else self._ahead
         if count == self.virtual_size.height:
             return
         few = count <= self.size.height and not bar
-        if few or (bar and self._bar_rows and 0.95 <= count / self._bar_rows <= 1.05):
-            # The layout and the visible scrollbar stay the same. Skip them, because otherwise the
-            # whole view is painted for each new row.
+        if few or (bar and self._bar_rows and count > self.size.height):
+            # The layout stays the same. Skip it, because otherwise the whole view is painted for
+            # each new row.
             self.set_reactive(TextView.virtual_size, Size(1, count))
             most = float(self.max_scroll_y)
             y = most if self.following else min(self.scroll_y, most)
             self.set_reactive(TextView.scroll_y, y)
             self.set_reactive(TextView.scroll_target_y, y)
+            # The bar would be painted for each new row, too.
+            if bar and not 0.95 <= count / self._bar_rows <= 1.05:
+                self._show_bar()
             return
         self._bar_rows = count
         self.virtual_size = Size(1, count)
 
     def _show_bar(self) -> None:
         """Update the scrollbar, which ``_measure`` may have skipped."""
-        self._bar_rows = len(self._rows)
+        self._bar_rows = self.virtual_size.height
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.window_virtual_size = self._bar_rows
             self.vertical_scrollbar.position = self.scroll_y

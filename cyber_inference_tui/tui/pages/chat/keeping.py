@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from textual.binding import Binding, BindingType
 
@@ -57,35 +57,29 @@ _SAVED: tuple[Column[SavedSummary, RenderContext], ...] = (
 )
 
 
+KEEPING: list[BindingType] = [
+    Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
+    Binding("y", "copy_code", "Copy code", id="chat.code", tooltip="copy a block of code"),
+    Binding("u", "copy_curl", "As curl", id="chat.curl", tooltip="copy the question for a shell"),
+    Binding("e", "export", "Export", id="chat.export", tooltip="write Markdown or JSON"),
+    Binding("o", "open_saved", "Open", id="chat.open", tooltip="open a saved conversation"),
+    Binding("K", "keep", "Save", id="chat.keep", tooltip="save conversations here, or no longer"),
+    Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
+]
+
+
 class KeepingPage(Page):
     """A page of talks, of which one is ``active``."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
-        Binding("y", "copy_code", "Copy code", id="chat.code", tooltip="copy a block of code"),
-        Binding(
-            "u", "copy_curl", "As curl", id="chat.curl", tooltip="copy the question for a shell"
-        ),
-        Binding("e", "export", "Export", id="chat.export", tooltip="write Markdown or JSON"),
-        Binding("o", "open_saved", "Open", id="chat.open", tooltip="open a saved conversation"),
-        Binding(
-            "K", "keep", "Save", id="chat.keep", tooltip="save conversations here, or no longer"
-        ),
-        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
-    ]
-
     def __init__(self) -> None:
         super().__init__()
+        self.talks: list[Talk] = []
+        """The talks, from left to right."""
         self._sampling = Sampling()
         self._chats: SavedChats | None = None
         self._saving = False
         self._saved_as = ""
         """The name of the file of this chat, once it is saved."""
-
-    @property
-    def talks(self) -> list[Talk]:
-        """The talks, from left to right."""
-        return list(self.query(Talk))
 
     @property
     def active(self) -> Talk:
@@ -112,20 +106,33 @@ class KeepingPage(Page):
         """Whether conversations are saved."""
         return self._saving
 
-    def possible_to_keep(self) -> dict[str, bool]:
-        """Return which of these actions are available now."""
-        talks = self.talks
-        any_turn = any(talk.conversation.turns for talk in talks)
-        busy = any(talk.turn is not None for talk in talks)
-        return {
-            "copy": bool(self._last_answer),
-            "copy_code": bool(self._last_blocks),
-            "copy_curl": bool(self.active.conversation.turns),
-            "export": any_turn,
-            "open_saved": self._chats is not None and not busy,
-            "keep": self._chats is not None,
-            "clear": any_turn and not busy,
-        }
+    def is_possible(self, action: str) -> bool:
+        """Return whether one of these actions is available now; it is asked for each key."""
+        match action:
+            case "copy":
+                return bool(self._last_answer)
+            case "copy_code":
+                return bool(self._last_with_code)
+            case "copy_curl":
+                return bool(self.active.conversation.turns)
+            case "export":
+                return self._has_turns
+            case "open_saved":
+                return self._chats is not None and not self.answering
+            case "keep":
+                return self._chats is not None
+            case "clear":
+                return self._has_turns and not self.answering
+        return True
+
+    @property
+    def answering(self) -> bool:
+        """Whether a model answers."""
+        return any(talk.turn is not None for talk in self.talks)
+
+    @property
+    def _has_turns(self) -> bool:
+        return any(talk.conversation.turns for talk in self.talks)
 
     # Copying
 
@@ -135,14 +142,10 @@ class KeepingPage(Page):
         return next((turn.answer for turn in reversed(turns) if turn.answer), "")
 
     @property
-    def _last_blocks(self) -> list[CodeBlock]:
-        """The blocks of code in the last answer that has any."""
-        for turn in reversed(self.active.conversation.turns):
-            if ("```" in turn.answer or "~~~" in turn.answer) and (
-                blocks := code_blocks(turn.answer.lstrip("\n"))
-            ):
-                return blocks
-        return []
+    def _last_with_code(self) -> str:
+        """The last answer that seems to have a block of code."""
+        turns = reversed(self.active.conversation.turns)
+        return next((t.answer for t in turns if "```" in t.answer or "~~~" in t.answer), "")
 
     def action_copy(self) -> None:
         """Copy the last answer to the clipboard."""
@@ -152,7 +155,7 @@ class KeepingPage(Page):
 
     def action_copy_code(self) -> None:
         """Copy the block of code of the last answer; one of several is chosen by its number."""
-        blocks = self._last_blocks
+        blocks = code_blocks(self._last_with_code.lstrip("\n"))
 
         def chosen(key: str | None) -> None:
             if key is not None:
@@ -161,8 +164,8 @@ class KeepingPage(Page):
                 lines = counted(len(block.lines), "line")
                 self.cyber.show_message(f"Copied block {key} ({lines}).")
 
-        if len(blocks) == 1:
-            chosen("1")
+        if len(blocks) < 2:
+            chosen("1" if blocks else None)
             return
         context = self.cyber.options.render_context()
         numbered = [(str(number), (number, block)) for number, block in enumerate(blocks, 1)]
@@ -207,7 +210,7 @@ class KeepingPage(Page):
     def save_chat(self) -> None:
         """Save the conversations, if the person wants that."""
         chats = self._chats
-        if chats is None or not self._saving or not any(t.conversation.turns for t in self.talks):
+        if chats is None or not self._saving or not self._has_turns:
             return
         self._saved_as = self._saved_as or chats.new_name(self.cyber.options.now())
         self.cyber.do(in_time(chats.save, self._saved_as, self._chat()), group="chats")

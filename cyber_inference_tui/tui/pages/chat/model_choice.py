@@ -9,6 +9,7 @@ from textual.content import Content
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.chat.conversation import Turn
 from cyber_inference_tui.tui.pages.chat.rows import rate_text
@@ -100,37 +101,47 @@ def talk_content(
     *,
     active: bool,
     fastest: bool,
+    narrow: bool,
 ) -> Content:
-    """Return the title of one talk beside others: its model, and the figures of its last answer."""
+    """Return the title of one talk beside others: its model, and the figures of its last answer.
+
+    It has two lines, or three ``narrow`` ones.
+    """
     charset = context.charset
     cursor = charset.cursor if active else " "
-    parts = [(f"{cursor} ", "$text-accent"), (clean_line(name, limit=60), "bold")]
+    parts = [(f"{cursor} ", "$text-accent"), (plain(name, limit=60), "bold")]
     if model is None:
-        return Content.assemble(*parts, ("\n", ""))
+        return Content.assemble(*parts)
     state = state_cell(model, charset)
-    # A loading model changes here several times a second: its progress is in the line below.
-    parts += [("  ", ""), (state.text, STYLES[state.tone]), ("\n  ", "")]
     rate = None if turn is None else turn.rate
     first = None if turn is None else turn.first_seconds
     parts += [
+        ("\n  " if narrow else "  ", ""),
+        (state.text, STYLES[state.tone]),
+        ("  " if narrow else "\n  ", ""),
         (memory_cell(model, context).text, ""),
-        (f"  {charset.known(rate, rate_text)}", "bold" if rate is not None else "$text-muted"),
+        ("\n  " if narrow else "  ", ""),
+        (charset.known(rate, rate_text), "bold" if rate is not None else "$text-muted"),
         (f"  first {charset.known(first, '{:.2f} s'.format)}", "$text-muted"),
         ("  fastest" if fastest else "", "$text-success"),
     ]
     return Content.assemble(*parts)
 
 
-def talks_content(names: Sequence[tuple[str, str]], active: int, charset: Charset) -> Content:
+def talks_content(
+    names: Sequence[tuple[str, str]], active: int, width: int, charset: Charset
+) -> Content:
     """Return the names of the talks of which one is shown, each with a word about its answer."""
+    room = width // len(names) - 2
     parts: list[tuple[str, str]] = []
     for number, (name, word) in enumerate(names):
         shown = number == active
+        most = max(4, room - len(word) - 3)
         parts += [
             (f"{charset.cursor if shown else ' '} ", "$text-accent"),
-            (clean_line(name, limit=24), "bold" if shown else "$text-muted"),
-            (f" {word}", "" if shown else "$text-muted"),
-            ("   ", ""),
+            (cut(plain(name), most, charset.ellipsis), "bold" if shown else "$text-muted"),
+            (f" {word}" if word else "", "" if shown else "$text-muted"),
+            ("  ", ""),
         ]
     return Content.assemble(*parts[:-1])
 

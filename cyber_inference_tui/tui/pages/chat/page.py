@@ -29,7 +29,7 @@ from cyber_inference_tui.tui.pages.chat.images import (
     read_image,
     takes_images,
 )
-from cyber_inference_tui.tui.pages.chat.keeping import KeepingPage, in_time
+from cyber_inference_tui.tui.pages.chat.keeping import KEEPING, KeepingPage, in_time
 from cyber_inference_tui.tui.pages.chat.model_choice import (
     COLUMNS,
     chat_models,
@@ -100,11 +100,13 @@ class ChatPage(KeepingPage):
             id="chat.sampling",
             tooltip="system prompt, temperature and more",
         ),
+        *KEEPING,
     ]
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
+        self.talks = [self._talk(None)]
         self._active = 0
         self._images: tuple[Image, ...] = ()
         """The images of the next message."""
@@ -116,7 +118,7 @@ class ChatPage(KeepingPage):
         with Vertical(classes="body"):
             yield Static(id="title")
             with Horizontal(id="talks"):
-                yield self._talk(None)
+                yield from self.talks
             yield Static(id="images")
             yield MessageInput(placeholder="message; enter sends it", id="message")
 
@@ -134,7 +136,6 @@ class ChatPage(KeepingPage):
         """Draw the titles; a conversation is drawn when it changes."""
         for talk in self.talks:
             if talk.chosen is None or (snapshot.live and snapshot.model(talk.chosen) is None):
-                # A talk keeps its own model if it can, so that answers can be compared.
                 talk.chosen = next((model.id for model in chat_models(snapshot.models)), None)
         self._show_message(self._model is not None and not self.cyber.options.readonly)
         self._show_title()
@@ -144,7 +145,7 @@ class ChatPage(KeepingPage):
         talks, options = self.talks, self.cyber.options
         if len(talks) > 1 and not self.has_class("-wide"):
             names = [(talk.chosen or "", talk_word(talk.conversation.last)) for talk in talks]
-            content = talks_content(names, self._active, options.charset)
+            content = talks_content(names, self._active, self.size.width - 4, options.charset)
         else:
             content = title_content(
                 self._model, self._sampling, options.charset, len(talks), saving=self.saving
@@ -168,10 +169,6 @@ class ChatPage(KeepingPage):
     def _model(self) -> ModelRecord | None:
         return self.active.model
 
-    @property
-    def _answering(self) -> bool:
-        return any(talk.turn is not None for talk in self.talks)
-
     def chosen(self) -> ModelRecord | None:
         """Return the model to chat with."""
         return self._model
@@ -191,9 +188,10 @@ class ChatPage(KeepingPage):
         talks = self.talks
         last = [talk.conversation.last for talk in talks]
         rates = [turn.rate or 0.0 for turn in last if turn is not None]
-        ended = len(rates) == len(talks) > 1 and not self._answering
+        best = max(rates, default=0.0)
+        differ = len(rates) == len(talks) > 1 and min(rates) < best and not self.answering
         for talk, turn in zip(talks, last, strict=True):
-            talk.paint(fastest=ended and bool(turn and turn.rate and turn.rate == max(rates)))
+            talk.paint(fastest=differ and turn is not None and turn.rate == best)
         if len(talks) > 1 and not self.has_class("-wide"):
             self._show_title()
 
@@ -223,22 +221,33 @@ class ChatPage(KeepingPage):
         """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
-        model, talks, busy = self._model, self.talks, self._answering
-        possible = {
-            "write": model is not None and not self._writing,
-            "stop": busy,
-            "leave": self._writing,
-            "model": model is not None and self.active.turn is None,
-            "add": model is not None and len(talks) < TALKS,
-            "drop": len(talks) > 1,
-            "next": len(talks) > 1,
-            "retry": any(self._to_retry()),
-            "thinking": any(turn.thinking for talk in talks for turn in talk.conversation.turns),
-            "image": model is not None and len(self._images) < IMAGES,
-            "sampling": model is not None,
-            **self.possible_to_keep(),
-        }
-        return super().check_action(action, parameters) if possible.get(action, True) else False
+        return super().check_action(action, parameters) if self.is_possible(action) else False
+
+    def is_possible(self, action: str) -> bool:
+        """Return whether an action of the page is available now."""
+        match action:
+            case "write":
+                return self._model is not None and not self._writing
+            case "stop":
+                return self.answering
+            case "leave":
+                return self._writing
+            case "model":
+                return self._model is not None and self.active.turn is None
+            case "add":
+                return self._model is not None and len(self.talks) < TALKS
+            case "drop" | "next":
+                return len(self.talks) > 1
+            case "retry":
+                return bool(self._to_retry())
+            case "thinking":
+                turns = (turn for talk in self.talks for turn in talk.conversation.turns)
+                return any(turn.thinking for turn in turns)
+            case "image":
+                return self._model is not None and len(self._images) < IMAGES
+            case "sampling":
+                return self._model is not None
+        return super().is_possible(action)
 
     @property
     def _writing(self) -> bool:
@@ -262,7 +271,7 @@ class ChatPage(KeepingPage):
         if not (text or self._images) or self._model is None or self.cyber.options.readonly:
             return
         models = [talk.model for talk in self.talks]
-        if self._answering:
+        if self.answering:
             self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
         elif len(text) > TEXT_CHARACTERS:
             self.cyber.show_message(
@@ -290,7 +299,7 @@ class ChatPage(KeepingPage):
 
     @on(Talk.Ended)
     def _ended(self) -> None:
-        if not self._answering and self._timer is not None:
+        if not self.answering and self._timer is not None:
             self._timer.pause()
         if self.is_mounted:
             self._changed()
@@ -352,8 +361,9 @@ class ChatPage(KeepingPage):
         # It knows what was said before, so that the answers can be compared.
         turns = self.active.conversation.turns
         talk = self._talk(model_id, Conversation(turns[:-1]))
-        self._active = len(self.talks)
         await self.query_one("#talks").mount(talk)
+        self._active = len(self.talks)
+        self.talks.append(talk)
         self._mark_active()
         if not self._writing:
             talk.view.focus()
@@ -376,6 +386,7 @@ class ChatPage(KeepingPage):
 
     async def _remove(self, talk: Talk) -> None:
         talk.stop()
+        self.talks.remove(talk)
         await talk.remove()
         self._mark_active()
         if not self._writing:
@@ -391,8 +402,8 @@ class ChatPage(KeepingPage):
         """Show these conversations instead, each with the id of its model."""
         self._active = 0
         old = self.talks
-        new = [self._talk(model_id, known) for model_id, known in talks[:TALKS]]
-        await self.query_one("#talks").mount(*new)
+        self.talks = [self._talk(model_id, known) for model_id, known in talks[:TALKS]]
+        await self.query_one("#talks").mount(*self.talks)
         for talk in old:
             await talk.remove()
         self._mark_active()

@@ -70,6 +70,8 @@ class TurnRows:
                 rows += [*self._thinking.rows(turn.thinking.rstrip("\n")), ()]
         # Many models begin with empty lines.
         rows += self._answer.rows(turn.answer.lstrip("\n"))
+        if rows[-1] and rows[-1][-1][1] == "code":
+            rows.append(())  # what follows is not on the background of the code
         if turn.error:
             sign = self._charset.status_sign(ModelStatus.FAILED)
             rows += self._lines(f"{sign} {plain(turn.error)}", "error")
@@ -115,7 +117,7 @@ def talk_word(turn: Turn | None) -> str:
     if turn.state is TurnState.FAILED:
         return "failed"
     if turn.rate is not None:
-        return rate_text(turn.rate)
+        return f"{turn.rate:.1f}/s"
     return "waits" if turn.state is TurnState.ANSWERING else turn.state.value
 
 
@@ -141,11 +143,9 @@ def state_content(
         parts = [(f"{sign} {doing}", "$text-warning"), (f"  {int(now - turn.began)} s", "")]
     else:
         doing = "answering" if turn.answer else "thinking"
-        rate = charset.known(turn.rate, rate_text)
-        first = f"  first text after {turn.first_seconds or 0:.2f} s"
-        parts = [
-            (f"{sign} {doing}", "$text-warning"),
-            (f"  {turn.tokens:>5,} tokens  {rate:>11}", ""),
-            ("" if short else first, ""),
-        ]
+        figures = f"  {turn.tokens:>5,} tokens"
+        if not short:
+            rate = charset.known(turn.rate, rate_text)
+            figures += f"  {rate:>11}  first text after {turn.first_seconds or 0:.2f} s"
+        parts = [(f"{sign} {doing}", "$text-warning"), (figures, "")]
     return Content.assemble(*parts, (f"   {more}" if more else "", "$text-muted"))

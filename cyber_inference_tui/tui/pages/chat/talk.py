@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 0.5
 """Seconds between updates of a growing answer's numbers."""
+_WIDE_TITLE = 56
+"""Cells from which on the title of a talk beside others needs only two lines."""
+_AHEAD = 4
+"""Rows that a growing answer moves at once."""
 _READONLY = "A read-only app cannot chat, because a message may load a model."
 _GROUP = "answer"
 
@@ -62,7 +66,7 @@ class Talk(Vertical):
     def compose(self) -> ComposeResult:
         """Compose the title, which is shown beside others only, the text and the state."""
         yield Static(classes="head")
-        yield TextView()
+        yield TextView(ahead=_AHEAD)
         yield Static(classes="state")
 
     def on_mount(self) -> None:
@@ -112,8 +116,9 @@ class Talk(Vertical):
             self.cyber.options.render_context(),
             active=self.has_class("-active"),
             fastest=fastest,
+            narrow=self.size.width < _WIDE_TITLE,
         )
-        update_static(self.query_one(".head", Static), content)
+        update_static(self.query_one(".head", Static), content, layout=True)
 
     def _paint_state(self) -> None:
         self._stated = now = self._clock()

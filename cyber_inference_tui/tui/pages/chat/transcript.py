@@ -49,7 +49,7 @@ class SavedTalk(msgspec.Struct, frozen=True, kw_only=True):
     turns: tuple[SavedTurn, ...] = ()
 
 
-class SavedChat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SavedChat(msgspec.Struct, frozen=True, kw_only=True):
     """Conversations side by side, and the options that were sent with each question."""
 
     format: int = FORMAT
