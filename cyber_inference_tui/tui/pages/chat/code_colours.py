@@ -57,7 +57,9 @@ def coloured(language: str, lines: tuple[str, ...]) -> list[TextRow]:
         for number, piece in enumerate(text.split("\n")):
             if number:
                 rows.append([])
-            if piece:
+            if piece and rows[-1] and rows[-1][-1][1] == role:
+                rows[-1][-1] = (rows[-1][-1][0] + piece, role)
+            elif piece:
                 rows[-1].append((piece, role))
     # A lexer that changes line ends would shift the rows.
     return [tuple(row) for row in rows] if len(rows) == len(lines) else plain

@@ -216,6 +216,7 @@ class ChatPage(KeepingPage):
             self._active = number
             self._mark_active()
             self._changed()
+            self.call_after_refresh(self._paint)  # it may have been hidden
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available now."""
@@ -415,7 +416,7 @@ class ChatPage(KeepingPage):
         """Make the next or the previous talk the active one."""
         self._activate((self._active + step) % len(self.talks))
         if not self._writing:
-            self.active.view.focus()
+            self.call_after_refresh(self.active.view.focus)
 
     # Images and options
 
