@@ -24,12 +24,15 @@ Role = Literal[
 TextRow = tuple[tuple[str, Role], ...]
 """Pieces from left to right, without control characters."""
 
+_AHEAD_SHARE = 8
+"""A following view leaves at most this part of its height blank."""
+
 
 class TextView(ScrollView, can_focus=True):
     """Shows rows. At their end it follows; scrolled up it stays.
 
-    Following, it moves ``ahead`` rows further than it has to, so that a text that grows moves
-    seldom: a move paints the whole view.
+    Following, it moves up to ``ahead`` rows further than it has to, so that a text that grows
+    moves seldom: a move paints the whole view.
 
     It posts ``WidthChanged`` when the rows have to be made for another ``text_width``.
     """
@@ -132,8 +135,9 @@ class TextView(ScrollView, can_focus=True):
         """Take over the number of rows."""
         bar = self.show_vertical_scrollbar
         blank = self.virtual_size.height - count
-        if self.following and self._ahead and count > self.size.height:
-            count += blank if 0 <= blank <= self._ahead else self._ahead
+        ahead = min(self._ahead, self.size.height // _AHEAD_SHARE)
+        if self.following and count > self.size.height:
+            count += blank if 0 <= blank <= ahead else ahead
         if count == self.virtual_size.height:
             return
         few = count <= self.size.height and not bar

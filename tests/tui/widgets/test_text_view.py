@@ -137,9 +137,9 @@ async def test_cells_that_stay_at_both_ends_are_not_painted() -> None:
 
 async def test_a_growing_text_moves_some_rows_at_once() -> None:
     app = _App(ahead=3)
-    async with app.run_test(size=(40, 10)) as pilot:
+    async with app.run_test(size=(40, 24)) as pilot:
         tops = []
-        for count in range(8, 24):
+        for count in range(22, 38):
             app.view.show(_rows(count))
             await pilot.pause()
             tops.append(app.view.scroll_offset.y)

@@ -40,7 +40,7 @@ from cyber_inference_tui.tui.pages.chat.model_choice import (
 from cyber_inference_tui.tui.pages.chat.rows import talk_word
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
-from cyber_inference_tui.tui.pages.chat.talk import Talk
+from cyber_inference_tui.tui.pages.chat.talk import Talk, fastest_of
 from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -186,12 +186,9 @@ class ChatPage(KeepingPage):
         if not self.is_current:
             return
         talks = self.talks
-        last = [talk.conversation.last for talk in talks]
-        rates = [turn.rate or 0.0 for turn in last if turn is not None]
-        best = max(rates, default=0.0)
-        differ = len(rates) == len(talks) > 1 and min(rates) < best and not self.answering
-        for talk, turn in zip(talks, last, strict=True):
-            talk.paint(fastest=differ and turn is not None and turn.rate == best)
+        fastest = None if self.answering else fastest_of(talks)
+        for talk in talks:
+            talk.paint(fastest=talk is fastest)
         if len(talks) > 1 and not self.has_class("-wide"):
             self._show_title()
 

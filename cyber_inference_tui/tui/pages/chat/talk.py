@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
@@ -226,3 +226,14 @@ class Talk(Vertical):
         """Start a new conversation."""
         self.conversation.clear()
         self.render_again()
+
+
+def fastest_of(talks: Sequence[Talk]) -> Talk | None:
+    """Return the talk whose last answer came faster than those of others, if there are any."""
+    rates = [
+        (turn.rate, number)
+        for number, talk in enumerate(talks)
+        if (turn := talk.conversation.last) is not None and turn.rate is not None
+    ]
+    (best, number), *others = sorted(rates, reverse=True) or [(0.0, 0)]
+    return talks[number] if others and others[0][0] < best else None
