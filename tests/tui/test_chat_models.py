@@ -77,14 +77,16 @@ async def test_on_a_small_screen_a_key_shows_the_other_model() -> None:
     async with on_page(busy_world(), size=SMALL) as (app, client, pilot):
         await asked(pilot, app, *"hi")
         await added(pilot, client, *"gemma")
-        await until(pilot, lambda: "▸ gemma-3-4b-it-q4_k_m  ◐" in screen_text(app))
+        await until(pilot, lambda: "▸ gemma-3-4b-it-q4_k_m 21.4/s" in screen_text(app))
         assert screen_text(app).count("I am small") == 1
-        assert "qwen3-4b-q4_k_m 21.4/s" in screen_text(app)
+        assert "  qwen3-4b-q4_k_m 21.4/s" in screen_text(app)
+        assert "◐ loading 64 %  ~2.90 GiB  21.4 tok/s" in screen_text(app)
         await pilot.press("]")
-        await until(pilot, lambda: "▸ qwen3-4b-q4_k_m  ●" in screen_text(app))
+        await until(pilot, lambda: "● loaded  3.10 GiB  21.4 tok/s" in screen_text(app))
+        await until(pilot, lambda: "▸ qwen3-4b-q4_k_m 21.4/s" in screen_text(app))
         # While a message is written, too.
         await pilot.press("enter", "f3")
-        await until(pilot, lambda: "▸ gemma-3-4b-it-q4_k_m  ◐" in screen_text(app))
+        await until(pilot, lambda: "▸ gemma-3-4b-it-q4_k_m 21.4/s" in screen_text(app))
         await pilot.press("escape", "d")
         await until(pilot, lambda: "Drop gemma" in screen_text(app))
         await pilot.press("c")

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import typed_path
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
@@ -271,8 +271,8 @@ class KeepingPage(Page):
 
         async def show() -> None:
             chat = await in_time(chats.read, name)
-            values = {key: f"{value:g}" for key, value in chat.sampling.items()}
-            self._sampling = read_sampling(chat.system, values)
+            values = {key: f"{value}" for key, value in chat.sampling.items()}
+            self._sampling = read_sampling(clean_text(chat.system), values)
             await self.replace_talks(
                 [(clean_line(talk.model, limit=200), conversation_of(talk)) for talk in chat.talks]
             )

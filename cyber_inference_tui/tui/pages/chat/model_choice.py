@@ -99,28 +99,29 @@ def talk_content(
     turn: Turn | None,
     context: RenderContext,
     *,
+    lines: int,
     active: bool,
     fastest: bool,
-    narrow: bool,
 ) -> Content:
     """Return the title of one talk beside others: its model, and the figures of its last answer.
 
-    It has two lines, or three ``narrow`` ones.
+    It has one line if the model is named elsewhere, else two, or three narrow ones.
     """
     charset = context.charset
     cursor = charset.cursor if active else " "
-    parts = [(f"{cursor} ", "$text-accent"), (plain(name, limit=60), "bold")]
+    named = [(f"{cursor} ", "$text-accent"), (plain(name, limit=60), "bold")]
     if model is None:
-        return Content.assemble(*parts)
+        return Content.assemble(*named)
     state = state_cell(model, charset)
     rate = None if turn is None else turn.rate
     first = None if turn is None else turn.first_seconds
-    parts += [
-        ("\n  " if narrow else "  ", ""),
+    gap, line = ("  ", ""), ("\n  ", "")
+    parts = [
+        *((gap,) if lines == 1 else (*named, line if lines == 3 else gap)),
         (state.text, STYLES[state.tone]),
-        ("  " if narrow else "\n  ", ""),
+        line if lines == 2 else gap,
         (memory_cell(model, context).text, ""),
-        ("\n  " if narrow else "  ", ""),
+        line if lines == 3 else gap,
         (charset.known(rate, rate_text), "bold" if rate is not None else "$text-muted"),
         (f"  first {charset.known(first, '{:.2f} s'.format)}", "$text-muted"),
         ("  fastest" if fastest else "", "$text-success"),

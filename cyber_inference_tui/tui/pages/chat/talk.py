@@ -109,14 +109,15 @@ class Talk(Vertical):
         return self.has_class("-alone")
 
     def _paint_head(self, *, fastest: bool) -> None:
+        lines = 2 if self.size.width >= _WIDE_TITLE else 3
         content = talk_content(
             self.model,
             self.chosen or "",
             self.conversation.last,
             self.cyber.options.render_context(),
+            lines=lines if self.screen.has_class("-wide") else 1,
             active=self.has_class("-active"),
             fastest=fastest,
-            narrow=self.size.width < _WIDE_TITLE,
         )
         update_static(self.query_one(".head", Static), content, layout=True)
 
@@ -191,7 +192,7 @@ class Talk(Vertical):
         model = self.cyber.snapshot.model(turn.model)
         sees = model is None or takes_images(model)
         try:
-            if turn.images and not sees:
+            if any(image.data for image in turn.images) and not sees:
                 turn.end(TurnState.FAILED, blind_text(turn.model))
                 return
             messages = self.conversation.messages(sampling.system, images=sees)

@@ -55,7 +55,7 @@ class SavedChat(msgspec.Struct, frozen=True, kw_only=True):
     format: int = FORMAT
     talks: tuple[SavedTalk, ...]
     system: str = ""
-    sampling: dict[str, float] = {}
+    sampling: dict[str, int | float] = {}
 
     @property
     def question(self) -> str:
@@ -119,7 +119,7 @@ def to_markdown(chat: SavedChat) -> str:
     if chat.system:
         parts.append(f"System prompt:\n\n{_quoted(chat.system)}")
     if chat.sampling:
-        parts.append(", ".join(f"{name} {value:g}" for name, value in chat.sampling.items()))
+        parts.append(", ".join(f"{name} {value}" for name, value in chat.sampling.items()))
     asked: list[str] = []
     for at in range(max((len(talk.turns) for talk in chat.talks), default=0)):
         for talk in chat.talks:
