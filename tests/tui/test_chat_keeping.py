@@ -106,6 +106,7 @@ async def test_conversations_are_saved_only_after_a_key(tmp_path: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         await asked(pilot, app, *"more")
         await until(pilot, lambda: "more" in path.read_text())
+        await pilot.pause()
         # A new conversation leaves the saved one alone, without a loss.
         await pilot.press("x")
         await until(pilot, lambda: "This one is saved" in screen_text(app))

@@ -67,7 +67,7 @@ class Turn:
             self.last_at = at
             self.pieces += 1
             self.thought_pieces += bool(delta.thinking)
-            self.answer += clean_text(delta.text)
+            self.answer += clean_text(delta.text, keep_tabs=True)
             self.thinking += clean_text(delta.thinking)
         self.tokens_in = delta.tokens_in if delta.tokens_in is not None else self.tokens_in
         self.tokens_out = delta.tokens_out if delta.tokens_out is not None else self.tokens_out

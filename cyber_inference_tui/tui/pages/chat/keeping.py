@@ -66,6 +66,7 @@ KEEPING: list[BindingType] = [
     Binding("K", "keep", "Save", id="chat.keep", tooltip="save conversations here, or no longer"),
     Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
 ]
+"""The bindings of ``KeepingPage``; the page has them after its own."""
 
 
 class KeepingPage(Page):
@@ -80,6 +81,8 @@ class KeepingPage(Page):
         self._saving = False
         self._saved_as = ""
         """The name of the file of this chat, once it is saved."""
+        self._unsaved = False
+        """A question was asked since it was saved or opened."""
 
     @property
     def active(self) -> Talk:
@@ -207,13 +210,23 @@ class KeepingPage(Page):
         talks = [(talk.chosen or "", talk.conversation) for talk in self.talks]
         return saved_chat(talks, self._sampling)
 
+    def note_question(self) -> None:
+        """Remember that there is something to lose."""
+        self._unsaved = True
+
     def save_chat(self) -> None:
         """Save the conversations, if the person wants that."""
         chats = self._chats
         if chats is None or not self._saving or not self._has_turns:
             return
-        self._saved_as = self._saved_as or chats.new_name(self.cyber.options.now())
-        self.cyber.do(in_time(chats.save, self._saved_as, self._chat()), group="chats")
+        name = self._saved_as or chats.new_name(self.cyber.options.now())
+        self._saved_as = name
+
+        async def save() -> None:
+            await in_time(chats.save, name, self._chat())
+            self._unsaved = False
+
+        self.cyber.do(save(), group="chats")
 
     def action_keep(self) -> None:
         """Save conversations from now on, or no longer."""
@@ -276,7 +289,7 @@ class KeepingPage(Page):
             await self.replace_talks(
                 [(clean_line(talk.model, limit=200), conversation_of(talk)) for talk in chat.talks]
             )
-            self._saved_as = name
+            self._saved_as, self._unsaved = name, False
 
         self.cyber.do(show(), group="chats")
 
@@ -330,7 +343,9 @@ class KeepingPage(Page):
         self.app.push_screen(
             Question(
                 "Start a new conversation?",
-                "This one is saved: o opens it again.",
+                "What was said since it was saved is stored nowhere else."
+                if self._unsaved
+                else "This one is saved: o opens it again.",
                 (
                     Answer("clear", "c", "Start a new one"),
                     Answer("keep", "k", "Keep this one"),
@@ -343,7 +358,7 @@ class KeepingPage(Page):
     def _unless_lost(self, title: str, then: Callable[[], None]) -> None:
         """Call ``then``; ask before if a conversation would be lost."""
         count = sum(len(talk.conversation.turns) for talk in self.talks)
-        if not count or self._saved_as:
+        if not count or not self._unsaved:
             then()
             return
         self.ask_to_lose(title, count, then)
@@ -371,7 +386,7 @@ class KeepingPage(Page):
     def _clear(self) -> None:
         for talk in self.talks:
             talk.clear()
-        self._saved_as = ""
+        self._saved_as, self._unsaved = "", False
         self.refresh_bindings()
 
 

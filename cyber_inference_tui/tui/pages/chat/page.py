@@ -287,6 +287,7 @@ class ChatPage(KeepingPage):
 
     def _asked(self) -> None:
         """Draw the answers while they come."""
+        self.note_question()
         if not self._prepared:
             self._prepared = True
             # Imported now, so that the first block of code does not delay a key.

@@ -97,7 +97,7 @@ def conversation_of(saved: SavedTalk) -> Conversation:
     for one in saved.turns:
         images = tuple(Image(clean_line(name, limit=80)) for name in one.images)
         turn = talk.begin(one.question, clean_line(one.model, limit=200), 0.0, images)
-        turn.answer = clean_text(one.answer, limit=ANSWER_CHARACTERS)
+        turn.answer = clean_text(one.answer, limit=ANSWER_CHARACTERS, keep_tabs=True)
         turn.thinking = clean_text(one.thinking, limit=ANSWER_CHARACTERS)
         turn.pieces = turn.thought_pieces = one.tokens_out or 0
         turn.tokens_in, turn.tokens_out = one.tokens_in, one.tokens_out
