@@ -286,25 +286,24 @@ class ChatPage(KeepingPage):
             self._asked()
 
     def _asked(self) -> None:
-        """Draw the answers while they come."""
+        """Draw the answers that come."""
         self.note_question()
         if not self._prepared:
             self._prepared = True
             # Imported now, so that the first block of code does not delay a key.
             self.run_worker(asyncio.to_thread(code_colours.prepare), exit_on_error=False)
-        if self._timer is not None:
-            self._timer.resume()
         self._changed()
 
     @on(Talk.Ended)
     def _ended(self) -> None:
-        if not self.answering and self._timer is not None:
-            self._timer.pause()
         if self.is_mounted:
             self._changed()
             self.save_chat()
 
     def _changed(self) -> None:
+        """Draw the page; answers that grow are drawn by the timer."""
+        if self._timer is not None:
+            (self._timer.resume if self.answering else self._timer.pause)()
         self._paint()
         self.refresh_bindings()
 
@@ -462,7 +461,8 @@ class ChatPage(KeepingPage):
         line = self.query_one("#images", Static)
         line.display = bool(self._images)
         names = "   ".join(image.text for image in self._images)
-        update_static(line, Content.assemble((names, ""), ("   ⌫ removes", "$text-muted")))
+        sign = self.cyber.options.charset.key("⌫")
+        update_static(line, Content.assemble((names, ""), (f"   {sign} removes", "$text-muted")))
         self.refresh_bindings()
 
     def action_sampling(self) -> None:

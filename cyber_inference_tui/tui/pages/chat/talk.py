@@ -109,17 +109,21 @@ class Talk(Vertical):
         return self.has_class("-alone")
 
     def _paint_head(self, *, fastest: bool) -> None:
-        lines = 2 if self.size.width >= _WIDE_TITLE else 3
+        lines = 1
+        if self.screen.has_class("-wide"):
+            lines = 2 if self.size.width >= _WIDE_TITLE else 3
         content = talk_content(
             self.model,
             self.chosen or "",
             self.conversation.last,
             self.cyber.options.render_context(),
-            lines=lines if self.screen.has_class("-wide") else 1,
+            lines=lines,
             active=self.has_class("-active"),
             fastest=fastest,
         )
-        update_static(self.query_one(".head", Static), content, layout=True)
+        head = self.query_one(".head", Static)
+        head.styles.height = lines
+        update_static(head, content)
 
     def _paint_state(self) -> None:
         self._stated = now = self._clock()
