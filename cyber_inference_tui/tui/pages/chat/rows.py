@@ -148,4 +148,4 @@ def state_content(
             rate = charset.known(turn.rate, rate_text)
             figures += f"  {rate:>11}  first text after {turn.first_seconds or 0:.2f} s"
         parts = [(f"{sign} {doing}", "$text-warning"), (figures, "")]
-    return Content.assemble(*parts, (f"   {more}" if more else "", "$text-muted"))
+    return Content.assemble(*parts, (f"  {more}" if more else "", "$text-muted"))
