@@ -70,10 +70,16 @@ def escaped_json(text: str) -> str:
     )
 
 
-def clean_text(text: str, *, limit: int = 1_000_000) -> str:
-    """Clean each line of ``text`` with ``clean_line``; ``limit`` is in characters."""
+def clean_text(text: str, *, limit: int = 1_000_000, keep_tabs: bool = False) -> str:
+    """Clean each line of ``text`` with ``clean_line``; ``limit`` is in characters.
+
+    ``keep_tabs`` is for a text that is copied or sent on, such as code. What draws it cleans it
+    again.
+    """
     if text.isprintable() and len(text) <= limit:
         return text
+    if keep_tabs and "\t" in text:
+        return "\t".join(clean_text(part, limit=limit) for part in text[:limit].split("\t"))
     return "\n".join(clean_line(line, limit=limit) for line in text[:limit].split("\n"))
 
 

@@ -139,6 +139,7 @@ def app_options(
         keymap=keymap.keys,
         keymap_path=path,
         crash_path=loaded.settings.data_dir / "logs" / "app-crash.txt",
+        chats_path=loaded.settings.data_dir / "chats",
         notices=keymap.problems,
         save_theme=None if readonly and not attached else partial(_save_theme, loaded),
         signals=True,

@@ -75,7 +75,7 @@ def chat_delta(event: ServerEvent) -> ChatDelta | None:
     choice = chunk.choices[0] if chunk.choices else _ChunkChoice()
     usage = chunk.usage or _ChunkUsage()
     return ChatDelta(
-        text=clean_text(choice.delta.content or ""),
+        text=clean_text(choice.delta.content or "", keep_tabs=True),
         thinking=clean_text(choice.delta.reasoning_content or ""),
         finish_reason=choice.finish_reason,
         tokens_in=usage.prompt_tokens,

@@ -53,6 +53,8 @@ class AppOptions:
     """File of the user's keys."""
     crash_path: Path | None = None
     """File for the traceback of a crash."""
+    chats_path: Path | None = None
+    """Folder for saved conversations."""
     notices: tuple[str, ...] = ()
     """Problems found before the app started, one sentence each."""
     save_password: Callable[[str], None] | None = None

@@ -660,6 +660,7 @@ class FakeService(Service):
         model = self.models.record(body.pop("model"))
         messages = body.pop("messages")
         del body["stream"], body["stream_options"]
+        self.read(f"chat with {model.id}", None)
         self.change("chat", model.id, messages, body)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)

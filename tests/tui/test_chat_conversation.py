@@ -160,3 +160,9 @@ def test_an_empty_page_says_what_a_message_would_do() -> None:
     )
     assert "too big" in invitation(model("m", fits=Fit.NEVER, fits_reason="needs 20 GiB"), url)
     assert f"{url}/v1" in invitation(model("m"), url)
+
+
+def test_the_tabs_of_code_stay_to_be_copied() -> None:
+    one = turn()
+    one.take(ChatDelta(text="all:\n\tcc\x1b[2J\n"), 11.0)
+    assert one.answer == "all:\n\tcc\n"

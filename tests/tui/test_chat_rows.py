@@ -14,8 +14,8 @@ from cyber_inference_tui.tui.pages.chat.rows import (
     TextFlow,
     TurnRows,
     state_content,
-    wrap,
 )
+from cyber_inference_tui.tui.pages.chat.styled import wrap
 from cyber_inference_tui.tui.widgets.text_view import TextRow
 
 _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)
@@ -23,10 +23,6 @@ _TEXTS = st.text(st.sampled_from("ab -*#`\n漢é "), max_size=200)
 
 def shown(rows: list[TextRow]) -> list[str]:
     return ["".join(text for text, _ in row).rstrip() for row in rows]
-
-
-def roles(rows: list[TextRow]) -> dict[str, str]:
-    return {text.strip(): role for row in rows for text, role in row}
 
 
 def test_lines_break_between_words() -> None:
@@ -53,20 +49,6 @@ def test_a_text_that_grows_is_wrapped_as_if_it_had_come_at_once(
     for stop in sorted(stops):
         grown.rows(text[:stop])
     assert grown.rows(text) == TextFlow(width).rows(text)
-
-
-def test_code_and_headings_differ() -> None:
-    text = "# Title\nplain # no title\n```python\nx = '# not a title'\n```\nafter\n#hashtag"
-    rows = TextFlow(60).rows(text)
-    assert roles(rows) == {
-        "# Title": "heading",
-        "plain # no title": "text",
-        "```python": "code",
-        "x = '# not a title'": "code",
-        "```": "code",
-        "after": "text",
-        "#hashtag": "text",
-    }
 
 
 def test_thinking_is_folded_until_it_is_asked_for() -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
+from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.records import ClientRecord, InstallState, ModelStatus, PortRecord
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
@@ -182,19 +183,59 @@ def test_hub_files_small(looks: Callable[..., None]) -> None:
     looks(busy_world(), steps, size=SMALL, first_page="hub")
 
 
+_ANSWER = (
+    "The sea is **wide**:\n\n",
+    "- It is `blue`, or *green*.\n",
+    "\n| Sea | Depth |\n|---|--:|\n| North | 95 m |\n\n",
+    "```python\ndef sea():  # salt\n    return 'blue', 95\n```\n",
+)
+
+
+async def _ask(pilot: Pilot[Any], app: CyberApp, *others: str) -> None:
+    """Ask a model, and the others as well."""
+    await until(pilot, lambda: "Write to try a model." in screen_text(app))
+    assert isinstance(app.screen, ChatPage)
+    app.screen._clock = app.screen.talks[0]._clock = lambda: 0.0
+    await pilot.press("enter", *"Hello", "enter")
+    await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
+    await pilot.press("escape")
+    for name in others:
+        await pilot.press("a", *name, "enter")
+        talks = app.screen.talks
+        await until(pilot, lambda talks=talks: bool(talks[-1].conversation.turns))  # type: ignore[misc]
+        await until(pilot, lambda talks=talks: talks[-1].turn is None)  # type: ignore[misc]
+
+
 def test_chat(looks: Callable[..., None]) -> None:
     world = busy_world()
     world.thinking = ("The sea is what I know. ", "I say so.")
-    world.answer = ("The sea is wide.\n\n", "- It is blue, or green.\n", "- It is salt.\n")
+    world.answer = _ANSWER
 
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await until(pilot, lambda: "Write to try a model." in screen_text(app))
-        assert isinstance(app.screen, ChatPage)
-        app.screen._clock = lambda: 0.0
-        await pilot.press("enter", *"Hello", "enter")
-        await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
+        await _ask(pilot, app)
 
     looks(world, steps, first_page="chat")
+
+
+def test_chat_with_three_models(looks: Callable[..., None]) -> None:
+    world = busy_world()
+    world.answer = _ANSWER
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        client.fail["chat with phi-4-mini-q4_k_m"] = ModelLoadError("It needs more memory.")
+        await _ask(pilot, app, "gemma", "phi")
+
+    looks(world, steps, first_page="chat")
+
+
+def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
+    world = busy_world()
+    world.answer = _ANSWER
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await _ask(pilot, app, "gemma")
+
+    looks(world, steps, size=SMALL, first_page="chat", theme=LIGHT.name)
 
 
 def test_requests(looks: Callable[..., None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -16,13 +16,23 @@ from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-Role = Literal["text", "name", "dim", "code", "heading", "busy", "error"]
+Role = Literal[
+    "text", "name", "dim", "busy", "error",
+    "title", "heading", "strong", "emphasis", "struck", "inline", "link",
+    "code", "code-title", "keyword", "string", "comment", "number", "called",
+]  # fmt: skip
 TextRow = tuple[tuple[str, Role], ...]
 """Pieces from left to right, without control characters."""
+
+_AHEAD_SHARE = 8
+"""A following view leaves at most this part of its height blank."""
 
 
 class TextView(ScrollView, can_focus=True):
     """Shows rows. At their end it follows; scrolled up it stays.
+
+    Following, it moves up to ``ahead`` rows further than it has to, so that a text that grows
+    moves seldom: a move paints the whole view.
 
     It posts ``WidthChanged`` when the rows have to be made for another ``text_width``.
     """
@@ -37,12 +47,7 @@ class TextView(ScrollView, can_focus=True):
         Binding("end,G", "follow", "End", show=False, id="text.end"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "textview--name",
-        "textview--dim",
-        "textview--code",
-        "textview--heading",
-        "textview--busy",
-        "textview--error",
+        f"textview--{role}" for role in get_args(Role) if role != "text"
     }
     DEFAULT_CSS = """
     TextView {
@@ -53,10 +58,21 @@ class TextView(ScrollView, can_focus=True):
         scrollbar-size-vertical: 1;
         & > .textview--name { color: $text-accent; text-style: bold; }
         & > .textview--dim { color: $text-muted; }
-        & > .textview--code { color: $secondary; }
-        & > .textview--heading { text-style: bold; }
         & > .textview--busy { color: $text-warning; }
         & > .textview--error { color: $text-error; }
+        & > .textview--title { color: $text-accent; text-style: bold; }
+        & > .textview--heading, & > .textview--strong { text-style: bold; }
+        & > .textview--emphasis { text-style: italic; }
+        & > .textview--struck { color: $text-muted; text-style: strike; }
+        & > .textview--inline { color: $secondary; }
+        & > .textview--link { text-style: underline; }
+        & > .textview--code { background: $surface; }
+        & > .textview--code-title { background: $surface; color: $text-muted; }
+        & > .textview--keyword { background: $surface; color: $text-accent; }
+        & > .textview--string { background: $surface; color: $text-success; }
+        & > .textview--comment { background: $surface; color: $text-muted; }
+        & > .textview--number { background: $surface; color: $text-warning; }
+        & > .textview--called { background: $surface; text-style: bold; }
     }
     """
     ALLOW_SELECT = False
@@ -79,11 +95,13 @@ class TextView(ScrollView, can_focus=True):
     def __init__(
         self,
         *,
+        ahead: int = 0,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._rows: Sequence[TextRow] = ()
+        self._ahead = ahead
         self._width = 0
         self._moving = False
         self._bar_rows = 0
@@ -116,24 +134,31 @@ class TextView(ScrollView, can_focus=True):
     def _measure(self, count: int) -> None:
         """Take over the number of rows."""
         bar = self.show_vertical_scrollbar
+        blank = self.virtual_size.height - count
+        ahead = min(self._ahead, self.size.height // _AHEAD_SHARE)
+        if self.following and count > self.size.height:
+            count += blank if 0 <= blank <= ahead else ahead
         if count == self.virtual_size.height:
             return
         few = count <= self.size.height and not bar
-        if few or (bar and self._bar_rows and 0.95 <= count / self._bar_rows <= 1.05):
-            # The layout and the visible scrollbar stay the same. Skip them, because otherwise the
-            # whole view is painted for each new row.
+        if few or (bar and self._bar_rows and count > self.size.height):
+            # The layout stays the same. Skip it, because otherwise the whole view is painted for
+            # each new row.
             self.set_reactive(TextView.virtual_size, Size(1, count))
             most = float(self.max_scroll_y)
             y = most if self.following else min(self.scroll_y, most)
             self.set_reactive(TextView.scroll_y, y)
             self.set_reactive(TextView.scroll_target_y, y)
+            # The bar would be painted for each new row, too.
+            if bar and not 0.95 <= count / self._bar_rows <= 1.05:
+                self._show_bar()
             return
         self._bar_rows = count
         self.virtual_size = Size(1, count)
 
     def _show_bar(self) -> None:
         """Update the scrollbar, which ``_measure`` may have skipped."""
-        self._bar_rows = len(self._rows)
+        self._bar_rows = self.virtual_size.height
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.window_virtual_size = self._bar_rows
             self.vertical_scrollbar.position = self.scroll_y
@@ -202,12 +227,23 @@ class TextView(ScrollView, can_focus=True):
 
 
 def _differing(old: TextRow, new: TextRow) -> tuple[int, int]:
-    """Return the first and the last cell where two rows differ."""
-    was, now = ("".join(text for text, _ in row) for row in (old, new))
-    end = max(cell_len(was), cell_len(now))
-    # The same text in another colour has to be painted as well.
-    if [role for _, role in old] != [role for _, role in new]:
-        return 0, end
-    pairs = zip(was, now, strict=False)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return cell_len(was[:same]), end
+    """Return the first and the last cell where two rows differ, in text or colour."""
+    was, now = _characters(old), _characters(new)
+    same = _same(was, now)
+    left = cell_len("".join(sign for sign, _ in was[:same]))
+    end_was, end_now = (cell_len("".join(text for text, _ in row)) for row in (old, new))
+    if end_was == end_now:
+        # A block of code is filled with blanks, which stay.
+        behind = min(_same(was[::-1], now[::-1]), len(now) - same, len(was) - same)
+        end_now -= cell_len("".join(sign for sign, _ in now[len(now) - behind :]))
+        return left, end_now
+    return left, max(end_was, end_now)
+
+
+def _characters(row: TextRow) -> list[tuple[str, Role]]:
+    return [(sign, role) for text, role in row for sign in text]
+
+
+def _same(was: list[tuple[str, Role]], now: list[tuple[str, Role]]) -> int:
+    """Return the number of equal characters at the start."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(was, now, strict=False)))

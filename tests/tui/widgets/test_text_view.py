@@ -7,10 +7,10 @@ from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 
 class _View(TextView):
-    def __init__(self) -> None:
+    def __init__(self, ahead: int = 0) -> None:
         self.regions: list[Region] = []
         self.wholly = 0
-        super().__init__()
+        super().__init__(ahead=ahead)
 
     def refresh(self, *regions: Region, **flags: bool) -> _View:
         self.regions += regions
@@ -19,9 +19,9 @@ class _View(TextView):
 
 
 class _App(App[None]):
-    def __init__(self) -> None:
+    def __init__(self, ahead: int = 0) -> None:
         super().__init__()
-        self.view = _View()
+        self.view = _View(ahead)
         self.widths: list[int] = []
 
     def compose(self) -> ComposeResult:
@@ -120,3 +120,31 @@ async def test_another_width_is_posted() -> None:
         await pilot.resize_terminal(60, 10)
         await pilot.pause()
         assert app.widths == [39, 59]
+
+
+async def test_cells_that_stay_at_both_ends_are_not_painted() -> None:
+    app = _App()
+    async with app.run_test(size=(40, 10)) as pilot:
+        app.view.show([(("  ", "text"), ("abc   ", "code"))])
+        await pilot.pause()
+        app.view.regions.clear()
+        app.view.show([(("  ", "text"), ("abcde ", "code"))])
+        assert app.view.regions == [Region(5, 0, 2, 1)]
+        app.view.regions.clear()
+        app.view.show([(("  ", "text"), ("ab", "code"), ("c", "string"), ("de ", "code"))])
+        assert app.view.regions == [Region(4, 0, 1, 1)]
+
+
+async def test_a_growing_text_moves_some_rows_at_once() -> None:
+    app = _App(ahead=3)
+    async with app.run_test(size=(40, 24)) as pilot:
+        tops = []
+        for count in range(22, 38):
+            app.view.show(_rows(count))
+            await pilot.pause()
+            tops.append(app.view.scroll_offset.y)
+            assert f"row {count - 1}" in app.lines
+        assert tops == [0] * 3 + [4] * 4 + [8] * 4 + [12] * 4 + [16]
+        app.view.show(_rows(5))
+        await pilot.pause()
+        assert app.lines[0] == "row 0"

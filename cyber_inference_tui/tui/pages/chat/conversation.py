@@ -8,11 +8,14 @@ from typing import Any
 
 from cyber_inference_tui.client.completions import ChatDelta
 from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.tui.pages.chat.images import IMAGE_BYTES, IMAGES, Image
 from cyber_inference_tui.tui.ways_out import with_keys
 
 TURNS_KEPT = 200
 CHARACTERS_KEPT = 500_000
 """Of all questions and answers together; the oldest are dropped first."""
+IMAGE_BYTES_KEPT = IMAGES * IMAGE_BYTES
+"""Of the images of a conversation, which are sent with each question."""
 ANSWER_CHARACTERS = 200_000
 """A longer answer is stopped: the model repeats itself."""
 RATE_SECONDS = 0.25
@@ -35,6 +38,7 @@ class Turn:
     question: str
     model: str
     began: float
+    images: tuple[Image, ...] = ()
     answer: str = ""
     thinking: str = ""
     waiting: str = ""
@@ -63,7 +67,7 @@ class Turn:
             self.last_at = at
             self.pieces += 1
             self.thought_pieces += bool(delta.thinking)
-            self.answer += clean_text(delta.text)
+            self.answer += clean_text(delta.text, keep_tabs=True)
             self.thinking += clean_text(delta.thinking)
         self.tokens_in = delta.tokens_in if delta.tokens_in is not None else self.tokens_in
         self.tokens_out = delta.tokens_out if delta.tokens_out is not None else self.tokens_out
@@ -118,12 +122,14 @@ class Conversation:
         """The newest turn."""
         return self.turns[-1] if self.turns else None
 
-    def begin(self, question: str, model: str, at: float) -> Turn:
+    def begin(self, question: str, model: str, at: float, images: tuple[Image, ...] = ()) -> Turn:
         """Add a turn; drop the oldest ones beyond the bounds."""
-        turn = Turn(question=clean_text(question), model=model, began=at)
+        turn = Turn(question=clean_text(question), model=model, began=at, images=images)
         self.turns.append(turn)
         while len(self.turns) > 1 and (
-            len(self.turns) > TURNS_KEPT or sum(one.size for one in self.turns) > CHARACTERS_KEPT
+            len(self.turns) > TURNS_KEPT
+            or sum(one.size for one in self.turns) > CHARACTERS_KEPT
+            or sum(image.size for one in self.turns for image in one.images) > IMAGE_BYTES_KEPT
         ):
             del self.turns[0]
             self.dropped += 1
@@ -133,21 +139,35 @@ class Conversation:
         """Replace the last turn by a new one with its question; ``None`` if there is none."""
         if not self.turns:
             return None
-        question = self.turns.pop().question
-        return self.begin(question, model, at)
+        last = self.turns.pop()
+        return self.begin(last.question, model, at, last.images)
 
-    def messages(self, system: str = "") -> list[dict[str, Any]]:
-        """Return the messages for the last turn: the questions and answers before, its question."""
+    def messages(self, system: str = "", *, images: bool = True) -> list[dict[str, Any]]:
+        """Return the messages for the last turn: the questions and answers before, its question.
+
+        Without ``images``, earlier questions have the names of theirs.
+        """
         sent = [{"role": "system", "content": system}] if system.strip() else []
         for turn in self.turns[:-1]:
             if turn.answer and turn.state is not TurnState.FAILED:
-                sent.append({"role": "user", "content": turn.question})
+                sent.append({"role": "user", "content": _content(turn, images=images)})
                 sent.append({"role": "assistant", "content": turn.answer})
         if self.turns:
-            sent.append({"role": "user", "content": self.turns[-1].question})
+            sent.append({"role": "user", "content": _content(self.turns[-1], images=images)})
         return sent
 
     def clear(self) -> None:
         """Drop all turns."""
         self.turns.clear()
         self.dropped = 0
+
+
+def _content(turn: Turn, *, images: bool) -> Any:
+    """Return a question as the API takes it: a text, or parts if there are images."""
+    sent = [image for image in turn.images if images and image.data]
+    names = [f"[image {image.name}]" for image in turn.images if image not in sent]
+    text = "\n".join([turn.question, *names])
+    if not sent:
+        return text
+    parts = [{"type": "image_url", "image_url": {"url": image.url}} for image in sent]
+    return [*parts, {"type": "text", "text": text}]

@@ -9,7 +9,10 @@ from textual.content import Content
 from cyber_inference_tui.records import Fit, ModelRecord, ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.chat.conversation import Turn
+from cyber_inference_tui.tui.pages.chat.rows import rate_text
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, sampling_text
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, unreadable_text
 from cyber_inference_tui.tui.pages.models.table import fits_cell, memory_cell, state_cell
@@ -56,19 +59,92 @@ def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Ro
     return [row_of(model.id, model, COLUMNS, context) for model in chat_models(models)]
 
 
-def title_content(model: ModelRecord | None, sampling: Sampling, charset: Charset) -> Content:
+def title_content(
+    model: ModelRecord | None,
+    sampling: Sampling,
+    charset: Charset,
+    talks: int = 1,
+    *,
+    saving: bool = False,
+) -> Content:
     """Return the page's title: the model, its state and the options that are set."""
     if model is None:
         return Content.styled("Chat", "bold $text-muted")
+    saved = "saved" if saving else ""
+    if talks > 1:
+        options = [
+            f"{talks} models answer each message",
+            sampling_text(sampling, charset.dot),
+            saved,
+        ]
+        return Content.styled(f" {charset.dot} ".join(filter(None, options)), "$text-muted")
     state = state_cell(model, charset)
     context = contexts_text(model.context_length, model.trained_context_length)
-    remarks = [f"context {context}" if context else "", sampling_text(sampling, charset.dot)]
+    remarks = [
+        f"context {context}" if context else "",
+        sampling_text(sampling, charset.dot),
+        saved,
+    ]
     return Content.assemble(
         (clean_line(model.id, limit=60), "bold"),
         "  ",
         (state.text, STYLES[state.tone]),
         (f"   {f' {charset.dot} '.join(filter(None, remarks))}", "$text-muted"),
     )
+
+
+def talk_content(
+    model: ModelRecord | None,
+    name: str,
+    turn: Turn | None,
+    context: RenderContext,
+    *,
+    lines: int,
+    active: bool,
+    fastest: bool,
+) -> Content:
+    """Return the title of one talk beside others: its model, and the figures of its last answer.
+
+    It has one line if the model is named elsewhere, else two, or three narrow ones.
+    """
+    charset = context.charset
+    cursor = charset.cursor if active else " "
+    named = [(f"{cursor} ", "$text-accent"), (plain(name, limit=60), "bold")]
+    if model is None:
+        return Content.assemble(*named)
+    state = state_cell(model, charset)
+    rate = None if turn is None else turn.rate
+    first = None if turn is None else turn.first_seconds
+    gap, line = ("  ", ""), ("\n  ", "")
+    parts = [
+        *((gap,) if lines == 1 else (*named, line if lines == 3 else gap)),
+        (state.text, STYLES[state.tone]),
+        line if lines == 2 else gap,
+        (memory_cell(model, context).text, ""),
+        line if lines == 3 else gap,
+        (charset.known(rate, rate_text), "bold" if rate is not None else "$text-muted"),
+        (f"  first {charset.known(first, '{:.2f} s'.format)}", "$text-muted"),
+        ("  fastest" if fastest else "", "$text-success"),
+    ]
+    return Content.assemble(*parts)
+
+
+def talks_content(
+    names: Sequence[tuple[str, str]], active: int, width: int, charset: Charset
+) -> Content:
+    """Return the names of the talks of which one is shown, each with a word about its answer."""
+    room = width // len(names) - 2
+    parts: list[tuple[str, str]] = []
+    for number, (name, word) in enumerate(names):
+        shown = number == active
+        most = max(4, room - len(word) - 3)
+        parts += [
+            (f"{charset.cursor if shown else ' '} ", "$text-accent"),
+            (cut(plain(name), most, charset.ellipsis), "bold" if shown else "$text-muted"),
+            (f" {word}" if word else "", "" if shown else "$text-muted"),
+            ("  ", ""),
+        ]
+    return Content.assemble(*parts[:-1])
 
 
 def invitation(model: ModelRecord | None, url: str) -> str:

@@ -1,16 +1,17 @@
-"""The Chat page: try a model over the same endpoint as any client."""
+"""The Chat page: try models over the same endpoint as any client, up to three at once."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from contextlib import aclosing
-from typing import ClassVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.events import DescendantBlur, DescendantFocus
 from textual.timer import Timer
 from textual.widgets import Static
@@ -18,47 +19,55 @@ from textual.widgets import Static
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
-from cyber_inference_tui.tui.dialogs.question import Answer, Question
-from cyber_inference_tui.tui.pages.chat.conversation import (
-    Conversation,
-    Turn,
-    TurnState,
+from cyber_inference_tui.tui.dialogs.prompt import Prompt
+from cyber_inference_tui.tui.pages.chat import code_colours
+from cyber_inference_tui.tui.pages.chat.conversation import Conversation
+from cyber_inference_tui.tui.pages.chat.images import (
+    IMAGES,
+    Image,
+    blind_text,
+    read_image,
+    takes_images,
 )
+from cyber_inference_tui.tui.pages.chat.keeping import KEEPING, KeepingPage, in_time
 from cyber_inference_tui.tui.pages.chat.model_choice import (
     COLUMNS,
     chat_models,
-    invitation,
     model_rows,
+    talks_content,
     title_content,
 )
-from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
+from cyber_inference_tui.tui.pages.chat.rows import talk_word
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
+from cyber_inference_tui.tui.pages.chat.talk import Talk, fastest_of
 from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
-from cyber_inference_tui.tui.pages.page import Page, update_static
+from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
 from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS
-from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
+from cyber_inference_tui.tui.widgets.text_view import TextView
 
 PAINTS = 8
 """Updates per second of a growing answer."""
-STATE_SECONDS = 0.5
-"""Seconds between updates of a growing answer's numbers."""
-_READONLY = "A read-only app cannot chat, because a message may load a model."
-_GROUP = "answer"
+TALKS = 3
+"""Models that can be asked at once."""
 
 
-class ChatPage(Page):
-    """Shows the conversation above the message field.
+class ChatPage(KeepingPage):
+    """Shows a conversation with each chosen model above the message field.
 
-    ``clock`` returns monotonic seconds.
+    Keys act on the active one. A message goes to all. On a narrow screen only the active one is
+    shown. ``clock`` returns monotonic seconds.
     """
 
     MODE: ClassVar[str] = "chat"
     CSS_PATH = "page.tcss"
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"write", "stop", "model", "retry", "sampling", "clear"}
+        {
+            *("write", "stop", "model", "add", "drop", "retry", "sampling", "clear", "image"),
+            *("keep", "open_saved"),
+        }
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,i", "write", "Write", id="chat.write", tooltip="write a message"),
@@ -67,6 +76,10 @@ class ChatPage(Page):
             "escape", "leave", "Leave field", id="chat.leave", tooltip="make letters keys again"
         ),
         Binding("m,ctrl+o", "model", "Model", id="chat.model", tooltip="choose another model"),
+        Binding("a", "add", "Add model", id="chat.add", tooltip="ask another model as well"),
+        Binding("d", "drop", "Drop model", id="chat.drop", tooltip="ask this model no longer"),
+        Binding("],f3", "next(1)", "Next model", key_display="]", id="chat.next"),
+        Binding("[", "next(-1)", "Previous model", show=False, id="chat.previous"),
         Binding(
             "r,ctrl+r", "retry", "Retry", id="chat.retry", tooltip="ask the last question again"
         ),
@@ -77,7 +90,9 @@ class ChatPage(Page):
             id="chat.thinking",
             tooltip="show or hide the model's thinking",
         ),
-        Binding("c,ctrl+g", "copy", "Copy", id="chat.copy", tooltip="copy the last answer"),
+        Binding(
+            "p", "image", "Image", id="chat.image", tooltip="send an image with the next message"
+        ),
         Binding(
             "s,ctrl+s",
             "sampling",
@@ -85,48 +100,57 @@ class ChatPage(Page):
             id="chat.sampling",
             tooltip="system prompt, temperature and more",
         ),
-        Binding("x,ctrl+n", "clear", "Clear", id="chat.clear", tooltip="start a new conversation"),
+        *KEEPING,
     ]
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._chosen: str | None = None
-        self._sampling = Sampling()
-        self._conversation = Conversation()
-        self._turn: Turn | None = None
-        """The turn that is being answered."""
-        self._rows: dict[int, TurnRows] = {}
-        self._past: tuple[int, list[TextRow]] | None = None
-        self._unfolded = False
-        self._stated = 0.0
-        """Time of the last update of the answer's numbers."""
+        self.talks = [self._talk(None)]
+        self._active = 0
+        self._images: tuple[Image, ...] = ()
+        """The images of the next message."""
+        self._prepared = False
         self._timer: Timer | None = None
 
     def body(self) -> ComposeResult:
-        """Compose the title, the conversation, the answer's state and the message field."""
+        """Compose the title, the first talk, the images and the message field."""
         with Vertical(classes="body"):
             yield Static(id="title")
-            yield TextView(id="talk")
-            yield Static(id="state")
+            with Horizontal(id="talks"):
+                yield from self.talks
+            yield Static(id="images")
             yield MessageInput(placeholder="message; enter sends it", id="message")
+
+    def _talk(self, model_id: str | None, conversation: Conversation | None = None) -> Talk:
+        return Talk(model_id, self._clock, conversation)
 
     def on_mount(self) -> None:
         """Focus the conversation, so that numbers open pages."""
-        self.query_one(TextView).focus()
-        self.watch(self.query_one(TextView), "following", self._paint, init=False)
+        self.begin_keeping()
+        self._mark_active()
+        self.active.view.focus()
         self._timer = self.set_interval(1 / PAINTS, self._paint, pause=True)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw the title; the conversation is drawn when it changes."""
-        if self._chosen is None or (snapshot.live and snapshot.model(self._chosen) is None):
-            self._chosen = next((model.id for model in chat_models(snapshot.models)), None)
-        model, options = self._model, self.cyber.options
-        self._show_message(model is not None and not options.readonly)
-        update_static(
-            self.query_one("#title", Static), title_content(model, self._sampling, options.charset)
-        )
+        """Draw the titles; a conversation is drawn when it changes."""
+        for talk in self.talks:
+            if talk.chosen is None or (snapshot.live and snapshot.model(talk.chosen) is None):
+                talk.chosen = next((model.id for model in chat_models(snapshot.models)), None)
+        self._show_message(self._model is not None and not self.cyber.options.readonly)
+        self._show_title()
         self._paint()
+
+    def _show_title(self) -> None:
+        talks, options = self.talks, self.cyber.options
+        if len(talks) > 1 and not self.has_class("-wide"):
+            names = [(talk.chosen or "", talk_word(talk.conversation.last)) for talk in talks]
+            content = talks_content(names, self._active, self.size.width - 4, options.charset)
+        else:
+            content = title_content(
+                self._model, self._sampling, options.charset, len(talks), saving=self.saving
+            )
+        update_static(self.query_one("#title", Static), content)
 
     def _show_message(self, shown: bool) -> None:
         message = self.query_one(MessageInput)
@@ -136,8 +160,14 @@ class ChatPage(Page):
             self.refresh_bindings()
 
     @property
+    def active(self) -> Talk:
+        """The talk that the keys act on."""
+        talks = self.talks
+        return talks[min(self._active, len(talks) - 1)]
+
+    @property
     def _model(self) -> ModelRecord | None:
-        return None if self._chosen is None else self.cyber.snapshot.model(self._chosen)
+        return self.active.model
 
     def chosen(self) -> ModelRecord | None:
         """Return the model to chat with."""
@@ -145,79 +175,77 @@ class ChatPage(Page):
 
     def choose(self, model_id: str) -> None:
         """Choose this model and focus the message field."""
-        self._chosen = model_id
+        self.active.chosen = model_id
         self.redraw()
         self.call_after_refresh(self.action_write)
 
     # Drawing
 
     def _paint(self) -> None:
-        """Draw the conversation."""
+        """Draw the conversations."""
         if not self.is_current:
             return
-        view = self.query_one(TextView)
-        if view.text_width:
-            view.show(self._all_rows(view.text_width))
-        charset = self.cyber.options.charset
-        # Numbers that change with each update could not be read.
-        now = self._clock()
-        if self._turn is None or now - self._stated >= STATE_SECONDS:
-            self._stated = now
-            more = "" if view.following else "G goes to the end"
-            update_static(
-                self.query_one("#state", Static), state_content(self._turn, now, charset, more)
-            )
+        talks = self.talks
+        fastest = None if self.answering else fastest_of(talks)
+        for talk in talks:
+            talk.paint(fastest=talk is fastest)
+        if len(talks) > 1 and not self.has_class("-wide"):
+            self._show_title()
 
-    def _all_rows(self, width: int) -> list[TextRow]:
-        turns = self._conversation.turns
-        if self.cyber.options.readonly:
-            return TextFlow(width, "dim").rows(_READONLY)
-        if not turns:
-            return TextFlow(width, "dim").rows(invitation(self._model, self.client.url))
-        charset = self.cyber.options.charset
-        for turn in turns:
-            if id(turn) not in self._rows:
-                self._rows[id(turn)] = TurnRows(turn, width, charset)
-        # Only the last turn changes: cache the rows of those before it.
-        *past, last = turns
-        if self._past is None or self._past[0] != id(last):
-            rows: list[TextRow] = []
-            if self._conversation.dropped:
-                dropped = f"{self._conversation.dropped:,} earlier messages were dropped."
-                rows += [((dropped, "dim"),), ()]
-            for turn in past:
-                rows += self._rows[id(turn)].rows(unfolded=self._unfolded)
-            self._past = (id(last), rows)
-        return [*self._past[1], *self._rows[id(last)].rows(unfolded=self._unfolded)]
-
-    @on(TextView.WidthChanged)
-    def _width_changed(self) -> None:
-        self._rows.clear()
-        self._past = None
-        self._paint()
+    def _mark_active(self) -> None:
+        talks = self.talks
+        self._active = min(self._active, len(talks) - 1)
+        self.query_one("#talks").set_class(len(talks) > 1, "-several")
+        for number, talk in enumerate(talks):
+            talk.set_class(number == self._active, "-active")
+            talk.set_class(len(talks) == 1, "-alone")
 
     @on(DescendantFocus)
     @on(DescendantBlur)
     def _focus_changed(self) -> None:
+        talk = self.focused.parent if isinstance(self.focused, TextView) else None
+        if isinstance(talk, Talk) and talk in self.talks:
+            self._activate(self.talks.index(talk))
         self.refresh_bindings()
+
+    def _activate(self, number: int) -> None:
+        if number != self._active:
+            self._active = number
+            self._mark_active()
+            self._changed()
+            self.call_after_refresh(self._paint)  # it may have been hidden
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
-        model, last = self._model, self._conversation.last
-        possible = {
-            "write": model is not None and not self._writing,
-            "stop": self._turn is not None,
-            "leave": self._writing,
-            "model": model is not None,
-            "retry": last is not None and self._turn is None,
-            "thinking": any(turn.thinking for turn in self._conversation.turns),
-            "copy": bool(self._last_answer),
-            "sampling": model is not None,
-            "clear": last is not None and self._turn is None,
-        }
-        return super().check_action(action, parameters) if possible.get(action, True) else False
+        return super().check_action(action, parameters) if self.is_possible(action) else False
+
+    def is_possible(self, action: str) -> bool:
+        """Return whether an action of the page is available now."""
+        match action:
+            case "write":
+                return self._model is not None and not self._writing
+            case "stop":
+                return self.answering
+            case "leave":
+                return self._writing
+            case "model":
+                return self._model is not None and self.active.turn is None
+            case "add":
+                return self._model is not None and len(self.talks) < TALKS
+            case "drop" | "next":
+                return len(self.talks) > 1
+            case "retry":
+                return bool(self._to_retry())
+            case "thinking":
+                turns = (turn for talk in self.talks for turn in talk.conversation.turns)
+                return any(turn.thinking for turn in turns)
+            case "image":
+                return self._model is not None and len(self._images) < IMAGES
+            case "sampling":
+                return self._model is not None
+        return super().is_possible(action)
 
     @property
     def _writing(self) -> bool:
@@ -232,115 +260,210 @@ class ChatPage(Page):
 
     def action_leave(self) -> None:
         """Leave the message field, so that letters are keys again."""
-        self.screen.set_focus(self.query_one(TextView))
+        self.screen.set_focus(self.active.view)
 
     @on(MessageInput.Sent)
     def _send(self) -> None:
         message = self.query_one(MessageInput)
         text = message.text.strip()
-        if not text or self._chosen is None or self.cyber.options.readonly:
+        if not (text or self._images) or self._model is None or self.cyber.options.readonly:
             return
-        if self._turn is not None:
+        models = [talk.model for talk in self.talks]
+        if self.answering:
             self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
         elif len(text) > TEXT_CHARACTERS:
             self.cyber.show_message(
                 f"A message may have at most {TEXT_CHARACTERS:,} characters.", "warning"
             )
+        elif self._images and not any(model and takes_images(model) for model in models):
+            self.cyber.show_message(blind_text(self.active.chosen or ""), "warning")
         else:
             message.clear()
-            self._ask(self._conversation.begin(text, self._chosen, self._clock()))
+            images, self._images = self._images, ()
+            self._show_images()
+            for talk in self.talks:
+                talk.ask(text, images, self._sampling)
+            self._asked()
 
-    def _ask(self, turn: Turn) -> None:
-        self._turn = turn
-        self._stated = 0.0
-        kept = {id(one) for one in self._conversation.turns}
-        self._rows = {key: rows for key, rows in self._rows.items() if key in kept}
-        self._past = None
-        self.query_one(TextView).action_follow()
-        self.run_worker(self._answer(turn), group=_GROUP, exclusive=True, exit_on_error=False)
-        if self._timer is not None:
-            self._timer.resume()
+    def _asked(self) -> None:
+        """Draw the answers that come."""
+        self.note_question()
+        if not self._prepared:
+            self._prepared = True
+            # Imported now, so that the first block of code does not delay a key.
+            self.run_worker(asyncio.to_thread(code_colours.prepare), exit_on_error=False)
         self._changed()
 
-    async def _answer(self, turn: Turn) -> None:
-        messages = self._conversation.messages(self._sampling.system)
-        answer = self.client.chat(turn.model, messages, sampling=self._sampling.values())
-        try:
-            # Closing the stream cancels the request, which frees the model's slot.
-            async with aclosing(answer) as deltas:
-                async for delta in deltas:
-                    turn.take(delta, self._clock())
-                    if turn.state is not TurnState.ANSWERING:
-                        break
-            turn.end(TurnState.DONE)
-        except CyberError as error:
-            turn.end(TurnState.FAILED, str(error))
-        finally:
-            turn.end(TurnState.STOPPED)
-            if self._turn is turn:
-                self._turn_ended()
-
-    def _turn_ended(self) -> None:
-        self._turn = None
-        if self._timer is not None:
-            self._timer.pause()
+    @on(Talk.Ended)
+    def _ended(self) -> None:
         if self.is_mounted:
             self._changed()
+            self.save_chat()
 
     def _changed(self) -> None:
+        """Draw the page; answers that grow are drawn by the timer."""
+        if self._timer is not None:
+            (self._timer.resume if self.answering else self._timer.pause)()
         self._paint()
         self.refresh_bindings()
 
     def action_stop(self) -> None:
-        """Stop the answer."""
-        if self._turn is not None:
-            self._turn.end(TurnState.STOPPED)
-            self._turn_ended()
-            self.workers.cancel_group(self, _GROUP)
+        """Stop the answers."""
+        for talk in self.talks:
+            talk.stop()
+
+    def _to_retry(self) -> list[Talk]:
+        """Return the talks whose answers failed, else the active one."""
+        idle = [talk for talk in self.talks if talk.turn is None and talk.conversation.turns]
+        failed = [talk for talk in idle if (last := talk.conversation.last) and last.error]
+        return failed or [talk for talk in idle if talk is self.active]
 
     def action_retry(self) -> None:
         """Ask the last question again."""
-        if self._turn is None and self._chosen is not None:
-            turn = self._conversation.retry(self._chosen, self._clock())
-            if turn is not None:
-                self._ask(turn)
-
-    # Other actions
-
-    @property
-    def _last_answer(self) -> str:
-        return next((t.answer for t in reversed(self._conversation.turns) if t.answer), "")
-
-    def action_copy(self) -> None:
-        """Copy the last answer to the clipboard."""
-        text = self._last_answer.strip()
-        self.app.copy_to_clipboard(text)
-        self.cyber.show_message(f"Copied the answer ({len(text):,} characters).")
+        for talk in self._to_retry():
+            talk.retry(self._sampling)
+        self._asked()
 
     def action_thinking(self) -> None:
         """Show or hide the model's thinking."""
-        self._unfolded = not self._unfolded
-        self._past = None
-        self._paint()
+        unfolded = not self.active.unfolded
+        for talk in self.talks:
+            talk.unfold(unfolded=unfolded)
 
-    def action_model(self) -> None:
-        """Choose another model."""
+    # Models
 
-        def chosen(model_id: str | None) -> None:
+    def _choose_model(self, title: str, chosen: Callable[[str], None]) -> None:
+        def checked(model_id: str | None) -> None:
             model = None if model_id is None else self.cyber.snapshot.model(model_id)
             if model is None:
                 return
             if reason := unreadable_text(model):
                 self.cyber.show_message(reason, "warning")
             else:
-                self.choose(model.id)
+                chosen(model.id)
 
         charset = self.cyber.options.charset
-        context = self.cyber.options.render_context()
-        rows = model_rows(self.cyber.snapshot.models, context)
+        rows = model_rows(self.cyber.snapshot.models, self.cyber.options.render_context())
+        dialog = ChoiceDialog(title, COLUMNS, rows, chosen=self.active.chosen, charset=charset)
+        self.app.push_screen(dialog, checked)
+
+    def action_model(self) -> None:
+        """Choose another model."""
+        self._choose_model("Chat with", self.choose)
+
+    def action_add(self) -> None:
+        """Choose a model to ask as well; it answers the last question at once."""
+        self._choose_model("Also ask", lambda model_id: self._keeping_keys(self._add(model_id)))
+
+    async def _add(self, model_id: str) -> None:
+        # It knows what was said before, so that the answers can be compared.
+        turns = self.active.conversation.turns
+        talk = self._talk(model_id, Conversation(turns[:-1]))
+        await self.query_one("#talks").mount(talk)
+        self._active = len(self.talks)
+        self.talks.append(talk)
+        self._mark_active()
+        if not self._writing:
+            talk.view.focus()
+        if turns:
+            talk.ask(turns[-1].question, turns[-1].images, self._sampling)
+            self._asked()
+        self.redraw()
+
+    def action_drop(self) -> None:
+        """Remove the active talk."""
+        talk = self.active
+
+        def drop() -> None:
+            self._keeping_keys(self._remove(talk))
+
+        if count := len(talk.conversation.turns):
+            self.ask_to_lose(f"Drop {talk.chosen}?", count, drop)
+        else:
+            drop()
+
+    async def _remove(self, talk: Talk) -> None:
+        talk.stop()
+        self.talks.remove(talk)
+        await talk.remove()
+        self._mark_active()
+        if not self._writing:
+            self.active.view.focus()
+        self.redraw()
+        self._changed()
+
+    def _keeping_keys(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out ``work`` before the next keys."""
+        self.keep_keys(self.run_worker(work))
+
+    async def replace_talks(self, talks: list[tuple[str, Conversation]]) -> None:
+        """Show these conversations instead, each with the id of its model."""
+        self._active = 0
+        old = self.talks
+        self.talks = [self._talk(model_id, known) for model_id, known in talks[:TALKS]]
+        await self.query_one("#talks").mount(*self.talks)
+        for talk in old:
+            await talk.remove()
+        self._mark_active()
+        self.active.view.focus()
+        self.redraw()
+        self._changed()
+
+    def action_next(self, step: int) -> None:
+        """Make the next or the previous talk the active one."""
+        self._activate((self._active + step) % len(self.talks))
+        if not self._writing:
+            self.call_after_refresh(self.active.view.focus)
+
+    # Images and options
+
+    def action_image(self) -> None:
+        """Ask for the path of an image."""
         self.app.push_screen(
-            ChoiceDialog("Chat with", COLUMNS, rows, chosen=self._chosen, charset=charset), chosen
+            Prompt(
+                "Send an image with the next message",
+                "The path of a PNG, JPEG, GIF or BMP file on the machine of this app. "
+                "You can also paste a path, or drop a file, into the message.",
+                self._add_image,
+                placeholder="~/picture.png",
+            )
         )
+
+    async def _add_image(self, path: str) -> None:
+        model = self._model
+        if model is not None and not any(
+            one and takes_images(one) for one in (talk.model for talk in self.talks)
+        ):
+            raise CyberError(blind_text(model.id))
+        if len(self._images) >= IMAGES:
+            raise CyberError(f"A message may have at most {IMAGES} images.")
+        self._images = (*self._images, await in_time(read_image, path))
+        self._show_images()
+        self.action_write()
+
+    @on(MessageInput.PathPasted)
+    def _path_pasted(self, event: MessageInput.PathPasted) -> None:
+        async def attach() -> None:
+            try:
+                await self._add_image(event.path)
+            except CyberError as error:
+                self.cyber.show_message(str(error), "warning")
+                self.query_one(MessageInput).insert(event.text)
+
+        self._keeping_keys(attach())
+
+    @on(MessageInput.Emptied)
+    def _image_removed(self) -> None:
+        self._images = self._images[:-1]
+        self._show_images()
+
+    def _show_images(self) -> None:
+        line = self.query_one("#images", Static)
+        line.display = bool(self._images)
+        names = "   ".join(image.text for image in self._images)
+        sign = self.cyber.options.charset.key("⌫")
+        update_static(line, Content.assemble((names, ""), (f"   {sign} removes", "$text-muted")))
+        self.refresh_bindings()
 
     def action_sampling(self) -> None:
         """Edit the options that are sent with every question."""
@@ -351,27 +474,3 @@ class ChatPage(Page):
                 self.redraw()
 
         self.app.push_screen(SamplingForm(self._sampling), saved)
-
-    def action_clear(self) -> None:
-        """Start a new conversation after a question."""
-
-        def answered(value: str | None) -> None:
-            if value == "clear":
-                self._conversation.clear()
-                self._rows.clear()
-                self._past = None
-                self._changed()
-
-        count = len(self._conversation.turns)
-        what = "question and its answer" if count == 1 else f"{count} questions and their answers"
-        self.app.push_screen(
-            Question(
-                "Clear the conversation?",
-                f"The {what} are stored nowhere else.",
-                (
-                    Answer("keep", "k", "Keep it"),
-                    Answer("clear", "c", "Clear it", destructive=True),
-                ),
-            ),
-            answered,
-        )

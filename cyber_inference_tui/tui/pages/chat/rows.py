@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from rich.cells import cell_len
 from textual.content import Content
 
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import fold, head, plain
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS, Turn, TurnState
+from cyber_inference_tui.tui.pages.chat.markdown import MarkdownFlow
+from cyber_inference_tui.tui.pages.chat.styled import wrap
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 from cyber_inference_tui.units import counted, number_text
 
@@ -17,43 +18,14 @@ TEXT_WIDTH = 100
 _INDENT = "  "
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Wrap one line to ``width`` cells, between words if possible.
-
-    Further lines of a list item are indented below its text.
-    """
-    if cell_len(text) <= width:
-        return [text]
-    stripped = text.lstrip(" ")
-    hang = min(len(text) - len(stripped), width // 2)
-    if stripped[:2] in {"- ", "* ", "+ "}:
-        hang += 2
-    pieces = []
-    space = ""
-    while cell_len(space + text) > width:
-        room = width - len(space)
-        piece = head(text, room)
-        at = piece.rfind(" ") if text[len(piece)] != " " else len(piece)
-        # A break inside the indentation would make a row without text.
-        if at > len(piece) - len(piece.lstrip(" ")):
-            piece = piece[:at]
-        pieces.append(space + piece)
-        text = text[len(piece) :].lstrip(" ")
-        space = " " * min(hang, width // 2)
-    if text:
-        pieces.append(space + text)
-    return pieces
-
-
 class TextFlow:
-    """Wraps a text that grows at its end to rows of ``width`` cells."""
+    """Wraps a plain text that grows at its end to rows of ``width`` cells."""
 
     def __init__(self, width: int, role: Role = "text") -> None:
         self._width = max(8, width - len(_INDENT))
         self._role: Role = role
         self._rows: list[TextRow] = []
         self._done = 0
-        self._code = False
 
     def rows(self, text: str) -> list[TextRow]:
         """Return the rows of ``text``, which has to begin with the text of the last call."""
@@ -61,21 +33,11 @@ class TextFlow:
         for line in whole:
             self._rows += self._line(line)
             self._done += len(line) + 1
-            if line.lstrip().startswith("```"):
-                self._code = not self._code
         return [*self._rows, *self._line(tail)] if tail else list(self._rows)
 
     def _line(self, line: str) -> list[TextRow]:
         safe = plain(line, limit=ANSWER_CHARACTERS).rstrip()
-        role = self._role
-        if self._code or safe.lstrip().startswith("```"):
-            pieces = fold(safe, self._width)
-            role = "code" if role == "text" else role
-        else:
-            pieces = wrap(safe, self._width)
-            if role == "text" and safe.startswith("#") and safe.lstrip("#").startswith(" "):
-                role = "heading"
-        return [((_INDENT + piece, role),) for piece in pieces]
+        return [((_INDENT + piece, self._role),) for piece in wrap(safe, self._width)]
 
 
 class TurnRows:
@@ -88,28 +50,34 @@ class TurnRows:
         self._head: list[TextRow] = [
             (("You", "name"),),
             *TextFlow(self._width).rows(turn.question + "\n"),
+            *(row for image in turn.images for row in self._lines(image.text)),
             (),
             ((plain(turn.model, limit=200), "name"),),
         ]
         self._thinking = TextFlow(self._width, "dim")
-        self._answer = TextFlow(self._width)
+        self._answer = MarkdownFlow(self._width, charset)
+
+    def _lines(self, text: str, role: Role = "dim") -> list[TextRow]:
+        return [((_INDENT + piece, role),) for piece in wrap(text, self._width - len(_INDENT))]
 
     def rows(self, *, unfolded: bool) -> list[TextRow]:
         """Return all rows; ``unfolded`` shows the model's thinking."""
         turn = self._turn
         rows = list(self._head)
         if turn.thinking:
-            rows.append(((f"{_INDENT}{thinking_text(turn, self._charset)}", "dim"),))
+            rows += self._lines(thinking_text(turn, self._charset))
             if unfolded:
                 rows += [*self._thinking.rows(turn.thinking.rstrip("\n")), ()]
-        rows += self._answer.rows(turn.answer)
+        # Many models begin with empty lines.
+        rows += self._answer.rows(turn.answer.lstrip("\n"))
+        if rows[-1] and rows[-1][-1][1] == "code":
+            rows.append(())  # what follows is not on the background of the code
         if turn.error:
             sign = self._charset.status_sign(ModelStatus.FAILED)
-            text = f"{sign} {plain(turn.error)}"
-            rows += [((_INDENT + piece, "error"),) for piece in wrap(text, self._width - 2)]
-            rows.append(((f"{_INDENT}ctrl+r tries again.", "dim"),))
+            rows += self._lines(f"{sign} {plain(turn.error)}", "error")
+            rows += self._lines("ctrl+r tries again.")
         elif turn.state is not TurnState.ANSWERING:
-            rows.append(((_INDENT + answer_summary(turn, self._charset), "dim"),))
+            rows += self._lines(answer_summary(turn, self._charset))
         return [*rows, ()]
 
 
@@ -136,31 +104,48 @@ def answer_summary(turn: Turn, charset: Charset) -> str:
     if turn.pieces:
         parts.append(counted(turn.tokens, "token"))
     if turn.rate is not None:
-        parts.append(_rate_text(turn.rate))
+        parts.append(rate_text(turn.rate))
     if turn.first_seconds is not None:
         parts.append(f"first text after {turn.first_seconds:.2f} s")
     return f" {charset.dot} ".join(parts)
 
 
-def _rate_text(rate: float) -> str:
+def talk_word(turn: Turn | None) -> str:
+    """Return a word about an answer that is not shown: its state, or its speed."""
+    if turn is None:
+        return ""
+    if turn.state is TurnState.FAILED:
+        return "failed"
+    if turn.rate is not None:
+        return f"{turn.rate:.1f}/s"
+    return "waits" if turn.state is TurnState.ANSWERING else turn.state.value
+
+
+def rate_text(rate: float) -> str:
+    """Return a speed as ``21.4 tok/s``."""
     return number_text(rate, decimals=1, unit="tok/s")
 
 
-def state_content(turn: Turn | None, now: float, charset: Charset, more: str = "") -> Content:
-    """Return the line below the conversation: the state of the running answer, and ``more``."""
+def state_content(
+    turn: Turn | None, now: float, charset: Charset, more: str = "", *, short: bool = False
+) -> Content:
+    """Return the line below an answer: its state while it runs, and ``more``.
+
+    A ``short`` one leaves out what the answer's title says.
+    """
     if turn is None:
         return Content.styled(more, "$text-muted")
     sign = charset.status_sign(ModelStatus.LOADING)
+    more = more or ("" if short else "esc stops")
     if turn.first_at is None:
         doing = plain(turn.waiting, limit=200) or "waiting for the first word"
         # Whole seconds, because tenths would be painted with each update.
         parts = [(f"{sign} {doing}", "$text-warning"), (f"  {int(now - turn.began)} s", "")]
     else:
         doing = "answering" if turn.answer else "thinking"
-        rate = charset.known(turn.rate, _rate_text)
-        parts = [
-            (f"{sign} {doing}", "$text-warning"),
-            (f"  {turn.tokens:>5,} tokens  {rate:>11}  first text after ", ""),
-            (f"{turn.first_seconds or 0:.2f} s", ""),
-        ]
-    return Content.assemble(*parts, (f"   {more or 'esc stops'}", "$text-muted"))
+        figures = f"  {turn.tokens:>5,} tokens"
+        if not short:
+            rate = charset.known(turn.rate, rate_text)
+            figures += f"  {rate:>11}  first text after {turn.first_seconds or 0:.2f} s"
+        parts = [(f"{sign} {doing}", "$text-warning"), (figures, "")]
+    return Content.assemble(*parts, (f"  {more}" if more else "", "$text-muted"))
