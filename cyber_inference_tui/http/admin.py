@@ -64,6 +64,31 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.RESUME_DOWNLOAD, lambda call: service.hub.downloads.resume(call.name))
     table.answer(endpoints.RETRY_DOWNLOAD, lambda call: service.hub.downloads.retry(call.name))
 
+    _add_records(table, service)
+
+    table.answer(endpoints.KEYS, lambda call: service.key_records())
+    table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))
+    table.answer(endpoints.REMOVE_KEY, lambda call: service.keys.remove(call.name))
+
+    table.answer(endpoints.CONFIG, lambda call: config.values())
+    table.answer(
+        endpoints.CHECK_CONFIG,
+        lambda call: config.check(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.SET_CONFIG,
+        lambda call: config.set(call.name, call.body.value, by_owner=call.by_owner),
+    )
+    table.answer(
+        endpoints.UNSET_CONFIG, lambda call: config.unset(call.name, by_owner=call.by_owner)
+    )
+    table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
+    table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
+    table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())
+
+
+def _add_records(table: RouteTable, service: Service) -> None:
+    """Add the endpoints for logs, events and requests."""
     table.answer(endpoints.LOGS, lambda call: service.logs.records())
     table.answer(endpoints.LOG_TAIL, lambda call: _log_tail(service, call))
     table.answer(
@@ -87,26 +112,6 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.TOTALS, lambda call: service.totals())
     table.answer(endpoints.KEY_TOTALS, lambda call: service.key_totals())
     table.answer(endpoints.SPEED_TOTALS, lambda call: service.speed_totals(call.query))
-
-    table.answer(endpoints.KEYS, lambda call: service.key_records())
-    table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))
-    table.answer(endpoints.REMOVE_KEY, lambda call: service.keys.remove(call.name))
-
-    table.answer(endpoints.CONFIG, lambda call: config.values())
-    table.answer(
-        endpoints.CHECK_CONFIG,
-        lambda call: config.check(call.name, call.body.value, by_owner=call.by_owner),
-    )
-    table.answer(
-        endpoints.SET_CONFIG,
-        lambda call: config.set(call.name, call.body.value, by_owner=call.by_owner),
-    )
-    table.answer(
-        endpoints.UNSET_CONFIG, lambda call: config.unset(call.name, by_owner=call.by_owner)
-    )
-    table.answer(endpoints.INSTALLATION, lambda call: service.installation.state())
-    table.answer(endpoints.INSTALL, lambda call: service.installation.start(call.body.source))
-    table.answer(endpoints.CANCEL_INSTALL, lambda call: service.installation.cancel())
 
 
 def is_model_name(service: Service, name: str) -> bool:
