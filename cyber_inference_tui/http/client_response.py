@@ -78,6 +78,7 @@ class ClientResponse:
         request: RequestHead,
         client: ClientSide,
         *,
+        request_id: bytes,
         stream: bool,
         replacer: NameReplacer | None,
         translation: Translation | None,
@@ -85,6 +86,7 @@ class ClientResponse:
         self._loop = loop
         self._request = request
         self._client = client
+        self._request_id = request_id
         self._stream = stream
         self._translation = translation
         self._replacer: NameReplacer | Translation | None = replacer
@@ -345,7 +347,7 @@ class ClientResponse:
             self._end_stream()
             return
         # In a body with a length, or in the middle of a chunk, only an early end can show it.
-        _logger.warning("an answer was cut short: %s", error)
+        _logger.warning("an answer was cut short: %s (%s)", error, self._request_id.decode())
         self.cut()
 
     def cut(self) -> None:
@@ -365,7 +367,7 @@ class ClientResponse:
             lines += "".join(cors).encode("latin-1")
         if framing is Framing.CHUNKED:
             lines += b"Transfer-Encoding: chunked\r\n"
-        lines += KEEP_ALIVE if self.keep_alive else CLOSE
+        lines += b"%b%b\r\n\r\n" % (KEEP_ALIVE if self.keep_alive else CLOSE, self._request_id)
         if hold:
             self._held_head = lines
             return

@@ -33,6 +33,7 @@ from cyber_inference_tui.http.model_request import RequestHead, client_of, head_
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.request_id import id_of, set_id
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
@@ -123,6 +124,7 @@ class Forwarder:
         with request.app[BODY_LIMITS].share() as share:
             try:
                 forwarding = client_of(request).take_begun() or await self._begin(request, share)
+                set_id(request, forwarding.request_id)
             except OnlyLoadError as asked:
                 return await load_or_unload(self.service, asked)
             return await forwarding.run(share)
@@ -143,7 +145,9 @@ class Forwarder:
             async with share.limits.turns:
                 target = self.targets.find(route, head, body, form)
                 await asyncio.sleep(0)
-        return Forwarding(self, head, client_of(request), target, arrived)
+        return Forwarding(
+            self, head, client_of(request), target, arrived, request_id=id_of(request)
+        )
 
     def count(self, head: RequestHead) -> None:
         """Count a request by its key. Raises ``RateLimitedError`` or ``InvalidApiKeyError``."""
@@ -193,7 +197,7 @@ class Forwarding(ServerExchange):
             if not answer.begun:
                 raise
             # Our own defect. A second answer inside the first would make it worse.
-            _logger.exception("forwarding %s failed", self._target.path)
+            _logger.exception("forwarding %s failed (%s)", self._target.path, self._log.request_id)
             answer.cut()
         finally:
             self._close()
@@ -211,7 +215,9 @@ class Forwarding(ServerExchange):
         while lost is not None:
             if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
                 raise lost.error
-            _logger.warning("%s Sending the request again.", lost.error.message)
+            _logger.warning(
+                "%s Sending the request again (%s).", lost.error.message, self._log.request_id
+            )
             self._answer.reset()
             tries += 1
             trial = TRIAL if tries == 2 else LONG_TRIAL

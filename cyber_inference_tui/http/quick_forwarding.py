@@ -7,6 +7,7 @@ from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import QuickClient, RequestHead
+from cyber_inference_tui.http.request_id import new_id
 from cyber_inference_tui.http.server_connections import ServerConnections
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
@@ -37,7 +38,7 @@ class PlainTarget:
     connections: ServerConnections
     """The connections to the server of ``places``."""
     server_head: bytes
-    """The head of the requests to it."""
+    """The head of the requests to it, up to their ids."""
 
     def __init__(self, forwarder: Forwarder, request: RequestHead, target: Target) -> None:
         self.forwarder = forwarder
@@ -73,8 +74,9 @@ class PlainTarget:
         self.server_head = server_request(self.request, self.target(body, False), address)
         return True
 
-    def translated(self, answer: WholeAnswer, body: bytes) -> bytes | None:
-        """Return the whole answer to a translated request; ``None`` = a forwarding has to do it.
+    def translated(self, answer: WholeAnswer, body: bytes) -> tuple[bytes, bytes] | None:
+        """Return the head, up to the request's id, and the body of the answer to a translated
+        request; ``None`` = a forwarding has to do it.
 
         Raises ``BadResponseError``.
         """
@@ -88,7 +90,7 @@ class PlainTarget:
             return None
         translated = translation.whole(body)
         end = KEEP_ALIVE if self.keep_alive else CLOSE
-        return b"%bContent-Length: %d\r\n%b%b" % (JSON_HEAD, len(translated), end, translated)
+        return b"%bContent-Length: %d\r\n%b" % (JSON_HEAD, len(translated), end), translated
 
 
 class QuickForwarding:
@@ -105,6 +107,7 @@ class QuickForwarding:
         "_ended_at",
         "_forwarding",
         "_places",
+        "_request_id",
         "_server",
         "_status",
         "_stream",
@@ -124,6 +127,7 @@ class QuickForwarding:
         arrived: float,
     ) -> None:
         self._target = target
+        self._request_id = target.request.request_id or new_id()
         self._body = body
         self._stream = stream
         self._client = client
@@ -154,7 +158,8 @@ class QuickForwarding:
         connections = target.connections
         self._places = places
         server = self._server = connections.take_idle()
-        server.begin("POST", target.server_head, body, self, now)
+        head = b"%b%b\r\n\r\n" % (target.server_head, self._request_id)
+        server.begin("POST", head, body, self, now)
         if connections.watched is not places.server:
             connections.watch(places, forwarder.service.settings.stall_timeout)
         return True
@@ -170,6 +175,7 @@ class QuickForwarding:
                 self._client,
                 target.target(self._body, self._stream),
                 self._arrived,
+                request_id=self._request_id,
             )
             forwarding.quick_client = self._client
             if server is not None and self._places is not None:
@@ -197,9 +203,10 @@ class QuickForwarding:
             translated = target.translated(answer, body)
             if translated is None:
                 return False
-            transport.write(translated)
+            head, shown = translated
         else:
-            transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
+            head, shown = answer.kept_head if keep_alive else answer.closing_head, body
+        transport.write(b"%b%b\r\n\r\n%b" % (head, self._request_id, shown))
         forwarder = target.forwarder
         now, usage = forwarder.loop.time(), NO_USAGE
         if target.is_work:
@@ -253,5 +260,6 @@ class QuickForwarding:
             user_agent=target.request.user_agent,
             key_name=target.request.key_name,
             port=self._client.local_port,
+            request_id=self._request_id.decode(),
             error=usage.error,
         )

@@ -11,6 +11,7 @@ from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.access import client_address, key_of
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
+from cyber_inference_tui.http.request_id import id_of
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
@@ -46,6 +47,7 @@ def refusal_record(
         user_agent=user_agent(request.headers),
         key_name=None if key is None else key.name,
         port=client_of(request).local_port,
+        request_id=id_of(request).decode(),
         error=_sentence(error),
     )
 
@@ -77,6 +79,7 @@ class RequestLog:
         target: Target,
         answer: ClientResponse,
         *,
+        request_id: bytes,
         at: datetime,
         arrived: float,
         clock: Callable[[], float],
@@ -87,6 +90,7 @@ class RequestLog:
         # Not the target, which has the body.
         self._model_id, self._stream = target.model.id, target.stream
         self._answer = answer
+        self.request_id = request_id.decode()
         self._at, self._came = at, arrived
         self._ended = self._came
 
@@ -146,6 +150,7 @@ class RequestLog:
             priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
+            request_id=self.request_id,
             client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
@@ -177,6 +182,7 @@ class RequestLog:
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
+            request_id=self.request_id,
             error=self._sentence(),
         )
 
