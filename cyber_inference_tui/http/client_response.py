@@ -137,12 +137,23 @@ class ClientResponse:
         """Return whether the client has the last event. Many clients do not wait for the end."""
         return self._body_tap is not None and self._body_tap.says_done
 
+    @property
+    def tokens_so_far(self) -> int | None:
+        """The tokens of a stream so far; ``None`` if that is not known."""
+        head, body_tap = self._head, self._body_tap
+        if head is None or body_tap is None or head.is_encoded or not head.is_events:
+            return None
+        return None if head.status >= 400 else body_tap.tokens_so_far()
+
     def usage(self) -> Usage:
         """Parse the server's figures from the answer. Call it once, at the end."""
         head, body_tap = self._head, self._body_tap
         if head is None or body_tap is None:
             return Usage()
         usage = Usage() if head.is_encoded else body_tap.usage(events=head.is_events)
+        if not (self.complete or body_tap.says_done):
+            # What the server reported before is not all of it.
+            usage = usage._replace(tokens_out=self.tokens_so_far or usage.tokens_out)
         if head.status >= 400 and usage.error is None:
             usage = usage._replace(error=f"The model's server answered with status {head.status}.")
         return usage

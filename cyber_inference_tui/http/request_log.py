@@ -16,6 +16,7 @@ from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.scheduler.state import Waiter
+from cyber_inference_tui.service.token_speed import AnswerSpeed
 from cyber_inference_tui.text import clean_line
 
 CLIENT_LEFT = 499
@@ -69,6 +70,7 @@ class RequestLog:
     error: CyberError | None = None
     """The service's error, if the request failed with one."""
     client_left = False
+    _speed: AnswerSpeed | None = None
     usage = NO_USAGE
     """The figures that the server reported."""
 
@@ -135,8 +137,14 @@ class RequestLog:
 
     def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
         """Return the record of the running request."""
-        first = self._first_byte_after()
-        phase = RequestPhase.PROCESSING if first is None else RequestPhase.ANSWERING
+        first, tokens, speed = self._first_byte_after(), None, None
+        phase = RequestPhase.PROCESSING
+        if first is not None:
+            phase, tokens = RequestPhase.ANSWERING, self._answer.tokens_so_far
+        if first is not None and tokens:
+            # Somebody looks, so the next look knows how many tokens there were now.
+            self._speed = self._speed or AnswerSpeed(self._came + first)
+            speed = self._speed.look(tokens, self._clock())
         if self._waits_since is not None:
             phase = RequestPhase.WAITING
         return ActiveRequestRecord(
@@ -150,6 +158,8 @@ class RequestLog:
             priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
+            tokens_out=tokens,
+            tokens_per_second=speed,
             request_id=self.request_id,
             client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,

@@ -2,7 +2,8 @@
 
 While a body passes, its beginning is copied and references to its last pieces are kept. They are
 parsed once, after the end of the answer, from the end backwards: that is why the parser of
-``client.sse`` is no use here. Only numbers that the server reports count; others are ``None``. The
+``client.sse`` is no use here. Only numbers that the server reports count; others are ``None``. As
+long as a stream is not complete, its tokens are counted by its events, about one for each. The
 fields are those of llama-server (build 11669), OpenAI (``usage`` of chat completions, completions,
 embeddings and responses) and Anthropic (``usage`` of messages,
 https://docs.anthropic.com/en/api/messages).
@@ -35,6 +36,19 @@ _KEY = re.compile(rb'"(?:usage|timings|tokens_predicted|tokens_evaluated|error)"
 
 
 _END_BYTES = 64
+_NEWEST_BYTES = 2048
+"""The end of a stream in which its present figures are, if its server reports them all along."""
+
+# By a mark in the beginning of a stream: what each of its tokens brings. Inside a string the quotes
+# would have backslashes, and there is no line end.
+_TOKEN_MARKS = (
+    (b'"message_start"', b'"content_block_delta"'),
+    (b'"response.created"', b'.delta"'),
+    (b'"delta":{', b'"delta":{"'),
+    (b"data:", b"\ndata: {"),
+)
+_EMPTY = b'"content":null'
+"""In events of OpenAI's API that bring the role, or the progress of the prompt."""
 
 
 class Usage(NamedTuple):
@@ -129,9 +143,11 @@ class BodyTap:
     __slots__ = (
         "_beginning",
         "_clock",
+        "_counted",
         "_cuts",
         "_dropped",
         "_kept",
+        "_mark",
         "_room",
         "_scanner",
         "_size",
@@ -146,6 +162,9 @@ class BodyTap:
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
+        self._counted = 0
+        """The tokens in the pieces that are no longer kept."""
+        self._mark: bytes | None = None
         # By the number of a piece: the rest of an earlier chunk at its beginning, in bytes.
         self._cuts: dict[int, int] = {}
         self.first_at: float | None = None
@@ -169,13 +188,31 @@ class BodyTap:
         self._room -= len(data)
 
     def _trim(self) -> None:
-        kept, size, before = self._kept, self._size, len(self._kept)
+        kept, size, gone = self._kept, self._size, []
         while size - len(kept[0]) >= TAIL_BYTES:
-            size -= len(kept.popleft())
+            size -= len(kept[0])
+            gone.append(kept.popleft())
         self._size = size
-        self._dropped += before - len(kept)
+        self._dropped += len(gone)
+        self._counted += self._count(b"".join(gone))
         if self._cuts:
             self._cuts = {at: left for at, left in self._cuts.items() if at >= self._dropped}
+
+    def _count(self, data: bytes) -> int:
+        """Return the number of tokens in a part of a stream."""
+        if self._mark is None:
+            marks = [mark for sign, mark in _TOKEN_MARKS if sign in self._beginning]
+            if not marks and self._room > 0:
+                return 0
+            self._mark = marks[0] if marks else b""
+        return data.count(self._mark) - data.count(_EMPTY) if self._mark else 0
+
+    def tokens_so_far(self) -> int:
+        """Return the tokens of a stream so far: as reported, otherwise about as many."""
+        last = b"".join(self._kept)
+        # The progress of a prompt is reported with no tokens.
+        reported = usage_of(b"", last[-_NEWEST_BYTES:], events=True).tokens_out
+        return reported or max(0, self._counted + self._count(last))
 
     @property
     def says_done(self) -> bool:

@@ -60,6 +60,7 @@ from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_context import InstallContext
+from cyber_inference_tui.service.live_figures import LiveFigures
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metric_counters import Noted
 from cyber_inference_tui.service.metrics import Metrics
@@ -186,6 +187,8 @@ class Service:
         )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
+        self.live = LiveFigures(self.events, records=self.active_requests)
+        self.active.on_add = self.live.look_soon
         self.finished = FinishedRequests(self.note_requests)
         self._loop_tasks: list[asyncio.Task[None]] = []
         service_log.begin_run(os.getpid(), first=service_log.restored)
@@ -256,6 +259,7 @@ class Service:
         await self.scheduler.close()
         await self._launcher.close()
         self.finished.flush()
+        self.live.stop()
         await self.history.stop()
         await self.metrics.close()
         self.close_events()
@@ -465,6 +469,7 @@ class Service:
             self.keys.note(records)
         self.metrics.note_requests(noted)
         self.events.publish_all("request", records)
+        self.live.note(records)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
         """Count a request that was refused before its model was known; keep a limited number."""
