@@ -67,6 +67,9 @@ class ClientResponse:
     _answered = False
     _server: UpstreamConnection | None = None
     _unread_timer: asyncio.TimerHandle | None = None
+    _unread_since = 0.0
+    stall_seconds = 0.0
+    """Seconds in which the client did not take what was ready for it."""
     begun = False
     """Whether anything was sent to the client."""
     status = 0
@@ -319,6 +322,7 @@ class ClientResponse:
     def _wait_for_client(self) -> None:
         """Continue when the client has read enough, or end the answer after ``SEND_TIMEOUT``."""
         self._client.on_writable = self._resume
+        self._unread_since = self._loop.time()
         self._unread_timer = self._loop.call_later(SEND_TIMEOUT, self._give_up)
 
     def _resume(self) -> None:
@@ -341,6 +345,7 @@ class ClientResponse:
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+            self.stall_seconds += self._loop.time() - self._unread_since
             self._client.on_writable = None
 
     def fail(self, error: CyberError) -> None:

@@ -41,6 +41,7 @@ from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Forwarder:
         kind = head.headers.get(hdrs.CONTENT_TYPE, "")
         form = FormSearch(kind) if is_form(kind) else None
         body = await read_body(request, share, settings.max_body_size, form)
+        body_seconds = self.loop.time() - arrived
         if len(body) < LARGE:
             target = self.targets.find(route, head, body, form)
         else:
@@ -146,7 +148,13 @@ class Forwarder:
                 target = self.targets.find(route, head, body, form)
                 await asyncio.sleep(0)
         return Forwarding(
-            self, head, client_of(request), target, arrived, request_id=id_of(request)
+            self,
+            head,
+            client_of(request),
+            target,
+            arrived,
+            request_id=id_of(request),
+            body_seconds=body_seconds,
         )
 
     def count(self, head: RequestHead) -> None:
@@ -279,7 +287,7 @@ class Forwarding(ServerExchange):
         try:
             lease = await self._wait_for_place(retry)
         finally:
-            self._log.stop_waiting()
+            self._log.stop_waiting(self._service.scheduler.state(self._target.model.id))
             if spooling is not None:
                 spooling.cancel()
         if self._spooled is not None:
@@ -316,7 +324,7 @@ class Forwarding(ServerExchange):
             try:
                 return await self._service.scheduler.acquire(
                     self._target.model,
-                    on_wait=self._log.set_waiter,
+                    on_wait=self._note_waiter,
                     priority=self._request.limits.priority,
                 )
             except ModelLoadError as error:
@@ -325,6 +333,10 @@ class Forwarding(ServerExchange):
                     raise
                 # Other requests crashed the servers before, so the pause is short.
                 await asyncio.sleep(pause)
+
+    def _note_waiter(self, waiter: Waiter) -> None:
+        ahead = self._service.scheduler.waits.ahead(self._target.model.id, waiter)
+        self._log.set_waiter(waiter, ahead)
 
     async def _wait_for_place(self, retry: Retry | None) -> Lease:
         if not self._answer.may_comment:

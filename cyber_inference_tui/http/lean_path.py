@@ -206,7 +206,10 @@ class LeanPath:
                 if len(plain.targets) >= _MAX_TARGETS:
                     plain.targets.clear()
                 plain.targets[fields.model] = target
-        return QuickForwarding(target, found.body, found.stream, client, arrived)
+        body_seconds = round(self.forwarder.loop.time() - arrived, 6)
+        return QuickForwarding(
+            target, found.body, found.stream, client, arrived, body_seconds=body_seconds
+        )
 
     def _counts(self, head: RequestHead) -> bool:
         """Count a request if its key allows it; if not, aiohttp's way answers with the error."""

@@ -103,6 +103,7 @@ class QuickForwarding:
     __slots__ = (
         "_arrived",
         "_body",
+        "_body_seconds",
         "_client",
         "_ended_at",
         "_forwarding",
@@ -125,8 +126,11 @@ class QuickForwarding:
         stream: bool,
         client: QuickClient,
         arrived: float,
+        *,
+        body_seconds: float = 0.0,
     ) -> None:
         self._target = target
+        self._body_seconds = body_seconds
         self._request_id = target.request.request_id or new_id()
         self._body = body
         self._stream = stream
@@ -176,6 +180,7 @@ class QuickForwarding:
                 target.target(self._body, self._stream),
                 self._arrived,
                 request_id=self._request_id,
+                body_seconds=self._body_seconds,
             )
             forwarding.quick_client = self._client
             if server is not None and self._places is not None:
@@ -261,5 +266,12 @@ class QuickForwarding:
             key_name=target.request.key_name,
             port=self._client.local_port,
             request_id=self._request_id.decode(),
+            tokens_cached=usage.tokens_cached,
+            tokens_drafted=usage.tokens_drafted,
+            tokens_accepted=usage.tokens_accepted,
+            body_seconds=self._body_seconds,
+            prompt_seconds=usage.prompt_seconds,
+            answer_seconds=usage.answer_seconds,
+            stall_seconds=0.0,
             error=usage.error,
         )

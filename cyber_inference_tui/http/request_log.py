@@ -15,7 +15,7 @@ from cyber_inference_tui.http.request_id import id_of
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
-from cyber_inference_tui.scheduler.state import Waiter
+from cyber_inference_tui.scheduler.state import ModelState, Waiter
 from cyber_inference_tui.service.token_speed import AnswerSpeed
 from cyber_inference_tui.text import clean_line
 
@@ -64,6 +64,8 @@ class RequestLog:
     """
 
     _queue_seconds = 0.0
+    _load_seconds: float | None = None
+    _queue_ahead: int | None = None
     _waits_since: float | None = None
     waiter: Waiter | None = None
     """The request's place in the queue, while it waits."""
@@ -84,6 +86,7 @@ class RequestLog:
         request_id: bytes,
         at: datetime,
         arrived: float,
+        body_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
@@ -93,7 +96,7 @@ class RequestLog:
         self._model_id, self._stream = target.model.id, target.stream
         self._answer = answer
         self.request_id = request_id.decode()
-        self._at, self._came = at, arrived
+        self._at, self._came, self._body_seconds = at, arrived, body_seconds
         self._ended = self._came
 
     @property
@@ -114,13 +117,18 @@ class RequestLog:
         """Note that the request waits for a place at its model."""
         self._waits_since = self._clock()
 
-    def set_waiter(self, waiter: Waiter) -> None:
-        """Note the place in the queue."""
+    def set_waiter(self, waiter: Waiter, ahead: int) -> None:
+        """Note the place in the queue, with so many requests before it."""
         self.waiter = waiter
+        if self._queue_ahead is None:
+            self._queue_ahead = ahead
 
-    def stop_waiting(self) -> None:
-        """Note the end of the wait, successful or not."""
+    def stop_waiting(self, state: ModelState | None) -> None:
+        """Note the end of the wait, successful or not; ``state`` is that of the model."""
         self._queue_seconds = self._waited()
+        if state is not None and self._waits_since is not None:
+            loading = state.loading_seconds(self._waits_since, self._clock())
+            self._load_seconds = (self._load_seconds or 0.0) + loading
         self._waits_since = self.waiter = None
 
     def end(self) -> None:
@@ -193,6 +201,15 @@ class RequestLog:
             key_name=self._request.key_name,
             port=self._client.local_port,
             request_id=self.request_id,
+            tokens_cached=usage.tokens_cached,
+            tokens_drafted=usage.tokens_drafted,
+            tokens_accepted=usage.tokens_accepted,
+            body_seconds=round(self._body_seconds, 6),
+            load_seconds=_rounded(self._load_seconds),
+            queue_ahead=self._queue_ahead,
+            prompt_seconds=_rounded(usage.prompt_seconds),
+            answer_seconds=_rounded(usage.answer_seconds),
+            stall_seconds=round(answer.stall_seconds, 6),
             error=self._sentence(),
         )
 

@@ -81,6 +81,7 @@ class ServerExchange:
         arrived: float,
         *,
         request_id: bytes,
+        body_seconds: float,
     ) -> None:
         self.request_id = request_id
         self._shared = forwarder
@@ -106,6 +107,7 @@ class ServerExchange:
             request_id=request_id,
             at=forwarder.time_of(arrived),
             arrived=arrived,
+            body_seconds=body_seconds,
             clock=forwarder.loop.time,
         )
         self._number = self._service.active.add(self)

@@ -61,10 +61,26 @@ class Usage(NamedTuple):
     """The generation speed, by the server's own clock."""
     error: str | None = None
     """The server's error message."""
+    tokens_cached: int | None = None
+    """Tokens of the prompt that it had in its cache."""
+    tokens_drafted: int | None = None
+    """Tokens that a draft model proposed."""
+    tokens_accepted: int | None = None
+    """Those of them that became part of the answer."""
+    prompt_seconds: float | None = None
+    """The time for the prompt, by the server's own clock."""
+    answer_seconds: float | None = None
+    """The time for the answer."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 _Speed = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class _Details(msgspec.Struct):
+    """The details of a prompt's tokens in OpenAI's two shapes."""
+
+    cached_tokens: _Count | None = None
 
 
 class _Tokens(msgspec.Struct):
@@ -76,6 +92,8 @@ class _Tokens(msgspec.Struct):
     output_tokens: _Count | None = None
     cache_read_input_tokens: _Count | None = None
     cache_creation_input_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
 
     def tokens_in(self) -> int | None:
         """Return the tokens of the prompt. Anthropic's ``input_tokens`` exclude cached tokens."""
@@ -88,14 +106,23 @@ class _Tokens(msgspec.Struct):
         """Return the tokens of the answer."""
         return self.output_tokens if self.completion_tokens is None else self.completion_tokens
 
+    def tokens_cached(self) -> int | None:
+        """Return the tokens of the prompt that came from the cache."""
+        details = self.prompt_tokens_details or self.input_tokens_details
+        return self.cache_read_input_tokens if details is None else details.cached_tokens
+
 
 class _ServerTimings(msgspec.Struct):
     """llama-server's ``timings``; ``prompt_n`` excludes cached tokens."""
 
     cache_n: _Count | None = None
     prompt_n: _Count | None = None
+    prompt_ms: _Speed | None = None
     predicted_n: _Count | None = None
+    predicted_ms: _Speed | None = None
     predicted_per_second: _Speed | None = None
+    draft_n: _Count | None = None
+    draft_n_accepted: _Count | None = None
 
 
 class _AnswerFields(msgspec.Struct):
@@ -319,12 +346,8 @@ def _usage_of_events(beginning: bytes, end: bytes | None) -> Usage:
 
 def _joined(known: Usage, other: Usage) -> Usage:
     """Return ``known``, with missing values from ``other``."""
-    return Usage(
-        other.tokens_in if known.tokens_in is None else known.tokens_in,
-        other.tokens_out if known.tokens_out is None else known.tokens_out,
-        other.tokens_per_second if known.tokens_per_second is None else known.tokens_per_second,
-        known.error or other.error,
-    )
+    pairs = zip(known, other, strict=True)
+    return Usage._make(theirs if own is None else own for own, theirs in pairs)
 
 
 def _from_json(text: bytes) -> Usage:
@@ -373,9 +396,10 @@ def _usage(said: _AnswerFields) -> Usage:
     tokens = said.usage
     if tokens is None and said.response:
         tokens = _within(said.response)
-    tokens_in = tokens_out = None
+    tokens_in = tokens_out = cached = None
     if tokens is not None:
         tokens_in, tokens_out = tokens.tokens_in(), tokens.tokens_out()
+        cached = tokens.tokens_cached()
     timings = said.timings or _NO_TIMINGS
     if tokens_in is None and timings.prompt_n is not None and timings.cache_n is not None:
         tokens_in = timings.cache_n + timings.prompt_n
@@ -383,7 +407,7 @@ def _usage(said: _AnswerFields) -> Usage:
         tokens_in = said.tokens_evaluated
     if tokens_in is None and said.message and (started := _within(said.message)) is not None:
         # The first event has no valid number for the answer yet.
-        tokens_in = started.tokens_in()
+        tokens_in, cached = started.tokens_in(), started.tokens_cached()
     if tokens_out is None:
         tokens_out = timings.predicted_n
     if tokens_out is None:
@@ -391,7 +415,24 @@ def _usage(said: _AnswerFields) -> Usage:
     # The server measures the time between tokens, so a single token has no speed.
     measured = (timings.predicted_n or 0) > 1
     speed = timings.predicted_per_second if measured else None
-    return Usage(tokens_in, tokens_out, speed, _error(said.error) if said.error else None)
+    error = _error(said.error) if said.error else None
+    if said.timings is None:
+        return Usage(tokens_in, tokens_out, speed, error, cached)
+    return Usage(
+        tokens_in,
+        tokens_out,
+        speed,
+        error,
+        timings.cache_n if cached is None else cached,
+        timings.draft_n,
+        timings.draft_n_accepted,
+        _seconds(timings.prompt_ms),
+        _seconds(timings.predicted_ms),
+    )
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _within(raw: msgspec.Raw) -> _Tokens | None:
