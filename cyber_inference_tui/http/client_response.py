@@ -17,6 +17,7 @@ from cyber_inference_tui.http.answer_head import (
     UNBUFFERED,
     AnswerHead,
 )
+from cyber_inference_tui.http.body_tap import BodyTap
 from cyber_inference_tui.http.error_responses import (
     ErrorEvents,
     as_event,
@@ -29,7 +30,7 @@ from cyber_inference_tui.http.model_request import ClientSide, RequestHead, want
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.translation import JSON_HEAD, Translation
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.http.usage import BodyTap, Usage
+from cyber_inference_tui.http.usage import Usage
 
 SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
