@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     LiveRequest,
     LiveRequests,
+    RequestPhase,
     RequestRecord,
     to_json,
 )
 from cyber_inference_tui.service.events import EventBus
-from cyber_inference_tui.service.token_speed import WINDOW, ModelSpeed
+from cyber_inference_tui.service.token_speed import WINDOW, ModelSpeed, rounded
 
 TOPIC = "request"
 _INTERVAL = 0.25
@@ -30,14 +31,20 @@ class LiveFigures:
 
     ``look_soon`` is called when a request or a reader arrives, ``note`` when requests have ended.
     From then on it looks by itself until nothing is in progress or nobody reads. ``records``
-    returns the requests in progress.
+    returns the requests in progress, ``measured`` the speeds of models by their servers: nothing
+    else shows the tokens of an answer that comes as a whole.
     """
 
     def __init__(
-        self, events: EventBus, *, records: Callable[[], list[ActiveRequestRecord]]
+        self,
+        events: EventBus,
+        *,
+        records: Callable[[], list[ActiveRequestRecord]],
+        measured: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._events = events
         self._records = records
+        self._measured = measured
         self._timer: asyncio.TimerHandle | None = None
         self._published = _NOTHING
         self._looked_at = 0.0
@@ -84,8 +91,7 @@ class LiveFigures:
         now = asyncio.get_running_loop().time()
         records = self._records()
         self._count(records, now)
-        speeds = {model: speed.speed(now) for model, speed in self._speeds.items()}
-        self._speeds = {model: self._speeds[model] for model, speed in speeds.items() if speed}
+        speeds = self._present_speeds(records, now)
         figures = LiveRequests(
             live=tuple(
                 LiveRequest(
@@ -96,7 +102,7 @@ class LiveFigures:
                 )
                 for record in records
             ),
-            tokens_per_second={model: speeds[model] for model in self._speeds},
+            tokens_per_second=speeds,
         )
         if figures != self._published:
             self._published = figures
@@ -124,6 +130,21 @@ class LiveFigures:
                 self._speed_of(record.model).add(tokens - (before or 0), since, now)
         # Requests that have just ended are noted within a moment.
         self._ending, self._counted, self._looked_at = self._counted, counted, now
+
+    def _present_speeds(self, records: list[ActiveRequestRecord], now: float) -> dict[str, float]:
+        """Return the speeds of the models that have one."""
+        counted = {model: speed.speed(now) for model, speed in self._speeds.items()}
+        self._speeds = {model: self._speeds[model] for model, speed in counted.items() if speed}
+        speeds = {model: counted[model] for model in self._speeds}
+        whole = {
+            record.model
+            for record in records
+            if record.phase is RequestPhase.PROCESSING and not record.stream
+        }
+        for model, speed in self._measured().items() if whole else ():
+            if model in whole and speed > speeds.get(model, 0.0):
+                speeds[model] = rounded(speed)
+        return speeds
 
     def _speed_of(self, model: str) -> ModelSpeed:
         return self._speeds.setdefault(model, ModelSpeed())

@@ -65,6 +65,7 @@ from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metric_counters import Noted
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
+from cyber_inference_tui.service.model_usage import recent_speeds
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
@@ -187,7 +188,11 @@ class Service:
         )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
-        self.live = LiveFigures(self.events, records=self.active_requests)
+        self.live = LiveFigures(
+            self.events,
+            records=self.active_requests,
+            measured=lambda: recent_speeds(self.monitoring.last, utc_now()),
+        )
         self.active.on_add = self.live.look_soon
         self.finished = FinishedRequests(self.note_requests)
         self._loop_tasks: list[asyncio.Task[None]] = []

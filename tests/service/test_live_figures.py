@@ -57,7 +57,8 @@ class World:
         self.present: list[ActiveRequestRecord] = []
         self.looks = 0
         self.bus = EventBus(clock=loop.time)
-        self.live = LiveFigures(self.bus, records=self._look)
+        self.measured: dict[str, float] = {}
+        self.live = LiveFigures(self.bus, records=self._look, measured=lambda: self.measured)
         self.got: list[tuple[float, LiveRequests]] = []
 
     def _look(self) -> list[ActiveRequestRecord]:
@@ -152,6 +153,30 @@ def test_the_speed_of_a_model_includes_answers_that_have_ended() -> None:
         await asyncio.sleep(0.3)
         speed = world.got[-1][1].tokens_per_second["m"]
         assert speed == pytest.approx(110 / 1.25, rel=0.05)
+        reader.cancel()
+
+    run(scenario())
+
+
+def test_answers_that_come_as_a_whole_have_the_speed_that_their_server_reports() -> None:
+    async def scenario() -> None:
+        world = World()
+        reader = asyncio.create_task(world.read())
+        await asyncio.sleep(0)
+        world.measured = {"m": 30.0, "other": 20.0}
+        world.present = [active(1, None)]
+        world.live.look_soon()
+        await asyncio.sleep(5)
+        assert world.got[-1][1].tokens_per_second == {"m": 30.0}
+        world.present, world.measured = [], {}
+        world.live.note([ended(1, 150, 5.0)])
+        await asyncio.sleep(0.3)
+        assert world.got[-1][1].tokens_per_second == {"m": pytest.approx(30.0, rel=0.1)}
+        # The prompt of a stream is no reason to believe a sample.
+        world.measured = {"m": 50.0}
+        world.present = [active(2, None, stream=True)]
+        await asyncio.sleep(10)
+        assert world.got[-1][1].tokens_per_second == {}
         reader.cancel()
 
     run(scenario())
