@@ -127,7 +127,7 @@ class QuickForwarding:
         client: QuickClient,
         arrived: float,
         *,
-        body_seconds: float = 0.0,
+        body_seconds: float | None = None,
     ) -> None:
         self._target = target
         self._body_seconds = body_seconds
@@ -272,6 +272,5 @@ class QuickForwarding:
             body_seconds=self._body_seconds,
             prompt_seconds=usage.prompt_seconds,
             answer_seconds=usage.answer_seconds,
-            stall_seconds=0.0,
             error=usage.error,
         )

@@ -86,7 +86,7 @@ class RequestLog:
         request_id: bytes,
         at: datetime,
         arrived: float,
-        body_seconds: float,
+        body_seconds: float | None,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
@@ -204,12 +204,12 @@ class RequestLog:
             tokens_cached=usage.tokens_cached,
             tokens_drafted=usage.tokens_drafted,
             tokens_accepted=usage.tokens_accepted,
-            body_seconds=round(self._body_seconds, 6),
+            body_seconds=_rounded(self._body_seconds),
             load_seconds=_rounded(self._load_seconds),
             queue_ahead=self._queue_ahead,
             prompt_seconds=_rounded(usage.prompt_seconds),
             answer_seconds=_rounded(usage.answer_seconds),
-            stall_seconds=round(answer.stall_seconds, 6),
+            stall_seconds=_rounded(answer.stall_seconds or None),
             error=self._sentence(),
         )
 

@@ -81,7 +81,7 @@ class ServerExchange:
         arrived: float,
         *,
         request_id: bytes,
-        body_seconds: float,
+        body_seconds: float | None,
     ) -> None:
         self.request_id = request_id
         self._shared = forwarder

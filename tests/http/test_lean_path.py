@@ -108,7 +108,7 @@ def without_times(record: RequestRecord) -> RequestRecord:
         at=datetime(2026, 1, 1, tzinfo=UTC),
         duration_seconds=0.0,
         time_to_first_token_seconds=first,
-        body_seconds=0.0,
+        body_seconds=None,
         request_id=None,
     )
 

@@ -37,9 +37,13 @@ async def test_the_times_and_counts_of_the_server(is_stream: bool, lean: bool) -
     assert (record.tokens_in, record.tokens_cached, record.tokens_out) == (34, 30, 5)
     assert (record.tokens_drafted, record.tokens_accepted) == (8, 3)
     assert (record.prompt_seconds, record.answer_seconds) == (0.25, 0.5)
-    assert record.stall_seconds == 0
-    assert record.body_seconds is not None
-    assert 0 <= record.body_seconds < record.duration_seconds
+    assert record.stall_seconds is None
+    if lean:
+        # Its head was known, and its body came with it.
+        assert record.body_seconds is None
+    else:
+        assert record.body_seconds is not None
+        assert 0 < record.body_seconds < record.duration_seconds
     assert (record.queue_ahead, record.load_seconds) == (None, None)
     # The first one had to wait for the load.
     assert first.queue_ahead == 0
@@ -158,3 +162,11 @@ async def test_an_answer_that_is_cut_keeps_its_tokens() -> None:
         assert state.session is not None
         assert state.session.tokens_out == 7
     assert (record.status, record.tokens_out, record.request_id) == (499, 7, "cut")
+
+
+async def test_an_answer_that_ends_with_an_error_keeps_its_tokens() -> None:
+    error = event('{"error":{"message":"the context is full"}}')
+    async with forwarding(saying(answer(*EVENTS), ROLE, TOKEN * 7, error, LAST)) as world:
+        await to_the_end(world.front.port, post(stream(), CLOSE))
+        (record,) = await recorded(world)
+    assert (record.tokens_out, record.error) == (7, "the context is full")
