@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, AnswerHead, WholeAnswer
 from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
@@ -16,6 +18,8 @@ from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import NO_USAGE, usage_of_whole
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.places import Places
+
+_NO_MORE = NO_USAGE[2:]
 
 
 class PlainTarget:
@@ -247,10 +251,10 @@ class QuickForwarding:
 
     def record(self) -> RequestRecord:
         """Return its record, after its end."""
-        target, usage, speed = self._target, self._usage, self._usage.tokens_per_second
+        target, usage = self._target, self._usage
         # The answer came with one read, so its first byte is at its end.
         seconds = int((self._ended_at - self._arrived) * 1e6 + 0.5) / 1e6
-        return RequestRecord(
+        record = RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
             path=target.request.path,
@@ -258,7 +262,6 @@ class QuickForwarding:
             stream=self._stream,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
-            tokens_per_second=None if speed is None else round(speed, 6),
             time_to_first_token_seconds=seconds,
             duration_seconds=seconds,
             client=self._client.remote or None,
@@ -266,6 +269,14 @@ class QuickForwarding:
             key_name=target.request.key_name,
             port=self._client.local_port,
             request_id=self._request_id.decode(),
+        )
+        # With more than 15 names, a call takes three times as long. Embeddings have no more.
+        if self._body_seconds is None and usage[2:] == _NO_MORE:
+            return record
+        speed = usage.tokens_per_second
+        return msgspec.structs.replace(
+            record,
+            tokens_per_second=None if speed is None else round(speed, 6),
             tokens_cached=usage.tokens_cached,
             tokens_drafted=usage.tokens_drafted,
             tokens_accepted=usage.tokens_accepted,
