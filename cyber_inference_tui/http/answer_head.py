@@ -46,8 +46,9 @@ class AnswerHead(NamedTuple):
     """Whether its body has a length and passes unchanged, for any client."""
 
 
-KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
-CLOSE = b"Connection: close\r\n\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\nX-Request-Id: "
+CLOSE = b"Connection: close\r\nX-Request-Id: "
+"""The last lines of a head. The request's id and an empty line follow."""
 
 
 class WholeAnswer:
@@ -73,7 +74,7 @@ class WholeAnswer:
         self.most_requests = head.most_requests
         lines = b"%bContent-Length: %d\r\n" % (head.lines, length)
         self.kept_head = lines + KEEP_ALIVE
-        """The head for a client whose connection is kept."""
+        """The head for a client whose connection is kept, up to the request's id."""
         self.closing_head = lines + CLOSE
 
 
@@ -143,8 +144,9 @@ def _answer_head(head: ResponseHead) -> AnswerHead:
         key = name.lower()
         if key == b"content-length":
             has_length = True
-        # The service decides which sites may read an answer, not the model's server.
-        elif not key.startswith(b"access-control-"):
+        # The service decides which sites may read an answer and how a request is called, not the
+        # model's server.
+        elif not key.startswith(b"access-control-") and key != b"x-request-id":
             lines.append(b"%b: %b\r\n" % (name, value))
         is_encoded |= key == b"content-encoding" and value.lower() != b"identity"
         is_unbuffered |= key == b"x-accel-buffering"

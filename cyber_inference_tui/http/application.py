@@ -29,6 +29,7 @@ from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.ollama.routes import add_ollama, front_page
 from cyber_inference_tui.http.openapi import document
+from cyber_inference_tui.http.request_id import REQUEST_ID, id_of
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
 from cyber_inference_tui.http.routing import RouteTable
@@ -146,6 +147,7 @@ def assemble(
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(access.cors_headers(request))
         response.headers[hdrs.SERVER] = SERVER_NAME
+        response.headers[REQUEST_ID] = id_of(request).decode()
 
     async def end_streams(_: web.Application) -> None:
         # An endless stream would delay the shutdown.
@@ -231,7 +233,8 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
             if transport is None or (isinstance(error, ConnectionError) and transport.is_closing()):
                 # The client is gone.
                 raise ConnectionAbortedError from None
-            _logger.exception("%s %s failed", request.method, request.path)
+            name = id_of(request).decode()
+            _logger.exception("%s %s failed (%s)", request.method, request.path, name)
             if request.writer.output_size > 0:
                 # In the middle of an answer, only an early end can show the error.
                 transport.abort()

@@ -42,6 +42,7 @@ from cyber_inference_tui.http.error_responses import (
 from cyber_inference_tui.http.half_closed import HalfClosedConnections
 from cyber_inference_tui.http.lean_connection import LeanConnection
 from cyber_inference_tui.http.lean_path import LEAN_PATH, LeanPath
+from cyber_inference_tui.http.request_id import REQUEST_ID, id_of, new_id
 from cyber_inference_tui.http.tls import ServerCertificate, TlsListener
 from cyber_inference_tui.http.web_page import as_api_call
 from cyber_inference_tui.service.extra_ports import Stop
@@ -242,7 +243,7 @@ class _ClientConnection(LeanConnection):
             # An answer has started, or the client is gone.
             raise ConnectionAbortedError
         if status >= 500:
-            _logger.error("a request failed", exc_info=exc)
+            _logger.error("a request failed (%s)", id_of(request).decode(), exc_info=exc)
             problem = internal_error()
         else:
             _logger.debug("not HTTP from %s: %s", request.remote, message)
@@ -253,6 +254,7 @@ class _ClientConnection(LeanConnection):
         # aiohttp assumes HTTP/1.0 for an invalid request, and would leave this header out.
         response.headers[hdrs.CONNECTION] = "close"
         response.headers[hdrs.SERVER] = SERVER_NAME
+        response.headers[REQUEST_ID] = id_of(request).decode()
         return response
 
 
@@ -276,8 +278,8 @@ def _refusal(error: TooManyConnectionsError) -> bytes:
     body = error_body(error, "/")
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
-    ) % (len(body), body)
+        b"Content-Length: %d\r\nConnection: close\r\nX-Request-Id: %b\r\n\r\n%b"
+    ) % (len(body), new_id(), body)
 
 
 class Runner(web.AppRunner):

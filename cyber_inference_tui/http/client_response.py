@@ -17,6 +17,7 @@ from cyber_inference_tui.http.answer_head import (
     UNBUFFERED,
     AnswerHead,
 )
+from cyber_inference_tui.http.body_tap import BodyTap
 from cyber_inference_tui.http.error_responses import (
     ErrorEvents,
     as_event,
@@ -29,7 +30,7 @@ from cyber_inference_tui.http.model_request import ClientSide, RequestHead, want
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.translation import JSON_HEAD, Translation
 from cyber_inference_tui.http.upstream import UpstreamConnection
-from cyber_inference_tui.http.usage import BodyTap, Usage
+from cyber_inference_tui.http.usage import Usage
 
 SEND_TIMEOUT = 300.0
 """Seconds a client may leave the answer unread before it counts as gone."""
@@ -67,6 +68,9 @@ class ClientResponse:
     _answered = False
     _server: UpstreamConnection | None = None
     _unread_timer: asyncio.TimerHandle | None = None
+    _unread_since = 0.0
+    stall_seconds = 0.0
+    """Seconds in which the client did not take what was ready for it."""
     begun = False
     """Whether anything was sent to the client."""
     status = 0
@@ -78,6 +82,7 @@ class ClientResponse:
         request: RequestHead,
         client: ClientSide,
         *,
+        request_id: bytes,
         stream: bool,
         replacer: NameReplacer | None,
         translation: Translation | None,
@@ -85,6 +90,7 @@ class ClientResponse:
         self._loop = loop
         self._request = request
         self._client = client
+        self._request_id = request_id
         self._stream = stream
         self._translation = translation
         self._replacer: NameReplacer | Translation | None = replacer
@@ -135,12 +141,23 @@ class ClientResponse:
         """Return whether the client has the last event. Many clients do not wait for the end."""
         return self._body_tap is not None and self._body_tap.says_done
 
+    @property
+    def tokens_so_far(self) -> int | None:
+        """The tokens of a stream so far; ``None`` if that is not known."""
+        head, body_tap = self._head, self._body_tap
+        if head is None or body_tap is None or head.is_encoded or not head.is_events:
+            return None
+        return None if head.status >= 400 else body_tap.tokens_so_far()
+
     def usage(self) -> Usage:
         """Parse the server's figures from the answer. Call it once, at the end."""
         head, body_tap = self._head, self._body_tap
         if head is None or body_tap is None:
             return Usage()
         usage = Usage() if head.is_encoded else body_tap.usage(events=head.is_events)
+        if usage.error is not None or not (self.complete or body_tap.says_done):
+            # What the server has reported is not all of it.
+            usage = usage._replace(tokens_out=self.tokens_so_far or usage.tokens_out)
         if head.status >= 400 and usage.error is None:
             usage = usage._replace(error=f"The model's server answered with status {head.status}.")
         return usage
@@ -306,6 +323,7 @@ class ClientResponse:
     def _wait_for_client(self) -> None:
         """Continue when the client has read enough, or end the answer after ``SEND_TIMEOUT``."""
         self._client.on_writable = self._resume
+        self._unread_since = self._loop.time()
         self._unread_timer = self._loop.call_later(SEND_TIMEOUT, self._give_up)
 
     def _resume(self) -> None:
@@ -328,6 +346,7 @@ class ClientResponse:
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+            self.stall_seconds += self._loop.time() - self._unread_since
             self._client.on_writable = None
 
     def fail(self, error: CyberError) -> None:
@@ -345,7 +364,7 @@ class ClientResponse:
             self._end_stream()
             return
         # In a body with a length, or in the middle of a chunk, only an early end can show it.
-        _logger.warning("an answer was cut short: %s", error)
+        _logger.warning("an answer was cut short: %s (%s)", error, self._request_id.decode())
         self.cut()
 
     def cut(self) -> None:
@@ -365,7 +384,7 @@ class ClientResponse:
             lines += "".join(cors).encode("latin-1")
         if framing is Framing.CHUNKED:
             lines += b"Transfer-Encoding: chunked\r\n"
-        lines += KEEP_ALIVE if self.keep_alive else CLOSE
+        lines += b"%b%b\r\n\r\n" % (KEEP_ALIVE if self.keep_alive else CLOSE, self._request_id)
         if hold:
             self._held_head = lines
             return

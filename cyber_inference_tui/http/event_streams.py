@@ -17,6 +17,7 @@ from cyber_inference_tui.http.access import has_key, limits_of
 from cyber_inference_tui.http.query import number
 from cyber_inference_tui.http.router_api import RouterEvents
 from cyber_inference_tui.service.events import TOPICS, Event, Subscription
+from cyber_inference_tui.service.live_figures import TOPIC as LIVE
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -184,6 +185,8 @@ class EventStreams:
         # The header is newer: a browser that reconnects keeps its URL.
         last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
         after = number(last, "last_event_id") if last else None
+        if LIVE in topics:
+            self._service.live.look_soon()
         try:
             return self._service.events.subscribe(topics, after, logs=logs)
         except ValueError as error:

@@ -33,6 +33,7 @@ from cyber_inference_tui.http.model_request import RequestHead, client_of, head_
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
+from cyber_inference_tui.http.request_id import id_of, set_id
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry, RetryQueue
 from cyber_inference_tui.http.server_connections import ConnectionPool, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
@@ -40,6 +41,7 @@ from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ class Forwarder:
         with request.app[BODY_LIMITS].share() as share:
             try:
                 forwarding = client_of(request).take_begun() or await self._begin(request, share)
+                set_id(request, forwarding.request_id)
             except OnlyLoadError as asked:
                 return await load_or_unload(self.service, asked)
             return await forwarding.run(share)
@@ -137,13 +140,22 @@ class Forwarder:
         kind = head.headers.get(hdrs.CONTENT_TYPE, "")
         form = FormSearch(kind) if is_form(kind) else None
         body = await read_body(request, share, settings.max_body_size, form)
+        body_seconds = self.loop.time() - arrived
         if len(body) < LARGE:
             target = self.targets.find(route, head, body, form)
         else:
             async with share.limits.turns:
                 target = self.targets.find(route, head, body, form)
                 await asyncio.sleep(0)
-        return Forwarding(self, head, client_of(request), target, arrived)
+        return Forwarding(
+            self,
+            head,
+            client_of(request),
+            target,
+            arrived,
+            request_id=id_of(request),
+            body_seconds=body_seconds,
+        )
 
     def count(self, head: RequestHead) -> None:
         """Count a request by its key. Raises ``RateLimitedError`` or ``InvalidApiKeyError``."""
@@ -193,7 +205,7 @@ class Forwarding(ServerExchange):
             if not answer.begun:
                 raise
             # Our own defect. A second answer inside the first would make it worse.
-            _logger.exception("forwarding %s failed", self._target.path)
+            _logger.exception("forwarding %s failed (%s)", self._target.path, self._log.request_id)
             answer.cut()
         finally:
             self._close()
@@ -211,7 +223,9 @@ class Forwarding(ServerExchange):
         while lost is not None:
             if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
                 raise lost.error
-            _logger.warning("%s Sending the request again.", lost.error.message)
+            _logger.warning(
+                "%s Sending the request again (%s).", lost.error.message, self._log.request_id
+            )
             self._answer.reset()
             tries += 1
             trial = TRIAL if tries == 2 else LONG_TRIAL
@@ -273,7 +287,7 @@ class Forwarding(ServerExchange):
         try:
             lease = await self._wait_for_place(retry)
         finally:
-            self._log.stop_waiting()
+            self._log.stop_waiting(self._service.scheduler.state(self._target.model.id))
             if spooling is not None:
                 spooling.cancel()
         if self._spooled is not None:
@@ -310,7 +324,7 @@ class Forwarding(ServerExchange):
             try:
                 return await self._service.scheduler.acquire(
                     self._target.model,
-                    on_wait=self._log.set_waiter,
+                    on_wait=self._note_waiter,
                     priority=self._request.limits.priority,
                 )
             except ModelLoadError as error:
@@ -319,6 +333,10 @@ class Forwarding(ServerExchange):
                     raise
                 # Other requests crashed the servers before, so the pause is short.
                 await asyncio.sleep(pause)
+
+    def _note_waiter(self, waiter: Waiter) -> None:
+        ahead = self._service.scheduler.waits.ahead(self._target.model.id, waiter)
+        self._log.set_waiter(waiter, ahead)
 
     async def _wait_for_place(self, retry: Retry | None) -> Lease:
         if not self._answer.may_comment:

@@ -6,9 +6,10 @@ A head is plain if it is that of a POST to a path of the models' servers in HTTP
 list in ``Connection``. Every other head, and every request that is to be refused, goes to aiohttp,
 byte for byte.
 
-Heads of one client differ only in the digits of their ``Content-Length``. So a head is parsed and
-checked once, and looked up by its other bytes when it comes with another length for the first time.
-After that it is looked up by all its bytes, and the target by the name of the model in the body.
+Heads of one client differ only in the digits of their ``Content-Length`` and perhaps in
+``X-Request-Id``. So a head is parsed and checked once, and looked up by its other bytes when it
+comes with another length for the first time, or with an id. After that it is looked up by all its
+bytes, and the target by the name of the model in the body.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _NOT_PLAIN = frozenset(
 _REQUEST_LINES = {
     f"POST {path} HTTP/1.1".encode(): (path, route) for path, route in MODEL_ROUTES.items()
 }
+_OWN_ID = re.compile(rb"(?i)(\r\nx-request-id: ?)([!-~]{1,128})(?=\r\n)")
 _NO_CORS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -153,6 +155,9 @@ class LeanPath:
         if found is None:
             return None
         key = data[: found.start(1)] + data[found.end(1) : end]
+        own = _OWN_ID.search(data, 0, end + 2)
+        if own is not None:
+            key = key.replace(own[0], own[1], 1)
         try:
             known = self._heads[key]
         except KeyError:
@@ -162,9 +167,11 @@ class LeanPath:
         length = int(found[1])
         plain = None
         if known is not None and length <= known.max_body:
+            if own is not None:
+                known = known._replace(head=known.head._replace(request_id=own[2]))
             plain = PlainRequest(known, end + 4, length)
-            if known.route.translator is not None:
-                # ``find`` would only decode its body in vain.
+            if known.route.translator is not None or own is not None:
+                # ``find`` would only decode its body in vain, or never see this head again.
                 return plain
         if len(self._requests) >= _MAX_REQUESTS:
             self._requests.clear()
@@ -199,7 +206,10 @@ class LeanPath:
                 if len(plain.targets) >= _MAX_TARGETS:
                     plain.targets.clear()
                 plain.targets[fields.model] = target
-        return QuickForwarding(target, found.body, found.stream, client, arrived)
+        body_seconds = round(self.forwarder.loop.time() - arrived, 6)
+        return QuickForwarding(
+            target, found.body, found.stream, client, arrived, body_seconds=body_seconds
+        )
 
     def _counts(self, head: RequestHead) -> bool:
         """Count a request if its key allows it; if not, aiohttp's way answers with the error."""

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui.http.access import ApiKey, client_address, cors_headers, key_of
 from cyber_inference_tui.http.framing import HOP_BY_HOP, connection_options
+from cyber_inference_tui.http.request_id import id_of
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.text import clean_line
@@ -28,6 +29,7 @@ _DROPPED = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
     b"x-conversation-id",
+    b"x-request-id",
 }
 _MAX_USER_AGENT = 200
 
@@ -89,6 +91,8 @@ class RequestHead(NamedTuple):
     """The client's address; ``None`` = that of its connection."""
     limits: KeyLimits = NO_LIMITS
     """The limits of its API key."""
+    request_id: bytes | None = None
+    """Its id; ``None`` = each request with this head gets its own."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -113,6 +117,7 @@ def head_of(request: web.Request) -> RequestHead:
         key.name,
         client_address(request),
         key.limits,
+        id_of(request),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cyber_inference_tui.http.answer_head import CLOSE, KEEP_ALIVE, AnswerHead, WholeAnswer
 from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.forward import Forwarder, Forwarding
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import QuickClient, RequestHead
+from cyber_inference_tui.http.request_id import new_id
 from cyber_inference_tui.http.server_connections import ServerConnections
 from cyber_inference_tui.http.server_exchange import server_request
 from cyber_inference_tui.http.target import Target
@@ -15,6 +18,8 @@ from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import NO_USAGE, usage_of_whole
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.places import Places
+
+_NO_MORE = NO_USAGE[2:]
 
 
 class PlainTarget:
@@ -37,7 +42,7 @@ class PlainTarget:
     connections: ServerConnections
     """The connections to the server of ``places``."""
     server_head: bytes
-    """The head of the requests to it."""
+    """The head of the requests to it, up to their ids."""
 
     def __init__(self, forwarder: Forwarder, request: RequestHead, target: Target) -> None:
         self.forwarder = forwarder
@@ -73,8 +78,9 @@ class PlainTarget:
         self.server_head = server_request(self.request, self.target(body, False), address)
         return True
 
-    def translated(self, answer: WholeAnswer, body: bytes) -> bytes | None:
-        """Return the whole answer to a translated request; ``None`` = a forwarding has to do it.
+    def translated(self, answer: WholeAnswer, body: bytes) -> tuple[bytes, bytes] | None:
+        """Return the head, up to the request's id, and the body of the answer to a translated
+        request; ``None`` = a forwarding has to do it.
 
         Raises ``BadResponseError``.
         """
@@ -88,7 +94,7 @@ class PlainTarget:
             return None
         translated = translation.whole(body)
         end = KEEP_ALIVE if self.keep_alive else CLOSE
-        return b"%bContent-Length: %d\r\n%b%b" % (JSON_HEAD, len(translated), end, translated)
+        return b"%bContent-Length: %d\r\n%b" % (JSON_HEAD, len(translated), end), translated
 
 
 class QuickForwarding:
@@ -101,10 +107,12 @@ class QuickForwarding:
     __slots__ = (
         "_arrived",
         "_body",
+        "_body_seconds",
         "_client",
         "_ended_at",
         "_forwarding",
         "_places",
+        "_request_id",
         "_server",
         "_status",
         "_stream",
@@ -122,8 +130,12 @@ class QuickForwarding:
         stream: bool,
         client: QuickClient,
         arrived: float,
+        *,
+        body_seconds: float | None = None,
     ) -> None:
         self._target = target
+        self._body_seconds = body_seconds
+        self._request_id = target.request.request_id or new_id()
         self._body = body
         self._stream = stream
         self._client = client
@@ -154,7 +166,8 @@ class QuickForwarding:
         connections = target.connections
         self._places = places
         server = self._server = connections.take_idle()
-        server.begin("POST", target.server_head, body, self, now)
+        head = b"%b%b\r\n\r\n" % (target.server_head, self._request_id)
+        server.begin("POST", head, body, self, now)
         if connections.watched is not places.server:
             connections.watch(places, forwarder.service.settings.stall_timeout)
         return True
@@ -170,6 +183,8 @@ class QuickForwarding:
                 self._client,
                 target.target(self._body, self._stream),
                 self._arrived,
+                request_id=self._request_id,
+                body_seconds=self._body_seconds,
             )
             forwarding.quick_client = self._client
             if server is not None and self._places is not None:
@@ -197,9 +212,10 @@ class QuickForwarding:
             translated = target.translated(answer, body)
             if translated is None:
                 return False
-            transport.write(translated)
+            head, shown = translated
         else:
-            transport.write((answer.kept_head if keep_alive else answer.closing_head) + body)
+            head, shown = answer.kept_head if keep_alive else answer.closing_head, body
+        transport.write(b"%b%b\r\n\r\n%b" % (head, self._request_id, shown))
         forwarder = target.forwarder
         now, usage = forwarder.loop.time(), NO_USAGE
         if target.is_work:
@@ -235,10 +251,10 @@ class QuickForwarding:
 
     def record(self) -> RequestRecord:
         """Return its record, after its end."""
-        target, usage, speed = self._target, self._usage, self._usage.tokens_per_second
+        target, usage = self._target, self._usage
         # The answer came with one read, so its first byte is at its end.
         seconds = int((self._ended_at - self._arrived) * 1e6 + 0.5) / 1e6
-        return RequestRecord(
+        record = RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
             path=target.request.path,
@@ -246,12 +262,26 @@ class QuickForwarding:
             stream=self._stream,
             tokens_in=usage.tokens_in,
             tokens_out=usage.tokens_out,
-            tokens_per_second=None if speed is None else round(speed, 6),
             time_to_first_token_seconds=seconds,
             duration_seconds=seconds,
             client=self._client.remote or None,
             user_agent=target.request.user_agent,
             key_name=target.request.key_name,
             port=self._client.local_port,
+            request_id=self._request_id.decode(),
+        )
+        # With more than 15 names, a call takes three times as long. Embeddings have no more.
+        if self._body_seconds is None and usage[2:] == _NO_MORE:
+            return record
+        speed = usage.tokens_per_second
+        return msgspec.structs.replace(
+            record,
+            tokens_per_second=None if speed is None else round(speed, 6),
+            tokens_cached=usage.tokens_cached,
+            tokens_drafted=usage.tokens_drafted,
+            tokens_accepted=usage.tokens_accepted,
+            body_seconds=self._body_seconds,
+            prompt_seconds=usage.prompt_seconds,
+            answer_seconds=usage.answer_seconds,
             error=usage.error,
         )

@@ -11,10 +11,12 @@ from cyber_inference_tui.errors import CyberError, ModelNotFoundError
 from cyber_inference_tui.http.access import client_address, key_of
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, user_agent
+from cyber_inference_tui.http.request_id import id_of
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
-from cyber_inference_tui.scheduler.state import Waiter
+from cyber_inference_tui.scheduler.state import ModelState, Waiter
+from cyber_inference_tui.service.token_speed import AnswerSpeed
 from cyber_inference_tui.text import clean_line
 
 CLIENT_LEFT = 499
@@ -46,6 +48,7 @@ def refusal_record(
         user_agent=user_agent(request.headers),
         key_name=None if key is None else key.name,
         port=client_of(request).local_port,
+        request_id=id_of(request).decode(),
         error=_sentence(error),
     )
 
@@ -61,12 +64,15 @@ class RequestLog:
     """
 
     _queue_seconds = 0.0
+    _load_seconds: float | None = None
+    _queue_ahead: int | None = None
     _waits_since: float | None = None
     waiter: Waiter | None = None
     """The request's place in the queue, while it waits."""
     error: CyberError | None = None
     """The service's error, if the request failed with one."""
     client_left = False
+    _speed: AnswerSpeed | None = None
     usage = NO_USAGE
     """The figures that the server reported."""
 
@@ -77,8 +83,10 @@ class RequestLog:
         target: Target,
         answer: ClientResponse,
         *,
+        request_id: bytes,
         at: datetime,
         arrived: float,
+        body_seconds: float | None,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
@@ -87,7 +95,8 @@ class RequestLog:
         # Not the target, which has the body.
         self._model_id, self._stream = target.model.id, target.stream
         self._answer = answer
-        self._at, self._came = at, arrived
+        self.request_id = request_id.decode()
+        self._at, self._came, self._body_seconds = at, arrived, body_seconds
         self._ended = self._came
 
     @property
@@ -108,13 +117,18 @@ class RequestLog:
         """Note that the request waits for a place at its model."""
         self._waits_since = self._clock()
 
-    def set_waiter(self, waiter: Waiter) -> None:
-        """Note the place in the queue."""
+    def set_waiter(self, waiter: Waiter, ahead: int) -> None:
+        """Note the place in the queue, with so many requests before it."""
         self.waiter = waiter
+        if self._queue_ahead is None:
+            self._queue_ahead = ahead
 
-    def stop_waiting(self) -> None:
-        """Note the end of the wait, successful or not."""
+    def stop_waiting(self, state: ModelState | None) -> None:
+        """Note the end of the wait, successful or not; ``state`` is that of the model."""
         self._queue_seconds = self._waited()
+        if state is not None and self._waits_since is not None:
+            loading = state.loading_seconds(self._waits_since, self._clock())
+            self._load_seconds = (self._load_seconds or 0.0) + loading
         self._waits_since = self.waiter = None
 
     def end(self) -> None:
@@ -131,8 +145,14 @@ class RequestLog:
 
     def active(self, number: int, positions: Mapping[Waiter, int]) -> ActiveRequestRecord:
         """Return the record of the running request."""
-        first = self._first_byte_after()
-        phase = RequestPhase.PROCESSING if first is None else RequestPhase.ANSWERING
+        first, tokens, speed = self._first_byte_after(), None, None
+        phase = RequestPhase.PROCESSING
+        if first is not None:
+            phase, tokens = RequestPhase.ANSWERING, self._answer.tokens_so_far
+        if first is not None and tokens:
+            # Somebody looks, so the next look knows how many tokens there were now.
+            self._speed = self._speed or AnswerSpeed(self._came + first)
+            speed = self._speed.look(tokens, self._clock())
         if self._waits_since is not None:
             phase = RequestPhase.WAITING
         return ActiveRequestRecord(
@@ -146,6 +166,9 @@ class RequestLog:
             priority=None if self.waiter is None else self.waiter.priority,
             queue_seconds=round(self._waited(), 6),
             time_to_first_token_seconds=_rounded(first),
+            tokens_out=tokens,
+            tokens_per_second=speed,
+            request_id=self.request_id,
             client=self._request.client or self._client.remote or None,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
@@ -177,6 +200,16 @@ class RequestLog:
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
+            request_id=self.request_id,
+            tokens_cached=usage.tokens_cached,
+            tokens_drafted=usage.tokens_drafted,
+            tokens_accepted=usage.tokens_accepted,
+            body_seconds=_rounded(self._body_seconds),
+            load_seconds=_rounded(self._load_seconds),
+            queue_ahead=self._queue_ahead,
+            prompt_seconds=_rounded(usage.prompt_seconds),
+            answer_seconds=_rounded(usage.answer_seconds),
+            stall_seconds=_rounded(answer.stall_seconds or None),
             error=self._sentence(),
         )
 

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def server_request(request: RequestHead, target: Target, server: ServerAddress) -> bytes:
-    """Return the head of a request to the server."""
+    """Return the head of a request to the server, up to its id; an empty line follows."""
     length, passed_on = b"", request.passed_on
     if target.translation is not None:
         # The request is the service's own, whatever the client says about its body and answer.
         passed_on = b"Content-Type: application/json\r\n"
     if target.body or request.method not in BODYLESS:
         length = b"Content-Length: %d\r\n" % len(target.body)
-    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
+    return b"%b %b HTTP/1.1\r\n%b%b%bX-Request-Id: " % (
         request.method.encode(),
         target.path.encode(),
         server.headers,
@@ -79,7 +79,11 @@ class ServerExchange:
         client: ClientSide,
         target: Target,
         arrived: float,
+        *,
+        request_id: bytes,
+        body_seconds: float | None,
     ) -> None:
+        self.request_id = request_id
         self._shared = forwarder
         self._service = forwarder.service
         self._request = request
@@ -88,6 +92,7 @@ class ServerExchange:
             forwarder.loop,
             request,
             client,
+            request_id=request_id,
             stream=target.stream,
             replacer=target.replacer,
             translation=target.translation,
@@ -99,8 +104,10 @@ class ServerExchange:
             client,
             target,
             self._answer,
+            request_id=request_id,
             at=forwarder.time_of(arrived),
             arrived=arrived,
+            body_seconds=body_seconds,
             clock=forwarder.loop.time,
         )
         self._number = self._service.active.add(self)
@@ -121,7 +128,10 @@ class ServerExchange:
 
     def _send(self, lease: Lease, server: UpstreamConnection) -> None:
         target = self._target
-        head = server_request(self._request, target, lease.address)
+        head = b"%b%b\r\n\r\n" % (
+            server_request(self._request, target, lease.address),
+            self.request_id,
+        )
         lease.sent()
         if target.translation is not None:
             target.translation.sent()

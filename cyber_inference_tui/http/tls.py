@@ -20,6 +20,7 @@ from cyber_inference_tui.certificates import fingerprint, first_certificate
 from cyber_inference_tui.errors import ConfigError, InvalidRequestError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.http.error_responses import error_body
+from cyber_inference_tui.http.request_id import new_id
 from cyber_inference_tui.settings.watch import FileWatch
 
 _HANDSHAKE = b"\x16"
@@ -176,8 +177,8 @@ async def _refuse_plain(connection: socket.socket) -> None:
     body = error_body(error, path)
     head = (
         b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-        b"X-Should-Retry: false\r\nConnection: close\r\n\r\n"
-    ) % len(body)
+        b"X-Should-Retry: false\r\nConnection: close\r\nX-Request-Id: %b\r\n\r\n"
+    ) % (len(body), new_id())
     await loop.sock_sendall(connection, head + body)
     connection.shutdown(socket.SHUT_WR)
     async with asyncio.timeout(_LINGER):

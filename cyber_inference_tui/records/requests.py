@@ -131,7 +131,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens_accepted: int | None = None
     """The proposed tokens that became part of the answer."""
     body_seconds: float | None = None
-    """Seconds from its arrival until its body was complete."""
+    """Seconds from its arrival until its body was complete; ``None`` = it came at once."""
     load_seconds: float | None = None
     """The part of ``queue_seconds`` in which its model was being loaded."""
     queue_ahead: int | None = None
@@ -141,7 +141,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     answer_seconds: float | None = None
     """The server's time for the answer."""
     stall_seconds: float | None = None
-    """Seconds in which the client did not take what was ready for it."""
+    """Seconds in which the client did not take what was ready for it; ``None`` = none."""
     prompt_differs_at: int | None = None
     """The character, to eight, at which its prompt begins to differ from the most similar of the
     same client's last ones for this model; ``None`` if it continues it, or there was none."""

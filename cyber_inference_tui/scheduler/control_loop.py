@@ -443,6 +443,7 @@ class ControlLoop:
         state.needs_exclusive_memory = state.retried = False
         if state.session is not None:
             seconds = state.session.load_seconds = now - state.session.began
+            state.last_load = state.session.began, now
             _logger.info("%s loaded in %.2f s (pid %d)", state.model.id, seconds, server.pid)
         footprint = server.footprint()
         if footprint is None and state.need and state.need.source is NeedSource.MEASURED:
@@ -497,6 +498,8 @@ class ControlLoop:
             _logger.info("%s", error)
             self._server_stopped(state)
             return
+        if state.session is not None:
+            state.last_load = state.session.began, self.now()
         state.session = None
         state.progress = None
         self._memory_tracker.server_ended(state, self.now())

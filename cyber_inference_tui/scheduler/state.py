@@ -104,6 +104,8 @@ class ModelState:
     """A timer of the scheduler that is not after the end of the idle timeout."""
     asked_idle_timeout: float | None = None
     """The idle timeout that the last request asked for; 0 = never. ``None`` = as configured."""
+    last_load: tuple[float, float] = (0.0, 0.0)
+    """The beginning and the end of its last load, by the scheduler's clock."""
     shares: Shares | None = None
     """The shares of the priorities, once a request with another priority than normal has come.
 
@@ -235,6 +237,13 @@ class ModelState:
             return Priority.NORMAL
         running = self.shares.running(self.in_flight)
         return highest(running.union(waiter.priority for waiter in self.waiters))
+
+    def loading_seconds(self, since: float, now: float) -> float:
+        """Return the seconds between these times that belong to its present or its last load."""
+        began, ended = self.last_load
+        if self.status is ModelStatus.LOADING and self.session is not None:
+            began, ended = self.session.began, now
+        return max(0.0, min(ended, now) - max(began, since))
 
     def use_shares(self) -> None:
         """Share the places by priority from now on."""

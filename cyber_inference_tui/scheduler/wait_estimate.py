@@ -85,6 +85,10 @@ class WaitEstimator:
             for position, waiter in enumerate(_requests(state), start=1)
         }
 
+    def ahead(self, model_id: str, waiter: Waiter) -> int:
+        """Return the number of requests that get a place before a waiting request."""
+        return _requests(self._states[model_id]).index(waiter)
+
     def estimate(self, model_id: str, waiter: Waiter) -> WaitEstimate | None:
         """Return the estimate for a request; ``None`` if it does not wait any more."""
         state = self._states.get(model_id)

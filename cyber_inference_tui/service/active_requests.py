@@ -20,11 +20,12 @@ class ActiveRequests:
     """The requests in progress.
 
     Most requests end so soon that nobody asks for them. They need not be added: ``add_others`` is
-    called before the records are made, and adds them.
+    called before the records are made, and adds them. ``on_add`` is called for every other one.
     """
 
     def __init__(self) -> None:
         self.add_others: Callable[[], None] = lambda: None
+        self.on_add: Callable[[], None] = lambda: None
         self._last = 0
         self._present: dict[int, Running] = {}
 
@@ -32,6 +33,7 @@ class ActiveRequests:
         """Add a request; returns its number."""
         number = self._last = self._last + 1
         self._present[number] = request
+        self.on_add()
         return number
 
     def remove(self, number: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, TokenRate
 from cyber_inference_tui.monitor.processes import ProcessReader, ProcessUsage
 from cyber_inference_tui.monitor.rates import Rate
-from cyber_inference_tui.records import GpuRecord, ModelUsage
+from cyber_inference_tui.records import GpuRecord, ModelUsage, ResourceSample
 from cyber_inference_tui.scheduler.state import ModelState, Session
 
 LOOK_INTERVAL = 0.9
@@ -197,6 +198,14 @@ def compose_usage(
             )
         )
     return tuple(found)
+
+
+def recent_speeds(sample: ResourceSample | None, now: datetime) -> dict[str, float]:
+    """Return the tokens per second of the models in a sample; nothing if it is too old."""
+    if sample is None or (now - sample.at).total_seconds() > FRESH:
+        return {}
+    speeds = {model.id: model.tokens_per_second for model in sample.models}
+    return {model_id: speed for model_id, speed in speeds.items() if speed is not None}
 
 
 def gpu_bytes(pids: Collection[int], gpus: Collection[GpuRecord]) -> int | None:

@@ -67,10 +67,12 @@ from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_context import InstallContext
+from cyber_inference_tui.service.live_figures import LiveFigures
 from cyber_inference_tui.service.logs import LOGS, SERVICE_LOG, Logs
 from cyber_inference_tui.service.metric_counters import Noted
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.metrics_text import MetricsState
+from cyber_inference_tui.service.model_usage import recent_speeds
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
@@ -197,6 +199,12 @@ class Service:
         )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
+        self.live = LiveFigures(
+            self.events,
+            records=self.active_requests,
+            measured=lambda: recent_speeds(self.monitoring.last, utc_now()),
+        )
+        self.active.on_add = self.live.look_soon
         self.finished = FinishedRequests(self.note_requests)
         self._loop_tasks: list[asyncio.Task[None]] = []
         service_log.begin_run(os.getpid(), first=service_log.restored)
@@ -268,6 +276,7 @@ class Service:
         await self._launcher.close()
         self.finished.flush()
         self.trends.close()
+        self.live.stop()
         await self.history.stop()
         await self.metrics.close()
         self.close_events()
@@ -491,6 +500,7 @@ class Service:
         self.metrics.note_requests(noted)
         self.trends.note_requests(records)
         self.events.publish_all("request", records)
+        self.live.note(records)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:
         """Count a request that was refused before its model was known; keep a limited number."""

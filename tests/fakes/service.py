@@ -51,6 +51,8 @@ from cyber_inference_tui.records import (
     InstallRecord,
     InstallState,
     KeyTotals,
+    LiveRequest,
+    LiveRequests,
     LlamaServerRecord,
     LogLevel,
     LogPage,
@@ -92,6 +94,7 @@ from cyber_inference_tui.service.history import History
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.key_file import Keys
+from cyber_inference_tui.service.live_figures import LiveFigures
 from cyber_inference_tui.service.logs import Logs
 from cyber_inference_tui.service.metrics import Metrics
 from cyber_inference_tui.service.models import Models
@@ -502,6 +505,14 @@ class _Trends(Trends):
         return self._service.read("trend", found, query)
 
 
+class _LiveFigures(LiveFigures):
+    def __init__(self, service: FakeService) -> None:
+        super().__init__(service.events, records=service.active_requests)
+
+    def look_soon(self) -> None:
+        """Publish nothing by itself: ``FakeService.publish_live`` does when the test says so."""
+
+
 class _Metrics(Metrics):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -597,12 +608,34 @@ class FakeService(Service):
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
         self.trends = _Trends(self)
+        self.live = _LiveFigures(self)
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
 
     def publish(self, topic: str, record: Any) -> None:
         """Publish an event."""
         self.events.publish(topic, record)
+
+    def publish_live(self) -> LiveRequests:
+        """Publish the figures of the world's active requests, as the service does meanwhile."""
+        speeds: dict[str, float] = {}
+        for one in self.world.active:
+            if one.tokens_per_second is not None:
+                speeds[one.model] = speeds.get(one.model, 0.0) + one.tokens_per_second
+        live = LiveRequests(
+            live=tuple(
+                LiveRequest(
+                    number=one.number,
+                    phase=one.phase,
+                    tokens_out=one.tokens_out,
+                    tokens_per_second=one.tokens_per_second,
+                )
+                for one in self.world.active
+            ),
+            tokens_per_second=speeds,
+        )
+        self.publish("request", live)
+        return live
 
     def set_model(self, model_id: str, **changes: Any) -> ModelRecord:
         """Change a model, and publish it."""

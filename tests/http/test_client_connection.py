@@ -313,6 +313,7 @@ async def test_a_connection_in_use_is_never_cut(caplog: pytest.LogCaptureFixture
                 refused = await read_answer(reader)
                 assert await reader.read() == b""
             assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert refused.headers["x-request-id"]
             assert refused.error()["code"] == "too_many_connections"
         go.set()
         assert (await read_answer(one)).body == b"done"

@@ -108,6 +108,8 @@ def without_times(record: RequestRecord) -> RequestRecord:
         at=datetime(2026, 1, 1, tzinfo=UTC),
         duration_seconds=0.0,
         time_to_first_token_seconds=first,
+        body_seconds=None,
+        request_id=None,
     )
 
 
@@ -146,6 +148,7 @@ async def test_whole_and_byte_by_byte_are_the_same(
                 got = await client.ask(*pieces)
             await asyncio.sleep(0)
             records = [without_times(record) for record in world.records]
+            assert got.headers.pop("x-request-id")
             found.append((got.status, got.headers, got.body, records, world.codes[-1:]))
             world.records.clear()
             assert len(taken) - before == (len(pieces) == 1)
@@ -167,6 +170,7 @@ async def test_names_and_rules_are_applied(name: str, taken: list[str]) -> None:
         for pieces in ([request], bytewise(request), [request], [request]):
             async with connected(world) as client:
                 got = await client.ask(*pieces)
+            assert got.headers.pop("x-request-id") == server.seen[-1].headers.pop("x-request-id")
             found.append((got.status, got.headers, got.body))
     assert found[0] == found[1] == found[2] == found[3]
     assert len({seen.body for seen in server.seen}) == 1

@@ -84,6 +84,7 @@ async def test_plain_http_gets_one_sentence(
     data = head(f"POST {path} HTTP/1.1", "Host: localhost") + bytes(100_000)
     (answer,) = await converse(front.port, data, count=1)
     assert answer.status == 400
+    assert answer.headers["x-request-id"]
     found = json.loads(answer.body)
     for name in message:
         found = found[name]

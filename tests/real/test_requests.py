@@ -36,9 +36,9 @@ def records(service: ServiceProcess) -> list[dict[str, Any]]:
         client.stream("GET", "/admin/events?topics=request", headers=headers) as response,
     ):
         for _, topic, data in read_events(response):
-            if topic == "request" and data["path"] == mark:
+            if topic == "request" and data.get("path") == mark:
                 return found
-            if topic == "request" and "/mark-" not in data["path"]:
+            if topic == "request" and "/mark-" not in data.get("path", "/mark-"):
                 found.append(data)
     raise AssertionError("the events ended")
 
@@ -58,13 +58,24 @@ def servers(
     tables = {
         "embedder": {"args": ["--embedding", "--pooling", "mean"]},
         "ranker": {"args": ["--reranking"]},
+        "drafter": {"args": ["-md", str(demo_gguf), "--spec-type", "draft-simple"]},
     }
-    yield one.real(llama_server, {"models": tables}, ("embedder", "ranker"))
+    yield one.real(llama_server, {"models": tables}, ("embedder", "ranker", "drafter"))
     one.end()
 
 
 def last(events: list[Any], key: str) -> Any:
     return next(one[key] for one in reversed(events) if isinstance(one, dict) and one.get(key))
+
+
+def check_timings(record: dict[str, Any], timings: dict[str, Any]) -> None:
+    """Check that a record has the figures that the server reported."""
+    assert record["tokens_per_second"] == pytest.approx(timings["predicted_per_second"])
+    assert record["tokens_cached"] == timings["cache_n"]
+    assert record["prompt_seconds"] == pytest.approx(timings["prompt_ms"] / 1000, abs=1e-6)
+    assert record["answer_seconds"] == pytest.approx(timings["predicted_ms"] / 1000, abs=1e-6)
+    assert record["tokens_drafted"] == timings.get("draft_n")
+    assert record["tokens_accepted"] == timings.get("draft_n_accepted")
 
 
 def of_timings(timings: dict[str, Any]) -> tuple[Any, ...]:
@@ -126,8 +137,10 @@ def test_whole_answers(
         record = records(servers)[-1]
         assert (record["path"], record["status"], record["error"]) == (path, 200, None)
         assert (record["tokens_in"], record["tokens_out"]) == told(got)
-        speed = got.get("timings", {}).get("predicted_per_second")
-        assert record["tokens_per_second"] == pytest.approx(speed)
+        if "timings" in got:
+            check_timings(record, got["timings"])
+        else:
+            assert record["tokens_per_second"] is None
 
 
 STREAMS: list[tuple[str, dict[str, Any], Callable[[list[Any]], tuple[Any, ...]]]] = [
@@ -173,10 +186,28 @@ def test_streams(
         assert (record["tokens_in"], record["tokens_out"]) == told(got)
         assert 0 < record["tokens_out"] <= tokens
         if any("timings" in one for one in got):
-            speed = last(got, "timings")["predicted_per_second"]
-            assert record["tokens_per_second"] == pytest.approx(speed)
+            check_timings(record, last(got, "timings"))
         first, whole = record["time_to_first_token_seconds"], record["duration_seconds"]
         assert 0 < first <= whole
+
+
+@pytest.mark.real
+def test_the_phases_of_a_request(servers: ServiceProcess) -> None:
+    servers.post("/admin/models/drafter/unload", json={})
+    for is_loaded in (False, True):
+        got = chat(servers, "drafter", temperature=0, max_tokens=20)
+        record = records(servers)[-1]
+        check_timings(record, got.json()["timings"])
+        assert record["request_id"] == got.headers["X-Request-Id"]
+        # The draft model is the model itself.
+        assert record["tokens_drafted"] >= record["tokens_accepted"] > 0
+        assert (record["tokens_cached"] > 0) == is_loaded
+        phases = ("body_seconds", "queue_seconds", "prompt_seconds", "answer_seconds")
+        assert sum(record[name] or 0.0 for name in phases) <= record["duration_seconds"]
+        assert record["stall_seconds"] is None
+        if not is_loaded:
+            assert record["queue_ahead"] == 0
+            assert 0 < record["load_seconds"] <= record["queue_seconds"]
 
 
 @pytest.mark.real
