@@ -159,15 +159,6 @@ def test_a_column_begins_with_what_is_looked_for_and_turns() -> None:
     assert BY_NAME.by(BY_KEY["marks"]) == BY_NAME
 
 
-def test_the_next_column_is_one_that_is_shown() -> None:
-    shown = [BY_KEY[key] for key in ("model", "state", "marks", "fits")]
-    assert order("state").next(shown).column.key == "fits"
-    assert order("fits").next(shown).column.key == "model"
-    assert order("size").next(shown).column.key == "model"
-    assert order("model").next([BY_KEY["model"]]) == order("model")
-    assert order("model").next(()) == order("model")
-
-
 @pytest.mark.parametrize("wanted", ["", "QWEN", "4b q4", "q4_k qwen3", "friend"])
 def test_the_filter_finds(wanted: str) -> None:
     assert matches(model("Qwen3-4B", aliases=("my friend",)), wanted)
@@ -179,9 +170,9 @@ def test_the_filter_leaves_out(wanted: str) -> None:
 
 
 def test_the_title_names_the_filter() -> None:
-    assert title_text(12, 12, "") == "Models  12"
-    assert title_text(3, 12, "qwen") == "Models  3 of 12  /qwen"
-    assert title_text(0, 0, "") == "Models"
+    assert title_text(12, 12, "") == "  12"
+    assert title_text(3, 12, "qwen") == "  3 of 12  /qwen"
+    assert title_text(0, 0, "") == ""
     assert "\x1b" not in title_text(0, 1, "\x1b[2J")
 
 

@@ -137,7 +137,7 @@ def test_model_details(looks: Callable[..., None]) -> None:
 
 def test_model_form(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await until(pilot, lambda: "Models  5" in screen_text(app))
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
         await pilot.press("G", "e")
         await until(pilot, lambda: "idle_timeout" in screen_text(app))
 

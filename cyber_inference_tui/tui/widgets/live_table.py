@@ -404,15 +404,19 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _place(self) -> bool:
         """Place the columns; return whether any has moved."""
-        # Textual's size includes the scroll bar, which the last column does not touch.
-        width = self.scrollable_content_region.width - 1
+        # Textual's size includes the scroll bar.
+        width = self.scrollable_content_region.width
         sorted_by = None if self._sort is None else self._sort[0]
         widest = [
             max(cells, len(column.title) + 2) if column.key == sorted_by else cells
             for cells, column in zip(self._widest, self._columns, strict=True)
         ]
         before = self._places
-        self._places = place_columns(self._columns, width, self._gutter, widest)
+        whole, airy = (
+            place_columns(self._columns, width - air, self._gutter, widest) for air in (0, 1)
+        )
+        # The last column does not touch the scroll bar, unless that would cost a column.
+        self._places = whole if len(airy) < len(whole) else airy
         return self._places != before
 
     def render_line(self, y: int) -> Strip:

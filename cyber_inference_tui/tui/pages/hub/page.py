@@ -44,6 +44,7 @@ from cyber_inference_tui.tui.pages.hub.table import (
 )
 from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
 from cyber_inference_tui.tui.pages.page import update_static
+from cyber_inference_tui.tui.pages.table_order import ask_key
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.text_line import TextLine
@@ -135,7 +136,8 @@ class HubPage(ModelActions):
             yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
-        """Focus the results."""
+        """Focus the results, and sort as before the last end of the app."""
+        self._sort = kept if (kept := self.kept("sort", "")) in SORTS else self._sort
         self._files_table.display = False
         self._results.focus()
 
@@ -286,14 +288,18 @@ class HubPage(ModelActions):
         self.keep_keys(self._request)
 
     def action_sort(self) -> None:
-        """Sort by the next order."""
-        self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
-        self._start_search(SEARCH_DELAY)
+        """Choose the order of the search."""
+        ask_key(self, {name: name for name in SORTS}, self._sort, self._sort_by, descending=True)
 
     @on(LiveTable.HeaderSelected, "#results")
     def _header(self, event: LiveTable.HeaderSelected) -> None:
-        if event.column.key in SORTS and event.column.key != self._sort:
-            self._sort = event.column.key
+        if event.column.key in SORTS:
+            self._sort_by(event.column.key)
+
+    def _sort_by(self, order: str) -> None:
+        if order != self._sort:
+            self._sort = order
+            self.keep(sort=order)
             self._start_search()
 
     def _start_search(self, delay: float = 0.0) -> None:
