@@ -176,5 +176,19 @@ def place_columns(
     return placed
 
 
+def place_with_air(
+    columns: Sequence[Column[Any, Any]], width: int, start: int, widest: Sequence[int]
+) -> list[PlacedColumn]:
+    """Place the columns as ``place_columns`` does, and leave the last cell of ``width`` free.
+
+    Without that cell a text may be cut or hidden that has room with it: then it is used.
+    """
+    whole, airy = (place_columns(columns, width - air, start, widest) for air in (0, 1))
+    shown = {
+        sum(min(place.width, widest[place.index]) for place in places) for places in (whole, airy)
+    }
+    return airy if len(shown) == 1 else whole
+
+
 def _total(widths: Sequence[int], shown: Sequence[int]) -> int:
     return sum(widths[index] for index in shown) + GAP * max(0, len(shown) - 1)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
 """CSS classes of a screen by the terminal's columns; ``-tiny`` has no room for a page."""
+SIDE_BY_SIDE = 120
+"""Least columns for a table with the details of the selected row beside it."""
 HEIGHTS: list[tuple[int, str]] = [(0, "-flat"), (18, "-short"), (32, "-tall")]
 
 

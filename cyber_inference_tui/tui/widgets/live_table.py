@@ -29,7 +29,7 @@ from cyber_inference_tui.terminal.columns import (
     PlacedColumn,
     Record,
     RenderContext,
-    place_columns,
+    place_with_air,
 )
 from cyber_inference_tui.terminal.text_width import Align, fit, plain
 from cyber_inference_tui.terminal.tone import Tone
@@ -412,11 +412,7 @@ class LiveTable(ScrollView, can_focus=True):
             for cells, column in zip(self._widest, self._columns, strict=True)
         ]
         before = self._places
-        whole, airy = (
-            place_columns(self._columns, width - air, self._gutter, widest) for air in (0, 1)
-        )
-        # The last column does not touch the scroll bar, unless that would cost a column.
-        self._places = whole if len(airy) < len(whole) else airy
+        self._places = place_with_air(self._columns, width, self._gutter, widest)
         return self._places != before
 
     def render_line(self, y: int) -> Strip:

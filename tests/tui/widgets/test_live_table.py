@@ -320,7 +320,7 @@ async def test_a_list_without_a_cursor_scrolls() -> None:
 
 async def test_no_text_is_cut_beside_empty_cells() -> None:
     app = _App()
-    async with app.run_test(size=(41, 8)) as pilot:
+    async with app.run_test(size=(40, 8)) as pilot:
         name = "a name of 24 characters."
         app.table.show([Row("a", (name, "idle", "1"))])
         await pilot.pause()
@@ -334,6 +334,6 @@ async def test_no_text_is_cut_beside_empty_cells() -> None:
         app.table.show([Row("a", (name, "idle", "1"))])
         await pilot.pause()
         assert app.lines[0] == places
-        await pilot.resize_terminal(42, 8)
+        await pilot.resize_terminal(41, 8)
         await pilot.pause()
         assert name in app.lines[1]

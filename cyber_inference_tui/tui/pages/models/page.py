@@ -22,14 +22,11 @@ from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
 from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
-from cyber_inference_tui.tui.pages.page import update_static
+from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, update_static
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
-
-SIDE_BY_SIDE = 120
-"""Least columns for the details beside the table; else they replace it."""
 
 
 class ModelsPage(MarkedModels):
