@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from string import ascii_lowercase
+from string import ascii_lowercase, digits
 from typing import ClassVar
 
 from textual import on
@@ -17,21 +17,22 @@ from textual.widgets import Static
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.tui.dialogs.fit import limit_height
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
-_OF_TABLES = "jkg"
-"""Letters that move the cursor."""
+_KEYS = (set(ascii_lowercase) | set(digits)) - set("jkg")
+"""All but those that move the cursor of a table."""
 
 
 def letters(titles: Iterable[str]) -> list[str]:
-    """Return a letter for each title: the first one of its own that is free, or another."""
+    """Return a key for each title: the first of its letters and digits that is free, or another."""
     chosen: list[str] = []
     for title in titles:
         free = (
             letter
             for letter in title.casefold() + ascii_lowercase
-            if letter in ascii_lowercase and letter not in _OF_TABLES and letter not in chosen
+            if letter in _KEYS and letter not in chosen
         )
         chosen.append(next(free, ""))
     return chosen
@@ -90,6 +91,11 @@ class SortMenu(ModalScreen[str | None]):
         table.show(rows)
         table.move_to(self._chosen)
         table.focus()
+
+    def on_resize(self) -> None:
+        """Scroll a list that is higher than the screen."""
+        box, table = self.query_one("#box"), self.query_one(LiveTable)
+        self.call_after_refresh(limit_height, box, table, least=3)
 
     @on(LiveTable.RowChosen)
     def _row_chosen(self, event: LiveTable.RowChosen) -> None:

@@ -180,4 +180,4 @@ def marked_bar(marked: MarkedSet) -> tuple[list[BarPart], int, int | None]:
     if total > others + needs:
         free = total - others - needs
         parts.append(BarPart("free", free, "free", size_text(free)))
-    return parts, total, limit if needs + others > limit else None
+    return parts, total, limit if marked.fit is Fit.NEVER else None

@@ -135,7 +135,7 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
         priority=5,
         cell=context_cell,
     ),
-    Column("marks", "", 8, priority=6, cell=_flags_cell),
+    Column("kind", "KIND", 8, priority=6, cell=_flags_cell),
     Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
     Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
     # By age, so that the ascending order begins with the most recently used model.
