@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.app_options import AppOptions
 
 KEYMAP_FILE = "keys.toml"
-"""In the folder of the configuration file."""
+VIEW_FILE = "view.json"
+"""Both are in the folder of the configuration file."""
 
 
 def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
@@ -138,6 +139,7 @@ def app_options(
         rate=loaded.settings.refresh_rate,
         keymap=keymap.keys,
         keymap_path=path,
+        view_path=path.with_name(VIEW_FILE),
         crash_path=loaded.settings.data_dir / "logs" / "app-crash.txt",
         chats_path=loaded.settings.data_dir / "chats",
         notices=keymap.problems,

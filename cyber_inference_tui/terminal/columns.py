@@ -14,6 +14,8 @@ from cyber_inference_tui.terminal.tone import Tone
 
 GAP = 2
 """Cells between two columns."""
+FLEXIBLE_CELLS = 48
+"""Cells of the flexible column, unless its texts are wider: what follows it stays near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,14 @@ class Column(Generic[Record, Context]):
     """A column of a table of ``Record``, which shows ``text`` of ``value``, or ``cell``.
 
     A table that is too narrow hides the columns with the highest ``priority`` first, and never
-    those with 0. One column of a table in the app may have no ``width``: it takes the rest.
+    those with 0. One column of a table in the app may have no ``width``: it is flexible.
     """
 
     key: str
     """Its name in the code."""
     title: str
     width: int | None = None
-    """In cells. The command line measures its texts instead."""
+    """In cells; the app adds free cells if a text is wider. The command line measures its texts."""
     value: Callable[[Record], Any] | None = None
     """Returns the value to show and to sort by, or ``None`` if unknown."""
     _: KW_ONLY
@@ -91,13 +93,6 @@ class Order(Generic[Record]):
             return self
         first = column.right if column.largest_first is None else column.largest_first
         return self.reversed() if column == self.column else Order(column, first)
-
-    def next(self, columns: Iterable[Column[Record, Any]]) -> Order[Record]:
-        """Return the order by the next of ``columns`` that can be sorted."""
-        sortable = [column for column in columns if column.value is not None]
-        at = sortable.index(self.column) + 1 if self.column in sortable else 0
-        column = sortable[at % len(sortable)] if sortable else self.column
-        return self if column == self.column else self.by(column)
 
     def sort(self, records: Iterable[Record]) -> list[Record]:
         """Sort ``records``; unknown values come last in both directions. The sort is stable."""
@@ -147,30 +142,52 @@ def place_columns(
     """Place the columns that fit between the cells ``start`` and ``width``, left to right.
 
     ``widest`` are the cells of each column's widest text. If the flexible column is too narrow for
-    its own, the others give it the cells that their texts and titles leave free.
+    its own, the others give it the cells that their texts and titles leave free. If it leaves cells
+    free, the others take those that their texts need.
     """
-    least = [column.least if column.width is None else column.width for column in columns]
-    shown = fitting(columns, least, width - start)
-    rest = width - start - _total(least, shown)
-    if widest is not None:
-        short = sum(widest[i] - least[i] for i in shown if columns[i].width is None) - rest
-        for index in reversed(shown):
-            if columns[index].width is not None and short > 0:
-                free = least[index] - max(len(columns[index].title), widest[index])
-                given = max(0, min(free, short))
-                least[index] -= given
-                short -= given
-                rest += given
+    wanted = [0] * len(columns) if widest is None else widest
+    sizes = [column.least if column.width is None else column.width for column in columns]
+    shown = fitting(columns, sizes, width - start)
+    rest = width - start - _total(sizes, shown)
+    flexible = next((index for index in shown if columns[index].width is None), None)
+    fixed = [index for index in shown if index != flexible]
+    if flexible is not None:
+        for index in reversed(fixed):
+            free = sizes[index] - max(len(columns[index].title), wanted[index])
+            given = max(0, min(free, wanted[flexible] - sizes[flexible] - rest))
+            sizes[index] -= given
+            rest += given
+        # If even the columns with priority 0 do not fit, it shrinks, then all are cut.
+        most = max(FLEXIBLE_CELLS, wanted[flexible], sizes[flexible])
+        taken = min(rest, most - sizes[flexible])
+        sizes[flexible] = max(1, sizes[flexible] + taken)
+        rest -= taken
+    for index in fixed:
+        taken = max(0, min(rest, wanted[index] - sizes[index]))
+        sizes[index] += taken
+        rest -= taken
     placed = []
     for index in shown:
-        # If even the columns with priority 0 do not fit, shrink the flexible one, then cut.
-        size = max(1, least[index] + rest) if columns[index].width is None else least[index]
-        size = min(size, width - start)
+        size = min(sizes[index], width - start)
         if size <= 0:
             break
         placed.append(PlacedColumn(index, start, size))
         start += size + GAP
     return placed
+
+
+def place_with_air(
+    columns: Sequence[Column[Any, Any]], width: int, start: int, widest: Sequence[int]
+) -> list[PlacedColumn]:
+    """Place the columns as ``place_columns`` does, and leave the last cell of ``width`` free.
+
+    Without that cell a text may be cut or hidden that has room with it: then it is used.
+    """
+    whole, airy = (place_columns(columns, width - air, start, widest) for air in (0, 1))
+    shown = {
+        sum(min(place.width, widest[place.index]) for place in places) for places in (whole, airy)
+    }
+    return airy if len(shown) == 1 else whole
 
 
 def _total(widths: Sequence[int], shown: Sequence[int]) -> int:

@@ -32,6 +32,7 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import IN_PROGRESS, NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot
@@ -49,6 +50,8 @@ from cyber_inference_tui.units import counted
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
+_KEEP_SECONDS = 1.0
+"""Seconds until a changed view is written, with all that changes meanwhile."""
 _ANNOUNCED = {
     ("download", "good"): "2 shows it.",
     ("download", "bad"): "3 and ] show it, r tries again.",
@@ -124,6 +127,8 @@ class CyberApp(App[AfterExit]):
         super().__init__(driver_class=TerminalDriver)
         self.client = client
         self.options = options or AppOptions()
+        self.kept = KeptView(self.options.view_path)
+        """The view that the user chose, by page."""
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
         self._keys = KeyQueue(self, self._say_dropped)
@@ -165,10 +170,16 @@ class CyberApp(App[AfterExit]):
             loop.add_signal_handler(signal.SIGTERM, self.exit, AfterExit.KEEP)
         if self.options.ticking:
             self.set_interval(1.0, self._tick)
-        for notice in self.options.notices:
-            self.show_message(notice, "warning")
+        for notice in (*self.options.notices, self.kept.problem):
+            if notice:
+                self.show_message(notice, "warning")
         if self._unknown_theme:
             self.show_message(f"There is no theme '{self._unknown_theme}'.", "warning")
+
+    async def on_unmount(self) -> None:
+        """Write what has to be kept for the next start."""
+        with contextlib.suppress(CyberError):
+            await self.kept.save()
 
     def on_ready(self) -> None:
         """Follow the service once the first page is on the screen."""
@@ -308,6 +319,11 @@ class CyberApp(App[AfterExit]):
 
         self.run_worker(carry_out(), group=group, exit_on_error=True)
 
+    def keep(self, page: str, **values: str | bool | int | list[str]) -> None:
+        """Keep values of a page for the next start of the app."""
+        if self.kept.put(page, **values):
+            self.do(self.kept.save(after=_KEEP_SECONDS), group="kept")
+
     async def _login(self) -> None:
         from cyber_inference_tui.tui.dialogs.password import Password  # noqa: PLC0415 - seldom
 
@@ -362,6 +378,14 @@ class CyberApp(App[AfterExit]):
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
+
+    def action_help_quit(self) -> None:
+        """Say which key quits: ctrl+c copies a selection, and people press it to leave."""
+        wanted = "app.quit-anywhere" if isinstance(self.focused, Input | TextArea) else "app.quit"
+        for _, binding, _, _ in self.screen.active_bindings.values():
+            if binding.id == wanted:
+                self.show_message(f"{self.get_key_display(binding)} quits.")
+                return
 
     def action_suspend_process(self) -> None:
         """Stop the app and the program that started it, as a terminal does at ctrl+z."""

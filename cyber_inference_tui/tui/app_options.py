@@ -51,6 +51,8 @@ class AppOptions:
     """The user's keys, by the id of their binding."""
     keymap_path: Path | None = None
     """File of the user's keys."""
+    view_path: Path | None = None
+    """File of the view that the user chose: orders, filters and layouts."""
     crash_path: Path | None = None
     """File for the traceback of a crash."""
     chats_path: Path | None = None

@@ -3,7 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyber_inference_tui.terminal.columns import GAP, Column, RenderContext, place_columns
+from cyber_inference_tui.terminal.columns import (
+    FLEXIBLE_CELLS,
+    GAP,
+    Column,
+    RenderContext,
+    place_columns,
+)
 
 
 def _column(
@@ -33,10 +39,21 @@ def test_less_important_columns_go_first() -> None:
     assert _shown(40) == ["model", "state"]
 
 
-def test_one_column_takes_the_rest() -> None:
-    wide = place_columns(_COLUMNS, 120, 2)
-    assert wide[-1].end == 120
-    assert wide[0].width == 120 - 2 - 16 - 8 - 9 - 3 * GAP
+def _widths(width: int, *widest: int) -> list[int]:
+    return [place.width for place in place_columns(_COLUMNS, width, 2, widest)]
+
+
+def test_the_flexible_column_takes_the_rest_and_no_more_than_its_texts_need() -> None:
+    assert _widths(50, 5, 16, 8, 9) == [50 - 2 - 16 - 9 - 2 * GAP, 16, 9]
+    assert _widths(200, 5, 16, 8, 9) == [FLEXIBLE_CELLS, 16, 8, 9]
+    assert _widths(200, 70, 16, 8, 9) == [70, 16, 8, 9]
+
+
+def test_no_text_is_cut_while_cells_are_free() -> None:
+    # Another column takes what the flexible one leaves.
+    assert _widths(200, 5, 16, 30, 9) == [FLEXIBLE_CELLS, 16, 30, 9]
+    # The flexible one gets what others do not need.
+    assert _widths(80, 44, 10, 8, 5) == [44, 15, 8, 5]
 
 
 @given(

@@ -346,3 +346,12 @@ async def test_narrow_tabs_are_whole_words_and_can_be_clicked() -> None:
         ]
         await pilot.click("PageTabs", offset=(line.index("Settings"), 0))
         await until(pilot, lambda: app.current_mode == "settings")
+
+
+async def test_ctrl_c_says_which_key_quits() -> None:
+    async with running(busy_world(), first_page="models") as (app, _, pilot):
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: "q quits." in screen_text(app))
+        app.clear_notifications()
+        await pilot.press("slash", "ctrl+c")
+        await until(pilot, lambda: "^q quits." in screen_text(app))

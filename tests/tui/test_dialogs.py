@@ -18,6 +18,7 @@ from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
 from cyber_inference_tui.tui.dialogs.password import Password
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.dialogs.sort_menu import SortMenu, letters
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
@@ -48,6 +49,7 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "sampling": lambda _: SamplingForm(Sampling()),
     "keys": lambda app: Keys(app.screen),
     "API keys": lambda _: ApiKeysDialog(),
+    "sort": lambda _: SortMenu({f"{n}": f"column {n}" for n in range(16)}, "3", descending=True),
     "new key": lambda _: NewKeyForm(),
     "connect": lambda app: ConnectDialog(app.snapshot.models[0]),
 }
@@ -113,3 +115,12 @@ async def test_a_long_question_scrolls_below_its_title() -> None:
         await pilot.pause()
         assert body.scroll_offset.y == body.size.height
         assert app.focused is app.screen.query(Button).first()
+
+
+def test_each_column_of_the_sort_menu_has_its_own_key() -> None:
+    assert letters(["TIME", "MODEL", "KIND", "1ST TOKEN", "TOKENS/S", "TOOK"]) == [
+        "t", "m", "i", "1", "o", "a",
+    ]  # fmt: skip
+    many = letters(["AAA"] * 40)
+    assert len(set(filter(None, many))) == sum(map(bool, many)) == 23
+    assert not set(many) & set("jkg")

@@ -48,7 +48,7 @@ def test_a_row_says_everything_in_its_columns() -> None:
         "size": "2.30 GiB",
         "params": "4.0B",
         "context": "8K / 40K",
-        "marks": "  vision",
+        "kind": "  vision",
         "fits": "◍ evicts",
         "memory": "~3.10 GiB",
         "used": "5 min",
@@ -115,7 +115,7 @@ def test_columns_go_by_their_worth(width: int, keys: set[str]) -> None:
     assert {COLUMNS[place.index].key for place in place_columns(COLUMNS, width, 2)} == keys
 
 
-def test_marks() -> None:
+def test_the_kind_and_the_pin() -> None:
     assert flags_text(model("a", pinned=True, embedding=True), UNICODE) == "◆ embed"
     assert flags_text(model("a", pinned=True), ASCII) == "P"
     assert flags_text(model("a"), ASCII) == ""
@@ -156,16 +156,7 @@ def test_a_column_begins_with_what_is_looked_for_and_turns() -> None:
     assert BY_NAME.by(BY_KEY["size"]) == order("size", descending=True)
     assert BY_NAME.by(BY_KEY["size"]).by(BY_KEY["size"]) == order("size")
     assert BY_NAME.by(BY_KEY["used"]) == order("used")
-    assert BY_NAME.by(BY_KEY["marks"]) == BY_NAME
-
-
-def test_the_next_column_is_one_that_is_shown() -> None:
-    shown = [BY_KEY[key] for key in ("model", "state", "marks", "fits")]
-    assert order("state").next(shown).column.key == "fits"
-    assert order("fits").next(shown).column.key == "model"
-    assert order("size").next(shown).column.key == "model"
-    assert order("model").next([BY_KEY["model"]]) == order("model")
-    assert order("model").next(()) == order("model")
+    assert BY_NAME.by(BY_KEY["kind"]) == BY_NAME
 
 
 @pytest.mark.parametrize("wanted", ["", "QWEN", "4b q4", "q4_k qwen3", "friend"])
@@ -179,9 +170,9 @@ def test_the_filter_leaves_out(wanted: str) -> None:
 
 
 def test_the_title_names_the_filter() -> None:
-    assert title_text(12, 12, "") == "Models  12"
-    assert title_text(3, 12, "qwen") == "Models  3 of 12  /qwen"
-    assert title_text(0, 0, "") == "Models"
+    assert title_text(12, 12, "") == "  12"
+    assert title_text(3, 12, "qwen") == "  3 of 12  /qwen"
+    assert title_text(0, 0, "") == ""
     assert "\x1b" not in title_text(0, 1, "\x1b[2J")
 
 

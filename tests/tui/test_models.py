@@ -51,6 +51,10 @@ async def at(app: CyberApp, pilot: Pilot[Any], model_id: str) -> None:
     await pilot.pause()
 
 
+ALONE = (119, 40)
+"""Without room for the details beside the table."""
+
+
 def on_models(world: World | FakeClient, **changes: Any) -> Any:
     return running(world, first_page="models", **changes)
 
@@ -63,8 +67,8 @@ async def shows(app: CyberApp, pilot: Pilot[Any], *texts: str) -> None:
 
 
 async def test_the_table_and_the_line_below_show_each_model_and_its_changes() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
-        await shows(app, pilot, "Models  5", "◐ loading 64 %", "✖ failed", "● loaded")
+    async with on_models(busy_world(), size=ALONE) as (app, client, pilot):
+        await shows(app, pilot, "MODELS  5", "◐ loading 64 %", "✖ failed", "● loaded")
         await shows(app, pilot, "◍ evicts", "✖ too big", "~21.7 GiB", "◆ embed")
         # The line below says why.
         await at(app, pilot, BIG)
@@ -83,7 +87,8 @@ async def test_the_table_and_the_line_below_show_each_model_and_its_changes() ->
         client.publish("model", model("a-new-one"))
         await until(pilot, lambda: len(order(app)) == 6)
         assert table(app).cursor_key == QWEN
-        await pilot.press("s")
+        await pilot.press("s", "s")
+        await shows(app, pilot, "STATE ▲")
         assert table(app).cursor_key == QWEN
 
 
@@ -126,7 +131,7 @@ async def test_without_models_the_page_says_how_to_get_one() -> None:
 
 
 async def test_the_models_stay_while_there_is_no_connection() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+    async with on_models(busy_world(), size=ALONE) as (app, client, pilot):
         await shows(app, pilot, QWEN)
         client.stop()
         await until(pilot, lambda: page(app).has_class("-stale"))
@@ -183,52 +188,53 @@ async def test_hostile_names_break_nothing() -> None:
 # Order and filter
 
 
-async def test_sorting_goes_through_the_columns_that_are_shown() -> None:
+async def test_the_menu_sorts_by_a_letter_and_a_title_by_a_click() -> None:
     async with on_models(busy_world()) as (app, _, pilot):
         await shows(app, pilot, "MODEL ▲")
         assert order(app) == sorted(order(app))
-        seen = []
-        for _ in range(len(table(app).shown_columns) - 1):
-            await pilot.press("s")
-            await pilot.pause()
-            seen += [word for word in ("STATE ▲", "SIZE ▼", "FITS ▲") if word in screen_text(app)]
-        assert seen == ["STATE ▲", "SIZE ▼", "FITS ▲"]
-        assert "MODEL ▲" in screen_text(app)
-        # The order turns round.
-        before = order(app)
+        # The largest first; the same letter again turns the order round.
+        await pilot.press("s")
+        await shows(app, pilot, "Sort by", "i  size", "u  used")
+        await pilot.press("i")
+        await until(pilot, lambda: order(app)[0] == BIG)
+        await pilot.press("s", "i")
+        await until(pilot, lambda: order(app)[-1] == BIG)
+        # Its column is hidden beside the details: the title names it.
+        await shows(app, pilot, "by size ▲")
         await pilot.press("S")
-        await shows(app, pilot, "MODEL ▼")
-        assert order(app) == before[::-1]
+        await shows(app, pilot, "by size ▼")
+        # The cursor of the menu stands on the present column.
+        await pilot.press("s", "k", "enter")
+        await shows(app, pilot, "by quant ▲")
+        await pilot.press("s", "escape")
+        await until(pilot, lambda: "Sort by" not in screen_text(app))
         # A click on a title sorts.
-        header = next(line for line in screen_text(app).splitlines() if "MODEL" in line)
+        await pilot.press("d", "d")
+        await until(pilot, lambda: "SIZE" in screen_text(app))
+        header = next(line for line in screen_text(app).splitlines() if "STATE" in line)
         x = header.index("SIZE") - table(app).region.x
         await pilot.click("#table", offset=(x, 0))
         await shows(app, pilot, "SIZE ▼")
         assert order(app)[0] == BIG
-        # An order whose column is gone is named in the title.
-        await pilot.resize_terminal(60, 24)
-        await shows(app, pilot, "by size ▼")
 
 
 # The details pane
 
 
-async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None:
+async def test_the_details_are_beside_the_table_and_follow_the_cursor() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
-        await pilot.press("enter")
-        await shows(app, pilot, "COMMAND", "layers", "MODEL ▲", "esc Back")
+        await shows(app, pilot, "COMMAND", "layers", "MODEL ▲")
+        # They say what the line below would say.
+        assert not page(app).query_one("#line").display
         await at(app, pilot, PHI)
         await shows(app, pilot, "phi-4-mini-q4_k_m.gguf", "ERROR")
         await pilot.press("enter")
         await until(pilot, lambda: page(app).query_one("#details").has_focus)
-        await pilot.press("G", "g", "j", "k")
-        await pilot.press("escape")
-        await until(pilot, lambda: "COMMAND" not in screen_text(app))
+        await pilot.press("G", "g", "j", "k", "escape")
         assert table(app).has_focus
         # They are read again when the model or the settings change.
         await at(app, pilot, PHI)
-        await pilot.press("d")
         await shows(app, pilot, "layers")
         known = client.world.details[PHI]
         client.world.details[PHI] = msgspec.structs.replace(known, facts={"second": 2})
@@ -237,6 +243,13 @@ async def test_the_details_open_beside_the_table_and_follow_the_cursor() -> None
         client.world.details[PHI] = msgspec.structs.replace(known, facts={"third": 3})
         client.publish("config", {"error": None})
         await shows(app, pilot, "third")
+        # A second key closes them, and they stay closed.
+        await pilot.press("d", "d")
+        await until(pilot, lambda: "COMMAND" not in screen_text(app))
+        assert table(app).has_focus
+        assert app.kept.get("models", "details", default=True) is False
+        await pilot.press("d")
+        await shows(app, pilot, "COMMAND")
 
 
 async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> None:
@@ -260,7 +273,7 @@ async def test_on_a_small_terminal_the_details_take_the_place_of_the_table() -> 
 
 
 async def test_details_that_cannot_be_read_say_why() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+    async with on_models(busy_world(), size=ALONE) as (app, client, pilot):
         client.fail["details"] = CyberError("The disk is gone.", hint="Mount it.")
         await pilot.press("d")
         await shows(app, pilot, "The disk is gone. Mount it.")
@@ -345,7 +358,7 @@ async def test_deleting_asks_with_the_size_and_the_files() -> None:
         await shows(app, pilot, "Delete qwen3")
         await pilot.press("d")
         await until(pilot, lambda: ("delete", BIG) in client.calls)
-        await shows(app, pilot, f"{BIG} was deleted.", "Models  4")
+        await shows(app, pilot, f"{BIG} was deleted.", "MODELS  4")
         # What cannot be deleted says why.
         client.calls.clear()
         client.set_model(PHI, origin="ollama")
@@ -360,7 +373,7 @@ async def test_deleting_asks_with_the_size_and_the_files() -> None:
 
 
 async def test_copying_the_id_and_the_command() -> None:
-    async with on_models(busy_world()) as (app, _, pilot):
+    async with on_models(busy_world(), size=ALONE) as (app, _, pilot):
         await at(app, pilot, QWEN)
         await pilot.press("c")
         await until(pilot, lambda: app.clipboard == QWEN)
@@ -428,7 +441,7 @@ async def test_hundreds_of_models_are_drawn_once() -> None:
     many = {f"model-{number:04}": model(f"model-{number:04}") for number in range(600)}
     world.models = {**world.models, **many}
     async with on_models(world) as (app, client, pilot):
-        await shows(app, pilot, "Models  605")
+        await shows(app, pilot, "MODELS  605")
         before = {row.key: row for row in table(app).rows}
         client.set_model(NOMIC, pinned=False)
         await until(pilot, lambda: not (app.snapshot.model(NOMIC) or model("x")).pinned)
@@ -438,7 +451,7 @@ async def test_hundreds_of_models_are_drawn_once() -> None:
 
 
 async def test_the_filter_works_at_once_is_in_the_title_and_escape_clears_it() -> None:
-    async with on_models(busy_world()) as (app, client, pilot):
+    async with on_models(busy_world(), size=ALONE) as (app, client, pilot):
         # The footer shows the keys of the filter.
         await shows(app, pilot, GEMMA)
         await pilot.press("slash")
@@ -459,12 +472,12 @@ async def test_the_filter_works_at_once_is_in_the_title_and_escape_clears_it() -
         assert app.is_running
         # It filters at once, and the title shows it.
         await pilot.press("slash", *"qwen")
-        await shows(app, pilot, "Models  2 of 5  /qwen")
+        await shows(app, pilot, "MODELS  2 of 5  /qwen")
         assert order(app) == [BIG, QWEN]
         await pilot.press("enter")
         await until(pilot, lambda: table(app).has_focus)
         client.publish("model", model("qwen-new"))
-        await shows(app, pilot, "Models  3 of 6  /qwen")
+        await shows(app, pilot, "MODELS  3 of 6  /qwen")
         await pilot.press("escape")
         await until(pilot, lambda: len(order(app)) == 6)
         assert "/qwen" not in screen_text(app)

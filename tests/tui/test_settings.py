@@ -75,7 +75,7 @@ async def test_what_is_typed_is_judged_before_it_is_written() -> None:
         await on_setting(pilot, app, "model_idle_timeout")
         assert "CYBER_INFERENCE_MODEL_IDLE_TIMEOUT" in screen_text(app)
         await pilot.press("enter", *"0")
-        await until(pilot, lambda: "overridden by the environment or a flag" in screen_text(app))
+        await until(pilot, lambda: "but overridden by" in screen_text(app))
         await pilot.press("escape")
         await until(pilot, lambda: not app.screen.query_one("#value").display)
         assert not client.calls

@@ -136,9 +136,23 @@ def test_model_details(looks: Callable[..., None]) -> None:
     looks(busy_world(), steps, first_page="models")
 
 
+def test_marked_models(looks: Callable[..., None]) -> None:
+    steps = shows("up to 8K of context each", keys=("space", "G", "space", "g"))
+    looks(busy_world(), steps, size=SMALL, first_page="models")
+
+
+def test_sort_menu(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("Sort by", keys=("s",)), size=SMALL, first_page="requests")
+
+
+def test_settings_small(looks: Callable[..., None]) -> None:
+    steps = shows("overrides the file.", keys=("j", "enter"))
+    looks(busy_world(), steps, size=SMALL, first_page="settings")
+
+
 def test_model_form(looks: Callable[..., None]) -> None:
     async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await until(pilot, lambda: "Models  5" in screen_text(app))
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
         await pilot.press("G", "e")
         await until(pilot, lambda: "idle_timeout" in screen_text(app))
 

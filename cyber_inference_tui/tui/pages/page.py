@@ -9,13 +9,15 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.events import DescendantFocus
+from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static
 from textual.worker import Worker
 
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
+from cyber_inference_tui.tui.kept_view import Value
 from cyber_inference_tui.tui.key_bar import KeyBar
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.no_service import NoService
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
 """CSS classes of a screen by the terminal's columns; ``-tiny`` has no room for a page."""
+SIDE_BY_SIDE = 120
+"""Least columns for a table with the details of the selected row beside it."""
 HEIGHTS: list[tuple[int, str]] = [(0, "-flat"), (18, "-short"), (32, "-tall")]
 
 
@@ -79,6 +83,24 @@ class Page(Screen[None]):
     def client(self) -> ServiceClient:
         """The client of the service."""
         return self.cyber.client
+
+    def kept(self, name: str, default: Value) -> Value:
+        """Return a value that ``keep`` has kept for this page, or ``default``."""
+        return self.cyber.kept.get(self.MODE, name, default)
+
+    def keep(self, **values: str | bool | int | list[str]) -> None:
+        """Keep values for the next start of the app."""
+        self.cyber.keep(self.MODE, **values)
+
+    def on_mount(self) -> None:
+        """Filter as before the last end of the app."""
+        for line in self.query("FilterLine").results(Input):
+            line.value = self.kept("filter", "")
+
+    def on_filter_line_filtered(self, event: Message) -> None:
+        """Keep the filter of the page."""
+        for line in self.query("FilterLine").results(Input):
+            self.keep(filter=line.value.strip())
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available; none of a page that is hidden."""

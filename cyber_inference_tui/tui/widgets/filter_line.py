@@ -81,8 +81,10 @@ class FilterLine(TextLine):
             self.remove_class("-open")
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Post the new text."""
+        """Post the new text; a text that was not typed opens the line."""
         event.stop()
+        if self.value.strip():
+            self.add_class("-open")
         if isinstance(self._back, LiveTable):
             self._back.filtered = True
         self.post_message(self.Filtered(self, self.needle))

@@ -20,7 +20,6 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
-from textual.visual import Visual
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import (
@@ -30,12 +29,14 @@ from cyber_inference_tui.terminal.columns import (
     PlacedColumn,
     Record,
     RenderContext,
-    place_columns,
+    place_with_air,
 )
 from cyber_inference_tui.terminal.text_width import Align, fit, plain
 from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.tui.widgets.empty_text import EmptyText
 
 _GUTTER = 2
+"""Cells for the sign of the cursor; a table with marks has one more."""
 _LONGEST = 1000
 """Maximum characters of a cell; no screen is that wide."""
 
@@ -76,7 +77,8 @@ class LiveTable(ScrollView, can_focus=True):
     If its record goes away, no row is under the cursor until a key moves it: a key that was meant
     for that record must not act on its neighbour. It takes the neighbour if a filter changed.
 
-    ``empty`` is shown if there are no rows. Without ``cursor`` the table only scrolls.
+    ``empty`` is shown if there are no rows. Without ``cursor`` the table only scrolls. With
+    ``marks`` it has room for the signs of ``show_marks``.
     """
 
     KEYS_TITLE = "Table"
@@ -85,6 +87,8 @@ class LiveTable(ScrollView, can_focus=True):
         Binding("down,j", "move(1)", "Down", show=False, id="table.down"),
         Binding("pageup", "page(-1)", "Page up", show=False, id="table.page-up"),
         Binding("pagedown", "page(1)", "Page down", show=False, id="table.page-down"),
+        Binding("ctrl+u", "half_page(-1)", "Half up", show=False, id="table.half-up"),
+        Binding("ctrl+d", "half_page(1)", "Half down", show=False, id="table.half-down"),
         Binding("home,g", "first", "First", show=False, id="table.first"),
         Binding("end,G", "last", "Last", show=False, id="table.last"),
         Binding("enter", "choose", "Open", show=False, id="table.choose"),
@@ -159,16 +163,18 @@ class LiveTable(ScrollView, can_focus=True):
         empty: Content | str = "",
         header: bool = True,
         cursor: bool = True,
+        marks: bool = False,
         charset: Charset = UNICODE,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._columns = tuple(columns)
-        self._empty = _content(empty)
-        self._empty_strips: tuple[object, list[Strip]] | None = None
         self._header = int(header)
         self._has_cursor = cursor
+        self._gutter = (_GUTTER if cursor else 0) + marks
+        self._empty = EmptyText(empty, self._gutter)
+        self._marked: frozenset[str] = frozenset()
         self._charset = charset
         self._rows: tuple[Row, ...] = ()
         self._cursor = 0
@@ -221,13 +227,17 @@ class LiveTable(ScrollView, can_focus=True):
             moved = self._place()
             self.refresh(*([] if moved else [Region(0, 0, self.size.width, 1)]))
 
+    def show_marks(self, keys: frozenset[str]) -> None:
+        """Put the sign of a mark at the rows with these keys."""
+        changed, self._marked = self._marked ^ keys, keys
+        for index, row in enumerate(self._rows if changed else ()):
+            if row.key in changed:
+                self._refresh_row(index)
+
     def show_empty(self, empty: Content | str) -> None:
         """Set the content that is shown if there are no rows."""
-        content = _content(empty)
-        if not content.is_same(self._empty):
-            self._empty, self._empty_strips = content, None
-            if not self._rows:
-                self.refresh()
+        if self._empty.replace(empty) and not self._rows:
+            self.refresh()
 
     @property
     def cursor_key(self) -> str | None:
@@ -285,6 +295,11 @@ class LiveTable(ScrollView, can_focus=True):
         if regions:
             self.refresh(*regions)
 
+    def _refresh_row(self, index: int) -> None:
+        if self._is_visible(index):
+            y = index - self.scroll_offset.y + self._header
+            self.refresh(Region(0, y, self.size.width, 1))
+
     # Moving
 
     @property
@@ -311,9 +326,7 @@ class LiveTable(ScrollView, can_focus=True):
         gone, self._gone = self._gone, None
         if index != before or gone is not None:
             for line in (before, index):
-                if self._is_visible(line):
-                    y = line - self.scroll_offset.y + self._header
-                    self.refresh(Region(0, y, self.size.width, 1))
+                self._refresh_row(line)
             self.post_message(self.RowHighlighted(self, self.cursor_key))
         self._reveal()
 
@@ -328,6 +341,10 @@ class LiveTable(ScrollView, can_focus=True):
     def action_page(self, pages: int) -> None:
         """Move the cursor by screens less one line."""
         self.action_move(pages * max(1, self._page_size - 1))
+
+    def action_half_page(self, pages: int) -> None:
+        """Move the cursor by half screens."""
+        self.action_move(pages * max(1, self._page_size // 2))
 
     def action_first(self) -> None:
         """Go to the first row."""
@@ -387,24 +404,24 @@ class LiveTable(ScrollView, can_focus=True):
 
     def _place(self) -> bool:
         """Place the columns; return whether any has moved."""
-        start = _GUTTER if self._has_cursor else 0
-        # Textual's size includes the scrollbar.
+        # Textual's size includes the scroll bar.
         width = self.scrollable_content_region.width
         sorted_by = None if self._sort is None else self._sort[0]
         widest = [
             max(cells, len(column.title) + 2) if column.key == sorted_by else cells
             for cells, column in zip(self._widest, self._columns, strict=True)
         ]
-        before, self._places = self._places, place_columns(self._columns, width, start, widest)
+        before = self._places
+        self._places = place_with_air(self._columns, width, self._gutter, widest)
         return self._places != before
 
     def render_line(self, y: int) -> Strip:
         """Render a line: the header, a row or a blank."""
         width = self.size.width
         if y < self._header:
-            return self._line(self._header_texts(), width, None)
+            return self._line(self._header_texts(), width)
         if not self._rows:
-            return self._empty_line(y - self._header)
+            return self._empty.line(self, y - self._header)
         index = self.scroll_offset.y + y - self._header
         if index >= len(self._rows):
             return Strip.blank(width, self.rich_style)
@@ -417,7 +434,7 @@ class LiveTable(ScrollView, can_focus=True):
         )
         at_cursor = self._has_cursor and index == self._cursor and self._gone is None
         cursor = self.get_component_rich_style("livetable--cursor") if at_cursor else None
-        return self._line(texts, width, cursor)
+        return self._line(texts, width, cursor, marked=row.key in self._marked)
 
     def _header_texts(self) -> Iterable[tuple[PlacedColumn, str, Tone | None]]:
         for place in self._places:
@@ -434,7 +451,9 @@ class LiveTable(ScrollView, can_focus=True):
         self,
         texts: Iterable[tuple[PlacedColumn, str, Tone | None]],
         width: int,
-        cursor: Style | None,
+        cursor: Style | None = None,
+        *,
+        marked: bool = False,
     ) -> Strip:
         """Join cells to a line; neighbours of one style become one segment."""
         ground = self.rich_style if cursor is None else cursor
@@ -442,8 +461,11 @@ class LiveTable(ScrollView, can_focus=True):
         at = 0
         if self._has_cursor:
             sign = " " if cursor is None else self._charset.cursor
-            pieces.append((f"{sign} "[:width], ground))
-            at = min(_GUTTER, width)
+            mark = self._charset.check if marked else " "
+            at = min(self._gutter, width)
+            pieces.append((sign[:at], ground))
+            style = self._style("accent", ground, cursor is not None)
+            pieces.append((f"{mark} "[: at - 1], style))
         for place, text, tone in texts:
             pieces.append((" " * (place.start - at), ground))
             pieces.append((text, self._style(tone, ground, cursor is not None)))
@@ -468,32 +490,6 @@ class LiveTable(ScrollView, can_focus=True):
         if not at_cursor:
             return style
         return style + Style(bgcolor=ground.bgcolor, bold=ground.bold, reverse=ground.reverse)
-
-    def _empty_line(self, y: int) -> Strip:
-        strips = self._lay_out_empty()
-        return strips[y] if y < len(strips) else Strip.blank(self.size.width, self.rich_style)
-
-    def _lay_out_empty(self) -> list[Strip]:
-        """Return the lines of the empty content, laid out once for all lines."""
-        width, height = self.size
-        ground = self.rich_style
-        laid_out_for = (width, height, ground)
-        if self._empty_strips is not None and self._empty_strips[0] == laid_out_for:
-            return self._empty_strips[1]
-        indent = min(_GUTTER, width - 1) if self._has_cursor else 0
-        strips = []
-        for strip in Visual.to_strips(
-            self, self._empty, width - indent, None, self.visual_style, apply_selection=False
-        )[:height]:
-            safe = [Segment(plain(text), style) for text, style, _ in strip]
-            whole = Strip([Segment(" " * indent, ground), *safe])
-            strips.append(whole.adjust_cell_length(width, ground))
-        self._empty_strips = (laid_out_for, strips)
-        return strips
-
-
-def _content(empty: Content | str) -> Content:
-    return Content(empty) if isinstance(empty, str) else empty
 
 
 def _align(column: Column[Any, RenderContext]) -> Align:

@@ -114,7 +114,7 @@ async def test_what_did_not_change_is_not_painted() -> None:
         [region] = table.marked
         assert (region.y, region.height) == (3, 1)
         # Up to the end of the column that changed, not to the edge.
-        assert region.right == 60 - 1 - 8 - 2
+        assert region.right == 60 - 2 - 8 - 2
         assert "failed" in app.lines[3]
 
 
@@ -196,7 +196,7 @@ async def test_keys_move_the_cursor() -> None:
         for key, at in [
             ("down", "1"), ("j", "2"), ("k", "1"), ("up", "0"), ("up", "0"), ("G", "99"),
             ("j", "99"), ("g", "0"), ("pagedown", "9"), ("pagedown", "18"), ("pageup", "9"),
-            ("end", "99"), ("home", "0"),
+            ("ctrl+d", "14"), ("ctrl+u", "9"), ("end", "99"), ("home", "0"),
         ]:  # fmt: skip
             await pilot.press(key)
             assert app.table.cursor_key == at, key
@@ -204,6 +204,21 @@ async def test_keys_move_the_cursor() -> None:
         await pilot.press("enter")
         await pilot.pause()
         assert app.chosen == ["0"]
+
+
+async def test_marks_stand_beside_the_cursor() -> None:
+    app = _App()
+    table = LiveTable(_COLUMNS, marks=True)
+    async with app.run_test(size=(60, 8)) as pilot:
+        await app.table.remove()
+        await app.mount(table)
+        table.show(_rows("abc"))
+        await pilot.pause()
+        table.show_marks(frozenset("ac"))
+        lines = [table.render_line(y).text for y in range(4)]
+        assert [line[:5] for line in lines] == ["   MO", "▸✔ a ", "   b ", " ✔ c "]
+        table.show_marks(frozenset("c"))
+        assert table.render_line(1).text.startswith("▸  a")
 
 
 async def test_the_mouse_chooses() -> None:

@@ -18,6 +18,7 @@ from cyber_inference_tui.tui.pages.dashboard.greeting import free_for_models
 from cyber_inference_tui.tui.pages.hub.catalog import SORTS, HubCatalog, fit_state
 from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS, sorted_files
 from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
+from cyber_inference_tui.tui.pages.table_order import ask_key
 from cyber_inference_tui.tui.suggested_models import suggest
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
@@ -126,14 +127,19 @@ class Finding(ModelActions):
         self.keep_keys(self._request)
 
     def action_sort(self) -> None:
-        """Sort by the next order."""
-        self._catalog.sort = SORTS[(SORTS.index(self._catalog.sort) + 1) % len(SORTS)]
-        self._start_search(SEARCH_DELAY)
+        """Choose the order of the search."""
+        now = self._catalog.sort
+        ask_key(self, {name: name for name in SORTS}, now, self._sort_by, descending=True)
 
     @on(LiveTable.HeaderSelected, "#results")
     def _header(self, event: LiveTable.HeaderSelected) -> None:
-        if event.column.key in SORTS and event.column.key != self._catalog.sort:
-            self._catalog.sort = event.column.key
+        if event.column.key in SORTS:
+            self._sort_by(event.column.key)
+
+    def _sort_by(self, order: str) -> None:
+        if order != self._catalog.sort:
+            self._catalog.sort = order
+            self.keep(sort=order)
             self._start_search()
 
     def _suggest(self) -> None:

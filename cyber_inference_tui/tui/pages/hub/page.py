@@ -26,6 +26,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.hub.card_pane import CardPane
+from cyber_inference_tui.tui.pages.hub.catalog import SORTS
 from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane, download_name
 from cyber_inference_tui.tui.pages.hub.finding import Finding
 from cyber_inference_tui.tui.pages.hub.sentences import (
@@ -133,7 +134,9 @@ class HubPage(Finding):
             yield DownloadsPane(charset)
 
     def on_mount(self) -> None:
-        """Focus the results."""
+        """Focus the results, and sort as before the last end of the app."""
+        if (kept := self.kept("sort", "")) in SORTS:
+            self._catalog.sort = kept
         self._files_table.display = False
         self._results.focus()
 

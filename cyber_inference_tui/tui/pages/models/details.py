@@ -11,7 +11,7 @@ from textual.content import Content
 
 from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.text_width import cut, fit, fold, plain
+from cyber_inference_tui.terminal.text_width import cells, cut, fit, fold, plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
@@ -196,9 +196,9 @@ def _settings(details: ModelDetails, charset: Charset, width: int, keys: bool) -
     names = [plain(setting.key, limit=24) for setting in details.settings]
     left = max(len(name) for name in names) + 2
     right = max(len(word) for word in SOURCES.values())
-    room = max(8, width - left - right - 2)
-    for name, setting in zip(names, details.settings, strict=True):
-        value = setting_text(setting.key, setting.effective) or charset.missing
+    values = [setting_text(one.key, one.effective) or charset.missing for one in details.settings]
+    room = max(8, min(width - left - right - 2, max(cells(value) for value in values)))
+    for name, value, setting in zip(names, values, details.settings, strict=True):
         own = setting.source == "model"
         source = SOURCES.get(setting.source, plain(setting.source, limit=right))
         first, *more = _folded(value, room, charset)

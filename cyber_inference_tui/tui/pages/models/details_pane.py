@@ -28,6 +28,8 @@ class DetailsPane(VerticalScroll, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", "Down", show=False, id="details.down"),
         Binding("k", "scroll_up", "Up", show=False, id="details.up"),
+        Binding("ctrl+d", "half_page(1)", "Half down", show=False, id="details.half-down"),
+        Binding("ctrl+u", "half_page(-1)", "Half up", show=False, id="details.half-up"),
         Binding("g", "scroll_home", "Top", show=False, id="details.top"),
         Binding("G", "scroll_end", "End", show=False, id="details.end"),
     ]
@@ -45,6 +47,10 @@ class DetailsPane(VerticalScroll, can_focus=True):
     def room(self) -> int:
         """Width of a line in cells."""
         return self.scrollable_content_region.width
+
+    def action_half_page(self, pages: int) -> None:
+        """Scroll by half screens."""
+        self.scroll_relative(y=pages * max(1, self.size.height // 2), animate=False)
 
     def show(self, model_id: str, content: Content) -> None:
         """Show the text of a model; a new model is shown from the top."""

@@ -18,20 +18,19 @@ from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
-from cyber_inference_tui.tui.pages.models.model_actions import ModelActions, model_bindings
+from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
+from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
-from cyber_inference_tui.tui.pages.page import update_static
+from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, update_static
+from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-SIDE_BY_SIDE = 110
-"""Least columns for the details beside the table; else they replace it."""
 
-
-class ModelsPage(ModelActions):
-    """A table, a summary of the selected model, and its details on demand."""
+class ModelsPage(MarkedModels):
+    """A table, a summary of the selected model, and its details: beside the table, or on demand."""
 
     MODE: ClassVar[str] = "models"
     CSS_PATH = "page.tcss"
@@ -58,17 +57,25 @@ class ModelsPage(ModelActions):
             "y",
             "copy_command",
             "Copy command",
+            show=False,
             id="models.copy-command",
             tooltip="the command line of its server",
         ),
-        Binding("s", "sort", "Sort", id="models.sort", tooltip="by the next column"),
+        Binding("s", "sort", "Sort", id="models.sort", tooltip="choose the column"),
+        Binding(
+            "space",
+            "mark",
+            "Mark",
+            id="models.mark",
+            tooltip="for an action on several models, and to see whether they fit together",
+        ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
             "escape",
             "back",
             "Back",
             id="models.back",
-            tooltip="close the details, or show all models again",
+            tooltip="close the details, remove the marks, or show all models again",
         ),
     ]
 
@@ -76,7 +83,10 @@ class ModelsPage(ModelActions):
         super().__init__()
         self._order = Order(COLUMNS[0])
         self._wanted = ""
-        self._open = False
+        self._pane_wanted = True
+        """A person wants the details beside the table."""
+        self._in_place = False
+        """The details are in place of the table."""
         self._select: str | None = None
         self._offered: object = None
         self._reader = DetailsReader()
@@ -85,20 +95,22 @@ class ModelsPage(ModelActions):
     def body(self) -> ComposeResult:
         """Compose the table, the details, the problems, the filter and the summary."""
         charset = self.cyber.options.charset
+        self._order = kept_order(self, COLUMNS, self._order)
+        self._pane_wanted = self.kept("details", default=True)
         self._rows = Rows(charset)
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
             with Horizontal(id="middle"):
-                yield LiveTable(COLUMNS, charset=charset, id="table")
+                yield LiveTable(COLUMNS, marks=True, charset=charset, id="table")
                 yield DetailsPane(id="details")
+            yield from self.marked_body()
             yield Static(id="problems")
             yield FilterLine("name, alias, architecture or quantization", id="filter")
             yield Static(id="line")
 
     def on_mount(self) -> None:
         """Focus the table."""
-        self.query_one(DetailsPane).display = False
-        self._table.focus()
+        self._arrange()
 
     @property
     def _table(self) -> LiveTable:
@@ -112,6 +124,11 @@ class ModelsPage(ModelActions):
     def chosen_details(self) -> ModelDetails | None:
         """Return the details of the selected model while they are shown."""
         return self._reader.details_of(self.chosen()) if self._open else None
+
+    @property
+    def _open(self) -> bool:
+        """The details are shown."""
+        return self._pane_wanted if self._side_by_side else self._in_place
 
     def edited(self) -> None:
         """Read the details again."""
@@ -136,7 +153,10 @@ class ModelsPage(ModelActions):
             self._select = None
         self._table.show_empty(self._empty(snapshot))
         title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
-        update_static(self.query_one("#title", Static), Content(title + self._hidden_order()))
+        counts = (title + self._hidden_order(), "not bold")
+        update_static(self.query_one("#title", Static), Content.assemble("MODELS", counts))
+        self._table.show_marks(self.marks)
+        self.show_marked(snapshot)
         self._show_problems(snapshot)
         self._show_chosen()
 
@@ -190,11 +210,11 @@ class ModelsPage(ModelActions):
     def _show_chosen(self) -> None:
         """Draw what depends on the selected model."""
         model = self.chosen()
-        if self._open and (model is None or self._details_model_removed()):
+        if self._in_place and (model is None or self._details_model_removed()):
             self._close()
-        self.query_one("#line").display = self._side_by_side or not self._open
+        self.query_one("#line").display = not self._open
         update_static(self.query_one("#line", Static), self._line(model), layout=True)
-        if self._open and model is not None:
+        if self._open:
             self._show_details(model)
         # check_action depends on these values. Refreshing the bindings costs more than drawing.
         details = self.chosen_details()
@@ -205,6 +225,7 @@ class ModelsPage(ModelActions):
             self._open,
             bool(self._wanted),
             self._side_by_side,
+            len(self.marks),
         )
         if offered != self._offered:
             self._offered = offered
@@ -238,7 +259,8 @@ class ModelsPage(ModelActions):
             there = bool(self.cyber.snapshot.models)
             return there and (self._side_by_side or not self._open)
         if action == "back":
-            return self._open or bool(self._wanted)
+            inside = self._in_place or self.query_one(DetailsPane).has_focus
+            return inside or bool(self.marks) or bool(self._wanted)
         return True
 
     @on(LiveTable.RowHighlighted, "#table")
@@ -256,8 +278,8 @@ class ModelsPage(ModelActions):
         self._sort(self._order.by(event.column))
 
     def action_sort(self) -> None:
-        """Sort by the next visible column."""
-        self._sort(self._order.next(self._table.shown_columns))
+        """Choose the column to sort by."""
+        ask_order(self, COLUMNS, self._order, self._sort)
 
     def action_reverse(self) -> None:
         """Reverse the order."""
@@ -265,7 +287,14 @@ class ModelsPage(ModelActions):
 
     def _sort(self, order: Order[ModelRecord]) -> None:
         self._order = order
+        keep_order(self, order)
         self.redraw()
+
+    def action_mark(self) -> None:
+        """Mark the selected model, or remove its mark, and go to the next one."""
+        if (key := self._table.cursor_key) is not None:
+            self.mark(self.marks ^ {key})
+            self._table.action_move(1)
 
     def action_filter(self) -> None:
         """Open the filter."""
@@ -281,9 +310,11 @@ class ModelsPage(ModelActions):
         self.query_one(FilterLine).clear_filter()
 
     def action_back(self) -> None:
-        """Close the details, or clear the filter."""
-        if self._open:
-            self._close()
+        """Leave the details, remove the marks, or clear the filter, in this order."""
+        if self.query_one(DetailsPane).has_focus:
+            self._leave_details()
+        elif self.marks:
+            self.mark(frozenset())
         elif self._wanted:
             self._stop_filter()
         else:
@@ -302,8 +333,7 @@ class ModelsPage(ModelActions):
             return
         pane = self.query_one(DetailsPane)
         if not self._open:
-            self._open = True
-            self._arrange()
+            self._open_details()
             self._show_chosen()
             self.keep_keys(self._reading)
         elif self._side_by_side and not pane.has_focus:
@@ -312,8 +342,26 @@ class ModelsPage(ModelActions):
             self._close()
         self.call_after_refresh(self.redraw)
 
+    def _open_details(self) -> None:
+        if self._side_by_side:
+            self._pane_wanted = True
+            self.keep(details=True)
+        else:
+            self._in_place = True
+        self._arrange()
+
+    def _leave_details(self) -> None:
+        """Return to the table; details beside it stay."""
+        if self._side_by_side:
+            self.screen.set_focus(self._table)
+        else:
+            self._close()
+
     def _close(self) -> None:
-        self._open = False
+        if self._side_by_side:
+            self._pane_wanted = False
+            self.keep(details=False)
+        self._in_place = False
         self.query_one(DetailsPane).model_id = ""
         self._arrange()
 
@@ -326,19 +374,21 @@ class ModelsPage(ModelActions):
         self.set_class(beside, "-beside")
         if self._open and not beside:
             self.screen.set_focus(pane)
-        elif not self._open and not self.query_one(FilterLine).has_focus:
+        elif not (self.query_one(FilterLine).has_focus or (self._open and pane.has_focus)):
             self.screen.set_focus(self._table)
 
     def on_resize(self) -> None:
         """Arrange the parts for the new size; a filter that is being typed keeps its table."""
-        if self._open and not self._side_by_side and self.query_one(FilterLine).has_focus:
-            self._close()
-        else:
-            self._arrange()
+        if self.query_one(FilterLine).has_focus:
+            self._in_place = False
+        self._arrange()
         super().on_resize()
 
-    def _show_details(self, model: ModelRecord) -> None:
+    def _show_details(self, model: ModelRecord | None) -> None:
         snapshot = self.cyber.snapshot
+        if model is None:
+            self.query_one(DetailsPane).show("", Content(""))
+            return
         if snapshot.live and self._reader.wants(model, snapshot.config_version):
             self._reading = self.run_worker(
                 self._reader.read(self.client, model, snapshot.config_version, self.redraw),

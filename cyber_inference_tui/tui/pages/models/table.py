@@ -135,7 +135,7 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
         priority=5,
         cell=context_cell,
     ),
-    Column("marks", "", 8, priority=6, cell=_flags_cell),
+    Column("kind", "KIND", 8, priority=6, cell=_flags_cell),
     Column("fits", "FITS", 9, _fit_rank, priority=1, cell=fits_cell),
     Column("memory", "MEMORY", 10, memory_of, right=True, priority=2, cell=memory_cell),
     # By age, so that the ascending order begins with the most recently used model.
@@ -166,10 +166,10 @@ def model_row(model: ModelRecord, context: RenderContext) -> Row:
 
 
 def title_text(shown: int, total: int, wanted: str) -> str:
-    """Return the page's title: ``Models  12``, ``Models  3 of 12  /qwen``."""
+    """Return what follows the page's title: ``5``, ``3 of 12  /qwen``."""
     if not wanted:
-        return f"Models  {total}" if total else "Models"
-    return f"Models  {shown} of {total}  /{clean_line(wanted, limit=60)}"
+        return f"  {total}" if total else ""
+    return f"  {shown} of {total}  /{clean_line(wanted, limit=60)}"
 
 
 class Rows:

@@ -40,6 +40,7 @@ from cyber_inference_tui.tui.pages.requests.table import (
     searchable_text,
     total_rows,
 )
+from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
@@ -96,7 +97,7 @@ class RequestsPage(Page):
             tooltip="show only requests to this model, or all",
         ),
         Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
-        Binding("s", "sort", "Sort", id="requests.sort", tooltip="by the next column"),
+        Binding("s", "sort", "Sort", id="requests.sort", tooltip="choose the column"),
         Binding("S", "reverse", "Reverse order", show=False, id="requests.reverse"),
         Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
         Binding("b", "by", "By key or model", id="requests.by", tooltip="sums by key or model"),
@@ -148,6 +149,7 @@ class RequestsPage(Page):
 
     def body(self) -> ComposeResult:
         """Compose the table with its details, and the totals."""
+        self._order = kept_order(self, COLUMNS, NEWEST_FIRST)
         charset = self.cyber.options.charset
         with Vertical(id="page", classes="body"):
             yield Static(id="title", classes="heading")
@@ -413,8 +415,8 @@ class RequestsPage(Page):
         self.query_one(FilterLine).open(self.query_one("#requests"))
 
     def action_sort(self) -> None:
-        """Sort by the next visible column."""
-        self._sort(self._order.next(self.query_one("#requests", LiveTable).shown_columns))
+        """Choose the column to sort by."""
+        ask_order(self, COLUMNS, self._order, self._sort)
 
     def action_reverse(self) -> None:
         """Reverse the order."""
@@ -422,6 +424,7 @@ class RequestsPage(Page):
 
     def _sort(self, order: Order[RequestRecord]) -> None:
         self._order = order
+        keep_order(self, order)
         self.redraw()
 
     def action_totals(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Input, Static
 
@@ -29,7 +29,7 @@ from cyber_inference_tui.tui.editor import run_editor
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.key_table import every_binding
 from cyber_inference_tui.tui.keymap import example_text, read_keymap
-from cyber_inference_tui.tui.pages.page import Page, update_static
+from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, Page, update_static
 from cyber_inference_tui.tui.pages.settings.table import (
     COLUMNS,
     GROUP,
@@ -121,25 +121,31 @@ class SettingsPage(Page):
         """The row of the setting that was selected last."""
 
     def body(self) -> ComposeResult:
-        """Compose the table above the help and the line."""
+        """Compose the table, and the help and the line: below it, or beside it on a wide screen."""
         with Vertical(classes="body"):
             yield Static(id="title", classes="heading")
-            yield SettingTable(
-                COLUMNS,
-                empty="Waiting for the service.",
-                charset=self.cyber.options.charset,
-                id="table",
-            )
-            with Vertical(id="pane"):
-                yield Static(id="help")
-                yield ValueLine(id="value", placeholder="value", limit=TEXT_CHARACTERS)
-                yield Static(id="effect")
+            with Container(id="middle"):
+                yield SettingTable(
+                    COLUMNS,
+                    empty="Waiting for the service.",
+                    charset=self.cyber.options.charset,
+                    id="table",
+                )
+                with Vertical(id="pane"):
+                    yield Static(id="help")
+                    yield ValueLine(id="value", placeholder="value", limit=TEXT_CHARACTERS)
+                    yield Static(id="effect")
             yield FilterLine("part of a setting's name or help", id="filter")
 
     def on_mount(self) -> None:
         """Focus the table."""
         self.query_one("#value").display = False
         self.query_one("#table").focus()
+
+    def on_resize(self) -> None:
+        """Arrange the parts for the new size."""
+        self.set_class(self.size.width >= SIDE_BY_SIDE, "-beside")
+        self._show_pane()
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings again when they have changed."""
@@ -189,11 +195,12 @@ class SettingsPage(Page):
         snapshot = self.cyber.snapshot
         path = snapshot.status.config_path if snapshot.status else None
         there = "edit the file on the service's machine: " if self.cyber.options.attached else ""
-        title = f"Settings  {there}{clean_line(path)}" if path else "Settings"
+        title = f"  {there}{clean_line(path)}" if path else ""
         if self._filter:
             among = sum(record.key != "models" for record in self._settings.values())
             title += f"   {len(chosen)} of {among}  /{self._filter}"
-        self.query_one("#title", Static).update(Content(title))
+        content = Content.assemble("SETTINGS", (title, "not bold"))
+        update_static(self.query_one("#title", Static), content)
         self._show_pane()
         self.refresh_bindings()
 
@@ -204,7 +211,8 @@ class SettingsPage(Page):
 
     def _show_pane(self) -> None:
         record = self._chosen()
-        text = setting_help(record) if record else Content("")
+        beside = self.has_class("-beside")
+        text = setting_help(record, whole=beside) if record else Content("")
         update_static(self.query_one("#help", Static), text, layout=True)
 
     def _chosen(self) -> ConfigValueRecord | None:

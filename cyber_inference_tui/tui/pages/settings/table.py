@@ -17,6 +17,7 @@ from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 
 GROUP = "group:"
 """Prefix of the key of a row with a group's title."""
+_LONGEST = 1000
 _SOURCES: dict[str, str] = {
     "default": "default",
     "file": "file",
@@ -62,10 +63,18 @@ def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) 
     return rows
 
 
-def setting_help(record: ConfigValueRecord) -> Content:
-    """Return the help of a setting, its default, and what overrides the file."""
+def setting_help(record: ConfigValueRecord, *, whole: bool = False) -> Content:
+    """Return the help of a setting, its default, and what overrides the file.
+
+    ``whole`` adds its name and its value, which the table may have cut.
+    """
     default = to_text(record.default) or "none"
-    parts = [(clean_line(record.help), ""), (f"\nDefault: {clean_line(default)}.", "$text-muted")]
+    parts = []
+    if whole:
+        value = clean_line(to_text(record.value) or "none", limit=_LONGEST)
+        parts = [(clean_line(record.key), "bold"), (f"\n{value}\n\n", "")]
+    parts.append((clean_line(record.help), ""))
+    parts.append((f"\nDefault: {clean_line(default)}.", "$text-muted"))
     if record.source == "env":
         name = f"CYBER_INFERENCE_{record.key.upper()}"
         parts.append((f"  The environment variable {name} overrides the file.", "$warning"))

@@ -1,0 +1,94 @@
+"""The view that is kept between starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.tui.kept_view import MAX_BYTES, MAX_CHARACTERS, KeptView
+from tests.tui.driving import running, screen_text, until
+from tests.tui.world import busy_world
+
+
+async def test_values_are_kept_by_page_and_only_with_the_type_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "new folder" / "view.json"
+    first, second = KeptView(path), KeptView(path)
+    assert first.put("models", sort="size", descending=True)
+    assert not first.put("models", sort="size")
+    second.put("requests", columns=["time", "model"], filter="x" * (MAX_CHARACTERS + 1))
+    await first.save()
+    await second.save()
+    # Neither has replaced what the other wrote.
+    kept = KeptView(path)
+    assert kept.get("models", "sort", "model") == "size"
+    assert kept.get("models", "descending", default=False) is True
+    assert kept.get("models", "descending", "text") == "text"
+    assert kept.get("requests", "columns", ["time"]) == ["time", "model"]
+    assert kept.get("requests", "filter", "") == ""
+    assert kept.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "is damaged and is ignored"),
+        (b'{"models": 1}', "is damaged and is ignored"),
+        (b"\xff", "is damaged and is ignored"),
+        (b" " * (MAX_BYTES + 1), "is larger than"),
+    ],
+)
+async def test_a_bad_file_is_ignored_and_replaced(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "view.json"
+    path.write_bytes(content)
+    kept = KeptView(path)
+    assert says in kept.problem
+    kept.put("models", sort="size")
+    await kept.save()
+    assert KeptView(path).get("models", "sort", "") == "size"
+
+
+async def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    kept = KeptView(tmp_path / "file" / "view.json")
+    kept.put("models", sort="size")
+    with pytest.raises(CyberError, match="cannot be written"):
+        await kept.save()
+
+
+async def test_order_filter_and_layout_are_there_again_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "view.json"
+    world = busy_world()
+    async with running(world, first_page="models", view_path=path) as (app, _, pilot):
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
+        await pilot.press("s", "i", "d", "d", "slash", *"Q4_K", "enter")
+        await until(pilot, lambda: "4 of 5" in screen_text(app))
+        await pilot.press("5")
+        await until(pilot, lambda: "TIME ▼" in screen_text(app))
+        await pilot.press("s", "m")
+        await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+    async with running(busy_world(), first_page="models", view_path=path) as (app, _, pilot):
+        await until(pilot, lambda: "4 of 5" in screen_text(app))
+        assert "SIZE ▼" in screen_text(app)
+        assert "COMMAND" not in screen_text(app)
+        await pilot.press("5")
+        await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+        # A column that no longer exists is no column.
+        await pilot.press("2", "escape")
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
+    path.write_text('{"models": {"sort": "gone", "descending": true}}')
+    async with running(busy_world(), first_page="models", view_path=path) as (app, _, pilot):
+        await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+
+
+async def test_a_damaged_file_is_named_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "view.json"
+    path.write_text("?")
+    async with running(busy_world(), view_path=path) as (app, _, pilot):
+        # A long path may part the words on the screen.
+        await until(pilot, lambda: any("damaged" in one.message for one in app._notifications))
