@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
@@ -24,11 +25,11 @@ KEYMAP_FILE = "keys.toml"
 """In the folder of the configuration file."""
 
 
-def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
+def open_app(options: GlobalOptions, *, readonly: bool) -> int:
     """Run the terminal app and return the exit code.
 
-    ``attach`` is the URL of a service elsewhere; without it a service is found or started here.
-    Raises ``CyberError`` if the app cannot open.
+    Without ``--attach`` a service is found or started here. Raises ``CyberError`` if the app cannot
+    open.
     """
     _need_terminal()
     # The start makes no garbage, and collecting it would take a tenth of the time. The app turns
@@ -38,8 +39,8 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     for warning in loaded.warnings:
         click.echo(warning, err=True)
     prepare_terminal(os.environ)
-    if attach is not None:
-        return _attach(loaded, attach, readonly=readonly)
+    if options.attach:
+        return _attach(options, loaded, readonly=readonly)
     from cyber_inference_tui.cli.background import (
         find_or_start,
         stop_limit,
@@ -68,35 +69,25 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     return 0
 
 
-def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
+def _attach(options: GlobalOptions, loaded: LoadedSettings, *, readonly: bool) -> int:
     from cyber_inference_tui.cli.passwords import Passwords
-    from cyber_inference_tui.client.known_services import KnownServices
-    from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.client.service_url import service_address
+    from cyber_inference_tui.cli.service_access import attached_client
 
-    address = service_address(url)
-    certificate = ""
-    if address.startswith("https:"):
-        known = KnownServices(loaded.settings.data_dir)
-        certificate = known.checked(address, partial(_trusts, address))
-    passwords = Passwords(loaded.settings.data_dir)
-
-    async def renew(client: ServiceClient) -> bool:
-        # A kept password is tried once; if it is wrong, the app asks for one.
-        for password in passwords.take(address):
-            await client.login(password)
-            return True
-        return False
-
-    key = loaded.settings.api_keys[0] if loaded.settings.api_keys else ""
-    client = ServiceClient(address, api_key=key, certificate=certificate, renew=renew)
+    client = attached_client(options, trusts=_trusts)
     launch = app_options(
         loaded,
         attached=True,
         readonly=readonly,
-        save_password=lambda password: passwords.keep(address, password),
+        save_password=partial(Passwords(loaded.settings.data_dir).keep, client.place),
     )
-    _run(client, launch, demo=False)
+    if client.tunnel is None:
+        _run(client, launch, demo=False)
+        return 0
+    try:
+        asyncio.run(client.tunnel.open(asks=True))
+        _run(client, launch, demo=False)
+    finally:
+        client.tunnel.close()
     return 0
 
 

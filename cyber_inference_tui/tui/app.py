@@ -313,7 +313,7 @@ class CyberApp(App[AfterExit]):
 
         answer = await self.push_screen_wait(
             Password(
-                self.client.url,
+                self.client.place,
                 self.client.login,
                 can_keep=self.options.save_password is not None,
             )

@@ -13,6 +13,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from cyber_inference_tui.client.service_url import is_loopback_url, serve_command, tunnel
+from cyber_inference_tui.client.tunnel import SshAddress
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
@@ -53,7 +54,7 @@ class NoService(VerticalScroll, can_focus=True):
         """Draw the state of the connection."""
         options = self._app.options
         content = no_service_content(
-            snapshot, self._app.client.url, now, options.charset, attached=options.attached
+            snapshot, self._app.client.place, now, options.charset, attached=options.attached
         )
         if self._text.content != content:
             self._text.update(content)
@@ -61,7 +62,7 @@ class NoService(VerticalScroll, can_focus=True):
     def action_copy(self) -> None:
         """Copy the command that helps."""
         self.app.copy_to_clipboard(
-            command(self._app.client.url, attached=self._app.options.attached)
+            command(self._app.client.place, attached=self._app.options.attached)
         )
         self._app.show_message("Copied the command.")
 
@@ -71,7 +72,9 @@ class NoService(VerticalScroll, can_focus=True):
 
 
 def command(url: str, *, attached: bool) -> str:
-    """Return the command that makes the service at ``url`` answer: a tunnel, or a start."""
+    """Return the command that helps with the service at ``url``: a tunnel, a start, or a test."""
+    if (ssh := SshAddress.parse(url)) is not None:
+        return f"{ssh.command} cyber-inference-tui service status"
     return tunnel(url)[0] if attached else serve_command(url)
 
 
@@ -97,6 +100,16 @@ def no_service_content(
         parts += [
             ("Start the service in another terminal, or quit: the next start of this app", ""),
             (" starts one.", ""),
+            helps,
+            *copies,
+        ]
+    elif url.startswith("ssh:"):
+        parts += [
+            (
+                "The tunnel opens by itself. Does ssh reach the machine, and does the service run",
+                "",
+            ),
+            (" there?", ""),
             helps,
             *copies,
         ]
