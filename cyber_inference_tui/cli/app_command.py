@@ -7,8 +7,9 @@ import gc
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +18,10 @@ from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequest
 from cyber_inference_tui.terminal.stream import stderr_terminal
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.cli.background import FoundService
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.settings.load import LoadedSettings
-    from cyber_inference_tui.tui.app_options import AppOptions
+    from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 
 KEYMAP_FILE = "keys.toml"
 """In the folder of the configuration file."""
@@ -28,8 +30,9 @@ KEYMAP_FILE = "keys.toml"
 def open_app(options: GlobalOptions, *, readonly: bool) -> int:
     """Run the terminal app and return the exit code.
 
-    Without ``--attach`` a service is found or started here. Raises ``CyberError`` if the app cannot
-    open.
+    Without ``--attach`` a service is found or started here. When the user switches to another host,
+    the app opens again on that one, because ssh or an unknown certificate may have a question.
+    Raises ``CyberError`` if the app cannot open.
     """
     _need_terminal()
     # The start makes no garbage, and collecting it would take a tenth of the time. The app turns
@@ -39,56 +42,110 @@ def open_app(options: GlobalOptions, *, readonly: bool) -> int:
     for warning in loaded.warnings:
         click.echo(warning, err=True)
     prepare_terminal(os.environ)
-    if options.attach:
-        return _attach(options, loaded, readonly=readonly)
-    from cyber_inference_tui.cli.background import (
-        find_or_start,
-        stop_limit,
-        stop_service,
-    )
-    from cyber_inference_tui.cli.service_access import client_of
-    from cyber_inference_tui.tui.app_options import AfterExit
+    opener = _Opener(readonly=readonly)
+    before: GlobalOptions | None = None
+    problem = ""
+    while True:
+        try:
+            host = (opener.elsewhere if options.attach else opener.here)(options, problem)
+        except CyberError as error:
+            if before is None:
+                raise
+            options, before, problem = before, None, str(error)
+            continue
+        if host is None:
+            return 0
+        before, options, problem = options, replace(options, attach=host), ""
 
-    service = find_or_start(options)
-    # A start may have made a key.
-    settings = options.load().settings if service.started else loaded.settings
-    client = client_of(service.url, settings)
-    launch = app_options(loaded, owned=service.started, readonly=readonly)
-    leave = _run(client, launch, demo=options.demo and not service.started)
-    if leave is AfterExit.KEEP and service.started:
-        click.echo(
-            f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
-        )
-    if leave is AfterExit.STOP and service.pid is not None:
+
+class _Opener:
+    """Opens the app on one host after the other; each method returns the next one."""
+
+    def __init__(self, *, readonly: bool) -> None:
+        self._readonly = readonly
+        self._started: FoundService | None = None
+        """The service of this machine, if it was started for the app."""
+
+    def here(self, options: GlobalOptions, problem: str) -> str | None:
+        """Open the app on the service of this machine, which is started if none runs."""
+        from cyber_inference_tui.cli.background import find_or_start, stop_limit, stop_service
+        from cyber_inference_tui.cli.service_access import client_of
+        from cyber_inference_tui.tui.app_options import AfterExit
+
+        service = find_or_start(options)
+        if service.started:
+            self._started = service
+        owned = self._started is not None and self._started.url == service.url
+        # A start may have made a key.
+        loaded = options.load()
+        launch = self._options(options, loaded, problem, owned=owned)
+        client = client_of(service.url, loaded.settings)
+        leave, host = _run(client, launch, demo=options.demo and not service.started)
+        if leave is not AfterExit.STOP or service.pid is None:
+            self._leave_running(host)
+            return host
         dots = stderr_terminal(os.environ).ellipsis
         click.echo(f"Stopping the service {dots}", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
                 f"The service (pid {service.pid}) does not stop.", hint="See the end of its log."
             )
-    return 0
+        return None
+
+    def elsewhere(self, options: GlobalOptions, problem: str) -> str | None:
+        """Open the app on the service at the address of ``--attach``."""
+        from cyber_inference_tui.cli.passwords import Passwords
+        from cyber_inference_tui.cli.service_access import attached_client
+
+        loaded = options.load()
+        client = attached_client(options, trusts=_trusts)
+        launch = self._options(
+            options,
+            loaded,
+            problem,
+            attached=True,
+            save_password=partial(Passwords(loaded.settings.data_dir).keep, client.place),
+        )
+        if client.tunnel is None:
+            _, host = _run(client, launch, demo=False)
+        else:
+            try:
+                asyncio.run(client.tunnel.open(asks=True))
+                _, host = _run(client, launch, demo=False)
+            finally:
+                client.tunnel.close()
+        self._leave_running(host)
+        return host
+
+    def _options(
+        self, options: GlobalOptions, loaded: LoadedSettings, problem: str, **fields: Any
+    ) -> AppOptions:
+        from cyber_inference_tui.client.hosts import HERE, Hosts, proper_address
+
+        current = proper_address(options.attach) if options.attach else HERE
+        hosts = Hosts(loaded.settings.data_dir, current, partial(_host_client, options))
+        launch = app_options(loaded, readonly=self._readonly, hosts=hosts, **fields)
+        notices = (*launch.notices, *([problem] if problem else []))
+        return replace(launch, notices=notices)
+
+    def _leave_running(self, host: str | None) -> None:
+        """Say how to stop the service that was started, unless the app goes on."""
+        if self._started is not None and host is None:
+            service = self._started
+            click.echo(
+                f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.",
+                err=True,
+            )
 
 
-def _attach(options: GlobalOptions, loaded: LoadedSettings, *, readonly: bool) -> int:
-    from cyber_inference_tui.cli.passwords import Passwords
-    from cyber_inference_tui.cli.service_access import attached_client
+def _host_client(options: GlobalOptions, address: str) -> ServiceClient:
+    """Return a client for a host of the app's list, which asks nothing."""
+    from cyber_inference_tui.cli.service_access import attached_client, client_of, service_url
 
-    client = attached_client(options, trusts=_trusts)
-    launch = app_options(
-        loaded,
-        attached=True,
-        readonly=readonly,
-        save_password=partial(Passwords(loaded.settings.data_dir).keep, client.place),
-    )
-    if client.tunnel is None:
-        _run(client, launch, demo=False)
-        return 0
-    try:
-        asyncio.run(client.tunnel.open(asks=True))
-        _run(client, launch, demo=False)
-    finally:
-        client.tunnel.close()
-    return 0
+    if address:
+        return attached_client(replace(options, attach=address))
+    settings = options.load().settings
+    return client_of(service_url(settings), settings)
 
 
 def _trusts(address: str, fingerprint: str) -> bool:
@@ -102,14 +159,17 @@ def _trusts(address: str, fingerprint: str) -> bool:
     return click.confirm("Trust it from now on?", err=True)
 
 
-def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
+def _run(
+    client: ServiceClient, launch: AppOptions, *, demo: bool
+) -> tuple[AfterExit | None, str | None]:
+    """Run the app; return what to do with the service, and the next host."""
     from cyber_inference_tui.tui.app import CyberApp
 
     app = CyberApp(client, launch, add_demo=demo)
     leave = app.run()
     if app.return_code:
         raise SystemExit(app.return_code)  # the app has printed the error
-    return leave
+    return leave, app.next_host
 
 
 def app_options(

@@ -104,10 +104,12 @@ class Transport:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if "_http" in self.__dict__:
-            await self._http.aclose()
-        if self.tunnel is not None:
-            await asyncio.to_thread(self.tunnel.close)
+        try:
+            if "_http" in self.__dict__:
+                await self._http.aclose()
+        finally:
+            if self.tunnel is not None:
+                await asyncio.to_thread(self.tunnel.close)
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:

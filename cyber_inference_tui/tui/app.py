@@ -102,6 +102,14 @@ class CyberApp(App[AfterExit]):
             id="app.connect",
             tooltip="Address, key and ready lines for clients",
         ),
+        Binding(
+            "H",
+            "hosts",
+            "Hosts",
+            show=False,
+            id="app.hosts",
+            tooltip="Other machines, their load, and a switch to them",
+        ),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
@@ -126,6 +134,8 @@ class CyberApp(App[AfterExit]):
         self.options = options or AppOptions()
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
+        self.next_host: str | None = None
+        """The host that the caller opens the app on next."""
         self._keys = KeyQueue(self, self._say_dropped)
         self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
@@ -220,6 +230,8 @@ class CyberApp(App[AfterExit]):
         if not snapshot.live:
             return
         known, events = self._announced, snapshot.recent_events
+        if known is None and (hosts := self.options.hosts) is not None and hosts.current:
+            self.do(asyncio.to_thread(hosts.keep, hosts.current))
         self._announced = events[0].id if events else 0
         for event in reversed(events):
             hint = _ANNOUNCED.get((event.kind, event.tone))
@@ -379,6 +391,8 @@ class CyberApp(App[AfterExit]):
         """Return whether an action is available: clients connect to a service that has answered."""
         if action == "connect":
             return self.snapshot.reached
+        if action == "hosts":
+            return self.options.hosts is not None
         return super().check_action(action, parameters)
 
     def action_connect(self) -> None:
@@ -387,6 +401,18 @@ class CyberApp(App[AfterExit]):
 
         if isinstance(self.screen, Page):
             self.push_screen(ConnectDialog(self.screen.chosen()))
+
+    def action_hosts(self) -> None:
+        """Show the other machines, and switch to the chosen one."""
+        from cyber_inference_tui.tui.dialogs.hosts import HostsDialog  # noqa: PLC0415 - seldom
+
+        def chosen(address: str | None) -> None:
+            if address is not None:
+                self.next_host = address
+                self.exit(AfterExit.KEEP)
+
+        if self.options.hosts is not None and isinstance(self.screen, Page):
+            self.push_screen(HostsDialog(self.options.hosts), chosen)
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""
