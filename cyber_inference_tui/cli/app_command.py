@@ -187,6 +187,7 @@ def app_options(
         theme=loaded.settings.theme or theme_for(os.environ),
         charset=charset_of(os.environ, sys.stdout.encoding),
         rate=loaded.settings.refresh_rate,
+        desktop=loaded.settings.desktop_notices,
         keymap=keymap.keys,
         keymap_path=path,
         crash_path=loaded.settings.data_dir / "logs" / "app-crash.txt",

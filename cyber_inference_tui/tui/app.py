@@ -29,6 +29,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import DownloadStatus, endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.announcements import announcements, state_of
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
@@ -49,13 +50,6 @@ from cyber_inference_tui.units import counted
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
-_ANNOUNCED = {
-    ("download", "good"): "2 shows it.",
-    ("download", "bad"): "3 and ] show it, r tries again.",
-    ("install", "good"): "",
-    ("install", "bad"): "4 shows its log.",
-}
-"""Kind and tone of the events that get a notification on every page, with what to do next."""
 MESSAGE_CHARACTERS = 400
 """Characters of a message that a notification shows; the page itself shows all of it."""
 
@@ -102,14 +96,7 @@ class CyberApp(App[AfterExit]):
             id="app.connect",
             tooltip="Address, key and ready lines for clients",
         ),
-        Binding(
-            "H",
-            "hosts",
-            "Hosts",
-            show=False,
-            id="app.hosts",
-            tooltip="Other machines, their load, and a switch to them",
-        ),
+        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
@@ -139,6 +126,8 @@ class CyberApp(App[AfterExit]):
         self._keys = KeyQueue(self, self._say_dropped)
         self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
+        self._has_focus = False
+        """The terminal has said that it has the focus."""
         self._announced: int | None = None
         """The id of the newest event when the app last looked for something to announce."""
         set_scroll_bars(self.options.charset)
@@ -220,24 +209,32 @@ class CyberApp(App[AfterExit]):
         if not self.is_running:
             return  # the app is closing, and pages have lost their widgets already
         self._announce(snapshot)
+        if (terminal := self._desktop) is not None:
+            terminal.show_state(*state_of(snapshot, self.client.place, self.options))
         for screen in self.screen_stack:
             # Pages, and dialogs that show the service.
             if (draw := getattr(screen, "draw", None)) is not None:
                 draw(snapshot)
 
+    @property
+    def _desktop(self) -> TerminalDriver | None:
+        """The terminal, if it may be used for the desktop behind it."""
+        found = self._driver if self.options.desktop else None
+        return found if isinstance(found, TerminalDriver) else None
+
     def _announce(self, snapshot: Snapshot) -> None:
-        """Show a notification of each download and installation that ended since the last look."""
+        """Show notifications of what happened since the last look, here and on the desktop."""
         if not snapshot.live:
             return
         known, events = self._announced, snapshot.recent_events
         if known is None and (hosts := self.options.hosts) is not None and hosts.current:
             self.do(asyncio.to_thread(hosts.keep, hosts.current))
         self._announced = events[0].id if events else 0
-        for event in reversed(events):
-            hint = _ANNOUNCED.get((event.kind, event.tone))
-            if known is not None and event.id > known and hint is not None:
-                sentence = f"{event.subject} {event.text.rstrip('.')}. {hint}".rstrip()
-                self.show_message(sentence, "error" if event.tone == "bad" else "information")
+        for news in announcements(events, known) if known is not None else ():
+            severity = "error" if news.is_bad else "information"
+            self.show_message(f"{news.text} {news.hint}".rstrip(), severity)
+            if (terminal := self._desktop) is not None and not self._has_focus:
+                terminal.notify(NAME, news.text)
 
     def _tick(self) -> None:
         self._show(self.snapshot)
@@ -248,6 +245,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand out keys in their turn, and remove control characters from pasted text."""
+        if isinstance(event, events.AppFocus | events.AppBlur):
+            self._has_focus = isinstance(event, events.AppFocus)
         if isinstance(event, events.AppBlur):
             return  # Textual would take the focus away, also from dialogs that open meanwhile.
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded

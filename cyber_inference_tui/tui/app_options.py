@@ -60,6 +60,8 @@ class AppOptions:
     """Stores a password that worked, if the user agrees."""
     hosts: Hosts | None = None
     """The services that the app can switch to."""
+    desktop: bool = False
+    """Show notices on the desktop, and the state in the terminal's title and progress."""
     save_theme: Callable[[str], None] | None = None
     """Stores a chosen theme on this machine, also if the service is on another."""
     now: Callable[[], datetime] = local_now
