@@ -4,31 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cyber_inference_tui.client.hosts import HERE, Hosts
-from cyber_inference_tui.errors import NoServiceError
 from tests.tui.driving import running, screen_text, until
-from tests.tui.fake_client import FakeClient
+from tests.tui.fake_hosts import BOX, OLD, hosts_of
 from tests.tui.world import busy_world, empty_world
-
-BOX, OLD, SHUT = "ssh://box", "http://old:8337", "http://shut:8337"
-
-
-def hosts_of(folder: Path, current: str = HERE) -> Hosts:
-    """``BOX`` is busy, ``OLD`` is away, ``SHUT`` wants a password, this machine has no service."""
-    busy, old, shut = FakeClient(busy_world()), FakeClient(empty_world()), FakeClient(empty_world())
-    old.stop()
-    shut.password = "secret"
-    clients = {BOX: busy, OLD: old, SHUT: shut}
-
-    def client(address: str) -> FakeClient:
-        if address == HERE:
-            raise NoServiceError("No service runs.")
-        return clients.get(address) or FakeClient(empty_world())
-
-    hosts = Hosts(folder, current, client)
-    for address in (SHUT, OLD, BOX):
-        hosts.keep(address)
-    return hosts
 
 
 async def test_hosts_show_their_state_and_one_is_switched_to(tmp_path: Path) -> None:
@@ -38,7 +16,7 @@ async def test_hosts_show_their_state_and_one_is_switched_to(tmp_path: Path) -> 
             pilot,
             lambda: all(
                 text in screen_text(app)
-                for text in ("● 2 loaded", "✖ no answer", "◌ wants its password")
+                for text in ("● 2 loaded", "✖ no answer", "◌ wants password")
             ),
         )
         (line,) = (line for line in screen_text(app).splitlines() if BOX in line)

@@ -86,7 +86,7 @@ def _name_cell(host: HostView, context: RenderContext) -> Cell:
 def _state_cell(host: HostView, context: RenderContext) -> Cell:
     signs = context.charset.signs
     if host.locked:
-        return Cell(f"{signs[ModelStatus.QUEUED]} wants its password", "busy")
+        return Cell(f"{signs[ModelStatus.QUEUED]} wants password", "busy")
     if host.problem and host.address == HERE:
         return Cell(f"{signs[ModelStatus.UNLOADED]} not running", "dim")
     if host.problem:
@@ -109,7 +109,7 @@ def _of(memory: tuple[int, int]) -> str:
 
 COLUMNS: tuple[Column[HostView, RenderContext], ...] = (
     Column("name", "HOST", least=16, cell=_name_cell),
-    Column("state", "STATE", 20, cell=_state_cell),
+    Column("state", "STATE", 16, cell=_state_cell),
     Column("gpu", "GPU", 5, lambda one: one.gpu, right=True, priority=2, text=_percent),
     Column("memory", "MEMORY", 20, lambda one: one.memory, right=True, priority=3, text=_of),
     Column("speed", "TOKENS/S", 8, lambda one: one.speed, right=True, priority=1, text=speed_text),
@@ -246,9 +246,9 @@ class HostsDialog(ModalScreen[str | None]):
         update_static(self.query_one("#about", Static), Content(text), layout=True)
         can_switch = selected is not None and not selected.current
         hints = [
-            *([("enter", "switches to it")] if can_switch else []),
-            *([("a", "adds a machine")] if len(self._views) < HOSTS_KEPT else []),
-            *([("x", "forgets it")] if self._can_forget(selected) else []),
+            *([("enter", "switches")] if can_switch else []),
+            *([("a", "adds")] if len(self._views) < HOSTS_KEPT else []),
+            *([("x", "forgets")] if self._can_forget(selected) else []),
             ("esc", "closes"),
         ]
         update_static(self.query_one("#hint", Static), key_hints(*hints), layout=True)
@@ -318,5 +318,6 @@ async def _view(client: ServiceClient, address: str) -> HostView:
     except AdminLoginError:
         return HostView(address, locked=True)
     except CyberError as error:
-        return HostView(address, problem=clean_line(str(error), limit=300))
+        # Without its hint, which is for this machine's service.
+        return HostView(address, problem=clean_line(error.message, limit=300))
     return HostView(address, status=status, sample=sample)
