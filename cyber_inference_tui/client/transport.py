@@ -18,7 +18,7 @@ import msgspec
 from cyber_inference_tui.certificates import trusting
 from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.client.service_url import is_loopback_url, tunnel
-from cyber_inference_tui.client.tunnel import Tunnel
+from cyber_inference_tui.client.tunnel import SshAddress, Tunnel
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -287,6 +287,8 @@ class Transport:
             return f"The tunnel is open. Does it run there, on port {self.tunnel.address.port}?"
         if is_loopback_url(self.url):
             return "Start one with 'cyber-inference-tui serve'."
+        if self.url.startswith("http:"):
+            return f"If it runs there, --attach {SshAddress.of_url(self.url).quoted} reaches it by ssh."
         command, near = tunnel(self.url)
         return f"If it runs there, open a tunnel with '{command}', and use {near}."
 

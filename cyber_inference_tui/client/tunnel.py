@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from cyber_inference_tui.client.service_url import DEFAULT_PORT
+from cyber_inference_tui.client.service_url import DEFAULT_PORT, is_loopback_url
 from cyber_inference_tui.errors import InvalidRequestError, NoServiceError
 from cyber_inference_tui.kernel import find_prctl
 from cyber_inference_tui.text import clean_line
@@ -85,12 +85,25 @@ class SshAddress(NamedTuple):
             raise _odd(text)
         return cls(host, user, ssh_port, port)
 
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Return the address with which ssh may reach the service at the HTTP URL ``url``."""
+        parts = urlsplit(url)
+        if is_loopback_url(url):  # perhaps the end of a tunnel to anywhere
+            return cls("host", "user")
+        return cls(parts.hostname or "", port=parts.port or 80)
+
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         ssh_port = f":{self.ssh_port}" if self.ssh_port else ""
         port = f"?port={self.port}" if self.port != DEFAULT_PORT else ""
         return f"ssh://{user}{host}{ssh_port}{port}"
+
+    @property
+    def quoted(self) -> str:
+        """The address as a shell takes it: some read ``?`` as a pattern."""
+        return shlex.quote(str(self)) if "?" in str(self) else str(self)
 
     @property
     def words(self) -> list[str]:

@@ -10,7 +10,7 @@ from cyber_inference_tui.records import DownloadStatus, ModelStatus, RecentEvent
 from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.chrome import NAME
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.units import counted, age_text
+from cyber_inference_tui.units import age_text, counted
 
 SLOW_LOAD_SECONDS = 20.0
 _HINTS = {

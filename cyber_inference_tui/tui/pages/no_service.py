@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.client.service_url import is_loopback_url, serve_command, tunnel
+from cyber_inference_tui.client.service_url import is_loopback_url, serve_command
 from cyber_inference_tui.client.tunnel import SshAddress
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
@@ -75,7 +75,11 @@ def command(url: str, *, attached: bool) -> str:
     """Return the command that helps with the service at ``url``: a tunnel, a start, or a test."""
     if (ssh := SshAddress.parse(url)) is not None:
         return f"{ssh.command} cyber-inference-tui service status"
-    return tunnel(url)[0] if attached else serve_command(url)
+    return (
+        f"cyber-inference-tui --attach {SshAddress.of_url(url).quoted}"
+        if attached
+        else serve_command(url)
+    )
 
 
 def no_service_content(
@@ -105,17 +109,14 @@ def no_service_content(
         ]
     elif url.startswith("ssh:"):
         parts += [
-            (
-                "The tunnel opens by itself. Does ssh reach the machine, and does the service run",
-                "",
-            ),
-            (" there?", ""),
+            ("The tunnel opens by itself. Does ssh reach the machine, and does the service", ""),
+            (" run there?", ""),
             helps,
             *copies,
         ]
     elif is_loopback_url(url):
         parts += [
-            ("Is the service on another machine? Open a tunnel to it in another terminal.", ""),
+            ("Is the service on another machine? Start this app with a tunnel.", ""),
             helps,
             *copies,
             ("\n\nIs it on this machine? Start it.", ""),
@@ -124,10 +125,8 @@ def no_service_content(
     else:
         parts += [
             ("A service answers only its own machine, unless its setting host says otherwise.", ""),
-            (" Open a tunnel to it in another terminal.", ""),
+            (" Start this app with a tunnel.", ""),
             helps,
             *copies,
-            ("\n\nThen start this app again, through the tunnel.", ""),
-            (f"\n\n  cyber-inference-tui --attach {tunnel(url)[1]}", "bold"),
         ]
     return Content.assemble(*parts)
