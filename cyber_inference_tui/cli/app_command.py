@@ -46,10 +46,11 @@ def open_app(options: GlobalOptions, *, readonly: bool) -> int:
     before: GlobalOptions | None = None
     problem = ""
     while True:
+        opener.has_run = False
         try:
             host = (opener.elsewhere if options.attach else opener.here)(options, problem)
         except CyberError as error:
-            if before is None:
+            if before is None or opener.has_run:
                 raise
             options, before, problem = before, None, str(error)
             continue
@@ -65,6 +66,8 @@ class _Opener:
         self._readonly = readonly
         self._started: FoundService | None = None
         """The service of this machine, if it was started for the app."""
+        self.has_run = False
+        """The app has run on the last host."""
 
     def here(self, options: GlobalOptions, problem: str) -> str | None:
         """Open the app on the service of this machine, which is started if none runs."""
@@ -80,7 +83,7 @@ class _Opener:
         loaded = options.load()
         launch = self._options(options, loaded, problem, owned=owned)
         client = client_of(service.url, loaded.settings)
-        leave, host = _run(client, launch, demo=options.demo and not service.started)
+        leave, host = self._run(client, launch, demo=options.demo and not service.started)
         if leave is not AfterExit.STOP or service.pid is None:
             self._leave_running(host)
             return host
@@ -107,11 +110,11 @@ class _Opener:
             save_password=partial(Passwords(loaded.settings.data_dir).keep, client.place),
         )
         if client.tunnel is None:
-            _, host = _run(client, launch, demo=False)
+            _, host = self._run(client, launch)
         else:
             try:
                 asyncio.run(client.tunnel.open(asks=True))
-                _, host = _run(client, launch, demo=False)
+                _, host = self._run(client, launch)
             finally:
                 client.tunnel.close()
         self._leave_running(host)
@@ -127,6 +130,19 @@ class _Opener:
         launch = app_options(loaded, readonly=self._readonly, hosts=hosts, **fields)
         notices = (*launch.notices, *([problem] if problem else []))
         return replace(launch, notices=notices)
+
+    def _run(
+        self, client: ServiceClient, launch: AppOptions, *, demo: bool = False
+    ) -> tuple[AfterExit | None, str | None]:
+        """Run the app; return what to do with the service, and the next host."""
+        from cyber_inference_tui.tui.app import CyberApp
+
+        app = CyberApp(client, launch, add_demo=demo)
+        leave = app.run()
+        self.has_run = True
+        if app.return_code:
+            raise SystemExit(app.return_code)  # the app has printed the error
+        return leave, app.next_host
 
     def _leave_running(self, host: str | None) -> None:
         """Say how to stop the service that was started, unless the app goes on."""
@@ -157,19 +173,6 @@ def _trusts(address: str, fingerprint: str) -> bool:
         err=True,
     )
     return click.confirm("Trust it from now on?", err=True)
-
-
-def _run(
-    client: ServiceClient, launch: AppOptions, *, demo: bool
-) -> tuple[AfterExit | None, str | None]:
-    """Run the app; return what to do with the service, and the next host."""
-    from cyber_inference_tui.tui.app import CyberApp
-
-    app = CyberApp(client, launch, add_demo=demo)
-    leave = app.run()
-    if app.return_code:
-        raise SystemExit(app.return_code)  # the app has printed the error
-    return leave, app.next_host
 
 
 def app_options(

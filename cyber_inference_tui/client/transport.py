@@ -288,7 +288,8 @@ class Transport:
         if is_loopback_url(self.url):
             return "Start one with 'cyber-inference-tui serve'."
         if self.url.startswith("http:"):
-            return f"If it runs there, --attach {SshAddress.of_url(self.url).quoted} reaches it by ssh."
+            address = SshAddress.of_url(self.url).quoted
+            return f"If it runs there, --attach {address} reaches it by ssh."
         command, near = tunnel(self.url)
         return f"If it runs there, open a tunnel with '{command}', and use {near}."
 

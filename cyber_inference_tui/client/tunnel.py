@@ -103,7 +103,7 @@ class SshAddress(NamedTuple):
     @property
     def quoted(self) -> str:
         """The address as a shell takes it: some read ``?`` as a pattern."""
-        return shlex.quote(str(self)) if "?" in str(self) else str(self)
+        return shlex.quote(str(self))
 
     @property
     def words(self) -> list[str]:

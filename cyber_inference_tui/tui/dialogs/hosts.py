@@ -108,7 +108,7 @@ def _of(memory: tuple[int, int]) -> str:
 
 
 COLUMNS: tuple[Column[HostView, RenderContext], ...] = (
-    Column("name", "HOST", least=16, cell=_name_cell),
+    Column("name", "HOST", least=12, cell=_name_cell),
     Column("state", "STATE", 16, cell=_state_cell),
     Column("gpu", "GPU", 5, lambda one: one.gpu, right=True, priority=2, text=_percent),
     Column("memory", "MEMORY", 20, lambda one: one.memory, right=True, priority=3, text=_of),
