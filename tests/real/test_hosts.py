@@ -55,6 +55,7 @@ def test_hosts_are_switched_and_a_hang_up_ends_the_tunnel(
             terminal.press("Down", "Down")
             terminal.wait_for(f"▸ ssh://box?port={first.port}")
             terminal.press("Enter")
+            terminal.wait_without("switches")
             terminal.wait_for("There is no tunnel to ssh://box", "beta")
             (server.folder / "lost_key").rename(server.folder / "user_key")
             terminal.press("H", "Down", "Down")
