@@ -299,7 +299,7 @@ async def test_a_service_that_never_answered_is_one_state_on_every_page() -> Non
             assert not isinstance(app.focused, NoService)
             assert app.focused is not None
             assert app.focused.is_on_screen, page
-        assert app.clipboard == "cyber-inference-tui --attach ssh://user@host", "keys of pages are back"
+        assert app.clipboard.endswith(" ssh://user@host"), "keys of pages are back"
 
 
 async def test_keys_that_arrive_together_reach_what_the_first_of_them_opens() -> None:
