@@ -281,6 +281,10 @@ class NoServiceError(CyberError, code="no_service", exit_code=3):
     """No service answers at the configured address."""
 
 
+class NoServiceThereError(CyberError, code="no_service", exit_code=3):
+    """No service answers at the address of ``--attach``, and nothing here can stand in for it."""
+
+
 class ConfigError(CyberError, code="config_invalid", status=400, exit_code=5):
     """The configuration is invalid; the message lists every mistake, one a line."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,19 +18,21 @@ from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequest
 from cyber_inference_tui.terminal.stream import stderr_terminal
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.cli.background import FoundService
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.settings.load import LoadedSettings
-    from cyber_inference_tui.tui.app_options import AppOptions
+    from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 
 KEYMAP_FILE = "keys.toml"
 VIEW_FILE = "view.json"
 """Both are in the folder of the configuration file."""
 
 
-def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
+def open_app(options: GlobalOptions, *, readonly: bool) -> int:
     """Run the terminal app and return the exit code.
 
-    ``attach`` is the URL of a service elsewhere; without it a service is found or started here.
+    Without ``--attach`` a service is found or started here. When the user switches to another host,
+    the app opens again on that one, because ssh or an unknown certificate may have a question.
     Raises ``CyberError`` if the app cannot open.
     """
     _need_terminal()
@@ -39,66 +43,126 @@ def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> i
     for warning in loaded.warnings:
         click.echo(warning, err=True)
     prepare_terminal(os.environ)
-    if attach is not None:
-        return _attach(loaded, attach, readonly=readonly)
-    from cyber_inference_tui.cli.background import (
-        find_or_start,
-        stop_limit,
-        stop_service,
-    )
-    from cyber_inference_tui.cli.service_access import client_of
-    from cyber_inference_tui.tui.app_options import AfterExit
+    opener = _Opener(readonly=readonly)
+    before: GlobalOptions | None = None
+    problem = ""
+    while True:
+        opener.has_run = False
+        try:
+            host = (opener.elsewhere if options.attach else opener.here)(options, problem)
+        except CyberError as error:
+            if before is None or opener.has_run:
+                raise
+            options, before, problem = before, None, str(error)
+            continue
+        if host is None:
+            return 0
+        before, options, problem = options, replace(options, attach=host), ""
 
-    service = find_or_start(options)
-    # A start may have made a key.
-    settings = options.load().settings if service.started else loaded.settings
-    client = client_of(service.url, settings)
-    launch = app_options(loaded, owned=service.started, readonly=readonly)
-    leave = _run(client, launch, demo=options.demo and not service.started)
-    if leave is AfterExit.KEEP and service.started:
-        click.echo(
-            f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
-        )
-    if leave is AfterExit.STOP and service.pid is not None:
+
+class _Opener:
+    """Opens the app on one host after the other; each method returns the next one."""
+
+    def __init__(self, *, readonly: bool) -> None:
+        self._readonly = readonly
+        self._started: FoundService | None = None
+        """The service of this machine, if it was started for the app."""
+        self.has_run = False
+        """The app has run on the last host."""
+
+    def here(self, options: GlobalOptions, problem: str) -> str | None:
+        """Open the app on the service of this machine, which is started if none runs."""
+        from cyber_inference_tui.cli.background import find_or_start, stop_limit, stop_service
+        from cyber_inference_tui.cli.service_access import client_of
+        from cyber_inference_tui.tui.app_options import AfterExit
+
+        service = find_or_start(options)
+        if service.started:
+            self._started = service
+        owned = self._started is not None and self._started.url == service.url
+        # A start may have made a key.
+        loaded = options.load()
+        launch = self._options(options, loaded, problem, owned=owned)
+        client = client_of(service.url, loaded.settings)
+        leave, host = self._run(client, launch, demo=options.demo and not service.started)
+        if leave is not AfterExit.STOP or service.pid is None:
+            self._leave_running(host)
+            return host
         dots = stderr_terminal(os.environ).ellipsis
         click.echo(f"Stopping the service {dots}", err=True)
         if not stop_service(service.pid, limit=stop_limit(loaded.settings)):
             raise CyberError(
                 f"The service (pid {service.pid}) does not stop.", hint="See the end of its log."
             )
-    return 0
+        return None
+
+    def elsewhere(self, options: GlobalOptions, problem: str) -> str | None:
+        """Open the app on the service at the address of ``--attach``."""
+        from cyber_inference_tui.cli.passwords import Passwords
+        from cyber_inference_tui.cli.service_access import attached_client
+
+        loaded = options.load()
+        client = attached_client(options, trusts=_trusts)
+        launch = self._options(
+            options,
+            loaded,
+            problem,
+            attached=True,
+            save_password=partial(Passwords(loaded.settings.data_dir).keep, client.place),
+        )
+        if client.tunnel is None:
+            _, host = self._run(client, launch)
+        else:
+            try:
+                asyncio.run(client.tunnel.open(asks=True))
+                _, host = self._run(client, launch)
+            finally:
+                client.tunnel.close()
+        self._leave_running(host)
+        return host
+
+    def _options(
+        self, options: GlobalOptions, loaded: LoadedSettings, problem: str, **fields: Any
+    ) -> AppOptions:
+        from cyber_inference_tui.client.hosts import HERE, Hosts, proper_address
+
+        current = proper_address(options.attach) if options.attach else HERE
+        hosts = Hosts(loaded.settings.data_dir, current, partial(_host_client, options))
+        launch = app_options(loaded, readonly=self._readonly, hosts=hosts, **fields)
+        notices = (*launch.notices, *([problem] if problem else []))
+        return replace(launch, notices=notices)
+
+    def _run(
+        self, client: ServiceClient, launch: AppOptions, *, demo: bool = False
+    ) -> tuple[AfterExit | None, str | None]:
+        """Run the app; return what to do with the service, and the next host."""
+        from cyber_inference_tui.tui.app import CyberApp
+
+        app = CyberApp(client, launch, add_demo=demo)
+        leave = app.run()
+        self.has_run = True
+        if app.return_code:
+            raise SystemExit(app.return_code)  # the app has printed the error
+        return leave, app.next_host
+
+    def _leave_running(self, host: str | None) -> None:
+        """Say how to stop the service that was started, unless the app goes on."""
+        if self._started is not None and host is None:
+            service = self._started
+            click.echo(
+                f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.",
+                err=True,
+            )
 
 
-def _attach(loaded: LoadedSettings, url: str, *, readonly: bool) -> int:
-    from cyber_inference_tui.cli.passwords import Passwords
-    from cyber_inference_tui.client.known_services import KnownServices
-    from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.client.service_url import service_address
+def _host_client(options: GlobalOptions, address: str) -> ServiceClient:
+    """Return a client for a host of the app's list, which asks nothing."""
+    from cyber_inference_tui.cli.service_access import attached_client, client_of, service_url
 
-    address = service_address(url)
-    certificate = ""
-    if address.startswith("https:"):
-        known = KnownServices(loaded.settings.data_dir)
-        certificate = known.checked(address, partial(_trusts, address))
-    passwords = Passwords(loaded.settings.data_dir)
-
-    async def renew(client: ServiceClient) -> bool:
-        # A kept password is tried once; if it is wrong, the app asks for one.
-        for password in passwords.take(address):
-            await client.login(password)
-            return True
-        return False
-
-    key = loaded.settings.api_keys[0] if loaded.settings.api_keys else ""
-    client = ServiceClient(address, api_key=key, certificate=certificate, renew=renew)
-    launch = app_options(
-        loaded,
-        attached=True,
-        readonly=readonly,
-        save_password=lambda password: passwords.keep(address, password),
-    )
-    _run(client, launch, demo=False)
-    return 0
+    if address:
+        return attached_client(replace(options, attach=address))
+    settings = options.load().settings
+    return client_of(service_url(settings), settings)
 
 
 def _trusts(address: str, fingerprint: str) -> bool:
@@ -110,16 +174,6 @@ def _trusts(address: str, fingerprint: str) -> bool:
         err=True,
     )
     return click.confirm("Trust it from now on?", err=True)
-
-
-def _run(client: ServiceClient, launch: AppOptions, *, demo: bool) -> object:
-    from cyber_inference_tui.tui.app import CyberApp
-
-    app = CyberApp(client, launch, add_demo=demo)
-    leave = app.run()
-    if app.return_code:
-        raise SystemExit(app.return_code)  # the app has printed the error
-    return leave
 
 
 def app_options(
@@ -137,6 +191,7 @@ def app_options(
         theme=loaded.settings.theme or theme_for(os.environ),
         charset=charset_of(os.environ, sys.stdout.encoding),
         rate=loaded.settings.refresh_rate,
+        desktop=loaded.settings.desktop_notices,
         keymap=keymap.keys,
         keymap_path=path,
         view_path=path.with_name(VIEW_FILE),

@@ -83,21 +83,20 @@ def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
 def _models(ctx: click.Context) -> list[_Model]:
     """Return the models of the service of this command line; none if it does not answer."""
     options = ctx.find_object(GlobalOptions) or GlobalOptions()
-    attach = ctx.find_root().params.get("attach")
     found: list[_Model] = []
-    asking = threading.Thread(target=lambda: found.extend(_asked(options, attach)), daemon=True)
+    asking = threading.Thread(target=lambda: found.extend(_asked(options)), daemon=True)
     asking.start()
     asking.join(WHOLE_LIMIT)
     return list(found)
 
 
-def _asked(options: GlobalOptions, attach: str | None) -> tuple[_Model, ...]:
+def _asked(options: GlobalOptions) -> tuple[_Model, ...]:
     from cyber_inference_tui.cli.service_access import certificate_of, service_url
     from cyber_inference_tui.client.service_url import service_address
 
     try:
         settings = options.load().settings
-        url = service_address(attach) if attach else service_url(settings)
+        url = service_address(options.attach) if options.attach else service_url(settings)
         place = urlsplit(url)
         lines = ["GET /v1/models HTTP/1.0", f"Host: {place.netloc}"]
         lines += [f"Authorization: Bearer {key}" for key in settings.api_keys[:1]]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.hub.model_reference import ModelReference
     from cyber_inference_tui.records import DownloadRecord, HubModelRecord
-    from cyber_inference_tui.settings.schema import Settings
 
 SORTS = ("downloads", "likes", "trending", "new")
 _POLL = 0.3
@@ -125,14 +124,15 @@ def _search(options: GlobalOptions, query: str, sort: str, limit: int) -> list[H
     from cyber_inference_tui.cli.service_calls import with_client
     from cyber_inference_tui.records.queries import SearchQuery
 
-    settings = options.load().settings
     wanted = SearchQuery(q=query, sort=sort, limit=limit)
     try:
-        return with_client(settings, lambda client: client.search(wanted))[0]
+        return with_client(options, lambda client: client.search(wanted))[0]
     except NoServiceError:
         from cyber_inference_tui.hub.browse import Browse
         from cyber_inference_tui.hub.endpoint import read_endpoint
         from cyber_inference_tui.hub.transfer import TransferLimits, open_session
+
+        settings = options.load().settings
 
         async def search() -> list[HubModelRecord]:
             async with open_session(TransferLimits()) as session:
@@ -157,17 +157,17 @@ def _download(
     from cyber_inference_tui.cli.background import find_or_start
     from cyber_inference_tui.cli.service_calls import with_client
 
-    service = find_or_start(options)
-    # Loaded after the start, which may have written an API key to the file.
-    settings = options.load().settings
+    service = None if options.attach else find_or_start(options)
     try:
         return with_client(
-            settings, lambda client: _follow(client, wanted, progress), url=service.url
+            options,
+            lambda client: _follow(client, wanted, progress),
+            url=service.url if service is not None else "",
         )
     finally:
         progress.clear()
-        if service.started and service.pid is not None:
-            _stop_if_unused(service.url, service.pid, settings)
+        if service is not None and service.started and service.pid is not None:
+            _stop_if_unused(service.url, service.pid, options)
 
 
 async def _follow(
@@ -202,7 +202,7 @@ async def _follow(
     return record
 
 
-def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
+def _stop_if_unused(url: str, pid: int, options: GlobalOptions) -> None:
     """Stop a service that this command started, or say that it keeps running for others."""
     from cyber_inference_tui.cli.background import has_clients, stop_limit, stop_service
     from cyber_inference_tui.cli.service_calls import with_client
@@ -217,7 +217,7 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
         )
 
     try:
-        busy = with_client(settings, is_busy, url=url)
+        busy = with_client(options, is_busy, url=url)
     except CyberError:
         busy = False  # It has ended, or serves nobody.
     if busy or has_clients(pid):
@@ -227,7 +227,7 @@ def _stop_if_unused(url: str, pid: int, settings: Settings) -> None:
             err=True,
         )
     else:
-        stop_service(pid, limit=stop_limit(settings))
+        stop_service(pid, limit=stop_limit(options.load().settings))
 
 
 class DownloadProgress:

@@ -65,7 +65,7 @@ def logs(options: GlobalOptions, source: str, follow: bool, lines: int, as_json:
             print_note(f"The log of {clean_line(name)} is empty.", stderr_terminal(options.environ))
 
     try:
-        with_client(loaded.settings, show)
+        with_client(options, show)
     except NoServiceError as error:
         from cyber_inference_tui.cli.offline import local_log
 

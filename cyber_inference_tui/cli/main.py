@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from cyber_inference_tui import __version__
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, global_options
+from cyber_inference_tui.cli.options import GlobalOptions, attach_option, global_options
 from cyber_inference_tui.cli.streams import STANDARD_OUTPUT, discard_stdout, prepare_streams
 from cyber_inference_tui.cli.usage import Group, usage_text
 from cyber_inference_tui.errors import BuildError, CyberError, ModelLoadError
@@ -44,6 +44,8 @@ class CommandEntry(NamedTuple):
     module: str
     attribute: str
     summary: str
+    attaches: bool = False
+    """It only talks to a service, so it takes ``--attach``."""
 
 
 SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
@@ -51,22 +53,30 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "serve": CommandEntry("serve_command", "serve", "Run the service in the foreground."),
     },
     "Models": {
-        "list-models": CommandEntry("model_commands", "list_models", "List the local models."),
-        "load": CommandEntry("model_commands", "load", "Load a model and wait until it is ready."),
-        "unload": CommandEntry("model_commands", "unload", "Unload a model."),
-        "search-models": CommandEntry(
-            "hub_commands", "search_models", "Search the hub for models."
+        "list-models": CommandEntry(
+            "model_commands", "list_models", "List the local models.", True
         ),
-        "download-model": CommandEntry("hub_commands", "download_model", "Download a model."),
-        "delete-model": CommandEntry("model_commands", "delete_model", "Delete a model's files."),
+        "load": CommandEntry(
+            "model_commands", "load", "Load a model and wait until it is ready.", True
+        ),
+        "unload": CommandEntry("model_commands", "unload", "Unload a model.", True),
+        "search-models": CommandEntry(
+            "hub_commands", "search_models", "Search the hub for models.", True
+        ),
+        "download-model": CommandEntry("hub_commands", "download_model", "Download a model.", True),
+        "delete-model": CommandEntry(
+            "model_commands", "delete_model", "Delete a model's files.", True
+        ),
     },
     "Watch": {
-        "status": CommandEntry("status_command", "status", "Show the service and its busy models."),
-        "requests": CommandEntry("requests_command", "requests", "List the latest requests."),
-        "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's."),
+        "status": CommandEntry(
+            "status_command", "status", "Show the service and its busy models.", True
+        ),
+        "requests": CommandEntry("requests_command", "requests", "List the latest requests.", True),
+        "logs": CommandEntry("logs_command", "logs", "Show a model's log, or the service's.", True),
     },
     "Settings": {
-        "keys": CommandEntry("keys_command", "keys", "API keys with names and limits."),
+        "keys": CommandEntry("keys_command", "keys", "API keys with names and limits.", True),
         "config": CommandEntry("config_commands", "config", "Show, check and change settings."),
         "init": CommandEntry("config_commands", "init", "Create directories and a config.toml."),
     },
@@ -109,7 +119,7 @@ class LazyGroup(Group):
             return None
         module = importlib.import_module(f"{_ROOM}.{place.module}")
         found: click.Command = getattr(module, place.attribute)
-        return with_global_options(found)
+        return with_global_options(found, attaches=place.attaches)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands before the options: people look for commands more often."""
@@ -140,19 +150,23 @@ class LazyGroup(Group):
         ]
 
 
-def with_global_options(command: click.Command) -> click.Command:
-    """Return a copy of ``command`` and its subcommands that also takes the global options.
+def with_global_options(command: click.Command, *, attaches: bool = False) -> click.Command:
+    """Return a copy of ``command`` and its subcommands that also takes the global options, with
+    ``--attach`` only if it ``attaches``.
 
     Options that the command defines itself stay its own.
     """
     own = {name for param in command.params for name in param.opts}
-    added = [p for p in global_options(hidden=True) if not own.intersection(p.opts)]
+    options = global_options(hidden=True)
+    options += [attach_option(hidden=True)] if attaches else []
+    added = [p for p in options if not own.intersection(p.opts)]
     command = copy.copy(command)
     command.params = [*command.params, *added]
     command.epilog = command.epilog or f"The global options of {PROGRAM} may be given here, too."
     if isinstance(command, click.Group):
         command.commands = {
-            name: with_global_options(child) for name, child in command.commands.items()
+            name: with_global_options(child, attaches=attaches)
+            for name, child in command.commands.items()
         }
     return command
 
@@ -166,17 +180,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
-    params=global_options(),
+    params=[*global_options(), attach_option()],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
 @click.option("--background", is_flag=True, hidden=True)
-@click.option(
-    "--attach",
-    metavar="URL",
-    type=FilledText(),
-    help="Open the terminal app on a service elsewhere.",
-)
 @click.option("--readonly", is_flag=True, help="Open the terminal app without its actions.")
 @click.option(
     "--version",
@@ -187,33 +195,29 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(
-    ctx: click.Context, no_ui: bool, background: bool, attach: str | None, readonly: bool
-) -> int:
+def cli(ctx: click.Context, no_ui: bool, background: bool, readonly: bool) -> int:
     """Run local models: an OpenAI-compatible service that loads and unloads them on demand.
 
     Without a command the terminal app opens.
     """
-    if ctx.invoked_subcommand is not None:
-        if attach is not None:
-            raise click.UsageError(
-                "--attach opens the terminal app and goes without a command; "
-                "a command finds its service by --host and --port."
-            )
-        if no_ui and ctx.invoked_subcommand != "serve":
+    name, attach = ctx.invoked_subcommand, ctx.obj.attach
+    if name is not None:
+        if attach and name in COMMANDS and not COMMANDS[name].attaches:
+            raise click.UsageError(f"{name} is for this machine and goes without --attach.")
+        if no_ui and name != "serve":
             raise click.UsageError("--no-ui goes without a command.")
         if readonly:
             raise click.UsageError("--readonly is for the terminal app and goes without a command.")
         return 0
     if no_ui or background:
-        if attach is not None:
+        if attach:
             raise click.UsageError("--attach opens the terminal app; --no-ui runs a service.")
         from cyber_inference_tui.cli.serve_command import run_service
 
         return run_service(ctx.obj, background=background)
     from cyber_inference_tui.cli.app_command import open_app
 
-    return open_app(ctx.obj, attach=attach, readonly=readonly)
+    return open_app(ctx.obj, readonly=readonly)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM) -> int:

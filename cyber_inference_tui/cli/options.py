@@ -35,6 +35,8 @@ class GlobalOptions:
 
     config: Path | None = None
     flags: dict[str, Any] = field(default_factory=dict)
+    attach: str = ""
+    """The address of a service elsewhere, as it was typed."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     demo: bool = False
 
@@ -177,6 +179,18 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
     for option in made:
         option.hidden = hidden
     return [*made]
+
+
+def attach_option(*, hidden: bool = False) -> click.Option:
+    """Return ``--attach``, for the commands that only talk to a service."""
+    return GlobalOption(
+        "--attach",
+        type=FilledText(),
+        metavar="ADDRESS",
+        hidden=hidden,
+        help="Use a service elsewhere: a URL, a host, or ssh://[user@]host.",
+        change=lambda options, value: replace(options, attach=value),
+    )
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,16 +19,11 @@ class Passwords:
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / _FILE
-        self._tried: set[str] = set()
 
-    def take(self, url: str) -> Iterator[str]:
-        """Yield the password for ``url`` on the first call for it; nothing afterwards."""
-        if url in self._tried:
-            return
-        self._tried.add(url)
+    def take(self, url: str) -> tuple[str, ...]:
+        """Return the password for ``url`` if one is kept."""
         password = self._read().get(url)
-        if password is not None:
-            yield password
+        return () if password is None else (password,)
 
     def keep(self, url: str, password: str) -> None:
         """Keep the password for ``url``; raises ``CyberError``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from cyber_inference_tui.client.service_url import (
     is_loopback_url,
     is_same_service,
     reachable_url,
+    service_address,
 )
 from cyber_inference_tui.errors import AdminLoginError, NoServiceError
 from cyber_inference_tui.service.runtime import (
@@ -20,6 +23,7 @@ from cyber_inference_tui.service.runtime import (
 from cyber_inference_tui.settings.password_hash import is_hash
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.cli.options import GlobalOptions
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.settings.schema import Settings
 
@@ -100,21 +104,76 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
     return ServiceClient(url, api_key=key, certificate=certificate_of(url, settings), renew=renew)
 
 
+def attached_client(
+    options: GlobalOptions, *, trusts: Callable[[str, str], bool] | None = None
+) -> ServiceClient:
+    """Return a client of the service at the address of ``--attach``; its tunnel is not open yet.
+
+    If the service asks for a login, the client uses the password in the environment, then the one
+    that was kept for it. ``trusts`` gets the address and the fingerprint of an unknown certificate;
+    without it such a service is refused. Raises ``CyberError``.
+    """
+    from cyber_inference_tui.cli.passwords import Passwords
+    from cyber_inference_tui.client.known_services import KnownServices
+    from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.client.tunnel import SshAddress, Tunnel
+    from cyber_inference_tui.settings.load import SettingSource
+
+    loaded = options.load()
+    settings = loaded.settings
+    ssh = SshAddress.parse(options.attach)
+    url = service_address(options.attach) if ssh is None else ""
+    certificate = ""
+    if url.startswith("https:"):
+        known = KnownServices(settings.data_dir)
+        certificate = (
+            known.certificate(url) if trusts is None else known.checked(url, partial(trusts, url))
+        )
+    kept = Passwords(settings.data_dir).take(url or str(ssh))
+    given = settings.admin_password
+    # The one in the file is that of this machine's service.
+    if loaded.sources["admin_password"] is not SettingSource.ENV or is_hash(given):
+        given = ""
+    passwords = iter([*([given] if given else []), *kept])
+
+    async def renew(client: ServiceClient) -> bool:
+        # Each is tried once; if all are wrong, the app asks for one.
+        for password in passwords:
+            await client.login(password)
+            return True
+        return False
+
+    return ServiceClient(
+        url,
+        tunnel=Tunnel(ssh, options.environ) if ssh is not None else None,
+        api_key=settings.api_keys[0] if settings.api_keys else "",
+        certificate=certificate,
+        renew=renew,
+    )
+
+
 def _token_for(url: str, settings: Settings) -> str:
     record = read_runtime_file(settings.data_dir)
     return record.token if record is not None and is_same_service(record.url, url) else ""
 
 
-def explain_login(error: AdminLoginError, settings: Settings) -> AdminLoginError:
-    """Return the error with a way out for the command line."""
-    url, file = service_url(settings), settings.data_dir / RUNTIME_FILE
-    lost = not file.exists() and data_directory_holder(settings.data_dir) is not None
+def explain_login(
+    error: AdminLoginError, settings: Settings, *, attached: str = ""
+) -> AdminLoginError:
+    """Return the error with a way out for the command line; ``attached`` is an address of
+    ``--attach``."""
+    url, file = attached or service_url(settings), settings.data_dir / RUNTIME_FILE
+    holder = None if attached or file.exists() else data_directory_holder(settings.data_dir)
     return type(error)(
         f"The service at {url} needs its admin password."
         if type(error) is AdminLoginError
         else f"The service at {url} has a different admin password.",
         hint="Give it as CYBER_INFERENCE_ADMIN_PASSWORD."
-        + (f" (Without {file} commands have no token: is its disk full?)" if lost else ""),
+        + (
+            f" (Without {file} commands have no token: is its disk full?)"
+            if holder is not None
+            else ""
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from cyber_inference_tui.cli.service_access import (
+    attached_client,
     client_of,
     explain_absence,
     explain_login,
@@ -24,6 +25,7 @@ from cyber_inference_tui.errors import (
     ModelLoadError,
     NoLlamaServerError,
     NoServiceError,
+    NoServiceThereError,
     NotFoundError,
 )
 from cyber_inference_tui.records import (
@@ -41,12 +43,12 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
     from cyber_inference_tui.cli.output import ProgressLine
     from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.settings.schema import Settings
 
 T = TypeVar("T")
 
@@ -77,21 +79,34 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_client(
-    settings: Settings, call: Callable[[ServiceClient], Awaitable[T]], *, url: str = ""
+    options: GlobalOptions, call: Callable[[ServiceClient], Awaitable[T]], *, url: str = ""
 ) -> T:
-    """Run ``call`` with a client of the service, at ``url`` if given. Raises ``CyberError``."""
+    """Run ``call`` with a client of the service: that of ``--attach``, or of this machine, at
+    ``url`` if given.
+
+    Raises ``CyberError``; ``NoServiceError`` only if this machine's service does not answer.
+    """
+    settings, elsewhere = options.load().settings, options.attach
 
     async def run() -> T:
-        async with client_of(url or service_url(settings), settings) as client:
+        if elsewhere:
+            client = attached_client(options)
+        else:
+            client = client_of(url or service_url(settings), settings)
+        async with client:
+            if client.tunnel is not None:
+                await client.tunnel.open(asks=True)
             await client.reach(ANSWER_LIMIT)
             return await call(client)
 
     try:
         return asyncio.run(run())
     except NoServiceError as error:
+        if elsewhere:
+            raise NoServiceThereError(error.message, hint=error.hint) from error
         raise explain_absence(error, settings) from error
     except AdminLoginError as error:
-        raise explain_login(error, settings) from error
+        raise explain_login(error, settings, attached=clean_line(elsewhere)) from error
 
 
 def all_models(options: GlobalOptions) -> FoundModels:
@@ -109,7 +124,7 @@ def all_models(options: GlobalOptions) -> FoundModels:
         )
 
     try:
-        return with_client(settings, ask)
+        return with_client(options, ask)
     except NoServiceError as error:
         from cyber_inference_tui.cli.offline import local_records
 
@@ -131,14 +146,14 @@ def deletable_model(
     """
     settings = options.load().settings
     try:
-        records = with_client(settings, lambda client: client.call(endpoints.MODELS))
+        records = with_client(options, lambda client: client.call(endpoints.MODELS))
     except NoServiceError:
         from cyber_inference_tui.cli.offline import local_deletion
 
         return local_deletion(settings, model_id, demo=options.demo, environ=options.environ)
 
     def delete() -> ModelRecord:
-        return with_client(settings, lambda client: client.call(endpoints.DELETE_MODEL, model_id))
+        return with_client(options, lambda client: client.call(endpoints.DELETE_MODEL, model_id))
 
     found = next((record for record in records if is_called(record, model_id)), None)
     # The service refuses an unknown name, and suggests similar ones.
@@ -149,7 +164,7 @@ def all_keys(options: GlobalOptions) -> list[KeyRecord]:
     """Return the API keys with names; if no service answers, those of the data directory."""
     settings = options.load().settings
     try:
-        return with_client(settings, lambda client: client.call(endpoints.KEYS))
+        return with_client(options, lambda client: client.call(endpoints.KEYS))
     except NoServiceError:
         from cyber_inference_tui.cli.offline import local_keys
 
@@ -160,7 +175,7 @@ def add_key(options: GlobalOptions, new: NewKey) -> CreatedKey:
     """Create an API key: the service does, or this process if none answers."""
     settings = options.load().settings
     try:
-        return with_client(settings, lambda client: client.call(endpoints.ADD_KEY, body=new))
+        return with_client(options, lambda client: client.call(endpoints.ADD_KEY, body=new))
     except NoServiceError:
         from cyber_inference_tui.cli.offline import add_local_key
 
@@ -173,11 +188,12 @@ def remove_key(options: GlobalOptions, name: str) -> tuple[KeyRecord, bool]:
 
     async def remove(client: ServiceClient) -> tuple[KeyRecord, bool]:
         gone = await client.call(endpoints.REMOVE_KEY, name)
-        is_open = not settings.api_keys and not await client.call(endpoints.KEYS)
+        has_others = settings.api_keys or options.attach
+        is_open = not has_others and not await client.call(endpoints.KEYS)
         return gone, is_open
 
     try:
-        return with_client(settings, remove)
+        return with_client(options, remove)
     except NoServiceError:
         from cyber_inference_tui.cli.offline import remove_local_key
 
@@ -198,30 +214,24 @@ def service_view(options: GlobalOptions) -> ServiceView:
             clients = await client.call(
                 endpoints.CLIENTS, query=queries.ClientsQuery(since=since, limit=_CLIENTS)
             )
-        return ServiceView(url=client.url, status=status, models=busy, clients=clients)
+        return ServiceView(url=client.place, status=status, models=busy, clients=clients)
 
-    return with_client(options.load().settings, look)
+    return with_client(options, look)
 
 
 def finished_requests(options: GlobalOptions, query: queries.RequestQuery) -> list[RequestRecord]:
     """Return finished requests, newest first."""
-    return with_client(
-        options.load().settings, lambda client: client.call(endpoints.REQUESTS, query=query)
-    )
+    return with_client(options, lambda client: client.call(endpoints.REQUESTS, query=query))
 
 
 def running_requests(options: GlobalOptions) -> list[ActiveRequestRecord]:
     """Return the requests in progress, oldest first."""
-    return with_client(
-        options.load().settings, lambda client: client.call(endpoints.ACTIVE_REQUESTS)
-    )
+    return with_client(options, lambda client: client.call(endpoints.ACTIVE_REQUESTS))
 
 
 def why_slow(options: GlobalOptions, request: str) -> RequestWhy:
     """Explain the time of a finished request. Raises ``NotFoundError``."""
-    return with_client(
-        options.load().settings, lambda client: client.call(endpoints.WHY, name=request)
-    )
+    return with_client(options, lambda client: client.call(endpoints.WHY, name=request))
 
 
 def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelRecord:
@@ -241,7 +251,7 @@ def load_model(options: GlobalOptions, model_id: str, progress: ProgressLine) ->
                     raise NoLlamaServerError(error.message, hint=error.hint) from error
                 raise
 
-    return with_client(settings, act)
+    return with_client(options, act)
 
 
 def unload_model(
@@ -256,7 +266,7 @@ def unload_model(
                 endpoints.UNLOAD, model_id, query=queries.UnloadQuery(force=force), timeout=_DAY
             )
 
-    return with_client(options.load().settings, act)
+    return with_client(options, act)
 
 
 def is_called(record: ModelRecord, name: str) -> bool:

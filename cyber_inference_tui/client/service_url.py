@@ -96,8 +96,10 @@ def tunnel(url: str, far_port: int = DEFAULT_PORT) -> tuple[str, str]:
     return tunnel_to(parts.hostname or "", far)
 
 
-def tunnel_to(host: str, far: str) -> tuple[str, str]:
+def tunnel_to(host: str, far: str, *options: str) -> tuple[str, str]:
     """Return an ssh command that opens a tunnel to the URL ``far`` of ``host``, and its URL then.
+
+    ``options`` are ssh's own.
 
     The near machine may have a service at the far port, so the near port is another.
     """
@@ -106,7 +108,10 @@ def tunnel_to(host: str, far: str) -> tuple[str, str]:
     near = port + _TUNNEL_OFFSET if port + _TUNNEL_OFFSET < 65536 else port
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     forward = shlex.quote(f"{near}:{name}:{port}")
-    return f"ssh -N -L {forward} {shlex.quote(host)}", f"{parts.scheme}://127.0.0.1:{near}"
+    return (
+        f"ssh -N -L {forward} {shlex.join([*options, host])}",
+        f"{parts.scheme}://127.0.0.1:{near}",
+    )
 
 
 def serve_command(url: str) -> str:

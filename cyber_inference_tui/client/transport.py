@@ -18,6 +18,7 @@ import msgspec
 from cyber_inference_tui.certificates import trusting
 from cyber_inference_tui.client.answer_errors import error_from_answer
 from cyber_inference_tui.client.service_url import is_loopback_url, tunnel
+from cyber_inference_tui.client.tunnel import SshAddress, Tunnel
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import (
     AdminLoginError,
@@ -57,7 +58,8 @@ Renew = Callable[[Any], Awaitable[bool]]
 
 
 class Transport:
-    """Sends calls to the service at ``url``. Use it with ``async with``.
+    """Sends calls to the service at ``url``, or at the near end of ``tunnel``. Use it with
+    ``async with``.
 
     A call that fails raises a ``CyberError``: the class for the code in the answer, or
     ``NoServiceError`` if nothing or another program answers. ``timeout`` is in seconds and limits
@@ -73,8 +75,9 @@ class Transport:
 
     def __init__(
         self,
-        url: str,
+        url: str = "",
         *,
+        tunnel: Tunnel | None = None,
         api_key: str = "",
         token: str = "",
         certificate: str = "",
@@ -82,7 +85,11 @@ class Transport:
         timeout: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.tunnel = tunnel
+        """The tunnel to the service; it is opened again if it broke, and closed with the client."""
+        self.url = (tunnel.url if tunnel is not None else url).rstrip("/")
+        self.place = str(tunnel.address) if tunnel is not None else self.url
+        """The service's address as a person gives it."""
         self.token = token
         self.api_key = api_key
         self._renew = renew
@@ -97,8 +104,12 @@ class Transport:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if "_http" in self.__dict__:
-            await self._http.aclose()
+        try:
+            if "_http" in self.__dict__:
+                await self._http.aclose()
+        finally:
+            if self.tunnel is not None:
+                await asyncio.to_thread(self.tunnel.close)
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
@@ -121,6 +132,7 @@ class Transport:
         Use it before a call that may take long. ``limit`` is in seconds. Any answer is enough. A
         refused connection passes too, because the call itself reports it.
         """
+        await self._open_tunnel()
         try:
             async with asyncio.timeout(limit):
                 with contextlib.suppress(httpx.TransportError, httpx.InvalidURL):
@@ -128,7 +140,7 @@ class Transport:
                         pass
         except TimeoutError:
             raise NoServiceError(
-                f"What listens at {self.url} does not answer.",
+                f"What listens at {self.place} does not answer.",
                 hint="Stop that program, or choose another address with --host and --port.",
             ) from None
 
@@ -223,7 +235,7 @@ class Transport:
                 await response.aclose()
         except httpx.TransportError as error:
             raise NoServiceError(
-                f"The service at {self.url} broke off its answer ({failure_reason(error)}).",
+                f"The service at {self.place} broke off its answer ({failure_reason(error)}).",
                 hint="See the end of its log.",
             ) from error
 
@@ -233,6 +245,7 @@ class Transport:
             return self.token != old or await renew(self)
 
     async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        await self._open_tunnel()
         headers = {**self._authorization(path), **options.get("headers", {})}
         try:
             http = self._http
@@ -248,14 +261,14 @@ class Transport:
             raise NoServiceError(f"{self.url!r} is not the address of a service.") from error
         except httpx.ReadTimeout as error:
             raise NoServiceError(
-                f"The service at {self.url} did not answer {method} {path} in time.",
+                f"The service at {self.place} did not answer {method} {path} in time.",
                 hint="Try again; if it hangs, the end of its log may say why.",
             ) from error
         except httpx.TransportError as error:
             reason = failure_reason(error)
-            hint = _TLS_HINTS.get(reason) or _way_out(self.url)
+            hint = _TLS_HINTS.get(reason) or self._way_out()
             raise NoServiceError(
-                f"No service answers at {self.url} ({reason}).", hint=hint
+                f"No service answers at {self.place} ({reason}).", hint=hint
             ) from error
         if response.status_code < 400:
             return response
@@ -263,7 +276,22 @@ class Transport:
             body = await self._read(response)
         finally:
             await response.aclose()
-        raise error_from_answer(self.url, response.status_code, response.headers, body)
+        raise error_from_answer(self.place, response.status_code, response.headers, body)
+
+    async def _open_tunnel(self) -> None:
+        if self.tunnel is not None:
+            await self.tunnel.ready()
+
+    def _way_out(self) -> str:
+        if self.tunnel is not None:
+            return f"The tunnel is open. Does it run there, on port {self.tunnel.address.port}?"
+        if is_loopback_url(self.url):
+            return "Start one with 'cyber-inference-tui serve'."
+        if self.url.startswith("http:"):
+            address = SshAddress.of_url(self.url).quoted
+            return f"If it runs there, --attach {address} reaches it by ssh."
+        command, near = tunnel(self.url)
+        return f"If it runs there, open a tunnel with '{command}', and use {near}."
 
     def _authorization(self, path: str) -> dict[str, str]:
         if path == endpoints.LOGIN.path:
@@ -281,13 +309,13 @@ class Transport:
         async for chunk in response.aiter_bytes():
             parts += chunk
             if len(parts) > MAX_ANSWER_BYTES:
-                raise CyberError(f"The answer of {self.url} exceeds {MAX_ANSWER_BYTES} bytes.")
+                raise CyberError(f"The answer of {self.place} exceeds {MAX_ANSWER_BYTES} bytes.")
         return bytes(parts)
 
     def not_our_service(self, why: str) -> NoServiceError:
         """Return the error for an answer that no service of this version gives."""
         return NoServiceError(
-            f"The program at {self.url} is not a service of this version: {why}.",
+            f"The program at {self.place} is not a service of this version: {why}.",
             hint="Check --host and --port, and that both have the same version.",
         )
 
@@ -307,13 +335,6 @@ def parameters(query: Any) -> Parameters:
             value = value.isoformat()
         chosen[field.encode_name] = list(value) if isinstance(value, tuple) else str(value)
     return chosen
-
-
-def _way_out(url: str) -> str:
-    if is_loopback_url(url):
-        return "Start one with 'cyber-inference-tui serve'."
-    command, near = tunnel(url)
-    return f"If it runs there, open a tunnel with '{command}', and use {near}."
 
 
 def failure_reason(error: httpx.TransportError) -> str:

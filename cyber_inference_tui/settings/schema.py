@@ -613,6 +613,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, setting("The terminal app's updates a second.", Group.TERMINAL, gt=0, le=60)
     ] = 4.0
 
+    desktop_notices: Annotated[
+        bool,
+        setting(
+            "The terminal app shows notices on the desktop, and its state in the terminal's title.",
+            Group.TERMINAL,
+        ),
+    ] = True
+
     models: dict[str, ModelSettings] = {}
 
 

@@ -29,13 +29,14 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.announcements import announcements, state_of
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
-from cyber_inference_tui.tui.chrome import IN_PROGRESS, NAME, PAGES, PageTabs
+from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import Snapshot, would_be_lost
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.ways_out import with_keys
@@ -45,20 +46,12 @@ from cyber_inference_tui.tui.widgets.text_line import (
     TEXT_CHARACTERS,
     limit_sentence,
 )
-from cyber_inference_tui.units import counted
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
 _KEEP_SECONDS = 1.0
 """Seconds until a changed view is written, with all that changes meanwhile."""
-_ANNOUNCED = {
-    ("download", "good"): "2 shows it.",
-    ("download", "bad"): "3 and ] show it, r tries again.",
-    ("install", "good"): "",
-    ("install", "bad"): "4 shows its log.",
-}
-"""Kind and tone of the events that get a notification on every page, with what to do next."""
 MESSAGE_CHARACTERS = 400
 """Characters of a message that a notification shows; the page itself shows all of it."""
 
@@ -105,6 +98,7 @@ class CyberApp(App[AfterExit]):
             id="app.connect",
             tooltip="Address, key and ready lines for clients",
         ),
+        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
@@ -131,9 +125,13 @@ class CyberApp(App[AfterExit]):
         """The view that the user chose, by page."""
         self.painted = False
         """The first frame is on the screen. Work that it does not need starts afterwards."""
+        self.next_host: str | None = None
+        """The host that the caller opens the app on next."""
         self._keys = KeyQueue(self, self._say_dropped)
         self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
+        self._has_focus = False
+        """The terminal has said that it has the focus."""
         self._announced: int | None = None
         """The id of the newest event when the app last looked for something to announce."""
         set_scroll_bars(self.options.charset)
@@ -221,22 +219,32 @@ class CyberApp(App[AfterExit]):
         if not self.is_running:
             return  # the app is closing, and pages have lost their widgets already
         self._announce(snapshot)
+        if (terminal := self._desktop) is not None:
+            terminal.show_state(*state_of(snapshot, self.client.place, self.options))
         for screen in self.screen_stack:
             # Pages, and dialogs that show the service.
             if (draw := getattr(screen, "draw", None)) is not None:
                 draw(snapshot)
 
+    @property
+    def _desktop(self) -> TerminalDriver | None:
+        """The terminal, if it may be used for the desktop behind it."""
+        found = self._driver if self.options.desktop else None
+        return found if isinstance(found, TerminalDriver) else None
+
     def _announce(self, snapshot: Snapshot) -> None:
-        """Show a notification of each download and installation that ended since the last look."""
+        """Show notifications of what happened since the last look, here and on the desktop."""
         if not snapshot.live:
             return
         known, events = self._announced, snapshot.recent_events
+        if known is None and (hosts := self.options.hosts) is not None and hosts.current:
+            self.do(asyncio.to_thread(hosts.keep, hosts.current))
         self._announced = events[0].id if events else 0
-        for event in reversed(events):
-            hint = _ANNOUNCED.get((event.kind, event.tone))
-            if known is not None and event.id > known and hint is not None:
-                sentence = f"{event.subject} {event.text.rstrip('.')}. {hint}".rstrip()
-                self.show_message(sentence, "error" if event.tone == "bad" else "information")
+        for news in announcements(events, known) if known is not None else ():
+            severity = "error" if news.is_bad else "information"
+            self.show_message(f"{news.text} {news.hint}".rstrip(), severity)
+            if (terminal := self._desktop) is not None and not self._has_focus:
+                terminal.notify(NAME, news.text)
 
     def _tick(self) -> None:
         self._show(self.snapshot)
@@ -247,6 +255,8 @@ class CyberApp(App[AfterExit]):
 
     async def on_event(self, event: events.Event) -> None:
         """Hand out keys in their turn, and remove control characters from pasted text."""
+        if isinstance(event, events.AppFocus | events.AppBlur):
+            self._has_focus = isinstance(event, events.AppFocus)
         if isinstance(event, events.AppBlur):
             return  # Textual would take the focus away, also from dialogs that open meanwhile.
         typed = isinstance(event, events.Key | events.Paste) and not event.is_forwarded
@@ -329,7 +339,7 @@ class CyberApp(App[AfterExit]):
 
         answer = await self.push_screen_wait(
             Password(
-                self.client.url,
+                self.client.place,
                 self.client.login,
                 can_keep=self.options.save_password is not None,
             )
@@ -403,6 +413,8 @@ class CyberApp(App[AfterExit]):
         """Return whether an action is available: clients connect to a service that has answered."""
         if action == "connect":
             return self.snapshot.reached
+        if action == "hosts":
+            return self.options.hosts is not None
         return super().check_action(action, parameters)
 
     def action_connect(self) -> None:
@@ -411,6 +423,18 @@ class CyberApp(App[AfterExit]):
 
         if isinstance(self.screen, Page):
             self.push_screen(ConnectDialog(self.screen.chosen()))
+
+    def action_hosts(self) -> None:
+        """Show the other machines, and switch to the chosen one."""
+        from cyber_inference_tui.tui.dialogs.hosts import HostsDialog  # noqa: PLC0415 - seldom
+
+        def chosen(address: str | None) -> None:
+            if address is not None:
+                self.next_host = address
+                self.exit(AfterExit.KEEP)
+
+        if self.options.hosts is not None and isinstance(self.screen, Page):
+            self.push_screen(HostsDialog(self.options.hosts), chosen)
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""
@@ -481,17 +505,3 @@ class CyberApp(App[AfterExit]):
         if "app.change_theme" not in seen:  # the Settings page has a key for it
             yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
         yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
-
-
-def would_be_lost(snapshot: Snapshot) -> str:
-    """Return a sentence about what stopping the service would end; empty if nothing."""
-    parts = []
-    if snapshot.active:
-        parts.append(counted(len(snapshot.active), "request"))
-    if running := sum(one.status in IN_PROGRESS for one in snapshot.downloads):
-        parts.append(counted(running, "download"))
-    if active_models := len(snapshot.active_models):
-        parts.append(counted(active_models, "loaded model"))
-    if not parts:
-        return ""
-    return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."

@@ -13,6 +13,7 @@ from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
 
 if TYPE_CHECKING:
+    from cyber_inference_tui.client.hosts import Hosts
     from cyber_inference_tui.terminal.columns import RenderContext
 
 
@@ -61,6 +62,10 @@ class AppOptions:
     """Problems found before the app started, one sentence each."""
     save_password: Callable[[str], None] | None = None
     """Stores a password that worked, if the user agrees."""
+    hosts: Hosts | None = None
+    """The services that the app can switch to."""
+    desktop: bool = False
+    """Show notices on the desktop, and the state in the terminal's title and progress."""
     save_theme: Callable[[str], None] | None = None
     """Stores a chosen theme on this machine, also if the service is on another."""
     now: Callable[[], datetime] = local_now

@@ -16,18 +16,15 @@ from cyber_inference_tui.records import (
     DeviceKind,
     DeviceRecord,
     DownloadRecord,
-    DownloadStatus,
     ModelStatus,
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AppOptions
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.snapshot import IN_PROGRESS, Link, Snapshot
 from cyber_inference_tui.units import duration_text, percent_text
 
 NAME = "cyber-inference"
-IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
-"""States of downloads that end by themselves."""
 STALE_SECONDS = 5.0
 """Seconds without an event after which the status line shows the age of the values."""
 

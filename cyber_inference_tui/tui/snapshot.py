@@ -19,6 +19,10 @@ from cyber_inference_tui.records import (
     ResourceSample,
     StatusRecord,
 )
+from cyber_inference_tui.units import counted
+
+IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
+"""The states of a download that goes on by itself."""
 
 
 class Link(StrEnum):
@@ -144,3 +148,17 @@ def request_identity(record: ActiveRequestRecord | RequestRecord) -> RequestIden
     Its number differs between these.
     """
     return record.at, record.model, record.path, record.client
+
+
+def would_be_lost(snapshot: Snapshot) -> str:
+    """Return a sentence about what stopping the service would end; empty if nothing."""
+    parts = []
+    if snapshot.active:
+        parts.append(counted(len(snapshot.active), "request"))
+    if running := sum(one.status in IN_PROGRESS for one in snapshot.downloads):
+        parts.append(counted(running, "download"))
+    if active_models := len(snapshot.active_models):
+        parts.append(counted(active_models, "loaded model"))
+    if not parts:
+        return ""
+    return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."

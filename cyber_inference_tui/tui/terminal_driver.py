@@ -7,12 +7,14 @@ import os
 import re
 import selectors
 import signal
+from typing import Any
 
 from rich.cells import cell_len
 from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
+from cyber_inference_tui.terminal.desktop import Desktop
 from cyber_inference_tui.terminal.text_width import is_doubtful, placed, to_column
 from cyber_inference_tui.tui.terminal_input import InputFilter
 
@@ -30,6 +32,39 @@ _PLAIN = "\x1b[0m"
 class TerminalDriver(LinuxDriver):
     """Textual's driver for terminals: it filters input, uses the terminal's own size, and sets up
     the terminal and repaints after every stop of the process."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._desktop = Desktop.of(os.environ)
+        self._state: tuple[str, int | None] | None = None
+        """The title and the progress that the terminal shows; ``None`` if they are not ours."""
+
+    def notify(self, title: str, text: str) -> None:
+        """Show a notice on the desktop."""
+        if self._is_set_up:
+            super().write(self._desktop.notice(title, text))
+
+    def show_state(self, title: str, percent: int | None) -> None:
+        """Show a title and progress, until the terminal is given back."""
+        before = self._state
+        if not self._is_set_up or before == (title, percent):
+            return
+        self._state = title, percent
+        text = "" if before is not None else self._desktop.keep_title
+        if before is None or before[0] != title:
+            text += self._desktop.title(title)
+        if (before[1] if before is not None else None) != percent:
+            text += self._desktop.progress_bar(percent)
+        if text:
+            super().write(text)
+
+    def stop_application_mode(self) -> None:
+        """Give the terminal back, with its own title."""
+        before, self._state = self._state, None
+        if before is not None and self._is_set_up:
+            ends = self._desktop.progress_bar(None) if before[1] is not None else ""
+            super().write(ends + self._desktop.restore_title)
+        super().stop_application_mode()
 
     def _get_terminal_size(self) -> tuple[int, int]:
         # COLUMNS and LINES, which Textual prefers, stay as they are when the window changes.

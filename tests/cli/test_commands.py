@@ -595,8 +595,7 @@ def test_the_ways_to_start_the_service(
         assert not background
         return note("run", options)
 
-    def open_app(options: GlobalOptions, *, attach: str | None, readonly: bool) -> int:
-        assert attach is None
+    def open_app(options: GlobalOptions, *, readonly: bool) -> int:
         assert not readonly
         return note("app", options)
 
@@ -645,7 +644,6 @@ def test_the_app_needs_a_terminal(call: CommandLine) -> None:
         (["status", "--prot", "1"], "There is no option"),
         (["--port", "99999", "status"], "Invalid value for '--port'"),
         (["--no-ui", "status"], "--no-ui goes without a command."),
-        (["--attach", "http://x", "status"], "--attach opens the terminal app"),
         (["--attach", "http://x", "--no-ui"], "--attach opens the terminal app"),
         (["--readonly", "status"], "--readonly is for the terminal app"),
         (["logs", "x", "-n", "-1"], "Invalid value for '-n'"),

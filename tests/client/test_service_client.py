@@ -187,14 +187,25 @@ async def test_a_missing_service_is_an_error_with_a_hint() -> None:
     )
 
 
-async def test_a_service_elsewhere_may_need_a_tunnel() -> None:
-    async with ServiceClient("http://jetson.invalid:8337") as client:
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        (
+            "http://jetson.invalid:9000",
+            "If it runs there, --attach 'ssh://jetson.invalid?port=9000' reaches it by ssh.",
+        ),
+        (
+            "https://jetson.invalid:8337",
+            "If it runs there, open a tunnel with "
+            "'ssh -N -L 18337:127.0.0.1:8337 jetson.invalid', and use https://127.0.0.1:18337.",
+        ),
+    ],
+)
+async def test_a_service_elsewhere_may_need_a_tunnel(url: str, hint: str) -> None:
+    async with ServiceClient(url) as client:
         with pytest.raises(errors.NoServiceError) as caught:
             await client.call(endpoints.STATUS)
-    assert caught.value.hint == (
-        "If it runs there, open a tunnel with "
-        "'ssh -N -L 18337:127.0.0.1:8337 jetson.invalid', and use http://127.0.0.1:18337."
-    )
+    assert caught.value.hint == hint
 
 
 def test_a_failed_connection_has_its_reason() -> None:
@@ -299,8 +310,10 @@ def all_errors(kind: type[errors.CyberError] = errors.CyberError) -> list[type[e
 
 def test_every_error_a_service_sends_comes_back_as_its_class() -> None:
     for kind in all_errors():
-        if kind in {errors.NoServiceError, errors.NoLlamaServerError, errors.CyberError}:
-            continue  # never sent, sent as model_load_failed, and the base
+        if kind in {errors.NoServiceError, errors.NoServiceThereError}:
+            continue  # never sent
+        if kind in {errors.NoLlamaServerError, errors.CyberError}:
+            continue  # sent as model_load_failed, and the base
         if kind is errors.HubAnswerError:
             continue  # sent as hub_failed
         if kind.__module__ != errors.__name__:

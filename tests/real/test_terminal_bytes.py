@@ -375,6 +375,28 @@ def test_a_theme_is_kept_by_an_app_that_is_attached(starter: Starter) -> None:
     assert background(app.sent) != before
 
 
+def test_a_crash_is_a_notice_on_the_desktop_and_the_title_is_given_back(starter: Starter) -> None:
+    service = starter.fake({"plum": {}})
+    assert service.post("/admin/models/plum/load", json={}).status_code == 200
+    off = service.folder / "off.toml"
+    off.write_text("desktop_notices = false\n")
+    with Pty(service) as app, Pty(service, config=off) as silent:
+        app.wait_for("plum", "loaded", since=0)
+        silent.wait_for("plum", "loaded", since=0)
+        title = f"\x1b[22;2t\x1b]2;127.0.0.1:{service.port} - cyber-inference\x07"
+        app.wait_for(title, since=0)
+        app.press("\x1b[I")
+        app.press("\x1b[O")  # the terminal loses the focus
+        (server,) = service.servers()
+        server.kill()
+        app.wait_for("\x1b]777;notify;cyber-inference;plum ", since=0)
+        silent.wait_for("failed", since=0)
+    assert app.sent.count(b"\x1b]2;") == app.sent.count(b"\x1b[23;2t") == 1
+    assert app.sent.index(b"\x1b[23;2t") < app.sent.index(b"\x1b[?1049l")
+    for sequence in (b"\x1b]2;", b"\x1b]777;", b"\x1b[22;2t", b"\x1b[23;2t"):
+        assert sequence not in silent.sent
+
+
 def test_keys_of_one_packet_reach_what_the_first_of_them_opens(starter: Starter) -> None:
     service = starter.fake({"plum": {}, "pear": {}})
     with Pty(service) as app:

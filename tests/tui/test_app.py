@@ -276,7 +276,7 @@ async def test_a_service_that_never_answered_is_one_state_on_every_page() -> Non
             for part in (
                 "No service answers at http://127.0.0.1:8337 (",
                 "Trying again",
-                "ssh -N -L 8337:127.0.0.1:8337 user@host",
+                "cyber-inference-tui --attach ssh://user@host",
                 "cyber-inference-tui serve",
             ):
                 assert part in shown, page
@@ -287,7 +287,7 @@ async def test_a_service_that_never_answered_is_one_state_on_every_page() -> Non
             assert isinstance(app.focused, NoService)
             assert isinstance(app.screen, Page)
         await pilot.press("c")
-        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host"
+        assert app.clipboard == "cyber-inference-tui --attach ssh://user@host"
         client.start()
         await pilot.press("r")
         await until(pilot, lambda: app.snapshot.live)
@@ -299,7 +299,7 @@ async def test_a_service_that_never_answered_is_one_state_on_every_page() -> Non
             assert not isinstance(app.focused, NoService)
             assert app.focused is not None
             assert app.focused.is_on_screen, page
-        assert app.clipboard == "ssh -N -L 8337:127.0.0.1:8337 user@host", "keys of pages are back"
+        assert app.clipboard.endswith(" ssh://user@host"), "keys of pages are back"
 
 
 async def test_keys_that_arrive_together_reach_what_the_first_of_them_opens() -> None:

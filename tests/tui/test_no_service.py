@@ -28,15 +28,19 @@ def test_the_time_of_the_next_attempt_counts_down(seconds: float, text: str) -> 
     assert text in shown(REMOTE, seconds)
 
 
-def test_a_service_elsewhere_needs_a_tunnel_and_another_address() -> None:
-    text = shown(REMOTE)
-    assert "\n  ssh -N -L 18337:127.0.0.1:8337 jetson\n  c copies it\n" in text
-    assert text.endswith("\n  cyber-inference-tui --attach http://127.0.0.1:18337")
+def test_a_service_elsewhere_needs_a_tunnel() -> None:
+    end = "\n  cyber-inference-tui --attach ssh://jetson\n  c copies it"
+    assert shown(REMOTE).endswith(end)
+
+
+def test_a_tunnel_that_leads_to_no_service_needs_a_look_there() -> None:
+    end = "\n  ssh -p 22 ann@jetson cyber-inference-tui service status\n  c copies it"
+    assert shown("ssh://ann@jetson:22?port=9000").endswith(end)
 
 
 def test_an_address_of_this_machine_may_be_the_end_of_a_tunnel() -> None:
     text = shown("http://localhost:18337")
-    assert "\n  ssh -N -L 18337:127.0.0.1:8337 user@host\n  c copies it\n" in text
+    assert "\n  cyber-inference-tui --attach ssh://user@host\n  c copies it\n" in text
     assert text.endswith("\n  cyber-inference-tui serve --port 18337")
 
 

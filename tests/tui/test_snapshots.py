@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from cyber_inference_tui.tui.widgets.log_view import LogView
 from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
+from tests.tui.fake_hosts import hosts_of
 from tests.tui.world import ago, busy_world, empty_world
 
 Compare = Callable[..., bool]
@@ -327,6 +329,23 @@ def test_connect_small(looks: Callable[..., None]) -> None:
 
 def test_connect_narrow(looks: Callable[..., None]) -> None:
     looks(_with_clients(), _connect, first_page="models", size=(60, 20))
+
+
+async def _hosts(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+    await pilot.press("H")
+    answers = ("2 loaded", "no answer", "wants password", "not running")
+    await until(pilot, lambda: all(text in screen_text(app) for text in answers))
+    await pilot.press("down", "down", "down")
+
+
+def test_hosts(looks: Callable[..., None], tmp_path: Path) -> None:
+    looks(busy_world(), _hosts, hosts=hosts_of(tmp_path, "http://jetson:8337"), attached=True)
+
+
+def test_hosts_narrow(looks: Callable[..., None], tmp_path: Path) -> None:
+    hosts = hosts_of(tmp_path, "http://jetson:8337")
+    changes = {"charset": ASCII, "theme": LIGHT.name}
+    looks(busy_world(), _hosts, hosts=hosts, attached=True, size=(60, 20), **changes)
 
 
 def test_the_question_at_the_end(looks: Callable[..., None]) -> None:

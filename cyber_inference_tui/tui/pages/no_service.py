@@ -12,7 +12,8 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.client.service_url import is_loopback_url, serve_command, tunnel
+from cyber_inference_tui.client.service_url import is_loopback_url, serve_command
+from cyber_inference_tui.client.tunnel import SshAddress
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
@@ -53,7 +54,7 @@ class NoService(VerticalScroll, can_focus=True):
         """Draw the state of the connection."""
         options = self._app.options
         content = no_service_content(
-            snapshot, self._app.client.url, now, options.charset, attached=options.attached
+            snapshot, self._app.client.place, now, options.charset, attached=options.attached
         )
         if self._text.content != content:
             self._text.update(content)
@@ -61,7 +62,7 @@ class NoService(VerticalScroll, can_focus=True):
     def action_copy(self) -> None:
         """Copy the command that helps."""
         self.app.copy_to_clipboard(
-            command(self._app.client.url, attached=self._app.options.attached)
+            command(self._app.client.place, attached=self._app.options.attached)
         )
         self._app.show_message("Copied the command.")
 
@@ -71,8 +72,14 @@ class NoService(VerticalScroll, can_focus=True):
 
 
 def command(url: str, *, attached: bool) -> str:
-    """Return the command that makes the service at ``url`` answer: a tunnel, or a start."""
-    return tunnel(url)[0] if attached else serve_command(url)
+    """Return the command that helps with the service at ``url``: a tunnel, a start, or a test."""
+    if (ssh := SshAddress.parse(url)) is not None:
+        return f"{ssh.command} cyber-inference-tui service status"
+    return (
+        f"cyber-inference-tui --attach {SshAddress.of_url(url).quoted}"
+        if attached
+        else serve_command(url)
+    )
 
 
 def no_service_content(
@@ -100,9 +107,16 @@ def no_service_content(
             helps,
             *copies,
         ]
+    elif url.startswith("ssh:"):
+        parts += [
+            ("The tunnel opens by itself. Does ssh reach the machine, and does the service", ""),
+            (" run there?", ""),
+            helps,
+            *copies,
+        ]
     elif is_loopback_url(url):
         parts += [
-            ("Is the service on another machine? Open a tunnel to it in another terminal.", ""),
+            ("Is the service on another machine? Start this app with a tunnel.", ""),
             helps,
             *copies,
             ("\n\nIs it on this machine? Start it.", ""),
@@ -111,10 +125,8 @@ def no_service_content(
     else:
         parts += [
             ("A service answers only its own machine, unless its setting host says otherwise.", ""),
-            (" Open a tunnel to it in another terminal.", ""),
+            (" Start this app with a tunnel.", ""),
             helps,
             *copies,
-            ("\n\nThen start this app again, through the tunnel.", ""),
-            (f"\n\n  cyber-inference-tui --attach {tunnel(url)[1]}", "bold"),
         ]
     return Content.assemble(*parts)

@@ -118,7 +118,7 @@ class Page(Screen[None]):
             return
         now = self.cyber.options.now()
         self.set_class(is_old(snapshot, now), "-stale")
-        self.query_one(StatusBar).show(snapshot, now, self.client.url)
+        self.query_one(StatusBar).show(snapshot, now, self.client.place)
         if snapshot.reached:
             self._show_body()
             self.show(snapshot)

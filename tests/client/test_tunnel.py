@@ -1,0 +1,130 @@
+"""Services behind ssh: their addresses, and tunnels through a real SSH server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.client.tunnel import SshAddress, Tunnel
+from cyber_inference_tui.errors import InvalidRequestError, NoServiceError
+from cyber_inference_tui.records import endpoints
+from tests.fakes.service import Front
+from tests.ssh_server import SshServer
+from tests.waiting import is_alive, until
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "words"),
+    [
+        ("ssh://Jetson", "ssh://Jetson", ["Jetson"]),
+        (" SSH://ann@box:2222/ ", "ssh://ann@box:2222", ["-p", "2222", "ann@box"]),
+        ("ssh://box?port=8337", "ssh://box", ["box"]),
+        ("ssh://[::1]:22?port=9", "ssh://[::1]:22?port=9", ["-p", "22", "::1"]),
+        ("ssh://corp+ann@10.0.0.7", "ssh://corp+ann@10.0.0.7", ["corp+ann@10.0.0.7"]),
+    ],
+)
+def test_addresses_behind_ssh(text: str, address: str, words: list[str]) -> None:
+    parsed = SshAddress.parse(text)
+    assert parsed is not None
+    assert (str(parsed), parsed.words) == (address, words)
+    assert SshAddress.parse(str(parsed)) == parsed
+
+
+def test_addresses_without_ssh() -> None:
+    assert SshAddress.parse("http://jetson") is SshAddress.parse("ssh") is None
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("", "-oProxyCommand=x", "a b", "-l@box", "ann:secret@box", "box/x", "box#f", "$(x)"),
+        *("box:0", "box:x", "box?port=0", "box?port=70000", "box?port", "box?x=1", "::1", "b;x"),
+    ],
+)
+def test_other_addresses_behind_ssh_are_refused(place: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is not the address of a service behind ssh"):
+        SshAddress.parse(f"ssh://{place}")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SshServer]:
+    with SshServer(tmp_path / "ssh") as server:
+        yield server
+
+
+def tunnel_to(server: SshServer, port: int) -> Tunnel:
+    return Tunnel(SshAddress("box", port=port), server.environ)
+
+
+def ssh_of(pid: int) -> psutil.Process:
+    return next(one for one in psutil.Process(pid).children() if one.name() == "ssh")
+
+
+async def test_a_tunnel_that_breaks_is_opened_again_and_ends_with_its_client(
+    server: SshServer, front: Front
+) -> None:
+    async with ServiceClient(tunnel=tunnel_to(server, front.port)) as client:
+        assert client.tunnel is not None
+        await client.tunnel.open(asks=False)
+        assert (await client.call(endpoints.STATUS)).version
+        first = ssh_of(os.getpid())
+        first.kill()
+        await until(lambda: not is_alive(first))
+        calls = [client.call(endpoints.STATUS) for _ in range(5)]
+        assert len(await asyncio.gather(*calls)) == 5
+        again = ssh_of(os.getpid())
+        server.stop()
+        again.kill()
+        await until(lambda: not is_alive(again))
+        with pytest.raises(NoServiceError, match=r"There is no tunnel to ssh://box.*refused"):
+            await client.call(endpoints.STATUS)
+        server.start()
+        assert (await client.call(endpoints.STATUS)).version
+        last = ssh_of(os.getpid())
+    assert not is_alive(last)
+
+
+async def test_reasons_why_there_is_no_service_behind_a_tunnel(
+    server: SshServer, tmp_path: Path, front: Front
+) -> None:
+    async with ServiceClient(tunnel=tunnel_to(server, 9)) as client:
+        with pytest.raises(NoServiceError, match="No service answers at ssh://box") as caught:
+            await client.call(endpoints.STATUS)
+        assert "on port 9" in caught.value.hint
+    (server.folder / "authorized_keys").write_text("")
+    with pytest.raises(NoServiceError, match=r"Permission denied.*Does 'ssh box' work") as caught:
+        await tunnel_to(server, front.port).open(asks=False)
+    with pytest.raises(NoServiceError, match="Install OpenSSH's client"):
+        await Tunnel(SshAddress("box"), {"PATH": str(tmp_path)}).open(asks=False)
+
+
+_HOLDER = """
+import asyncio, os, sys
+from cyber_inference_tui.client.tunnel import SshAddress, Tunnel
+tunnel = Tunnel(SshAddress("box", port=int(sys.argv[1])), os.environ)
+asyncio.run(tunnel.open(asks=False))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end children")
+def test_a_tunnel_ends_with_a_process_that_is_killed(server: SshServer) -> None:
+    argv = [sys.executable, "-c", _HOLDER, "9"]
+    with subprocess.Popen(
+        argv, env=server.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        ssh = ssh_of(holder.pid)
+        holder.send_signal(signal.SIGKILL)
+        ssh.wait(60)

@@ -1,0 +1,66 @@
+"""The app on services behind a real SSH server, in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.real.conftest import StartFake
+from tests.real.terminal import Terminal
+from tests.ssh_server import SshServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+
+def tunnels(folder: Path) -> list[psutil.Process]:
+    """The processes of ``ssh`` with the configuration in ``folder``."""
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if f"{folder}/ssh_config" in (one.info["cmdline"] or [])
+    ]
+
+
+def test_hosts_are_switched_and_a_hang_up_ends_the_tunnel(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    first, second = start_fake({"alpha": {}}), start_fake({"beta": {}})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "config.toml").touch()
+    with SshServer(tmp_path / "ssh") as server:
+        app = [
+            sys.executable, "-m", "cyber_inference_tui",
+            "--attach", f"ssh://box?port={first.port}",
+            "--config", str(elsewhere / "config.toml"), "--data-dir", str(elsewhere / "data"),
+        ]  # fmt: skip
+        with Terminal(app, folder=elsewhere, environ={"PATH": server.path}) as terminal:
+            terminal.wait_for("attached", "box", "alpha")
+            terminal.press("H", "a")
+            terminal.wait_for("Another machine")
+            terminal.type(second.url)
+            terminal.press("Enter")
+            terminal.wait_for(f"▸ {second.url.removeprefix('http://')}", "nothing loaded")
+            terminal.press("Enter")
+            terminal.wait_for("attached", "beta")
+            assert tunnels(server.folder) == []
+            # A host that cannot be reached leaves the app where it was, with the reason.
+            (server.folder / "user_key").rename(server.folder / "lost_key")
+            terminal.press("H")
+            terminal.wait_for("Hosts", "✖ no answer")
+            terminal.press("Down", "Down")
+            terminal.wait_for(f"▸ ssh://box?port={first.port}")
+            terminal.press("Enter")
+            terminal.wait_without("switches")
+            terminal.wait_for("There is no tunnel to ssh://box", "beta")
+            (server.folder / "lost_key").rename(server.folder / "user_key")
+            terminal.press("H", "Down", "Down")
+            terminal.wait_for(f"▸ ssh://box?port={first.port}")
+            terminal.press("Enter")
+            terminal.wait_for("attached", "box", "alpha")
+            assert len(tunnels(server.folder)) == 1
+        eventually(lambda: not tunnels(server.folder), what="the end of the tunnel")
