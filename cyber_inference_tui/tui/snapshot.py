@@ -9,6 +9,7 @@ from enum import StrEnum
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
+    DownloadStatus,
     InstallRecord,
     MemoryPool,
     ModelRecord,
@@ -22,7 +23,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.units import counted
 
 IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
-"""The states of a download that goes on by itself."""
+"""States of downloads that end by themselves."""
 
 
 class Link(StrEnum):
