@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import inspect
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
-from rich.markup import escape
 from rich.text import Text
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.screen import Screen
@@ -26,7 +26,7 @@ from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import DownloadStatus, endpoints
+from cyber_inference_tui.records import DownloadStatus, ModelRecord, endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
@@ -46,6 +46,10 @@ from cyber_inference_tui.tui.widgets.text_line import (
 )
 from cyber_inference_tui.units import counted
 
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.commands import Command
+
+_RECENT_COMMANDS = 20
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _OPENING_LIMIT = 1.0
@@ -108,6 +112,24 @@ class CyberApp(App[AfterExit]):
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
         ),
         Binding(
+            "colon",
+            "command_palette",
+            "Palette",
+            show=False,
+            id="app.palette",
+            tooltip="Any action, model, setting or theme by its name",
+        ),
+        # Also while a text is typed.
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "Palette",
+            show=False,
+            priority=True,
+            id="app.palette-anywhere",
+            tooltip="Any action, model, setting or theme by its name",
+        ),
+        Binding(
             "ctrl+z",
             "suspend_process",
             "Suspend",
@@ -129,6 +151,8 @@ class CyberApp(App[AfterExit]):
         self._keys = KeyQueue(self, self._say_dropped)
         self._cursor_position = Offset(0, 0)
         self._add_demo = add_demo
+        self.recent_commands: list[str] = []
+        """The names of the commands of the palette that were used, the latest first."""
         self._announced: int | None = None
         """The id of the newest event when the app last looked for something to announce."""
         set_scroll_bars(self.options.charset)
@@ -383,10 +407,14 @@ class CyberApp(App[AfterExit]):
 
     def action_connect(self) -> None:
         """Show how clients connect, with lines for the model of the page."""
+        if isinstance(self.screen, Page):
+            self.connect_clients(self.screen.chosen())
+
+    def connect_clients(self, model: ModelRecord | None) -> None:
+        """Show how clients connect to a model."""
         from cyber_inference_tui.tui.dialogs.connect import ConnectDialog  # noqa: PLC0415 - seldom
 
-        if isinstance(self.screen, Page):
-            self.push_screen(ConnectDialog(self.screen.chosen()))
+        self.push_screen(ConnectDialog(model))
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""
@@ -424,39 +452,62 @@ class CyberApp(App[AfterExit]):
         """Choose a theme and save it."""
         from cyber_inference_tui.tui.dialogs.choice import choose_theme  # noqa: PLC0415 - seldom
 
+        before = self.theme
+
         def chosen(name: str | None) -> None:
-            if name is None:
-                return
+            self.theme = before
+            if name is not None:
+                self.use_theme(name)
+
+        def preview(name: str) -> None:
             self.theme = name
-            if (save := self.options.save_theme) is not None:
-                self.do(asyncio.to_thread(save, name))
 
         context = self.options.render_context()
-        self.push_screen(choose_theme(self.available_themes, self.theme, context), chosen)
+        self.push_screen(choose_theme(self.available_themes, before, context, preview), chosen)
+
+    def use_theme(self, name: str) -> None:
+        """Change the theme, and save it."""
+        self.theme = name
+        if (save := self.options.save_theme) is not None:
+            self.do(asyncio.to_thread(save, name))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
 
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Yield every action that is available now, for the command palette."""
-        seen = {"command_palette"}
-        for node, binding, enabled, tooltip in screen.active_bindings.values():
-            if not enabled or binding.system or not binding.description:
-                continue
-            if binding.action not in seen:
-                seen.add(binding.action)
-                key = self.get_key_display(binding)
-                yield SystemCommand(
-                    binding.description,
-                    # The palette parses markup, and some keys are named [ and ].
-                    escape(f"{key}   {tooltip or binding.tooltip or ''}".strip()),
-                    # Run it on the node that binds it: a pane has actions that its page lacks.
-                    partial(self.run_action, binding.action, node),
-                )
-        if "app.change_theme" not in seen:  # the Settings page has a key for it
-            yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
-        yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
+    # The palette
+
+    def action_command_palette(self) -> None:
+        """Open the palette."""
+        from cyber_inference_tui.tui.dialogs.palette import Palette  # noqa: PLC0415 - seldom
+
+        def chosen(command: Command | None) -> None:
+            if command is not None:
+                names = [command.name, *(n for n in self.recent_commands if n != command.name)]
+                self.recent_commands = names[:_RECENT_COMMANDS]
+                self.run_worker(_result(command.run()), group=OPENING, exit_on_error=True)
+
+        if isinstance(self.screen, Page):
+            self.push_screen(Palette(self), chosen)
+
+    async def run_on_page(self, mode: str, action: str) -> None:
+        """Open a page, and run one of its actions."""
+        await self._open_at(mode, "run_when_shown", action)
+
+    async def run_on_model(self, model_id: str, action: str) -> None:
+        """Open the Models page at a model, and run an action on it."""
+        await self.open_model(model_id)
+        self.call_after_refresh(self.screen.run_action, action)
+
+    async def open_setting(self, key: str) -> None:
+        """Open the Settings page at a setting."""
+        await self._open_at("settings", "select", key)
+
+
+async def _result(value: Any) -> None:
+    """Await the result of a command, if it has to be awaited."""
+    if inspect.isawaitable(value):
+        await value
 
 
 def would_be_lost(snapshot: Snapshot) -> str:
