@@ -6,19 +6,18 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import inspect
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
-from rich.markup import escape
 from rich.text import Text
 from textual import events
-from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.screen import Screen
@@ -26,7 +25,7 @@ from textual.widgets import Input, TextArea
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import endpoints
+from cyber_inference_tui.records import ModelRecord, endpoints
 from cyber_inference_tui.terminal.text_width import pasted_text
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.announcements import announcements, state_of
@@ -35,6 +34,7 @@ from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
+from cyber_inference_tui.tui.navigation import Navigation
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot, would_be_lost
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
@@ -47,9 +47,12 @@ from cyber_inference_tui.tui.widgets.text_line import (
     limit_sentence,
 )
 
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.commands import Command
+
+_RECENT_COMMANDS = 20
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
-_OPENING_LIMIT = 1.0
 _KEEP_SECONDS = 1.0
 """Seconds until a changed view is written, with all that changes meanwhile."""
 MESSAGE_CHARACTERS = 400
@@ -63,7 +66,7 @@ def _page(mode: str) -> Screen[None]:
     return page
 
 
-class CyberApp(App[AfterExit]):
+class CyberApp(Navigation):
     """The terminal app for the service behind ``client``. Its exit value is an ``AfterExit``."""
 
     TITLE = NAME
@@ -103,6 +106,24 @@ class CyberApp(App[AfterExit]):
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
+        ),
+        Binding(
+            "colon",
+            "command_palette",
+            "Palette",
+            show=False,
+            id="app.palette",
+            tooltip="Any action, model, setting or theme by its name",
+        ),
+        # Also while a text is typed.
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "Palette",
+            show=False,
+            priority=True,
+            id="app.palette-anywhere",
+            tooltip="Any action, model, setting or theme by its name",
         ),
         Binding(
             "ctrl+z",
@@ -356,35 +377,6 @@ class CyberApp(App[AfterExit]):
 
     # Actions
 
-    async def action_open(self, mode: str) -> None:
-        """Open a page. It is awaited because the next key may be for the new page."""
-        await self.switch_mode(mode)
-
-    async def open_model(self, model_id: str) -> None:
-        """Open the Models page with the cursor on a model."""
-        await self._open_at("models", "select", model_id)
-
-    async def open_log(self, log_id: str) -> None:
-        """Open a log on the Logs page."""
-        await self._open_at("logs", "open", log_id)
-
-    async def open_chat(self, model_id: str) -> None:
-        """Open the Chat page with a model."""
-        await self._open_at("chat", "choose", model_id)
-
-    async def _open_at(self, mode: str, method: str, name: str) -> None:
-        """Open a page and call its ``method`` with ``name`` after the first layout."""
-        await self.switch_mode(mode)
-        call = getattr(self.screen, method, None)
-        if call is None:
-            return
-        opened = asyncio.Event()
-        self.call_after_refresh(call, name)
-        self.call_after_refresh(opened.set)
-        # The page may be left before its layout; keys must not wait for it then.
-        waiting = asyncio.wait_for(opened.wait(), _OPENING_LIMIT)
-        self.run_worker(waiting, group=OPENING, exit_on_error=False)
-
     def action_redraw(self) -> None:
         """Repaint the screen, for example after another program wrote to the terminal."""
         self.refresh(repaint=True, layout=True)
@@ -419,10 +411,14 @@ class CyberApp(App[AfterExit]):
 
     def action_connect(self) -> None:
         """Show how clients connect, with lines for the model of the page."""
+        if isinstance(self.screen, Page):
+            self.connect_clients(self.screen.chosen())
+
+    def connect_clients(self, model: ModelRecord | None) -> None:
+        """Show how clients connect to a model."""
         from cyber_inference_tui.tui.dialogs.connect import ConnectDialog  # noqa: PLC0415 - seldom
 
-        if isinstance(self.screen, Page):
-            self.push_screen(ConnectDialog(self.screen.chosen()))
+        self.push_screen(ConnectDialog(model))
 
     def action_hosts(self) -> None:
         """Show the other machines, and switch to the chosen one."""
@@ -472,36 +468,51 @@ class CyberApp(App[AfterExit]):
         """Choose a theme and save it."""
         from cyber_inference_tui.tui.dialogs.choice import choose_theme  # noqa: PLC0415 - seldom
 
+        before = self.theme
+
         def chosen(name: str | None) -> None:
-            if name is None:
-                return
+            self.theme = before
+            if name is not None:
+                self.use_theme(name)
+
+        def preview(name: str) -> None:
             self.theme = name
-            if (save := self.options.save_theme) is not None:
-                self.do(asyncio.to_thread(save, name))
 
         context = self.options.render_context()
-        self.push_screen(choose_theme(self.available_themes, self.theme, context), chosen)
+        self.push_screen(choose_theme(self.available_themes, before, context, preview), chosen)
+
+    def use_theme(self, name: str) -> None:
+        """Change the theme, and save it."""
+        self.theme = name
+        if (save := self.options.save_theme) is not None:
+            self.do(asyncio.to_thread(save, name))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
 
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Yield every action that is available now, for the command palette."""
-        seen = {"command_palette"}
-        for node, binding, enabled, tooltip in screen.active_bindings.values():
-            if not enabled or binding.system or not binding.description:
-                continue
-            if binding.action not in seen:
-                seen.add(binding.action)
-                key = self.get_key_display(binding)
-                yield SystemCommand(
-                    binding.description,
-                    # The palette parses markup, and some keys are named [ and ].
-                    escape(f"{key}   {tooltip or binding.tooltip or ''}".strip()),
-                    # Run it on the node that binds it: a pane has actions that its page lacks.
-                    partial(self.run_action, binding.action, node),
-                )
-        if "app.change_theme" not in seen:  # the Settings page has a key for it
-            yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
-        yield SystemCommand("Screenshot", "Save the screen as an SVG file", self.deliver_screenshot)
+    # The palette
+
+    @property
+    def recent_commands(self) -> list[str]:
+        """The names of the commands of the palette that were used, the latest first."""
+        return self.kept.get("palette", "recent", [])
+
+    def action_command_palette(self) -> None:
+        """Open the palette."""
+        from cyber_inference_tui.tui.dialogs.palette import Palette  # noqa: PLC0415 - seldom
+
+        def chosen(command: Command | None) -> None:
+            if command is not None:
+                names = [command.name, *(n for n in self.recent_commands if n != command.name)]
+                self.keep("palette", recent=names[:_RECENT_COMMANDS])
+                self.run_worker(_result(command.run()), group=OPENING, exit_on_error=True)
+
+        if isinstance(self.screen, Page):
+            self.push_screen(Palette(self), chosen)
+
+
+async def _result(value: Any) -> None:
+    """Await the result of a command, if it has to be awaited."""
+    if inspect.isawaitable(value):
+        await value

@@ -14,7 +14,6 @@ from textual.widgets import Input, TextArea
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_queue import OPENING
-from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
 from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
@@ -165,35 +164,6 @@ async def test_help_is_made_from_the_bindings() -> None:
         assert "Leave the app" in screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: "Everywhere" not in screen_text(app))
-
-
-async def test_the_palette_has_every_action_of_each_page() -> None:
-    async with running(busy_world()) as (app, _, pilot):
-        for number, page in enumerate(PAGES, 1):
-            await pilot.press(str(number))
-            await until(pilot, lambda: app.screen.is_mounted)
-            assert app.current_mode == page.mode
-            told = {line.does for line in key_lines(app.screen) if line.group == THIS_PAGE}
-            assert told | {"Help", "Quit"} <= {
-                command.title for command in app.get_system_commands(app.screen)
-            }
-            await pilot.press("ctrl+p")
-            await until(pilot, lambda: isinstance(app.focused, Input))
-            assert isinstance(app.focused, Input)
-            app.focused.value = "theme"
-            await until(pilot, lambda: "choose the colours" in screen_text(app).lower())
-            await pilot.press("escape")
-            await until(pilot, lambda: isinstance(app.screen, Page))
-
-
-async def test_the_palette_has_the_actions_of_the_focused_pane() -> None:
-    async with running(busy_world()) as (app, client, pilot):
-        await pilot.press("3", "right_square_bracket")
-        await until(pilot, lambda: "x Cancel" in screen_text(app))
-        await pilot.press("ctrl+p", *"pause")
-        await until(pilot, lambda: "pause the download" in screen_text(app))
-        await pilot.press("enter", "enter")
-        await until(pilot, lambda: ("pause_download", "d1") in client.calls)
 
 
 async def test_what_is_pasted_into_a_line_is_harmless() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -22,7 +22,8 @@ from cyber_inference_tui.tui.widgets.text_line import TextLine
 class ChoiceDialog(ModalScreen[str | None]):
     """Returns the key of the chosen row, or ``None`` for escape.
 
-    The typed text filters by the first cell and the key of a row.
+    The typed text filters by the first cell and the key of a row. ``preview`` is called with the
+    key of each row that the cursor comes to.
     """
 
     DEFAULT_CSS = """
@@ -47,8 +48,10 @@ class ChoiceDialog(ModalScreen[str | None]):
         *,
         chosen: str | None = None,
         charset: Charset = UNICODE,
+        preview: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__()
+        self._preview = preview
         self._title = title
         self._columns = columns
         self._all = tuple(rows)
@@ -93,6 +96,11 @@ class ChoiceDialog(ModalScreen[str | None]):
         if (key := self.query_one(LiveTable).cursor_key) is not None:
             self.dismiss(key)
 
+    @on(LiveTable.RowHighlighted)
+    def _highlighted(self, event: LiveTable.RowHighlighted) -> None:
+        if self._preview is not None and event.key is not None:
+            self._preview(event.key)
+
     @on(LiveTable.RowChosen)
     def _row_chosen(self, event: LiveTable.RowChosen) -> None:
         self.dismiss(event.key)
@@ -102,9 +110,13 @@ class ChoiceDialog(ModalScreen[str | None]):
         self.query_one(LiveTable).action_move(rows)
 
 
-def choose_theme(names: Iterable[str], current: str, context: RenderContext) -> ChoiceDialog:
-    """Return a dialog to choose a theme, our own first."""
+def choose_theme(
+    names: Iterable[str], current: str, context: RenderContext, preview: Callable[[str], object]
+) -> ChoiceDialog:
+    """Return a dialog to choose a theme, our own first; ``preview`` shows that at the cursor."""
     column: Column[str, RenderContext] = Column("theme", "THEME", least=12, value=str)
     ordered = sorted(names, key=lambda name: (not name.startswith("cyber-"), name))
     rows = [row_of(name, name, (column,), context) for name in ordered]
-    return ChoiceDialog("Theme", (column,), rows, chosen=current, charset=context.charset)
+    return ChoiceDialog(
+        "Theme", (column,), rows, chosen=current, charset=context.charset, preview=preview
+    )

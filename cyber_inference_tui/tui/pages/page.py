@@ -139,6 +139,14 @@ class Page(Screen[None]):
             self._focused_before = self.focused
             self.set_focus(self.query_one(NoService))
 
+    async def run_when_shown(self, action: str) -> None:
+        """Run an action of this page or its panes, if it is available."""
+        for node, binding, enabled, _ in self.active_bindings.values():
+            if enabled and binding.action == action:
+                await self.app.run_action(action, node)
+                return
+        self.cyber.show_message("That is not available here now.", "warning")
+
     def keep_keys(self, worker: Worker[Any] | None) -> None:
         """Keep the next keys until ``worker`` has ended: they are for what it shows."""
         if worker is not None:

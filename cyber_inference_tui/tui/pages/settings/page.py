@@ -117,6 +117,8 @@ class SettingsPage(Page):
         """The value that the line replaces."""
         self._file_edited = False
         """The editor was open, and the service has reported no change of the file since."""
+        self._select: str | None = None
+        """The setting to select once the settings are there."""
         self._at = 0
         """The row of the setting that was selected last."""
 
@@ -146,6 +148,13 @@ class SettingsPage(Page):
         """Arrange the parts for the new size."""
         self.set_class(self.size.width >= SIDE_BY_SIDE, "-beside")
         self._show_pane()
+
+    def select(self, key: str) -> None:
+        """Move the cursor to a setting, and show all settings."""
+        self._select = key
+        if self._settings:
+            self.action_back()
+            self._show_table()
 
     def show(self, snapshot: Snapshot) -> None:
         """Read the settings again when they have changed."""
@@ -188,6 +197,8 @@ class SettingsPage(Page):
         table = self.query_one("#table", LiveTable)
         table.show_empty("No name or help contains this text. esc shows all settings.")
         table.show(setting_rows(chosen, self.cyber.options.render_context()))
+        if self._select is not None and table.move_to(self._select):
+            self._select = None
         keys = [row.key for row in table.rows]
         if table.cursor_key is not None and table.cursor_key.startswith(GROUP):
             # Move at once, because the next key is for a setting.
