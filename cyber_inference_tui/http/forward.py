@@ -24,12 +24,12 @@ from cyber_inference_tui.errors import (
     ShuttingDownError,
     UpstreamError,
 )
-from cyber_inference_tui.http.body_fields import LARGE
+from cyber_inference_tui.http.body_fields import LARGE, Body
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyShare
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.form import FormSearch, is_form
 from cyber_inference_tui.http.framing import BadResponseError
-from cyber_inference_tui.http.model_request import RequestHead, client_of, head_of
+from cyber_inference_tui.http.model_request import ClientSide, RequestHead, client_of, head_of
 from cyber_inference_tui.http.ollama.call import OnlyLoadError
 from cyber_inference_tui.http.ollama.loads import load_or_unload
 from cyber_inference_tui.http.request_body import read_body
@@ -43,6 +43,7 @@ from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
+from cyber_inference_tui.service.prompt_prefixes import LEAST_BYTES, Difference, PromptPrefixes
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -113,6 +114,7 @@ class Forwarder:
         self.pool = ConnectionPool()
         self.retry_queue = RetryQueue()
         self.spool = Spool(service.settings.data_dir)
+        self._prompts = PromptPrefixes()
         self.finished = finished
 
     async def close(self) -> None:
@@ -147,14 +149,19 @@ class Forwarder:
             async with share.limits.turns:
                 target = self.targets.find(route, head, body, form)
                 await asyncio.sleep(0)
+        client = client_of(request)
+        differs = None
+        if target.is_work:
+            differs = self.difference(target.model.id, head, client, target.body)
         return Forwarding(
             self,
             head,
-            client_of(request),
+            client,
             target,
             arrived,
             request_id=id_of(request),
             body_seconds=body_seconds,
+            differs=differs,
         )
 
     def count(self, head: RequestHead) -> None:
@@ -162,6 +169,15 @@ class Forwarder:
         if head.key_name is not None and head.limits.changes:
             self.finished.flush()
             self.service.keys.admit(head.key_name, head.limits)
+
+    def difference(
+        self, model_id: str, request: RequestHead, client: ClientSide, body: Body | memoryview
+    ) -> Difference | None:
+        """Return where a long prompt differs from the last ones of its client for this model."""
+        if len(body) < LEAST_BYTES:
+            return None
+        who = request.key_name or f"{request.client or client.remote} {request.user_agent}"
+        return self._prompts.take(model_id, who, body)
 
     def time_of(self, moment: float) -> datetime:
         """Return the time, with its zone, at a moment of the loop's clock."""

@@ -18,6 +18,7 @@ from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.http.usage import NO_USAGE, usage_of_whole
 from cyber_inference_tui.records import RequestRecord
 from cyber_inference_tui.scheduler.places import Places
+from cyber_inference_tui.service.prompt_prefixes import LEAST_BYTES, Difference
 
 _NO_MORE = NO_USAGE[2:]
 
@@ -109,6 +110,7 @@ class QuickForwarding:
         "_body",
         "_body_seconds",
         "_client",
+        "_differs",
         "_ended_at",
         "_forwarding",
         "_places",
@@ -146,6 +148,7 @@ class QuickForwarding:
         """The model's places, once the request has taken one of them."""
         self._server: UpstreamConnection | None = None
         """The connection to the server, once the request has a place."""
+        self._differs: Difference | None = None
 
     def start(self) -> bool:
         """Send the request if that needs no wait. If not, return ``False``: it needs a task.
@@ -170,6 +173,9 @@ class QuickForwarding:
         server.begin("POST", head, body, self, now)
         if connections.watched is not places.server:
             connections.watch(places, forwarder.service.settings.stall_timeout)
+        if target.is_work and len(body) >= LEAST_BYTES:
+            model_id, request = target.model.id, target.request
+            self._differs = forwarder.difference(model_id, request, self._client, body)
         return True
 
     def becomes(self) -> Forwarding:
@@ -185,6 +191,7 @@ class QuickForwarding:
                 self._arrived,
                 request_id=self._request_id,
                 body_seconds=self._body_seconds,
+                differs=self._differs,
             )
             forwarding.quick_client = self._client
             if server is not None and self._places is not None:
@@ -271,7 +278,8 @@ class QuickForwarding:
             request_id=self._request_id.decode(),
         )
         # With more than 15 names, a call takes three times as long. Embeddings have no more.
-        if self._body_seconds is None and usage[2:] == _NO_MORE:
+        differs = self._differs
+        if self._body_seconds is None and usage[2:] == _NO_MORE and differs is None:
             return record
         speed = usage.tokens_per_second
         return msgspec.structs.replace(
@@ -283,5 +291,7 @@ class QuickForwarding:
             body_seconds=self._body_seconds,
             prompt_seconds=usage.prompt_seconds,
             answer_seconds=usage.answer_seconds,
+            prompt_differs_at=None if differs is None else differs.at,
+            prompt_differs_in=None if differs is None else differs.part,
             error=usage.error,
         )

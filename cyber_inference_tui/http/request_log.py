@@ -16,6 +16,7 @@ from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
+from cyber_inference_tui.service.prompt_prefixes import Difference
 from cyber_inference_tui.service.token_speed import AnswerSpeed
 from cyber_inference_tui.text import clean_line
 
@@ -87,6 +88,7 @@ class RequestLog:
         at: datetime,
         arrived: float,
         body_seconds: float | None,
+        differs: Difference | None,
         clock: Callable[[], float],
     ) -> None:
         self._clock = clock
@@ -97,6 +99,7 @@ class RequestLog:
         self._answer = answer
         self.request_id = request_id.decode()
         self._at, self._came, self._body_seconds = at, arrived, body_seconds
+        self._differs = differs
         self._ended = self._came
 
     @property
@@ -209,6 +212,8 @@ class RequestLog:
             queue_ahead=self._queue_ahead,
             prompt_seconds=_rounded(usage.prompt_seconds),
             answer_seconds=_rounded(usage.answer_seconds),
+            prompt_differs_at=None if self._differs is None else self._differs.at,
+            prompt_differs_in=None if self._differs is None else self._differs.part,
             stall_seconds=_rounded(answer.stall_seconds or None),
             error=self._sentence(),
         )

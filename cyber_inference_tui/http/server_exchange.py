@@ -23,6 +23,7 @@ from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.records import ActiveRequestRecord
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
+from cyber_inference_tui.service.prompt_prefixes import Difference
 
 if TYPE_CHECKING:
     from cyber_inference_tui.http.forward import Forwarder
@@ -82,6 +83,7 @@ class ServerExchange:
         *,
         request_id: bytes,
         body_seconds: float | None,
+        differs: Difference | None,
     ) -> None:
         self.request_id = request_id
         self._shared = forwarder
@@ -108,6 +110,7 @@ class ServerExchange:
             at=forwarder.time_of(arrived),
             arrived=arrived,
             body_seconds=body_seconds,
+            differs=differs,
             clock=forwarder.loop.time,
         )
         self._number = self._service.active.add(self)

@@ -16,6 +16,8 @@ from cyber_inference_tui.decoding import thread_safe
 
 LEAST_BYTES = 4 << 10
 """Smaller requests are read so fast that a cold prompt does not matter."""
+MOST_BYTES = 1 << 20
+"""Larger ones would take the event loop for more than some milliseconds."""
 MAX_CLIENTS = 64
 """The clients of a model that are remembered, the latest."""
 MAX_PROMPTS = 4
@@ -53,12 +55,16 @@ class PromptPrefixes:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], list[tuple[int, ...]]] = OrderedDict()
 
-    def take(self, model_id: str, client: str, body: bytes | bytearray) -> Difference | None:
+    def take(
+        self, model_id: str, client: str, body: bytes | bytearray | memoryview
+    ) -> Difference | None:
         """Remember the prompt of a request; return where it differs from the most similar one.
 
         ``client`` identifies the client. ``None``: it continues an earlier prompt, it is the
-        client's first one, or ``body`` has none.
+        client's first one, or ``body`` has none, or not between ``LEAST_BYTES`` and ``MOST_BYTES``.
         """
+        if not LEAST_BYTES <= len(body) <= MOST_BYTES:
+            return None
         parts = _parts(body)
         blocks = _blocks("".join(text for _, text in parts))
         if not blocks:
@@ -101,7 +107,7 @@ def _same(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     return min(len(one), len(other))
 
 
-def _parts(body: bytes | bytearray) -> list[tuple[str, str]]:
+def _parts(body: bytes | bytearray | memoryview) -> list[tuple[str, str]]:
     """Return the parts of a prompt in the order of chat templates, with their names."""
     try:
         prompt = _decode(body)
