@@ -29,6 +29,8 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.records import (
     EVENTS_KEPT,
     DownloadRecord,
+    LiveRequest,
+    LiveRequests,
     ModelRecord,
     RecentEvent,
     RequestRecord,
@@ -53,6 +55,9 @@ TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
 TREND_SECONDS = 900
 TREND_KEPT = 1800
+RATES_KEPT = 16
+"""Last rates of each running request."""
+_BETWEEN_RATES = timedelta(seconds=0.9)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
 _LONGEST_FIRST_PAUSE = 5.0
@@ -74,6 +79,12 @@ class _ChangedRecord(msgspec.Struct):
 
     id: str
     status: str | None = None
+
+
+class _RequestEvent(msgspec.Struct):
+    """The data of an event: ``live`` is set if it is about requests in progress."""
+
+    live: msgspec.Raw | None = None
 
 
 class _ConfigEvent(msgspec.Struct):
@@ -113,6 +124,7 @@ class Feed:
             "service": self._service,
         }
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
+        self._rated_at: datetime | None = None
         self._rest: asyncio.Task[None] | None = None
         self.snapshot = Snapshot()
 
@@ -204,6 +216,8 @@ class Feed:
             sample=samples[-1] if samples else None,
             trend=tuple(trend_point(sample) for sample in samples[-TREND_KEPT:]),
             finished=tuple(finished),
+            speeds=None,
+            rates={},
             recent_events=recent_events,
             config_version=self.snapshot.config_version + 1,
             config_problem="",
@@ -336,6 +350,9 @@ class Feed:
         self._to_read.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
+        if msgspec.json.decode(data, type=thread_safe(_RequestEvent)).live is not None:
+            self._live(msgspec.json.decode(data, type=thread_safe(LiveRequests)))
+            return
         record = msgspec.json.decode(data, type=thread_safe(RequestRecord))
         name = request_identity(record)
         if any(name == request_identity(known) for known in self.snapshot.finished):
@@ -344,6 +361,36 @@ class Feed:
             finished=(record, *self.snapshot.finished)[:FINISHED_KEPT],
             active=tuple(one for one in self.snapshot.active if request_identity(one) != name),
         )
+
+    def _live(self, news: LiveRequests) -> None:
+        figures = {one.number: one for one in news.live}
+        known = {one.number for one in self.snapshot.active}
+        if not known >= figures.keys():
+            self._to_read.add(self._read_active)
+        active = tuple(
+            one
+            if (now := figures.get(one.number)) is None
+            else msgspec.structs.replace(
+                one,
+                phase=now.phase,
+                tokens_out=now.tokens_out,
+                tokens_per_second=now.tokens_per_second,
+            )
+            for one in self.snapshot.active
+        )
+        self._set(active=active, speeds=news.tokens_per_second, rates=self._rates(figures))
+
+    def _rates(self, figures: dict[int, LiveRequest]) -> dict[int, tuple[float, ...]]:
+        """Add the rates of running requests to their last ones, once a second."""
+        before, now = self.snapshot.rates, self._now()
+        if self._rated_at is not None and now - self._rated_at < _BETWEEN_RATES:
+            return {number: rates for number, rates in before.items() if number in figures}
+        self._rated_at = now
+        return {
+            number: (*before.get(number, ()), one.tokens_per_second)[-RATES_KEPT:]
+            for number, one in figures.items()
+            if one.tokens_per_second is not None
+        }
 
     def _download(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(_ChangedRecord))

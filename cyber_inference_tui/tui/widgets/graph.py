@@ -1,48 +1,65 @@
-"""A history graph of one to four lines, newest at the right."""
+"""A history graph as high as its place, newest at the right: lines of braille, or a stacked area."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import cut, fit, plain
+from cyber_inference_tui.terminal.text_width import plain
 
+SHADES = 5
+"""Shades of the accent colour, for parts of a whole such as models."""
+Cell = tuple[str, str]
+"""A character and the kind of its style, for example ``shade-0``, or ``shade-0/shade-1`` for a
+character on the ground of another shade."""
 _BRAILLE = 0x2800
 # Unicode's numbering of the eight dots of a braille cell (the Unicode standard, "Braille
 # Patterns"): bits of the left and the right column filled from below with 0 to 4 dots.
 _LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
 _RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
 _ASCII = " .:-=+*#%"
-MOST_LINES = 4
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+# Without colour, the shades are told apart by their fill.
+_FILLS = "█▓▒▓▒"
+_ASCII_FILLS = "#%=*+"
 
 
 def rows(
-    values: Sequence[float | None], width: int, height: int, maximum: float, charset: Charset
+    values: Sequence[float | None],
+    width: int,
+    height: int,
+    maximum: float,
+    charset: Charset,
+    minimum: float = 0.0,
 ) -> list[str]:
     """Return the lines of a graph, top first, each ``width`` cells wide; ``None`` leaves a gap.
 
     Braille shows two values per cell, ASCII one. The newest value, the last, is at the right.
-    Zero is the lowest step, so that it differs from a gap. Values are limited to ``maximum``.
+    Zero is the lowest step, so that it differs from a gap. Values are limited to the scale.
     """
     if width <= 0 or height <= 0:
         return [""] * max(0, height)
     if not charset.unicode:
         steps = len(_ASCII) - 1
-        levels = _levels(values, width, height * steps, maximum)
+        levels = _levels(values, width, height * steps, minimum, maximum)
         return [
             "".join(_ASCII[_part(level, base, steps)] for level in levels)
             for base in range((height - 1) * steps, -1, -steps)
         ]
-    levels = _levels(values, width * 2, height * 4, maximum)
+    levels = _levels(values, width * 2, height * 4, minimum, maximum)
     pairs = list(zip(levels[::2], levels[1::2], strict=True))
     return [
         "".join(
@@ -57,34 +74,159 @@ def _part(level: int, base: int, steps: int) -> int:
     return min(steps, max(0, level - base))
 
 
-def _levels(values: Sequence[float | None], count: int, top: int, maximum: float) -> list[int]:
+def _levels(
+    values: Sequence[float | None], count: int, top: int, minimum: float, maximum: float
+) -> list[int]:
     """Return the newest ``count`` values as steps from 1 to ``top``; 0 is a gap."""
-    shown = [_level(value, top, maximum) for value in values[-count:]]
+    shown = [_level(value, top, minimum, maximum) for value in values[-count:]]
     return [0] * (count - len(shown)) + shown
 
 
-def _level(value: float | None, top: int, maximum: float) -> int:
+def _level(value: float | None, top: int, minimum: float, maximum: float) -> int:
     if value is None or math.isnan(value):
         return 0
-    if not maximum > 0 or value <= 0:
+    if not maximum > minimum or value <= minimum:
         return 1
-    return top if value >= maximum else max(1, round(value / maximum * top))
+    if value >= maximum:
+        return top
+    return max(1, round((value - minimum) / (maximum - minimum) * top))
+
+
+def area(
+    series: Sequence[Sequence[float | None]],
+    shades: Sequence[int],
+    width: int,
+    height: int,
+    maximum: float,
+    charset: Charset,
+    colours: bool = True,
+) -> list[list[Cell]]:
+    """Return the lines of stacked ``series``, the first at the bottom, one value per cell.
+
+    A column is a gap if no series has a value there. Where two shades meet, the lower one has an
+    eighth block on the ground of the upper one.
+    """
+    count = len(series[0]) if series else 0
+    columns = []
+    for place in range(count - width, count):
+        values = [one[place] for one in series] if place >= 0 else []
+        columns.append(_column(values, shades, height, maximum, charset, colours))
+    return [[column[line] for column in columns] for line in range(height - 1, -1, -1)]
+
+
+def _column(
+    values: Sequence[float | None],
+    shades: Sequence[int],
+    height: int,
+    maximum: float,
+    charset: Charset,
+    colours: bool,
+) -> list[Cell]:
+    """Return the cells of one column, from the bottom."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known:
+        return [(" ", "rest")] * height
+    limited = (max(0.0, value) if value is not None and value > 0 else 0.0 for value in values)
+    tops = [_eighths(value, height, maximum) for value in accumulate(limited)]
+    if tops[-1] == 0:
+        ground: Cell = ("▁" if charset.unicode else "_", "ground")
+        return [ground, *[(" ", "rest")] * (height - 1)]
+    parts = [
+        (top, shade)
+        for before, top, shade in zip([0, *tops], tops, shades, strict=False)
+        if top > before
+    ]
+    return [_cell(parts, base, charset, colours) for base in range(0, height * 8, 8)]
+
+
+def _eighths(value: float, height: int, maximum: float) -> int:
+    """Return the eighths of a line up to ``value``; something is never nothing."""
+    if value <= 0 or not maximum > 0:
+        return 0
+    return max(1, round(min(1.0, value / maximum) * height * 8))
+
+
+def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours: bool) -> Cell:
+    for index, (top, shade) in enumerate(parts):
+        if top <= base:
+            continue
+        level = top - base
+        if not charset.unicode:
+            # Half a cell or more is drawn, and the lowest cell always.
+            drawn = level >= 4 or not base
+            return (_ASCII_FILLS[shade % SHADES], f"shade-{shade}") if drawn else (" ", "rest")
+        if level >= 8:
+            # A coloured ground has no seams between lines, and needs fewer bytes.
+            return (" ", f"/shade-{shade}") if colours else (_FILLS[shade % SHADES], "rest")
+        above = parts[index + 1][1] if index + 1 < len(parts) else None
+        return _EIGHTHS[level], f"shade-{shade}" + ("" if above is None else f"/shade-{above}")
+    return " ", "rest"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """The contents of a graph.
+
+    Texts are pairs of a text and its kind: ``heading``, ``title``, ``figure``, ``note``, ``shade-0`` and so on,
+    ``good``, ``busy``, ``bad``.
+    """
+
+    series: tuple[tuple[float | None, ...], ...] = ()
+    """One line of braille, or the parts of a stacked area, oldest value first."""
+    shades: tuple[int, ...] = ()
+    """The shades of the parts; without them, the first series is drawn in braille."""
+    minimum: float = 0.0
+    maximum: float = 100.0
+    head: tuple[tuple[str, str], ...] = ()
+    """The title line from the left."""
+    tail: tuple[tuple[str, str], ...] = ()
+    """Its end at the right, left out if there is no room."""
+    scale: tuple[str, ...] = ()
+    """Labels beside the graph, from the bottom to the top."""
+    axis: tuple[tuple[str, str], ...] | None = None
+    """The line below the graph."""
+    marks: frozenset[int] = field(default_factory=frozenset)
+    """Columns with a thin line."""
+    cursor: int | None = None
+    """The column that is read."""
 
 
 class Graph(Widget):
-    """A graph of 1 to 4 ``lines``, with a title line above unless ``title`` is ``None``.
+    """Shows a ``Plot``, with a title above and an axis below if there are any.
 
-    The CSS classes ``-busy`` and ``-bad`` colour it.
+    The CSS classes ``-busy`` and ``-bad`` colour a line of braille.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"graph--title", "graph--caption", "graph--line"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"graph--{name}"
+        for name in (
+            *("heading", "title", "figure", "note", "rest", "ground", "mark", "cursor", "good", "busy", "bad"),
+            *("low", "middle", "line"),
+            *(f"shade-{number}" for number in range(SHADES)),
+        )
+    }
     DEFAULT_CSS = """
     Graph {
-        height: auto;
+        height: 3;
         width: 1fr;
+        & > .graph--heading { color: $text-muted; text-style: bold; }
         & > .graph--title { color: $text-muted; }
-        & > .graph--caption { color: $foreground; }
+        & > .graph--figure { color: $foreground; text-style: bold; }
+        & > .graph--note { color: $text-muted; }
+        & > .graph--ground { color: $foreground 25%; }
+        & > .graph--mark { color: $foreground 35%; }
+        & > .graph--cursor { background: $foreground 30%; color: $foreground; }
+        & > .graph--good { color: $text-success; }
+        & > .graph--busy { color: $text-warning; }
+        & > .graph--bad { color: $text-error; }
+        & > .graph--low { color: $accent 62%; }
+        & > .graph--middle { color: $accent 80%; }
         & > .graph--line { color: $accent; }
+        & > .graph--shade-0 { color: $accent; }
+        & > .graph--shade-1 { color: $accent 55%; }
+        & > .graph--shade-2 { color: $accent-lighten-3; }
+        & > .graph--shade-3 { color: $accent 35%; }
+        & > .graph--shade-4 { color: $accent-lighten-1; }
         &.-busy > .graph--line { color: $text-warning; }
         &.-bad > .graph--line { color: $text-error; }
     }
@@ -93,89 +235,169 @@ class Graph(Widget):
 
     def __init__(
         self,
-        title: str | None = None,
         *,
-        lines: int = 1,
         charset: Charset = UNICODE,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
-        self._title = title if title is None else plain(title)
-        self._lines = min(MOST_LINES, max(1, lines))
         self._charset = charset
-        self._values: tuple[float | None, ...] = ()
-        self._maximum = 1.0
-        self._caption = ""
-        self._shown: list[str] = []
+        self._plot = Plot()
+        self._shown: list[list[Cell]] = []
 
-    def show(
-        self,
-        values: Sequence[float | None],
-        maximum: float,
-        *,
-        caption: str | None = None,
-        title: str | None = None,
-    ) -> None:
-        """Show a history up to ``maximum``, a ``caption`` after the title, and a new ``title``.
+    @property
+    def plot_width(self) -> int:
+        """The cells beside the scale's labels."""
+        return max(0, self.size.width - self._gutter(self._plot))
 
-        Only lines that changed are painted.
-        """
-        # Keep no more than the widest screen shows.
-        self._values = tuple(values[-2048:])
-        self._maximum = maximum
-        if caption is not None:
-            self._caption = plain(caption)
-        if title is not None and self._title is not None:
-            self._title = plain(title)
-        self._compute()
-
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Return the lines of the graph and its title."""
-        return self._lines + (self._title is not None)
+    def show(self, plot: Plot) -> None:
+        """Show ``plot``; only cells that changed are painted."""
+        if plot != self._plot:
+            self._plot = plot
+            self._compute()
 
     def _on_resize(self, event: events.Resize) -> None:
+        self._shown = []
         self._compute()
 
-    def _compute(self) -> None:
-        width = self.size.width
-        if not width:
-            return
-        lines = rows(self._values, width, self._lines, self._maximum, self._charset)
-        if self._title is not None:
-            lines.insert(0, self._head(self._title, width))
-        before, self._shown = self._shown, lines
-        for y, line in enumerate(lines):
-            old = before[y] if y < len(before) else ""
-            if line != old:
-                self.refresh(Region(0, y, _changed_to(old, line), 1))
+    @staticmethod
+    def _gutter(plot: Plot) -> int:
+        return max(map(cell_len, plot.scale)) + 2 if plot.scale else 0
 
-    def _head(self, title: str, width: int) -> str:
-        text = f"{title}  {self._caption}" if self._caption else title
-        return fit(text, width, "left", self._charset.ellipsis)
+    def _compute(self) -> None:
+        width, height = self.size
+        if not width or not height:
+            return
+        lines = self._lines(self._plot, width, height)
+        before, self._shown = self._shown, lines
+        if len(before) != len(lines):
+            self.refresh()
+            return
+        for y, (old, new) in enumerate(zip(before, lines, strict=True)):
+            if new != old:
+                start, end = _changed(old, new)
+                self.refresh(Region(start, y, end - start, 1))
+
+    def _lines(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
+        lines = []
+        if plot.head:
+            lines.append(self._title(plot, width))
+        height -= len(lines) + (plot.axis is not None)
+        lines += self._body(plot, width, max(0, height))
+        if plot.axis is not None:
+            lines.append(_fitted(_cells(plot.axis), width))
+        return lines
+
+    def _title(self, plot: Plot, width: int) -> list[Cell]:
+        head, tail = _cells(plot.head), _cells(plot.tail)
+        if tail and len(head) + 2 + len(tail) <= width:
+            return [*_fitted(head, width - len(tail)), *tail]
+        if len(head) > width:
+            head = [*head[: width - 1], (self._charset.ellipsis, head[width - 1][1])]
+        return _fitted(head, width)
+
+    def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
+        room = max(0, width - self._gutter(plot))
+        charset = self._charset
+        if plot.shades:
+            colours = not self.app.no_color
+            lines = area(
+                plot.series, plot.shades, room, height, plot.maximum, charset, colours=colours
+            )
+        else:
+            values = plot.series[0] if plot.series else ()
+            texts = rows(values, room, height, plot.maximum, charset, plot.minimum)
+            lines = [
+                [(character, _depth(height - 1 - y, height)) for character in text]
+                for y, text in enumerate(texts)
+            ]
+        blanks = {" ", chr(_BRAILLE)}
+        for line in lines:
+            for place in plot.marks:
+                if 0 <= place < room and line[place][0] in blanks and "/" not in line[place][1]:
+                    line[place] = (charset.mark, "mark")
+            if plot.cursor is not None and 0 <= plot.cursor < room:
+                character, kind = line[plot.cursor]
+                full = kind.startswith("/")
+                line[plot.cursor] = ("│" if full and charset.unicode else character, f"{kind}|")
+        for y, label in _labels(plot.scale, height):
+            lines[y] += [(" ", "rest"), *_cells([(label, "note")])]
+        return [_fitted(line, width) for line in lines]
 
     def render_line(self, y: int) -> Strip:
         """Render a computed line."""
         width = self.size.width
         if y >= len(self._shown):
             return Strip.blank(width, self.rich_style)
-        line = self._shown[y]
-        if self._title is not None and y == 0:
-            split = len(cut(self._title, width, self._charset.ellipsis))
-            caption = line[split:]
-            segments = [Segment(line[:split], self.get_component_rich_style("graph--title"))]
-            if caption:
-                style = self.get_component_rich_style("graph--caption")
-                segments.append(Segment(caption, style))
-        else:
-            segments = [Segment(line, self.get_component_rich_style("graph--line"))]
+        segments = [
+            Segment("".join(character for character, _ in run), self._style(kind))
+            for kind, run in groupby(self._shown[y], key=itemgetter(1))
+        ]
         # After a change of the layout, lines have the former width until the resize event.
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
+    def _style(self, kind: str) -> Style:
+        at_cursor = kind.endswith("|")
+        front, _, ground = kind.removesuffix("|").partition("/")
+        style = self.get_component_rich_style(f"graph--{front or 'rest'}")
+        if ground:
+            style += Style(bgcolor=self.get_component_rich_style(f"graph--{ground}").color)
+        if not at_cursor:
+            return style
+        cursor = self.get_component_rich_style("graph--cursor")
+        if ground:
+            return style + Style(color=self.rich_style.bgcolor)
+        return style + Style(bgcolor=cursor.bgcolor)
 
-def _changed_to(old: str, new: str) -> int:
-    """Return the cell after which two lines of one width are equal; the rest is not painted."""
-    same = 0
-    while same < min(len(old), len(new)) and old[-1 - same] == new[-1 - same]:
-        same += 1
-    return max(1, cell_len(new[: len(new) - same]))
+
+def _depth(line: int, height: int) -> str:
+    """Return the shade of a line of braille, counted from the bottom: darker below."""
+    if height < 3 or line * 3 >= height * 2:
+        return "line"
+    return "middle" if line * 3 >= height else "low"
+
+
+def _labels(scale: Sequence[str], height: int) -> Iterable[tuple[int, str]]:
+    """Return the lines of the labels: their ends are the first and the last line."""
+    if not scale or height < 1:
+        return
+    used = set()
+    shown = scale if height >= 2 * len(scale) - 1 else [scale[0], scale[-1]]
+    for place, label in enumerate(reversed(shown)):
+        y = round(place * (height - 1) / max(1, len(shown) - 1))
+        if y not in used:
+            used.add(y)
+            yield y, label
+
+
+def _cells(texts: Iterable[tuple[str, str]]) -> list[Cell]:
+    """Return texts as cells; a wide character has an empty one behind it."""
+    cells: list[Cell] = []
+    for text, kind in texts:
+        for character in plain(text):
+            size = cell_len(character)
+            if size or not cells:
+                cells.append((character, kind))
+                cells += [("", kind)] * (size - 1)
+            else:
+                cells[-1] = (cells[-1][0] + character, cells[-1][1])
+    return cells
+
+
+def _fitted(cells: list[Cell], width: int) -> list[Cell]:
+    cells = cells[: max(0, width)]
+    if cells and cell_len(cells[-1][0]) > 1:
+        cells[-1] = (" ", cells[-1][1])  # its second half was cut
+    return cells + [(" ", "rest")] * (width - len(cells))
+
+
+def _changed(old: Sequence[Cell], new: Sequence[Cell]) -> tuple[int, int]:
+    """Return the first cell that differs and the one after the last."""
+    start = next((x for x, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), 0)
+    end = len(new)
+    while end > start + 1 and end <= len(old) and old[end - 1] == new[end - 1]:
+        end -= 1
+    # Begin with a whole character.
+    while start > 0 and (not new[start][0] or not old[start][0]):
+        start -= 1
+    return start, end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from textual import on
@@ -13,14 +14,25 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelRecord, ModelStatus, Trend
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, pools
+from cyber_inference_tui.tui.pages.dashboard.details import details
+from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
+from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
+from cyber_inference_tui.tui.pages.dashboard.measures import (
+    ModelShades,
+    measures,
+    of_model,
+    scale_for,
+)
+from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
 from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
     REQUEST_COLUMNS,
+    SPARK,
+    ModelLine,
     event_rows,
     explanation,
     model_row,
@@ -28,16 +40,18 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
     ports_line,
     request_rows,
 )
-from cyber_inference_tui.tui.pages.dashboard.trends import Trend, gauge, history, trends
+from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeline
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.graph import Graph
+from cyber_inference_tui.tui.widgets.graph import rows as graph_rows
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
-_GRAPHS = 4
 _POOLS = 2
+_SPARK_SECONDS = 60.0
+_LEAST_DETAILS = 9
+"""Rows of the models where the selected one's details are beside them."""
 
 
 class ModelList(LiveTable):
@@ -65,26 +79,25 @@ class Board(Vertical):
         self._notice = Content("")
         self._now: datetime | None = None
         self._selected_state: ModelStatus | None = None
+        self._layout = Layout.BALANCED
+        self._plan = Plan()
+        self._shades = ModelShades()
+        self._sparks: tuple[object, dict[str, str]] = (None, {})
 
     def compose(self) -> ComposeResult:
         """Compose all parts; those without values are hidden."""
         charset = self._charset
         yield Static(id="notice")
-        with Horizontal(id="graphs"):
-            for number in range(_GRAPHS):
-                yield Graph("", lines=2, charset=charset, id=f"graph-{number}")
-        with Vertical(id="gauges"):
-            for number in range(0, _GRAPHS, 2):
-                with Horizontal(classes="pair"):
-                    yield Static(id=f"gauge-{number}", classes="gauge")
-                    yield Static(id=f"gauge-{number + 1}", classes="gauge")
+        yield Graphs(charset)
         for number in range(_POOLS):
             with Horizontal(id=f"pool-{number}", classes="pool"):
                 yield Static(classes="caption")
                 yield StackedBar(charset=charset)
                 yield Static(classes="room")
         yield FilterLine("part of a model's name", id="filter")
-        yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
+        with Horizontal(id="middle"):
+            yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
+            yield Static(id="details")
         yield Static(id="explanation")
         with Horizontal(id="lists"):
             with Vertical(id="requests"):
@@ -110,20 +123,61 @@ class Board(Vertical):
         key = self.models.cursor_key
         return None if key is None else self._snapshot.model(key)
 
+    @property
+    def _graphs(self) -> Graphs:
+        return self.query_one(Graphs)
+
     def show(self, snapshot: Snapshot, now: datetime) -> None:
         """Draw ``snapshot`` at the time ``now``."""
         self._snapshot, self._now = snapshot, now
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw the same snapshot for another size or filter."""
+        """Draw the same snapshot for another size, filter or time."""
         if self._now is None:
             return
         self._draw_notice(self._snapshot)
-        self._draw_trends(self._snapshot)
-        self._draw_pools(self._snapshot)
+        self._draw_graphs(self._snapshot, self._now)
         self._draw_models(self._snapshot, self._now)
         self._draw_lists(self._snapshot, self._now)
+
+    # The graphs' time and the layout
+
+    @property
+    def span(self) -> Span:
+        """The time that the graphs show."""
+        return self._graphs.span
+
+    def show_span(self, span: Span, past: Trend | None, problem: str = "") -> None:
+        """Show a span of time: what the service keeps of it, or why that could not be read."""
+        graphs = self._graphs
+        if span is not graphs.span:
+            graphs.cursor = None
+        graphs.span, graphs.past, graphs.problem = span, past, problem
+        self.redraw()
+
+    def next_span(self) -> Span:
+        """Return the span after the present one."""
+        return SPANS[(SPANS.index(self.span) + 1) % len(SPANS)]
+
+    def move_cursor(self, columns: int) -> None:
+        """Read the graphs at a moment, ``columns`` further than now."""
+        if self._now is not None and self._plan.large:
+            self._graphs.move_cursor(self._snapshot, columns, self._now)
+            self.redraw()
+
+    def leave_cursor(self) -> bool:
+        """Read the present values again; return whether others were read."""
+        if self._graphs.cursor is None:
+            return False
+        self._graphs.cursor = None
+        self.redraw()
+        return True
+
+    def change_layout(self, step: int) -> None:
+        """Give the graphs more or less room."""
+        self._layout = Layout(max(Layout.LISTS, min(self._layout + step, Layout.GRAPHS)))
+        self.redraw()
 
     def on_resize(self) -> None:
         """Redraw for the new size."""
@@ -138,33 +192,27 @@ class Board(Vertical):
         notice = self._notice or ports_line(snapshot, self._charset)
         update_static(self.query_one("#notice", Static), notice)
 
-    def _draw_trends(self, snapshot: Snapshot) -> None:
-        charset = self._charset
-        found: list[Trend | None] = [*trends(snapshot, charset)[:_GRAPHS]]
-        found += [None] * (_GRAPHS - len(found))
-        meters = self.query_one("#gauges").display
-        for number, trend in enumerate(found):
-            small = self.query_one(f"#gauge-{number}", Static)
-            graph = self.query_one(f"#graph-{number}", Graph)
-            small.visible = trend is not None
-            if number % 2 == 0 and small.parent is not None:
-                small.parent.display = trend is not None
-            if graph.display != (trend is not None):
-                graph.display = trend is not None
-                # It gets its width with the next layout.
-                self.call_after_refresh(self.redraw)
-            if trend is None:
-                continue
-            if meters:
-                content = gauge(trend, snapshot.trend, small.size.width, charset)
-                update_static(small, content)
-            else:
-                count = graph.size.width * (2 if charset.unicode else 1)
-                values = history(snapshot.trend, trend.name, count)
-                graph.show(values, trend.maximum, caption=trend.caption, title=trend.title)
+    def _draw_graphs(self, snapshot: Snapshot, now: datetime) -> None:
+        graphs = self._graphs
+        points = graphs.points(snapshot)
+        found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
+        seen = {name for point in points for name in point.tokens_per_second}
+        shades = self._shades.keep({*seen, *(model.id for model in loaded(snapshot))})
+        self._plan = plan(self.size.width, self.size.height, len(found), self._layout)
+        self.set_class(self._plan.beside, "-beside")
+        if self._plan.beside:
+            self.query_one("#details").styles.width = self._plan.side
+            self.query_one("#events").styles.width = self._plan.side
+        else:
+            self.query_one("#events").styles.width = None
+        if graphs.arrange(self._plan):
+            # They get their sizes with the next layout.
+            self.call_after_refresh(self.redraw)
+        graphs.show(snapshot, found, shades, now)
+        self._draw_pools(snapshot, shades)
 
-    def _draw_pools(self, snapshot: Snapshot) -> None:
-        found: list[Pool | None] = [*pools(snapshot, self._charset)]
+    def _draw_pools(self, snapshot: Snapshot, shades: dict[str, int]) -> None:
+        found: list[Pool | None] = [*pools(snapshot, self._charset, shades)]
         found += [None] * (_POOLS - len(found))
         known = [pool for pool in found if pool is not None]
         wide = self.screen.has_class("-wide")
@@ -191,26 +239,72 @@ class Board(Vertical):
         context = RenderContext(self._charset, now)
         table, needle = self.models, self.filter.needle
         found = ordered(snapshot.models, needle)
-        table.show([model_row(one, snapshot.sample, context) for one in found])
+        speeds, sparks = snapshot.speeds_now, self._model_sparks(snapshot)
+        last: dict[str, float] = {}
+        for one in snapshot.finished:
+            if one.tokens_per_second is not None:
+                last.setdefault(one.model, one.tokens_per_second)
+        table.show(
+            [
+                model_row(
+                    ModelLine(
+                        one, speeds.get(one.id), last.get(one.id), sparks.get(one.id, "")
+                    ),
+                    context,
+                )
+                for one in found
+            ]
+        )
         table.show_empty("No name contains this text. esc shows all models." if needle else "")
         self._fit_table(table, len(found))
         self._explain()
 
+    def _model_sparks(self, snapshot: Snapshot) -> dict[str, str]:
+        """Return the speeds of the last minute as graphs of one scale, by model."""
+        trend = snapshot.trend
+        if self._sparks[0] is not trend and trend:
+            count = SPARK * (2 if self._charset.unicode else 1)
+            timeline = Timeline.of(_SPARK_SECONDS, count, trend[-1].at)
+            recent = [point for point in trend if timeline.place(point.at) >= 0]
+            names = {name for point in recent for name in point.tokens_per_second}
+            highest = scale_for([max(p.tokens_per_second.values(), default=0.0) for p in recent])
+            self._sparks = trend, {
+                name: graph_rows(
+                    timeline.values(recent, partial(of_model, name)),
+                    SPARK,
+                    1,
+                    highest,
+                    self._charset,
+                )[0]
+                for name in names
+            }
+        return self._sparks[1]
+
     def _fit_table(self, table: LiveTable, rows: int) -> None:
         """Make the table as high as its rows, but at most half of the page."""
         room = self.size.height // 2 - 2
+        if self._plan.beside:
+            rows, room = max(rows, _LEAST_DETAILS), self.size.height // 3
         height = max(3, min(rows + 1, room))
-        if table.styles.height is None or table.styles.height.value != height:
-            table.styles.height = height
+        middle = self.query_one("#middle")
+        if middle.styles.height is None or middle.styles.height.value != height:
+            middle.styles.height = height
             # The lists below fill the rest.
             self.call_after_refresh(self.redraw)
 
     def _explain(self) -> None:
         if self._now is None:
             return
-        model = self.selected
-        content = explanation(model, self._now, self._charset)
-        update_static(self.query_one("#explanation", Static), content, True)
+        model, charset = self.selected, self._charset
+        if self._plan.beside:
+            width = self._plan.side
+            content = Content("")
+            if model is not None:
+                content = details(model, self._snapshot, self._now, width, charset)
+            update_static(self.query_one("#details", Static), content)
+        else:
+            content = explanation(model, self._now, charset)
+            update_static(self.query_one("#explanation", Static), content, True)
         state = None if model is None else model.status
         if state is not self._selected_state:
             # check_action depends on it. Refreshing the bindings costs more than drawing the page.
@@ -244,11 +338,23 @@ class Board(Vertical):
                 text = Content.assemble(name, (suffix, "not bold"))
             update_static(title, text)
         if not narrow or not events:
-            rows = request_rows(snapshot.active, snapshot.finished, context, needle)
+            sparks = self._request_sparks(snapshot)
+            rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
             _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
         if not narrow or events:
-            rows = event_rows(snapshot.recent_events, context, needle)
-            _show_list(self.query_one("#event-list", LiveTable), rows)
+            table = self.query_one("#event-list", LiveTable)
+            width, height = table.scrollable_content_region.size
+            rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
+            table.show(rows)
+
+    def _request_sparks(self, snapshot: Snapshot) -> dict[int, str]:
+        """Return the rates of running requests as graphs of one scale."""
+        rates = snapshot.rates
+        highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
+        return {
+            number: graph_rows(one, SPARK, 1, scale_for([highest]), self._charset)[0]
+            for number, one in rates.items()
+        }
 
 
 def _list(

@@ -1,0 +1,276 @@
+"""The dashboard's graphs: tokens per second by model, and the machine, over one span of time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from textual.app import ComposeResult
+from textual.containers import Container, Horizontal, Vertical
+from textual.widgets import Static
+
+from cyber_inference_tui.records import Trend, TrendMark, TrendPoint
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.tui.pages.dashboard.layout import Plan
+from cyber_inference_tui.tui.pages.dashboard.measures import (
+    Measure,
+    Speeds,
+    gauge,
+    gauge_rooms,
+    gauges,
+    speeds,
+)
+from cyber_inference_tui.tui.pages.dashboard.timeline import (
+    SPANS,
+    Texts,
+    Timeline,
+    axis,
+    hold_of,
+    marks_of,
+)
+from cyber_inference_tui.tui.pages.page import update_static
+from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.graph import Graph, Plot
+from cyber_inference_tui.units import number_text, speed_text
+
+_MOST = 12
+"""Small graphs."""
+_GAUGES = 6
+_SCALE_CELLS = 5
+_NAME = 24
+_MOST_KEPT = 64
+"""Series that are kept until the next sample."""
+
+
+class Graphs(Container):
+    """Draws the plan's graphs from snapshots, or from the past that the service keeps.
+
+    A cursor is a moment; all graphs then show the values of that moment.
+    """
+
+    def __init__(self, charset: Charset) -> None:
+        super().__init__(id="graphs")
+        self._charset = charset
+        self._series: dict[Any, Any] = {}
+        self._source: tuple[object, ...] = ()
+        self._plan = Plan()
+        self.span = SPANS[0]
+        self.past: Trend | None = None
+        """The answer of the service for a long span; ``None`` while it is read."""
+        self.problem = ""
+        """Why the past could not be read."""
+        self.cursor: datetime | None = None
+
+    def compose(self) -> ComposeResult:
+        """Compose all graphs; those without values are hidden."""
+        yield Graph(charset=self._charset, id="speed")
+        with Container(id="small"):
+            for number in range(_MOST):
+                yield Graph(charset=self._charset, id=f"graph-{number}", classes="small")
+        with Vertical(id="gauges"):
+            for number in range(0, _GAUGES, 2):
+                with Horizontal(classes="pair"):
+                    yield Static(id=f"gauge-{number}", classes="gauge")
+                    yield Static(id=f"gauge-{number + 1}", classes="gauge")
+
+    # The time
+
+    def points(self, snapshot: Snapshot) -> Sequence[TrendPoint]:
+        """Return the points of the present span."""
+        if not self.span.points:
+            return snapshot.trend
+        return () if self.past is None else self.past.points
+
+    def _marks(self, snapshot: Snapshot) -> tuple[TrendMark, ...]:
+        """Return the marks of the present span, newest first."""
+        if not self.span.points:
+            return marks_of(snapshot.recent_events)
+        return () if self.past is None else self.past.marks[::-1]
+
+    def _timeline(self, snapshot: Snapshot, count: int, now: datetime) -> Timeline:
+        points = self.points(snapshot)
+        at = points[-1].at if points else now
+        return Timeline.of(self.span.seconds, count, at)
+
+    def move_cursor(self, snapshot: Snapshot, columns: int, now: datetime) -> None:
+        """Move the cursor by columns of the large graph, at first from its right end."""
+        timeline = self._timeline(snapshot, self.query_one("#speed", Graph).plot_width, now)
+        if not timeline.count:
+            return
+        last = timeline.count - 1
+        place = last if self.cursor is None else timeline.place(self.cursor) + columns
+        self.cursor = timeline.moment(max(0, min(place, last)))
+
+    # Drawing
+
+    def arrange(self, plan: Plan) -> bool:
+        """Give the graphs their places; return whether these have changed."""
+        if plan == self._plan:
+            return False
+        self._plan = plan
+        large, small = self.query_one("#speed"), self.query_one("#small")
+        self.set_class(plan.beside, "-beside")
+        large.display = plan.large > 0
+        large.styles.height = plan.large
+        small.display = plan.small > 0
+        small.styles.width = plan.side if plan.beside else "1fr"
+        small.styles.grid_size_columns = plan.across
+        small.styles.grid_rows = str(max(1, plan.small))
+        self.query_one("#gauges").display = plan.gauges > 0
+        return True
+
+    def show(
+        self,
+        snapshot: Snapshot,
+        found: Sequence[Measure],
+        shades: dict[str, int],
+        now: datetime,
+    ) -> None:
+        """Draw ``snapshot`` with the measures ``found``."""
+        source = (snapshot.trend, snapshot.finished, self.past, self.span)
+        if any(a is not b for a, b in zip(source, self._source, strict=False)) or not self._source:
+            self._source, self._series = source, {}
+        if self._plan.large:
+            self._draw_speeds(snapshot, shades, now)
+        shown = found[: min(self._plan.shown, _MOST)] if self._plan.small else []
+        for number in range(_MOST):
+            graph = self.query_one(f"#graph-{number}", Graph)
+            graph.display = number < len(shown)
+            if number < len(shown):
+                self._draw_measure(graph, shown[number], snapshot, now)
+        if self._plan.gauges:
+            self._draw_gauges(snapshot, found, now)
+
+    def _values(
+        self, measure: Measure, timeline: Timeline, snapshot: Snapshot
+    ) -> tuple[float | None, ...]:
+        """Return the series of a measure, computed once for each sample."""
+        key = (measure.name, timeline)
+        if key not in self._series:
+            points = self.points(snapshot) if measure.points is None else measure.points
+            hold = 0.0 if measure.points is not None else self._hold()
+            self._series[key] = timeline.values(points, measure.reading, hold)
+        known: tuple[float | None, ...] = self._series[key]
+        return known
+
+    def _hold(self) -> float:
+        return hold_of(0.0 if self.past is None or not self.span.points else self.past.step_seconds)
+
+    def _draw_measure(
+        self, graph: Graph, measure: Measure, snapshot: Snapshot, now: datetime
+    ) -> None:
+        width = graph.plot_width
+        timeline = self._timeline(snapshot, width * (2 if self._charset.unicode else 1), now)
+        values = self._values(measure, timeline, snapshot)
+        cells = self._timeline(snapshot, width, now)
+        figure, note, cursor = measure.figure(self._charset), measure.note, None
+        if self.cursor is not None:
+            figure, note = self._read(measure, timeline, snapshot), ""
+            cursor = cells.place(self.cursor)
+        texts = [(f"{measure.title}  ", "title"), (figure, measure.tone or "figure")]
+        if note:
+            texts.append((f"  {note}", "note"))
+        graph.set_class(measure.tone == "busy", "-busy")
+        graph.set_class(measure.tone == "bad", "-bad")
+        graph.show(
+            Plot(
+                series=(values,),
+                minimum=measure.minimum,
+                maximum=measure.maximum,
+                head=tuple(texts),
+                tail=((f"{measure.scale}", "ground"),) if measure.scale else (),
+                marks=self._mark_places(cells, snapshot),
+                cursor=cursor,
+            )
+        )
+
+    def _read(self, measure: Measure, timeline: Timeline, snapshot: Snapshot) -> str:
+        """Return the value at the cursor as text."""
+        assert self.cursor is not None
+        values = self._values(measure, timeline, snapshot)
+        place = timeline.place(self.cursor)
+        value = values[place] if 0 <= place < len(values) else None
+        return self._charset.known(value, measure.text)
+
+    def _mark_places(self, timeline: Timeline, snapshot: Snapshot) -> frozenset[int]:
+        marks = self._marks(snapshot)
+        return frozenset(p for m in marks if 0 <= (p := timeline.place(m.at)) < timeline.count)
+
+    def _draw_speeds(self, snapshot: Snapshot, shades: dict[str, int], now: datetime) -> None:
+        graph = self.query_one("#speed", Graph)
+        timeline = self._timeline(snapshot, graph.plot_width, now)
+        key = ("speeds", timeline, tuple(shades.items()))
+        if key not in self._series:
+            self._series[key] = speeds(self.points(snapshot), timeline, shades, self._hold())
+        found: Speeds = self._series[key]
+        place = None if self.cursor is None else timeline.place(self.cursor)
+        figures = snapshot.speeds_now if place is None else found.at(place)
+        end = number_text(found.maximum)
+        middle = number_text(found.maximum / 2, decimals=0 if found.maximum >= 2 else 1)
+        scale = tuple(text.ljust(_SCALE_CELLS) for text in ("0", middle, end))
+        below = None
+        if self._plan.axis:
+            below = axis(timeline, self.span, self._marks(snapshot), self._charset, now.tzinfo)
+        graph.show(
+            Plot(
+                series=found.series,
+                shades=tuple(shades.get(name, 0) for name in found.models),
+                maximum=found.maximum,
+                head=self._speed_texts(figures, shades, now),
+                tail=self._span_texts(),
+                scale=scale,
+                axis=below,
+                marks=self._mark_places(timeline, snapshot),
+                cursor=place,
+            )
+        )
+
+    def _speed_texts(
+        self, figures: dict[str, float], shades: dict[str, int], now: datetime
+    ) -> Texts:
+        charset = self._charset
+        total = sum(figures.values())
+        texts = [("TOKENS/S  ", "heading"), (_speed(total), "figure")]
+        if self.cursor is not None:
+            moment = self.cursor.astimezone(now.tzinfo)
+            form = "%a %H:%M" if self.span.seconds > 86400 else "%H:%M:%S"
+            texts.append((f"  at {moment:{form}}", "busy"))
+        block = "■" if charset.unicode else "#"
+        for name, value in sorted(figures.items(), key=lambda one: -one[1]):
+            texts.append((f"   {block} ", f"shade-{shades.get(name, 0)}"))
+            texts.append((f"{cut(plain(name), _NAME, charset.ellipsis)} ", "title"))
+            texts.append((_speed(value), "note"))
+        if self.span.points and self.problem:
+            texts.append((f"   {self.problem}", "busy"))
+        elif self.span.points and self.past is None:
+            texts.append((f"   reading {charset.dots}", "note"))
+        return tuple(texts)
+
+    def _span_texts(self) -> Texts:
+        texts = []
+        for span in SPANS:
+            if texts:
+                texts.append((f" {self._charset.dot} ", "ground"))
+            texts.append((span.name, "figure" if span is self.span else "ground"))
+        return tuple(texts)
+
+    def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:
+        shown = gauges(found, snapshot, lines=self._plan.gauges)
+        for number in range(_GAUGES):
+            small = self.query_one(f"#gauge-{number}", Static)
+            small.visible = number < len(shown)
+            if number % 2 == 0 and small.parent is not None:
+                small.parent.display = number < len(shown)
+            if number >= len(shown):
+                continue
+            width = small.size.width
+            spark = gauge_rooms(width)[1] * (2 if self._charset.unicode else 1)
+            timeline = self._timeline(snapshot, spark, now)
+            values = self._values(shown[number], timeline, snapshot)
+            update_static(small, gauge(shown[number], values, width, self._charset))
+
+
+def _speed(speed: float) -> str:
+    return number_text(speed) if speed >= 100 else speed_text(speed)
