@@ -26,6 +26,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.STATUS, lambda call: service.status())
     table.answer(endpoints.RESOURCE_HISTORY, lambda call: _samples(service, call.query.history))
     table.answer(endpoints.RESOURCES, lambda call: service.monitoring.latest())
+    table.answer(endpoints.TREND, lambda call: service.trends.read(call.query))
     table.answer(endpoints.MEMORY, lambda call: models.memory_rooms())
     table.answer(endpoints.QUEUE, lambda call: service.queue())
     table.answer(endpoints.PROBLEMS, lambda call: models.problems())

@@ -49,6 +49,7 @@ from cyber_inference_tui.records.queries import (
     StatusEventsQuery,
     TailQuery,
     TimeQuery,
+    TrendQuery,
     UnloadQuery,
 )
 from cyber_inference_tui.records.requests import (
@@ -66,6 +67,7 @@ from cyber_inference_tui.records.service import (
     LogoutRecord,
     StatusRecord,
 )
+from cyber_inference_tui.records.trend import Trend
 
 NEXT_CURSOR = "X-Next-Cursor"
 """Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
@@ -242,6 +244,9 @@ RESOURCE_HISTORY = _asking(
     "GET /admin/resources", TimeQuery, list[ResourceSample], "samples, oldest first"
 )
 RESOURCES = _plain("GET /admin/resources", ResourceSample, "the machine and its models now")
+TREND = _asking(
+    "GET /admin/trend", TrendQuery, Trend, "the past of the machine and its models, for graphs"
+)
 MEMORY = _plain("GET /admin/memory", list[MemoryPool], "the memory that models may have")
 QUEUE = _plain("GET /admin/queue", list[WaitingRecord], "the requests that wait for a model")
 PROBLEMS = _plain(

@@ -52,6 +52,13 @@ class TimeQuery(msgspec.Struct, frozen=True, kw_only=True):
     history: _Count
 
 
+class TrendQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The seconds of the past up to now, and the most periods to divide them into."""
+
+    seconds: Annotated[int, Meta(ge=0, le=604_800)] = 300
+    points: _AtMost1000 = 300
+
+
 class LoadQuery(msgspec.Struct, frozen=True, kw_only=True):
     """``wait``: the answer waits until the model is loaded or has failed."""
 

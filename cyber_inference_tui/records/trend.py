@@ -39,9 +39,10 @@ class TrendPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fan_percent: float | None = None
     gpus: tuple[GpuPoint, ...] = ()
     tokens_per_second: dict[str, float] = {}
-    """By model, of those that answered."""
+    """By model, of those that answered: the mean over the whole period."""
     first_token_seconds: float | None = None
-    """The median time to first token of the requests that finished in the period."""
+    """The median time to first token of the streams that ended in the period; over several minutes
+    the median of the minutes' medians."""
 
 
 class TrendMark(msgspec.Struct, frozen=True, kw_only=True):

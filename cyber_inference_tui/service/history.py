@@ -1,4 +1,4 @@
-"""The history: finished requests, ended sessions and measured models, kept across restarts.
+"""The history: requests, sessions, measured models and the machine, kept across restarts.
 
 Adding a record returns at once. One thread writes them in batches, which spares SD cards, so a
 crash of the service loses the last batch at most.
@@ -26,6 +26,7 @@ from cyber_inference_tui.records import (
     ModelTotals,
     RequestRecord,
     SessionRecord,
+    TrendMark,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history_file import (
@@ -43,11 +44,14 @@ from cyber_inference_tui.service.history_rows import (
     Record,
     select_clients,
     select_key_totals,
+    select_marks,
     select_measurements,
+    select_minutes,
     select_requests,
     select_sessions,
     select_totals,
 )
+from cyber_inference_tui.service.trend_points import Minute
 
 T = TypeVar("T")
 
@@ -78,10 +82,11 @@ class History:
     """Keeps records in the file ``path``; ``start`` and ``stop`` it on the event loop that uses it.
 
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
-    sessions older than ``max_age_days`` are removed, and the oldest while the file exceeds
-    ``max_bytes``: at the start, every hour and when it has grown. An unusable file is set aside
-    at the start, and when damage shows later. If no file can be opened, that is logged, nothing is
-    kept, and there is nothing to read. ``now`` is called on the history's thread.
+    sessions older than ``max_age_days`` are removed (minutes and marks after 7 days), and the
+    oldest while the file exceeds ``max_bytes``: at the start, every hour and when it has grown. An
+    unusable file is set aside at the start, and when damage shows later. If no file can be opened,
+    that is logged, nothing is kept, and there is nothing to read. ``now`` is called on the
+    history's thread.
     """
 
     def __init__(
@@ -170,6 +175,14 @@ class History:
     async def measurements(self) -> list[Measurement]:
         """Return the latest measurement of each signature, newest first."""
         return await self._read(select_measurements)
+
+    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+        """Return the minutes between two times, oldest first."""
+        return await self._read(lambda connection: select_minutes(connection, since, until))
+
+    async def marks(self, since: datetime, until: datetime) -> list[TrendMark]:
+        """Return the marks between two times, oldest first."""
+        return await self._read(lambda connection: select_marks(connection, since, until))
 
     async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
         """Return the clients of each port, the latest first."""

@@ -25,8 +25,10 @@ from cyber_inference_tui.records import (
     ModelTotals,
     RequestRecord,
     SessionRecord,
+    TrendMark,
 )
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.service.trend_points import Minute
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ MAX_TEXT = 2_000
 _MAX_ROWS = 50
 """Rows of one statement. Older versions of SQLite take 999 values."""
 MAX_MEASUREMENTS = 2_000
+MAX_MARKS = 1_000
+MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
 
@@ -86,16 +90,34 @@ STEPS: tuple[tuple[str, ...], ...] = (
             "prompt_differs_at INTEGER",
         )
     ),
+    (
+        # A minute that comes again, because the clock was set back, takes the place of the first.
+        "CREATE TABLE minutes (id INTEGER PRIMARY KEY, at INTEGER NOT NULL UNIQUE, point BLOB)",
+        """CREATE TABLE marks (
+            id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT, subject TEXT, text TEXT)""",
+    ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
 
 
-Record = RequestRecord | SessionRecord | Measurement
+Record = RequestRecord | SessionRecord | Measurement | Minute | TrendMark
 
-_TABLES = {RequestRecord: "requests", SessionRecord: "sessions", Measurement: "measurements"}
+_TABLES = {
+    RequestRecord: "requests",
+    SessionRecord: "sessions",
+    Measurement: "measurements",
+    Minute: "minutes",
+    TrendMark: "marks",
+}
 """A new field of one of these records needs a new step."""
-_AGES = {"requests": "at", "sessions": "coalesce(unloaded_at, loaded_at)"}
+_AGES = {
+    "requests": "at",
+    "sessions": "coalesce(unloaded_at, loaded_at)",
+    "minutes": "at",
+    "marks": "at",
+}
+_TREND_AGE = timedelta(days=7)
 # By table: the newest row that is too old, the oldest one that is not, and the removal.
 _PRUNE = {
     table: (
@@ -182,6 +204,8 @@ def samples(at: datetime) -> tuple[Record, ...]:
             size_bytes=None,
             at=at,
         ),
+        Minute(at=at, point=b""),
+        TrendMark(at=at, kind="loaded", subject="", text=""),
     )
 
 
@@ -259,17 +283,43 @@ def select_key_totals(
     return _records(rows, KeyTotals)
 
 
+def select_minutes(
+    connection: sqlite3.Connection, since: datetime, until: datetime
+) -> list[Minute]:
+    """Return the minutes between two times, oldest first."""
+    rows = connection.execute(
+        "SELECT at, point FROM minutes WHERE at BETWEEN ? AND ? ORDER BY at LIMIT ?",
+        (_storable(since), _storable(until), MAX_MINUTES),
+    )
+    return _records(rows, Minute)
+
+
+def select_marks(
+    connection: sqlite3.Connection, since: datetime, until: datetime
+) -> list[TrendMark]:
+    """Return the ``MAX_MARKS`` newest marks between two times, oldest first."""
+    rows = connection.execute(
+        "SELECT at, kind, subject, text FROM marks WHERE at BETWEEN ? AND ?"
+        " ORDER BY id DESC LIMIT ?",
+        (_storable(since), _storable(until), MAX_MARKS),
+    )
+    return sorted(_records(rows, TrendMark), key=lambda mark: mark.at)
+
+
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
-    """Remove requests and sessions from before ``than``, and all but the newest measurements.
+    """Remove records from before ``than``, and all but the newest measurements.
+
+    Minutes and marks are kept for ``_TREND_AGE`` at most.
 
     The clock of a machine without a battery may start in 1970 or in the future. A record with an
     impossible time is removed with the first old record that was written after it, and a clock that
     jumped far ahead removes nothing. Measurements do not age: a model that is used once a year
     still takes as much memory.
     """
-    times = {"first": _storable(_FIRST), "cutoff": _storable(than), "now": _storable(now)}
-    for table in ("requests", "sessions"):
-        find_old, find_kept, delete = _PRUNE[table]
+    times = {"first": _storable(_FIRST), "now": _storable(now)}
+    for table, (find_old, find_kept, delete) in _PRUNE.items():
+        of_trend = table in {"minutes", "marks"}
+        times["cutoff"] = _storable(max(than, now - _TREND_AGE) if of_trend else than)
         old, last = connection.execute(find_old, times).fetchone()
         if last is None:
             continue
@@ -286,8 +336,8 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
 def delete_oldest(connection: sqlite3.Connection) -> bool:
     """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
-    Without requests it removes an eighth of the sessions, and then of the measurements. Returns
-    false if nothing is left to remove.
+    Without requests it removes an eighth of the sessions, then of the marks, the minutes and the
+    measurements. Returns false if nothing is left to remove.
     """
     (count,) = connection.execute("SELECT count(*) FROM requests").fetchone()
     (last, until) = connection.execute(
@@ -308,6 +358,11 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
     for statement in (
         "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions ORDER BY id"
         " LIMIT (SELECT max(1, count(*) / 8) FROM sessions))",
+        *(
+            f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id"  # noqa: S608
+            f" LIMIT (SELECT max(1, count(*) / 8) FROM {table}))"
+            for table in ("marks", "minutes")
+        ),
         "DELETE FROM measurements WHERE signature IN (SELECT signature FROM measurements"
         " ORDER BY at LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",
     ):

@@ -15,7 +15,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, ask_slots
 from cyber_inference_tui.monitor.processes import ProcessUsage
-from cyber_inference_tui.monitor.ring import THINNED, SampleRing
+from cyber_inference_tui.monitor.ring import RECENT, SampleRing
 from cyber_inference_tui.records import ResourceSample, to_json
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.events import EventBus
@@ -41,7 +41,7 @@ ANSWER_TIMEOUT = 5.0
 _CHECK_INTERVAL = 1.0
 _ROUNDING = 0.001
 """The loop's timers may be so much early."""
-_LONGEST = THINNED.total_seconds()
+_LONGEST = RECENT.total_seconds()
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Monitoring:
     ``make_sampler`` is called in a thread with the paths whose disks to sample, again when they
     change; ``states`` is called for each sample. ``now`` returns the time of day, ``clock``
     monotonic seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks a server for its
-    tasks.
+    tasks. ``on_sample`` gets each sample.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Monitoring:
         states: Callable[[], Collection[ModelState]],
         events: EventBus,
         now: Callable[[], datetime],
+        on_sample: Callable[[ResourceSample], None] = lambda sample: None,
         ask: AskSlots = _ask_slots,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -80,6 +81,7 @@ class Monitoring:
         self._states = states
         self._events = events
         self._now = now
+        self._on_sample = on_sample
         self._clock = clock
         self._sleep = sleep
         self._ring: SampleRing[bytes] = SampleRing()
@@ -170,6 +172,7 @@ class Monitoring:
         self._taken_at = began
         encoded = to_json(sample)
         self._ring.add(sample.at, encoded)
+        self._on_sample(sample)
         self._events.publish(TOPIC, encoded)
 
     async def _read(self) -> ResourceSample:

@@ -12,15 +12,18 @@ from cyber_inference_tui.records import (
     ModelStatus,
     RecentEvent,
     ServiceEvent,
+    TrendMark,
     with_event,
 )
 from cyber_inference_tui.records.events import EventKind, EventTone
 from cyber_inference_tui.service.events import Data, EventBus
+from cyber_inference_tui.service.trend_points import mark_kind
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import size_text
 
 _LONGEST_TEXT = 1000
 """Characters of an event; an error may be longer."""
+_LONGEST_MARK = 200
 
 _Words = tuple[str, EventTone]
 
@@ -35,12 +38,19 @@ class RecentEvents(EventBus):
     """Publishes events, and keeps the last important events in words.
 
     Each is published as a ``service`` event, too, right before the event that it describes. ``now``
-    returns the time with its zone.
+    returns the time with its zone, and ``on_mark`` gets the events that explain the graphs.
     """
 
-    def __init__(self, *, now: Callable[[], datetime], first_id: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        now: Callable[[], datetime],
+        first_id: int | None = None,
+        on_mark: Callable[[TrendMark], None] = lambda mark: None,
+    ) -> None:
         super().__init__(first_id=first_id)
         self._now = now
+        self._on_mark = on_mark
         self.recent: tuple[RecentEvent, ...] = ()
         """The last events in words, newest first."""
         self._models: dict[str, ModelRecord] | None = None
@@ -54,9 +64,12 @@ class RecentEvents(EventBus):
     def publish(self, topic: str, data: Data) -> None:
         """Publish ``data``; if it is important, publish an event in words before it."""
         if self._models is not None:
+            before = self._models.get(data.id) if isinstance(data, ModelRecord) else None
             kind, subject, words = self._in_words(topic, data, self._models)
             if words is not None:
                 event = self._add(self.last_id + 1, kind, subject, words)
+                if isinstance(data, ModelRecord) and before is not None:
+                    self._mark(before.status, data.status, event)
                 super().publish("service", ServiceEvent(state="event", event=event))
         super().publish(topic, data)
 
@@ -68,6 +81,12 @@ class RecentEvents(EventBus):
         )
         self.recent = with_event(self.recent, event)
         return event
+
+    def _mark(self, before: ModelStatus, after: ModelStatus, event: RecentEvent) -> None:
+        kind = mark_kind(before, after)
+        if kind is not None:
+            text = clean_line(event.text, limit=_LONGEST_MARK)
+            self._on_mark(TrendMark(at=event.at, kind=kind, subject=event.subject, text=text))
 
     def _in_words(
         self, topic: str, data: Data, models: dict[str, ModelRecord]

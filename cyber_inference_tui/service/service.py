@@ -69,6 +69,7 @@ from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
+from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
@@ -102,8 +103,10 @@ class Service:
         self.started_at = utc_now()
         self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
-        self.events = RecentEvents(now=utc_now)
         data_dir = loaded.settings.data_dir
+        self.history = History(data_dir / "history.sqlite3", now=utc_now)
+        self.trends = Trends(self.history, now=utc_now)
+        self.events = RecentEvents(now=utc_now, on_mark=self.trends.mark)
         pids = PidRecord(data_dir / "servers.json")
         given_environ, environ = environ, pids.marked(environ)
         self._environ = environ
@@ -115,7 +118,6 @@ class Service:
             limits=self._log_limits,
         )
         self.audit = AuditLog(data_dir / LOGS / AUDIT_FILE, now=utc_now, limits=self._log_limits)
-        self.history = History(data_dir / "history.sqlite3", now=utc_now)
         self.keys = ApiKeys(data_dir, now=utc_now, audit=self.audit)
         self.metrics = Metrics(self._metrics_state)
         self._refusals = Refusals(time.monotonic)
@@ -158,6 +160,7 @@ class Service:
             states=self.scheduler.states,
             events=self.events,
             now=utc_now,
+            on_sample=self.trends.add,
         )
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
@@ -256,6 +259,7 @@ class Service:
         await self.scheduler.close()
         await self._launcher.close()
         self.finished.flush()
+        self.trends.close()
         await self.history.stop()
         await self.metrics.close()
         self.close_events()
@@ -464,6 +468,7 @@ class Service:
         if self.keys.present:
             self.keys.note(records)
         self.metrics.note_requests(noted)
+        self.trends.note_requests(records)
         self.events.publish_all("request", records)
 
     def note_refusal(self, record: RequestRecord, code: str) -> None:

@@ -69,10 +69,17 @@ from cyber_inference_tui.records import (
     SettingEffect,
     StatusRecord,
     SwapRecord,
+    Trend,
     WaitingRecord,
     to_json,
 )
-from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, LinesQuery, RequestQuery
+from cyber_inference_tui.records.queries import (
+    ClientsQuery,
+    HistoryQuery,
+    LinesQuery,
+    RequestQuery,
+    TrendQuery,
+)
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.configuration import Configuration
@@ -87,6 +94,7 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
+from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import listening_socket
 
@@ -113,6 +121,8 @@ class World:
     models: dict[str, ModelRecord] = field(default_factory=dict)
     problems: list[ProblemRecord] = field(default_factory=list)
     samples: list[ResourceSample] = field(default_factory=list)
+    trends: dict[int, Trend] = field(default_factory=dict)
+    """By the seconds that they span."""
     rooms: list[MemoryPool] = field(default_factory=list)
     active: list[ActiveRequestRecord] = field(default_factory=list)
     waiting: list[WaitingRecord] = field(default_factory=list)
@@ -470,6 +480,16 @@ class _Monitoring(Monitoring):
         return self._service.read("resource_history", samples, seconds)
 
 
+class _Trends(Trends):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def read(self, query: TrendQuery) -> Trend:
+        empty = Trend(step_seconds=max(1.0, query.seconds / max(1, query.points)), points=())
+        found = self._service.world.trends.get(query.seconds, empty)
+        return self._service.read("trend", found, query)
+
+
 class _Metrics(Metrics):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -557,6 +577,7 @@ class FakeService(Service):
         self.finished = FinishedRequests(self.note_requests)
         self.logs = _Logs(self)
         self.monitoring = _Monitoring(self)
+        self.trends = _Trends(self)
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
 

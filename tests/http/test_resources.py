@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ResourceSample
+from cyber_inference_tui.records import ResourceSample, Trend, TrendMark, TrendPoint
+from cyber_inference_tui.records.queries import TrendQuery
 from tests.fakes.service import SAMPLE, FakeService, serving
 
 
@@ -48,3 +49,25 @@ async def test_a_missing_sample_is_an_error_in_shape() -> None:
     async with serving(service) as front, front.client.get("/admin/resources") as answer:
         assert answer.status == 500
         assert "not been read" in (await answer.json())["error"]["message"]
+
+
+async def test_the_past_in_periods() -> None:
+    service = FakeService()
+    trend = Trend(
+        step_seconds=2.0,
+        points=(TrendPoint(at=SAMPLE.at, cpu_percent=7.5, tokens_per_second={"plum": 40.0}),),
+        marks=(TrendMark(at=SAMPLE.at, kind="loaded", subject="plum", text="loaded"),),
+    )
+    service.world.trends[600] = trend
+    async with serving(service) as front:
+        async with front.client.get("/admin/trend?seconds=600&points=2000") as answer:
+            assert answer.status == 200
+            assert msgspec.json.decode(await answer.read(), type=Trend) == trend
+        async with front.client.get("/admin/trend?seconds=99999999") as answer:
+            assert (await answer.json())["points"] == []
+        async with front.client.get("/admin/trend?points=few") as answer:
+            assert answer.status == 400
+    assert service.reads == [
+        ("trend", TrendQuery(seconds=600, points=1000)),
+        ("trend", TrendQuery(seconds=604_800)),
+    ]

@@ -78,3 +78,9 @@ def stored(path: Path) -> list[int]:
     """The numbers of the requests in a file, oldest first, read without the history."""
     with closing(sqlite3.connect(path)) as connection:
         return [row[0] for row in connection.execute("SELECT tokens_in FROM requests ORDER BY id")]
+
+
+def stored_minutes(path: Path) -> list[int]:
+    """The times of the minutes in a file, in order, read without the history."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT at FROM minutes ORDER BY at")]

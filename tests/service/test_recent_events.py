@@ -14,6 +14,7 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelStatus,
     ServiceEvent,
+    TrendMark,
 )
 from cyber_inference_tui.service.recent_events import RecentEvents
 
@@ -201,3 +202,24 @@ async def test_a_long_reason_is_cut_and_kept_on_one_line() -> None:
     text = bus.recent[0].text
     assert text.startswith("port is wrong port is wrong")
     assert text.endswith("… (+138999 characters)")
+
+
+def test_loads_unloads_and_failures_are_marks() -> None:
+    marks: list[TrendMark] = []
+    bus = RecentEvents(now=Clock(), first_id=1, on_mark=marks.append)
+    bus.begin([ModelRecord(id="plum")])
+    go(bus, "plum", "queued", "loading")
+    go(bus, "plum", "loaded", memory_bytes=3 << 30)
+    go(bus, "plum", "loaded", pinned=True)
+    go(bus, "plum", "unloading", "unloaded", "queued", "unloaded", "loading")
+    go(bus, "plum", "failed", error="plum crashed: " + "x" * 500)
+    go(bus, "plum", "unloaded", "queued", "loading", "loaded", "failed")
+    assert [(mark.kind, mark.subject, mark.text[:20]) for mark in marks] == [
+        ("loaded", "plum", "loaded, uses 3.00 Gi"),
+        ("unloaded", "plum", "unloaded"),
+        ("failed", "plum", "crashed: xxxxxxxxxxx"),
+        ("loaded", "plum", "loaded"),
+        ("failed", "plum", "failed"),
+    ]
+    assert marks[0].at in {event.at for event in bus.recent}
+    assert max(len(mark.text) for mark in marks) < 250
