@@ -82,9 +82,9 @@ class _ChangedRecord(msgspec.Struct):
 
 
 class _RequestEvent(msgspec.Struct):
-    """The data of an event: ``live`` is set if it is about requests in progress."""
+    """The data of an event: ``live`` is not empty if it is about requests in progress."""
 
-    live: msgspec.Raw | None = None
+    live: msgspec.Raw = msgspec.Raw()
 
 
 class _ConfigEvent(msgspec.Struct):
@@ -350,7 +350,7 @@ class Feed:
         self._to_read.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
-        if msgspec.json.decode(data, type=thread_safe(_RequestEvent)).live is not None:
+        if msgspec.json.decode(data, type=thread_safe(_RequestEvent)).live:
             self._live(msgspec.json.decode(data, type=thread_safe(LiveRequests)))
             return
         record = msgspec.json.decode(data, type=thread_safe(RequestRecord))

@@ -1,10 +1,10 @@
-"""A history graph as high as its place, newest at the right: lines of braille, or a stacked area."""
+"""A history graph: a stacked area as high as its place, newest at the right; and one in a line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import ClassVar
@@ -22,14 +22,12 @@ from cyber_inference_tui.terminal.text_width import plain
 
 SHADES = 5
 """Shades of the accent colour, for parts of a whole such as models."""
+MACHINE_SHADE = 1
+"""The shade of graphs that do not show models."""
 Cell = tuple[str, str]
 """A character and the kind of its style, for example ``shade-0``, or ``shade-0/shade-1`` for a
 character on the ground of another shade."""
-_BRAILLE = 0x2800
-# Unicode's numbering of the eight dots of a braille cell (the Unicode standard, "Braille
-# Patterns"): bits of the left and the right column filled from below with 0 to 4 dots.
-_LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
-_RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
+_FREE: Cell = (" ", "rest")
 _ASCII = " .:-=+*#%"
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 # Without colour, the shades are told apart by their fill.
@@ -37,59 +35,27 @@ _FILLS = "█▓▒▓▒"
 _ASCII_FILLS = "#%=*+"
 
 
-def rows(
+def spark(
     values: Sequence[float | None],
     width: int,
-    height: int,
     maximum: float,
     charset: Charset,
     minimum: float = 0.0,
-) -> list[str]:
-    """Return the lines of a graph, top first, each ``width`` cells wide; ``None`` leaves a gap.
+) -> str:
+    """Return a graph of one line of ``width`` cells; ``None`` leaves a gap.
 
-    Braille shows two values per cell, ASCII one. The newest value, the last, is at the right.
-    Zero is the lowest step, so that it differs from a gap. Values are limited to the scale.
+    The newest value, the last, is at the right. The lowest value is the lowest step, so that it
+    differs from a gap. Values are limited to the scale.
     """
-    if width <= 0 or height <= 0:
-        return [""] * max(0, height)
-    if not charset.unicode:
-        steps = len(_ASCII) - 1
-        levels = _levels(values, width, height * steps, minimum, maximum)
-        return [
-            "".join(_ASCII[_part(level, base, steps)] for level in levels)
-            for base in range((height - 1) * steps, -1, -steps)
-        ]
-    levels = _levels(values, width * 2, height * 4, minimum, maximum)
-    pairs = list(zip(levels[::2], levels[1::2], strict=True))
-    return [
-        "".join(
-            chr(_BRAILLE + _LEFT[_part(left, base, 4)] + _RIGHT[_part(right, base, 4)])
-            for left, right in pairs
-        )
-        for base in range((height - 1) * 4, -1, -4)
-    ]
+    steps = _EIGHTHS if charset.unicode else _ASCII
+    shown = "".join(steps[_step(value, minimum, maximum)] for value in values[-width:])
+    return shown.rjust(width)[: max(0, width)]
 
 
-def _part(level: int, base: int, steps: int) -> int:
-    return min(steps, max(0, level - base))
-
-
-def _levels(
-    values: Sequence[float | None], count: int, top: int, minimum: float, maximum: float
-) -> list[int]:
-    """Return the newest ``count`` values as steps from 1 to ``top``; 0 is a gap."""
-    shown = [_level(value, top, minimum, maximum) for value in values[-count:]]
-    return [0] * (count - len(shown)) + shown
-
-
-def _level(value: float | None, top: int, minimum: float, maximum: float) -> int:
+def _step(value: float | None, minimum: float, maximum: float) -> int:
     if value is None or math.isnan(value):
         return 0
-    if not maximum > minimum or value <= minimum:
-        return 1
-    if value >= maximum:
-        return top
-    return max(1, round((value - minimum) / (maximum - minimum) * top))
+    return max(1, _eighths(value, 1, minimum, maximum))
 
 
 def area(
@@ -99,6 +65,8 @@ def area(
     height: int,
     maximum: float,
     charset: Charset,
+    *,
+    minimum: float = 0.0,
     colours: bool = True,
 ) -> list[list[Cell]]:
     """Return the lines of stacked ``series``, the first at the bottom, one value per cell.
@@ -110,40 +78,48 @@ def area(
     columns = []
     for place in range(count - width, count):
         values = [one[place] for one in series] if place >= 0 else []
-        columns.append(_column(values, shades, height, maximum, charset, colours))
+        tops = _tops(values, height, minimum, maximum)
+        columns.append(_column(tops, shades, height, charset, colours))
     return [[column[line] for column in columns] for line in range(height - 1, -1, -1)]
 
 
+def _tops(
+    values: Sequence[float | None], height: int, minimum: float, maximum: float
+) -> list[int] | None:
+    """Return the eighths of a line up to each part's upper end; ``None`` is a gap."""
+    if all(value is None or math.isnan(value) for value in values):
+        return None
+    limited = (value if value is not None and value > 0 else 0.0 for value in values)
+    return [_eighths(value, height, minimum, maximum) for value in accumulate(limited)]
+
+
+def _eighths(value: float, height: int, minimum: float, maximum: float) -> int:
+    """Return the eighths of a line up to ``value``; something is never nothing."""
+    if value <= minimum or not maximum > minimum:
+        return 0
+    share = min(1.0, (min(value, maximum) - minimum) / (maximum - minimum))
+    return max(1, round(share * height * 8))
+
+
 def _column(
-    values: Sequence[float | None],
+    tops: Sequence[int] | None,
     shades: Sequence[int],
     height: int,
-    maximum: float,
     charset: Charset,
     colours: bool,
 ) -> list[Cell]:
     """Return the cells of one column, from the bottom."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    if not known:
-        return [(" ", "rest")] * height
-    limited = (max(0.0, value) if value is not None and value > 0 else 0.0 for value in values)
-    tops = [_eighths(value, height, maximum) for value in accumulate(limited)]
-    if tops[-1] == 0:
-        ground: Cell = ("▁" if charset.unicode else "_", "ground")
-        return [ground, *[(" ", "rest")] * (height - 1)]
+    if tops is None:
+        return [_FREE] * height
     parts = [
         (top, shade)
         for before, top, shade in zip([0, *tops], tops, shades, strict=False)
         if top > before
     ]
-    return [_cell(parts, base, charset, colours) for base in range(0, height * 8, 8)]
-
-
-def _eighths(value: float, height: int, maximum: float) -> int:
-    """Return the eighths of a line up to ``value``; something is never nothing."""
-    if value <= 0 or not maximum > 0:
-        return 0
-    return max(1, round(min(1.0, value / maximum) * height * 8))
+    cells = [_cell(parts, base, charset, colours) for base in range(0, height * 8, 8)]
+    if not parts and cells:
+        cells[0] = ("▁" if charset.unicode else "_", "ground")
+    return cells
 
 
 def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours: bool) -> Cell:
@@ -154,13 +130,13 @@ def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours
         if not charset.unicode:
             # Half a cell or more is drawn, and the lowest cell always.
             drawn = level >= 4 or not base
-            return (_ASCII_FILLS[shade % SHADES], f"shade-{shade}") if drawn else (" ", "rest")
+            return (_ASCII_FILLS[shade % SHADES], f"shade-{shade}") if drawn else _FREE
         if level >= 8:
             # A coloured ground has no seams between lines, and needs fewer bytes.
             return (" ", f"/shade-{shade}") if colours else (_FILLS[shade % SHADES], "rest")
         above = parts[index + 1][1] if index + 1 < len(parts) else None
         return _EIGHTHS[level], f"shade-{shade}" + ("" if above is None else f"/shade-{above}")
-    return " ", "rest"
+    return _FREE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +148,9 @@ class Plot:
     """
 
     series: tuple[tuple[float | None, ...], ...] = ()
-    """One line of braille, or the parts of a stacked area, oldest value first."""
+    """The parts of the area, from the bottom; each has a value per column, oldest first."""
     shades: tuple[int, ...] = ()
-    """The shades of the parts; without them, the first series is drawn in braille."""
+    """The shades of the parts."""
     minimum: float = 0.0
     maximum: float = 100.0
     head: tuple[tuple[str, str], ...] = ()
@@ -185,8 +161,8 @@ class Plot:
     """Labels beside the graph, from the bottom to the top."""
     axis: tuple[tuple[str, str], ...] | None = None
     """The line below the graph."""
-    marks: frozenset[int] = field(default_factory=frozenset)
-    """Columns with a thin line."""
+    marks: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Columns with a thin line; the first of the texts for which there is room is beside it."""
     cursor: int | None = None
     """The column that is read."""
 
@@ -194,14 +170,13 @@ class Plot:
 class Graph(Widget):
     """Shows a ``Plot``, with a title above and an axis below if there are any.
 
-    The CSS classes ``-busy`` and ``-bad`` colour a line of braille.
+    The CSS classes ``-busy`` and ``-bad`` colour an area of one part.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"graph--{name}"
         for name in (
             *("heading", "title", "figure", "note", "rest", "ground", "mark", "cursor", "good", "busy", "bad"),
-            *("low", "middle", "line"),
             *(f"shade-{number}" for number in range(SHADES)),
         )
     }
@@ -219,16 +194,13 @@ class Graph(Widget):
         & > .graph--good { color: $text-success; }
         & > .graph--busy { color: $text-warning; }
         & > .graph--bad { color: $text-error; }
-        & > .graph--low { color: $accent 62%; }
-        & > .graph--middle { color: $accent 80%; }
-        & > .graph--line { color: $accent; }
         & > .graph--shade-0 { color: $accent; }
         & > .graph--shade-1 { color: $accent 55%; }
         & > .graph--shade-2 { color: $accent-lighten-3; }
         & > .graph--shade-3 { color: $accent 35%; }
         & > .graph--shade-4 { color: $accent-lighten-1; }
-        &.-busy > .graph--line { color: $text-warning; }
-        &.-bad > .graph--line { color: $text-error; }
+        &.-busy > .graph--shade-0 { color: $warning 70%; }
+        &.-bad > .graph--shade-0 { color: $error 70%; }
     }
     """
     ALLOW_SELECT = False
@@ -299,29 +271,26 @@ class Graph(Widget):
     def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         room = max(0, width - self._gutter(plot))
         charset = self._charset
-        if plot.shades:
-            colours = not self.app.no_color
-            lines = area(
-                plot.series, plot.shades, room, height, plot.maximum, charset, colours=colours
-            )
-        else:
-            values = plot.series[0] if plot.series else ()
-            texts = rows(values, room, height, plot.maximum, charset, plot.minimum)
-            lines = [
-                [(character, _depth(height - 1 - y, height)) for character in text]
-                for y, text in enumerate(texts)
-            ]
-        blanks = {" ", chr(_BRAILLE)}
+        lines = area(
+            plot.series,
+            plot.shades,
+            room,
+            height,
+            plot.maximum,
+            charset,
+            minimum=plot.minimum,
+            colours=not self.app.no_color,
+        )
+        for place, texts in plot.marks:
+            if 0 <= place < room:
+                _draw_mark(lines, place, texts, charset)
         for line in lines:
-            for place in plot.marks:
-                if 0 <= place < room and line[place][0] in blanks and "/" not in line[place][1]:
-                    line[place] = (charset.mark, "mark")
             if plot.cursor is not None and 0 <= plot.cursor < room:
                 character, kind = line[plot.cursor]
                 full = kind.startswith("/")
                 line[plot.cursor] = ("│" if full and charset.unicode else character, f"{kind}|")
         for y, label in _labels(plot.scale, height):
-            lines[y] += [(" ", "rest"), *_cells([(label, "note")])]
+            lines[y] += [_FREE, *_cells([(label, "note")])]
         return [_fitted(line, width) for line in lines]
 
     def render_line(self, y: int) -> Strip:
@@ -350,11 +319,20 @@ class Graph(Widget):
         return style + Style(bgcolor=cursor.bgcolor)
 
 
-def _depth(line: int, height: int) -> str:
-    """Return the shade of a line of braille, counted from the bottom: darker below."""
-    if height < 3 or line * 3 >= height * 2:
-        return "line"
-    return "middle" if line * 3 >= height else "low"
+def _draw_mark(
+    lines: list[list[Cell]], place: int, texts: Sequence[str], charset: Charset
+) -> None:
+    """Draw a thin line through the free cells of a column, and a text on its right."""
+    for line in lines:
+        if line[place] == _FREE:
+            line[place] = (charset.mark, "mark")
+    for text in texts:
+        cells = _cells([(f" {text}", "note")])
+        end = place + 1 + len(cells)
+        for line in lines:
+            if end <= len(line) and all(cell == _FREE for cell in line[place + 1 : end + 1]):
+                line[place + 1 : end] = cells
+                return
 
 
 def _labels(scale: Sequence[str], height: int) -> Iterable[tuple[int, str]]:
@@ -388,7 +366,7 @@ def _fitted(cells: list[Cell], width: int) -> list[Cell]:
     cells = cells[: max(0, width)]
     if cells and cell_len(cells[-1][0]) > 1:
         cells[-1] = (" ", cells[-1][1])  # its second half was cut
-    return cells + [(" ", "rest")] * (width - len(cells))
+    return cells + [_FREE] * (width - len(cells))
 
 
 def _changed(old: Sequence[Cell], new: Sequence[Cell]) -> tuple[int, int]:

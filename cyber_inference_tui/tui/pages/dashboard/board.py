@@ -44,13 +44,15 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeli
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.graph import rows as graph_rows
+from cyber_inference_tui.tui.widgets.graph import spark
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
 _POOLS = 2
 _SPARK_SECONDS = 60.0
-_LEAST_DETAILS = 9
+_WIDE = 178
+"""Columns from which the bars of memory have all texts."""
+_LEAST_DETAILS = 8
 """Rows of the models where the selected one's details are beside them."""
 
 
@@ -79,7 +81,7 @@ class Board(Vertical):
         self._notice = Content("")
         self._now: datetime | None = None
         self._selected_state: ModelStatus | None = None
-        self._layout = Layout.BALANCED
+        self._weight = Layout.BALANCED
         self._plan = Plan()
         self._shades = ModelShades()
         self._sparks: tuple[object, dict[str, str]] = (None, {})
@@ -87,7 +89,9 @@ class Board(Vertical):
     def compose(self) -> ComposeResult:
         """Compose all parts; those without values are hidden."""
         charset = self._charset
-        yield Static(id="notice")
+        with Horizontal(id="top"):
+            yield Static(id="notice")
+            yield Static(id="spans")
         yield Graphs(charset)
         for number in range(_POOLS):
             with Horizontal(id=f"pool-{number}", classes="pool"):
@@ -176,7 +180,7 @@ class Board(Vertical):
 
     def change_layout(self, step: int) -> None:
         """Give the graphs more or less room."""
-        self._layout = Layout(max(Layout.LISTS, min(self._layout + step, Layout.GRAPHS)))
+        self._weight = Layout(max(Layout.LISTS, min(self._weight + step, Layout.GRAPHS)))
         self.redraw()
 
     def on_resize(self) -> None:
@@ -198,24 +202,34 @@ class Board(Vertical):
         found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
         seen = {name for point in points for name in point.tokens_per_second}
         shades = self._shades.keep({*seen, *(model.id for model in loaded(snapshot))})
-        self._plan = plan(self.size.width, self.size.height, len(found), self._layout)
+        self._plan = plan(self.size.width, self.size.height, len(found), self._weight)
         self.set_class(self._plan.beside, "-beside")
         if self._plan.beside:
             self.query_one("#details").styles.width = self._plan.side
             self.query_one("#events").styles.width = self._plan.side
         else:
             self.query_one("#events").styles.width = None
-        if graphs.arrange(self._plan):
+        if graphs.take_plan(self._plan):
             # They get their sizes with the next layout.
             self.call_after_refresh(self.redraw)
         graphs.show(snapshot, found, shades, now)
+        update_static(self.query_one("#spans", Static), self._spans(graphs.span))
         self._draw_pools(snapshot, shades)
+
+    def _spans(self, shown: Span) -> Content:
+        """Return the names of the spans, with the present one in bold."""
+        texts: list[tuple[str, str]] = []
+        for span in SPANS:
+            if texts:
+                texts.append((f" {self._charset.dot} ", "$text-muted"))
+            texts.append((span.name, "bold" if span is shown else "$text-muted"))
+        return Content.assemble(*texts)
 
     def _draw_pools(self, snapshot: Snapshot, shades: dict[str, int]) -> None:
         found: list[Pool | None] = [*pools(snapshot, self._charset, shades)]
         found += [None] * (_POOLS - len(found))
         known = [pool for pool in found if pool is not None]
-        wide = self.screen.has_class("-wide")
+        wide = self.size.width >= _WIDE
         rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in known}
         # Align the bars of two pools.
         title = max((len(pool.title) for pool in known), default=0)
@@ -263,19 +277,17 @@ class Board(Vertical):
         """Return the speeds of the last minute as graphs of one scale, by model."""
         trend = snapshot.trend
         if self._sparks[0] is not trend and trend:
-            count = SPARK * (2 if self._charset.unicode else 1)
-            timeline = Timeline.of(_SPARK_SECONDS, count, trend[-1].at)
+            timeline = Timeline.of(_SPARK_SECONDS, SPARK, trend[-1].at)
             recent = [point for point in trend if timeline.place(point.at) >= 0]
             names = {name for point in recent for name in point.tokens_per_second}
             highest = scale_for([max(p.tokens_per_second.values(), default=0.0) for p in recent])
             self._sparks = trend, {
-                name: graph_rows(
+                name: spark(
                     timeline.values(recent, partial(of_model, name)),
                     SPARK,
-                    1,
                     highest,
                     self._charset,
-                )[0]
+                )
                 for name in names
             }
         return self._sparks[1]
@@ -352,7 +364,7 @@ class Board(Vertical):
         rates = snapshot.rates
         highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
         return {
-            number: graph_rows(one, SPARK, 1, scale_for([highest]), self._charset)[0]
+            number: spark(one, SPARK, scale_for([highest]), self._charset)
             for number, one in rates.items()
         }
 

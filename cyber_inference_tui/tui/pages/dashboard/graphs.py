@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 from textual.widgets import Static
@@ -28,20 +29,24 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import (
     Timeline,
     axis,
     hold_of,
+    mark_texts,
     marks_of,
 )
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.graph import Graph, Plot
+from cyber_inference_tui.tui.widgets.graph import MACHINE_SHADE, Graph, Plot
 from cyber_inference_tui.units import number_text, speed_text
 
 _MOST = 12
 """Small graphs."""
 _GAUGES = 6
 _SCALE_CELLS = 5
-_NAME = 24
-_MOST_KEPT = 64
-"""Series that are kept until the next sample."""
+_NAME = 28
+_LEGEND = 10
+"""Cells of a model in the legend beside its name."""
+
+
+Marks = tuple[tuple[int, tuple[str, ...]], ...]
 
 
 class Graphs(Container):
@@ -105,7 +110,7 @@ class Graphs(Container):
 
     # Drawing
 
-    def arrange(self, plan: Plan) -> bool:
+    def take_plan(self, plan: Plan) -> bool:
         """Give the graphs their places; return whether these have changed."""
         if plan == self._plan:
             return False
@@ -162,41 +167,35 @@ class Graphs(Container):
         self, graph: Graph, measure: Measure, snapshot: Snapshot, now: datetime
     ) -> None:
         width = graph.plot_width
-        timeline = self._timeline(snapshot, width * (2 if self._charset.unicode else 1), now)
+        timeline = self._timeline(snapshot, width, now)
         values = self._values(measure, timeline, snapshot)
-        cells = self._timeline(snapshot, width, now)
-        figure, note, cursor = measure.figure(self._charset), measure.note, None
+        figure, notes, place = measure.figure(self._charset), measure.notes, None
         if self.cursor is not None:
-            figure, note = self._read(measure, timeline, snapshot), ""
-            cursor = cells.place(self.cursor)
-        texts = [(f"{measure.title}  ", "title"), (figure, measure.tone or "figure")]
-        if note:
-            texts.append((f"  {note}", "note"))
+            place = timeline.place(self.cursor)
+            value = values[place] if 0 <= place < len(values) else None
+            figure, notes = self._charset.known(value, measure.text), ()
         graph.set_class(measure.tone == "busy", "-busy")
         graph.set_class(measure.tone == "bad", "-bad")
         graph.show(
             Plot(
                 series=(values,),
+                shades=(MACHINE_SHADE,) if not measure.tone else (0,),
                 minimum=measure.minimum,
                 maximum=measure.maximum,
-                head=tuple(texts),
-                tail=((f"{measure.scale}", "ground"),) if measure.scale else (),
-                marks=self._mark_places(cells, snapshot),
-                cursor=cursor,
+                head=_head(measure, figure, notes, width),
+                tail=((measure.scale, "note"),) if measure.scale else (),
+                marks=tuple((column, ()) for column, _ in self._mark_places(timeline, snapshot)),
+                cursor=place,
             )
         )
 
-    def _read(self, measure: Measure, timeline: Timeline, snapshot: Snapshot) -> str:
-        """Return the value at the cursor as text."""
-        assert self.cursor is not None
-        values = self._values(measure, timeline, snapshot)
-        place = timeline.place(self.cursor)
-        value = values[place] if 0 <= place < len(values) else None
-        return self._charset.known(value, measure.text)
-
-    def _mark_places(self, timeline: Timeline, snapshot: Snapshot) -> frozenset[int]:
-        marks = self._marks(snapshot)
-        return frozenset(p for m in marks if 0 <= (p := timeline.place(m.at)) < timeline.count)
+    def _mark_places(self, timeline: Timeline, snapshot: Snapshot) -> Marks:
+        """Return the columns and texts of the marks, newest first."""
+        return tuple(
+            (place, mark_texts(mark, self._charset))
+            for mark in self._marks(snapshot)
+            if 0 <= (place := timeline.place(mark.at)) < timeline.count
+        )
 
     def _draw_speeds(self, snapshot: Snapshot, shades: dict[str, int], now: datetime) -> None:
         graph = self.query_one("#speed", Graph)
@@ -218,8 +217,7 @@ class Graphs(Container):
                 series=found.series,
                 shades=tuple(shades.get(name, 0) for name in found.models),
                 maximum=found.maximum,
-                head=self._speed_texts(figures, shades, now),
-                tail=self._span_texts(),
+                head=self._speed_texts(figures, shades, now, graph.size.width),
                 scale=scale,
                 axis=below,
                 marks=self._mark_places(timeline, snapshot),
@@ -228,32 +226,26 @@ class Graphs(Container):
         )
 
     def _speed_texts(
-        self, figures: dict[str, float], shades: dict[str, int], now: datetime
+        self, figures: dict[str, float], shades: dict[str, int], now: datetime, width: int
     ) -> Texts:
         charset = self._charset
-        total = sum(figures.values())
-        texts = [("TOKENS/S  ", "heading"), (_speed(total), "figure")]
+        texts = [("TOKENS/S  ", "heading"), (_speed(sum(figures.values())), "figure")]
         if self.cursor is not None:
             moment = self.cursor.astimezone(now.tzinfo)
             form = "%a %H:%M" if self.span.seconds > 86400 else "%H:%M:%S"
             texts.append((f"  at {moment:{form}}", "busy"))
-        block = "■" if charset.unicode else "#"
-        for name, value in sorted(figures.items(), key=lambda one: -one[1]):
-            texts.append((f"   {block} ", f"shade-{shades.get(name, 0)}"))
-            texts.append((f"{cut(plain(name), _NAME, charset.ellipsis)} ", "title"))
-            texts.append((_speed(value), "note"))
         if self.span.points and self.problem:
-            texts.append((f"   {self.problem}", "busy"))
+            texts.append((f"  {self.problem}", "busy"))
         elif self.span.points and self.past is None:
-            texts.append((f"   reading {charset.dots}", "note"))
-        return tuple(texts)
-
-    def _span_texts(self) -> Texts:
-        texts = []
-        for span in SPANS:
-            if texts:
-                texts.append((f" {self._charset.dot} ", "ground"))
-            texts.append((span.name, "figure" if span is self.span else "ground"))
+            texts.append((f"  reading {charset.dots}", "note"))
+        # The names share the room that is left.
+        room = width - _length(texts)
+        names = min(_NAME, room // max(1, len(figures)) - _LEGEND)
+        block = "■" if charset.unicode else "#"
+        for name, value in sorted(figures.items(), key=lambda one: -one[1]) if names > 3 else ():
+            texts.append((f"   {block} ", f"shade-{shades.get(name, 0)}"))
+            texts.append((f"{cut(plain(name), names, charset.ellipsis)} ", "title"))
+            texts.append((_speed(value), "note"))
         return tuple(texts)
 
     def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:
@@ -266,10 +258,23 @@ class Graphs(Container):
             if number >= len(shown):
                 continue
             width = small.size.width
-            spark = gauge_rooms(width)[1] * (2 if self._charset.unicode else 1)
-            timeline = self._timeline(snapshot, spark, now)
+            timeline = self._timeline(snapshot, gauge_rooms(width)[1], now)
             values = self._values(shown[number], timeline, snapshot)
             update_static(small, gauge(shown[number], values, width, self._charset))
+
+
+def _head(measure: Measure, figure: str, notes: Sequence[str], width: int) -> Texts:
+    """Return the title of a small graph, with the notes that fit."""
+    texts = [(f"{measure.title}  ", "title"), (figure, measure.tone or "figure")]
+    for note in notes:
+        text = f"  {note}"
+        if _length(texts) + cell_len(text) <= width:
+            texts.append((text, "note"))
+    return tuple(texts)
+
+
+def _length(texts: Iterable[tuple[str, str]]) -> int:
+    return sum(cell_len(text) for text, _ in texts)
 
 
 def _speed(speed: float) -> str:

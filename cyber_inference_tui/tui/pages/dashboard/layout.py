@@ -64,7 +64,7 @@ def plan(width: int, height: int, graphs: int, layout: Layout = Layout.BALANCED)
 
 def _beside(width: int, height: int, graphs: int, layout: Layout) -> Plan:
     rows = max(8, round(height * _BESIDE_SHARES[layout]))
-    side = max(2 * _SMALL_WIDTH + 3, round(width * _SMALL_SHARE))
+    side = max(2 * _SMALL_WIDTH + 4, round(width * _SMALL_SHARE))
     across, lines = _grid(side, graphs, rows // 3)
     return Plan(
         beside=True,

@@ -14,7 +14,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import fit
 from cyber_inference_tui.tui.pages.dashboard.timeline import Reading, Timeline
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
-from cyber_inference_tui.tui.widgets.graph import SHADES, rows
+from cyber_inference_tui.tui.widgets.graph import SHADES, spark
 from cyber_inference_tui.units import counted, number_text, seconds_text, size_text
 
 GAUGES = 4
@@ -43,8 +43,8 @@ class Measure:
     """Formats a value."""
     value: float | None = None
     """The present value."""
-    note: str = ""
-    """A further remark, shown where it fits."""
+    notes: tuple[str, ...] = ()
+    """Further remarks, each shown where it fits."""
     scale: str = ""
     """Both ends of the scale, if the note does not say them."""
     minimum: float = 0.0
@@ -86,16 +86,18 @@ def _first_token(
     own = None if past else first_tokens(snapshot)
     known = [p.first_token_seconds for p in (points if own is None else own)]
     values = sorted(value for value in known if value is not None)
-    note, maximum = "", scale_for(values, least=1)
+    notes: tuple[str, ...] = ()
+    maximum = scale_for(values, least=1)
     if len(values) > 1:
-        note = f"p95 {seconds_text(values[min(len(values) - 1, int(len(values) * 0.95))])}"
+        slow = values[min(len(values) - 1, int(len(values) * 0.95))]
+        notes = (f"p95 {slow:,.1f} s",)
     return Measure(
         name="first",
-        title="First token",
+        title="1st token",
         reading=lambda point: point.first_token_seconds,
         text=seconds_text,
         value=values[len(values) // 2] if values else None,
-        note=note,
+        notes=notes,
         scale=_scale(0, maximum, "s", charset),
         maximum=maximum,
         points=own,
@@ -126,7 +128,7 @@ def _gpus(sample: ResourceSample, charset: Charset) -> list[Measure]:
                 reading=_mean_gpu,
                 text=percent,
                 value=value,
-                note=note,
+                notes=(note,),
                 scale=_scale(0, 100, "%", charset),
             )
         ]
@@ -135,9 +137,10 @@ def _gpus(sample: ResourceSample, charset: Charset) -> list[Measure]:
         notes = [None if gpu.clock_hz is None else f"{gpu.clock_hz / 1e9:.2f} GHz"]
         if count > 1:
             unit = "°C" if charset.unicode else "C"
-            notes += [
+            notes = [
                 None if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} {unit}",
                 None if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+                *notes,
             ]
         found.append(
             Measure(
@@ -146,7 +149,7 @@ def _gpus(sample: ResourceSample, charset: Charset) -> list[Measure]:
                 reading=partial(_of_gpu, number, lambda gpu: gpu.utilization_percent),
                 text=percent,
                 value=gpu.utilization_percent,
-                note=f" {charset.dot} ".join(filter(None, notes)),
+                notes=tuple(filter(None, notes)),
                 scale=_scale(0, 100, "%", charset),
             )
         )
@@ -170,18 +173,18 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _cpu(sample: ResourceSample, charset: Charset) -> Measure:
     cores = sample.cpu.count
-    note = "" if cores is None else counted(cores, "core")
+    notes = [] if cores is None else [counted(cores, "core")]
     loads = sample.cpu.per_core
     if charset.unicode and 1 < len(loads) <= _CORES:
         bars = "".join(" " if one is None else _STEPS[min(7, int(one / 12.5))] for one in loads)
-        note = f"{note}  {bars}" if note else bars
+        notes.append(bars)
     return Measure(
         name="cpu",
         title="CPU",
         reading=lambda point: point.cpu_percent,
         text=partial(number_text, unit="%"),
         value=sample.cpu.percent,
-        note=note,
+        notes=tuple(notes),
         scale=_scale(0, 100, "%", charset),
     )
 
@@ -231,7 +234,7 @@ def _bytes(name: str, title: str, reading: Reading, value: float | None, total: 
         reading=reading,
         text=lambda size: size_text(int(size)),
         value=value,
-        note=f"of {size_text(total)}",
+        notes=(f"of {size_text(total)}",),
         maximum=total,
     )
 
@@ -246,7 +249,7 @@ def _power(
     highest = max([*seen, value or 0.0])
     mode = _WATTS.search(sample.device.power_mode or "")
     limit = float(mode[1]) if mode else 0.0
-    note = f"of {limit:.0f} W" if highest <= limit else ""
+    notes = (f"of {limit:.0f} W",) if highest <= limit else ()
     if highest > limit:
         limit = scale_for([highest])
     return [
@@ -256,8 +259,8 @@ def _power(
             reading=lambda point: point.power_w,
             text=partial(number_text, decimals=1 if limit < 100 else 0, unit="W"),
             value=value,
-            note=note,
-            scale="" if note else _scale(0, limit, "W", charset),
+            notes=notes,
+            scale="" if notes else _scale(0, limit, "W", charset),
             maximum=limit,
         )
     ]
@@ -269,11 +272,11 @@ def _temperature(
     value, unit = hottest(sample), "°C" if charset.unicode else "C"
     if value is None and all(point.temperature_c is None for point in points):
         return []
-    note = ""
+    notes: tuple[str, ...] = ()
     if sample.fan is not None and sample.fan.percent is not None:
-        note = f"fan {sample.fan.percent:.0f} %"
+        notes = (f"fan {sample.fan.percent:.0f} %",)
     elif sample.fan is not None and sample.fan.rpm is not None:
-        note = f"fan {sample.fan.rpm:,} rpm"
+        notes = (f"fan {sample.fan.rpm:,} rpm",)
     return [
         Measure(
             name="temperature",
@@ -281,7 +284,7 @@ def _temperature(
             reading=lambda point: point.temperature_c,
             text=partial(number_text, unit=unit),
             value=value,
-            note=note,
+            notes=notes,
             scale=_scale(_COOLEST, 100, unit, charset),
             minimum=_COOLEST,
             tone="" if value is None or value < _HOT else "bad" if value >= _TOO_HOT else "busy",
@@ -404,12 +407,12 @@ def gauge(
     """Return a graph on one line of ``width`` cells: a bar of the present value, and a history."""
     title = fit(measure.title, _GAUGE_TITLE, "left", charset.ellipsis)
     figure = fit(measure.figure(charset), _GAUGE_FIGURE, "right", charset.ellipsis)
-    bar, spark = gauge_rooms(width)
+    bar, room = gauge_rooms(width)
     full, rest = ("━", "─") if charset.unicode else ("#", ".")
     reach = measure.maximum - measure.minimum
     share = 0.0 if measure.value is None else (measure.value - measure.minimum) / reach
     filled = round(max(0.0, min(1.0, share)) * bar)
-    line = rows(values, spark, 1, measure.maximum, charset, measure.minimum)[0]
+    line = spark(values, room, measure.maximum, charset, measure.minimum)
     return Content.assemble(
         (title, "$text-muted"),
         (figure, ""),

@@ -138,14 +138,14 @@ def _event_text(one: RecentEvent, charset: Charset) -> str:
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
-    Column("model", "MODEL", least=22, value=lambda line: line.model.id),
+    Column("model", "MODEL", least=20, value=lambda line: line.model.id),
     Column(
         "state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context.charset)
     ),
     Column(
         "context",
         "CONTEXT",
-        11,
+        10,
         right=True,
         priority=4,
         cell=lambda line, context: context_cell(line.model, context),
@@ -154,7 +154,7 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     Column("speed", "TOKENS/S", 8, right=True, priority=1, cell=_speed_cell),
     Column("spark", "", SPARK, cell=lambda line, _: Cell(line.spark, "accent"), priority=3),
     Column("running", "RUNNING", 7, _running, right=True, priority=5, text=number_text),
-    Column("waiting", "WAITING", 9, right=True, cell=_waiting_cell),
+    Column("waiting", "WAITING", 8, right=True, cell=_waiting_cell),
     Column(
         "memory",
         "MEMORY",
@@ -167,10 +167,10 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
     Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=4),
-    Column("client", "CLIENT", 14, client_name, priority=5),
+    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=6),
+    Column("client", "CLIENT", 14, client_name, priority=4),
     Column("status", "STATUS", 12, cell=status_cell),
-    Column("first", "FIRST", 7, right=True, priority=6, cell=_first_cell),
+    Column("first", "FIRST", 7, right=True, priority=5, cell=_first_cell),
     Column("took", "TOOK", 7, right=True, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=1, cell=_tokens_cell),
     Column("rate", "RATE", 6, right=True, priority=2, cell=_rate_cell),

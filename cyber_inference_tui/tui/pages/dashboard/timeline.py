@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
-from rich.cells import cell_len
-
 from cyber_inference_tui.records import ModelStatus, RecentEvent, TrendMark, TrendPoint
 from cyber_inference_tui.records.trend import MarkKind
 from cyber_inference_tui.terminal.charset import Charset
@@ -17,7 +15,7 @@ from cyber_inference_tui.units import age_text
 _LEAST_STEP = 2.0
 _LONGEST_HOLD = 15.0
 """Seconds for which a value fills a gap; the service samples less often while it is idle."""
-_MARK_NAME = 20
+_MARK_NAMES = (24, 14, 8)
 _MARK_KINDS: tuple[MarkKind, ...] = ("loaded", "unloaded", "failed", "throttled")
 _MARK_STYLES = {"loaded": "good", "unloaded": "note", "failed": "bad", "throttled": "busy"}
 
@@ -141,32 +139,29 @@ def axis(
     charset: Charset,
     zone: tzinfo | None,
 ) -> Texts:
-    """Return the line below a graph: the signs of marks, with words if there is room, and times.
-
-    The newest marks come first, then times; what has no room is left out.
-    """
+    """Return the line below a graph: the signs of marks, and times where there is room."""
     line: list[tuple[str, str]] = [(" ", "note")] * timeline.count
-    shown = [(place, mark) for mark in marks if 0 <= (place := timeline.place(mark.at))]
-    shown = [(place, mark) for place, mark in shown if place < timeline.count]
-    for place, mark in reversed(shown):
-        line[place] = (mark_sign(mark.kind, charset), _MARK_STYLES[mark.kind])
-    for place, mark in shown:
-        name = cut(plain(mark.subject), _MARK_NAME, charset.ellipsis)
-        _put(line, place + 1, f" {name} {plain(mark.text, limit=20)}", _MARK_STYLES[mark.kind])
+    for mark in marks:
+        if 0 <= (place := timeline.place(mark.at)) < timeline.count:
+            line[place] = (mark_sign(mark.kind, charset), _MARK_STYLES[mark.kind])
     for place, text in _times(timeline, span, zone):
         start = max(0, min(place - len(text) // 2, timeline.count - len(text)))
         _put(line, start, text, "note")
     return tuple(line)
 
 
+def mark_texts(mark: TrendMark, charset: Charset) -> tuple[str, ...]:
+    """Return a mark in words, from the longest to the shortest form."""
+    name, text = plain(mark.subject, limit=200), plain(mark.text.partition(",")[0], limit=20)
+    return (*(f"{cut(name, width, charset.ellipsis)} {text}" for width in _MARK_NAMES), text)
+
+
 def _put(line: list[tuple[str, str]], start: int, text: str, style: str) -> None:
     """Put a text into the line if its cells and its neighbours are free."""
-    end = start + cell_len(text)
-    before = start if text.startswith(" ") else max(0, start - 1)
-    free = all(character == " " for character, _ in line[before : end + 1])
-    if end > len(line) or end - start != len(text) or not free:
-        return
-    line[start:end] = [(character, style) for character in text]
+    end = start + len(text)
+    free = all(character == " " for character, _ in line[max(0, start - 1) : end + 1])
+    if end <= len(line) and free:
+        line[start:end] = [(character, style) for character in text]
 
 
 def _times(timeline: Timeline, span: Span, zone: tzinfo | None) -> Iterable[tuple[int, str]]:
