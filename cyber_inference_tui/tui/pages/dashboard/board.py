@@ -52,6 +52,8 @@ _POOLS = 2
 _SPARK_SECONDS = 60.0
 _WIDE = 178
 """Columns from which the bars of memory have all texts."""
+_LEAST_LISTS = 8
+"""Rows for the lists with their title, and for what explains the selected model."""
 _LEAST_DETAILS = 8
 """Rows of the models where the selected one's details are beside them."""
 
@@ -293,8 +295,10 @@ class Board(Vertical):
         return self._sparks[1]
 
     def _fit_table(self, table: LiveTable, rows: int) -> None:
-        """Make the table as high as its rows, but at most half of the page."""
-        room = self.size.height // 2 - 2
+        """Make the table as high as its rows, but leave room for the lists below."""
+        bars = sum(pool.display for pool in self.query(".pool"))
+        rest = self._plan.rows + bars + _LEAST_LISTS
+        room = min(self.size.height // 2 - 2, self.size.height - rest)
         if self._plan.beside:
             rows, room = max(rows, _LEAST_DETAILS), self.size.height // 3
         height = max(3, min(rows + 1, room))

@@ -42,6 +42,7 @@ _MOST = 12
 _GAUGES = 6
 _SCALE_CELLS = 5
 _NAME = 28
+_SPEED_CELLS = 4
 _LEGEND = 10
 """Cells of a model in the legend beside its name."""
 
@@ -242,10 +243,11 @@ class Graphs(Container):
         room = width - _length(texts)
         names = min(_NAME, room // max(1, len(figures)) - _LEGEND)
         block = "■" if charset.unicode else "#"
-        for name, value in sorted(figures.items(), key=lambda one: -one[1]) if names > 3 else ():
+        # In the order of the area, which does not change with the speeds.
+        for name in sorted(figures, key=lambda name: shades.get(name, 0)) if names > 3 else ():
             texts.append((f"   {block} ", f"shade-{shades.get(name, 0)}"))
             texts.append((f"{cut(plain(name), names, charset.ellipsis)} ", "title"))
-            texts.append((_speed(value), "note"))
+            texts.append((_speed(figures[name]).rjust(_SPEED_CELLS), "note"))
         return tuple(texts)
 
     def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:

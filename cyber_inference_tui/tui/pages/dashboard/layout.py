@@ -23,7 +23,7 @@ class Layout(IntEnum):
     GRAPHS = 2
 
 
-_SHARES = {Layout.LISTS: 0.0, Layout.BALANCED: 0.42, Layout.GRAPHS: 0.6}
+_SHARES = {Layout.LISTS: 0.0, Layout.BALANCED: 0.4, Layout.GRAPHS: 0.6}
 _BESIDE_SHARES = {Layout.LISTS: 0.22, Layout.BALANCED: 0.38, Layout.GRAPHS: 0.55}
 
 
@@ -46,6 +46,13 @@ class Plan:
     """Small graphs."""
     gauges: int = 0
     """Lines of gauges, each with two."""
+
+    @property
+    def rows(self) -> int:
+        """The rows of all graphs together."""
+        lines = -(-self.shown // self.across)
+        small = 0 if self.beside or not self.small else lines * self.small + 1
+        return self.large + small + self.gauges
 
 
 def plan(width: int, height: int, graphs: int, layout: Layout = Layout.BALANCED) -> Plan:

@@ -27,7 +27,7 @@ _COOLEST = 20.0
 """The lower end of temperatures, so that their changes are visible."""
 _HOT, _TOO_HOT = 85.0, 95.0
 _WATTS = re.compile(r"(\d{1,4})\s*W", re.IGNORECASE)
-_GAUGE_TITLE = 8
+_GAUGE_TITLE = 9
 _GAUGE_FIGURE = 7
 _STEPS = "▁▂▃▄▅▆▇█"
 
@@ -383,7 +383,7 @@ def gauges(found: Sequence[Measure], snapshot: Snapshot, *, lines: int) -> list[
     With three lines, the first has the speed and the time to first token.
     """
     machine = [one for one in found if one.name != "first"]
-    least = {"swap": 2, "memory": 1}
+    least = {"swap": 2, "memory": 1, "gpu-memory": 1}
     chosen = sorted(machine, key=lambda one: least.get(one.name, 0))[:GAUGES]
     machine = [one for one in machine if one in chosen]
     if lines < 3:

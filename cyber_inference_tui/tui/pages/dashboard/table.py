@@ -152,7 +152,7 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     ),
     Column("slots", "SLOTS", 5, _slots, right=True, priority=6),
     Column("speed", "TOKENS/S", 8, right=True, priority=1, cell=_speed_cell),
-    Column("spark", "", SPARK, cell=lambda line, _: Cell(line.spark, "accent"), priority=3),
+    Column("spark", "", SPARK, cell=lambda line, _: Cell(line.spark, "dim"), priority=3),
     Column("running", "RUNNING", 7, _running, right=True, priority=5, text=number_text),
     Column("waiting", "WAITING", 8, right=True, cell=_waiting_cell),
     Column(
@@ -241,7 +241,7 @@ def request_rows(
     for one in active:
         if _matches(one.model, needle):
             row = row_of(f"live {one.number}", one, REQUEST_COLUMNS[:-1], context)
-            spark = Cell((sparks or {}).get(one.number, ""), "accent")
+            spark = Cell((sparks or {}).get(one.number, ""), "dim")
             rows.append(Row(row.key, (*row.cells, spark), row.tone))
     for place, done in enumerate(finished):
         if len(rows) >= _MOST_LISTED:
