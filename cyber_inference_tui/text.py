@@ -20,6 +20,8 @@ _CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
     "\ud800-\udfff]"
 )
+_VERSION = re.compile(r"(?<=.)/v?\d[^/]*\Z", re.IGNORECASE)
+_LONGEST_PROGRAM = 40
 _PRINTABLE = bytes(range(0x20, 0x7F))
 
 MAX_CHARACTERS = 4096
@@ -39,6 +41,17 @@ def clean_line(text: str, *, limit: int = MAX_CHARACTERS) -> str:
     if len(text) > limit:
         text = f"{text[:limit]}… (+{len(text) - limit} characters)"
     return text
+
+
+def program(user_agent: str) -> str:
+    """Return the program of a ``User-Agent``: its first product without a version, or ``browser``.
+
+    All browsers call themselves ``Mozilla/5.0``.
+    """
+    first = user_agent.split(" ", 1)[0]
+    if first.startswith("Mozilla/"):
+        return "browser"
+    return _VERSION.sub("", first)[:_LONGEST_PROGRAM]
 
 
 def escaped(text: str, *, limit: int = MAX_CHARACTERS) -> str:

@@ -77,6 +77,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.totals())
     table.answer(endpoints.KEY_TOTALS, lambda call: service.key_totals())
+    table.answer(endpoints.SPEED_TOTALS, lambda call: service.speed_totals(call.query))
 
     table.answer(endpoints.KEYS, lambda call: service.key_records())
     table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))

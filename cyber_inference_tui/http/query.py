@@ -71,6 +71,11 @@ def _value(kind: inspect.Type, text: str, name: str) -> Any:
                 raise InvalidRequestError(
                     f"{name} takes one of {', '.join(enum)}.", param=name
                 ) from None
+        case inspect.LiteralType(values=known_words):
+            if text not in known_words:
+                choices = ", ".join(map(str, known_words))
+                raise InvalidRequestError(f"{name} takes one of {choices}.", param=name)
+            return text
         case inspect.StrType(min_length=least, max_length=longest):
             if len(text) < (least or 0):
                 raise _missing(name)

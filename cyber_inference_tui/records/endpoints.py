@@ -46,6 +46,7 @@ from cyber_inference_tui.records.queries import (
     RequestQuery,
     SearchQuery,
     ServerQuery,
+    SpeedQuery,
     StatusEventsQuery,
     TailQuery,
     TimeQuery,
@@ -67,7 +68,7 @@ from cyber_inference_tui.records.service import (
     LogoutRecord,
     StatusRecord,
 )
-from cyber_inference_tui.records.trend import Trend
+from cyber_inference_tui.records.trend import SpeedTotals, Trend
 
 NEXT_CURSOR = "X-Next-Cursor"
 """Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
@@ -336,6 +337,12 @@ CLIENTS = _asking(
 TOTALS = _plain("GET /admin/totals", list[ModelTotals], "sums over the requests, by model")
 KEY_TOTALS = _plain(
     "GET /admin/totals/keys", list[KeyTotals], "sums over the requests, by the name of their key"
+)
+SPEED_TOTALS = _asking(
+    "GET /admin/totals/speed",
+    SpeedQuery,
+    list[SpeedTotals],
+    "sums and speeds by model, client, key or day",
 )
 KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
 ADD_KEY = Endpoint(

@@ -59,6 +59,13 @@ class TrendQuery(msgspec.Struct, frozen=True, kw_only=True):
     points: _AtMost1000 = 300
 
 
+class SpeedQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The names to sum up by, and the time since which requests count."""
+
+    by: Literal["model", "client", "key", "day"] = "model"
+    since: datetime | None = None
+
+
 class LoadQuery(msgspec.Struct, frozen=True, kw_only=True):
     """``wait``: the answer waits until the model is loaded or has failed."""
 

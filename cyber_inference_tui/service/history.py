@@ -26,9 +26,10 @@ from cyber_inference_tui.records import (
     ModelTotals,
     RequestRecord,
     SessionRecord,
+    SpeedTotals,
     TrendMark,
 )
-from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery, SpeedQuery
 from cyber_inference_tui.service.history_file import (
     FAULTS,
     UnusableFileError,
@@ -42,13 +43,16 @@ from cyber_inference_tui.service.history_file import (
 )
 from cyber_inference_tui.service.history_rows import (
     Record,
-    select_clients,
-    select_key_totals,
     select_marks,
     select_measurements,
     select_minutes,
     select_requests,
     select_sessions,
+)
+from cyber_inference_tui.service.history_sums import (
+    select_clients,
+    select_key_totals,
+    select_speed_totals,
     select_totals,
 )
 from cyber_inference_tui.service.trend_points import Minute
@@ -198,6 +202,10 @@ class History:
         ``since``: those that arrived then or later.
         """
         return await self._read(lambda connection: select_key_totals(connection, since))
+
+    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+        """Return sums and speeds over the requests that are kept, by name."""
+        return await self._read(lambda connection: select_speed_totals(connection, query))
 
     async def _read(
         self, ask: Callable[[sqlite3.Connection], list[T]], limit: float = _READ_SECONDS

@@ -20,9 +20,6 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import (
-    ClientRecord,
-    KeyTotals,
-    ModelTotals,
     RequestRecord,
     SessionRecord,
     TrendMark,
@@ -130,14 +127,6 @@ _PRUNE = {
     for table, time in _AGES.items()
 }
 
-_SUMS = (
-    # total() is a float and cannot overflow, as sum() can with a damaged row.
-    "count(*) AS requests,"
-    " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
-    " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
-    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
-)
-
 
 def insert(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records in order, within the present transaction."""
@@ -228,7 +217,7 @@ def select_requests(connection: sqlite3.Connection, query: RequestQuery) -> list
         " AND +at >= :since ORDER BY id DESC LIMIT :limit",
         {**_filters(query), "failed": query.failed},
     )
-    return _records(rows, RequestRecord)
+    return records_of(rows, RequestRecord)
 
 
 def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list[SessionRecord]:
@@ -238,7 +227,7 @@ def select_sessions(connection: sqlite3.Connection, query: HistoryQuery) -> list
         " AND coalesce(unloaded_at, loaded_at) >= :since ORDER BY id DESC LIMIT :limit",
         _filters(query),
     )
-    return _records(rows, SessionRecord)
+    return records_of(rows, SessionRecord)
 
 
 def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
@@ -246,41 +235,7 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
     rows = connection.execute(
         "SELECT * FROM measurements ORDER BY at DESC LIMIT ?", (MAX_MEASUREMENTS,)
     )
-    return _records(rows, Measurement)
-
-
-def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[ClientRecord]:
-    """Return the clients of each port, the latest first; requests before version 2 are left out."""
-    rows = connection.execute(
-        "SELECT user_agent, key_name, client, port, count(*) AS requests, max(at) AS last_used_at"
-        " FROM requests WHERE port IS NOT NULL AND at >= :since"
-        " GROUP BY user_agent, key_name, client, port ORDER BY last_used_at DESC LIMIT :limit",
-        _bounds(query),
-    )
-    return _records(rows, ClientRecord)
-
-
-def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
-    """Return sums over all requests that are kept, by model."""
-    rows = connection.execute(
-        f"SELECT model, {_SUMS}"  # noqa: S608 - names from above
-        # Refused requests that named no model are in no model's sums.
-        " FROM requests WHERE model != '' GROUP BY model ORDER BY model"
-    )
-    return _records(rows, ModelTotals)
-
-
-def select_key_totals(
-    connection: sqlite3.Connection, since: datetime | None = None
-) -> list[KeyTotals]:
-    """Return sums over the requests that are kept, by the name of their key, by name."""
-    rows = connection.execute(
-        f"SELECT key_name, {_SUMS}"  # noqa: S608 - names from above
-        " FROM requests WHERE key_name IS NOT NULL AND +at >= :since"
-        " GROUP BY key_name ORDER BY key_name",
-        {"since": -_MAX_INTEGER if since is None else _storable(since)},
-    )
-    return _records(rows, KeyTotals)
+    return records_of(rows, Measurement)
 
 
 def select_minutes(
@@ -291,7 +246,7 @@ def select_minutes(
         "SELECT at, point FROM minutes WHERE at BETWEEN ? AND ? ORDER BY at LIMIT ?",
         (_storable(since), _storable(until), MAX_MINUTES),
     )
-    return _records(rows, Minute)
+    return records_of(rows, Minute)
 
 
 def select_marks(
@@ -303,7 +258,7 @@ def select_marks(
         " ORDER BY id DESC LIMIT ?",
         (_storable(since), _storable(until), MAX_MARKS),
     )
-    return sorted(_records(rows, TrendMark), key=lambda mark: mark.at)
+    return sorted(records_of(rows, TrendMark), key=lambda mark: mark.at)
 
 
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
@@ -374,17 +329,22 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
 def _filters(query: HistoryQuery) -> dict[str, Any]:
     before = query.before
     return {
-        **_bounds(query),
+        **bounds(query),
         "before": _MAX_INTEGER if before is None else min(before, _MAX_INTEGER),
         "model": _storable(query.model),
     }
 
 
-def _bounds(query: HistoryQuery | ClientsQuery) -> dict[str, Any]:
-    since = query.since
+def earliest(since: datetime | None) -> int:
+    """Return a time as it is stored; ``None`` is before all others."""
+    return -_MAX_INTEGER if since is None else _storable_time(since)
+
+
+def bounds(query: HistoryQuery | ClientsQuery) -> dict[str, Any]:
+    """Return the parameters of a statement for ``limit`` and ``since``."""
     return {
         "limit": max(0, min(query.limit, _MAX_INTEGER)),
-        "since": -_MAX_INTEGER if since is None else _storable(since),
+        "since": earliest(query.since),
     }
 
 
@@ -483,7 +443,8 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _records(rows: Iterable[sqlite3.Row], kind: type[T]) -> list[T]:
+def records_of(rows: Iterable[sqlite3.Row], kind: type[T]) -> list[T]:
+    """Return the rows that are valid records."""
     found = (_record(dict(row), kind) for row in rows)
     return [record for record in found if record is not None]
 

@@ -43,10 +43,16 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ServiceEvent,
     SessionRecord,
+    SpeedTotals,
     StatusRecord,
     WaitingRecord,
 )
-from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
+from cyber_inference_tui.records.queries import (
+    ClientsQuery,
+    HistoryQuery,
+    RequestQuery,
+    SpeedQuery,
+)
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
@@ -409,6 +415,11 @@ class Service:
         """Return sums over the requests that are kept, by the name of their key."""
         self.finished.flush()
         return await self.history.key_totals()
+
+    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+        """Return sums and speeds over the requests that are kept, by name."""
+        self.finished.flush()
+        return await self.history.speed_totals(query)
 
     def key_records(self) -> list[KeyRecord]:
         """Return the API keys with names, and their use."""

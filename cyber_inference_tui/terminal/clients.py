@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,11 +11,9 @@ from cyber_inference_tui.records import (
     RequestRecord,
     StatusRecord,
 )
+from cyber_inference_tui.text import program
 
 Caller = ActiveRequestRecord | ClientRecord | RequestRecord
-
-_LONGEST = 40
-_VERSION = re.compile(r"(?<=.)/v?\d[^/]*\Z", re.IGNORECASE)
 
 
 class PortUse(NamedTuple):
@@ -34,17 +31,6 @@ class PortUse(NamedTuple):
         if self.problem is not None:
             return f"not open: {self.problem}"
         return f"open, used by {', '.join(self.clients)}" if self.clients else "open"
-
-
-def program(user_agent: str) -> str:
-    """Return the program of a ``User-Agent``: its first product without a version, or ``browser``.
-
-    All browsers call themselves ``Mozilla/5.0``.
-    """
-    first = user_agent.split(" ", 1)[0]
-    if first.startswith("Mozilla/"):
-        return "browser"
-    return _VERSION.sub("", first)[:_LONGEST]
 
 
 def client_name(record: Caller) -> str:

@@ -67,6 +67,7 @@ from cyber_inference_tui.records import (
     ResourceSample,
     SessionRecord,
     SettingEffect,
+    SpeedTotals,
     StatusRecord,
     SwapRecord,
     Trend,
@@ -78,6 +79,7 @@ from cyber_inference_tui.records.queries import (
     HistoryQuery,
     LinesQuery,
     RequestQuery,
+    SpeedQuery,
     TrendQuery,
 )
 from cyber_inference_tui.service.api_keys import ApiKeys
@@ -130,6 +132,8 @@ class World:
     sessions: list[SessionRecord] = field(default_factory=list)
     totals: list[ModelTotals] = field(default_factory=list)
     key_totals: list[KeyTotals] = field(default_factory=list)
+    speed_totals: dict[str, list[SpeedTotals]] = field(default_factory=dict)
+    """By what they are summed up by: model, client, key or day."""
     clients: list[ClientRecord] = field(default_factory=list)
     details: dict[str, ModelDetails] = field(default_factory=dict)
     logs: dict[str, list[NumberedLine]] = field(default_factory=dict)
@@ -415,6 +419,10 @@ class _History(History):
 
     async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
         return self._service.read("key_totals", list(self._service.world.key_totals))
+
+    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+        found = self._service.world.speed_totals.get(query.by, [])
+        return self._service.read("speed_totals", found, query)
 
 
 class _Keys(ApiKeys):

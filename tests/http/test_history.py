@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
-from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery
+from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord, SpeedTotals
+from cyber_inference_tui.records.queries import HistoryQuery, RequestQuery, SpeedQuery
 from tests.fakes.service import FakeService, serving
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -115,3 +115,31 @@ async def test_names_that_are_not_utf8_and_a_failing_disk() -> None:
         async with front.client.get("/admin/requests") as answer:
             assert answer.status == 500
             assert (await answer.json())["error"]["message"].startswith("The disk")
+
+
+async def test_speeds_are_summed_up_by_a_known_name() -> None:
+    service = FakeService()
+    speeds = SpeedTotals(
+        name="2026-01-31",
+        requests=2,
+        failures=0,
+        tokens_in=3,
+        tokens_out=4,
+        tokens_per_second_p50=41.5,
+        last_used_at=AT,
+    )
+    service.world.speed_totals["day"] = [speeds]
+    async with serving(service) as front:
+        async with front.client.get("/admin/totals/speed?by=day&since=2026-01-31") as answer:
+            assert await answer.json() == [msgspec.to_builtins(speeds)]
+        async with front.client.get("/admin/totals/speed") as answer:
+            assert await answer.json() == []
+        async with front.client.get("/admin/totals/speed?by=moon") as answer:
+            assert answer.status == 400
+            error = (await answer.json())["error"]
+            assert error["param"] == "by"
+            assert "client, day, key, model" in error["message"]
+    assert service.reads == [
+        ("speed_totals", SpeedQuery(by="day", since=AT - timedelta(hours=12))),
+        ("speed_totals", SpeedQuery()),
+    ]

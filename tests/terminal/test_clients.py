@@ -14,7 +14,8 @@ from cyber_inference_tui.records import (
     RequestRecord,
     StatusRecord,
 )
-from cyber_inference_tui.terminal.clients import Caller, client_name, port_uses, program
+from cyber_inference_tui.terminal.clients import Caller, client_name, port_uses
+from cyber_inference_tui.text import program
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 

@@ -13,9 +13,9 @@ from cyber_inference_tui.records import (
     RequestRecord,
 )
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.clients import client_name, program
+from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.text_width import plain
-from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.text import clean_line, program
 from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import number_text, seconds_text, speed_text

@@ -1,0 +1,129 @@
+"""Sums and speeds over the requests of the history, by model, client, key or day."""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from cyber_inference_tui.records import ClientRecord, KeyTotals, ModelTotals, SpeedTotals
+from cyber_inference_tui.records.queries import ClientsQuery, SpeedQuery
+from cyber_inference_tui.service.history_rows import bounds, earliest, records_of
+from cyber_inference_tui.text import program
+
+MAX_SPEEDS = 20_000
+"""Requests of one name whose speeds are compared: the newest."""
+MAX_NAMES = 1_000
+"""Names in one answer, those used last: any client can call itself anything."""
+
+_NAMES = {
+    "model": "nullif(model, '')",
+    "client": "coalesce(key_name, program(nullif(user_agent, '')), client)",
+    "key": "key_name",
+    "day": "date(at / 1000000, 'unixepoch')",
+}
+_SUMS = (
+    # total() is a float and cannot overflow, as sum() can with a damaged row.
+    "count(*) AS requests,"
+    " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
+    " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
+    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
+)
+
+
+class _Speeds(NamedTuple):
+    """The speeds of a name, each at most ``MAX_SPEEDS``."""
+
+    tokens_per_second: array[float]
+    first_token_seconds: array[float]
+
+
+def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[ClientRecord]:
+    """Return the clients of each port, the latest first; requests before version 2 are left out."""
+    rows = connection.execute(
+        "SELECT user_agent, key_name, client, port, count(*) AS requests, max(at) AS last_used_at"
+        " FROM requests WHERE port IS NOT NULL AND at >= :since"
+        " GROUP BY user_agent, key_name, client, port ORDER BY last_used_at DESC LIMIT :limit",
+        bounds(query),
+    )
+    return records_of(rows, ClientRecord)
+
+
+def select_totals(connection: sqlite3.Connection) -> list[ModelTotals]:
+    """Return sums over all requests that are kept, by model."""
+    rows = connection.execute(
+        f"SELECT model, {_SUMS}"  # noqa: S608 - names from above
+        # Refused requests that named no model are in no model's sums.
+        " FROM requests WHERE model != '' GROUP BY model ORDER BY model"
+    )
+    return records_of(rows, ModelTotals)
+
+
+def select_key_totals(
+    connection: sqlite3.Connection, since: datetime | None = None
+) -> list[KeyTotals]:
+    """Return sums over the requests that are kept, by the name of their key, by name."""
+    rows = connection.execute(
+        f"SELECT key_name, {_SUMS}"  # noqa: S608 - names from above
+        " FROM requests WHERE key_name IS NOT NULL AND +at >= :since"
+        " GROUP BY key_name ORDER BY key_name",
+        {"since": earliest(since)},
+    )
+    return records_of(rows, KeyTotals)
+
+
+def select_speed_totals(connection: sqlite3.Connection, query: SpeedQuery) -> list[SpeedTotals]:
+    """Return sums and speeds over the requests that are kept, by name."""
+    connection.create_function("program", 1, _program, deterministic=True)
+    name, since = _NAMES[query.by], {"since": earliest(query.since), "limit": MAX_NAMES}
+    rows = connection.execute(
+        f"SELECT * FROM (SELECT {name} AS name, {_SUMS} FROM requests"  # noqa: S608 - from above
+        " WHERE +at >= :since GROUP BY 1 HAVING name IS NOT NULL"
+        " ORDER BY last_used_at DESC LIMIT :limit) ORDER BY name",
+        since,
+    )
+    totals = records_of(rows, SpeedTotals)
+    speeds = {one.name: _Speeds(array("d"), array("d")) for one in totals}
+    # Sorting in SQLite takes three times as long, and writes temporary files.
+    for found, *figures in connection.execute(
+        f"SELECT {name}, tokens_per_second,"  # noqa: S608 - from above
+        " CASE WHEN stream THEN time_to_first_token_seconds END FROM requests"
+        " WHERE +at >= :since AND status < 400"
+        " AND (tokens_per_second IS NOT NULL OR stream) ORDER BY id DESC",
+        since,
+    ):
+        if (own := speeds.get(found)) is not None:
+            for kept, figure in zip(own, figures, strict=True):
+                # A damaged row may hold anything.
+                if type(figure) is float and len(kept) < MAX_SPEEDS:
+                    kept.append(figure)
+    return [_with_speeds(one, speeds[one.name]) for one in totals]
+
+
+@lru_cache(maxsize=256)
+def _program(user_agent: str | None) -> str | None:
+    return program(user_agent) if isinstance(user_agent, str) else None
+
+
+def _with_speeds(totals: SpeedTotals, speeds: _Speeds) -> SpeedTotals:
+    fastest_first = sorted(speeds.tokens_per_second, reverse=True)
+    soonest_first = sorted(speeds.first_token_seconds)
+    return msgspec.structs.replace(
+        totals,
+        tokens_per_second_p50=_at_percent(50, fastest_first),
+        tokens_per_second_p95=_at_percent(95, fastest_first),
+        first_token_seconds_p50=_at_percent(50, soonest_first),
+        first_token_seconds_p95=_at_percent(95, soonest_first),
+    )
+
+
+def _at_percent(part: Literal[50, 95], best_first: Sequence[float]) -> float | None:
+    """Return the figure that ``part`` of 100 reach (nearest rank)."""
+    if not best_first:
+        return None
+    return best_first[-(-len(best_first) * part // 100) - 1]
