@@ -36,6 +36,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
     ServiceEvent,
+    TrendPoint,
     endpoints,
     queries,
     with_event,
@@ -54,6 +55,7 @@ E = TypeVar("E")
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
 TREND_SECONDS = 900
+TREND_POINTS = 450
 TREND_KEPT = 1800
 RATES_KEPT = 16
 """Last rates of each running request."""
@@ -199,9 +201,10 @@ class Feed:
         """Read everything; return the id of the last event that it includes."""
         client = self._client
         status = await client.call(endpoints.STATUS, timeout=_ANSWER_SECONDS)
-        models, samples, finished, recent_events = await asyncio.gather(
+        models, sample, trend, finished, recent_events = await asyncio.gather(
             client.call(endpoints.MODELS),
-            client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
+            client.call(endpoints.RESOURCES),
+            self._trend(),
             client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
             self._recent_events(),
         )
@@ -213,8 +216,8 @@ class Feed:
             status=status,
             status_at=now,
             models=tuple(models),
-            sample=samples[-1] if samples else None,
-            trend=tuple(trend_point(sample) for sample in samples[-TREND_KEPT:]),
+            sample=sample,
+            trend=trend,
             finished=tuple(finished),
             speeds=None,
             rates={},
@@ -228,6 +231,13 @@ class Feed:
         await self._read_install()
         await self._read_problems()
         return status.last_event_id or None  # an older service does not send it
+
+    async def _trend(self) -> tuple[TrendPoint, ...]:
+        """Read the last minutes, which new samples continue."""
+        query = queries.TrendQuery(seconds=TREND_SECONDS, points=TREND_POINTS)
+        read = self._client.call(endpoints.TREND, query=query)
+        trend = await self._part("graphs", read, None, None)
+        return self.snapshot.trend if trend is None else trend.points
 
     async def _recent_events(self) -> tuple[RecentEvent, ...]:
         """Read the last events, and add those before a restart of the service."""

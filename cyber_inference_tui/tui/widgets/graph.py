@@ -195,10 +195,10 @@ class Graph(Widget):
         & > .graph--busy { color: $text-warning; }
         & > .graph--bad { color: $text-error; }
         & > .graph--shade-0 { color: $accent; }
-        & > .graph--shade-1 { color: $accent 55%; }
-        & > .graph--shade-2 { color: $accent-lighten-3; }
-        & > .graph--shade-3 { color: $accent 35%; }
-        & > .graph--shade-4 { color: $accent-lighten-1; }
+        & > .graph--shade-1 { color: $accent 58%; }
+        & > .graph--shade-2 { color: $accent 36%; }
+        & > .graph--shade-3 { color: $accent 80%; }
+        & > .graph--shade-4 { color: $accent 22%; }
         &.-busy > .graph--shade-0 { color: $warning 70%; }
         &.-bad > .graph--shade-0 { color: $error 70%; }
     }

@@ -148,10 +148,10 @@ class StackedBar(Widget):
         height: 1;
         width: 1fr;
         & > .stackedbar--shade-0 { background: $accent; color: auto 90%; }
-        & > .stackedbar--shade-1 { background: $accent 55%; color: auto 90%; }
-        & > .stackedbar--shade-2 { background: $accent-lighten-3; color: auto 90%; }
-        & > .stackedbar--shade-3 { background: $accent 35%; color: auto 90%; }
-        & > .stackedbar--shade-4 { background: $accent-lighten-1; color: auto 90%; }
+        & > .stackedbar--shade-1 { background: $accent 58%; color: auto 90%; }
+        & > .stackedbar--shade-2 { background: $accent 36%; color: auto 90%; }
+        & > .stackedbar--shade-3 { background: $accent 80%; color: auto 90%; }
+        & > .stackedbar--shade-4 { background: $accent 22%; color: auto 90%; }
         & > .stackedbar--system { background: $foreground 20%; color: $foreground; }
         & > .stackedbar--free { background: $foreground 6%; color: $text-muted; }
         & > .stackedbar--rest { color: $text-disabled; }

@@ -50,6 +50,8 @@ from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
 _POOLS = 2
 _SPARK_SECONDS = 60.0
+_NARROW = 70
+"""Columns below which the bars of memory have no text behind them."""
 _WIDE = 178
 """Columns from which the bars of memory have all texts."""
 _LEAST_LISTS = 8
@@ -203,7 +205,7 @@ class Board(Vertical):
         points = graphs.points(snapshot)
         found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
         seen = {name for point in points for name in point.tokens_per_second}
-        shades = self._shades.keep({*seen, *(model.id for model in loaded(snapshot))})
+        shades = self._shades.keep([*sorted(seen), *(model.id for model in loaded(snapshot))])
         self._plan = plan(self.size.width, self.size.height, len(found), self._weight)
         self.set_class(self._plan.beside, "-beside")
         if self._plan.beside:
@@ -233,6 +235,8 @@ class Board(Vertical):
         known = [pool for pool in found if pool is not None]
         wide = self.size.width >= _WIDE
         rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in known}
+        if self.size.width < _NARROW:
+            rooms = dict.fromkeys(rooms, "")
         # Align the bars of two pools.
         title = max((len(pool.title) for pool in known), default=0)
         caption = max((len(pool.caption) for pool in known), default=0)

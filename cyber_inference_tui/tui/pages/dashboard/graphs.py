@@ -118,6 +118,7 @@ class Graphs(Container):
         self._plan = plan
         large, small = self.query_one("#speed"), self.query_one("#small")
         self.set_class(plan.beside, "-beside")
+        self.set_class(plan.gauges > 0, "-gauges")
         large.display = plan.large > 0
         large.styles.height = plan.large
         small.display = plan.small > 0
@@ -207,9 +208,8 @@ class Graphs(Container):
         found: Speeds = self._series[key]
         place = None if self.cursor is None else timeline.place(self.cursor)
         figures = snapshot.speeds_now if place is None else found.at(place)
-        end = number_text(found.maximum)
-        middle = number_text(found.maximum / 2, decimals=0 if found.maximum >= 2 else 1)
-        scale = tuple(text.ljust(_SCALE_CELLS) for text in ("0", middle, end))
+        ends = (0, found.maximum / 2, found.maximum)
+        scale = tuple(f"{end:,g}".ljust(_SCALE_CELLS) for end in ends)
         below = None
         if self._plan.axis:
             below = axis(timeline, self.span, self._marks(snapshot), self._charset, now.tzinfo)
@@ -233,8 +233,7 @@ class Graphs(Container):
         texts = [("TOKENS/S  ", "heading"), (_speed(sum(figures.values())), "figure")]
         if self.cursor is not None:
             moment = self.cursor.astimezone(now.tzinfo)
-            form = "%a %H:%M" if self.span.seconds > 86400 else "%H:%M:%S"
-            texts.append((f"  at {moment:{form}}", "busy"))
+            texts.append((f"  at {moment:{self.span.moment}}", "busy"))
         if self.span.points and self.problem:
             texts.append((f"  {self.problem}", "busy"))
         elif self.span.points and self.past is None:
@@ -280,4 +279,4 @@ def _length(texts: Iterable[tuple[str, str]]) -> int:
 
 
 def _speed(speed: float) -> str:
-    return number_text(speed) if speed >= 100 else speed_text(speed)
+    return speed_text(speed) if 0 < speed < 100 else number_text(speed)

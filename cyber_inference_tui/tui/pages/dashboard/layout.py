@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-_BESIDE_COLUMNS = 150
+_BESIDE_COLUMNS = 148
 """Columns from which the small graphs are beside the large one, and details beside the models."""
+_LEAST_COLUMNS = 56
 _LEAST_ROWS = 26
-"""Rows of the board from which there are small graphs."""
+"""Columns and rows of the board from which there are small graphs."""
 _SMALL_WIDTH = 27
 _SMALL_SHARE = 0.36
 _LEAST_LARGE = 5
@@ -60,7 +61,7 @@ def plan(width: int, height: int, graphs: int, layout: Layout = Layout.BALANCED)
     graphs = max(1, graphs)
     if width >= _BESIDE_COLUMNS and height >= _LEAST_ROWS:
         return _beside(width, height, graphs, layout)
-    if width >= 60 and height >= _LEAST_ROWS and layout is not Layout.LISTS:
+    if width >= _LEAST_COLUMNS and height >= _LEAST_ROWS and layout is not Layout.LISTS:
         return _below(width, height, graphs, layout)
     if height < 20:
         return Plan(gauges=3)

@@ -243,7 +243,7 @@ def _power(
     sample: ResourceSample, points: Sequence[TrendPoint], charset: Charset
 ) -> list[Measure]:
     value = total_power(sample)
-    seen = [point.power_w for point in points if point.power_w is not None]
+    seen = [power for point in points if (power := _power_of(point)) is not None]
     if value is None and not seen:
         return []
     highest = max([*seen, value or 0.0])
@@ -256,7 +256,7 @@ def _power(
         Measure(
             name="power",
             title="Power",
-            reading=lambda point: point.power_w,
+            reading=_power_of,
             text=partial(number_text, decimals=1 if limit < 100 else 0, unit="W"),
             value=value,
             notes=notes,
@@ -264,6 +264,11 @@ def _power(
             maximum=limit,
         )
     ]
+
+
+def _power_of(point: TrendPoint) -> float | None:
+    """Return the power of the board, else the sum of its GPUs."""
+    return _sum(gpu.power_w for gpu in point.gpus) if point.power_w is None else point.power_w
 
 
 def _temperature(
@@ -318,8 +323,8 @@ class ModelShades:
         self._shades: dict[str, int] = {}
 
     def keep(self, models: Iterable[str]) -> dict[str, int]:
-        """Return the shades of ``models`` and forget all others."""
-        wanted = sorted(set(models))
+        """Return the shades of ``models``, the first ones first, and forget all others."""
+        wanted = list(dict.fromkeys(models))
         kept = {name: self._shades[name] for name in wanted if name in self._shades}
         for name in wanted:
             if name not in kept:
@@ -420,7 +425,7 @@ def gauge(
         (full * filled, "$accent"),
         (rest * (bar - filled), "$text-muted"),
         ("  ", ""),
-        (line, "$accent"),
+        (line, "$accent 55%"),
     )
 
 

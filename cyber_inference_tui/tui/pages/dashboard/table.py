@@ -167,14 +167,14 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
     Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=6),
-    Column("client", "CLIENT", 14, client_name, priority=4),
+    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=7),
+    Column("client", "CLIENT", 14, client_name, priority=5),
     Column("status", "STATUS", 12, cell=status_cell),
-    Column("first", "FIRST", 7, right=True, priority=5, cell=_first_cell),
-    Column("took", "TOOK", 7, right=True, cell=_took_cell),
+    Column("first", "FIRST", 7, right=True, priority=6, cell=_first_cell),
+    Column("took", "TOOK", 7, right=True, priority=3, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=1, cell=_tokens_cell),
     Column("rate", "RATE", 6, right=True, priority=2, cell=_rate_cell),
-    Column("spark", "", SPARK, priority=3),
+    Column("spark", "", SPARK, priority=4),
 )
 EVENT_COLUMNS: tuple[Column[RecentEvent, RenderContext], ...] = (
     Column("time", "TIME", 8, value=str),

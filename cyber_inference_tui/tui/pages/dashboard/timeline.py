@@ -37,11 +37,21 @@ class Span:
     """Seconds between two labels of the axis, if there is room."""
     form: str = ""
     """The form of a label; without it, labels are ages."""
+    moment: str = "%a %H:%M"
+    """The form of the cursor's moment."""
 
 
 SPANS = (
-    Span(name="5 min", seconds=300, tick=60),
-    Span(name="1 h", seconds=3600, points=180, refresh=30, tick=600, form="%H:%M"),
+    Span(name="5 min", seconds=300, tick=60, moment="%H:%M:%S"),
+    Span(
+        name="1 h",
+        seconds=3600,
+        points=180,
+        refresh=30,
+        tick=600,
+        form="%H:%M",
+        moment="%H:%M",
+    ),
     Span(name="24 h", seconds=86400, points=288, refresh=150, tick=10800, form="%H:%M"),
     Span(name="7 d", seconds=604800, points=336, refresh=900, tick=86400, form="%a"),
 )
