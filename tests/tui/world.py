@@ -496,7 +496,8 @@ def streaming_world() -> World:
     ]
     world.status = status(models_loaded=4, requests_in_flight=8, requests_queued=0)
     world.trends = {
-        span: _past(span, points, sizes) for span, points in ((3600, 180), (86400, 288), (604800, 336))
+        span: _past(span, points, sizes)
+        for span, points in ((3600, 180), (86400, 288), (604800, 336))
     }
     return world
 

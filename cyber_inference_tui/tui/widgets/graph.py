@@ -58,28 +58,49 @@ def _step(value: float | None, minimum: float, maximum: float) -> int:
     return max(1, _eighths(value, 1, minimum, maximum))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """The contents of a graph.
+
+    Texts are pairs of a text and its kind: ``heading``, ``title``, ``figure``, ``note``, a shade,
+    ``good``, ``busy`` or ``bad``.
+    """
+
+    series: tuple[tuple[float | None, ...], ...] = ()
+    """The parts of the area, from the bottom; each has a value per column, oldest first."""
+    shades: tuple[int, ...] = ()
+    """The shades of the parts."""
+    minimum: float = 0.0
+    maximum: float = 100.0
+    head: tuple[tuple[str, str], ...] = ()
+    """The title line from the left."""
+    tail: tuple[tuple[str, str], ...] = ()
+    """Its end at the right, left out if there is no room."""
+    scale: tuple[str, ...] = ()
+    """Labels beside the graph, from the bottom to the top."""
+    axis: tuple[tuple[str, str], ...] | None = None
+    """The line below the graph."""
+    marks: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Columns with a thin line; the first of the texts for which there is room is beside it."""
+    cursor: int | None = None
+    """The column that is read."""
+
+
 def area(
-    series: Sequence[Sequence[float | None]],
-    shades: Sequence[int],
-    width: int,
-    height: int,
-    maximum: float,
-    charset: Charset,
-    *,
-    minimum: float = 0.0,
-    colours: bool = True,
+    plot: Plot, width: int, height: int, charset: Charset, *, colours: bool = True
 ) -> list[list[Cell]]:
-    """Return the lines of stacked ``series``, the first at the bottom, one value per cell.
+    """Return the lines of the stacked series, top first, with one value per cell.
 
     A column is a gap if no series has a value there. Where two shades meet, the lower one has an
-    eighth block on the ground of the upper one.
+    eighth block on the ground of the upper one. Without ``colours``, shades differ by their fill.
     """
+    series = plot.series
     count = len(series[0]) if series else 0
     columns = []
     for place in range(count - width, count):
         values = [one[place] for one in series] if place >= 0 else []
-        tops = _tops(values, height, minimum, maximum)
-        columns.append(_column(tops, shades, height, charset, colours))
+        tops = _tops(values, height, plot.minimum, plot.maximum)
+        columns.append(_column(tops, plot.shades, height, charset, colours))
     return [[column[line] for column in columns] for line in range(height - 1, -1, -1)]
 
 
@@ -139,34 +160,6 @@ def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours
     return _FREE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """The contents of a graph.
-
-    Texts are pairs of a text and its kind: ``heading``, ``title``, ``figure``, ``note``, ``shade-0`` and so on,
-    ``good``, ``busy``, ``bad``.
-    """
-
-    series: tuple[tuple[float | None, ...], ...] = ()
-    """The parts of the area, from the bottom; each has a value per column, oldest first."""
-    shades: tuple[int, ...] = ()
-    """The shades of the parts."""
-    minimum: float = 0.0
-    maximum: float = 100.0
-    head: tuple[tuple[str, str], ...] = ()
-    """The title line from the left."""
-    tail: tuple[tuple[str, str], ...] = ()
-    """Its end at the right, left out if there is no room."""
-    scale: tuple[str, ...] = ()
-    """Labels beside the graph, from the bottom to the top."""
-    axis: tuple[tuple[str, str], ...] | None = None
-    """The line below the graph."""
-    marks: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    """Columns with a thin line; the first of the texts for which there is room is beside it."""
-    cursor: int | None = None
-    """The column that is read."""
-
-
 class Graph(Widget):
     """Shows a ``Plot``, with a title above and an axis below if there are any.
 
@@ -176,7 +169,19 @@ class Graph(Widget):
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"graph--{name}"
         for name in (
-            *("heading", "title", "figure", "note", "rest", "ground", "mark", "cursor", "good", "busy", "bad"),
+            *(
+                "heading",
+                "title",
+                "figure",
+                "note",
+                "rest",
+                "ground",
+                "mark",
+                "cursor",
+                "good",
+                "busy",
+                "bad",
+            ),
             *(f"shade-{number}" for number in range(SHADES)),
         )
     }
@@ -271,16 +276,7 @@ class Graph(Widget):
     def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         room = max(0, width - self._gutter(plot))
         charset = self._charset
-        lines = area(
-            plot.series,
-            plot.shades,
-            room,
-            height,
-            plot.maximum,
-            charset,
-            minimum=plot.minimum,
-            colours=not self.app.no_color,
-        )
+        lines = area(plot, room, height, charset, colours=not self.app.no_color)
         for place, texts in plot.marks:
             if 0 <= place < room:
                 _draw_mark(lines, place, texts, charset)
@@ -319,9 +315,7 @@ class Graph(Widget):
         return style + Style(bgcolor=cursor.bgcolor)
 
 
-def _draw_mark(
-    lines: list[list[Cell]], place: int, texts: Sequence[str], charset: Charset
-) -> None:
+def _draw_mark(lines: list[list[Cell]], place: int, texts: Sequence[str], charset: Charset) -> None:
     """Draw a thin line through the free cells of a column, and a text on its right."""
     for line in lines:
         if line[place] == _FREE:

@@ -93,7 +93,8 @@ def layout(
     models = 0
     for part, size in zip([*parts, None], cells, strict=True):
         kind = "rest" if part is None else part.kind
-        style, character = kind, fill[kind][0]
+        style: str = kind
+        character = fill[kind][0]
         if part is not None and kind == "model":
             style = f"shade-{(models if part.shade is None else part.shade) % SHADES}"
             character = fill[kind][models % 2]

@@ -267,9 +267,7 @@ class Board(Vertical):
         table.show(
             [
                 model_row(
-                    ModelLine(
-                        one, speeds.get(one.id), last.get(one.id), sparks.get(one.id, "")
-                    ),
+                    ModelLine(one, speeds.get(one.id), last.get(one.id), sparks.get(one.id, "")),
                     context,
                 )
                 for one in found
@@ -287,15 +285,18 @@ class Board(Vertical):
             recent = [point for point in trend if timeline.place(point.at) >= 0]
             names = {name for point in recent for name in point.tokens_per_second}
             highest = scale_for([max(p.tokens_per_second.values(), default=0.0) for p in recent])
-            self._sparks = trend, {
-                name: spark(
-                    timeline.values(recent, partial(of_model, name)),
-                    SPARK,
-                    highest,
-                    self._charset,
-                )
-                for name in names
-            }
+            self._sparks = (
+                trend,
+                {
+                    name: spark(
+                        timeline.values(recent, partial(of_model, name)),
+                        SPARK,
+                        highest,
+                        self._charset,
+                    )
+                    for name in names
+                },
+            )
         return self._sparks[1]
 
     def _fit_table(self, table: LiveTable, rows: int) -> None:

@@ -9,7 +9,13 @@ from functools import partial
 
 from textual.content import Content
 
-from cyber_inference_tui.records import GpuPoint, ResourceSample, TrendPoint
+from cyber_inference_tui.records import (
+    ActiveRequestRecord,
+    GpuPoint,
+    RequestRecord,
+    ResourceSample,
+    TrendPoint,
+)
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import fit
 from cyber_inference_tui.tui.pages.dashboard.timeline import Reading, Timeline
@@ -105,10 +111,14 @@ def _first_token(
 
 
 def first_tokens(snapshot: Snapshot) -> tuple[TrendPoint, ...]:
-    """Return points with the time to first token of the last streams, at their first tokens."""
+    """Return points with the time to first token of the last streams."""
+    records: tuple[ActiveRequestRecord | RequestRecord, ...] = (
+        *snapshot.finished,
+        *snapshot.active,
+    )
     found = [
         TrendPoint(at=one.at, first_token_seconds=one.time_to_first_token_seconds)
-        for one in (*snapshot.finished, *snapshot.active)
+        for one in records
         if one.stream and one.time_to_first_token_seconds is not None
     ]
     return tuple(sorted(found, key=lambda point: point.at))
@@ -239,9 +249,7 @@ def _bytes(name: str, title: str, reading: Reading, value: float | None, total: 
     )
 
 
-def _power(
-    sample: ResourceSample, points: Sequence[TrendPoint], charset: Charset
-) -> list[Measure]:
+def _power(sample: ResourceSample, points: Sequence[TrendPoint], charset: Charset) -> list[Measure]:
     value = total_power(sample)
     seen = [power for point in points if (power := _power_of(point)) is not None]
     if value is None and not seen:

@@ -52,12 +52,12 @@ def pools(
         models = [(one, _gpu_bytes(one, sample)) for one in loaded(snapshot)]
         free = total - sum(used) if len(used) == len(own) else None
         room = _room(snapshot, "gpu")
-        found.append(_pool("GPU memory", models, total, free, room, shades, charset=charset))
+        found.append(_pool("GPU memory", models, total, free, room, shades=shades, charset=charset))
     if sample.memory.total is not None:
         models = [(one, _main_bytes(one, sample, bool(own))) for one in loaded(snapshot)]
         room = _room(snapshot, "memory")
         total, free = sample.memory.total, _free(sample, room)
-        found.append(_pool("Memory", models, total, free, room, shades, charset=charset))
+        found.append(_pool("Memory", models, total, free, room, shades=shades, charset=charset))
     return found
 
 
@@ -67,8 +67,8 @@ def _pool(
     total: int,
     free: int | None,
     room: MemoryPool | None,
-    shades: Mapping[str, int],
     *,
+    shades: Mapping[str, int],
     charset: Charset,
 ) -> Pool:
     whole = size_text(total)

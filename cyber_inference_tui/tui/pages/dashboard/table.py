@@ -62,6 +62,8 @@ Request = ActiveRequestRecord | RequestRecord
 SPARK = 8
 """Cells of the history in a row."""
 _EVENT_LINES = 4
+_EVENT_START = 10
+"""The first cell of an event's text, after the time."""
 _CLIENTS = 2
 """Clients of a port that its line names, so that all ports are in sight."""
 
@@ -272,7 +274,11 @@ def event_rows(
         lines = wrapped(_event_text(one, context.charset), width - 10)
         for number, line in enumerate(lines[:_EVENT_LINES]):
             cut_here = number == _EVENT_LINES - 1 and len(lines) > _EVENT_LINES
-            text = cut(f"{line} {lines[number + 1]}", width - 10, context.charset.ellipsis) if cut_here else line
+            text = (
+                cut(f"{line} {lines[number + 1]}", width - 10, context.charset.ellipsis)
+                if cut_here
+                else line
+            )
             first = time if number == 0 else Cell("")
             rows.append(Row(f"{one.id}.{number}", (first, Cell(text, tone))))
     return rows[:most]
