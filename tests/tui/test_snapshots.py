@@ -98,7 +98,7 @@ async def _answer(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
     )
     speeds = {"qwen3-4b-q4_k_m": 119.0, "gemma-3-4b-it-q4_k_m": 115.0}
     client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
-    await until(pilot, lambda: bool(app.snapshot.rates) and "119" in screen_text(app))
+    await until(pilot, lambda: bool(app.snapshot.rates))
 
 
 def test_dashboard(looks: Callable[..., None]) -> None:

@@ -14,6 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.geometry import Region
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -210,6 +211,9 @@ class Graph(Widget):
     """
     ALLOW_SELECT = False
 
+    class Reshaped(Message):
+        """Posted after a change of the size: the plot needs another number of values."""
+
     def __init__(
         self,
         *,
@@ -236,6 +240,7 @@ class Graph(Widget):
     def _on_resize(self, event: events.Resize) -> None:
         self._shown = []
         self._compute()
+        self.post_message(self.Reshaped())
 
     @staticmethod
     def _gutter(plot: Plot) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -44,7 +44,7 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeli
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.graph import spark
+from cyber_inference_tui.tui.widgets.graph import Graph, spark
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
@@ -75,6 +75,21 @@ class ModelList(LiveTable):
     ]
 
 
+class Listing(LiveTable):
+    """A table without header and cursor, which shows as many rows as fit."""
+
+    def __init__(
+        self, columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
+    ) -> None:
+        text = Content.styled(empty, "$text-muted")
+        super().__init__(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
+        self.can_focus = False
+
+    def _on_resize(self, event: events.Resize) -> None:
+        super()._on_resize(event)
+        self.post_message(Graph.Reshaped())
+
+
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
@@ -88,6 +103,8 @@ class Board(Vertical):
         self._weight = Layout.BALANCED
         self._plan = Plan()
         self._shades = ModelShades()
+        self._redraws = False
+        """It will be redrawn for new sizes of its parts."""
         self._sparks: tuple[object, dict[str, str]] = (None, {})
 
     def compose(self) -> ComposeResult:
@@ -110,10 +127,10 @@ class Board(Vertical):
         with Horizontal(id="lists"):
             with Vertical(id="requests"):
                 yield Static(classes="heading list-title")
-                yield _list(REQUEST_COLUMNS, "No requests yet.", charset, "request-list")
+                yield Listing(REQUEST_COLUMNS, "No requests yet.", charset, "request-list")
             with Vertical(id="events"):
                 yield Static(classes="heading list-title")
-                yield _list(EVENT_COLUMNS, "No events yet.", charset, "event-list")
+                yield Listing(EVENT_COLUMNS, "No events yet.", charset, "event-list")
 
     @property
     def models(self) -> LiveTable:
@@ -191,6 +208,17 @@ class Board(Vertical):
         """Redraw for the new size."""
         self.redraw()
 
+    @on(Graph.Reshaped)
+    def _reshaped(self) -> None:
+        """Redraw once after the sizes of parts have changed."""
+        if not self._redraws:
+            self._redraws = True
+            self.call_later(self._redraw_parts)
+
+    def _redraw_parts(self) -> None:
+        self._redraws = False
+        self.redraw()
+
     def show_notice(self, notice: Content) -> None:
         """Show a line above everything else in place of the ports; empty content ends that."""
         self._notice = notice
@@ -213,9 +241,7 @@ class Board(Vertical):
             self.query_one("#events").styles.width = self._plan.side
         else:
             self.query_one("#events").styles.width = None
-        if graphs.take_plan(self._plan):
-            # They get their sizes with the next layout.
-            self.call_after_refresh(self.redraw)
+        graphs.take_plan(self._plan)
         graphs.show(snapshot, found, shades, now)
         update_static(self.query_one("#spans", Static), self._spans(graphs.span))
         self._draw_pools(snapshot, shades)
@@ -310,8 +336,6 @@ class Board(Vertical):
         middle = self.query_one("#middle")
         if middle.styles.height is None or middle.styles.height.value != height:
             middle.styles.height = height
-            # The lists below fill the rest.
-            self.call_after_refresh(self.redraw)
 
     def _explain(self) -> None:
         if self._now is None:
@@ -343,7 +367,7 @@ class Board(Vertical):
     def _draw_lists(self, snapshot: Snapshot, now: datetime) -> None:
         context = RenderContext(self._charset, now)
         needle = self.filter.needle
-        narrow, events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
+        narrow, shows_events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
         waiting = sum(one.position is not None for one in snapshot.active)
         counts = f"  {len(snapshot.active) - waiting} running, {waiting} waiting"
         requests, recent_events = self.query_one("#requests"), self.query_one("#events")
@@ -358,11 +382,11 @@ class Board(Vertical):
             else:
                 text = Content.assemble(name, (suffix, "not bold"))
             update_static(title, text)
-        if not narrow or not events:
+        if not narrow or not shows_events:
             sparks = self._request_sparks(snapshot)
             rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
             _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
-        if not narrow or events:
+        if not narrow or shows_events:
             table = self.query_one("#event-list", LiveTable)
             width, height = table.scrollable_content_region.size
             rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
@@ -376,16 +400,6 @@ class Board(Vertical):
             number: spark(one, SPARK, scale_for([highest]), self._charset)
             for number, one in rates.items()
         }
-
-
-def _list(
-    columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
-) -> LiveTable:
-    """Return a table without header and cursor."""
-    text = Content.styled(empty, "$text-muted")
-    table = LiveTable(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
-    table.can_focus = False
-    return table
 
 
 def _show_list(table: LiveTable, rows: Sequence[Row], least: int = 0) -> None:

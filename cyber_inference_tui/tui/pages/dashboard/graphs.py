@@ -40,6 +40,7 @@ from cyber_inference_tui.units import number_text, speed_text
 _MOST = 12
 """Small graphs."""
 _GAUGES = 6
+_GAUGE_GAP = 2
 _SCALE_CELLS = 5
 _NAME = 28
 _SPEED_CELLS = 4
@@ -111,10 +112,10 @@ class Graphs(Container):
 
     # Drawing
 
-    def take_plan(self, plan: Plan) -> bool:
-        """Give the graphs their places; return whether these have changed."""
+    def take_plan(self, plan: Plan) -> None:
+        """Give the graphs their places."""
         if plan == self._plan:
-            return False
+            return
         self._plan = plan
         large, small = self.query_one("#speed"), self.query_one("#small")
         self.set_class(plan.beside, "-beside")
@@ -126,7 +127,6 @@ class Graphs(Container):
         small.styles.grid_size_columns = plan.across
         small.styles.grid_rows = str(max(1, plan.small))
         self.query_one("#gauges").display = plan.gauges > 0
-        return True
 
     def show(
         self,
@@ -154,7 +154,7 @@ class Graphs(Container):
         self, measure: Measure, timeline: Timeline, snapshot: Snapshot
     ) -> tuple[float | None, ...]:
         """Return the series of a measure, computed once for each sample."""
-        key = (measure.name, timeline)
+        key = (measure.name, timeline, len(measure.points or ()))
         if key not in self._series:
             points = self.points(snapshot) if measure.points is None else measure.points
             hold = 0.0 if measure.points is not None else self._hold()
@@ -251,6 +251,7 @@ class Graphs(Container):
 
     def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:
         shown = gauges(found, snapshot, lines=self._plan.gauges)
+        width = self.size.width // 2 - _GAUGE_GAP
         for number in range(_GAUGES):
             small = self.query_one(f"#gauge-{number}", Static)
             small.visible = number < len(shown)
@@ -258,7 +259,6 @@ class Graphs(Container):
                 small.parent.display = number < len(shown)
             if number >= len(shown):
                 continue
-            width = small.size.width
             timeline = self._timeline(snapshot, gauge_rooms(width)[1], now)
             values = self._values(shown[number], timeline, snapshot)
             update_static(small, gauge(shown[number], values, width, self._charset))
