@@ -23,6 +23,7 @@ from cyber_inference_tui.records import (
     MemoryRecord,
     ResourceSample,
     SwapRecord,
+    ThrottleReason,
 )
 
 _TOTAL = "total"
@@ -84,15 +85,22 @@ def _compose(
     """Return the sample taken at ``at``."""
     temperatures = host.temperatures or {}
     power: dict[str, float | None] = {}
+    power_limits: dict[str, float] = {}
+    throttling = dict(host.throttling)
     gpus = [*nvidia, *others]
     if tegra is not None:
-        device = msgspec.structs.replace(device, power_mode=tegra.power_mode)
+        device = msgspec.structs.replace(
+            device, power_mode=tegra.power_mode, power_modes=tegra.power_modes
+        )
         if tegra.power is not None:
             power = {_TOTAL: tegra.power.total, **tegra.power.rails}
+            power_limits = dict(tegra.power.limits)
         # NVML lists a Jetson's own GPU as well as cards that are plugged in.
         own = next((gpu for gpu in nvidia if is_tegra(gpu.name)), None)
         cards = [gpu for gpu in gpus if not is_tegra(gpu.name)]
-        gpus = [_jetson_gpu(tegra, own, temperatures.get(_GPU_ZONE), power), *cards]
+        heat = temperatures.get(_GPU_ZONE)
+        slowed = throttling.pop(_GPU_ZONE, ())
+        gpus = [_jetson_gpu(tegra, own, heat, power, slowed), *cards]
     return ResourceSample(
         at=at,
         device=device,
@@ -103,6 +111,8 @@ def _compose(
         gpus=tuple(gpus),
         temperatures=temperatures,
         power=power,
+        power_limits=power_limits,
+        throttling=throttling,
         fan=host.fan,
         disks=host.disks or (),
         networks=host.networks or (),
@@ -116,6 +126,7 @@ def _jetson_gpu(
     nvml: GpuRecord | None,
     temperature: float | None,
     power: dict[str, float | None],
+    throttled_by: tuple[ThrottleReason, ...],
 ) -> GpuRecord:
     # Thor's driver has no file with the load; NVML reports it.
     load = tegra.gpu_percent
@@ -126,5 +137,7 @@ def _jetson_gpu(
         power_w=next((power[rail] for rail in _GPU_RAILS if rail in power), None),
         shared_memory=True,
         clock_hz=tegra.gpu_clock_hz,
+        max_clock_hz=tegra.gpu_max_clock_hz,
+        throttled_by=throttled_by,
         processes=nvml.processes if nvml else None,
     )

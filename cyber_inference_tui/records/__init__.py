@@ -48,6 +48,7 @@ from cyber_inference_tui.records.machine import (
     NetworkRecord,
     ResourceSample,
     SwapRecord,
+    ThrottleReason,
 )
 from cyber_inference_tui.records.models import (
     FileRecord,
@@ -160,6 +161,7 @@ __all__ = [
     "SpeedTotals",
     "StatusRecord",
     "SwapRecord",
+    "ThrottleReason",
     "Trend",
     "TrendMark",
     "TrendPoint",

@@ -19,6 +19,21 @@ class DeviceKind(StrEnum):
     """Everything else: a PC, a server, a virtual machine, a container."""
 
 
+class ThrottleReason(StrEnum):
+    """The reason why a part of the machine is slowed down."""
+
+    TEMPERATURE = "temperature"
+    """It is too hot."""
+    POWER = "power"
+    """It has reached its power limit, which is usual for a GPU with much to do."""
+    CURRENT = "current"
+    """The board draws more current than its supply may deliver."""
+    VOLTAGE = "voltage"
+    """The supply's voltage has dropped."""
+    HARDWARE = "hardware"
+    """The hardware slows down without a reason, or an outside signal asks for it."""
+
+
 class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The machine that the service runs on."""
 
@@ -35,6 +50,8 @@ class DeviceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The JetPack of that release; the first number alone if the rest is not known."""
     power_mode: str | None = None
     """The power mode of a Jetson, such as ``15W``."""
+    power_modes: dict[int, str] = {}
+    """All power modes of a Jetson by their numbers, as in ``sudo nvpmodel -m NUMBER``."""
 
 
 class CpuRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +67,8 @@ class CpuRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Averages over 1, 5 and 15 minutes."""
     frequencies_hz: tuple[int | None, ...] = ()
     """The frequency of each group of cores that share a clock; at most 16 groups."""
+    max_frequencies_hz: tuple[int | None, ...] = ()
+    """The highest frequency that each of these groups may have now."""
 
 
 class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +105,13 @@ class GpuRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The GPU uses the machine's memory and has none of its own."""
     clock_hz: int | None = None
     memory_clock_hz: int | None = None
+    max_clock_hz: int | None = None
+    power_limit_w: float | None = None
+    temperature_limit_c: float | None = None
+    """The temperature at which it slows down."""
+    fan_percent: float | None = None
+    throttled_by: tuple[ThrottleReason, ...] = ()
+    """The reasons why it is slowed down."""
     processes: dict[int, int | None] | None = None
     """Memory by pid, if the driver reports it (in a container the pids are the host's)."""
 
@@ -164,6 +190,10 @@ class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     temperatures: dict[str, float | None] = {}
     power: dict[str, float | None] = {}
     """By rail; ``total`` is that of the whole board."""
+    power_limits: dict[str, float] = {}
+    """By rail: the power at which its monitor raises an alarm, at the present voltage."""
+    throttling: dict[str, tuple[ThrottleReason, ...]] = {}
+    """By part (``cpu``, ``board`` and so on, without GPUs): the reasons why it is slowed down."""
     fan: FanRecord | None = None
     disks: tuple[DiskRecord, ...] = ()
     networks: tuple[NetworkRecord, ...] = ()

@@ -35,6 +35,9 @@ _MAX_ROWS = 50
 """Rows of one statement. Older versions of SQLite take 999 values."""
 MAX_MEASUREMENTS = 2_000
 MAX_MARKS = 1_000
+"""Marks of one answer."""
+_STORED_MARKS = 10_000
+"""A model that crashes again and again makes many."""
 MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -264,7 +267,7 @@ def select_marks(
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
     """Remove records from before ``than``, and all but the newest measurements.
 
-    Minutes and marks are kept for ``_TREND_AGE`` at most.
+    Minutes and marks are kept for ``_TREND_AGE`` at most, and of marks the newest.
 
     The clock of a machine without a battery may start in 1970 or in the future. A record with an
     impossible time is removed with the first old record that was written after it, and a clock that
@@ -285,6 +288,10 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
         "DELETE FROM measurements WHERE signature NOT IN"
         " (SELECT signature FROM measurements ORDER BY at DESC LIMIT ?)",
         (MAX_MEASUREMENTS,),
+    )
+    connection.execute(
+        "DELETE FROM marks WHERE id NOT IN (SELECT id FROM marks ORDER BY id DESC LIMIT ?)",
+        (_STORED_MARKS,),
     )
 
 

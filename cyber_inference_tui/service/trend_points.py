@@ -14,6 +14,7 @@ from cyber_inference_tui.records import (
     GpuRecord,
     ModelStatus,
     ResourceSample,
+    ThrottleReason,
     TrendPoint,
 )
 from cyber_inference_tui.records.trend import MarkKind
@@ -28,6 +29,13 @@ _MARKS: dict[ModelStatus, MarkKind] = {
     ModelStatus.LOADED: "loaded",
     ModelStatus.UNLOADED: "unloaded",
     ModelStatus.FAILED: "failed",
+}
+# A GPU at its power limit is no event: that is where a busy one works.
+_SLOW = {
+    ThrottleReason.TEMPERATURE: "slowed down: it is too hot",
+    ThrottleReason.CURRENT: "slowed down: it draws too much current",
+    ThrottleReason.VOLTAGE: "slowed down: the supply's voltage is too low",
+    ThrottleReason.HARDWARE: "slowed down by its hardware",
 }
 
 
@@ -45,6 +53,22 @@ def mark_kind(before: ModelStatus, after: ModelStatus) -> MarkKind | None:
     if before is after or (after is ModelStatus.UNLOADED and ends_nothing):
         return None
     return _MARKS.get(after)
+
+
+def slowed_down(sample: ResourceSample) -> set[tuple[str, str]]:
+    """Return the parts that are slowed down against expectation, each with the reason in words."""
+    parts = {
+        part.upper() if part in {"cpu", "gpu"} else part: reasons
+        for part, reasons in sample.throttling.items()
+    }
+    for number, gpu in enumerate(sample.gpus):
+        parts["GPU" if len(sample.gpus) == 1 else f"GPU {number}"] = gpu.throttled_by
+    return {
+        (part, _SLOW[reason])
+        for part, reasons in parts.items()
+        for reason in reasons
+        if reason in _SLOW
+    }
 
 
 def start_of(at: datetime, step: timedelta) -> datetime:

@@ -29,6 +29,7 @@ from cyber_inference_tui.service.trend_points import (
     gather,
     merge,
     point_of,
+    slowed_down,
     start_of,
 )
 
@@ -36,7 +37,11 @@ _BATCH_MINUTES = 10
 """Minutes that are written at once, which spares SD cards. A crash of the service loses them."""
 _MOST_REQUESTS = 1_000
 """Requests of a minute whose times to first token are looked at: the latest."""
+_PART = timedelta(seconds=10)
+"""The longest time from one sample to the next while nobody watches."""
 _RECENT_MARKS = 500
+_CALM = timedelta(minutes=1)
+"""A part that was not slowed down for so long gets another mark when it is again."""
 _SHORTEST_STEP = timedelta(milliseconds=100)
 
 
@@ -56,6 +61,8 @@ class Trends:
         self._minutes: list[Minute] = []
         """Minutes that the history has not got yet."""
         self._marks: deque[TrendMark] = deque(maxlen=_RECENT_MARKS)
+        self._slow: dict[tuple[str, str], datetime] = {}
+        """When each part was last slowed down, with the reason."""
         # Times to first token since the last sample, and in the present minute.
         self._newest: deque[float] = deque(maxlen=_MOST_REQUESTS)
         self._firsts: deque[float] = deque(maxlen=_MOST_REQUESTS)
@@ -70,6 +77,11 @@ class Trends:
         self._firsts += self._newest
         self._newest.clear()
         self._ring.add(sample.at, to_json(point_of(sample, first)))
+        for part, text in slowed_down(sample):
+            before = self._slow.get((part, text))
+            self._slow[part, text] = sample.at
+            if before is None or not -_CALM < sample.at - before < _CALM:
+                self.mark(TrendMark(at=sample.at, kind="throttled", subject=part, text=text))
 
     def note_requests(self, records: Iterable[RequestRecord]) -> None:
         """Note finished requests for the times to first token, which only streams have."""
@@ -127,7 +139,9 @@ class Trends:
         """Return the minute of the newest sample so far; nothing before the first sample."""
         if self._minute is None:
             return ()
-        point = merge(self._minute, _decode(self._ring.since(self._minute)))
+        # By equal times: a minute may have many samples of its watched part and few of the other.
+        parts = gather(_decode(self._ring.since(self._minute)), _PART)
+        point = merge(self._minute, parts)
         if self._firsts:
             first = round(median(self._firsts), 4)
             point = msgspec.structs.replace(point, first_token_seconds=first)

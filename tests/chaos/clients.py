@@ -148,6 +148,7 @@ def _ollama(rng: random.Random) -> Asked:
 def _look(rng: random.Random) -> Asked:
     paths = ["/v1/models", "/admin/models", "/admin/status", "/metrics", "/health"]
     paths += ["/admin/requests", "/admin/sessions", "/admin/resources", "/admin/config"]
+    paths += ["/admin/trend?seconds=86400", "/admin/totals/speed?by=client"]
     return Asked("look", rng.choice(paths))
 
 

@@ -33,6 +33,11 @@ class FakeGpu:
     power: int | None = 215_400
     clock: int | None = 2520
     memory_clock: int | None = 10501
+    max_clock: int | None = 3105
+    power_limit: int | None = 450_000
+    slowdown_temperature: int | None = 100
+    fan: int | None = 30
+    throttle_reasons: int | None = 0
     compute: Mapping[int, int | None] | None = field(default_factory=lambda: {4321: 4 * GIB})
     graphics: Mapping[int, int | None] | None = field(default_factory=dict)
     instances: list[FakeGpu] | None = None
@@ -47,6 +52,7 @@ class FakeNvml:
     NVML_TEMPERATURE_GPU = 0
     NVML_CLOCK_GRAPHICS = 0
     NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = 1
 
     def __init__(self, *gpus: FakeGpu) -> None:
         self.gpus = list(gpus)
@@ -117,6 +123,23 @@ class FakeNvml:
 
     def nvmlDeviceGetClockInfo(self, gpu: FakeGpu, clock: int) -> int:
         return supported({0: gpu.clock, 2: gpu.memory_clock}[clock])
+
+    def nvmlDeviceGetMaxClockInfo(self, gpu: FakeGpu, clock: int) -> int:
+        assert clock == self.NVML_CLOCK_GRAPHICS
+        return supported(gpu.max_clock)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, gpu: FakeGpu) -> int:
+        return supported(gpu.power_limit)
+
+    def nvmlDeviceGetTemperatureThreshold(self, gpu: FakeGpu, threshold: int) -> int:
+        assert threshold == self.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        return supported(gpu.slowdown_temperature)
+
+    def nvmlDeviceGetFanSpeed(self, gpu: FakeGpu) -> int:
+        return supported(gpu.fan)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: FakeGpu) -> int:
+        return supported(gpu.throttle_reasons)
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: FakeGpu) -> list[Any]:
         return self._processes(gpu.compute)

@@ -10,7 +10,7 @@ import pytest
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.nvidia import NvidiaSensor
-from cyber_inference_tui.records import GpuRecord
+from cyber_inference_tui.records import GpuRecord, ThrottleReason
 from tests.monitor import trees
 from tests.monitor.clock import Clock
 from tests.monitor.fake_nvml import (
@@ -34,6 +34,10 @@ WHOLE = GpuRecord(
     shared_memory=False,
     clock_hz=2_520_000_000,
     memory_clock_hz=10_501_000_000,
+    max_clock_hz=3_105_000_000,
+    power_limit_w=450.0,
+    temperature_limit_c=100.0,
+    fan_percent=30.0,
     processes={4321: 4 * GIB},
 )
 FIELD_OF = {
@@ -42,6 +46,10 @@ FIELD_OF = {
     "nvmlDeviceGetTemperature": {"temperature_c"},
     "nvmlDeviceGetPowerUsage": {"power_w"},
     "nvmlDeviceGetClockInfo": {"clock_hz", "memory_clock_hz"},
+    "nvmlDeviceGetMaxClockInfo": {"max_clock_hz"},
+    "nvmlDeviceGetEnforcedPowerLimit": {"power_limit_w"},
+    "nvmlDeviceGetTemperatureThreshold": {"temperature_limit_c"},
+    "nvmlDeviceGetFanSpeed": {"fan_percent"},
     "nvmlDeviceGetComputeRunningProcesses": {"processes"},
     "nvmlDeviceGetName": {"name"},
 }
@@ -55,7 +63,12 @@ def test_the_stand_in_has_the_functions_of_the_library() -> None:
     pynvml = importlib.import_module("pynvml")
     for name in [*functions(), "NVMLError"]:
         assert callable(getattr(pynvml, name)), name
-    for name in ("NVML_TEMPERATURE_GPU", "NVML_CLOCK_GRAPHICS", "NVML_CLOCK_MEM"):
+    for name in (
+        "NVML_TEMPERATURE_GPU",
+        "NVML_TEMPERATURE_THRESHOLD_SLOWDOWN",
+        "NVML_CLOCK_GRAPHICS",
+        "NVML_CLOCK_MEM",
+    ):
         assert getattr(pynvml, name) == getattr(FakeNvml, name)
     for name, value in {
         "UNINITIALIZED": UNINITIALIZED,
@@ -132,12 +145,31 @@ def test_a_driver_that_goes_away_and_comes_back() -> None:
         ({"power": 4_000_000_000}, "power_w"),
         ({"clock": 4_000_000_000}, "clock_hz"),
         ({"used": 25 * GIB}, "memory_used"),
+        ({"fan": 101}, "fan_percent"),
+        ({"power_limit": 4_000_000_000}, "power_limit_w"),
     ],
 )
 def test_figures_that_cannot_be(change: dict[str, int], field: str) -> None:
     gpus = sensor(FakeNvml(FakeGpu(**change))).read()  # type: ignore[arg-type]
     assert gpus is not None
     assert getattr(gpus[0], field) is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "reasons"),
+    [
+        (0x1, []),  # idle
+        (0x2, []),  # its owner chose a clock
+        (0x4, [ThrottleReason.POWER]),
+        (0x8, [ThrottleReason.HARDWARE]),
+        (0x48, [ThrottleReason.TEMPERATURE]),
+        (0x24, [ThrottleReason.POWER, ThrottleReason.TEMPERATURE]),
+        (0x88, [ThrottleReason.HARDWARE]),
+    ],
+)
+def test_reasons_for_a_lower_clock(bits: int, reasons: list[ThrottleReason]) -> None:
+    (gpu,) = sensor(FakeNvml(FakeGpu(throttle_reasons=bits))).read() or ()
+    assert list(gpu.throttled_by) == reasons
 
 
 def test_memory_of_processes_that_is_not_available() -> None:

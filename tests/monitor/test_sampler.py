@@ -17,6 +17,7 @@ from cyber_inference_tui.records import (
     NetworkRecord,
     ResourceSample,
     SwapRecord,
+    ThrottleReason,
     to_json,
 )
 from tests.monitor import trees
@@ -64,6 +65,7 @@ ORIN_NANO_TEMPERATURES = {
     "soc2": 44.875,
     "tj": 47.25,
 }
+HOT = ThrottleReason.TEMPERATURE
 ORIN_NANO_POWER = {
     "total": 4.82304,
     "VDD_IN": 4.82304,
@@ -84,8 +86,13 @@ def test_orin_nano_jetpack5(tmp_path: Path) -> None:
             l4t="35.3.1",
             jetpack="5.1.1",
             power_mode="15W",
+            power_modes={0: "15W", 1: "7W"},
         ),
-        cpu=msgspec.structs.replace(CPU, frequencies_hz=(1_510_400_000, 729_600_000)),
+        cpu=msgspec.structs.replace(
+            CPU,
+            frequencies_hz=(1_510_400_000, 729_600_000),
+            max_frequencies_hz=(1_510_400_000, 1_510_400_000),
+        ),
         gpus=(
             GpuRecord(
                 name="NVIDIA Orin",
@@ -93,10 +100,14 @@ def test_orin_nano_jetpack5(tmp_path: Path) -> None:
                 temperature_c=46.5,
                 shared_memory=True,
                 clock_hz=624_750_000,
+                max_clock_hz=1_020_000_000,
+                throttled_by=(HOT,),
             ),
         ),
         temperatures=ORIN_NANO_TEMPERATURES,
         power=ORIN_NANO_POWER,
+        power_limits={"VDD_IN": 25.12},
+        throttling={"cpu": (HOT,)},
         fan=FanRecord(percent=34.9, rpm=2100),
         memory_clock_hz=2_133_000_000,
     )
@@ -116,6 +127,7 @@ def test_orin_nano_jetpack6(tmp_path: Path) -> None:
             l4t="36.4.3",
             jetpack="6.2",
             power_mode="MAXN_SUPER",
+            power_modes={2: "MAXN_SUPER"},
         ),
         gpus=(
             GpuRecord(
@@ -124,10 +136,12 @@ def test_orin_nano_jetpack6(tmp_path: Path) -> None:
                 temperature_c=46.5,
                 shared_memory=True,
                 clock_hz=918_000_000,
+                max_clock_hz=1_020_000_000,
             ),
         ),
         temperatures=ORIN_NANO_TEMPERATURES,
         power=ORIN_NANO_POWER,
+        power_limits={"VDD_IN": 25.12},
         fan=FanRecord(percent=100.0, rpm=0),
     )
 
@@ -155,6 +169,7 @@ def test_agx_orin_with_a_card(tmp_path: Path) -> None:
                 temperature_c=48.5,
                 shared_memory=True,
                 clock_hz=306_000_000,
+                max_clock_hz=1_020_000_000,
             ),
             GpuRecord(
                 name="NVIDIA RTX 6000 Ada Generation",
@@ -166,6 +181,10 @@ def test_agx_orin_with_a_card(tmp_path: Path) -> None:
                 shared_memory=False,
                 clock_hz=2_520_000_000,
                 memory_clock_hz=10_501_000_000,
+                max_clock_hz=3_105_000_000,
+                power_limit_w=450.0,
+                temperature_limit_c=100.0,
+                fan_percent=30.0,
                 processes={77: None},
             ),
         ),
@@ -237,6 +256,7 @@ def test_xavier_nx(tmp_path: Path) -> None:
             l4t="35.4.1",
             jetpack="5.1.2",
             power_mode="MODE_20W_6CORE",
+            power_modes={8: "MODE_20W_6CORE"},
         ),
         gpus=(
             GpuRecord(
@@ -245,6 +265,7 @@ def test_xavier_nx(tmp_path: Path) -> None:
                 temperature_c=38.0,
                 shared_memory=True,
                 clock_hz=114_750_000,
+                max_clock_hz=1_020_000_000,
             ),
         ),
         temperatures={"cpu": 39.5, "gpu": 38.0, "aux": 38.5, "ao": 39.0},
@@ -277,6 +298,9 @@ def test_amd_card(tmp_path: Path) -> None:
                 shared_memory=False,
                 clock_hz=2_304_000_000,
                 memory_clock_hz=1_249_000_000,
+                power_limit_w=339.0,
+                temperature_limit_c=100.0,
+                fan_percent=40.0,
             ),
         ),
     )
@@ -313,6 +337,7 @@ def test_raspberry_pi(tmp_path: Path) -> None:
         ),
         cpu=msgspec.structs.replace(CPU, frequencies_hz=(2_400_000_000,)),
         temperatures={"cpu": 48.85, "rp1_adc temp1": 47.0},
+        throttling={"board": (ThrottleReason.VOLTAGE,)},
         fan=FanRecord(percent=20.0, rpm=2900),
     )
 
@@ -345,6 +370,11 @@ def test_workstation(tmp_path: Path) -> None:
             temperature=None,
             clock=None,
             memory_clock=None,
+            max_clock=None,
+            power_limit=None,
+            slowdown_temperature=None,
+            fan=None,
+            throttle_reasons=None,
             compute=None,
             graphics=None,
             instances=[FakeGpu(total=10 * GIB)],
@@ -361,6 +391,10 @@ def test_workstation(tmp_path: Path) -> None:
         shared_memory=False,
         clock_hz=2_520_000_000,
         memory_clock_hz=10_501_000_000,
+        max_clock_hz=3_105_000_000,
+        power_limit_w=450.0,
+        temperature_limit_c=100.0,
+        fan_percent=30.0,
         processes={4321: 4 * GIB},
     )
     divided = GpuRecord(

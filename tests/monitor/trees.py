@@ -94,12 +94,34 @@ def zones(temperatures: Mapping[str, int | None]) -> dict[str, str]:
     return files
 
 
-def rail(channel: int, label: str, millivolts: int, milliamperes: int) -> dict[str, str]:
+def rail(
+    channel: int, label: str, millivolts: int, milliamperes: int, limit: int = 32_760
+) -> dict[str, str]:
     return {
         f"in{channel}_label": f"{label}\n",
         f"in{channel}_input": f"{millivolts}\n",
         f"curr{channel}_input": f"{milliamperes}\n",
+        f"curr{channel}_max": f"{limit}\n",
     }
+
+
+def cooling(states: Mapping[str, int]) -> dict[str, str]:
+    """Cooling devices by type, with their present states."""
+    files = {}
+    for number, (kind, state) in enumerate(states.items()):
+        folder = f"sys/class/thermal/cooling_device{number}"
+        files[f"{folder}/type"] = f"{kind}\n"
+        files[f"{folder}/cur_state"] = f"{state}\n"
+    return files
+
+
+OVER_CURRENT = "sys/class/hwmon/hwmon5"
+OVER_CURRENT_FILES = {
+    f"{OVER_CURRENT}/name": "soctherm_oc\n",
+    f"{OVER_CURRENT}/oc1_event_cnt": "0\n",
+    f"{OVER_CURRENT}/oc2_event_cnt": "15\n",
+    f"{OVER_CURRENT}/oc3_event_cnt": "37\n",
+}
 
 
 def ina3221(device: str, hwmon: str, *rails: Files) -> dict[str, str]:
@@ -134,6 +156,7 @@ def gpu_node(root: Path, device: str, name: str, *, load: int, hertz: int) -> No
             f"{device}/load": f"{load}\n",
             f"{tree}/name": f"{name}\0",
             f"{device}/devfreq/{node}/cur_freq": f"{hertz}\n",
+            f"{device}/devfreq/{node}/max_freq": "1020000000\n",
             "sys/firmware/devicetree/base/bus@0/15340000.vic/name": "vic\0",
             "sys/devices/platform/vic/load": "7\n",
             "sys/devices/platform/vic/devfreq/15340000.vic/cur_freq": "7\n",
@@ -163,7 +186,7 @@ ORIN_NANO_ZONES = {
 ORIN_NANO_RAILS = ina3221(
     "1-0040",
     "hwmon3",
-    rail(1, "VDD_IN", 5024, 960),
+    rail(1, "VDD_IN", 5024, 960, 5000),
     rail(2, "VDD_CPU_GPU_CV", 5024, 103),
     rail(3, "VDD_SOC", 5024, 294),
 )
@@ -183,9 +206,13 @@ def orin_nano_jetpack5(root: Path) -> None:
             "< POWER_MODEL ID=1 NAME=7W >\n< PM_CONFIG DEFAULT=0 >\n",
             "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "1510400\n",
             "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq": "729600\n",
+            "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "1510400\n",
+            "sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq": "1510400\n",
             "sys/kernel/debug/bpmp/debug/clk/emc/rate": "2133000000\n",
         },
         ORIN_NANO_RAILS,
+        OVER_CURRENT_FILES,
+        cooling({"pwm-fan": 2, "cpu-throttle-alert": 1, "gpu-throttle-alert": 1, "cpufreq-0": 0}),
         zones(ORIN_NANO_ZONES),
         fan(89, 2100),
     )
@@ -324,6 +351,9 @@ def amd_card(root: Path) -> None:
         "temp1_input": "52000\n",
         "temp1_label": "edge\n",
         "power1_average": "187000000\n",
+        "power1_cap": "339000000\n",
+        "temp1_crit": "100000\n",
+        "pwm1": "102\n",
         "freq1_input": "2304000000\n",
         "freq2_input": "1249000000\n",
     }
@@ -383,6 +413,7 @@ def raspberry_pi(root: Path) -> None:
             "sys/class/hwmon/hwmon2/pwm1": "51\n",
             "sys/class/hwmon/hwmon2/fan1_input": "2900\n",
             "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": "2400000\n",
+            "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
         },
         zones({"cpu-thermal": 48_850}),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cyber_inference_tui.records import (
     ModelUsage,
     ResourceSample,
     SwapRecord,
+    ThrottleReason,
     Trend,
     TrendMark,
     TrendPoint,
@@ -162,6 +164,16 @@ async def test_periods_are_means_and_of_memory_the_highest(path: Path) -> None:
     assert point.gpus == (GpuPoint(utilization_percent=30.0, memory_used=40),)
 
 
+async def test_a_minute_is_watched_in_part_only(path: Path) -> None:
+    async with world_at(path) as world:
+        for _ in range(10):
+            world.sample(100.0)
+        for second in range(10, 60, 10):
+            world.now = START + timedelta(seconds=second)
+            world.sample(40.0)
+        assert await world.cpu(HOUR) == [(0, 50.0)]
+
+
 async def test_rates_of_models_are_means_over_the_whole_period(path: Path) -> None:
     async with world_at(path) as world:
         world.sample(plum=60.0)
@@ -286,3 +298,35 @@ async def test_without_a_history_there_are_still_the_last_minutes(tmp_path: Path
     world.sample(1.0)
     assert await world.cpu(TrendQuery()) == await world.cpu(HOUR) == [(0, 1.0)]
     await history.stop()
+
+
+async def test_a_part_that_is_slowed_down_gets_a_mark_when_that_begins(path: Path) -> None:
+    hot = GpuRecord(name="A", throttled_by=(ThrottleReason.TEMPERATURE, ThrottleReason.POWER))
+    cool = GpuRecord(name="B", throttled_by=(ThrottleReason.POWER,))
+    async with world_at(path) as world:
+        for _ in range(3):
+            world.add(gpus=(cool, hot), throttling={"board": (ThrottleReason.CURRENT,)})
+        world.now += timedelta(seconds=30)
+        world.add(gpus=(cool, hot))
+        world.now += timedelta(minutes=2)
+        world.add(gpus=(hot,), throttling={"cpu": (ThrottleReason.TEMPERATURE,)})
+        marks = (await world.trends.read(TrendQuery())).marks
+    heat = "slowed down: it is too hot"
+    assert sorted((mark.at, mark.kind, mark.subject, mark.text) for mark in marks) == [
+        (START, "throttled", "GPU 1", heat),
+        (START, "throttled", "board", "slowed down: it draws too much current"),
+        (START + timedelta(seconds=154), "throttled", "CPU", heat),
+        (START + timedelta(seconds=154), "throttled", "GPU", heat),
+    ]
+
+
+async def test_the_number_of_marks_is_bounded(path: Path) -> None:
+    crash = TrendMark(at=START, kind="failed", subject="plum", text="crashed")
+    async with open_history(path, now=lambda: START) as history:
+        for _ in range(3):
+            history.add_all([crash] * 5000)
+            await history.flush()
+    async with open_history(path, now=lambda: START) as history:
+        assert len(await history.marks(START, START)) == 1000
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM marks").fetchone() == (10_000,)

@@ -22,6 +22,7 @@ from cyber_inference_tui.monitor.kernel_files import (
     read_bytes,
     read_line,
 )
+from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import GpuRecord
 
 _AMD = "0x1002"
@@ -78,6 +79,9 @@ class _Card:
         self._busy = KeptFile(device / "gpu_busy_percent")
         self._temperature = KeptFile(hwmon / "temp1_input")
         self._power = (KeptFile(hwmon / "power1_average"), KeptFile(hwmon / "power1_input"))
+        self._power_limit = KeptFile(hwmon / "power1_cap")
+        self._temperature_limit = KeptFile(hwmon / "temp1_crit")
+        self._fan = KeptFile(hwmon / "pwm1")
         self._clocks = (KeptFile(hwmon / "freq1_input"), KeptFile(hwmon / "freq2_input"))
 
     def read_memory(self) -> GpuRecord:
@@ -106,7 +110,10 @@ class _Card:
             memory,
             utilization_percent=float(busy) if busy is not None and 0 <= busy <= 100 else None,
             temperature_c=celsius(self._temperature.number()),
+            temperature_limit_c=celsius(self._temperature_limit.number()),
             power_w=watts[0] / 1e6 if watts else None,
+            power_limit_w=limit / 1e6 if (limit := _size(self._power_limit)) else None,
+            fan_percent=percent(self._fan.number(), 255),
             clock_hz=_size(self._clocks[0]),
             memory_clock_hz=_size(self._clocks[1]),
         )

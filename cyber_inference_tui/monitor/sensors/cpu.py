@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries
+from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_integer
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import CpuRecord
 
@@ -42,6 +42,7 @@ class CpuSensor:
         self._load = KeptFile(root / "proc/loadavg")
         self._policies = root / "sys/devices/system/cpu/cpufreq"
         self._frequencies: list[KeptFile] = []
+        self._limits: tuple[int | None, ...] = ()
         self._timer = ProbeTimer(clock)
         self._before: dict[int, Times] = {}
 
@@ -61,6 +62,7 @@ class CpuSensor:
             count=len(cores) or None,
             load_average=load,
             frequencies_hz=tuple(_hertz(file.number()) for file in self._probed()),
+            max_frequencies_hz=self._limits,
         )
         return None if record == CpuRecord() else record
 
@@ -71,6 +73,11 @@ class CpuSensor:
                 KeptFile(self._policies / name / "scaling_cur_freq")
                 for name in names[:_MOST_FREQUENCIES]
             ]
+            limits = tuple(
+                _hertz(read_integer(self._policies / name / "scaling_max_freq"))
+                for name in names[:_MOST_FREQUENCIES]
+            )
+            self._limits = limits if any(limits) else ()
         return self._frequencies
 
 

@@ -19,12 +19,14 @@ from cyber_inference_tui.monitor.sensors.fan import FanSensor
 from cyber_inference_tui.monitor.sensors.network import NetworkSensor
 from cyber_inference_tui.monitor.sensors.swap import SwapReading, SwapSensor
 from cyber_inference_tui.monitor.sensors.temperatures import TemperatureSensor
+from cyber_inference_tui.monitor.sensors.throttling import ThrottleSensor
 from cyber_inference_tui.records import (
     CpuRecord,
     DiskRecord,
     FanRecord,
     MemoryRecord,
     NetworkRecord,
+    ThrottleReason,
 )
 
 _UPTIME = re.compile(rb"([0-9]{1,12}\.[0-9]{2}) ")
@@ -40,6 +42,7 @@ class HostReading(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[NetworkRecord, ...] | None
     temperatures: dict[str, float | None] | None
     fan: FanRecord | None
+    throttling: dict[str, tuple[ThrottleReason, ...]]
     uptime_seconds: float | None
 
 
@@ -61,6 +64,7 @@ class HostSensor:
         self._networks = NetworkSensor(root, clock)
         self._temperatures = TemperatureSensor(root, clock)
         self._fan = FanSensor(root, clock)
+        self._throttling = ThrottleSensor(root, clock)
         self._is_this_machine = root == Path("/")
         self._uptime = KeptFile(root / "proc/uptime")
 
@@ -74,6 +78,7 @@ class HostSensor:
             networks=self._networks.read(),
             temperatures=self._temperatures.read(),
             fan=self._fan.read(),
+            throttling=self._throttling.read(),
             uptime_seconds=self._read_uptime(),
         )
 

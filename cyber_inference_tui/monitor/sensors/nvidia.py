@@ -6,7 +6,7 @@ from typing import Any
 
 from cyber_inference_tui.monitor.gpu_memory import is_integrated, is_tegra, tells_its_load
 from cyber_inference_tui.monitor.nvml import Nvml
-from cyber_inference_tui.records import GpuRecord
+from cyber_inference_tui.records import GpuRecord, ThrottleReason
 from cyber_inference_tui.text import clean_line
 
 _MOST_PROCESSES = 256
@@ -14,6 +14,17 @@ _MOST_PROCESSES = 256
 _GPU_TEMPERATURE = 0
 _GRAPHICS_CLOCK = 0
 _MEMORY_CLOCK = 2
+_SLOWDOWN = 1  # nvmlTemperatureThresholds_t
+# nvmlClocksEventReasons; it is no reason that a GPU is idle or that its owner chose a clock.
+_REASONS = {
+    0x04: ThrottleReason.POWER,
+    0x08: ThrottleReason.HARDWARE,
+    0x20: ThrottleReason.TEMPERATURE,
+    0x40: ThrottleReason.TEMPERATURE,
+    0x80: ThrottleReason.HARDWARE,
+}
+_HARD_HEAT = 0x48
+"""The bit for heat in hardware comes with that for any slowdown of hardware."""
 
 
 class NvidiaSensor:
@@ -43,18 +54,24 @@ class NvidiaSensor:
         if is_tegra(name):
             return record
         total, used, shared = self._memory(name, handle)
-        power = nvml.number("nvmlDeviceGetPowerUsage", handle)
         heat = nvml.number("nvmlDeviceGetTemperature", handle, _GPU_TEMPERATURE)
+        heat_limit = nvml.number("nvmlDeviceGetTemperatureThreshold", handle, _SLOWDOWN)
+        fan = nvml.number("nvmlDeviceGetFanSpeed", handle)
         return GpuRecord(
             name=name,
             utilization_percent=record.utilization_percent,
             memory_total=total,
             memory_used=used,
-            temperature_c=float(heat) if heat is not None and heat < 250 else None,
-            power_w=power / 1000 if power is not None and power < 10_000_000 else None,
+            temperature_c=_celsius(heat),
+            temperature_limit_c=_celsius(heat_limit),
+            power_w=_watts(nvml.number("nvmlDeviceGetPowerUsage", handle)),
+            power_limit_w=_watts(nvml.number("nvmlDeviceGetEnforcedPowerLimit", handle)),
+            fan_percent=float(fan) if fan is not None and fan <= 100 else None,
+            throttled_by=self._reasons(handle),
             shared_memory=shared,
-            clock_hz=self._clock(handle, _GRAPHICS_CLOCK),
-            memory_clock_hz=self._clock(handle, _MEMORY_CLOCK),
+            clock_hz=self._clock("nvmlDeviceGetClockInfo", handle, _GRAPHICS_CLOCK),
+            max_clock_hz=self._clock("nvmlDeviceGetMaxClockInfo", handle, _GRAPHICS_CLOCK),
+            memory_clock_hz=self._clock("nvmlDeviceGetClockInfo", handle, _MEMORY_CLOCK),
             processes=record.processes,
         )
 
@@ -71,8 +88,15 @@ class NvidiaSensor:
             return None, None, True
         return total, _integer(getattr(info, "used", None), total), False if total else None
 
-    def _clock(self, handle: Any, kind: int) -> int | None:
-        megahertz = self._nvml.number("nvmlDeviceGetClockInfo", handle, kind)
+    def _reasons(self, handle: Any) -> tuple[ThrottleReason, ...]:
+        # Its later name is missing in older versions of the library.
+        bits = self._nvml.number("nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
+        if bits & _HARD_HEAT == _HARD_HEAT:
+            bits ^= 0x08
+        return tuple(sorted({reason for bit, reason in _REASONS.items() if bits & bit}))
+
+    def _clock(self, function: str, handle: Any, kind: int) -> int | None:
+        megahertz = self._nvml.number(function, handle, kind)
         return megahertz * 1_000_000 if megahertz is not None and megahertz < 100_000 else None
 
     def _processes(self, handle: Any) -> dict[int, int | None] | None:
@@ -89,6 +113,14 @@ class NvidiaSensor:
             if pid is not None and found.get(pid) is None:
                 found[pid] = used
         return found
+
+
+def _celsius(degrees: int | None) -> float | None:
+    return float(degrees) if degrees is not None and degrees < 250 else None
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return milliwatts / 1000 if milliwatts is not None and milliwatts < 10_000_000 else None
 
 
 def _integer(value: object, most: int | None = None) -> int | None:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_line
+from cyber_inference_tui.monitor.kernel_files import (
+    KeptFile,
+    ProbeTimer,
+    entries,
+    read_integer,
+    read_line,
+)
 
 _MOST_MONITORS = 16
 _CHANNELS = (1, 2, 3)
@@ -24,6 +30,8 @@ _SUMMED = (
     frozenset({"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"}),  # AGX Orin
     frozenset({"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"}),  # AGX Xavier
 )
+_NO_LIMIT = 32_760
+"""A monitor without a limit has its largest number, in mA."""
 _MOST_MILLIVOLTS = 100_000
 _MOST_MILLIAMPERES = 100_000
 _MOST_MICROWATTS = 1_000_000_000
@@ -35,6 +43,8 @@ class PowerReading(msgspec.Struct, frozen=True, kw_only=True):
     rails: Mapping[str, float | None]
     total: float | None
     """The whole board; ``None`` = no monitor measures it."""
+    limits: Mapping[str, float]
+    """The rails whose monitors have a limit that means something, in W at the present voltage."""
 
 
 class RailSensor:
@@ -44,16 +54,21 @@ class RailSensor:
         self._bus = root / "sys/bus/i2c/devices"
         self._timer = ProbeTimer(clock)
         self._rails: dict[str, tuple[KeptFile, KeptFile]] = {}
+        self._limits: dict[str, int] = {}
         self._board: KeptFile | None = None
 
     def read(self) -> PowerReading | None:
         """Return all rails; ``None`` = there are no monitors."""
         if self._timer.is_due():
             self._probe()
-        rails = {
-            label: _watts(voltage.number(), current.number())
-            for label, (voltage, current) in self._rails.items()
-        }
+        rails: dict[str, float | None] = {}
+        limits: dict[str, float] = {}
+        for label, (voltage_file, current_file) in self._rails.items():
+            voltage = voltage_file.number()
+            rails[label] = _watts(voltage, current_file.number())
+            limit = _watts(voltage, self._limits.get(label))
+            if limit:
+                limits[label] = limit
         if self._board is not None:
             power = self._board.number()
             valid = power is not None and 0 <= power < _MOST_MICROWATTS
@@ -62,10 +77,10 @@ class RailSensor:
             return None
         else:
             total = total_power(rails)
-        return PowerReading(rails=rails, total=total)
+        return PowerReading(rails=rails, total=total, limits=limits)
 
     def _probe(self) -> None:
-        self._rails, self._board = {}, None
+        self._rails, self._limits, self._board = {}, {}, None
         found = 0
         for device in entries(self._bus):
             name = read_line(self._bus / device / "name")
@@ -87,6 +102,9 @@ class RailSensor:
                     KeptFile(monitor / f"in{channel}_input"),
                     KeptFile(monitor / f"curr{channel}_input"),
                 )
+                limit = read_integer(monitor / f"curr{channel}_max")
+                if limit is not None and 0 < limit < _NO_LIMIT:
+                    self._limits[label] = limit
 
 
 def total_power(rails: Mapping[str, float | None]) -> float | None:

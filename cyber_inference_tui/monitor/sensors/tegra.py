@@ -60,6 +60,8 @@ class TegraReading(msgspec.Struct, frozen=True, kw_only=True):
     memory_clock_hz: int | None
     power: PowerReading | None
     power_mode: str | None
+    power_modes: dict[int, str]
+    gpu_max_clock_hz: int | None
 
 
 class TegraSensor:
@@ -74,6 +76,8 @@ class TegraSensor:
         self._gpu_clock: KeptFile | None = None
         self._memory_clock: KeptFile | None = None
         self._mode: str | None = None
+        self._modes: dict[int, str] = {}
+        self._gpu_max_clock: KeptFile | None = None
 
     def read(self) -> TegraReading | None:
         """Return a reading; ``None`` = this is no Jetson."""
@@ -91,13 +95,15 @@ class TegraSensor:
             memory_clock_hz=_hertz(self._memory_clock),
             power=self._rails.read(),
             power_mode=self._mode,
+            power_modes=self._modes,
+            gpu_max_clock_hz=_hertz(self._gpu_max_clock),
         )
 
     def _probe(self) -> None:
-        self._mode = power_mode(
-            read_bytes(self._root / "var/lib/nvpmodel/status") or b"",
-            read_bytes(self._root / "etc/nvpmodel.conf") or b"",
-        )
+        configuration = read_bytes(self._root / "etc/nvpmodel.conf") or b""
+        status = read_bytes(self._root / "var/lib/nvpmodel/status") or b""
+        self._mode = power_mode(status, configuration)
+        self._modes = power_modes(configuration)
         devfreq = self._root / "sys/class/devfreq"
         nodes = entries(devfreq)
         gpu = next(
@@ -114,6 +120,7 @@ class TegraSensor:
         if gpu is None and _THOR_GPU in nodes:
             gpu = devfreq / _THOR_GPU
         self._gpu_clock = KeptFile(gpu / "cur_freq") if gpu else None
+        self._gpu_max_clock = KeptFile(gpu / "max_freq") if gpu else None
         self._memory_clock = _first([self._root / clock for clock in _MEMORY_CLOCKS])
 
 
