@@ -8,7 +8,7 @@ terminal more than an idle one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Set
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -59,6 +59,7 @@ TREND_POINTS = 450
 TREND_KEPT = 1800
 RATES_KEPT = 16
 """Last rates of each running request."""
+_BETWEEN_FIGURES = timedelta(seconds=0.45)
 _BETWEEN_RATES = timedelta(seconds=0.9)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
@@ -126,6 +127,9 @@ class Feed:
             "service": self._service,
         }
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
+        self._live_at: datetime | None = None
+        self._live_numbers: Set[int] = frozenset()
+        """The requests of the last live figures."""
         self._rated_at: datetime | None = None
         self._rest: asyncio.Task[None] | None = None
         self.snapshot = Snapshot()
@@ -355,7 +359,11 @@ class Feed:
 
     def _resources(self, data: bytes) -> None:
         sample = msgspec.json.decode(data, type=thread_safe(ResourceSample))
-        trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
+        point = trend_point(sample)
+        if self.snapshot.speeds is not None:
+            # These are measured more often, and at every server.
+            point = msgspec.structs.replace(point, tokens_per_second=self.snapshot.speeds_now)
+        trend = (*self.snapshot.trend, point)[-TREND_KEPT:]
         self._set(sample=sample, trend=trend)
         self._to_read.add(self._read_rooms)
 
@@ -373,18 +381,24 @@ class Feed:
         )
 
     def _live(self, news: LiveRequests) -> None:
+        """Take new figures, twice a second: people cannot read them faster."""
         figures = {one.number: one for one in news.live}
+        now = self._now()
+        early = self._live_at is not None and now - self._live_at < _BETWEEN_FIGURES
+        if early and figures.keys() == self._live_numbers:
+            return
+        self._live_at, self._live_numbers = now, figures.keys()
         known = {one.number for one in self.snapshot.active}
         if not known >= figures.keys():
             self._to_read.add(self._read_active)
         active = tuple(
             one
-            if (now := figures.get(one.number)) is None
+            if (figure := figures.get(one.number)) is None
             else msgspec.structs.replace(
                 one,
-                phase=now.phase,
-                tokens_out=now.tokens_out,
-                tokens_per_second=now.tokens_per_second,
+                phase=figure.phase,
+                tokens_out=figure.tokens_out,
+                tokens_per_second=figure.tokens_per_second,
             )
             for one in self.snapshot.active
         )

@@ -28,6 +28,8 @@ MACHINE_SHADE = 1
 Cell = tuple[str, str]
 """A character and the kind of its style, for example ``shade-0``, or ``shade-0/shade-1`` for a
 character on the ground of another shade."""
+_NEAR = 8
+"""Cells between two changes in a line, up to which they are painted together."""
 _FREE: Cell = (" ", "rest")
 _ASCII = " .:-=+*#%"
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -257,8 +259,7 @@ class Graph(Widget):
             return
         for y, (old, new) in enumerate(zip(before, lines, strict=True)):
             if new != old:
-                start, end = _changed(old, new)
-                self.refresh(Region(start, y, end - start, 1))
+                self.refresh(*(Region(x, y, end - x, 1) for x, end in _changes(old, new)))
 
     def _lines(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         lines = []
@@ -368,13 +369,20 @@ def _fitted(cells: list[Cell], width: int) -> list[Cell]:
     return cells + [_FREE] * (width - len(cells))
 
 
-def _changed(old: Sequence[Cell], new: Sequence[Cell]) -> tuple[int, int]:
-    """Return the first cell that differs and the one after the last."""
-    start = next((x for x, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), 0)
-    end = len(new)
-    while end > start + 1 and end <= len(old) and old[end - 1] == new[end - 1]:
-        end -= 1
-    # Begin with a whole character.
-    while start > 0 and (not new[start][0] or not old[start][0]):
-        start -= 1
-    return start, end
+def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:
+    """Return the parts of a line that differ: their first cells and the cells after their last.
+
+    Parts that are near each other are one, because each costs some bytes.
+    """
+    found: list[tuple[int, int]] = []
+    for x, cell in enumerate(new):
+        if x < len(old) and cell == old[x]:
+            continue
+        start = x
+        # Begin with a whole character.
+        while start > 0 and (not new[start][0] or (start < len(old) and not old[start][0])):
+            start -= 1
+        if found and start - found[-1][1] < _NEAR:
+            start = found.pop()[0]
+        found.append((start, x + 1))
+    return found

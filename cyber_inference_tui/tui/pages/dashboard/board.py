@@ -234,17 +234,21 @@ class Board(Vertical):
         found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
         seen = {name for point in points for name in point.tokens_per_second}
         shades = self._shades.keep([*sorted(seen), *(model.id for model in loaded(snapshot))])
-        self._plan = plan(self.size.width, self.size.height, len(found), self._weight)
-        self.set_class(self._plan.beside, "-beside")
-        if self._plan.beside:
-            self.query_one("#details").styles.width = self._plan.side
-            self.query_one("#events").styles.width = self._plan.side
-        else:
-            self.query_one("#events").styles.width = None
-        graphs.take_plan(self._plan)
+        self._take_plan(plan(self.size.width, self.size.height, len(found), self._weight))
         graphs.show(snapshot, found, shades, now)
         update_static(self.query_one("#spans", Static), self._spans(graphs.span))
         self._draw_pools(snapshot, shades)
+
+    def _take_plan(self, new: Plan) -> None:
+        """Give the parts their places; the same again would cost a layout."""
+        self._graphs.take_plan(new)
+        if new == self._plan:
+            return
+        self._plan = new
+        self.set_class(new.beside, "-beside")
+        side = new.side if new.beside else None
+        self.query_one("#details").styles.width = side
+        self.query_one("#events").styles.width = side
 
     def _spans(self, shown: Span) -> Content:
         """Return the names of the spans, with the present one in bold."""

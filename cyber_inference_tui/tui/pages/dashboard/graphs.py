@@ -279,4 +279,4 @@ def _length(texts: Iterable[tuple[str, str]]) -> int:
 
 
 def _speed(speed: float) -> str:
-    return speed_text(speed) if 0 < speed < 100 else number_text(speed)
+    return speed_text(speed) if 0 < speed < 10 else number_text(speed)
