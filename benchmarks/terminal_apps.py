@@ -20,7 +20,8 @@ from textual.widget import Widget
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
-from cyber_inference_tui.tui.widgets.graph import MACHINE_SHADE, Graph, Plot
+from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot
+from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar

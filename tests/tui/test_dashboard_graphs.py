@@ -20,15 +20,10 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.pages.dashboard.gauges import gauge, gauges
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, plan
-from cyber_inference_tui.tui.pages.dashboard.measures import (
-    ModelShades,
-    gauge,
-    gauges,
-    measures,
-    scale_for,
-    speeds,
-)
+from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
+from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, speeds
 from cyber_inference_tui.tui.pages.dashboard.timeline import (
     SPANS,
     Span,
@@ -38,7 +33,8 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import (
     marks_of,
 )
 from cyber_inference_tui.tui.snapshot import Snapshot, trend_point
-from cyber_inference_tui.tui.widgets.graph import SHADES, Graph
+from cyber_inference_tui.tui.widgets.area import SHADES
+from cyber_inference_tui.tui.widgets.graph import Graph
 from tests.tui.driving import running, screen_text, until
 from tests.tui.world import GIB, NOW, ago, busy_world, jetson_sample, streaming_world
 

@@ -1,11 +1,9 @@
-"""A history graph: a stacked area as high as its place, newest at the right; and one in a line."""
+"""A history graph as high as its place, newest at the right."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import ClassVar
 
@@ -20,147 +18,10 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.widgets.area import FREE, SHADES, Cell, Plot, area
 
-SHADES = 5
-"""Shades of the accent colour, for parts of a whole such as models."""
-MACHINE_SHADE = 1
-"""The shade of graphs that do not show models."""
-Cell = tuple[str, str]
-"""A character and the kind of its style, for example ``shade-0``, or ``shade-0/shade-1`` for a
-character on the ground of another shade."""
 _NEAR = 8
 """Cells between two changes in a line, up to which they are painted together."""
-_FREE: Cell = (" ", "rest")
-_ASCII = " .:-=+*#%"
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
-# Without colour, the shades are told apart by their fill.
-_FILLS = "█▓▒▓▒"
-_ASCII_FILLS = "#%=*+"
-
-
-def spark(
-    values: Sequence[float | None],
-    width: int,
-    maximum: float,
-    charset: Charset,
-    minimum: float = 0.0,
-) -> str:
-    """Return a graph of one line of ``width`` cells; ``None`` leaves a gap.
-
-    The newest value, the last, is at the right. The lowest value is the lowest step, so that it
-    differs from a gap. Values are limited to the scale.
-    """
-    steps = _EIGHTHS if charset.unicode else _ASCII
-    shown = "".join(steps[_step(value, minimum, maximum)] for value in values[-width:])
-    return shown.rjust(width)[: max(0, width)]
-
-
-def _step(value: float | None, minimum: float, maximum: float) -> int:
-    if value is None or math.isnan(value):
-        return 0
-    return max(1, _eighths(value, 1, minimum, maximum))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """The contents of a graph.
-
-    Texts are pairs of a text and its kind: ``heading``, ``title``, ``figure``, ``note``, a shade,
-    ``good``, ``busy`` or ``bad``.
-    """
-
-    series: tuple[tuple[float | None, ...], ...] = ()
-    """The parts of the area, from the bottom; each has a value per column, oldest first."""
-    shades: tuple[int, ...] = ()
-    """The shades of the parts."""
-    minimum: float = 0.0
-    maximum: float = 100.0
-    head: tuple[tuple[str, str], ...] = ()
-    """The title line from the left."""
-    tail: tuple[tuple[str, str], ...] = ()
-    """Its end at the right, left out if there is no room."""
-    scale: tuple[str, ...] = ()
-    """Labels beside the graph, from the bottom to the top."""
-    axis: tuple[tuple[str, str], ...] | None = None
-    """The line below the graph."""
-    marks: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    """Columns with a thin line; the first of the texts for which there is room is beside it."""
-    cursor: int | None = None
-    """The column that is read."""
-
-
-def area(
-    plot: Plot, width: int, height: int, charset: Charset, *, colours: bool = True
-) -> list[list[Cell]]:
-    """Return the lines of the stacked series, top first, with one value per cell.
-
-    A column is a gap if no series has a value there. Where two shades meet, the lower one has an
-    eighth block on the ground of the upper one. Without ``colours``, shades differ by their fill.
-    """
-    series = plot.series
-    count = len(series[0]) if series else 0
-    columns = []
-    for place in range(count - width, count):
-        values = [one[place] for one in series] if place >= 0 else []
-        tops = _tops(values, height, plot.minimum, plot.maximum)
-        columns.append(_column(tops, plot.shades, height, charset, colours))
-    return [[column[line] for column in columns] for line in range(height - 1, -1, -1)]
-
-
-def _tops(
-    values: Sequence[float | None], height: int, minimum: float, maximum: float
-) -> list[int] | None:
-    """Return the eighths of a line up to each part's upper end; ``None`` is a gap."""
-    if all(value is None or math.isnan(value) for value in values):
-        return None
-    limited = (value if value is not None and value > 0 else 0.0 for value in values)
-    return [_eighths(value, height, minimum, maximum) for value in accumulate(limited)]
-
-
-def _eighths(value: float, height: int, minimum: float, maximum: float) -> int:
-    """Return the eighths of a line up to ``value``; something is never nothing."""
-    if value <= minimum or not maximum > minimum:
-        return 0
-    share = min(1.0, (min(value, maximum) - minimum) / (maximum - minimum))
-    return max(1, round(share * height * 8))
-
-
-def _column(
-    tops: Sequence[int] | None,
-    shades: Sequence[int],
-    height: int,
-    charset: Charset,
-    colours: bool,
-) -> list[Cell]:
-    """Return the cells of one column, from the bottom."""
-    if tops is None:
-        return [_FREE] * height
-    parts = [
-        (top, shade)
-        for before, top, shade in zip([0, *tops], tops, shades, strict=False)
-        if top > before
-    ]
-    cells = [_cell(parts, base, charset, colours) for base in range(0, height * 8, 8)]
-    if not parts and cells:
-        cells[0] = ("▁" if charset.unicode else "_", "ground")
-    return cells
-
-
-def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours: bool) -> Cell:
-    for index, (top, shade) in enumerate(parts):
-        if top <= base:
-            continue
-        level = top - base
-        if not charset.unicode:
-            # Half a cell or more is drawn, and the lowest cell always.
-            drawn = level >= 4 or not base
-            return (_ASCII_FILLS[shade % SHADES], f"shade-{shade}") if drawn else _FREE
-        if level >= 8:
-            # A coloured ground has no seams between lines, and needs fewer bytes.
-            return (" ", f"/shade-{shade}") if colours else (_FILLS[shade % SHADES], "rest")
-        above = parts[index + 1][1] if index + 1 < len(parts) else None
-        return _EIGHTHS[level], f"shade-{shade}" + ("" if above is None else f"/shade-{above}")
-    return _FREE
 
 
 class Graph(Widget):
@@ -285,14 +146,14 @@ class Graph(Widget):
         lines = area(plot, room, height, charset, colours=not self.app.no_color)
         for place, texts in plot.marks:
             if 0 <= place < room:
-                _draw_mark(lines, place, texts, charset)
+                _draw_mark(lines, place, texts, charset.mark, short=plot.short_marks)
         for line in lines:
             if plot.cursor is not None and 0 <= plot.cursor < room:
                 character, kind = line[plot.cursor]
                 full = kind.startswith("/")
                 line[plot.cursor] = ("│" if full and charset.unicode else character, f"{kind}|")
         for y, label in _labels(plot.scale, height):
-            lines[y] += [_FREE, *_cells([(label, "note")])]
+            lines[y] += [FREE, *_cells([(label, "note")])]
         return [_fitted(line, width) for line in lines]
 
     def render_line(self, y: int) -> Strip:
@@ -321,17 +182,22 @@ class Graph(Widget):
         return style + Style(bgcolor=cursor.bgcolor)
 
 
-def _draw_mark(lines: list[list[Cell]], place: int, texts: Sequence[str], charset: Charset) -> None:
+def _draw_mark(
+    lines: list[list[Cell]], place: int, texts: Sequence[str], sign: str, *, short: bool
+) -> None:
     """Draw a thin line through the free cells of a column, and a text on its right."""
-    for line in lines:
-        if line[place] == _FREE:
-            line[place] = (charset.mark, "mark")
-    for text in texts:
-        cells = _cells([(f" {text}", "note")])
-        end = place + 1 + len(cells)
+    mark = (sign, "mark")
+    if not short:
         for line in lines:
-            if end <= len(line) and all(cell == _FREE for cell in line[place + 1 : end + 1]):
-                line[place + 1 : end] = cells
+            if line[place] == FREE:
+                line[place] = mark
+    for text in texts:
+        cells = [mark, *_cells([(f" {text}", "note")])]
+        end = place + len(cells)
+        for line in lines:
+            behind = line[place + 1 : end + 1]
+            if end <= len(line) and line[place] in {FREE, mark} and {*behind} <= {FREE}:
+                line[place:end] = cells
                 return
 
 
@@ -366,7 +232,7 @@ def _fitted(cells: list[Cell], width: int) -> list[Cell]:
     cells = cells[: max(0, width)]
     if cells and cell_len(cells[-1][0]) > 1:
         cells[-1] = (" ", cells[-1][1])  # its second half was cut
-    return cells + [_FREE] * (width - len(cells))
+    return cells + [FREE] * (width - len(cells))
 
 
 def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
-from cyber_inference_tui.tui.widgets.graph import SHADES
+from cyber_inference_tui.tui.widgets.area import SHADES
 
 BarPartKind = Literal["model", "system", "free"]
 

@@ -10,7 +10,8 @@ from textual.app import App, ComposeResult
 from textual.geometry import Region
 
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
-from cyber_inference_tui.tui.widgets.graph import Graph, Plot, area, spark
+from cyber_inference_tui.tui.widgets.area import Plot, area, spark
+from cyber_inference_tui.tui.widgets.graph import Graph
 
 VALUES = st.lists(st.none() | st.floats(allow_nan=True, allow_infinity=True), max_size=60)
 CHARSETS = st.sampled_from([UNICODE, ASCII])
@@ -128,6 +129,15 @@ async def test_a_graph_has_a_title_a_scale_marks_and_an_axis() -> None:
             "  |                  #### 0",
             "                     now",
         ]
+
+
+async def test_short_marks_are_beside_their_texts() -> None:
+    graph = Graph(charset=ASCII)
+    async with _App(graph).run_test(size=(12, 6)) as pilot:
+        marks = ((2, ("a long name loaded", "loaded")), (4, ("failed",)), (9, ("failed",)))
+        graph.show(plot([None] * 12, marks=marks, short_marks=True))
+        await pilot.pause()
+        assert shown(graph) == ["  | loaded", "    | failed", "", "", ""]
 
 
 async def test_the_title_drops_its_end_and_is_then_cut() -> None:

@@ -14,7 +14,8 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
-from cyber_inference_tui.tui.widgets.graph import Graph, Plot
+from cyber_inference_tui.tui.widgets.area import Plot
+from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar
 

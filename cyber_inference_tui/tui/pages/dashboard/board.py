@@ -20,13 +20,9 @@ from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.tui.pages.dashboard.details import details
 from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
-from cyber_inference_tui.tui.pages.dashboard.measures import (
-    ModelShades,
-    measures,
-    of_model,
-    scale_for,
-)
+from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
 from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
+from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model
 from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
@@ -39,12 +35,14 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
     ordered,
     ports_line,
     request_rows,
+    wrapped,
 )
 from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeline
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.area import spark
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
-from cyber_inference_tui.tui.widgets.graph import Graph, spark
+from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
@@ -54,6 +52,7 @@ _NARROW = 70
 """Columns below which the bars of memory have no text behind them."""
 _WIDE = 178
 """Columns from which the bars of memory have all texts."""
+_EXPLANATION_MARGIN = 4
 _LEAST_LISTS = 8
 """Rows for the lists with their title, and for what explains the selected model."""
 _LEAST_DETAILS = 8
@@ -103,6 +102,7 @@ class Board(Vertical):
         self._weight = Layout.BALANCED
         self._plan = Plan()
         self._shades = ModelShades()
+        self._explained_lines = 0
         self._redraws = False
         """It will be redrawn for new sizes of its parts."""
         self._sparks: tuple[object, dict[str, str]] = (None, {})
@@ -353,7 +353,10 @@ class Board(Vertical):
             update_static(self.query_one("#details", Static), content)
         else:
             content = explanation(model, self._now, charset)
-            update_static(self.query_one("#explanation", Static), content, True)
+            lines = len(wrapped(content.plain, max(1, self.size.width - _EXPLANATION_MARGIN)))
+            # A layout costs more than the text, whose countdown changes every second.
+            layout, self._explained_lines = lines != self._explained_lines, lines
+            update_static(self.query_one("#explanation", Static), content, layout)
         state = None if model is None else model.status
         if state is not self._selected_state:
             # check_action depends on it. Refreshing the bindings costs more than drawing the page.

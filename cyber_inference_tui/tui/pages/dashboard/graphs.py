@@ -14,15 +14,10 @@ from textual.widgets import Static
 from cyber_inference_tui.records import Trend, TrendMark, TrendPoint
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.tui.pages.dashboard.gauges import gauge, gauge_rooms, gauges
 from cyber_inference_tui.tui.pages.dashboard.layout import Plan
-from cyber_inference_tui.tui.pages.dashboard.measures import (
-    Measure,
-    Speeds,
-    gauge,
-    gauge_rooms,
-    gauges,
-    speeds,
-)
+from cyber_inference_tui.tui.pages.dashboard.measures import Measure
+from cyber_inference_tui.tui.pages.dashboard.speeds import Speeds, speeds
 from cyber_inference_tui.tui.pages.dashboard.timeline import (
     SPANS,
     Texts,
@@ -34,7 +29,8 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import (
 )
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.graph import MACHINE_SHADE, Graph, Plot
+from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot
+from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.units import number_text, speed_text
 
 _MOST = 12
@@ -186,7 +182,7 @@ class Graphs(Container):
                 maximum=measure.maximum,
                 head=_head(measure, figure, notes, width),
                 tail=((measure.scale, "note"),) if measure.scale else (),
-                marks=tuple((column, ()) for column, _ in self._mark_places(timeline, snapshot)),
+                marks=self._mark_lines(timeline, snapshot),
                 cursor=place,
             )
         )
@@ -198,6 +194,12 @@ class Graphs(Container):
             for mark in self._marks(snapshot)
             if 0 <= (place := timeline.place(mark.at)) < timeline.count
         )
+
+    def _mark_lines(self, timeline: Timeline, snapshot: Snapshot) -> Marks:
+        """Return the marks of a small graph; those that move every few seconds are left out."""
+        if not self.span.points:
+            return ()
+        return tuple((column, ()) for column, _ in self._mark_places(timeline, snapshot))
 
     def _draw_speeds(self, snapshot: Snapshot, shades: dict[str, int], now: datetime) -> None:
         graph = self.query_one("#speed", Graph)
@@ -222,6 +224,7 @@ class Graphs(Container):
                 scale=scale,
                 axis=below,
                 marks=self._mark_places(timeline, snapshot),
+                short_marks=not self.span.points,
                 cursor=place,
             )
         )

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from textual.content import Content
-
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     GpuPoint,
@@ -17,14 +15,10 @@ from cyber_inference_tui.records import (
     TrendPoint,
 )
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.text_width import fit
-from cyber_inference_tui.tui.pages.dashboard.timeline import Reading, Timeline
+from cyber_inference_tui.tui.pages.dashboard.timeline import Reading
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
-from cyber_inference_tui.tui.widgets.graph import SHADES, spark
 from cyber_inference_tui.units import counted, number_text, seconds_text, size_text
 
-GAUGES = 4
-"""Measures on a small screen, which has one line for each two."""
 _GPUS = 4
 """GPUs with their own graphs; more are shown as their mean."""
 _CORES = 16
@@ -33,8 +27,6 @@ _COOLEST = 20.0
 """The lower end of temperatures, so that their changes are visible."""
 _HOT, _TOO_HOT = 85.0, 95.0
 _WATTS = re.compile(r"(\d{1,4})\s*W", re.IGNORECASE)
-_GAUGE_TITLE = 9
-_GAUGE_FIGURE = 7
 _STEPS = "▁▂▃▄▅▆▇█"
 
 
@@ -322,123 +314,3 @@ def scale_for(values: Sequence[float], *, least: float = 0.0) -> float:
 
 def _scale(minimum: float, maximum: float, unit: str, charset: Charset) -> str:
     return f"{minimum:.0f}{charset.missing}{maximum:.0f} {unit}"
-
-
-class ModelShades:
-    """The shades of models, which they keep as long as they are shown."""
-
-    def __init__(self) -> None:
-        self._shades: dict[str, int] = {}
-
-    def keep(self, models: Iterable[str]) -> dict[str, int]:
-        """Return the shades of ``models``, the first ones first, and forget all others."""
-        wanted = list(dict.fromkeys(models))
-        kept = {name: self._shades[name] for name in wanted if name in self._shades}
-        for name in wanted:
-            if name not in kept:
-                used = list(kept.values())
-                kept[name] = min(range(SHADES), key=lambda shade: (used.count(shade), shade))
-        self._shades = kept
-        return kept
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """Tokens per second by model, for the largest graph."""
-
-    models: tuple[str, ...] = ()
-    series: tuple[tuple[float | None, ...], ...] = ()
-    maximum: float = 10.0
-
-    def at(self, place: int) -> dict[str, float]:
-        """Return the speeds in a period by model, of those that answered."""
-        found = {}
-        for name, values in zip(self.models, self.series, strict=True):
-            if 0 <= place < len(values) and (value := values[place]):
-                found[name] = value
-        return found
-
-
-def speeds(
-    points: Sequence[TrendPoint], timeline: Timeline, shades: dict[str, int], hold: float
-) -> Speeds:
-    """Return the series of the models with a shade, in the order of the shades."""
-    names = {name for point in points for name in point.tokens_per_second} & shades.keys()
-    found = [
-        (name, timeline.values(points, partial(of_model, name), hold))
-        for name in sorted(names, key=lambda name: (shades[name], name))
-    ]
-    if not found:
-        # A machine that answers nobody has a line at the bottom, not a gap.
-        return Speeds(("",), (timeline.values(points, lambda _: 0.0, hold),))
-    columns = zip(*(series for _, series in found), strict=True)
-    totals = [sum(value or 0.0 for value in column) for column in columns]
-    return Speeds(
-        tuple(name for name, _ in found),
-        tuple(series for _, series in found),
-        scale_for(totals, least=10),
-    )
-
-
-def of_model(name: str, point: TrendPoint) -> float:
-    """Return the tokens per second of a model."""
-    return point.tokens_per_second.get(name, 0.0)
-
-
-def total_speed(point: TrendPoint) -> float:
-    """Return the tokens per second of all models together."""
-    return sum(point.tokens_per_second.values())
-
-
-def gauges(found: Sequence[Measure], snapshot: Snapshot, *, lines: int) -> list[Measure]:
-    """Return the measures for ``lines`` of gauges, each with two.
-
-    With three lines, the first has the speed and the time to first token.
-    """
-    machine = [one for one in found if one.name != "first"]
-    least = {"swap": 2, "memory": 1, "gpu-memory": 1}
-    chosen = sorted(machine, key=lambda one: least.get(one.name, 0))[:GAUGES]
-    machine = [one for one in machine if one in chosen]
-    if lines < 3:
-        return machine
-    points = snapshot.trend
-    value = sum(snapshot.speeds_now.values())
-    tokens = Measure(
-        name="tokens",
-        title="Tokens/s",
-        reading=total_speed,
-        text=partial(number_text, decimals=1),
-        value=value,
-        maximum=scale_for([value, *map(total_speed, points)], least=10),
-    )
-    return [tokens, *(one for one in found if one.name == "first"), *machine]
-
-
-def gauge(
-    measure: Measure, values: Sequence[float | None], width: int, charset: Charset
-) -> Content:
-    """Return a graph on one line of ``width`` cells: a bar of the present value, and a history."""
-    title = fit(measure.title, _GAUGE_TITLE, "left", charset.ellipsis)
-    figure = fit(measure.figure(charset), _GAUGE_FIGURE, "right", charset.ellipsis)
-    bar, room = gauge_rooms(width)
-    full, rest = ("━", "─") if charset.unicode else ("#", ".")
-    reach = measure.maximum - measure.minimum
-    share = 0.0 if measure.value is None else (measure.value - measure.minimum) / reach
-    filled = round(max(0.0, min(1.0, share)) * bar)
-    line = spark(values, room, measure.maximum, charset, measure.minimum)
-    return Content.assemble(
-        (title, "$text-muted"),
-        (figure, ""),
-        ("  ", ""),
-        (full * filled, "$accent"),
-        (rest * (bar - filled), "$text-muted"),
-        ("  ", ""),
-        (line, "$accent 55%"),
-    )
-
-
-def gauge_rooms(width: int) -> tuple[int, int]:
-    """Return the cells of a gauge's bar and of its history."""
-    room = width - _GAUGE_TITLE - _GAUGE_FIGURE - 4
-    bar = max(4, room // 2)
-    return bar, max(0, room - bar)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.timeline import Span
     from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
+_RETRY = timedelta(seconds=5)
+"""Time after which the past is read again if that failed."""
 _BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze", "span", "cursor", "layout"}
 
 
@@ -116,7 +118,8 @@ class DashboardPage(ModelActions):
         self._board: Board | None = None
         self._greeting: Greeting | None = None
         self._frozen: datetime | None = None
-        self._past_at: datetime | None = None
+        self._past_due: datetime | None = None
+        """The time to read the past again."""
 
     def body(self) -> ComposeResult:
         """Compose nothing: the board is mounted after the first frame, which is then fast."""
@@ -222,8 +225,8 @@ class DashboardPage(ModelActions):
         """Show the next span of time in all graphs."""
         if self._board is not None:
             self._board.show_span(self._board.next_span(), None)
-            self._past_at = None
-            self.redraw()
+            self._past_due = None
+            self._refresh_past(self._board, self.cyber.options.now())
 
     def action_cursor(self, columns: int) -> None:
         """Move the moment at which the graphs are read."""
@@ -247,8 +250,8 @@ class DashboardPage(ModelActions):
         span = board.span
         if not span.points:
             return
-        if self._past_at is None or (now - self._past_at).total_seconds() >= span.refresh:
-            self._past_at = now
+        if self._past_due is None or now >= self._past_due:
+            self._past_due = now + timedelta(seconds=span.refresh)
             self.run_worker(self._read_past(board, span), group="past", exclusive=True)
 
     async def _read_past(self, board: Board, span: Span) -> None:
@@ -262,6 +265,8 @@ class DashboardPage(ModelActions):
             problem = error.message
         if board.span is span:
             board.show_span(span, past, problem)
+            if problem:
+                self._past_due = self.cyber.options.now() + _RETRY
 
 
 def needs_greeting(snapshot: Snapshot) -> bool:
