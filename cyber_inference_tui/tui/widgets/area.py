@@ -19,10 +19,12 @@ character on the ground of another shade."""
 FREE: Cell = (" ", "rest")
 """A cell without anything."""
 _ASCII = " .:-=+*#%"
+_WHOLE = 8
+"""The steps of a cell."""
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-# Without colour, the shades are told apart by their fill.
-_FILLS = "█▓▒▓▒"
-_ASCII_FILLS = "#%=*+"
+# Without colours for the shades, they are told apart by their fill.
+FILLS = "█▓▒▓▒"
+ASCII_FILLS = "#%@*+"
 
 
 def spark(
@@ -78,21 +80,32 @@ class Plot:
     """The column that is read."""
 
 
+def shade_sign(shade: int, charset: Charset, *, colours: bool) -> str:
+    """Return the character that stands for a shade in a legend."""
+    if not charset.unicode:
+        return ASCII_FILLS[shade % SHADES]
+    return "■" if colours else FILLS[shade % SHADES]
+
+
 def area(
     plot: Plot, width: int, height: int, charset: Charset, *, colours: bool = True
 ) -> list[list[Cell]]:
     """Return the lines of the stacked series, top first, with one value per cell.
 
     A column is a gap if no series has a value there. Where two shades meet, the lower one has an
-    eighth block on the ground of the upper one. Without ``colours``, shades differ by their fill.
+    eighth block on the ground of the upper one. Without ``colours`` for the shades, these differ
+    by their fill.
     """
-    series = plot.series
+    series, fills = plot.series, ""
+    if not charset.unicode or not colours:
+        fills = FILLS if charset.unicode else ASCII_FILLS
+        fills = fills[0] * SHADES if len(plot.shades) == 1 else fills
     count = len(series[0]) if series else 0
     columns = []
     for place in range(count - width, count):
         values = [one[place] for one in series] if place >= 0 else []
         tops = _tops(values, height, plot.minimum, plot.maximum)
-        columns.append(_column(tops, plot.shades, height, charset, colours))
+        columns.append(_column(tops, plot.shades, height, charset, fills))
     return [[column[line] for column in columns] for line in range(height - 1, -1, -1)]
 
 
@@ -119,7 +132,7 @@ def _column(
     shades: Sequence[int],
     height: int,
     charset: Charset,
-    colours: bool,
+    fills: str,
 ) -> list[Cell]:
     """Return the cells of one column, from the bottom."""
     if tops is None:
@@ -129,24 +142,26 @@ def _column(
         for before, top, shade in zip([0, *tops], tops, shades, strict=False)
         if top > before
     ]
-    cells = [_cell(parts, base, charset, colours) for base in range(0, height * 8, 8)]
+    cells = [_cell(parts, base, charset, fills) for base in range(0, height * 8, 8)]
     if not parts and cells:
         cells[0] = ("▁" if charset.unicode else "_", "ground")
     return cells
 
 
-def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, colours: bool) -> Cell:
+def _cell(parts: Sequence[tuple[int, int]], base: int, charset: Charset, fills: str) -> Cell:
     for index, (top, shade) in enumerate(parts):
-        if top <= base:
-            continue
         level = top - base
-        if not charset.unicode:
-            # Half a cell or more is drawn, and the lowest cell always.
-            drawn = level >= 4 or not base
-            return (_ASCII_FILLS[shade % SHADES], f"shade-{shade}") if drawn else FREE
-        if level >= 8:
-            # A coloured ground has no seams between lines, and needs fewer bytes.
-            return (" ", f"/shade-{shade}") if colours else (_FILLS[shade % SHADES], "rest")
+        if level <= 0:
+            continue
         above = parts[index + 1][1] if index + 1 < len(parts) else None
-        return _EIGHTHS[level], f"shade-{shade}" + ("" if above is None else f"/shade-{above}")
+        if not fills:
+            if level >= _WHOLE:
+                # A coloured ground has no seams between lines, and needs fewer bytes.
+                return " ", f"/shade-{shade}"
+            return _EIGHTHS[level], f"shade-{shade}" + ("" if above is None else f"/shade-{above}")
+        if charset.unicode and above is None and level < _WHOLE:
+            return _EIGHTHS[level], f"shade-{shade}"
+        # The larger part has the cell, and the lowest cell is never empty.
+        if level >= _WHOLE // 2 or (above is None and not base):
+            return fills[shade % SHADES], f"shade-{shade}"
     return FREE

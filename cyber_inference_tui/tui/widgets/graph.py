@@ -143,7 +143,7 @@ class Graph(Widget):
     def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         room = max(0, width - self._gutter(plot))
         charset = self._charset
-        lines = area(plot, room, height, charset, colours=not self.app.no_color)
+        lines = area(plot, room, height, charset, colours=has_shades(self))
         for place, texts in plot.marks:
             if 0 <= place < room:
                 _draw_mark(lines, place, texts, charset.mark, short=plot.short_marks)
@@ -182,23 +182,38 @@ class Graph(Widget):
         return style + Style(bgcolor=cursor.bgcolor)
 
 
+def has_shades(widget: Widget) -> bool:
+    """Return whether the terminal shows shades: themes with the terminal's own colours do not."""
+    return not (widget.app.no_color or widget.app.native_ansi_color)
+
+
 def _draw_mark(
     lines: list[list[Cell]], place: int, texts: Sequence[str], sign: str, *, short: bool
 ) -> None:
-    """Draw a thin line through the free cells of a column, and a text on its right."""
+    """Draw a thin line through the free cells of a column, and a text on its right or left."""
     mark = (sign, "mark")
     if not short:
         for line in lines:
             if line[place] == FREE:
                 line[place] = mark
     for text in texts:
-        cells = [mark, *_cells([(f" {text}", "note")])]
-        end = place + len(cells)
+        cells = _cells([(text, "note")])
+        right, left = [mark, FREE, *cells], [*cells, FREE, mark]
         for line in lines:
-            behind = line[place + 1 : end + 1]
-            if end <= len(line) and line[place] in {FREE, mark} and {*behind} <= {FREE}:
-                line[place:end] = cells
+            if line[place] in {FREE, mark} and (
+                _put(line, place, right) or _put(line, place + 1 - len(left), left)
+            ):
                 return
+
+
+def _put(line: list[Cell], start: int, cells: list[Cell]) -> bool:
+    """Put ``cells`` into a line if there is room, and a free cell at both ends."""
+    end = start + len(cells)
+    around = {cell for cell in line[max(0, start - 1) : end + 1] if cell[1] != "mark"}
+    if start < 0 or end > len(line) or not around <= {FREE}:
+        return False
+    line[start:end] = cells
+    return True
 
 
 def _labels(scale: Sequence[str], height: int) -> Iterable[tuple[int, str]]:

@@ -17,14 +17,14 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
-from cyber_inference_tui.tui.widgets.area import SHADES
+from cyber_inference_tui.tui.widgets.area import ASCII_FILLS, FILLS, SHADES
+from cyber_inference_tui.tui.widgets.graph import has_shades
 
 BarPartKind = Literal["model", "system", "free"]
 
-# Where there is no colour, each kind has its own fill. Models alternate between two, so that
-# neighbours differ even without labels.
-_UNICODE_FILL = {"model": "█▓", "system": "░", "free": "·", "rest": " "}
-_ASCII_FILL = {"model": "#%", "system": "=", "free": ".", "rest": " "}
+# Where there are no shades, each kind and each model has its own fill.
+_UNICODE_FILL = {"model": FILLS, "system": "░", "free": "·", "rest": " "}
+_ASCII_FILL = {"model": ASCII_FILLS, "system": "=", "free": ".", "rest": " "}
 _SHORTEST_NAME = 4
 
 
@@ -96,8 +96,8 @@ def layout(
         style: str = kind
         character = fill[kind][0]
         if part is not None and kind == "model":
-            style = f"shade-{(models if part.shade is None else part.shade) % SHADES}"
-            character = fill[kind][models % 2]
+            shade = (models if part.shade is None else part.shade) % SHADES
+            style, character = f"shade-{shade}", fill[kind][shade]
             models += 1
         before = size if tick is None or not start <= tick < start + size else tick - start
         after = size - before - (before < size)
@@ -199,7 +199,7 @@ class StackedBar(Widget):
         width = self.size.width
         if y or not self._spans:
             return Strip.blank(width, self.rich_style)
-        coloured = self._charset.unicode and not self.app.no_color
+        coloured = self._charset.unicode and has_shades(self)
         draw = self._coloured if coloured else self._plain
         # After a change of the layout, the spans have the former width until the resize event.
         return Strip([draw(span) for span in self._spans]).adjust_cell_length(

@@ -79,7 +79,7 @@ def test_two_shades_share_a_cell_where_they_meet() -> None:
     (line,) = area(plot([100.0]), 1, 1, UNICODE)
     assert line == [(" ", "/shade-0")]
     (line,) = area(plot([100.0], [0.0]), 1, 1, UNICODE, colours=False)
-    assert line == [("█", "rest")]
+    assert line == [("█", "shade-0")]
 
 
 class _Counting(Graph):
@@ -137,7 +137,7 @@ async def test_short_marks_are_beside_their_texts() -> None:
         marks = ((2, ("a long name loaded", "loaded")), (4, ("failed",)), (9, ("failed",)))
         graph.show(plot([None] * 12, marks=marks, short_marks=True))
         await pilot.pause()
-        assert shown(graph) == ["  | loaded", "    | failed", "", "", ""]
+        assert shown(graph) == ["  | loaded", "    | failed", "  failed |", "", ""]
 
 
 async def test_the_title_drops_its_end_and_is_then_cut() -> None:

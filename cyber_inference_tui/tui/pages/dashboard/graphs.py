@@ -29,8 +29,8 @@ from cyber_inference_tui.tui.pages.dashboard.timeline import (
 )
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
-from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot
-from cyber_inference_tui.tui.widgets.graph import Graph
+from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot, shade_sign
+from cyber_inference_tui.tui.widgets.graph import Graph, has_shades
 from cyber_inference_tui.units import number_text, speed_text
 
 _MOST = 12
@@ -244,10 +244,12 @@ class Graphs(Container):
         # The names share the room that is left.
         room = width - _length(texts)
         names = min(_NAME, room // max(1, len(figures)) - _LEGEND)
-        block = "■" if charset.unicode else "#"
+        colours = has_shades(self)
         # In the order of the area, which does not change with the speeds.
         for name in sorted(figures, key=lambda name: shades.get(name, 0)) if names > 3 else ():
-            texts.append((f"   {block} ", f"shade-{shades.get(name, 0)}"))
+            shade = shades.get(name, 0)
+            sign = shade_sign(shade, charset, colours=colours)
+            texts.append((f"   {sign} ", f"shade-{shade}"))
             texts.append((f"{cut(plain(name), names, charset.ellipsis)} ", "title"))
             texts.append((_speed(figures[name]).rjust(_SPEED_CELLS), "note"))
         return tuple(texts)

@@ -61,6 +61,7 @@ Request = ActiveRequestRecord | RequestRecord
 
 SPARK = 8
 """Cells of the history in a row."""
+_THOUSAND = 999.5
 _EVENT_LINES = 4
 _EVENT_START = 10
 """The first cell of an event's text, after the time."""
@@ -123,7 +124,10 @@ def _tokens_cell(one: Request, _: RenderContext) -> str:
 
 
 def _rate_cell(one: Request, _: RenderContext) -> str:
-    return "" if one.tokens_per_second is None else f"{one.tokens_per_second:,.0f}/s"
+    speed = one.tokens_per_second
+    if speed is None:
+        return ""
+    return f"{speed:.0f}/s" if speed < _THOUSAND else f"{speed / 1000:.1f}k/s"
 
 
 def _first_cell(one: Request, _: RenderContext) -> str:
