@@ -36,6 +36,7 @@ from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.monitor.ring import RECENT
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ClientRecord,
@@ -495,7 +496,8 @@ class _Trends(Trends):
 
     async def read(self, query: TrendQuery) -> Trend:
         step = timedelta(seconds=max(1.0, query.seconds / max(1, query.points)))
-        points = gather((point_of(one, None) for one in self._service.world.samples), step)
+        samples = self._service.world.samples if query.seconds <= RECENT.total_seconds() else []
+        points = gather((point_of(one, None) for one in samples), step)
         recent = Trend(step_seconds=step.total_seconds(), points=points)
         found = self._service.world.trends.get(query.seconds, recent)
         return self._service.read("trend", found, query)
