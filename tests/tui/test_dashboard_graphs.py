@@ -53,7 +53,7 @@ def snapshot_of(**changes: object) -> Snapshot:
     return Snapshot(**fields)  # type: ignore[arg-type]
 
 
-def told(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
+def texts_of(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
     found = measures(snapshot, snapshot.trend, UNICODE)
     return {one.title: (one.figure(UNICODE), *one.notes) for one in found}
 
@@ -74,7 +74,7 @@ def cpu(point: TrendPoint) -> float | None:
 
 
 def test_the_graphs_of_a_jetson() -> None:
-    assert told(snapshot_of()) == {
+    assert texts_of(snapshot_of()) == {
         "1st token": ("0.21 s", "p95 0.2 s"),
         "GPU": ("40 %", "1.02 GHz"),
         "CPU": ("20 %", "6 cores", "▄▄▄▄▄▄"),
@@ -86,7 +86,7 @@ def test_the_graphs_of_a_jetson() -> None:
 
 def test_unknown_values_are_dashes_and_missing_parts_have_no_graph() -> None:
     sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
-    shown = told(snapshot_of(sample=sample, trend=(trend_point(sample),), finished=()))
+    shown = texts_of(snapshot_of(sample=sample, trend=(trend_point(sample),), finished=()))
     assert shown == {
         "1st token": (DASH,),
         "CPU": (DASH,),
@@ -109,7 +109,7 @@ def test_each_gpu_has_its_graph_and_their_memory_and_power_are_summed() -> None:
     )
     sample = jetson_sample(gpus=gpus, power={})
     snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
-    shown = told(snapshot)
+    shown = texts_of(snapshot)
     assert shown["GPU 0"] == ("10 %", "50 °C", "100 W")
     assert shown["GPU 1"][0] == "90 %"
     assert shown["GPU memory"] == ("8.00 GiB", "of 24.0 GiB")
@@ -123,7 +123,7 @@ def test_each_gpu_has_its_graph_and_their_memory_and_power_are_summed() -> None:
 
 def test_many_gpus_share_a_graph() -> None:
     gpus = tuple(GpuRecord(name="H", utilization_percent=float(n)) for n in range(0, 80, 10))
-    shown = told(snapshot_of(sample=jetson_sample(gpus=gpus)))
+    shown = texts_of(snapshot_of(sample=jetson_sample(gpus=gpus)))
     assert shown["GPUs"] == ("35 %", "each 0 10 20 30 40 50 60 70")
 
 
@@ -140,7 +140,7 @@ def test_swap_has_a_graph_when_it_is_used() -> None:
     sample = jetson_sample()
     used = msgspec.structs.replace(sample.swap, used=GIB)
     sample = msgspec.structs.replace(sample, swap=used, zram=used)
-    assert told(snapshot_of(sample=sample))["Swap, zram"] == ("1.00 GiB", "of 4.00 GiB")
+    assert texts_of(snapshot_of(sample=sample))["Swap, zram"] == ("1.00 GiB", "of 4.00 GiB")
 
 
 def test_gauges_leave_out_what_bars_show() -> None:

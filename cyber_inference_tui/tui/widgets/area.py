@@ -22,7 +22,7 @@ _ASCII = " .:-=+*#%"
 _WHOLE = 8
 """The steps of a cell."""
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-# Without colours for the shades, they are told apart by their fill.
+# Without colours for the shades, they differ by their fill.
 FILLS = "█▓▒▓▒"
 ASCII_FILLS = "#%@*+"
 

@@ -83,8 +83,17 @@ class Listing(LiveTable):
         text = Content.styled(empty, "$text-muted")
         super().__init__(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
         self.can_focus = False
+        self._all: Sequence[Row] = ()
+        self._least = 0
+
+    def show_fitting(self, rows: Sequence[Row], least: int = 0) -> None:
+        """Show as many of ``rows`` as fit, but at least ``least``."""
+        self._all, self._least = rows, least
+        self.show(rows[: max(least, self.size.height)])
 
     def _on_resize(self, event: events.Resize) -> None:
+        # Rows that have no room any more must not widen the columns.
+        self.show_fitting(self._all, self._least)
         super()._on_resize(event)
         self.post_message(Graph.Reshaped())
 
@@ -392,12 +401,12 @@ class Board(Vertical):
         if not narrow or not shows_events:
             sparks = self._request_sparks(snapshot)
             rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
-            _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
+            self.query_one("#request-list", Listing).show_fitting(rows, len(snapshot.active))
         if not narrow or shows_events:
-            table = self.query_one("#event-list", LiveTable)
+            table = self.query_one("#event-list", Listing)
             width, height = table.scrollable_content_region.size
             rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
-            table.show(rows)
+            table.show_fitting(rows)
 
     def _request_sparks(self, snapshot: Snapshot) -> dict[int, str]:
         """Return the rates of running requests as graphs of one scale."""
@@ -407,8 +416,3 @@ class Board(Vertical):
             number: spark(one, SPARK, scale_for([highest]), self._charset)
             for number, one in rates.items()
         }
-
-
-def _show_list(table: LiveTable, rows: Sequence[Row], least: int = 0) -> None:
-    """Show as many of ``rows`` as fit, but at least ``least``."""
-    table.show(rows[: max(least, table.size.height)])
