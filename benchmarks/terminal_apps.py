@@ -20,6 +20,7 @@ from textual.widget import Widget
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.tui.widgets.log_view import LogView
@@ -75,11 +76,12 @@ def _table(changing: bool) -> BenchmarkApp:
 
 
 def _graph() -> BenchmarkApp:
-    graph = Graph("CPU")
+    graph = Graph()
 
     def step(count: int) -> None:
         values = [50 + 50 * math.sin(second / 9) for second in range(count, count + 300)]
-        graph.show(values, 100, caption=f"{values[-1]:.0f} %  6 cores")
+        head = (("CPU  ", "title"), (f"{values[-1]:.0f} %", "figure"), ("  6 cores", "note"))
+        graph.show(Plot(series=(tuple(values),), shades=(MACHINE_SHADE,), head=head))
 
     return BenchmarkApp(graph, step, 1)
 

@@ -64,7 +64,7 @@ def test_the_app_loads_no_server(module: str) -> None:
 
 
 def test_the_first_frame_waits_for_nothing_that_it_does_not_show() -> None:
-    later = ("board", "tables", "memory", "trends")
+    later = ("board", "graphs", "measures", "table", "timeline")
     heavy = tuple(f"cyber_inference_tui.tui.pages.dashboard.{name}" for name in later)
     assert loaded("cyber_inference_tui.tui.pages.dashboard.page", (*heavy, "httpx._client")) == []
 

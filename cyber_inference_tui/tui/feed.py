@@ -8,7 +8,7 @@ terminal more than an idle one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Set
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,11 +29,14 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.records import (
     EVENTS_KEPT,
     DownloadRecord,
+    LiveRequest,
+    LiveRequests,
     ModelRecord,
     RecentEvent,
     RequestRecord,
     ResourceSample,
     ServiceEvent,
+    TrendPoint,
     endpoints,
     queries,
     with_event,
@@ -52,7 +55,12 @@ E = TypeVar("E")
 TOPICS = ("model", "resources", "request", "download", "config", "service")
 FINISHED_KEPT = 200
 TREND_SECONDS = 900
+TREND_POINTS = 450
 TREND_KEPT = 1800
+RATES_KEPT = 16
+"""Last rates of each running request."""
+_BETWEEN_FIGURES = timedelta(seconds=0.45)
+_BETWEEN_RATES = timedelta(seconds=0.9)
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 2.0
 _LONGEST_FIRST_PAUSE = 5.0
@@ -74,6 +82,12 @@ class _ChangedRecord(msgspec.Struct):
 
     id: str
     status: str | None = None
+
+
+class _RequestEvent(msgspec.Struct):
+    """The data of an event: ``live`` is not empty if it is about requests in progress."""
+
+    live: msgspec.Raw = msgspec.Raw()
 
 
 class _ConfigEvent(msgspec.Struct):
@@ -113,6 +127,10 @@ class Feed:
             "service": self._service,
         }
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
+        self._live_at: datetime | None = None
+        self._live_numbers: Set[int] = frozenset()
+        """The requests of the last live figures."""
+        self._rated_at: datetime | None = None
         self._rest: asyncio.Task[None] | None = None
         self.snapshot = Snapshot()
 
@@ -187,9 +205,10 @@ class Feed:
         """Read everything; return the id of the last event that it includes."""
         client = self._client
         status = await client.call(endpoints.STATUS, timeout=_ANSWER_SECONDS)
-        models, samples, finished, recent_events = await asyncio.gather(
+        models, sample, trend, finished, recent_events = await asyncio.gather(
             client.call(endpoints.MODELS),
-            client.call(endpoints.RESOURCE_HISTORY, query=queries.TimeQuery(history=TREND_SECONDS)),
+            client.call(endpoints.RESOURCES),
+            self._trend(),
             client.call(endpoints.REQUESTS, query=queries.RequestQuery(limit=FINISHED_KEPT)),
             self._recent_events(),
         )
@@ -201,9 +220,11 @@ class Feed:
             status=status,
             status_at=now,
             models=tuple(models),
-            sample=samples[-1] if samples else None,
-            trend=tuple(trend_point(sample) for sample in samples[-TREND_KEPT:]),
+            sample=sample,
+            trend=trend,
             finished=tuple(finished),
+            speeds=None,
+            rates={},
             recent_events=recent_events,
             config_version=self.snapshot.config_version + 1,
             config_problem="",
@@ -214,6 +235,13 @@ class Feed:
         await self._read_install()
         await self._read_problems()
         return status.last_event_id or None  # an older service does not send it
+
+    async def _trend(self) -> tuple[TrendPoint, ...]:
+        """Read the last minutes, which new samples continue."""
+        query = queries.TrendQuery(seconds=TREND_SECONDS, points=TREND_POINTS)
+        read = self._client.call(endpoints.TREND, query=query)
+        trend = await self._part("graphs", read, None, None)
+        return self.snapshot.trend if trend is None else trend.points
 
     async def _recent_events(self) -> tuple[RecentEvent, ...]:
         """Read the last events, and add those before a restart of the service."""
@@ -331,11 +359,18 @@ class Feed:
 
     def _resources(self, data: bytes) -> None:
         sample = msgspec.json.decode(data, type=thread_safe(ResourceSample))
-        trend = (*self.snapshot.trend, trend_point(sample))[-TREND_KEPT:]
+        point = trend_point(sample)
+        if self.snapshot.speeds is not None:
+            # These are measured more often, and at every server.
+            point = msgspec.structs.replace(point, tokens_per_second=self.snapshot.speeds_now)
+        trend = (*self.snapshot.trend, point)[-TREND_KEPT:]
         self._set(sample=sample, trend=trend)
         self._to_read.add(self._read_rooms)
 
     def _request(self, data: bytes) -> None:
+        if msgspec.json.decode(data, type=thread_safe(_RequestEvent)).live:
+            self._live(msgspec.json.decode(data, type=thread_safe(LiveRequests)))
+            return
         record = msgspec.json.decode(data, type=thread_safe(RequestRecord))
         name = request_identity(record)
         if any(name == request_identity(known) for known in self.snapshot.finished):
@@ -344,6 +379,42 @@ class Feed:
             finished=(record, *self.snapshot.finished)[:FINISHED_KEPT],
             active=tuple(one for one in self.snapshot.active if request_identity(one) != name),
         )
+
+    def _live(self, news: LiveRequests) -> None:
+        """Take new figures, twice a second: people cannot read them faster."""
+        figures = {one.number: one for one in news.live}
+        now = self._now()
+        early = self._live_at is not None and now - self._live_at < _BETWEEN_FIGURES
+        if early and figures.keys() == self._live_numbers:
+            return
+        self._live_at, self._live_numbers = now, figures.keys()
+        known = {one.number for one in self.snapshot.active}
+        if not known >= figures.keys():
+            self._to_read.add(self._read_active)
+        active = tuple(
+            one
+            if (figure := figures.get(one.number)) is None
+            else msgspec.structs.replace(
+                one,
+                phase=figure.phase,
+                tokens_out=figure.tokens_out,
+                tokens_per_second=figure.tokens_per_second,
+            )
+            for one in self.snapshot.active
+        )
+        self._set(active=active, speeds=news.tokens_per_second, rates=self._rates(figures))
+
+    def _rates(self, figures: dict[int, LiveRequest]) -> dict[int, tuple[float, ...]]:
+        """Add the rates of running requests to their last ones, once a second."""
+        before, now = self.snapshot.rates, self._now()
+        if self._rated_at is not None and now - self._rated_at < _BETWEEN_RATES:
+            return {number: rates for number, rates in before.items() if number in figures}
+        self._rated_at = now
+        return {
+            number: (*before.get(number, ()), one.tokens_per_second)[-RATES_KEPT:]
+            for number, one in figures.items()
+            if one.tokens_per_second is not None
+        }
 
     def _download(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(_ChangedRecord))

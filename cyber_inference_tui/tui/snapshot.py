@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -10,6 +10,7 @@ from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
     DownloadStatus,
+    GpuPoint,
     InstallRecord,
     MemoryPool,
     ModelRecord,
@@ -19,6 +20,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
     StatusRecord,
+    TrendPoint,
 )
 from cyber_inference_tui.units import counted
 
@@ -34,18 +36,6 @@ class Link(StrEnum):
     LIVE = "live"
     LOST = "lost"
     """The connection broke; the snapshot is old."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrendPoint:
-    """The values of one sample that graphs show: percent, bytes, W, °C; ``None`` = unknown."""
-
-    at: datetime
-    cpu: float | None = None
-    gpu: float | None = None
-    memory: float | None = None
-    power: float | None = None
-    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +64,10 @@ class Snapshot:
     rooms: tuple[MemoryPool, ...] = ()
     active: tuple[ActiveRequestRecord, ...] = ()
     """Requests that are not finished, oldest first."""
+    speeds: dict[str, float] | None = None
+    """Tokens per second by model, as the last live figures said; ``None`` before the first."""
+    rates: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """By the number of a running request: its last tokens per second, about one each second."""
     finished: tuple[RequestRecord, ...] = ()
     """The last finished requests, newest first."""
     recent_events: tuple[RecentEvent, ...] = ()
@@ -101,6 +95,13 @@ class Snapshot:
         return next((model for model in self.models if model.id == model_id), None)
 
     @property
+    def speeds_now(self) -> dict[str, float]:
+        """Tokens per second by model now, of those that answer."""
+        if self.speeds is not None:
+            return self.speeds if self.active else {}
+        return {} if self.sample is None else trend_point(self.sample).tokens_per_second
+
+    @property
     def active_models(self) -> tuple[ModelRecord, ...]:
         """The models that are neither unloaded nor failed."""
         asleep = {ModelStatus.UNLOADED, ModelStatus.FAILED}
@@ -109,15 +110,29 @@ class Snapshot:
 
 def trend_point(sample: ResourceSample) -> TrendPoint:
     """Return the values of ``sample`` that graphs show."""
-    gpus = [gpu.utilization_percent for gpu in sample.gpus]
-    known = [value for value in gpus if value is not None]
     return TrendPoint(
         at=sample.at,
-        cpu=sample.cpu.percent,
-        gpu=sum(known) / len(known) if known else None,
-        memory=sample.memory.percent,
-        power=total_power(sample),
-        temperature=hottest(sample),
+        cpu_percent=sample.cpu.percent,
+        memory_used=sample.memory.used,
+        memory_total=sample.memory.total,
+        swap_used=sample.swap.used,
+        power_w=total_power(sample),
+        temperature_c=hottest(sample),
+        fan_percent=None if sample.fan is None else sample.fan.percent,
+        gpus=tuple(
+            GpuPoint(
+                utilization_percent=gpu.utilization_percent,
+                memory_used=gpu.memory_used,
+                memory_total=gpu.memory_total,
+                temperature_c=gpu.temperature_c,
+                power_w=gpu.power_w,
+                clock_hz=gpu.clock_hz,
+            )
+            for gpu in sample.gpus
+        ),
+        tokens_per_second={
+            usage.id: usage.tokens_per_second for usage in sample.models if usage.tokens_per_second
+        },
     )
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from cyber_inference_tui.http.tls import ServerCertificate
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.monitor.ring import RECENT
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ClientRecord,
@@ -101,6 +102,7 @@ from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
+from cyber_inference_tui.service.trend_points import gather, point_of
 from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import listening_socket
@@ -500,8 +502,11 @@ class _Trends(Trends):
         self._service = service
 
     async def read(self, query: TrendQuery) -> Trend:
-        empty = Trend(step_seconds=max(1.0, query.seconds / max(1, query.points)), points=())
-        found = self._service.world.trends.get(query.seconds, empty)
+        step = timedelta(seconds=max(1.0, query.seconds / max(1, query.points)))
+        samples = self._service.world.samples if query.seconds <= RECENT.total_seconds() else []
+        points = gather((point_of(one, None) for one in samples), step)
+        recent = Trend(step_seconds=step.total_seconds(), points=points)
+        found = self._service.world.trends.get(query.seconds, recent)
         return self._service.read("trend", found, query)
 
 

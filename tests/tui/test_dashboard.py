@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,6 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from cyber_inference_tui.records import (
-    CpuRecord,
     GpuRecord,
     LlamaServerRecord,
     MemoryPool,
@@ -29,6 +28,7 @@ from cyber_inference_tui.terminal.columns import RenderContext
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.dashboard.memory_pools import pools
 from cyber_inference_tui.tui.pages.dashboard.table import (
+    ModelLine,
     event_rows,
     explanation,
     model_row,
@@ -36,9 +36,8 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
     ports_line,
     request_rows,
 )
-from cyber_inference_tui.tui.pages.dashboard.trends import gauge, history, trends
 from cyber_inference_tui.tui.pages.page import Page
-from cyber_inference_tui.tui.snapshot import Snapshot, TrendPoint, trend_point
+from cyber_inference_tui.tui.snapshot import Snapshot, trend_point
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
@@ -66,84 +65,8 @@ def models_table(app: CyberApp) -> LiveTable:
 
 
 def cells(model_id: str, **changes: object) -> list[str]:
-    row = model_row(model(model_id, **changes), None, RenderContext(UNICODE, NOW))
-    return [row.cell(place)[0] for place in range(9)]
-
-
-# Graphs
-
-
-def test_the_graphs_of_a_jetson() -> None:
-    told = {one.title: one.caption for one in trends(snapshot_of(), UNICODE)}
-    assert told == {
-        "GPU": "40 %  1.02 GHz",
-        "CPU": "20 %  6 cores",
-        "Power": "4.0 W  of 25",
-        "Temp": "61 °C  fan 42 %",
-    }
-
-
-def test_a_machine_without_gpu_shows_its_memory_and_dashes_for_unknown_values() -> None:
-    sample = jetson_sample(gpus=(), power={}, temperatures={}, fan=None, cpu=CpuRecord())
-    snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
-    told = [(one.title, one.caption) for one in trends(snapshot, UNICODE)]
-    assert told == [("Memory", "69 %"), ("CPU", DASH)]
-
-
-def test_several_gpus_show_their_mean_and_each() -> None:
-    gpus = tuple(
-        GpuRecord(name="RTX", utilization_percent=percent, power_w=100.0, temperature_c=50.0)
-        for percent in (10.0, 90.0)
-    )
-    sample = jetson_sample(gpus=gpus, power={})
-    snapshot = snapshot_of(sample=sample, trend=(trend_point(sample),))
-    found = trends(snapshot, UNICODE)
-    assert found[0].caption == "50 %  each 10 90"
-    assert found[2].maximum == 250
-    assert found[2].caption == "200 W  of 250"
-
-
-def points(values: Sequence[float | None], seconds: float = 2.0) -> list[TrendPoint]:
-    start = NOW - timedelta(seconds=seconds * len(values))
-    return [
-        TrendPoint(at=start + timedelta(seconds=seconds * place), cpu=value)
-        for place, value in enumerate(values)
-    ]
-
-
-def test_a_graph_moves_in_steps_and_not_with_every_sample() -> None:
-    before = points([10.0] * 200)
-    changed = 0
-    shown = history(before, "cpu", 50)
-    for extra in range(1, 13):
-        later = points([10.0] * 200 + [90.0] * extra)
-        later = [
-            TrendPoint(at=one.at + timedelta(seconds=2.0 * extra), cpu=one.cpu) for one in later
-        ]
-        now = history(later, "cpu", 50)
-        changed += now != shown
-        shown = now
-    assert 3 <= changed <= 5
-    assert shown[-1] == 90.0
-
-
-def test_a_graph_holds_a_value_over_a_pause_but_not_for_long() -> None:
-    pause = [
-        TrendPoint(at=NOW - timedelta(seconds=300), cpu=50.0),
-        TrendPoint(at=NOW, cpu=10.0),
-    ]
-    shown = history(pause, "cpu", 100)
-    assert shown.count(50.0) <= 6
-    assert shown.count(None) > 80
-    assert history([], "cpu", 10) == []
-    assert history(pause, "cpu", 0) == []
-
-
-def test_a_gauge_is_as_wide_as_it_may_be_in_both_charsets() -> None:
-    snapshot = snapshot_of()
-    for charset in (UNICODE, ASCII):
-        for one in trends(snapshot, charset):
-            assert gauge(one, snapshot.trend, 38, charset).cell_length == 38
+    row = model_row(ModelLine(model(model_id, **changes)), RenderContext(UNICODE, NOW))
+    return [row.cell(place)[0] for place in range(10)]
 
 
 # Memory
@@ -241,20 +164,21 @@ def test_a_model_s_row() -> None:
         "8K / 40K",
         "0 / 4",
         DASH,
+        "",
         "0",
         DASH,
         "3.10 GiB",
         DASH,
     ]
-    assert cells("a", **up, in_flight=2)[8] == "busy"
-    assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[8] == "3:12"
-    assert cells("a", **up, pinned=True)[8] == "◆ pinned"
-    assert cells("a", status=ModelStatus.QUEUED, queued=3)[6] == "3"
-    assert cells("a", status=ModelStatus.QUEUED, queued=3, expected_wait_seconds=6.0)[6] == (
+    assert cells("a", **up, in_flight=2)[9] == "busy"
+    assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[9] == "3:12"
+    assert cells("a", **up, pinned=True)[9] == "◆ pinned"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3)[7] == "3"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3, expected_wait_seconds=6.0)[7] == (
         "3 ≈ 6 s"
     )
-    assert cells("a", memory_estimate_bytes=None)[7] == DASH
-    assert cells("a")[7] == "~3.10 GiB"
+    assert cells("a", memory_estimate_bytes=None)[8] == DASH
+    assert cells("a")[8] == "~3.10 GiB"
 
 
 def test_the_selected_model_is_explained() -> None:
@@ -270,7 +194,7 @@ def test_the_selected_model_is_explained() -> None:
 
 
 def test_hostile_texts_make_harmless_rows() -> None:
-    row = model_row(model(HOSTILE, pinned=True), None, RenderContext(UNICODE, NOW))
+    row = model_row(ModelLine(model(HOSTILE, pinned=True)), RenderContext(UNICODE, NOW))
     assert row.cell(0)[0].isprintable()
     bad = model("a", status=ModelStatus.FAILED, error=HOSTILE)
     assert explanation(bad, NOW, UNICODE).plain.isprintable()
@@ -280,7 +204,7 @@ def test_hostile_texts_make_harmless_rows() -> None:
     ]
     for row in (
         *request_rows(active, [], RenderContext(UNICODE, NOW)),
-        *event_rows(events, RenderContext(UNICODE, NOW)),
+        *event_rows(events, RenderContext(UNICODE, NOW), width=40),
     ):
         for place in range(6):
             assert row.cell(place)[0].isprintable()

@@ -10,18 +10,25 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import UpstreamError
-from cyber_inference_tui.records import RequestRecord, endpoints
+from cyber_inference_tui.records import (
+    LiveRequest,
+    LiveRequests,
+    RequestPhase,
+    RequestRecord,
+    endpoints,
+)
 from cyber_inference_tui.records.endpoints import Endpoint
 from cyber_inference_tui.tui.app_options import AppOptions
 from cyber_inference_tui.tui.chrome import STALE_SECONDS, status_line
-from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.feed import RATES_KEPT, Feed
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import busy_world
+from tests.tui.world import busy_world, streaming_world
 from tests.waiting import LIMIT
 
 
@@ -165,6 +172,50 @@ async def test_a_finished_request_is_live_no_longer() -> None:
         await happens(lambda: clock.now - began > timedelta(seconds=5))
         assert over not in feed.snapshot.active
         assert len(feed.snapshot.active) == len(client.world.active) - 1
+
+
+async def test_live_figures_are_taken_twice_a_second_and_at_once_when_requests_change() -> None:
+    client, clock = FakeClient(streaming_world()), Clock()
+
+    def publish(tokens: int, *numbers: int) -> None:
+        live = tuple(
+            LiveRequest(
+                number=number,
+                phase=RequestPhase.ANSWERING,
+                tokens_out=tokens,
+                tokens_per_second=float(tokens),
+            )
+            for number in numbers
+        )
+        speeds = {"qwen3-4b-q4_k_m": float(tokens)} if numbers else {}
+        client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
+
+    async with followed(client, clock) as feed:
+        await happens(lambda: len(feed.snapshot.active) == 8)
+        taken: list[int | None] = []
+        for tokens in range(1, 101):
+            before = clock.now
+            publish(tokens, 40, 41)
+            await happens(lambda before=before: clock.now > before)  # type: ignore[misc]
+            taken.append(feed.snapshot.active[0].tokens_out)
+        assert 2 <= len(set(taken)) < 100
+        assert len(feed.snapshot.rates[40]) <= RATES_KEPT
+        publish(7, 40)
+        await happens(lambda: feed.snapshot.speeds == {"qwen3-4b-q4_k_m": 7.0})
+        assert set(feed.snapshot.rates) <= {40}
+        publish(0)
+        await happens(lambda: feed.snapshot.speeds == {})
+
+
+async def test_live_figures_of_an_unknown_request_have_all_read_again() -> None:
+    client, clock = FakeClient(streaming_world()), Clock()
+    async with followed(client, clock) as feed:
+        await happens(lambda: len(feed.snapshot.active) == 8)
+        new = msgspec.structs.replace(client.world.active[0], number=99, path="/v1/responses")
+        client.world.active.append(new)
+        figures = LiveRequest(number=99, phase=RequestPhase.PROCESSING)
+        client.publish("request", LiveRequests(live=(figures,)))
+        await happens(lambda: len(feed.snapshot.active) == 9)
 
 
 @pytest.mark.parametrize("lost", [False, True])

@@ -15,7 +15,14 @@ import pytest
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import ModelLoadError
-from cyber_inference_tui.records import ClientRecord, InstallState, ModelStatus, PortRecord
+from cyber_inference_tui.records import (
+    ClientRecord,
+    InstallState,
+    LiveRequest,
+    LiveRequests,
+    ModelStatus,
+    PortRecord,
+)
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.chat.page import ChatPage
@@ -26,7 +33,7 @@ from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
-from tests.tui.world import ago, busy_world, empty_world
+from tests.tui.world import ago, busy_world, empty_world, streaming_world
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
@@ -80,6 +87,23 @@ async def _happen(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
     await until(pilot, lambda: len(app.snapshot.recent_events) == 5)
 
 
+async def _answer(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+    """Let all requests answer, and a model load and another one fail meanwhile."""
+    await _happen(pilot, app, client)
+    live = tuple(
+        LiveRequest(
+            number=one.number,
+            phase=one.phase,
+            tokens_out=one.tokens_out,
+            tokens_per_second=one.tokens_per_second,
+        )
+        for one in client.world.active
+    )
+    speeds = {"qwen3-4b-q4_k_m": 119.0, "gemma-3-4b-it-q4_k_m": 115.0}
+    client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
+    await until(pilot, lambda: bool(app.snapshot.rates))
+
+
 def test_dashboard(looks: Callable[..., None]) -> None:
     looks(busy_world(), _happen)
 
@@ -94,6 +118,22 @@ def test_dashboard_light(looks: Callable[..., None]) -> None:
 
 def test_dashboard_ascii(looks: Callable[..., None]) -> None:
     looks(busy_world(), _happen, charset=ASCII)
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 45), (200, 60)])
+def test_dashboard_with_streams(looks: Callable[..., None], size: tuple[int, int]) -> None:
+    looks(streaming_world(), _answer, size=size)
+
+
+def test_dashboard_at_a_moment_of_the_last_day(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await _answer(pilot, app, client)
+        await pilot.press("h", "h")
+        await until(pilot, lambda: "throttled" in screen_text(app))
+        await pilot.press(*["left"] * 20)
+        await until(pilot, lambda: " at Thu 07:" in screen_text(app))
+
+    looks(streaming_world(), steps, theme=LIGHT.name)
 
 
 def test_dashboard_without_a_connection(looks: Callable[..., None]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
@@ -14,6 +17,7 @@ from cyber_inference_tui.records import (
     DownloadStatus,
     FanRecord,
     Fit,
+    GpuPoint,
     GpuRecord,
     HubCardRecord,
     HubFileRecord,
@@ -41,6 +45,9 @@ from cyber_inference_tui.records import (
     SessionRecord,
     StatusRecord,
     SwapRecord,
+    Trend,
+    TrendMark,
+    TrendPoint,
 )
 from cyber_inference_tui.settings.schema import KEYS
 from tests.fakes.service import World
@@ -425,6 +432,164 @@ def busy_world() -> World:
             )
         },
     )
+
+
+def streaming_world() -> World:
+    """A workstation with two GPUs, three models that answer eight streams, and a past of 7 days."""
+    world = busy_world()
+    sizes = {"qwen3-4b-q4_k_m": 3.1, "gemma-3-4b-it-q4_k_m": 2.9, "llama-3.2-3b-instruct-q8_0": 4.2}
+    for number, (name, size) in enumerate(sizes.items()):
+        world.models[name] = model(
+            name,
+            status=ModelStatus.LOADED,
+            slots=4,
+            pid=5000 + number,
+            port=8338 + number,
+            in_flight=(3, 3, 2)[number],
+            memory_bytes=int(size * GIB),
+            fits=None,
+            fits_reason=None,
+            loaded_at=ago((3600, 190, 7200)[number]),
+            last_used_at=ago(0),
+        )
+    world.models = dict(sorted(world.models.items()))
+    world.samples = [_workstation_sample(number, sizes) for number in range(200, -1, -1)]
+    world.rooms = [
+        MemoryPool(
+            pool="gpu",
+            limit_bytes=int(19.2 * GIB),
+            free_bytes=int(6.4 * GIB),
+            free_after_unloading_bytes=int(6.8 * GIB),
+        ),
+        MemoryPool(
+            pool="memory",
+            limit_bytes=51 * GIB,
+            free_bytes=41 * GIB,
+            free_after_unloading_bytes=41 * GIB,
+        ),
+    ]
+    agents = ("claude-cli/2.0", "open-webui/0.6", "python-httpx/0.28", "curl/8.5")
+    world.active = [
+        ActiveRequestRecord(
+            number=40 + number,
+            at=ago(22 - number * 2.5),
+            model=list(sizes)[number % 3],
+            path="/v1/chat/completions",
+            phase=RequestPhase.ANSWERING,
+            stream=True,
+            time_to_first_token_seconds=0.2 + number * 0.03,
+            tokens_out=900 - number * 110,
+            tokens_per_second=42.0 - number,
+            client="127.0.0.1",
+            user_agent=agents[number % 4],
+        )
+        for number in range(8)
+    ]
+    world.requests = [
+        msgspec.structs.replace(
+            one,
+            id=one.id + 100,
+            at=ago(30 + 7 * place),
+            model=list(sizes)[place % 3] if one.status == 200 and one.stream else one.model,
+            time_to_first_token_seconds=0.2 + place * 37 % 60 / 100 if one.stream else None,
+            user_agent=agents[place % 4],
+        )
+        for place, one in enumerate(world.requests)
+    ]
+    world.status = status(models_loaded=4, requests_in_flight=8, requests_queued=0)
+    world.trends = {
+        span: _past(span, points, sizes)
+        for span, points in ((3600, 180), (86400, 288), (604800, 336))
+    }
+    return world
+
+
+def _speeds(seconds: float, sizes: dict[str, float]) -> dict[str, float]:
+    """Tokens per second by model so long ago: each model has its own rhythm."""
+    found = {}
+    for number, name in enumerate(sizes):
+        wave = math.sin(seconds / (41 + 13 * number) + number) + math.sin(seconds / 17 + number) / 3
+        if wave > -0.4 and (number != 1 or seconds < 190):
+            found[name] = round(40 + 30 * wave + 12 * number, 1)
+    return found
+
+
+def _workstation_sample(number: int, sizes: dict[str, float]) -> ResourceSample:
+    speeds = _speeds(number * 2.0, sizes)
+    load = min(99.0, 12 + sum(speeds.values()) / 2.1)
+    late = number * 2 < 190
+    return jetson_sample(
+        number,
+        device=DeviceRecord(
+            kind=DeviceKind.COMPUTER, name="Workstation", processor="Ryzen 9", os="Debian 13"
+        ),
+        cpu=CpuRecord(
+            percent=14 + load / 5,
+            per_core=tuple(float((number * 13 + core * 29) % 70) for core in range(12)),
+            count=12,
+        ),
+        memory=MemoryRecord(
+            total=64 * GIB, available=44 * GIB, used=(20 + late) * GIB, percent=31.0
+        ),
+        gpus=tuple(
+            GpuRecord(
+                name="RTX A2000",
+                utilization_percent=load if not place else load * 0.6,
+                memory_total=12 * GIB,
+                memory_used=int((7.5 - 2.9 * (not late) - place) * GIB),
+                temperature_c=52.0 + load / 5,
+                power_w=20 + load / 2,
+                clock_hz=1_740_000_000,
+            )
+            for place in range(2)
+        ),
+        temperatures={},
+        power={},
+        fan=FanRecord(percent=48.0),
+        models=tuple(
+            ModelUsage(
+                id=name,
+                pid=5000 + place,
+                memory_private_bytes=GIB,
+                gpu_memory_bytes=int(size * GIB),
+                tokens_per_second=speeds.get(name),
+            )
+            for place, (name, size) in enumerate(sizes.items())
+        ),
+    )
+
+
+def _past(seconds: int, points: int, sizes: dict[str, float]) -> Trend:
+    step = seconds / points
+    found = []
+    for place in range(points, 0, -1):
+        age = place * step
+        at = ago(age)
+        night = at.hour < 6
+        speeds = {} if night else _speeds(age / step * 6, dict.fromkeys(sizes, 0.0))
+        load = sum(speeds.values()) / 2.1
+        found.append(
+            TrendPoint(
+                at=at,
+                cpu_percent=8 + load / 4,
+                memory_used=20 * GIB,
+                memory_total=64 * GIB,
+                power_w=40 + load,
+                temperature_c=48 + load / 4,
+                gpus=tuple(
+                    GpuPoint(utilization_percent=min(99.0, load), memory_used=6 * GIB)
+                    for _ in range(2)
+                ),
+                tokens_per_second=speeds,
+                first_token_seconds=0.3 + place % 7 / 10 if speeds else None,
+            )
+        )
+    marks = (
+        TrendMark(at=ago(seconds * 0.62), kind="loaded", subject="qwen3-4b-q4_k_m", text="loaded"),
+        TrendMark(at=ago(seconds * 0.4), kind="throttled", subject="GPU", text="throttled: heat"),
+        TrendMark(at=ago(seconds * 0.2), kind="failed", subject="phi-4-mini-q4_k_m", text="failed"),
+    )
+    return Trend(step_seconds=step, points=tuple(found), marks=marks)
 
 
 def _details(record: ModelRecord) -> ModelDetails:

@@ -1,181 +1,269 @@
-"""A history graph of one to four lines, newest at the right."""
+"""A history graph as high as its place, newest at the right."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Region
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import cut, fit, plain
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.widgets.area import FREE, SHADES, Cell, Plot, area
 
-_BRAILLE = 0x2800
-# Unicode's numbering of the eight dots of a braille cell (the Unicode standard, "Braille
-# Patterns"): bits of the left and the right column filled from below with 0 to 4 dots.
-_LEFT = (0x00, 0x40, 0x44, 0x46, 0x47)
-_RIGHT = (0x00, 0x80, 0xA0, 0xB0, 0xB8)
-_ASCII = " .:-=+*#%"
-MOST_LINES = 4
-
-
-def rows(
-    values: Sequence[float | None], width: int, height: int, maximum: float, charset: Charset
-) -> list[str]:
-    """Return the lines of a graph, top first, each ``width`` cells wide; ``None`` leaves a gap.
-
-    Braille shows two values per cell, ASCII one. The newest value, the last, is at the right.
-    Zero is the lowest step, so that it differs from a gap. Values are limited to ``maximum``.
-    """
-    if width <= 0 or height <= 0:
-        return [""] * max(0, height)
-    if not charset.unicode:
-        steps = len(_ASCII) - 1
-        levels = _levels(values, width, height * steps, maximum)
-        return [
-            "".join(_ASCII[_part(level, base, steps)] for level in levels)
-            for base in range((height - 1) * steps, -1, -steps)
-        ]
-    levels = _levels(values, width * 2, height * 4, maximum)
-    pairs = list(zip(levels[::2], levels[1::2], strict=True))
-    return [
-        "".join(
-            chr(_BRAILLE + _LEFT[_part(left, base, 4)] + _RIGHT[_part(right, base, 4)])
-            for left, right in pairs
-        )
-        for base in range((height - 1) * 4, -1, -4)
-    ]
-
-
-def _part(level: int, base: int, steps: int) -> int:
-    return min(steps, max(0, level - base))
-
-
-def _levels(values: Sequence[float | None], count: int, top: int, maximum: float) -> list[int]:
-    """Return the newest ``count`` values as steps from 1 to ``top``; 0 is a gap."""
-    shown = [_level(value, top, maximum) for value in values[-count:]]
-    return [0] * (count - len(shown)) + shown
-
-
-def _level(value: float | None, top: int, maximum: float) -> int:
-    if value is None or math.isnan(value):
-        return 0
-    if not maximum > 0 or value <= 0:
-        return 1
-    return top if value >= maximum else max(1, round(value / maximum * top))
+_NEAR = 8
+"""Cells between two changes in a line, up to which they are painted together."""
 
 
 class Graph(Widget):
-    """A graph of 1 to 4 ``lines``, with a title line above unless ``title`` is ``None``.
+    """Shows a ``Plot``, with a title above and an axis below if there are any.
 
-    The CSS classes ``-busy`` and ``-bad`` colour it.
+    The CSS classes ``-busy`` and ``-bad`` colour an area of one part.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"graph--title", "graph--caption", "graph--line"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"graph--{name}"
+        for name in (
+            *(
+                "heading",
+                "title",
+                "figure",
+                "note",
+                "rest",
+                "ground",
+                "mark",
+                "cursor",
+                "good",
+                "busy",
+                "bad",
+            ),
+            *(f"shade-{number}" for number in range(SHADES)),
+        )
+    }
     DEFAULT_CSS = """
     Graph {
-        height: auto;
+        height: 3;
         width: 1fr;
+        & > .graph--heading { color: $text-muted; text-style: bold; }
         & > .graph--title { color: $text-muted; }
-        & > .graph--caption { color: $foreground; }
-        & > .graph--line { color: $accent; }
-        &.-busy > .graph--line { color: $text-warning; }
-        &.-bad > .graph--line { color: $text-error; }
+        & > .graph--figure { color: $foreground; text-style: bold; }
+        & > .graph--note { color: $text-muted; }
+        & > .graph--ground { color: $foreground 25%; }
+        & > .graph--mark { color: $foreground 35%; }
+        & > .graph--cursor { background: $foreground 30%; color: $foreground; }
+        & > .graph--good { color: $text-success; }
+        & > .graph--busy { color: $text-warning; }
+        & > .graph--bad { color: $text-error; }
+        & > .graph--shade-0 { color: $accent; }
+        & > .graph--shade-1 { color: $accent 58%; }
+        & > .graph--shade-2 { color: $accent 36%; }
+        & > .graph--shade-3 { color: $accent 80%; }
+        & > .graph--shade-4 { color: $accent 22%; }
+        &.-busy > .graph--shade-0 { color: $warning 70%; }
+        &.-bad > .graph--shade-0 { color: $error 70%; }
     }
     """
     ALLOW_SELECT = False
 
+    class Reshaped(Message):
+        """Posted after a change of the size: the plot needs another number of values."""
+
     def __init__(
         self,
-        title: str | None = None,
         *,
-        lines: int = 1,
         charset: Charset = UNICODE,
         id: str | None = None,  # noqa: A002 - Textual's name
         classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
-        self._title = title if title is None else plain(title)
-        self._lines = min(MOST_LINES, max(1, lines))
         self._charset = charset
-        self._values: tuple[float | None, ...] = ()
-        self._maximum = 1.0
-        self._caption = ""
-        self._shown: list[str] = []
+        self._plot = Plot()
+        self._shown: list[list[Cell]] = []
 
-    def show(
-        self,
-        values: Sequence[float | None],
-        maximum: float,
-        *,
-        caption: str | None = None,
-        title: str | None = None,
-    ) -> None:
-        """Show a history up to ``maximum``, a ``caption`` after the title, and a new ``title``.
+    @property
+    def plot_width(self) -> int:
+        """The cells beside the scale's labels."""
+        return max(0, self.size.width - self._gutter(self._plot))
 
-        Only lines that changed are painted.
-        """
-        # Keep no more than the widest screen shows.
-        self._values = tuple(values[-2048:])
-        self._maximum = maximum
-        if caption is not None:
-            self._caption = plain(caption)
-        if title is not None and self._title is not None:
-            self._title = plain(title)
-        self._compute()
-
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Return the lines of the graph and its title."""
-        return self._lines + (self._title is not None)
+    def show(self, plot: Plot) -> None:
+        """Show ``plot``; only cells that changed are painted."""
+        if plot != self._plot:
+            self._plot = plot
+            self._compute()
 
     def _on_resize(self, event: events.Resize) -> None:
+        self._shown = []
         self._compute()
+        self.post_message(self.Reshaped())
+
+    @staticmethod
+    def _gutter(plot: Plot) -> int:
+        return max(map(cell_len, plot.scale)) + 2 if plot.scale else 0
 
     def _compute(self) -> None:
-        width = self.size.width
-        if not width:
+        width, height = self.size
+        if not width or not height:
             return
-        lines = rows(self._values, width, self._lines, self._maximum, self._charset)
-        if self._title is not None:
-            lines.insert(0, self._head(self._title, width))
+        lines = self._lines(self._plot, width, height)
         before, self._shown = self._shown, lines
-        for y, line in enumerate(lines):
-            old = before[y] if y < len(before) else ""
-            if line != old:
-                self.refresh(Region(0, y, _changed_to(old, line), 1))
+        if len(before) != len(lines):
+            self.refresh()
+            return
+        for y, (old, new) in enumerate(zip(before, lines, strict=True)):
+            if new != old:
+                self.refresh(*(Region(x, y, end - x, 1) for x, end in _changes(old, new)))
 
-    def _head(self, title: str, width: int) -> str:
-        text = f"{title}  {self._caption}" if self._caption else title
-        return fit(text, width, "left", self._charset.ellipsis)
+    def _lines(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
+        lines = []
+        if plot.head:
+            lines.append(self._title(plot, width))
+        height -= len(lines) + (plot.axis is not None)
+        lines += self._body(plot, width, max(0, height))
+        if plot.axis is not None:
+            lines.append(_fitted(_cells(plot.axis), width))
+        return lines
+
+    def _title(self, plot: Plot, width: int) -> list[Cell]:
+        head, tail = _cells(plot.head), _cells(plot.tail)
+        if tail and len(head) + 2 + len(tail) <= width:
+            return [*_fitted(head, width - len(tail)), *tail]
+        if len(head) > width:
+            head = [*head[: width - 1], (self._charset.ellipsis, head[width - 1][1])]
+        return _fitted(head, width)
+
+    def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
+        room = max(0, width - self._gutter(plot))
+        charset = self._charset
+        lines = area(plot, room, height, charset, colours=has_shades(self))
+        for place, texts in plot.marks:
+            if 0 <= place < room:
+                _draw_mark(lines, place, texts, charset.mark, short=plot.short_marks)
+        for line in lines:
+            if plot.cursor is not None and 0 <= plot.cursor < room:
+                character, kind = line[plot.cursor]
+                full = kind.startswith("/")
+                line[plot.cursor] = ("│" if full and charset.unicode else character, f"{kind}|")
+        for y, label in _labels(plot.scale, height):
+            lines[y] += [FREE, *_cells([(label, "note")])]
+        return [_fitted(line, width) for line in lines]
 
     def render_line(self, y: int) -> Strip:
         """Render a computed line."""
         width = self.size.width
         if y >= len(self._shown):
             return Strip.blank(width, self.rich_style)
-        line = self._shown[y]
-        if self._title is not None and y == 0:
-            split = len(cut(self._title, width, self._charset.ellipsis))
-            caption = line[split:]
-            segments = [Segment(line[:split], self.get_component_rich_style("graph--title"))]
-            if caption:
-                style = self.get_component_rich_style("graph--caption")
-                segments.append(Segment(caption, style))
-        else:
-            segments = [Segment(line, self.get_component_rich_style("graph--line"))]
+        segments = [
+            Segment("".join(character for character, _ in run), self._style(kind))
+            for kind, run in groupby(self._shown[y], key=itemgetter(1))
+        ]
         # After a change of the layout, lines have the former width until the resize event.
         return Strip(segments).adjust_cell_length(width, self.rich_style)
 
+    def _style(self, kind: str) -> Style:
+        at_cursor = kind.endswith("|")
+        front, _, ground = kind.removesuffix("|").partition("/")
+        style = self.get_component_rich_style(f"graph--{front or 'rest'}")
+        if ground:
+            style += Style(bgcolor=self.get_component_rich_style(f"graph--{ground}").color)
+        if not at_cursor:
+            return style
+        cursor = self.get_component_rich_style("graph--cursor")
+        if ground:
+            return style + Style(color=self.rich_style.bgcolor)
+        return style + Style(bgcolor=cursor.bgcolor)
 
-def _changed_to(old: str, new: str) -> int:
-    """Return the cell after which two lines of one width are equal; the rest is not painted."""
-    same = 0
-    while same < min(len(old), len(new)) and old[-1 - same] == new[-1 - same]:
-        same += 1
-    return max(1, cell_len(new[: len(new) - same]))
+
+def has_shades(widget: Widget) -> bool:
+    """Return whether the terminal shows shades: themes with the terminal's own colours do not."""
+    return not (widget.app.no_color or widget.app.native_ansi_color)
+
+
+def _draw_mark(
+    lines: list[list[Cell]], place: int, texts: Sequence[str], sign: str, *, short: bool
+) -> None:
+    """Draw a thin line through the free cells of a column, and a text on its right or left."""
+    mark = (sign, "mark")
+    if not short:
+        for line in lines:
+            if line[place] == FREE:
+                line[place] = mark
+    for text in texts:
+        cells = _cells([(text, "note")])
+        right, left = [mark, FREE, *cells], [*cells, FREE, mark]
+        for line in lines:
+            if line[place] in {FREE, mark} and (
+                _put(line, place, right) or _put(line, place + 1 - len(left), left)
+            ):
+                return
+
+
+def _put(line: list[Cell], start: int, cells: list[Cell]) -> bool:
+    """Put ``cells`` into a line if there is room, and a free cell at both ends."""
+    end = start + len(cells)
+    around = {cell for cell in line[max(0, start - 1) : end + 1] if cell[1] != "mark"}
+    if start < 0 or end > len(line) or not around <= {FREE}:
+        return False
+    line[start:end] = cells
+    return True
+
+
+def _labels(scale: Sequence[str], height: int) -> Iterable[tuple[int, str]]:
+    """Return the lines of the labels: their ends are the first and the last line."""
+    if not scale or height < 1:
+        return
+    used = set()
+    shown = scale if height >= 2 * len(scale) - 1 else [scale[0], scale[-1]]
+    for place, label in enumerate(reversed(shown)):
+        y = round(place * (height - 1) / max(1, len(shown) - 1))
+        if y not in used:
+            used.add(y)
+            yield y, label
+
+
+def _cells(texts: Iterable[tuple[str, str]]) -> list[Cell]:
+    """Return texts as cells; a wide character has an empty one behind it."""
+    cells: list[Cell] = []
+    for text, kind in texts:
+        for character in plain(text):
+            size = cell_len(character)
+            if size or not cells:
+                cells.append((character, kind))
+                cells += [("", kind)] * (size - 1)
+            else:
+                cells[-1] = (cells[-1][0] + character, cells[-1][1])
+    return cells
+
+
+def _fitted(cells: list[Cell], width: int) -> list[Cell]:
+    cells = cells[: max(0, width)]
+    if cells and cell_len(cells[-1][0]) > 1:
+        cells[-1] = (" ", cells[-1][1])  # its second half was cut
+    return cells + [FREE] * (width - len(cells))
+
+
+def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:
+    """Return the parts of a line that differ: their first cells and the cells after their last.
+
+    Parts that are near each other are one, because each costs some bytes.
+    """
+    found: list[tuple[int, int]] = []
+    for x, cell in enumerate(new):
+        if x < len(old) and cell == old[x]:
+            continue
+        start = x
+        # Begin with a whole character.
+        while start > 0 and (not new[start][0] or (start < len(old) and not old[start][0])):
+            start -= 1
+        if found and start - found[-1][1] < _NEAR:
+            start = found.pop()[0]
+        found.append((start, x + 1))
+    return found

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.geometry import Size
 from textual.strip import Strip
@@ -16,26 +17,14 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.tui.widgets.area import ASCII_FILLS, FILLS, SHADES
+from cyber_inference_tui.tui.widgets.graph import has_shades
 
 BarPartKind = Literal["model", "system", "free"]
-SpanKind = Literal["model", "other-model", "system", "free", "rest", "mark", "label"]
 
-# Each kind has its own fill character, so that the bar is readable without colour. Models
-# alternate between two, so that neighbours differ even without labels.
-_UNICODE_FILL: dict[SpanKind, str] = {
-    "model": "█",
-    "other-model": "▓",
-    "system": "░",
-    "free": "·",
-    "rest": " ",
-}
-_ASCII_FILL: dict[SpanKind, str] = {
-    "model": "#",
-    "other-model": "%",
-    "system": "=",
-    "free": ".",
-    "rest": " ",
-}
+# Where there are no shades, each kind and each model has its own fill.
+_UNICODE_FILL = {"model": FILLS, "system": "░", "free": "·", "rest": " "}
+_ASCII_FILL = {"model": ASCII_FILLS, "system": "=", "free": ".", "rest": " "}
 _SHORTEST_NAME = 4
 
 
@@ -47,14 +36,18 @@ class BarPart:
     value: float
     kind: BarPartKind
     figure: str = ""
+    shade: int | None = None
+    """The shade of a model, as in a graph; by default models alternate."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A text of one kind in the bar."""
+    """A text in the bar: some fill, a part's label, or the tick."""
 
     text: str
-    kind: SpanKind
+    style: str
+    """``shade-0`` and so on, ``system``, ``free`` or ``rest``."""
+    content: Literal["fill", "label", "mark"] = "fill"
 
 
 def shares(values: Sequence[float], total: float, width: int) -> list[int]:
@@ -99,18 +92,21 @@ def layout(
     start = 0
     models = 0
     for part, size in zip([*parts, None], cells, strict=True):
-        kind: SpanKind = "rest" if part is None else part.kind
-        if kind == "model":
+        kind = "rest" if part is None else part.kind
+        style: str = kind
+        character = fill[kind][0]
+        if part is not None and kind == "model":
+            shade = (models if part.shade is None else part.shade) % SHADES
+            style, character = f"shade-{shade}", fill[kind][shade]
             models += 1
-            kind = "model" if models % 2 else "other-model"
         before = size if tick is None or not start <= tick < start + size else tick - start
         after = size - before - (before < size)
         # The tick may be inside the part: put the label on the longer side.
         label = "" if part is None else _label(part, max(before, after), charset)
-        spans += _filled(fill[kind], kind, before, label if before >= after else "")
+        spans += _filled(character, style, before, label if before >= after else "")
         if before < size:
-            spans.append(Span(charset.mark, "mark"))
-            spans += _filled(fill[kind], kind, after, "" if before >= after else label)
+            spans.append(Span(charset.mark, style, "mark"))
+            spans += _filled(character, style, after, "" if before >= after else label)
         start += size
     return [span for span in spans if span.text]
 
@@ -132,30 +128,33 @@ def _label(part: BarPart, room: int, charset: Charset) -> str:
     return f" {figure} " if figure and cell_len(figure) <= room else ""
 
 
-def _filled(fill: str, kind: SpanKind, size: int, label: str) -> list[Span]:
-    return [Span(fill * (size - cell_len(label)), kind), Span(label, "label")]
+def _filled(fill: str, style: str, size: int, label: str) -> list[Span]:
+    return [Span(fill * (size - cell_len(label)), style), Span(label, style, "label")]
 
 
 class StackedBar(Widget):
     """Shows parts of a total, each as wide as its share, with labels where they fit."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "stackedbar--model",
-        "stackedbar--other-model",
+        *(f"stackedbar--shade-{number}" for number in range(SHADES)),
         "stackedbar--system",
         "stackedbar--free",
         "stackedbar--rest",
         "stackedbar--mark",
         "stackedbar--label",
     }
+    # The grounds of the shades are the colours of the graphs' shades.
     DEFAULT_CSS = """
     StackedBar {
         height: 1;
         width: 1fr;
-        & > .stackedbar--model { color: $accent; }
-        & > .stackedbar--other-model { color: $accent; }
-        & > .stackedbar--system { color: $text-muted; }
-        & > .stackedbar--free { color: $text-disabled; }
+        & > .stackedbar--shade-0 { background: $accent; color: auto 90%; }
+        & > .stackedbar--shade-1 { background: $accent 58%; color: auto 90%; }
+        & > .stackedbar--shade-2 { background: $accent 36%; color: auto 90%; }
+        & > .stackedbar--shade-3 { background: $accent 80%; color: auto 90%; }
+        & > .stackedbar--shade-4 { background: $accent 22%; color: auto 90%; }
+        & > .stackedbar--system { background: $foreground 20%; color: $foreground; }
+        & > .stackedbar--free { background: $foreground 6%; color: $text-muted; }
         & > .stackedbar--rest { color: $text-disabled; }
         & > .stackedbar--mark { color: $text-warning; text-style: bold; }
         & > .stackedbar--label { color: $foreground; }
@@ -200,8 +199,26 @@ class StackedBar(Widget):
         width = self.size.width
         if y or not self._spans:
             return Strip.blank(width, self.rich_style)
-        style = self.get_component_rich_style
+        coloured = self._charset.unicode and has_shades(self)
+        draw = self._coloured if coloured else self._plain
         # After a change of the layout, the spans have the former width until the resize event.
-        return Strip(
-            [Segment(span.text, style(f"stackedbar--{span.kind}")) for span in self._spans]
-        ).adjust_cell_length(width, self.rich_style)
+        return Strip([draw(span) for span in self._spans]).adjust_cell_length(
+            width, self.rich_style
+        )
+
+    def _coloured(self, span: Span) -> Segment:
+        """Return a span on the ground of its style, which needs no fill."""
+        style = self.get_component_rich_style(f"stackedbar--{span.style}")
+        if span.content == "mark":
+            mark = self.get_component_rich_style("stackedbar--mark")
+            return Segment(span.text, mark + Style(bgcolor=style.bgcolor))
+        text = span.text if span.content == "label" else " " * cell_len(span.text)
+        return Segment(text, style)
+
+    def _plain(self, span: Span) -> Segment:
+        """Return a span in the colour of its style, with its fill."""
+        if span.content != "fill":
+            return Segment(span.text, self.get_component_rich_style(f"stackedbar--{span.content}"))
+        style = self.get_component_rich_style(f"stackedbar--{span.style}")
+        ink = style.bgcolor if span.style.startswith("shade") else style.color
+        return Segment(span.text, self.rich_style + Style(color=ink))

@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.tui.widgets.area import Plot
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar
@@ -26,8 +27,20 @@ def bar() -> StackedBar:
 
 
 def graph() -> Graph:
-    widget = Graph("CPU")
-    widget.show([float(value) for value in range(60)], 60.0, caption="41 %  6 cores")
+    widget = Graph()
+    values = tuple(float(value) for value in range(60))
+    widget.show(
+        Plot(
+            series=(values, values),
+            shades=(0, 1),
+            maximum=120,
+            head=(("CPU 漢字  ", "title"), ("41 %", "figure")),
+            tail=(("0 to 100 %", "note"),),
+            scale=("0", "120"),
+            marks=((3, ("loaded",)),),
+            cursor=5,
+        )
+    )
     return widget
 
 

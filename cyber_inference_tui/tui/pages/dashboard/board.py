@@ -4,40 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.records import ModelRecord, ModelStatus
+from cyber_inference_tui.records import ModelRecord, ModelStatus, Trend
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
-from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, pools
+from cyber_inference_tui.tui.pages.dashboard.details import details
+from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
+from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
+from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
+from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
+from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model
 from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
     REQUEST_COLUMNS,
+    SPARK,
+    ModelLine,
     event_rows,
     explanation,
     model_row,
     ordered,
     ports_line,
     request_rows,
+    wrapped,
 )
-from cyber_inference_tui.tui.pages.dashboard.trends import Trend, gauge, history, trends
+from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeline
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.widgets.area import spark
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 
-_GRAPHS = 4
 _POOLS = 2
+_SPARK_SECONDS = 60.0
+_NARROW = 70
+"""Columns below which the bars of memory have no text behind them."""
+_WIDE = 178
+"""Columns from which the bars of memory have all texts."""
+_EXPLANATION_MARGIN = 4
+_LEAST_LISTS = 8
+"""Rows for the lists with their title, and for what explains the selected model."""
+_LEAST_DETAILS = 8
+"""Rows of the models where the selected one's details are beside them."""
 
 
 class ModelList(LiveTable):
@@ -55,6 +74,30 @@ class ModelList(LiveTable):
     ]
 
 
+class Listing(LiveTable):
+    """A table without header and cursor, which shows as many rows as fit."""
+
+    def __init__(
+        self, columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
+    ) -> None:
+        text = Content.styled(empty, "$text-muted")
+        super().__init__(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
+        self.can_focus = False
+        self._all: Sequence[Row] = ()
+        self._least = 0
+
+    def show_fitting(self, rows: Sequence[Row], least: int = 0) -> None:
+        """Show as many of ``rows`` as fit, but at least ``least``."""
+        self._all, self._least = rows, least
+        self.show(rows[: max(least, self.size.height)])
+
+    def _on_resize(self, event: events.Resize) -> None:
+        # Rows that have no room any more must not widen the columns.
+        self.show_fitting(self._all, self._least)
+        super()._on_resize(event)
+        self.post_message(Graph.Reshaped())
+
+
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
@@ -65,34 +108,38 @@ class Board(Vertical):
         self._notice = Content("")
         self._now: datetime | None = None
         self._selected_state: ModelStatus | None = None
+        self._weight = Layout.BALANCED
+        self._plan = Plan()
+        self._shades = ModelShades()
+        self._explained_lines = 0
+        self._redraws = False
+        """It will be redrawn for new sizes of its parts."""
+        self._sparks: tuple[object, dict[str, str]] = (None, {})
 
     def compose(self) -> ComposeResult:
         """Compose all parts; those without values are hidden."""
         charset = self._charset
-        yield Static(id="notice")
-        with Horizontal(id="graphs"):
-            for number in range(_GRAPHS):
-                yield Graph("", lines=2, charset=charset, id=f"graph-{number}")
-        with Vertical(id="gauges"):
-            for number in range(0, _GRAPHS, 2):
-                with Horizontal(classes="pair"):
-                    yield Static(id=f"gauge-{number}", classes="gauge")
-                    yield Static(id=f"gauge-{number + 1}", classes="gauge")
+        with Horizontal(id="top"):
+            yield Static(id="notice")
+            yield Static(id="spans")
+        yield Graphs(charset)
         for number in range(_POOLS):
             with Horizontal(id=f"pool-{number}", classes="pool"):
                 yield Static(classes="caption")
                 yield StackedBar(charset=charset)
                 yield Static(classes="room")
         yield FilterLine("part of a model's name", id="filter")
-        yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
+        with Horizontal(id="middle"):
+            yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
+            yield Static(id="details")
         yield Static(id="explanation")
         with Horizontal(id="lists"):
             with Vertical(id="requests"):
                 yield Static(classes="heading list-title")
-                yield _list(REQUEST_COLUMNS, "No requests yet.", charset, "request-list")
+                yield Listing(REQUEST_COLUMNS, "No requests yet.", charset, "request-list")
             with Vertical(id="events"):
                 yield Static(classes="heading list-title")
-                yield _list(EVENT_COLUMNS, "No events yet.", charset, "event-list")
+                yield Listing(EVENT_COLUMNS, "No events yet.", charset, "event-list")
 
     @property
     def models(self) -> LiveTable:
@@ -110,23 +157,75 @@ class Board(Vertical):
         key = self.models.cursor_key
         return None if key is None else self._snapshot.model(key)
 
+    @property
+    def _graphs(self) -> Graphs:
+        return self.query_one(Graphs)
+
     def show(self, snapshot: Snapshot, now: datetime) -> None:
         """Draw ``snapshot`` at the time ``now``."""
         self._snapshot, self._now = snapshot, now
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw the same snapshot for another size or filter."""
+        """Draw the same snapshot for another size, filter or time."""
         if self._now is None:
             return
         self._draw_notice(self._snapshot)
-        self._draw_trends(self._snapshot)
-        self._draw_pools(self._snapshot)
+        self._draw_graphs(self._snapshot, self._now)
         self._draw_models(self._snapshot, self._now)
         self._draw_lists(self._snapshot, self._now)
 
+    # The graphs' time and the layout
+
+    @property
+    def span(self) -> Span:
+        """The time that the graphs show."""
+        return self._graphs.span
+
+    def show_span(self, span: Span, past: Trend | None, problem: str = "") -> None:
+        """Show a span of time: what the service keeps of it, or why that could not be read."""
+        graphs = self._graphs
+        if span is not graphs.span:
+            graphs.cursor = None
+        graphs.span, graphs.past, graphs.problem = span, past, problem
+        self.redraw()
+
+    def next_span(self) -> Span:
+        """Return the span after the present one."""
+        return SPANS[(SPANS.index(self.span) + 1) % len(SPANS)]
+
+    def move_cursor(self, columns: int) -> None:
+        """Read the graphs at a moment, ``columns`` further than now."""
+        if self._now is not None and self._plan.large:
+            self._graphs.move_cursor(self._snapshot, columns, self._now)
+            self.redraw()
+
+    def leave_cursor(self) -> bool:
+        """Read the present values again; return whether others were read."""
+        if self._graphs.cursor is None:
+            return False
+        self._graphs.cursor = None
+        self.redraw()
+        return True
+
+    def change_layout(self, step: int) -> None:
+        """Give the graphs more or less room."""
+        self._weight = Layout(max(Layout.LISTS, min(self._weight + step, Layout.GRAPHS)))
+        self.redraw()
+
     def on_resize(self) -> None:
         """Redraw for the new size."""
+        self.redraw()
+
+    @on(Graph.Reshaped)
+    def _reshaped(self) -> None:
+        """Redraw once after the sizes of parts have changed."""
+        if not self._redraws:
+            self._redraws = True
+            self.call_later(self._redraw_parts)
+
+    def _redraw_parts(self) -> None:
+        self._redraws = False
         self.redraw()
 
     def show_notice(self, notice: Content) -> None:
@@ -138,37 +237,45 @@ class Board(Vertical):
         notice = self._notice or ports_line(snapshot, self._charset)
         update_static(self.query_one("#notice", Static), notice)
 
-    def _draw_trends(self, snapshot: Snapshot) -> None:
-        charset = self._charset
-        found: list[Trend | None] = [*trends(snapshot, charset)[:_GRAPHS]]
-        found += [None] * (_GRAPHS - len(found))
-        meters = self.query_one("#gauges").display
-        for number, trend in enumerate(found):
-            small = self.query_one(f"#gauge-{number}", Static)
-            graph = self.query_one(f"#graph-{number}", Graph)
-            small.visible = trend is not None
-            if number % 2 == 0 and small.parent is not None:
-                small.parent.display = trend is not None
-            if graph.display != (trend is not None):
-                graph.display = trend is not None
-                # It gets its width with the next layout.
-                self.call_after_refresh(self.redraw)
-            if trend is None:
-                continue
-            if meters:
-                content = gauge(trend, snapshot.trend, small.size.width, charset)
-                update_static(small, content)
-            else:
-                count = graph.size.width * (2 if charset.unicode else 1)
-                values = history(snapshot.trend, trend.name, count)
-                graph.show(values, trend.maximum, caption=trend.caption, title=trend.title)
+    def _draw_graphs(self, snapshot: Snapshot, now: datetime) -> None:
+        graphs = self._graphs
+        points = graphs.points(snapshot)
+        found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
+        seen = {name for point in points for name in point.tokens_per_second}
+        shades = self._shades.keep([*sorted(seen), *(model.id for model in loaded(snapshot))])
+        self._take_plan(plan(self.size.width, self.size.height, len(found), self._weight))
+        graphs.show(snapshot, found, shades, now)
+        update_static(self.query_one("#spans", Static), self._spans(graphs.span))
+        self._draw_pools(snapshot, shades)
 
-    def _draw_pools(self, snapshot: Snapshot) -> None:
-        found: list[Pool | None] = [*pools(snapshot, self._charset)]
+    def _take_plan(self, new: Plan) -> None:
+        """Give the parts their places; the same again would cost a layout."""
+        self._graphs.take_plan(new)
+        if new == self._plan:
+            return
+        self._plan = new
+        self.set_class(new.beside, "-beside")
+        side = new.side if new.beside else None
+        self.query_one("#details").styles.width = side
+        self.query_one("#events").styles.width = side
+
+    def _spans(self, shown: Span) -> Content:
+        """Return the names of the spans, with the present one in bold."""
+        texts: list[tuple[str, str]] = []
+        for span in SPANS:
+            if texts:
+                texts.append((f" {self._charset.dot} ", "$text-muted"))
+            texts.append((span.name, "bold" if span is shown else "$text-muted"))
+        return Content.assemble(*texts)
+
+    def _draw_pools(self, snapshot: Snapshot, shades: dict[str, int]) -> None:
+        found: list[Pool | None] = [*pools(snapshot, self._charset, shades)]
         found += [None] * (_POOLS - len(found))
         known = [pool for pool in found if pool is not None]
-        wide = self.screen.has_class("-wide")
+        wide = self.size.width >= _WIDE
         rooms = {pool.title: pool.room + (pool.more if wide else "") for pool in known}
+        if self.size.width < _NARROW:
+            rooms = dict.fromkeys(rooms, "")
         # Align the bars of two pools.
         title = max((len(pool.title) for pool in known), default=0)
         caption = max((len(pool.caption) for pool in known), default=0)
@@ -191,26 +298,74 @@ class Board(Vertical):
         context = RenderContext(self._charset, now)
         table, needle = self.models, self.filter.needle
         found = ordered(snapshot.models, needle)
-        table.show([model_row(one, snapshot.sample, context) for one in found])
+        speeds, sparks = snapshot.speeds_now, self._model_sparks(snapshot)
+        last: dict[str, float] = {}
+        for one in snapshot.finished:
+            if one.tokens_per_second is not None:
+                last.setdefault(one.model, one.tokens_per_second)
+        table.show(
+            [
+                model_row(
+                    ModelLine(one, speeds.get(one.id), last.get(one.id), sparks.get(one.id, "")),
+                    context,
+                )
+                for one in found
+            ]
+        )
         table.show_empty("No name contains this text. esc shows all models." if needle else "")
         self._fit_table(table, len(found))
         self._explain()
 
+    def _model_sparks(self, snapshot: Snapshot) -> dict[str, str]:
+        """Return the speeds of the last minute as graphs of one scale, by model."""
+        trend = snapshot.trend
+        if self._sparks[0] is not trend and trend:
+            timeline = Timeline.of(_SPARK_SECONDS, SPARK, trend[-1].at)
+            recent = [point for point in trend if timeline.place(point.at) >= 0]
+            names = {name for point in recent for name in point.tokens_per_second}
+            highest = scale_for([max(p.tokens_per_second.values(), default=0.0) for p in recent])
+            self._sparks = (
+                trend,
+                {
+                    name: spark(
+                        timeline.values(recent, partial(of_model, name)),
+                        SPARK,
+                        highest,
+                        self._charset,
+                    )
+                    for name in names
+                },
+            )
+        return self._sparks[1]
+
     def _fit_table(self, table: LiveTable, rows: int) -> None:
-        """Make the table as high as its rows, but at most half of the page."""
-        room = self.size.height // 2 - 2
+        """Make the table as high as its rows, but leave room for the lists below."""
+        bars = sum(pool.display for pool in self.query(".pool"))
+        rest = self._plan.rows + bars + _LEAST_LISTS
+        room = min(self.size.height // 2 - 2, self.size.height - rest)
+        if self._plan.beside:
+            rows, room = max(rows, _LEAST_DETAILS), self.size.height // 3
         height = max(3, min(rows + 1, room))
-        if table.styles.height is None or table.styles.height.value != height:
-            table.styles.height = height
-            # The lists below fill the rest.
-            self.call_after_refresh(self.redraw)
+        middle = self.query_one("#middle")
+        if middle.styles.height is None or middle.styles.height.value != height:
+            middle.styles.height = height
 
     def _explain(self) -> None:
         if self._now is None:
             return
-        model = self.selected
-        content = explanation(model, self._now, self._charset)
-        update_static(self.query_one("#explanation", Static), content, True)
+        model, charset = self.selected, self._charset
+        if self._plan.beside:
+            width = self._plan.side
+            content = Content("")
+            if model is not None:
+                content = details(model, self._snapshot, self._now, width, charset)
+            update_static(self.query_one("#details", Static), content)
+        else:
+            content = explanation(model, self._now, charset)
+            lines = len(wrapped(content.plain, max(1, self.size.width - _EXPLANATION_MARGIN)))
+            # A layout costs more than the text, whose countdown changes every second.
+            layout, self._explained_lines = lines != self._explained_lines, lines
+            update_static(self.query_one("#explanation", Static), content, layout)
         state = None if model is None else model.status
         if state is not self._selected_state:
             # check_action depends on it. Refreshing the bindings costs more than drawing the page.
@@ -228,7 +383,7 @@ class Board(Vertical):
     def _draw_lists(self, snapshot: Snapshot, now: datetime) -> None:
         context = RenderContext(self._charset, now)
         needle = self.filter.needle
-        narrow, events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
+        narrow, shows_events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
         waiting = sum(one.position is not None for one in snapshot.active)
         counts = f"  {len(snapshot.active) - waiting} running, {waiting} waiting"
         requests, recent_events = self.query_one("#requests"), self.query_one("#events")
@@ -243,24 +398,21 @@ class Board(Vertical):
             else:
                 text = Content.assemble(name, (suffix, "not bold"))
             update_static(title, text)
-        if not narrow or not events:
-            rows = request_rows(snapshot.active, snapshot.finished, context, needle)
-            _show_list(self.query_one("#request-list", LiveTable), rows, len(snapshot.active))
-        if not narrow or events:
-            rows = event_rows(snapshot.recent_events, context, needle)
-            _show_list(self.query_one("#event-list", LiveTable), rows)
+        if not narrow or not shows_events:
+            sparks = self._request_sparks(snapshot)
+            rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
+            self.query_one("#request-list", Listing).show_fitting(rows, len(snapshot.active))
+        if not narrow or shows_events:
+            table = self.query_one("#event-list", Listing)
+            width, height = table.scrollable_content_region.size
+            rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
+            table.show_fitting(rows)
 
-
-def _list(
-    columns: Sequence[Column[Any, RenderContext]], empty: str, charset: Charset, name: str
-) -> LiveTable:
-    """Return a table without header and cursor."""
-    text = Content.styled(empty, "$text-muted")
-    table = LiveTable(columns, empty=text, header=False, cursor=False, charset=charset, id=name)
-    table.can_focus = False
-    return table
-
-
-def _show_list(table: LiveTable, rows: Sequence[Row], least: int = 0) -> None:
-    """Show as many of ``rows`` as fit, but at least ``least``."""
-    table.show(rows[: max(least, table.size.height)])
+    def _request_sparks(self, snapshot: Snapshot) -> dict[int, str]:
+        """Return the rates of running requests as graphs of one scale."""
+        rates = snapshot.rates
+        highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
+        return {
+            number: spark(one, SPARK, scale_for([highest]), self._charset)
+            for number, one in rates.items()
+        }

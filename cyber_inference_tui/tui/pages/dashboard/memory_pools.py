@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,8 +33,14 @@ class Pool:
     """No memory is left for another model."""
 
 
-def pools(snapshot: Snapshot, charset: Charset) -> list[Pool]:
-    """Return the pools: main memory, and GPU memory where GPUs have their own."""
+def pools(
+    snapshot: Snapshot, charset: Charset, shades: Mapping[str, int] | None = None
+) -> list[Pool]:
+    """Return the pools: main memory, and GPU memory where GPUs have their own.
+
+    ``shades`` are those of the models in graphs.
+    """
+    shades = shades or {}
     sample = snapshot.sample
     if sample is None:
         return []
@@ -42,15 +49,15 @@ def pools(snapshot: Snapshot, charset: Charset) -> list[Pool]:
     if own:
         total = sum(gpu.memory_total or 0 for gpu in own)
         used = [gpu.memory_used for gpu in own if gpu.memory_used is not None]
-        models = [(one, _gpu_bytes(one, sample)) for one in _loaded(snapshot)]
+        models = [(one, _gpu_bytes(one, sample)) for one in loaded(snapshot)]
         free = total - sum(used) if len(used) == len(own) else None
         room = _room(snapshot, "gpu")
-        found.append(_pool("GPU memory", models, total, free, room, charset=charset))
+        found.append(_pool("GPU memory", models, total, free, room, shades=shades, charset=charset))
     if sample.memory.total is not None:
-        models = [(one, _main_bytes(one, sample, bool(own))) for one in _loaded(snapshot)]
+        models = [(one, _main_bytes(one, sample, bool(own))) for one in loaded(snapshot)]
         room = _room(snapshot, "memory")
         total, free = sample.memory.total, _free(sample, room)
-        found.append(_pool("Memory", models, total, free, room, charset=charset))
+        found.append(_pool("Memory", models, total, free, room, shades=shades, charset=charset))
     return found
 
 
@@ -61,11 +68,14 @@ def _pool(
     free: int | None,
     room: MemoryPool | None,
     *,
+    shades: Mapping[str, int],
     charset: Charset,
 ) -> Pool:
     whole = size_text(total)
     parts = [
-        BarPart(plain(one.id), size, "model", _beside(whole, size)) for one, size in models if size
+        BarPart(plain(one.id), size, "model", _beside(whole, size), shades.get(one.id))
+        for one, size in models
+        if size
     ]
     used = None if free is None else max(0, total - free)
     if used is not None and free is not None:
@@ -103,7 +113,8 @@ def _room_texts(room: MemoryPool | None, charset: Charset) -> tuple[str, str]:
     return now, f", {size_text(after)} after unloading idle"
 
 
-def _loaded(snapshot: Snapshot) -> list[ModelRecord]:
+def loaded(snapshot: Snapshot) -> list[ModelRecord]:
+    """Return the models that have memory."""
     up = {ModelStatus.LOADED, ModelStatus.UNLOADING}
     return [model for model in snapshot.models if model.status in up]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from cyber_inference_tui.records import ModelRecord
+from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.records import ModelRecord, endpoints, queries
 from cyber_inference_tui.tui.chrome import TooSmall
 from cyber_inference_tui.tui.pages.models.model_actions import (
     MODEL_ACTIONS,
@@ -21,9 +22,12 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.pages.dashboard.board import Board
     from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting
+    from cyber_inference_tui.tui.pages.dashboard.timeline import Span
     from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
-_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze"}
+_RETRY = timedelta(seconds=5)
+"""Time after which the past is read again if that failed."""
+_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze", "span", "cursor", "layout"}
 
 
 class DashboardPage(ModelActions):
@@ -57,7 +61,55 @@ class DashboardPage(ModelActions):
             id="dashboard.freeze",
             tooltip="hold the display still, or continue",
         ),
-        Binding("escape", "back", "Show all", show=False, id="dashboard.back"),
+        Binding(
+            "h",
+            "span",
+            "Time",
+            id="dashboard.time",
+            tooltip="show 5 min, 1 h, 24 h or 7 d in all graphs",
+        ),
+        Binding(
+            "left",
+            "cursor(-1)",
+            "Earlier",
+            show=False,
+            id="dashboard.earlier",
+            tooltip="read the graphs at an earlier moment",
+        ),
+        Binding(
+            "right",
+            "cursor(1)",
+            "Later",
+            show=False,
+            id="dashboard.later",
+            tooltip="read the graphs at a later moment",
+        ),
+        Binding(
+            "plus,equals_sign",
+            "layout(1)",
+            "Larger graphs",
+            key_display="+",
+            show=False,
+            id="dashboard.larger",
+            tooltip="give the graphs more room",
+        ),
+        Binding(
+            "minus",
+            "layout(-1)",
+            "Smaller graphs",
+            key_display="-",
+            show=False,
+            id="dashboard.smaller",
+            tooltip="give the lists more room",
+        ),
+        Binding(
+            "escape",
+            "back",
+            "Back",
+            show=False,
+            id="dashboard.back",
+            tooltip="read present values, or show all models",
+        ),
     ]
 
     def __init__(self) -> None:
@@ -66,6 +118,8 @@ class DashboardPage(ModelActions):
         self._board: Board | None = None
         self._greeting: Greeting | None = None
         self._frozen: datetime | None = None
+        self._past_due: datetime | None = None
+        """The time to read the past again."""
 
     def body(self) -> ComposeResult:
         """Compose nothing: the board is mounted after the first frame, which is then fast."""
@@ -102,6 +156,7 @@ class DashboardPage(ModelActions):
         else:
             self._board.show(snapshot, now)
             self._switch_to(self._board)
+            self._refresh_past(self._board, now)
 
     def _show_greeting(self, board: Board) -> Greeting:
         from cyber_inference_tui.tui.pages.dashboard.greeting import Greeting  # noqa: PLC0415 - seldom
@@ -166,10 +221,52 @@ class DashboardPage(ModelActions):
             self._board.show_notice(Content(""))
             self.redraw()
 
-    def action_back(self) -> None:
-        """Clear the filter."""
+    def action_span(self) -> None:
+        """Show the next span of time in all graphs."""
         if self._board is not None:
+            self._board.show_span(self._board.next_span(), None)
+            self._past_due = None
+            self._refresh_past(self._board, self.cyber.options.now())
+
+    def action_cursor(self, columns: int) -> None:
+        """Move the moment at which the graphs are read."""
+        if self._board is not None:
+            self._board.move_cursor(columns)
+
+    def action_layout(self, step: int) -> None:
+        """Give the graphs more or less room."""
+        if self._board is not None:
+            self._board.change_layout(step)
+
+    def action_back(self) -> None:
+        """Leave the graphs' cursor, or clear the filter."""
+        if self._board is not None and not self._board.leave_cursor():
             self._board.filter.clear_filter()
+
+    # The past
+
+    def _refresh_past(self, board: Board, now: datetime) -> None:
+        """Read the past from time to time, while a long span is shown."""
+        span = board.span
+        if not span.points:
+            return
+        if self._past_due is None or now >= self._past_due:
+            self._past_due = now + timedelta(seconds=span.refresh)
+            self.run_worker(self._read_past(board, span), group="past", exclusive=True)
+
+    async def _read_past(self, board: Board, span: Span) -> None:
+        query = queries.TrendQuery(seconds=int(span.seconds), points=span.points)
+        past, problem = None, ""
+        try:
+            past = await self.client.call(endpoints.TREND, query=query)
+        except NotFoundError:
+            problem = "This service does not keep the past."
+        except CyberError as error:
+            problem = error.message
+        if board.span is span:
+            board.show_span(span, past, problem)
+            if problem:
+                self._past_due = self.cyber.options.now() + _RETRY
 
 
 def needs_greeting(snapshot: Snapshot) -> bool:

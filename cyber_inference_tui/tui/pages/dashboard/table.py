@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from cyber_inference_tui.records import (
@@ -14,12 +15,12 @@ from cyber_inference_tui.records import (
     ModelStatus,
     RecentEvent,
     RequestRecord,
-    ResourceSample,
 )
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.terminal.clients import port_uses
+from cyber_inference_tui.terminal.clients import client_name, port_uses
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
-from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.text_width import cut, fold, plain
+from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
 from cyber_inference_tui.tui.pages.models.table import (
     STATE_ORDER,
@@ -45,14 +46,25 @@ from cyber_inference_tui.units import (
 
 @dataclass(frozen=True, slots=True)
 class ModelLine:
-    """A model, and the tokens per second that its server generates now."""
+    """A model and its tokens per second."""
 
     model: ModelRecord
-    tokens_per_second: float | None
+    speed: float | None = None
+    """Now, if it answers."""
+    last_speed: float | None = None
+    """Of its last answer."""
+    spark: str = ""
+    """Its history."""
 
 
 Request = ActiveRequestRecord | RequestRecord
 
+SPARK = 8
+"""Cells of the history in a row."""
+_THOUSAND = 999.5
+_EVENT_LINES = 4
+_EVENT_START = 10
+"""The first cell of an event's text, after the time."""
 _CLIENTS = 2
 """Clients of a port that its line names, so that all ports are in sight."""
 
@@ -78,6 +90,13 @@ def _waiting_cell(line: ModelLine, context: RenderContext) -> str:
     return f"{model.queued}" if wait is None else f"{model.queued} {about} {age_text(wait)}"
 
 
+def _speed_cell(line: ModelLine, context: RenderContext) -> Cell | str:
+    """Return the speed now, or dimmed that of the last answer."""
+    if line.speed is not None:
+        return speed_text(line.speed)
+    return Cell(context.charset.known(line.last_speed, speed_text), "dim")
+
+
 def _idle_cell(line: ModelLine, context: RenderContext) -> str:
     model, charset = line.model, context.charset
     if model.pinned:
@@ -98,46 +117,50 @@ def _took_cell(one: Request, context: RenderContext) -> str:
 
 
 def _tokens_cell(one: Request, _: RenderContext) -> str:
-    if not isinstance(one, RequestRecord):
-        return ""
-    tokens = one.tokens_out if one.tokens_out is not None else one.tokens_in
+    tokens = one.tokens_out
+    if tokens is None and isinstance(one, RequestRecord):
+        tokens = one.tokens_in
     return "" if tokens is None else f"{tokens:,} tok"
 
 
-def _event_cell(one: RecentEvent, context: RenderContext) -> Cell:
-    """Return the text of an event, with a sign for a failure and the number of repetitions."""
-    bad = one.tone == "bad"
-    sign = f"{context.charset.status_sign(ModelStatus.FAILED)} " if bad else ""
-    times = "×" if context.charset.unicode else "x"  # noqa: RUF001 - the sign is meant
+def _rate_cell(one: Request, _: RenderContext) -> str:
+    speed = one.tokens_per_second
+    if speed is None:
+        return ""
+    return f"{speed:.0f}/s" if speed < _THOUSAND else f"{speed / 1000:.1f}k/s"
+
+
+def _first_cell(one: Request, _: RenderContext) -> str:
+    first = one.time_to_first_token_seconds
+    return "" if first is None or not one.stream else f"{first:,.2f} s"
+
+
+def _event_text(one: RecentEvent, charset: Charset) -> str:
+    """Return an event with its subject, a sign for a failure and the number of repetitions."""
+    sign = f"{charset.status_sign(ModelStatus.FAILED)} " if one.tone == "bad" else ""
+    times = "×" if charset.unicode else "x"  # noqa: RUF001 - the sign is meant
     count = f"{times}{one.count} " if one.count > 1 else ""
-    return Cell(f"{sign}{count}{plain(with_keys(one.text))}", "bad" if bad else "dim")
+    return f"{plain(one.subject, limit=200)}  {sign}{count}{plain(with_keys(one.text))}"
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
-    Column("model", "MODEL", least=22, value=lambda line: line.model.id),
+    Column("model", "MODEL", least=20, value=lambda line: line.model.id),
     Column(
         "state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context.charset)
     ),
     Column(
         "context",
         "CONTEXT",
-        11,
+        10,
         right=True,
         priority=4,
         cell=lambda line, context: context_cell(line.model, context),
     ),
-    Column("slots", "SLOTS", 5, _slots, right=True, priority=5),
-    Column(
-        "speed",
-        "TOKENS/S",
-        8,
-        lambda line: line.tokens_per_second,
-        right=True,
-        priority=1,
-        text=speed_text,
-    ),
-    Column("running", "RUNNING", 7, _running, right=True, priority=3, text=number_text),
-    Column("waiting", "WAITING", 9, right=True, cell=_waiting_cell),
+    Column("slots", "SLOTS", 5, _slots, right=True, priority=6),
+    Column("speed", "TOKENS/S", 8, right=True, priority=1, cell=_speed_cell),
+    Column("spark", "", SPARK, cell=lambda line, _: Cell(line.spark, "dim"), priority=3),
+    Column("running", "RUNNING", 7, _running, right=True, priority=5, text=number_text),
+    Column("waiting", "WAITING", 8, right=True, cell=_waiting_cell),
     Column(
         "memory",
         "MEMORY",
@@ -150,20 +173,18 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
     Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
     Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=2),
+    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=7),
+    Column("client", "CLIENT", 14, client_name, priority=5),
     Column("status", "STATUS", 12, cell=status_cell),
-    Column("took", "TOOK", 8, right=True, cell=_took_cell),
+    Column("first", "FIRST", 7, right=True, priority=6, cell=_first_cell),
+    Column("took", "TOOK", 7, right=True, priority=3, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=1, cell=_tokens_cell),
+    Column("rate", "RATE", 6, right=True, priority=2, cell=_rate_cell),
+    Column("spark", "", SPARK, priority=4),
 )
 EVENT_COLUMNS: tuple[Column[RecentEvent, RenderContext], ...] = (
-    Column(
-        "time",
-        "TIME",
-        8,
-        cell=lambda event, context: Cell(clock_text(event.at, context.now), "dim"),
-    ),
-    Column("subject", "SUBJECT", 14, cell=lambda event, _: plain(event.subject)),
-    Column("text", "TEXT", least=10, cell=_event_cell),
+    Column("time", "TIME", 8, value=str),
+    Column("text", "TEXT", least=10, value=str),
 )
 _MOST_LISTED = 50
 
@@ -180,13 +201,10 @@ def ordered(models: Sequence[ModelRecord], needle: str) -> list[ModelRecord]:
     return sorted(found, key=place)
 
 
-def model_row(model: ModelRecord, sample: ResourceSample | None, context: RenderContext) -> Row:
+def model_row(line: ModelLine, context: RenderContext) -> Row:
     """Return the row of a model."""
-    usage = next((one for one in sample.models if one.id == model.id), None) if sample else None
-    loaded = model.status is ModelStatus.LOADED
-    line = ModelLine(model, usage.tokens_per_second if usage and loaded else None)
-    idle = model.status is ModelStatus.UNLOADED
-    return row_of(model.id, line, MODEL_COLUMNS, context, "dim" if idle else "none")
+    idle = line.model.status is ModelStatus.UNLOADED
+    return row_of(line.model.id, line, MODEL_COLUMNS, context, "dim" if idle else "none")
 
 
 def explanation(model: ModelRecord | None, now: datetime, charset: Charset) -> Content:
@@ -219,31 +237,71 @@ def request_rows(
     finished: Sequence[RequestRecord],
     context: RenderContext,
     needle: str = "",
+    sparks: Mapping[int, str] | None = None,
 ) -> list[Row]:
-    """Return rows of the running requests, then of the waiting and the latest finished ones."""
-    rows = [
-        row_of(f"live {one.number}", one, REQUEST_COLUMNS, context)
-        for one in active
-        if _matches(one.model, needle)
-    ]
-    for place, one in enumerate(finished):
+    """Return rows of the running requests, then of the waiting and the latest finished ones.
+
+    ``sparks`` are the histories of running requests by their numbers.
+    """
+    rows = []
+    for one in active:
+        if _matches(one.model, needle):
+            row = row_of(f"live {one.number}", one, REQUEST_COLUMNS[:-1], context)
+            spark = Cell((sparks or {}).get(one.number, ""), "dim")
+            rows.append(Row(row.key, (*row.cells, spark), row.tone))
+    for place, done in enumerate(finished):
         if len(rows) >= _MOST_LISTED:
             break
-        if _matches(one.model, needle):
-            key = f"done {one.id} {one.at.timestamp()} {place}"
-            rows.append(row_of(key, one, REQUEST_COLUMNS, context, "dim"))
+        if _matches(done.model, needle):
+            key = f"done {done.id} {done.at.timestamp()} {place}"
+            rows.append(row_of(key, done, REQUEST_COLUMNS[:-1], context, "dim"))
     return rows[:_MOST_LISTED]
 
 
 def event_rows(
-    recent_events: Sequence[RecentEvent], context: RenderContext, needle: str = ""
+    recent_events: Sequence[RecentEvent],
+    context: RenderContext,
+    needle: str = "",
+    *,
+    width: int,
+    most: int = _MOST_LISTED,
 ) -> list[Row]:
-    """Return rows of the events, newest first."""
-    return [
-        row_of(str(one.id), one, EVENT_COLUMNS, context)
-        for one in recent_events[:_MOST_LISTED]
-        if _matches(one.subject, needle)
-    ]
+    """Return ``most`` rows of the events, newest first, with sentences wrapped to ``width``."""
+    rows: list[Row] = []
+    for one in recent_events:
+        if len(rows) >= most:
+            break
+        if not _matches(one.subject, needle):
+            continue
+        tone: Tone = "bad" if one.tone == "bad" else "none"
+        time = Cell(clock_text(one.at, context.now), "dim")
+        lines = wrapped(_event_text(one, context.charset), width - 10)
+        for number, line in enumerate(lines[:_EVENT_LINES]):
+            cut_here = number == _EVENT_LINES - 1 and len(lines) > _EVENT_LINES
+            text = (
+                cut(f"{line} {lines[number + 1]}", width - 10, context.charset.ellipsis)
+                if cut_here
+                else line
+            )
+            first = time if number == 0 else Cell("")
+            rows.append(Row(f"{one.id}.{number}", (first, Cell(text, tone))))
+    return rows[:most]
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return ``text`` in lines of at most ``width`` cells, broken between words."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        joined = f"{line} {word}" if line else word
+        if cell_len(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line.rstrip())
+        *whole, line = fold(word, max(2, width))
+        lines += whole
+    return [*lines, line] if line else lines
 
 
 def _matches(name: str, needle: str) -> bool:
