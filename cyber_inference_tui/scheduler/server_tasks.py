@@ -177,6 +177,11 @@ class ServerTasks:
                 # More free memory would not help, so no other model is unloaded for it.
                 error.out_of_memory = False
             self._report(LoadFailed(state, error))
+        except OSError as error:
+            # This process lacks descriptors, memory or ports.
+            reason = error.strerror or str(error)
+            message = f"{state.model.id} cannot be loaded: {reason}."
+            self._report(LoadFailed(state, ModelLoadError(message)))
         except Exception:
             # A defect of ours must not leave the model in "loading" with its queue.
             _logger.exception("loading %s failed unexpectedly", state.model.id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -143,7 +144,9 @@ def _families(
     yield from _scheduler_memory(state.memory)
     yield from _host(state.sample)
     yield from _gpus(state.sample)
-    yield from _process()
+    # Without a free descriptor nothing can be read; the other figures are wanted most then.
+    with suppress(OSError, psutil.Error):
+        yield from _process()
 
 
 def _counted(counters: Mapping[str, ModelCounters]) -> Iterator[_Family]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 
 import pytest
@@ -116,6 +117,17 @@ def test_a_failed_load_fails_everybody_with_the_same_error() -> None:
                 "loaded",
             ]
         await world.assert_nothing_left()
+
+    run(main())
+
+
+def test_a_lack_of_descriptors_fails_the_load_in_plain_words() -> None:
+    async def main() -> None:
+        world = World()
+        world.launcher.failures["a"] = [OSError(errno.EMFILE, "Too many open files")]
+        async with world.scheduler as scheduler:
+            with pytest.raises(ModelLoadError, match="a cannot be loaded: Too many open files"):
+                await scheduler.load(A)
 
     run(main())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,19 @@ async def test_the_service_itself() -> None:
     assert await counting.value("build_info", **build) == 1
     assert await counting.value("start_time_seconds") == 1767225600
     assert b"\nprocess_resident_memory_bytes " in await counting.metrics.scrape()
+
+
+async def test_without_a_free_descriptor_all_other_figures_are_there() -> None:
+    counting = full()
+    await counting.metrics.scrape()  # the thread for it is started
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        text = await counting.metrics.scrape()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert b"\nprocess_" not in text
+    assert b"gpu_power_watts" in text
 
 
 HOSTILE = [
