@@ -277,7 +277,7 @@ def _why_cold(record: RequestRecord, before: Sequence[RequestRecord]) -> str:
     if record.prompt_differs_at is not None:
         part = f" (in {record.prompt_differs_in})" if record.prompt_differs_in else ""
         return (
-            ": its prompt differs from the same client's last one at character"
+            ": its prompt differs from the same client's last one near character"
             f" {number_text(record.prompt_differs_at)}{part}."
         )
     if record.load_seconds:

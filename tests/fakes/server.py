@@ -55,6 +55,8 @@ ANSWER_SWITCHES: dict[str, Any] = {
     "tokens": 5,  # of an answer
     "interval": 0.0,  # seconds between them
     "prefill": 0.0,  # seconds before the first one
+    "slot_wait": 0.0,  # seconds before that, in which it works on something else
+    "timings": None,  # {"cached": N, "new": N}: tell llama-server's times, with these tokens
     "framing": "chunked",  # chunked | length | close
     "hang": False,  # read the request, never answer
     "crash_after": None,  # kill ourselves after N tokens (0 = before the status line)
@@ -505,8 +507,20 @@ class Answer:
         count = self.switches["tokens"]
         return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": count + 7}
 
+    def timings(self) -> dict[str, Any]:
+        prompt = self.switches["timings"]
+        if prompt is None:
+            return {}
+        count, interval = self.switches["tokens"], self.switches["interval"]
+        times = {"cache_n": prompt["cached"], "prompt_n": prompt["new"]}
+        times["prompt_ms"] = self.switches["prefill"] * 1000
+        times |= {"predicted_n": count, "predicted_ms": count * interval * 1000}
+        if interval:
+            times["predicted_per_second"] = 1 / interval
+        return {"timings": times}
+
     def completion(self) -> bool:
-        self.pause(self.switches["prefill"])
+        self.pause(self.switches["slot_wait"] + self.switches["prefill"])
         for number, _ in enumerate(self.token_texts()):
             self.trouble(number)
             self.pause(self.switches["interval"])
@@ -519,11 +533,12 @@ class Answer:
                 "model": self.model,
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": self.usage(),
+                **self.timings(),
             }
         )
 
     def stream(self) -> bool:
-        self.pause(self.switches["prefill"])
+        self.pause(self.switches["slot_wait"] + self.switches["prefill"])
         self.trouble(0)
         self.head("text/event-stream", None)
         for number, text in enumerate(self.token_texts()):
@@ -531,7 +546,7 @@ class Answer:
                 self.pause(self.switches["interval"])
                 self.trouble(number)
             self.event([{"index": 0, "finish_reason": None, "delta": {"content": text}}])
-        self.event([{"index": 0, "finish_reason": "stop", "delta": {}}])
+        self.event([{"index": 0, "finish_reason": "stop", "delta": {}}], **self.timings())
         if (self.request.asked.get("stream_options") or {}).get("include_usage"):
             self.event([], usage=self.usage())
         self.chunk(b"data: [DONE]\n\n")

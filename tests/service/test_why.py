@@ -84,7 +84,7 @@ QUEUED = {"queue_seconds": 4.0, "time_to_first_token_seconds": 4.11, "duration_s
             {**COLD, "prompt_differs_at": 72, "prompt_differs_in": "the system prompt"},
             [],
             "a cold prompt",
-            "at character 72 (in the system prompt)",
+            "near character 72 (in the system prompt)",
         ),
         ({**COLD, "client": "10.0.0.9"}, [], "a cold prompt", "another client's conversation"),
         (
