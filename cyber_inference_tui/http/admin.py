@@ -14,6 +14,7 @@ from cyber_inference_tui.http.routing import Call, RouteTable, WithHeaders
 from cyber_inference_tui.records import HubModelRecord, endpoints, queries
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
 from cyber_inference_tui.records.queries import SearchQuery, TailQuery
+from cyber_inference_tui.service.why import why_of
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
@@ -104,14 +105,14 @@ def _add_records(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.ACTIVE_REQUESTS, lambda call: service.active_requests())
     table.answer(
         endpoints.REQUESTS,
-        lambda call: service.requests(call.query),
+        lambda call: service.past.requests(call.query),
     )
-    table.answer(endpoints.WHY, lambda call: service.why(call.name))
+    table.answer(endpoints.WHY, lambda call: why_of(service.past, call.name))
     table.answer(endpoints.SESSIONS, lambda call: service.sessions(call.query))
-    table.answer(endpoints.CLIENTS, lambda call: service.clients(call.query))
-    table.answer(endpoints.TOTALS, lambda call: service.totals())
-    table.answer(endpoints.KEY_TOTALS, lambda call: service.key_totals())
-    table.answer(endpoints.SPEED_TOTALS, lambda call: service.speed_totals(call.query))
+    table.answer(endpoints.CLIENTS, lambda call: service.past.clients(call.query))
+    table.answer(endpoints.TOTALS, lambda call: service.past.totals())
+    table.answer(endpoints.KEY_TOTALS, lambda call: service.past.key_totals())
+    table.answer(endpoints.SPEED_TOTALS, lambda call: service.past.speed_totals(call.query))
 
 
 def is_model_name(service: Service, name: str) -> bool:

@@ -33,26 +33,18 @@ from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
-    ClientRecord,
     HubFilesRecord,
     KeyRecord,
-    KeyTotals,
     LlamaServerRecord,
     ModelRecord,
-    ModelTotals,
     RequestRecord,
-    RequestWhy,
     ServiceEvent,
     SessionRecord,
-    SpeedTotals,
     StatusRecord,
     WaitingRecord,
 )
 from cyber_inference_tui.records.queries import (
-    ClientsQuery,
     HistoryQuery,
-    RequestQuery,
-    SpeedQuery,
 )
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
@@ -79,7 +71,6 @@ from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.trends import Trends
-from cyber_inference_tui.service.why import why_of
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages
@@ -407,38 +398,11 @@ class Service:
         self._notifier.flush()
         return await self.logs.tail(log_id, lines)
 
-    async def requests(self, query: RequestQuery) -> list[RequestRecord]:
-        """Return finished requests, newest first."""
+    @property
+    def past(self) -> History:
+        """The history, with all requests that have finished so far."""
         self.finished.flush()
-        return await self.history.requests(query)
-
-    async def why(self, name: str) -> RequestWhy:
-        """Explain the time of a finished request, by its number or its ``X-Request-Id``.
-
-        Raises ``NotFoundError``.
-        """
-        self.finished.flush()
-        return await why_of(self.history, name)
-
-    async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
-        """Return the clients of each port, the latest first."""
-        self.finished.flush()
-        return await self.history.clients(query)
-
-    async def totals(self) -> list[ModelTotals]:
-        """Return sums over the requests that are kept, by model."""
-        self.finished.flush()
-        return await self.history.totals()
-
-    async def key_totals(self) -> list[KeyTotals]:
-        """Return sums over the requests that are kept, by the name of their key."""
-        self.finished.flush()
-        return await self.history.key_totals()
-
-    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
-        """Return sums and speeds over the requests that are kept, by name."""
-        self.finished.flush()
-        return await self.history.speed_totals(query)
+        return self.history
 
     def key_records(self) -> list[KeyRecord]:
         """Return the API keys with names, and their use."""

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import gc
 import importlib
-import inspect
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -33,7 +32,7 @@ from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
 from cyber_inference_tui.tui.kept_view import KeptView
-from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
+from cyber_inference_tui.tui.key_queue import KeyQueue
 from cyber_inference_tui.tui.navigation import Navigation
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
 from cyber_inference_tui.tui.snapshot import Snapshot, would_be_lost
@@ -47,10 +46,6 @@ from cyber_inference_tui.tui.widgets.text_line import (
     limit_sentence,
 )
 
-if TYPE_CHECKING:
-    from cyber_inference_tui.tui.commands import Command
-
-_RECENT_COMMANDS = 20
 _GARBAGE_THRESHOLDS = (10_000, 20, 20)
 _PAGE_CHANGE_SECONDS = 0.005
 _KEEP_SECONDS = 1.0
@@ -491,28 +486,9 @@ class CyberApp(Navigation):
         """Return a key's name in characters that the terminal can show."""
         return self.options.charset.key(super().get_key_display(binding))
 
-    # The palette
-
-    @property
-    def recent_commands(self) -> list[str]:
-        """The names of the commands of the palette that were used, the latest first."""
-        return self.kept.get("palette", "recent", [])
-
     def action_command_palette(self) -> None:
         """Open the palette."""
-        from cyber_inference_tui.tui.dialogs.palette import Palette  # noqa: PLC0415 - seldom
-
-        def chosen(command: Command | None) -> None:
-            if command is not None:
-                names = [command.name, *(n for n in self.recent_commands if n != command.name)]
-                self.keep("palette", recent=names[:_RECENT_COMMANDS])
-                self.run_worker(_result(command.run()), group=OPENING, exit_on_error=True)
+        from cyber_inference_tui.tui.dialogs.palette import open_palette  # noqa: PLC0415 - seldom
 
         if isinstance(self.screen, Page):
-            self.push_screen(Palette(self), chosen)
-
-
-async def _result(value: Any) -> None:
-    """Await the result of a command, if it has to be awaited."""
-    if inspect.isawaitable(value):
-        await value
+            open_palette(self)

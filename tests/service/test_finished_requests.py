@@ -87,9 +87,9 @@ async def test_readers_find_what_has_just_finished() -> None:
     noted: list[Noted] = []
     service.finished = FinishedRequests(noted.extend, pause=LONG)
     service.finished.add(Over(1))
-    await service.requests(RequestQuery())
+    await service.past.requests(RequestQuery())
     assert len(noted) == 1
     service.finished.add(Over(2))
-    await service.totals()
+    await service.past.totals()
     assert len(noted) == 2
     service.finished.flush()

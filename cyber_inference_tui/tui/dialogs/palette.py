@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
@@ -24,6 +25,7 @@ from cyber_inference_tui.tui.commands import (
     setting_commands,
     theme_commands,
 )
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.tui.widgets.text_line import TextLine
 
@@ -32,7 +34,26 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200
 """The most commands that the list shows; nobody reads further."""
-_HEIGHT = 18
+_RECENT = 20
+
+
+def open_palette(app: CyberApp) -> None:
+    """Open the palette, and run the command that is chosen."""
+
+    def chosen(command: Command | None) -> None:
+        if command is not None:
+            before = app.kept.get("palette", "recent", [])
+            names = [command.name, *(name for name in before if name != command.name)]
+            app.keep("palette", recent=names[:_RECENT])
+            app.run_worker(_result(command.run()), group=OPENING, exit_on_error=True)
+
+    app.push_screen(Palette(app), chosen)
+
+
+async def _result(value: object) -> None:
+    """Await the result of a command, if it has to be awaited."""
+    if inspect.isawaitable(value):
+        await value
 
 
 class Palette(ModalScreen[Command | None]):
@@ -61,7 +82,7 @@ class Palette(ModalScreen[Command | None]):
         super().__init__()
         # Now, because the commands are those of the page below.
         self._commands = [*page_commands(app), *model_commands(app), *theme_commands(app)]
-        self._recent = app.recent_commands
+        self._recent = app.kept.get("palette", "recent", [])
         self._theme = app.theme
         self._drawn_in = app.options.render_context()
 

@@ -33,6 +33,7 @@ from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, Page, update_static
 from cyber_inference_tui.tui.pages.settings.table import (
     COLUMNS,
     GROUP,
+    SettingTable,
     effect_text,
     effect_tone,
     setting_help,
@@ -46,21 +47,6 @@ from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS, TextLine
 
 CHECK_DELAY = 0.3
 """Seconds without a key until the service checks a value."""
-
-
-class SettingTable(LiveTable):
-    """The table of settings; enter edits the selected one."""
-
-    KEYS_TITLE = "Settings"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change the value"),
-    ]
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether an action is available; some rows cannot be edited."""
-        if action == "choose":
-            return self.screen.check_action("edit", ())
-        return super().check_action(action, parameters)
 
 
 class ValueLine(TextLine):

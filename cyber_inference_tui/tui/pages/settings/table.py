@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
@@ -13,7 +15,7 @@ from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.setting_text import to_text
-from cyber_inference_tui.tui.widgets.live_table import Row, row_of
+from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
 
 GROUP = "group:"
 """Prefix of the key of a row with a group's title."""
@@ -24,6 +26,21 @@ _SOURCES: dict[str, str] = {
     "env": "environment",
     "flag": "flag",
 }
+
+
+class SettingTable(LiveTable):
+    """The table of settings; enter edits the selected one."""
+
+    KEYS_TITLE = "Settings"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Edit", id="settings.edit", tooltip="change the value"),
+    ]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether an action is available; some rows cannot be edited."""
+        if action == "choose":
+            return self.screen.check_action("edit", ())
+        return super().check_action(action, parameters)
 
 
 def _key_cell(record: ConfigValueRecord, _: RenderContext) -> str:
