@@ -22,7 +22,6 @@ _OURS = {
     "app.focus_next": ("Next field", "go to the next part of the page"),
     "app.focus_previous": ("Previous field", ""),
     "screen.copy_text": ("Copy", "the text selected with the mouse"),
-    "command_palette": ("Command palette", "find any action by its name"),
 }
 """Label and tooltip of Textual's own actions."""
 _PLAIN_KEYS = {"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"}

@@ -71,7 +71,7 @@ def short_table() -> str:
         for does, (keys, _) in everywhere.items()
         if does not in pages
     )
-    lines.append(f"| everywhere | {rest}, `ctrl+p` every action by its name |")
+    lines.append(f"| everywhere | {rest} |")
     return "\n".join(lines) + "\n"
 
 
