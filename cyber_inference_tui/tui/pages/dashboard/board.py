@@ -101,14 +101,14 @@ class Listing(LiveTable):
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
-    def __init__(self, charset: Charset) -> None:
+    def __init__(self, charset: Charset, layout: int) -> None:
         super().__init__(id="board", classes="body")
+        self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self._charset = charset
         self._snapshot = Snapshot()
         self._notice = Content("")
         self._now: datetime | None = None
         self._selected_state: ModelStatus | None = None
-        self._weight = Layout.BALANCED
         self._plan = Plan()
         self._shades = ModelShades()
         self._explained_lines = 0
@@ -194,6 +194,12 @@ class Board(Vertical):
         """Return the span after the present one."""
         return SPANS[(SPANS.index(self.span) + 1) % len(SPANS)]
 
+    def show_span_named(self, name: str) -> None:
+        """Show the span of this name, if there is one."""
+        for span in SPANS:
+            if span.name == name:
+                self.show_span(span, None)
+
     def move_cursor(self, columns: int) -> None:
         """Read the graphs at a moment, ``columns`` further than now."""
         if self._now is not None and self._plan.large:
@@ -210,7 +216,8 @@ class Board(Vertical):
 
     def change_layout(self, step: int) -> None:
         """Give the graphs more or less room."""
-        self._weight = Layout(max(Layout.LISTS, min(self._weight + step, Layout.GRAPHS)))
+        layout = self.chosen_layout + step
+        self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self.redraw()
 
     def on_resize(self) -> None:
@@ -243,7 +250,7 @@ class Board(Vertical):
         found = measures(snapshot, points, self._charset, past=bool(graphs.span.points))
         seen = {name for point in points for name in point.tokens_per_second}
         shades = self._shades.keep([*sorted(seen), *(model.id for model in loaded(snapshot))])
-        self._take_plan(plan(self.size.width, self.size.height, len(found), self._weight))
+        self._take_plan(plan(self.size.width, self.size.height, len(found), self.chosen_layout))
         graphs.show(snapshot, found, shades, now)
         update_static(self.query_one("#spans", Static), self._spans(graphs.span))
         self._draw_pools(snapshot, shades)

@@ -128,10 +128,11 @@ class DashboardPage(ModelActions):
     async def _mount_board(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
-        board = Board(self.cyber.options.charset)
+        board = Board(self.cyber.options.charset, self.kept("layout", 1))
         board.display = False
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is closing
+            board.show_span_named(self.kept("span", ""))
             self._board = board
             self.redraw()
 
@@ -225,6 +226,7 @@ class DashboardPage(ModelActions):
         """Show the next span of time in all graphs."""
         if self._board is not None:
             self._board.show_span(self._board.next_span(), None)
+            self.keep(span=self._board.span.name)
             self._past_due = None
             self._refresh_past(self._board, self.cyber.options.now())
 
@@ -237,6 +239,7 @@ class DashboardPage(ModelActions):
         """Give the graphs more or less room."""
         if self._board is not None:
             self._board.change_layout(step)
+            self.keep(layout=int(self._board.chosen_layout))
 
     def action_back(self) -> None:
         """Leave the graphs' cursor, or clear the filter."""
