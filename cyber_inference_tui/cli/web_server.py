@@ -16,6 +16,7 @@ from aiohttp import web
 from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
+from cyber_inference_tui.http.error_responses import SERVER_NAME
 from cyber_inference_tui.http.hosts import is_loopback, parse_host
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class WebServer(Server):
                 web.static(f"{path}static", self.statics_path),
                 # The page's script expects it here. The key is known to the tab only.
                 web.get("/download/{key}", self.handle_download),
+                web.get("/{path:.*}", self.lost),
             ]
         )
         app.on_response_prepare.append(_add_headers)
@@ -110,6 +112,11 @@ class WebServer(Server):
         )
         headers = {"Content-Security-Policy": _PAGE_MAY + request.host}
         return web.Response(text=text, content_type="text/html", headers=headers)
+
+    async def lost(self, request: web.Request) -> web.Response:
+        """Answer a browser with the address of an earlier start, or without the secret."""
+        text = "Open the address that 'cyber-inference-tui web' printed when it started.\n"
+        return web.Response(status=404, text=text)
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """Run an app for a tab until one of both ends."""
@@ -265,3 +272,5 @@ async def _check(
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
+    # Not the versions of Python and aiohttp.
+    response.headers["Server"] = SERVER_NAME
