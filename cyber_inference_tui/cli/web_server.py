@@ -43,9 +43,10 @@ _HEADERS = {
 }
 _PAGE_MAY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src ws://"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "script-src 'self' 'nonce-{nonce}'; connect-src ws://{host}"
 )
-"""The page's Content-Security-Policy, up to its own host."""
+"""The page's Content-Security-Policy."""
 _ENVIRON = {
     "TERM": "xterm-256color",
     "COLORTERM": "truecolor",
@@ -106,11 +107,13 @@ class WebServer(Server):
         """Answer the page, whose script opens the WebSocket."""
         size = request.query.get("fontsize", "")
         wanted = int(size) if size.isdecimal() and len(size) < 4 else _FONT_SIZE
+        nonce = secrets.token_urlsafe(16)
         text = self._page.substitute(
+            nonce=nonce,
             websocket=html.escape(f"ws://{request.host}{request.path}ws"),
             font_size=wanted if wanted in _FONT_SIZES else _FONT_SIZE,
         )
-        headers = {"Content-Security-Policy": _PAGE_MAY + request.host}
+        headers = {"Content-Security-Policy": _PAGE_MAY.format(nonce=nonce, host=request.host)}
         return web.Response(text=text, content_type="text/html", headers=headers)
 
     async def lost(self, request: web.Request) -> web.Response:
