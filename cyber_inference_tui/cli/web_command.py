@@ -9,7 +9,6 @@ import sys
 import click
 
 from cyber_inference_tui.cli.options import GlobalOptions, WholeNumber
-from cyber_inference_tui.errors import CyberError
 
 _PORT = 8336
 
@@ -33,7 +32,7 @@ def web(options: GlobalOptions, web_port: int, readonly: bool) -> None:
     has one. Each tab of the browser has an app of its own, which ends with the tab. Ctrl-C or
     SIGTERM ends the page and its apps.
     """
-    from cyber_inference_tui.cli.app_command import trusts
+    from cyber_inference_tui.cli.app_command import say_it_keeps_running, trusts
     from cyber_inference_tui.cli.background import app_arguments, environment_of, find_or_start
     from cyber_inference_tui.cli.service_access import attached_client
     from cyber_inference_tui.cli.web_server import WebServer
@@ -45,22 +44,13 @@ def web(options: GlobalOptions, web_port: int, readonly: bool) -> None:
     else:
         service = find_or_start(options)
     loaded = options.load()
-    server = WebServer(
-        app_arguments(options, loaded, readonly=readonly),
-        environment_of(options.environ, loaded),
-        port=web_port,
-    )
+    arguments = app_arguments(options, loaded, readonly=readonly)
+    server = WebServer(arguments, environment_of(options.environ, loaded), port=web_port)
     try:
         asyncio.run(server.run(announce=_announce))
-    except OSError as error:
-        raise CyberError(
-            f"The page cannot listen on 127.0.0.1:{web_port}: {error.strerror}.",
-            hint="Choose another port with --web-port.",
-        ) from error
-    if service is not None and service.started:
-        from cyber_inference_tui.cli.app_command import say_it_keeps_running
-
-        say_it_keeps_running(service)
+    finally:
+        if service is not None and service.started:
+            say_it_keeps_running(service)
 
 
 def _announce(address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import os
 import secrets
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from aiohttp import web
 from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.http.error_responses import SERVER_NAME
 from cyber_inference_tui.http.hosts import is_loopback, parse_host
 
@@ -36,7 +38,9 @@ _WORDS = 4096
 _READY = b"__GANGLION__\n"
 """The line with which Textual's driver begins."""
 _HEADERS = {
-    "Content-Security-Policy": "frame-ancestors 'none'",
+    # A picture of the screen opens in a tab of its own.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox; "
+    "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -72,7 +76,7 @@ class WebServer(Server):
         self._tabs: set[Tab] = set()
 
     async def run(self, announce: Callable[[str], None]) -> None:
-        """Serve until SIGTERM or SIGINT, then end all apps. Raises ``OSError``.
+        """Serve until SIGTERM or SIGINT, then end all apps. Raises ``CyberError``.
 
         ``announce`` gets the address of the page once it is served.
         """
@@ -96,8 +100,14 @@ class WebServer(Server):
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_QUIT_SECONDS)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, _HOST, self.port)
-            await site.start()
+            try:
+                await web.TCPSite(runner, _HOST, self.port).start()
+            except OSError as error:
+                raise CyberError(
+                    f"The page cannot listen on {_HOST}:{self.port}: "
+                    f"{os.strerror(error.errno or 0)}.",
+                    hint="Choose another port with --web-port.",
+                ) from error
             announce(f"http://{_HOST}:{runner.addresses[0][1]}{path}")
             await ended.wait()
         finally:
@@ -116,6 +126,14 @@ class WebServer(Server):
         headers = {"Content-Security-Policy": _PAGE_MAY.format(nonce=nonce, host=request.host)}
         return web.Response(text=text, content_type="text/html", headers=headers)
 
+    async def handle_download(self, request: web.Request) -> web.StreamResponse:
+        """Answer a file that an app offers its tab, such as a picture of the screen."""
+        try:
+            return await super().handle_download(request)
+        except ConnectionError:
+            # The browser has gone, and what is sent is for nobody.
+            return web.Response(status=499)
+
     async def lost(self, request: web.Request) -> web.Response:
         """Answer a browser with the address of an earlier start, or without the secret."""
         text = "Open the address that 'cyber-inference-tui web' printed when it started.\n"
@@ -123,19 +141,21 @@ class WebServer(Server):
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """Run an app for a tab until one of both ends."""
-        if len(self._tabs) >= _TABS:
-            raise web.HTTPServiceUnavailable(text=f"At most {_TABS} tabs may be open.\n")
         websocket = web.WebSocketResponse(
             heartbeat=15, timeout=_CLOSE_SECONDS, max_msg_size=_MESSAGE_BYTES
         )
+        await websocket.prepare(request)
         tab = Tab(self._arguments, self._environ, websocket, self)
+        if len(self._tabs) >= _TABS:
+            await tab.remote_write_bytes(f"At most {_TABS} tabs may be open.".encode())
+            await websocket.close()
+            return websocket
         self._tabs.add(tab)
         try:
-            await websocket.prepare(request)
             width, height = (request.query.get(name, "") for name in ("width", "height"))
             await tab.start(_cells(width, 80), _cells(height, 24))
             # What is no message of the page's script ends the tab.
-            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            with contextlib.suppress(ValueError, LookupError, TypeError, AssertionError):
                 await self._process_messages(websocket, tab)
             await websocket.close()
         finally:

@@ -64,6 +64,15 @@ class Tab:
                 assert message.type is aiohttp.WSMsgType.BINARY, (message, self.text)
                 self.text += _SEQUENCE.sub("", message.data.decode())
 
+    async def offered_file(self) -> str:
+        """The key of the file that the page is to download."""
+        async with asyncio.timeout(LIMIT):
+            while (message := await self._websocket.receive()).type is aiohttp.WSMsgType.BINARY:
+                self.text += _SEQUENCE.sub("", message.data.decode())
+        kind, key = json.loads(message.data)
+        assert kind == "deliver_file_start"
+        return str(key)
+
     async def read_to_the_end(self) -> None:
         async with asyncio.timeout(LIMIT):
             async for message in self._websocket:
@@ -105,6 +114,12 @@ async def test_each_tab_is_an_app_that_asks_for_the_password_and_ends_with_the_t
                 await second.read_until("Admin password")
                 assert "tiny" not in second.text
                 assert len(web.apps()) == 2
+                await first.type(":screenshot")
+                await first.read_until("save the screen")
+                await first.type("\r")
+                key = await first.offered_file()
+                async with browser.get(f"{web.root}download/{key}") as answer:
+                    assert "<svg" in await answer.text()
                 await first.type("q")
                 await first.read_to_the_end()
                 await until(lambda: len(web.apps()) == 1, what="the end of the app")
