@@ -35,6 +35,8 @@ _QUIT_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 _WORDS = 4096
 """Bytes of an app's last words."""
+_NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""Raised for what the page's script does not send; it ends the tab."""
 _READY = b"__GANGLION__\n"
 """The line with which Textual's driver begins."""
 _HEADERS = {
@@ -154,8 +156,7 @@ class WebServer(Server):
         try:
             width, height = (request.query.get(name, "") for name in ("width", "height"))
             await tab.start(_cells(width, 80), _cells(height, 24))
-            # What is no message of the page's script ends the tab.
-            with contextlib.suppress(ValueError, LookupError, TypeError, AssertionError):
+            with contextlib.suppress(*_NO_MESSAGE):
                 await self._process_messages(websocket, tab)
             await websocket.close()
         finally:
