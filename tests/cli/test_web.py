@@ -128,6 +128,24 @@ async def test_each_tab_is_an_app_that_asks_for_the_password_and_ends_with_the_t
             assert await asyncio.to_thread(web.process.wait, LIMIT) == 0
 
 
+async def test_on_the_services_own_machine_the_app_does_not_use_its_users_token(
+    spawn: Spawn, config: Path
+) -> None:
+    config.write_text(f'admin_password = "{PASSWORD}"\n')
+    service = spawn("serve", "--port", "0", stdout=subprocess.PIPE)
+    assert service.stdout is not None
+    assert (await asyncio.to_thread(service.stdout.readline)).startswith(b"listening on")
+    async with (
+        aiohttp.ClientSession() as browser,
+        page(spawn, "--port", "0") as web,
+        tab(browser, web) as opened,
+    ):
+        await opened.read_until("local", "Admin password")
+        # A command does.
+        done = await asyncio.to_thread(spawn("status", "--port", "0").wait, LIMIT)
+        assert done == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_no_app_outlives_the_command(spawn: Spawn, number: signal.Signals) -> None:
     async with (
