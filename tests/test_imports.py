@@ -55,6 +55,7 @@ print(sum(one.cert_store_stats()["x509"] for one in contexts) > 0)
 def test_the_app_loads_no_server(module: str) -> None:
     heavy = (
         "aiohttp",
+        "textual_serve",
         "uvloop",
         "huggingface_hub",
         "tomlkit",

@@ -60,6 +60,32 @@ def open_app(options: GlobalOptions, *, readonly: bool) -> int:
         before, options, problem = options, replace(options, attach=host), ""
 
 
+def open_in_browser(options: GlobalOptions, *, readonly: bool) -> int:
+    """Run the app for a tab of the browser, which ``web`` serves, and return the exit code.
+
+    Nothing opens the service but a password typed there: not the token of this user's programs,
+    no kept password. Raises ``CyberError`` if the app cannot open.
+    """
+    gc.disable()
+    loaded = options.load()
+    prepare_terminal(os.environ)
+    from cyber_inference_tui.tui.app import CyberApp
+    from cyber_inference_tui.tui.browser_driver import BrowserDriver
+
+    client = _host_client(options, options.attach, logs_in=False)
+    attached = bool(options.attach)
+    launch = app_options(loaded, readonly=readonly, attached=attached, driver=BrowserDriver)
+    app = CyberApp(client, launch, add_demo=options.demo)
+    try:
+        if client.tunnel is not None:
+            asyncio.run(client.tunnel.open(asks=False))
+        app.run()
+    finally:
+        if client.tunnel is not None:
+            client.tunnel.close()
+    return app.return_code or 0
+
+
 class _Opener:
     """Opens the app on one host after the other; each method returns the next one."""
 
@@ -102,7 +128,7 @@ class _Opener:
         from cyber_inference_tui.cli.service_access import attached_client
 
         loaded = options.load()
-        client = attached_client(options, trusts=_trusts)
+        client = attached_client(options, trusts=trusts)
         launch = self._options(
             options,
             loaded,
@@ -148,24 +174,27 @@ class _Opener:
     def _leave_running(self, host: str | None) -> None:
         """Say how to stop the service that was started, unless the app goes on."""
         if self._started is not None and host is None:
-            service = self._started
-            click.echo(
-                f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.",
-                err=True,
-            )
+            say_it_keeps_running(self._started)
 
 
-def _host_client(options: GlobalOptions, address: str) -> ServiceClient:
+def say_it_keeps_running(service: FoundService) -> None:
+    """Say how to stop a service that was started for the app."""
+    click.echo(
+        f"The service keeps running at {service.url}; 'kill {service.pid}' stops it.", err=True
+    )
+
+
+def _host_client(options: GlobalOptions, address: str, *, logs_in: bool = True) -> ServiceClient:
     """Return a client for a host of the app's list, which asks nothing."""
     from cyber_inference_tui.cli.service_access import attached_client, client_of, service_url
 
     if address:
-        return attached_client(replace(options, attach=address))
+        return attached_client(replace(options, attach=address), logs_in=logs_in)
     settings = options.load().settings
-    return client_of(service_url(settings), settings)
+    return client_of(service_url(settings), settings, logs_in=logs_in)
 
 
-def _trusts(address: str, fingerprint: str) -> bool:
+def trusts(address: str, fingerprint: str) -> bool:
     """Ask whether the service with this fingerprint is the right one."""
     click.echo(
         f"The certificate of {address} is not known here, and no authority has signed it.\n"

@@ -350,7 +350,19 @@ def _kill(pid: int) -> None:
 
 def arguments_of(options: GlobalOptions, loaded: LoadedSettings) -> list[str]:
     """Return the command line of the service, with the same global options and absolute paths."""
-    arguments = [sys.executable, "-P", "-m", "cyber_inference_tui", "--no-ui", "--background"]
+    return _command_line(options, loaded, "--no-ui", "--background")
+
+
+def app_arguments(options: GlobalOptions, loaded: LoadedSettings, *, readonly: bool) -> list[str]:
+    """Return the command line of the app in a tab of a browser, with the same global options."""
+    command = _command_line(options, loaded, "--in-browser")
+    if readonly:
+        command.append("--readonly")
+    return [*command, "--attach", options.attach] if options.attach else command
+
+
+def _command_line(options: GlobalOptions, loaded: LoadedSettings, *mode: str) -> list[str]:
+    arguments = [sys.executable, "-P", "-m", "cyber_inference_tui", *mode]
     if options.config is not None:
         arguments += ["--config", str(loaded.config_path)]
     for name, value in options.flags.items():

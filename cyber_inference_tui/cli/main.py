@@ -51,6 +51,7 @@ class CommandEntry(NamedTuple):
 SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
     "Run": {
         "serve": CommandEntry("serve_command", "serve", "Run the service in the foreground."),
+        "web": CommandEntry("web_command", "web", "Serve the terminal app to a browser.", True),
     },
     "Models": {
         "list-models": CommandEntry(
@@ -185,6 +186,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 )
 @click.option("--no-ui", is_flag=True, help="Run the service in the foreground, same as 'serve'.")
 @click.option("--background", is_flag=True, hidden=True)
+@click.option("--in-browser", is_flag=True, hidden=True)
 @click.option("--readonly", is_flag=True, help="Open the terminal app without its actions.")
 @click.option(
     "--version",
@@ -195,7 +197,7 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     help="Show the version.",
 )
 @click.pass_context
-def cli(ctx: click.Context, no_ui: bool, background: bool, readonly: bool) -> int:
+def cli(ctx: click.Context, no_ui: bool, background: bool, in_browser: bool, readonly: bool) -> int:
     """Run local models: an OpenAI-compatible service that loads and unloads them on demand.
 
     Without a command the terminal app opens.
@@ -215,9 +217,9 @@ def cli(ctx: click.Context, no_ui: bool, background: bool, readonly: bool) -> in
         from cyber_inference_tui.cli.serve_command import run_service
 
         return run_service(ctx.obj, background=background)
-    from cyber_inference_tui.cli.app_command import open_app
+    from cyber_inference_tui.cli.app_command import open_app, open_in_browser
 
-    return open_app(ctx.obj, readonly=readonly)
+    return (open_in_browser if in_browser else open_app)(ctx.obj, readonly=readonly)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str], *, name: str = PROGRAM) -> int:

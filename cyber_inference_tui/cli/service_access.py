@@ -79,12 +79,13 @@ def _known_certificate(url: str, settings: Settings) -> str:
     return KnownServices(settings.data_dir).certificate(url)
 
 
-def client_of(url: str, settings: Settings) -> ServiceClient:
+def client_of(url: str, settings: Settings, *, logs_in: bool = True) -> ServiceClient:
     """Return a client of the service at ``url``, with the first of ``api_keys``.
 
     If the service asks for a login, the client uses the token that the service of this data
     directory has left for its user's programs, else ``admin_password`` if it is no hash. It sends a
-    password or a token only when asked, and the token only to its own service.
+    password or a token only when asked, and the token only to its own service. Unless it
+    ``logs_in``, it sends neither.
     """
     from cyber_inference_tui.client.service_client import (
         ServiceClient,
@@ -101,17 +102,26 @@ def client_of(url: str, settings: Settings) -> ServiceClient:
         return False
 
     key = settings.api_keys[0] if settings.api_keys else ""
-    return ServiceClient(url, api_key=key, certificate=certificate_of(url, settings), renew=renew)
+    return ServiceClient(
+        url,
+        api_key=key,
+        certificate=certificate_of(url, settings),
+        renew=renew if logs_in else None,
+    )
 
 
 def attached_client(
-    options: GlobalOptions, *, trusts: Callable[[str, str], bool] | None = None
+    options: GlobalOptions,
+    *,
+    trusts: Callable[[str, str], bool] | None = None,
+    logs_in: bool = True,
 ) -> ServiceClient:
     """Return a client of the service at the address of ``--attach``; its tunnel is not open yet.
 
     If the service asks for a login, the client uses the password in the environment, then the one
-    that was kept for it. ``trusts`` gets the address and the fingerprint of an unknown certificate;
-    without it such a service is refused. Raises ``CyberError``.
+    that was kept for it; neither, unless it ``logs_in``. ``trusts`` gets the address and the
+    fingerprint of an unknown certificate; without it such a service is refused. Raises
+    ``CyberError``.
     """
     from cyber_inference_tui.cli.passwords import Passwords
     from cyber_inference_tui.client.known_services import KnownServices
@@ -148,7 +158,7 @@ def attached_client(
         tunnel=Tunnel(ssh, options.environ) if ssh is not None else None,
         api_key=settings.api_keys[0] if settings.api_keys else "",
         certificate=certificate,
-        renew=renew,
+        renew=renew if logs_in else None,
     )
 
 

@@ -134,9 +134,9 @@ class CyberApp(Navigation):
     def __init__(
         self, client: ServiceClient, options: AppOptions | None = None, *, add_demo: bool = False
     ) -> None:
-        super().__init__(driver_class=TerminalDriver)
-        self.client = client
         self.options = options or AppOptions()
+        super().__init__(driver_class=self.options.driver or TerminalDriver)
+        self.client = client
         self.kept = KeptView(self.options.view_path)
         """The view that the user chose, by page."""
         self.painted = False

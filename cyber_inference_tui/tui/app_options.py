@@ -13,6 +13,8 @@ from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.tui.theme import DEFAULT
 
 if TYPE_CHECKING:
+    from textual.driver import Driver
+
     from cyber_inference_tui.client.hosts import Hosts
     from cyber_inference_tui.terminal.columns import RenderContext
 
@@ -62,6 +64,8 @@ class AppOptions:
     """Problems found before the app started, one sentence each."""
     save_password: Callable[[str], None] | None = None
     """Stores a password that worked, if the user agrees."""
+    driver: type[Driver] | None = None
+    """Textual's driver, if no terminal shows the app."""
     hosts: Hosts | None = None
     """The services that the app can switch to."""
     desktop: bool = False

@@ -7,11 +7,14 @@ import os
 import re
 import selectors
 import signal
+from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 from rich.cells import cell_len
 from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
+from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
 
 from cyber_inference_tui.terminal.desktop import Desktop
@@ -143,22 +146,32 @@ class TerminalDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Read, filter and hand on input until the driver stops."""
-        parser = XTermParser(self._debug)
-        input_filter = InputFilter()
-        with selectors.SelectSelector() as selector:
-            selector.register(self.fileno, selectors.EVENT_READ)
-            while not self.exit_event.is_set():
-                paused = not selector.select(_PAUSE)
-                text = input_filter.flush() if paused else input_filter.feed(self._read())
-                for message in parser.feed(text) if text else ():
-                    self.process_message(message)
-                if paused and parser._timeout_time is not None:
-                    parser._timeout_time = 0.0
-                for message in parser.tick():
-                    self.process_message(message)
-        with contextlib.suppress(EOFError, ParseError):
-            for _ in parser.feed(""):
-                pass
+        follow_input(self, self.fileno, self.exit_event, lambda accepts: accepts.feed(self._read()))
+
+
+def follow_input(
+    driver: Driver, fileno: int, stopped: Event, typed: Callable[[InputFilter], str]
+) -> None:
+    """Hand on the input of ``driver`` until it is ``stopped``.
+
+    Once ``fileno`` has bytes, ``typed`` reads them and returns their filtered text.
+    """
+    parser = XTermParser(driver._debug)
+    input_filter = InputFilter()
+    with selectors.SelectSelector() as selector:
+        selector.register(fileno, selectors.EVENT_READ)
+        while not stopped.is_set():
+            paused = not selector.select(_PAUSE)
+            text = input_filter.flush() if paused else typed(input_filter)
+            for message in parser.feed(text) if text else ():
+                driver.process_message(message)
+            if paused and parser._timeout_time is not None:
+                parser._timeout_time = 0.0
+            for message in parser.tick():
+                driver.process_message(message)
+    with contextlib.suppress(EOFError, ParseError):
+        for _ in parser.feed(""):
+            pass
 
 
 def placed_frame(data: str) -> str:
