@@ -8,6 +8,7 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.tui.kept_view import MAX_BYTES, MAX_CHARACTERS, KeptView
+from cyber_inference_tui.tui.pages.dashboard.board import Board
 from tests.tui.driving import running, screen_text, until
 from tests.tui.world import busy_world
 
@@ -84,6 +85,20 @@ async def test_order_filter_and_layout_are_there_again_after_a_restart(tmp_path:
     path.write_text('{"models": {"sort": "gone", "descending": true}}')
     async with running(busy_world(), first_page="models", view_path=path) as (app, _, pilot):
         await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+
+
+async def test_the_dashboards_span_and_layout_are_there_again_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "view.json"
+    async with running(busy_world(), view_path=path) as (app, _, pilot):
+        await pilot.press("h", "h", "plus")
+        await until(pilot, lambda: app.kept.get("dashboard", "layout", 0) == 2)
+    async with running(busy_world(), view_path=path) as (app, _, pilot):
+        await until(pilot, lambda: bool(app.screen.query(Board)))
+        board = app.screen.query_one(Board)
+        await until(pilot, lambda: board.span.name == "24 h")
+        assert board.chosen_layout == 2
 
 
 async def test_a_damaged_file_is_named_at_the_start(tmp_path: Path) -> None:
