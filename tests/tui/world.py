@@ -409,6 +409,32 @@ def busy_world() -> World:
     )
 
 
+def slow_world() -> World:
+    """A service with a request that waited for a load and had a cold prompt."""
+    world = busy_world()
+    world.active = []
+    slow = request(
+        90,
+        at=ago(40),
+        duration_seconds=31.4,
+        queue_seconds=4.2,
+        load_seconds=4.1,
+        queue_ahead=0,
+        prompt_seconds=24.9,
+        answer_seconds=2.3,
+        tokens_in=28_104,
+        tokens_cached=12,
+        tokens_out=96,
+        tokens_per_second=40.1,
+        time_to_first_token_seconds=29.1,
+        prompt_differs_at=79,
+        prompt_differs_in="the system prompt",
+        request_id="8c3b1f1e",
+    )
+    world.requests.insert(0, slow)
+    return world
+
+
 def streaming_world() -> World:
     """A workstation with two GPUs, three models that answer eight streams, and a past of 7 days."""
     world = busy_world()

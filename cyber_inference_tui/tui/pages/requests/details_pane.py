@@ -76,6 +76,10 @@ class RequestDetails(VerticalScroll, can_focus=False):
             return Content.assemble(content, (f"\n\n{clean_line(problem)}", "$error"))
         return content
 
+    def on_resize(self) -> None:
+        """Draw for the new width."""
+        self._page.redraw()
+
     def leave(self) -> None:
         """Stop reading an explanation."""
         self.workers.cancel_group(self, _WHY)

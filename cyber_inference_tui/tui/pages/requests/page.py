@@ -332,7 +332,7 @@ class RequestsPage(Page):
         pane = self.query_one("#pane")
         pane.can_focus = True
         self.screen.set_focus(pane)
-        self.call_after_refresh(self.redraw)
+        self.redraw()
 
     @on(LiveTable.RowChosen, "#totals")
     def _chosen_total(self, message: LiveTable.RowChosen) -> None:
@@ -440,7 +440,7 @@ class RequestsPage(Page):
         self._beside_wanted = not self._beside_wanted
         self.keep(beside=self._beside_wanted)
         self._arrange()
-        self.call_after_refresh(self.redraw)
+        self.redraw()
 
     async def action_log(self) -> None:
         """Open the log of the selected request's model, or the service's log."""
@@ -470,7 +470,7 @@ class RequestsPage(Page):
             self.remove_class("-details")
             self.query_one("#pane").can_focus = False
             self.screen.set_focus(self.query_one("#requests"))
-            self.call_after_refresh(self.redraw)
+            self.redraw()
         elif self.has_class("-totals"):
             self._close_totals()
         elif self._frozen is not None:

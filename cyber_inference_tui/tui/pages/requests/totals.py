@@ -24,7 +24,12 @@ from cyber_inference_tui.units import age_text, number_text, seconds_text, speed
 
 By = Literal["model", "client", "key", "day"]
 _BY: tuple[By, ...] = ("model", "client", "key", "day")
-_TITLES: dict[By, str] = {"model": "model", "client": "client", "key": "API key", "day": "day"}
+_TITLES: dict[By, str] = {
+    "model": "model",
+    "client": "client",
+    "key": "API key",
+    "day": "day (UTC)",
+}
 _NOTHING: dict[By, tuple[str, str]] = {
     "model": ("No requests yet.", "Each model gets a line with its sums and speeds."),
     "client": ("No requests yet.", "Each program that sends requests gets a line."),
@@ -165,9 +170,8 @@ class TotalsTable(LiveTable):
             parts.append((f" {dot} " if by != _BY[0] else "", "not bold $text-muted"))
             chosen = by == self.by
             parts.append((_TITLES[by], "$accent" if chosen else "not bold $text-muted"))
-        zone = "  days begin at midnight UTC;" if self.by == "day" else " "
-        note = f"{zone} 95 of 100 answers reach p95"
-        return Content.assemble(*parts, (note, "not bold $text-muted"))
+        note = ("  95 of 100 answers reach p95", "not bold $text-muted")
+        return Content.assemble(*parts, note)
 
     def draw(self, finished: tuple[RequestRecord, ...], *, live: bool) -> None:
         """Draw the totals, and read them if there are others since the last time."""

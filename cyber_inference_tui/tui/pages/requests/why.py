@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from textwrap import wrap
 
 from textual.content import Content
 
@@ -13,7 +14,7 @@ from cyber_inference_tui.records import PhaseName, RequestRecord, RequestWhy, en
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.phases import phase_lines, slowness
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT
+from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
 from cyber_inference_tui.tui.snapshot import RequestIdentity, request_identity
 from cyber_inference_tui.units import counted, seconds_text
 
@@ -21,6 +22,8 @@ READ_DELAY = 0.12
 """Seconds before it is read, so that a moving cursor reads nothing."""
 _BEFORE_BAR = 21
 """Cells of a phase's name and time."""
+_INDENT = 10
+"""Cells before the figures of a phase that are below its bar."""
 _LEAST_BAR = 24
 """Cells of a bar; with less room, the figures of a phase are below it."""
 _WIDEST_BAR = 60
@@ -83,7 +86,7 @@ class WhyReader:
 def why_content(why: RequestWhy, width: int, charset: Charset) -> Content:
     """Return the comparison, the phases with bars and the explanation, in ``width`` cells."""
     parts: list[tuple[str, str]] = []
-    if why.cause:
+    if _is_compared(why) and why.cause:
         parts.append((f"{_headline(why)}\n\n", "bold $text-warning"))
     notes = max((len(line.note) for line in phase_lines(why, 1, charset)), default=0)
     room = width - _BEFORE_BAR
@@ -93,9 +96,12 @@ def why_content(why: RequestWhy, width: int, charset: Charset) -> Content:
         tone = "$accent" if line.name in _WORK else "$warning"
         parts += [(f"{line.name:8}", "$text-muted"), (f"  {line.took:>9}  ", ""), (line.bar, tone)]
         if line.note:
-            gap = "  " if beside else f"\n{' ' * _BEFORE_BAR}"
-            parts.append((f"{gap}{line.note}", "$text-muted"))
+            lines = [line.note] if beside else wrap(line.note, max(10, width - _INDENT))
+            gap = "  " if beside else f"\n{' ' * _INDENT}"
+            parts += [(f"{gap}{note}", "$text-muted") for note in lines]
         parts.append(("\n", ""))
+    if not _is_compared(why):
+        return Content.assemble(*parts)
     parts.append((f"\n{_explanation(why)}\n", ""))
     if why.usual_seconds is not None:
         parts.append((f"{_compared(why)}\n", "$text-muted"))
@@ -104,15 +110,22 @@ def why_content(why: RequestWhy, width: int, charset: Charset) -> Content:
 
 def why_text(why: RequestWhy, charset: Charset) -> str:
     """Return the same as plain text for the clipboard."""
-    lines = [_headline(why)] if why.cause else []
+    compared = _is_compared(why)
+    lines = [_headline(why)] if compared and why.cause else []
     lines += [
         ", ".join(filter(None, (f"{line.name}: {line.took}", line.note)))
         for line in phase_lines(why, 1, charset)
     ]
-    lines.append(_explanation(why))
-    if why.usual_seconds is not None:
+    if compared:
+        lines.append(_explanation(why))
+    if compared and why.usual_seconds is not None:
         lines.append(_compared(why))
     return "\n".join(lines)
+
+
+def _is_compared(why: RequestWhy) -> bool:
+    """Return whether its time is worth a comparison: a failure has its error instead."""
+    return not failed(why.request) or why.request.status == CLIENT_LEFT
 
 
 def _headline(why: RequestWhy) -> str:
