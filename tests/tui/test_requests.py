@@ -37,7 +37,7 @@ from cyber_inference_tui.tui.pages.requests.table import (
     FinishedRows,
     request_row,
 )
-from cyber_inference_tui.tui.pages.requests.why import is_explained, why_content, why_text
+from cyber_inference_tui.tui.pages.requests.why import is_explained, why_content
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
@@ -333,13 +333,11 @@ def test_phases_fit_into_their_room(width: int) -> None:
         assert starts == sorted(starts)
 
 
-def test_a_failure_has_its_phases_but_no_comparison() -> None:
-    failure = request(9, status=500, error="It broke.", queue_seconds=3.0)
-    text = why_text(explain(failure, [request(number) for number in range(8)], []), UNICODE)
-    assert "queue: 3.00 s" in text
-    assert "usual time" not in text.lower()
-    refused = request(9, status=404, error="There is no such model.")
-    assert not is_explained(refused)
+def test_a_failure_has_its_error_instead_of_an_explanation() -> None:
+    assert is_explained(request(9))
+    assert is_explained(request(9, status=499))
+    assert not is_explained(request(9, status=500, error="It broke."))
+    assert not is_explained(request(0))
 
 
 async def test_live_requests_stand_above_the_finished_ones() -> None:

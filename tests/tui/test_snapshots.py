@@ -295,7 +295,7 @@ def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
 
 
 def test_requests(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("embeddings"), first_page="requests")
+    looks(busy_world(), shows("nomic"), first_page="requests")
 
 
 async def _slowest(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:

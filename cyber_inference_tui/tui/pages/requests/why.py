@@ -32,10 +32,9 @@ _WORK = {PhaseName.PROMPT, PhaseName.WRITING}
 
 
 def is_explained(record: RequestRecord) -> bool:
-    """Return whether the service can explain its time; it answers a refused request at once."""
-    if not record.model or not (record.id or record.request_id):
-        return False
-    return not 400 <= record.status < 500 or record.status == CLIENT_LEFT
+    """Return whether the service can explain its time; a failure has its error instead."""
+    known = bool(record.model and (record.id or record.request_id))
+    return known and (not failed(record) or record.status == CLIENT_LEFT)
 
 
 class WhyReader:
@@ -86,7 +85,7 @@ class WhyReader:
 def why_content(why: RequestWhy, width: int, charset: Charset) -> Content:
     """Return the comparison, the phases with bars and the explanation, in ``width`` cells."""
     parts: list[tuple[str, str]] = []
-    if _is_compared(why) and why.cause:
+    if why.cause:
         parts.append((f"{_headline(why)}\n\n", "bold $text-warning"))
     notes = max((len(line.note) for line in phase_lines(why, 1, charset)), default=0)
     room = width - _BEFORE_BAR
@@ -96,36 +95,35 @@ def why_content(why: RequestWhy, width: int, charset: Charset) -> Content:
         tone = "$accent" if line.name in _WORK else "$warning"
         parts += [(f"{line.name:8}", "$text-muted"), (f"  {line.took:>9}  ", ""), (line.bar, tone)]
         if line.note:
-            lines = [line.note] if beside else wrap(line.note, max(10, width - _INDENT))
+            lines = [line.note] if beside else _wrapped(line.note, max(10, width - _INDENT))
             gap = "  " if beside else f"\n{' ' * _INDENT}"
             parts += [(f"{gap}{note}", "$text-muted") for note in lines]
         parts.append(("\n", ""))
-    if not _is_compared(why):
-        return Content.assemble(*parts)
     parts.append((f"\n{_explanation(why)}\n", ""))
     if why.usual_seconds is not None:
         parts.append((f"{_compared(why)}\n", "$text-muted"))
     return Content.assemble(*parts)
 
 
+def _wrapped(note: str, width: int) -> list[str]:
+    """Return a note in lines; a figure and its unit stay together."""
+    return [
+        line.replace("\xa0", " ")
+        for line in wrap(note.replace(" ", "\xa0").replace(",\xa0", ", "), width)
+    ]
+
+
 def why_text(why: RequestWhy, charset: Charset) -> str:
     """Return the same as plain text for the clipboard."""
-    compared = _is_compared(why)
-    lines = [_headline(why)] if compared and why.cause else []
+    lines = [_headline(why)] if why.cause else []
     lines += [
         ", ".join(filter(None, (f"{line.name}: {line.took}", line.note)))
         for line in phase_lines(why, 1, charset)
     ]
-    if compared:
-        lines.append(_explanation(why))
-    if compared and why.usual_seconds is not None:
+    lines.append(_explanation(why))
+    if why.usual_seconds is not None:
         lines.append(_compared(why))
     return "\n".join(lines)
-
-
-def _is_compared(why: RequestWhy) -> bool:
-    """Return whether its time is worth a comparison: a failure has its error instead."""
-    return not failed(why.request) or why.request.status == CLIENT_LEFT
 
 
 def _headline(why: RequestWhy) -> str:
