@@ -202,7 +202,9 @@ def _cause(
         case PhaseName.WRITING:
             if _is_slow(phase):
                 return "slow writing", *_slow_sentences(phase, same)
-            count = number_text(phase.tokens or 0)
+            if phase.tokens is None:
+                return "a long answer", f"Its server wrote for {took}."
+            count = number_text(phase.tokens)
             return "a long answer", f"It wrote {count} tokens{_at_usual_speed(phase)}."
 
 

@@ -107,7 +107,7 @@ COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
     Column(
         "used",
         "LAST USED",
-        9,
+        11,
         lambda t: t.last_used_at.timestamp(),
         right=True,
         priority=8,
