@@ -305,7 +305,9 @@ async def test_totals_compare_models_clients_and_days() -> None:
         await pilot.press("s", "f")
         await until(pilot, lambda: totals.rows[0].key == "phi-4-mini-q4_k_m")
         assert app.kept.get("requests", "totals_sort", "") == "failures"
-        assert app.kept.get("requests", "sort", "") == ""
+        assert not app.kept.get("requests", "sort", "")
+        await pilot.click("#totals", offset=(4, 0))
+        await until(pilot, lambda: "NAME ▲" in screen_text(app))
         # b goes on to clients, whose requests enter finds.
         await pilot.press("b")
         await until(pilot, lambda: len(totals.rows) == 2)

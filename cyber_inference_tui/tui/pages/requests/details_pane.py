@@ -66,7 +66,8 @@ class RequestDetails(VerticalScroll, can_focus=False):
 
     def _content(self, record: AnyRequest, *, explain: bool) -> Content:
         options = self._page.cyber.options
-        width = self.scrollable_content_region.width or self._page.size.width - 6
+        # The last cell is air before the scroll bar.
+        width = (self.scrollable_content_region.width or self._page.size.width - 6) - 1
         content = details_content(details(record, options.now(), options.charset), width)
         if not explain:
             return content

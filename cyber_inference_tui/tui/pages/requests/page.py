@@ -142,13 +142,11 @@ class RequestsPage(Page):
 
     def on_mount(self) -> None:
         """Arrange the list and the details."""
-        super().on_mount()
         self._arrange()
 
     def on_resize(self) -> None:
         """Arrange the list and the details for the new size."""
         self._arrange()
-        super().on_resize()
 
     def on_screen_suspend(self) -> None:
         """Read nothing more while another page is in front."""
@@ -364,7 +362,7 @@ class RequestsPage(Page):
             return super().check_action(action, parameters)
         if self.has_class("-totals") and action in _LIST_ACTIONS:
             return False
-        if action == "beside" and (self.size.width < SIDE_BY_SIDE or self.has_class("-details")):
+        if action == "beside" and self.size.width < SIDE_BY_SIDE:
             return False
         if action == "back" and not self._can_go_back:
             return False
@@ -483,13 +481,6 @@ class RequestsPage(Page):
 
 
 _LIST_ACTIONS = {
-    "failures",
-    "model",
-    "filter",
-    "sort",
-    "reverse",
-    "log",
-    "copy",
-    "freeze",
-    "beside",
+    *("failures", "model", "filter", "sort", "reverse", "beside"),
+    *("log", "copy", "freeze"),
 }

@@ -204,10 +204,10 @@ class TotalsTable(LiveTable):
         self._totals, self._problem, self._summed = None, "", None
 
     def leave(self) -> None:
-        """Stop reading."""
+        """Stop reading; the next time the totals are read again."""
         if self._reading is not None:
             self._reading.cancel()
-            self._reading = None
+            self._reading, self._summed = None, None
 
     def _read(self, finished: tuple[RequestRecord, ...]) -> None:
         self._summed = finished
