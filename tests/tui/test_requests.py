@@ -6,7 +6,6 @@ from functools import partial
 
 import msgspec
 import pytest
-from rich.cells import cell_len
 from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError
@@ -16,7 +15,6 @@ from cyber_inference_tui.records import (
     RequestPhase,
     RequestRecord,
 )
-from cyber_inference_tui.service.why import explain
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
@@ -37,12 +35,11 @@ from cyber_inference_tui.tui.pages.requests.table import (
     FinishedRows,
     request_row,
 )
-from cyber_inference_tui.tui.pages.requests.why import is_explained, why_content
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, ago, busy_world, empty_world, request, slow_world, streaming_world
+from tests.tui.world import NOW, ago, busy_world, empty_world, request, streaming_world
 
 on_page = partial(running, first_page="requests")
 
@@ -239,50 +236,6 @@ def test_hostile_texts_make_harmless_rows() -> None:
 # The page
 
 
-async def test_the_details_show_why_a_request_was_slow() -> None:
-    async with on_page(slow_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        slow = next(row.key for row in table(app).rows if row.cell(9)[0] == "31.40 s")
-        table(app).move_to(slow)
-        await until(pilot, lambda: "6.0 times its usual time: a" in screen_text(app))
-        for text in ("load         4.10 s", "28,092 new tokens, 12 cached", "at character 79"):
-            assert text in screen_text(app)
-        await pilot.press("c")
-        await until(pilot, lambda: "a cold prompt" in app.clipboard)
-        assert "tokens in: 28,104, 12 cached" in app.clipboard
-        assert "prompt: 24.90 s, 28,092 new tokens, 12 cached, 1,128.2/s" in app.clipboard
-        # Below the list there is no room for it; that is kept.
-        await pilot.press("d")
-        await until(pilot, lambda: "1ST TOKEN" in screen_text(app))
-        assert "usual time" not in screen_text(app)
-        assert app.kept.get("requests", "beside", default=True) is False
-        # The whole page has room for the figures beside the bars.
-        await pilot.press("enter")
-        await until(pilot, lambda: "█  96 tokens, 40.1/s, usually 4.99 s" in screen_text(app))
-        # Another request has its own explanation.
-        await pilot.press("j")
-        await until(pilot, lambda: "It took no longer than usual." in screen_text(app))
-        assert "28,092" not in screen_text(app)
-
-
-async def test_details_stay_without_an_explanation() -> None:
-    client = FakeClient(slow_world())
-    async with on_page(client, size=SMALL) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.press("j", "j")
-        client.fail["requests"] = CyberError("The disk is gone.")
-        await pilot.press("enter")
-        await until(pilot, lambda: "Its phases could not be read: The disk" in screen_text(app))
-        assert "tokens out" in screen_text(app)
-        # A request that is no longer kept, or a service that cannot explain it.
-        del client.fail["requests"]
-        client.world.requests = []
-        await pilot.press("j")
-        await until(pilot, lambda: "could not be read" not in screen_text(app))
-        assert "usual" not in screen_text(app)
-        assert "tokens out" in screen_text(app)
-
-
 async def test_live_requests_have_tokens_and_a_graph_of_their_speed() -> None:
     async with on_page(streaming_world(), size=(160, 45)) as (app, client, pilot):
         await open_page(app, pilot)
@@ -291,55 +244,6 @@ async def test_live_requests_have_tokens_and_a_graph_of_their_speed() -> None:
         assert [cell(app, 0, column) for column in (5, 7)] == ["900", "42.0"]
         assert cell(app, 0, 8).strip() in "▁▂▃▄▅▆▇█"
         assert not cell(app, 8, 8)
-
-
-async def test_totals_compare_models_clients_and_days() -> None:
-    async with on_page(busy_world()) as (app, _, pilot):
-        await open_page(app, pilot)
-        totals = app.screen.query_one("#totals", LiveTable)
-        await pilot.press("t")
-        await until(pilot, lambda: "4.37 s" in screen_text(app))
-        assert "14.2" in screen_text(app)
-        assert totals.rows[0].key == "qwen3-4b-q4_k_m"
-        # s sorts them, too: the most failures first.
-        await pilot.press("s", "f")
-        await until(pilot, lambda: totals.rows[0].key == "phi-4-mini-q4_k_m")
-        assert app.kept.get("requests", "totals_sort", "") == "failures"
-        assert not app.kept.get("requests", "sort", "")
-        await pilot.click("#totals", offset=(4, 0))
-        await until(pilot, lambda: "NAME ▲" in screen_text(app))
-        # b goes on to clients, whose requests enter finds.
-        await pilot.press("b")
-        await until(pilot, lambda: len(totals.rows) == 2)
-        await pilot.press("enter")
-        await until(pilot, lambda: f"with '{totals.rows[0].key}'" in screen_text(app))
-        await pilot.press("t", "b")
-        await until(pilot, lambda: "No requests with an API key yet." in screen_text(app))
-        await pilot.press("b")
-        await until(pilot, lambda: "2026-03-05" in screen_text(app))
-        assert "Requests" not in screen_text(app).splitlines()[-1]
-
-
-@pytest.mark.parametrize("width", [30, 42, 76, 130])
-def test_phases_fit_into_their_room(width: int) -> None:
-    slow = slow_world().requests[0]
-    why = explain(slow, [request(number) for number in range(20)], [])
-    for charset in (UNICODE, ASCII):
-        lines = why_content(why, width, charset).plain.splitlines()
-        # The sentences are wrapped by the widget.
-        figures = lines[: lines.index("", 2)]
-        assert all(cell_len(line.rstrip()) <= width for line in figures[2:])
-        bars = [line for line in figures if "█#"[charset is ASCII] in line]
-        starts = [line.index("█#"[charset is ASCII]) for line in bars]
-        assert len(bars) == 4
-        assert starts == sorted(starts)
-
-
-def test_a_failure_has_its_error_instead_of_an_explanation() -> None:
-    assert is_explained(request(9))
-    assert is_explained(request(9, status=499))
-    assert not is_explained(request(9, status=500, error="It broke."))
-    assert not is_explained(request(0))
 
 
 async def test_live_requests_stand_above_the_finished_ones() -> None:
@@ -453,17 +357,6 @@ async def test_space_holds_the_display() -> None:
         assert "held" not in screen_text(app)
 
 
-async def test_the_sums_follow_what_happens() -> None:
-    async with on_page(busy_world()) as (app, client, pilot):
-        await open_page(app, pilot)
-        await pilot.press("t")
-        await until(pilot, lambda: "1,311" in screen_text(app))
-        totals = client.world.speed_totals["model"]
-        totals[0] = msgspec.structs.replace(totals[0], requests=1312)
-        client.publish("request", request(900, at=ago(0)))
-        await until(pilot, lambda: "1,312" in screen_text(app))
-
-
 async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
     async with on_page(busy_world()) as (app, _, pilot):
         # A click on a title sorts.
@@ -496,15 +389,6 @@ async def test_s_sorts_and_shift_s_turns_without_moving_live_rows() -> None:
         # o opens the log of the model.
         await pilot.press("o")
         await until(pilot, lambda: app.current_mode == "logs")
-
-
-async def test_sums_that_cannot_be_had_say_why() -> None:
-    client = FakeClient(busy_world())
-    client.fail["speed_totals"] = CyberError("The history is being repaired.")
-    async with on_page(client) as (app, _, pilot):
-        await open_page(app, pilot)
-        await pilot.press("t")
-        await until(pilot, lambda: "The history is being repaired." in screen_text(app))
 
 
 async def test_enter_opens_the_details_and_esc_goes_back() -> None:
