@@ -202,8 +202,10 @@ def _cause(
         case PhaseName.WRITING:
             if _is_slow(phase):
                 return "slow writing", *_slow_sentences(phase, same)
-            count = number_text(phase.tokens or 0)
-            return "a long answer", f"It wrote {count} tokens, at its usual speed."
+            if phase.tokens is None:
+                return "a long answer", f"Its server wrote for {took}."
+            count = number_text(phase.tokens)
+            return "a long answer", f"It wrote {count} tokens{_at_usual_speed(phase)}."
 
 
 def _queue(
@@ -238,6 +240,10 @@ def _is_slow(phase: PhaseRecord) -> bool:
     return speed is not None and usual is not None and speed < usual * _SLOW_SPEED
 
 
+def _at_usual_speed(phase: PhaseRecord) -> str:
+    return "" if phase.usual_tokens_per_second is None else ", at its usual speed"
+
+
 def _slow_sentences(phase: PhaseRecord, same: Sequence[RequestRecord]) -> tuple[str, ...]:
     speed = speed_text(phase.tokens_per_second or 0.0)
     usual = speed_text(phase.usual_tokens_per_second or 0.0)
@@ -270,7 +276,8 @@ def _prompt(
         return "a cold prompt", f"{counts}{_why_cold(record, before)}", *_hints(record)
     if _is_slow(phase):
         return "a slow prompt", *_slow_sentences(phase, same)
-    return "a long prompt", f"It had {number_text(new)} new tokens to read, at its usual speed."
+    speed = _at_usual_speed(phase)
+    return "a long prompt", f"It had {number_text(new)} new tokens to read{speed}."
 
 
 def _why_cold(record: RequestRecord, before: Sequence[RequestRecord]) -> str:

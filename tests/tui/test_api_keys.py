@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import CyberError, InvalidRequestError
-from cyber_inference_tui.records import KeyTotals, NewKey, Priority
+from cyber_inference_tui.records import NewKey, Priority
 from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog
 from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm, read_new_key
 from tests.service.history_records import request
@@ -113,24 +114,15 @@ def test_a_wrong_field_is_named(field: str, text: str) -> None:
 
 async def test_totals_by_key() -> None:
     world = busy_world()
-    world.key_totals = [
-        KeyTotals(
-            key_name="alice",
-            requests=12,
-            failures=1,
-            tokens_in=3456,
-            tokens_out=789,
-            last_used_at=NOW - timedelta(minutes=3),
-        )
-    ]
+    totals = world.speed_totals["model"][0]
+    world.speed_totals["key"] = [msgspec.structs.replace(totals, name="alice", tokens_in=3456)]
     async with running(world, first_page="requests") as (app, _, pilot):
         await pilot.press("b")
         await pilot.pause()
         assert "TOTALS" not in screen_text(app)
         await pilot.press("t")
-        await until(pilot, lambda: "TOTALS  by model" in screen_text(app))
-        await pilot.press("b")
-        await until(pilot, lambda: "TOTALS  by API key" in screen_text(app))
+        await until(pilot, lambda: "TOK/S" in screen_text(app))
+        await pilot.press("b", "b")
         await until(pilot, lambda: "alice" in screen_text(app))
         assert "3,456" in screen_text(app)
         await pilot.press("escape")

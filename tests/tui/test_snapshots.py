@@ -33,7 +33,7 @@ from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
-from tests.tui.world import ago, busy_world, empty_world, streaming_world
+from tests.tui.world import ago, busy_world, empty_world, slow_world, streaming_world
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
@@ -295,7 +295,20 @@ def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
 
 
 def test_requests(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("embeddings"), first_page="requests")
+    looks(busy_world(), shows("nomic"), first_page="requests")
+
+
+async def _slowest(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+    await pilot.press("s", "a")
+    await until(pilot, lambda: "cold prompt" in screen_text(app))
+
+
+def test_slow_request(looks: Callable[..., None]) -> None:
+    looks(slow_world(), _slowest, first_page="requests")
+
+
+def test_request_totals(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("14.2", keys=("t",)), size=SMALL, first_page="requests")
 
 
 def test_failed_request_small(looks: Callable[..., None]) -> None:

@@ -36,13 +36,13 @@ from cyber_inference_tui.records import (
     ModelRecord,
     ModelSettingRecord,
     ModelStatus,
-    ModelTotals,
     ModelUsage,
     NumberedLine,
     RequestPhase,
     RequestRecord,
     ResourceSample,
     SessionRecord,
+    SpeedTotals,
     StatusRecord,
     SwapRecord,
     Trend,
@@ -379,32 +379,7 @@ def busy_world() -> World:
                 requests=12,
             )
         ],
-        totals=[
-            ModelTotals(
-                model="qwen3-4b-q4_k_m",
-                requests=1311,
-                failures=2,
-                tokens_in=402_112,
-                tokens_out=688_010,
-                last_used_at=ago(1),
-            ),
-            ModelTotals(
-                model="nomic-embed-text-v2",
-                requests=90,
-                failures=0,
-                tokens_in=46_080,
-                tokens_out=0,
-                last_used_at=ago(11),
-            ),
-            ModelTotals(
-                model="phi-4-mini-q4_k_m",
-                requests=4,
-                failures=4,
-                tokens_in=0,
-                tokens_out=0,
-                last_used_at=ago(20),
-            ),
-        ],
+        speed_totals=_speed_totals(),
         details={one.id: _details(one) for one in models},
         logs=_logs(),
         runs={
@@ -432,6 +407,32 @@ def busy_world() -> World:
             )
         },
     )
+
+
+def slow_world() -> World:
+    """A service with a request that waited for a load and had a cold prompt."""
+    world = busy_world()
+    world.active = []
+    slow = request(
+        90,
+        at=ago(40),
+        duration_seconds=31.4,
+        queue_seconds=4.2,
+        load_seconds=4.1,
+        queue_ahead=0,
+        prompt_seconds=24.9,
+        answer_seconds=2.3,
+        tokens_in=28_104,
+        tokens_cached=12,
+        tokens_out=96,
+        tokens_per_second=40.1,
+        time_to_first_token_seconds=29.1,
+        prompt_differs_at=79,
+        prompt_differs_in="the system prompt",
+        request_id="8c3b1f1e",
+    )
+    world.requests.insert(0, slow)
+    return world
 
 
 def streaming_world() -> World:
@@ -502,6 +503,53 @@ def streaming_world() -> World:
         for span, points in ((3600, 180), (86400, 288), (604800, 336))
     }
     return world
+
+
+def _speed_totals() -> dict[str, list[SpeedTotals]]:
+    """The totals of three models, two programs and the last days."""
+    qwen = SpeedTotals(
+        name="qwen3-4b-q4_k_m",
+        requests=1311,
+        failures=2,
+        tokens_in=402_112,
+        tokens_out=688_010,
+        tokens_per_second_p50=21.4,
+        tokens_per_second_p95=14.2,
+        first_token_seconds_p50=0.21,
+        first_token_seconds_p95=4.37,
+        last_used_at=ago(1),
+    )
+    nomic = SpeedTotals(
+        name="nomic-embed-text-v2",
+        requests=90,
+        failures=0,
+        tokens_in=46_080,
+        tokens_out=0,
+        last_used_at=ago(11),
+    )
+    phi = SpeedTotals(
+        name="phi-4-mini-q4_k_m",
+        requests=4,
+        failures=4,
+        tokens_in=0,
+        tokens_out=0,
+        last_used_at=ago(20),
+    )
+    clients = ("claude-cli", "open-webui")
+    return {
+        "model": [qwen, nomic, phi],
+        "client": [msgspec.structs.replace(qwen, name=name) for name in clients],
+        "day": [
+            msgspec.structs.replace(
+                qwen,
+                name=f"2026-03-0{day}",
+                requests=100 + day,
+                tokens_per_second_p50=20.0 + day,
+                last_used_at=ago(86400 * (5 - day)),
+            )
+            for day in range(1, 6)
+        ],
+    }
 
 
 def _speeds(seconds: float, sizes: dict[str, float]) -> dict[str, float]:

@@ -48,16 +48,23 @@ def ask_order(
 
 
 def kept_order(
-    page: Page, columns: Sequence[Column[Record, RenderContext]], default: Order[Record]
+    page: Page,
+    columns: Sequence[Column[Record, RenderContext]],
+    default: Order[Record],
+    prefix: str = "",
 ) -> Order[Record]:
-    """Return the order that was kept, or ``default``."""
-    key = page.kept("sort", default.column.key)
+    """Return the order that was kept, or ``default``.
+
+    A page with several tables keeps the order of each under names with a ``prefix``.
+    """
+    key = page.kept(f"{prefix}sort", default.column.key)
     column = next((one for one in columns if one.key == key and one.value is not None), None)
     if column is None:
         return default
-    return Order(column, page.kept("descending", default.descending))
+    return Order(column, page.kept(f"{prefix}descending", default.descending))
 
 
-def keep_order(page: Page, order: Order[Record]) -> None:
+def keep_order(page: Page, order: Order[Record], prefix: str = "") -> None:
     """Keep an order for the next start."""
-    page.keep(sort=order.column.key, descending=order.descending)
+    page.keep(**{f"{prefix}sort": order.column.key})
+    page.keep(**{f"{prefix}descending": order.descending})

@@ -22,7 +22,7 @@ from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
 from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
 from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
-from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model
+from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model, rate_sparks
 from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
@@ -406,7 +406,7 @@ class Board(Vertical):
                 text = Content.assemble(name, (suffix, "not bold"))
             update_static(title, text)
         if not narrow or not shows_events:
-            sparks = self._request_sparks(snapshot)
+            sparks = rate_sparks(snapshot.rates, SPARK, self._charset)
             rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
             self.query_one("#request-list", Listing).show_fitting(rows, len(snapshot.active))
         if not narrow or shows_events:
@@ -414,12 +414,3 @@ class Board(Vertical):
             width, height = table.scrollable_content_region.size
             rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
             table.show_fitting(rows)
-
-    def _request_sparks(self, snapshot: Snapshot) -> dict[int, str]:
-        """Return the rates of running requests as graphs of one scale."""
-        rates = snapshot.rates
-        highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
-        return {
-            number: spark(one, SPARK, scale_for([highest]), self._charset)
-            for number, one in rates.items()
-        }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from cyber_inference_tui.records import TrendPoint
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.tui.pages.dashboard.measures import scale_for
 from cyber_inference_tui.tui.pages.dashboard.timeline import Timeline
-from cyber_inference_tui.tui.widgets.area import SHADES
+from cyber_inference_tui.tui.widgets.area import SHADES, spark
 
 
 class ModelShades:
@@ -76,3 +77,12 @@ def of_model(name: str, point: TrendPoint) -> float:
 def total_speed(point: TrendPoint) -> float:
     """Return the tokens per second of all models together."""
     return sum(point.tokens_per_second.values())
+
+
+def rate_sparks(
+    rates: Mapping[int, Sequence[float]], width: int, charset: Charset
+) -> dict[int, str]:
+    """Return the rates of running requests as graphs of one scale, by their numbers."""
+    highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
+    scale = scale_for([highest])
+    return {number: spark(one, width, scale, charset) for number, one in rates.items()}

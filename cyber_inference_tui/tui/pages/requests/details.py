@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from textwrap import wrap
 
 from textual.content import Content
 
@@ -54,10 +55,13 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         lines.append(("first token" if record.stream else "answered after", first))
     if isinstance(record, RequestRecord):
         lines += [
-            ("tokens in", charset.known(record.tokens_in, number_text)),
+            ("tokens in", _tokens_in(record, charset)),
             ("tokens out", charset.known(record.tokens_out, number_text)),
             ("tokens/s", charset.known(record.tokens_per_second, speed_text)),
         ]
+        if record.tokens_drafted is not None:
+            accepted = charset.known(record.tokens_accepted, number_text)
+            lines.append(("drafted", f"{number_text(record.tokens_drafted)}, {accepted} accepted"))
     local = record.at.astimezone(now.tzinfo)
     lines += [
         ("received", f"{local:%Y-%m-%d %H:%M:%S}"),
@@ -76,7 +80,16 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         lines.append(("port", str(record.port)))
     if isinstance(record, RequestRecord) and record.id:
         lines.append(("number", str(record.id)))
+    if record.request_id is not None:
+        lines.append(("request id", plain(record.request_id)))
     return lines
+
+
+def _tokens_in(record: RequestRecord, charset: Charset) -> str:
+    text = charset.known(record.tokens_in, number_text)
+    if record.tokens_cached is None:
+        return text
+    return f"{text}, {number_text(record.tokens_cached)} cached"
 
 
 def _status(record: RequestRecord) -> str:
@@ -101,7 +114,10 @@ def details_content(lines: Lines, width: int) -> Content:
             parts.append(("\n", ""))
             used = 0
         parts.append((name.ljust(_NAME), "$text-muted"))
-        parts.append((value, "$error" if name == "error" else ""))
+        # The lines of a long text begin below each other, after the name.
+        rows = wrap(value, max(10, width - _NAME)) if long else [value]
+        style = "$error" if name == "error" else ""
+        parts.append((f"\n{' ' * _NAME}".join(rows), style))
         if long:
             parts.append(("\n", ""))
         else:

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import datetime
 from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.records import (
-    ActiveRequestRecord,
-    KeyTotals,
-    ModelTotals,
-    RequestRecord,
-    endpoints,
-    queries,
-)
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord, endpoints, queries
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
-from cyber_inference_tui.tui.pages.page import Page, update_static
-from cyber_inference_tui.tui.pages.requests.details import details, details_content, details_text
+from cyber_inference_tui.tui.pages.dashboard.speeds import rate_sparks
+from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, Page, update_static
+from cyber_inference_tui.tui.pages.requests.details_pane import RequestDetails
 from cyber_inference_tui.tui.pages.requests.known_requests import KnownRequests, RequestFilter
 from cyber_inference_tui.tui.pages.requests.table import (
     COLUMNS,
-    KEY_TOTAL_COLUMNS,
     NEWEST_FIRST,
-    TOTAL_COLUMNS,
+    SPARK,
     FinishedRows,
-    key_total_rows,
-    request_row,
+    live_row,
     row_key,
     searchable_text,
-    total_rows,
 )
+from cyber_inference_tui.tui.pages.requests.totals import TotalsTable
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.snapshot import Link, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
@@ -60,23 +51,8 @@ class RequestList(LiveTable):
     ]
 
 
-class TotalsList(LiveTable):
-    """The table of totals, with enter in the line of keys."""
-
-    KEYS_TITLE = "Totals"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "enter",
-            "choose",
-            "Requests",
-            id="requests.of-model",
-            tooltip="show the requests to this model",
-        ),
-    ]
-
-
 class RequestsPage(Page):
-    """Shows a table of requests, the details of the selected one, and totals by model."""
+    """Shows a table of requests, the details of the selected one, and totals."""
 
     MODE: ClassVar[str] = "requests"
     CSS_PATH = "page.tcss"
@@ -99,8 +75,15 @@ class RequestsPage(Page):
         Binding("slash", "filter", "Filter", key_display="/", id="requests.filter"),
         Binding("s", "sort", "Sort", id="requests.sort", tooltip="choose the column"),
         Binding("S", "reverse", "Reverse order", show=False, id="requests.reverse"),
-        Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums by model"),
-        Binding("b", "by", "By key or model", id="requests.by", tooltip="sums by key or model"),
+        Binding("t", "totals", "Totals", id="requests.totals", tooltip="sums and speeds"),
+        Binding(
+            "d",
+            "beside",
+            "Beside",
+            show=False,
+            id="requests.beside",
+            tooltip="details beside or below the list",
+        ),
         Binding("o", "log", "Log", id="requests.log", tooltip="open the log of its model"),
         Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy the details"),
         Binding(
@@ -138,27 +121,40 @@ class RequestsPage(Page):
         self._live: dict[str, ActiveRequestRecord] = {}
         self._fetching = False
         self._problem = ""
-        self._totals: list[ModelTotals] | None = None
-        self._key_totals: list[KeyTotals] = []
-        self._connection = 0
         self._was_live = False
         self._frozen: tuple[Snapshot, datetime] | None = None
         """The snapshot of a frozen display and its time."""
-        self._summed: object = None
-        """The finished requests for which the totals were read."""
+        self._beside_wanted = True
+        """A person wants the details beside the list, if there is room."""
 
     def body(self) -> ComposeResult:
         """Compose the table with its details, and the totals."""
         self._order = kept_order(self, COLUMNS, NEWEST_FIRST)
+        self._beside_wanted = self.kept("beside", default=True)
         charset = self.cyber.options.charset
         with Vertical(id="page", classes="body"):
             yield Static(id="title", classes="heading")
             yield FilterLine("part of a model, path, client or error", id="filter")
-            yield RequestList(COLUMNS, charset=charset, id="requests")
-            yield TotalsList(TOTAL_COLUMNS, charset=charset, id="totals")
-            yield LiveTable(KEY_TOTAL_COLUMNS, charset=charset, id="key-totals")
-            with VerticalScroll(id="pane", can_focus=False):
-                yield Static(id="details")
+            yield TotalsTable(charset)
+            with Container(id="middle"):
+                yield RequestList(COLUMNS, charset=charset, id="requests")
+                yield RequestDetails()
+
+    def on_mount(self) -> None:
+        """Arrange the list and the details."""
+        self._arrange()
+
+    def on_resize(self) -> None:
+        """Arrange the list and the details for the new size."""
+        self._arrange()
+
+    def on_screen_suspend(self) -> None:
+        """Read nothing more while another page is in front."""
+        self.query_one(TotalsTable).leave()
+        self.query_one(RequestDetails).leave()
+
+    def _arrange(self) -> None:
+        self.set_class(self._beside_wanted and self.size.width >= SIDE_BY_SIDE, "-beside")
 
     # Drawing
 
@@ -174,15 +170,11 @@ class RequestsPage(Page):
         if len(snapshot.finished) < FINISHED_KEPT:
             self._history.complete = True  # the service has no others
         self._draw_requests(snapshot)
-        self._draw_totals()
+        if self.has_class("-totals"):
+            self.query_one(TotalsTable).draw(snapshot.finished, live=snapshot.live)
         self._draw_details()
         self._draw_title(snapshot)
         self._want_older()
-        if self.has_class("-totals") and snapshot.live and snapshot.finished is not self._summed:
-            self._summed = snapshot.finished
-            self.run_worker(
-                self._read_totals(), exclusive=True, group="totals", exit_on_error=False
-            )
 
     def _start(self, choice: RequestFilter) -> None:
         """Start with the requests of another selection."""
@@ -220,7 +212,9 @@ class RequestsPage(Page):
         # The cursor follows the newest request unless the details are open.
         table.keeps_top = not self.has_class("-details")
         context = RenderContext(charset, now)
-        table.show([*(request_row(one, context) for one in live), *self._finished])
+        sparks = rate_sparks(snapshot.rates, SPARK, charset)
+        rows = [live_row(one, context, sparks.get(one.number, "")) for one in live]
+        table.show([*rows, *self._finished])
         table.show_sort(self._order.column.key, descending=self._order.descending)
         table.show_empty(self._empty(needle))
 
@@ -243,26 +237,12 @@ class RequestsPage(Page):
             ),
         )
 
-    def _draw_totals(self) -> None:
-        options = self.cyber.options
-        table = self.query_one("#totals", LiveTable)
-        if self._totals is None:
-            text = self._problem or f"Reading {options.charset.dots}"
-            table.show_empty(Content.styled(text, "$text-muted"))
-        else:
-            table.show(total_rows(self._totals, options.render_context()))
-            table.show_empty(Content.styled("No requests yet.", "$text-muted"))
-        keys = self.query_one("#key-totals", LiveTable)
-        keys.show(key_total_rows(self._key_totals, options.render_context()))
-        keys.show_empty(Content.styled("No requests with an API key yet.", "$text-muted"))
-
     def _draw_title(self, snapshot: Snapshot) -> None:
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
         dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
-            what = "API key" if self.has_class("-by-key") else "model"
-            text = Content.assemble("TOTALS", (f"  by {what}, over the whole history", "not bold"))
-            update_static(self.query_one("#title", Static), text)
+            title = self.query_one(TotalsTable).title(self.cyber.options.charset.dot)
+            update_static(self.query_one("#title", Static), title)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
         if not self._history.complete:
@@ -288,14 +268,11 @@ class RequestsPage(Page):
         update_static(self.query_one("#title", Static), Content.assemble(*parts))
 
     def _draw_details(self) -> None:
-        record = self._selected()
-        content = Content("")
-        if record is not None:
-            options = self.cyber.options
-            lines = details(record, options.now(), options.charset)
-            width = self.query_one("#details").size.width or self.size.width - 6
-            content = details_content(lines, width)
-        update_static(self.query_one("#details", Static), content, layout=True)
+        self.query_one(RequestDetails).draw(
+            None if self.has_class("-totals") else self._selected(),
+            explain=self.has_class("-beside") or self.has_class("-details"),
+            live=self._was_live,
+        )
 
     def _selected(self) -> ActiveRequestRecord | RequestRecord | None:
         key = self.query_one("#requests", LiveTable).cursor_key
@@ -353,12 +330,21 @@ class RequestsPage(Page):
         pane = self.query_one("#pane")
         pane.can_focus = True
         self.screen.set_focus(pane)
-        self.call_after_refresh(self.redraw)
+        self.redraw()
 
     @on(LiveTable.RowChosen, "#totals")
-    def _chosen_model(self, message: LiveTable.RowChosen) -> None:
+    def _chosen_total(self, message: LiveTable.RowChosen) -> None:
+        by = self.query_one(TotalsTable).by
+        if by == "day":
+            return
         self._close_totals()
-        self._choose(RequestFilter(model=message.key))
+        line = self.query_one(FilterLine)
+        if by == "model":
+            line.clear_filter()
+            self._choose(RequestFilter(model=message.key))
+        else:
+            line.value = plain(message.key)
+            self._choose(RequestFilter())
 
     @on(LiveTable.HeaderSelected, "#requests")
     def _header(self, message: LiveTable.HeaderSelected) -> None:
@@ -376,7 +362,7 @@ class RequestsPage(Page):
             return super().check_action(action, parameters)
         if self.has_class("-totals") and action in _LIST_ACTIONS:
             return False
-        if action == "by" and not self.has_class("-totals"):
+        if action == "beside" and self.size.width < SIDE_BY_SIDE:
             return False
         if action == "back" and not self._can_go_back:
             return False
@@ -434,32 +420,24 @@ class RequestsPage(Page):
             return
         self._problem = ""
         self._frozen = None
-        self._summed = self.cyber.snapshot.finished
+        totals = self.query_one(TotalsTable)
+        totals.read_again()
         self.add_class("-totals")
-        self.screen.set_focus(self.query_one("#totals"))
-        self.run_worker(self._read_totals(), exclusive=True, group="totals", exit_on_error=False)
-        self.redraw()
-
-    def action_by(self) -> None:
-        """Switch between the totals by key and by model."""
-        by_key = not self.has_class("-by-key")
-        self.set_class(by_key, "-by-key")
-        self.screen.set_focus(self.query_one("#key-totals" if by_key else "#totals"))
-        self.redraw()
-
-    async def _read_totals(self) -> None:
-        try:
-            self._totals = await self.client.call(endpoints.TOTALS)
-            with contextlib.suppress(NotFoundError):  # an older service
-                self._key_totals = await self.client.call(endpoints.KEY_TOTALS)
-        except CyberError as error:
-            self._problem = str(error)
+        self.screen.set_focus(totals)
         self.redraw()
 
     def _close_totals(self) -> None:
-        self.remove_class("-totals", "-by-key")
+        self.query_one(TotalsTable).leave()
+        self.remove_class("-totals")
         self.screen.set_focus(self.query_one("#requests"))
         self._problem = ""
+        self.redraw()
+
+    def action_beside(self) -> None:
+        """Put the details beside the list, or below it."""
+        self._beside_wanted = not self._beside_wanted
+        self.keep(beside=self._beside_wanted)
+        self._arrange()
         self.redraw()
 
     async def action_log(self) -> None:
@@ -470,10 +448,7 @@ class RequestsPage(Page):
     def action_copy(self) -> None:
         """Copy the details of the selected request."""
         if (record := self._selected()) is not None:
-            options = self.cyber.options
-            self.cyber.copy_to_clipboard(
-                details_text(details(record, options.now(), options.charset))
-            )
+            self.cyber.copy_to_clipboard(self.query_one(RequestDetails).text(record))
             self.cyber.show_message("Copied the details.")
 
     def action_freeze(self) -> None:
@@ -493,7 +468,7 @@ class RequestsPage(Page):
             self.remove_class("-details")
             self.query_one("#pane").can_focus = False
             self.screen.set_focus(self.query_one("#requests"))
-            self.call_after_refresh(self.redraw)
+            self.redraw()
         elif self.has_class("-totals"):
             self._close_totals()
         elif self._frozen is not None:
@@ -505,4 +480,7 @@ class RequestsPage(Page):
             self._choose(RequestFilter())
 
 
-_LIST_ACTIONS = {"failures", "model", "filter", "sort", "reverse", "log", "copy", "freeze"}
+_LIST_ACTIONS = {
+    *("failures", "model", "filter", "sort", "reverse", "beside"),
+    *("log", "copy", "freeze"),
+}

@@ -1,12 +1,12 @@
-"""The tables of requests and of totals."""
+"""The table of requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from cyber_inference_tui.records import ActiveRequestRecord, KeyTotals, ModelTotals, RequestRecord
+from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
@@ -20,9 +20,12 @@ from cyber_inference_tui.tui.pages.requests.request_status import (
 from cyber_inference_tui.tui.snapshot import RequestIdentity, request_identity
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
-from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
+from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
 AnyRequest = ActiveRequestRecord | RequestRecord
+
+SPARK = 8
+"""Cells of the history of a running request's speed."""
 
 
 def first_token(record: AnyRequest) -> float | None:
@@ -30,22 +33,12 @@ def first_token(record: AnyRequest) -> float | None:
     return record.time_to_first_token_seconds if record.stream else None
 
 
-def _finished(name: str) -> Callable[[AnyRequest], Any]:
-    """Return a function for a field that only finished requests have."""
-    return lambda record: getattr(record, name, None)
+def _tokens_in(record: AnyRequest) -> int | None:
+    return record.tokens_in if isinstance(record, RequestRecord) else None
 
 
 def _model_cell(record: AnyRequest, context: RenderContext) -> str:
     return plain(record.model) or context.charset.missing
-
-
-def _failures_cell(totals: ModelTotals | KeyTotals, context: RenderContext) -> Cell:
-    text = number_text(totals.failures)
-    return Cell(text, "bad" if totals.failures else "dim")
-
-
-def _used_cell(totals: ModelTotals | KeyTotals, context: RenderContext) -> str:
-    return age_text(max(0.0, (context.now - totals.last_used_at).total_seconds()))
 
 
 def _time_cell(record: AnyRequest, context: RenderContext) -> Cell:
@@ -76,7 +69,7 @@ def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
 COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
     Column("model", "MODEL", least=18, value=lambda r: r.model.lower(), cell=_model_cell),
-    Column("kind", "KIND", 10, lambda r: request_kind(r.path), priority=4),
+    Column("kind", "KIND", 10, lambda r: request_kind(r.path), priority=5),
     Column(
         "status",
         "STATUS",
@@ -85,44 +78,29 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
         cell=status_cell,
         largest_first=True,
     ),
-    Column("in", "IN", 7, _finished("tokens_in"), right=True, priority=6, text=number_text),
-    Column("out", "OUT", 7, _finished("tokens_out"), right=True, priority=2, text=number_text),
-    Column("first", "1ST TOKEN", 9, first_token, right=True, priority=5, text=seconds_text),
+    Column("in", "IN", 7, _tokens_in, right=True, priority=7, text=number_text),
+    Column("out", "OUT", 7, lambda r: r.tokens_out, right=True, priority=2, text=number_text),
+    Column("first", "1ST TOKEN", 9, first_token, right=True, priority=6, text=seconds_text),
     Column(
         "speed",
         "TOKENS/S",
         8,
-        _finished("tokens_per_second"),
+        lambda r: r.tokens_per_second,
         right=True,
         priority=3,
         text=speed_text,
     ),
+    Column("spark", "", SPARK, cell=lambda *_: "", priority=4),
     Column(
         "took", "TOOK", 8, lambda r: r.duration_seconds, right=True, priority=1, cell=_took_cell
     ),
     Column(
-        "queue", "QUEUED", 7, lambda r: r.queue_seconds, right=True, priority=7, cell=_queued_cell
+        "queue", "QUEUED", 7, lambda r: r.queue_seconds, right=True, priority=8, cell=_queued_cell
     ),
-    Column("client", "CLIENT", 15, client_name, priority=8, cell=_client_cell),
+    Column("client", "CLIENT", 15, client_name, priority=9, cell=_client_cell),
 )
+_SPARK_PLACE = next(place for place, column in enumerate(COLUMNS) if column.key == "spark")
 NEWEST_FIRST: Order[RequestRecord] = Order(COLUMNS[0], descending=True)
-_SUMS: tuple[Column[Any, RenderContext], ...] = (
-    Column("requests", "REQUESTS", 9, lambda t: t.requests, right=True, text=number_text),
-    Column("failures", "FAILURES", 9, right=True, cell=_failures_cell),
-    Column("in", "TOKENS IN", 13, lambda t: t.tokens_in, right=True, priority=2, text=number_text),
-    Column(
-        "out", "TOKENS OUT", 13, lambda t: t.tokens_out, right=True, priority=1, text=number_text
-    ),
-    Column("used", "LAST USED", 10, right=True, cell=_used_cell),
-)
-TOTAL_COLUMNS: tuple[Column[ModelTotals, RenderContext], ...] = (
-    Column("model", "MODEL", least=18, value=lambda t: t.model),
-    *_SUMS,
-)
-KEY_TOTAL_COLUMNS: tuple[Column[KeyTotals, RenderContext], ...] = (
-    Column("key", "KEY", least=18, cell=lambda t, _: plain(t.key_name)),
-    *_SUMS,
-)
 
 
 def searchable_text(record: AnyRequest, charset: Charset) -> str:
@@ -143,8 +121,16 @@ def row_key(record: AnyRequest) -> str:
 
 
 def request_row(record: AnyRequest, context: RenderContext) -> Row:
-    """Return the row of a running or finished request."""
+    """Return the row of a finished request."""
     return row_of(row_key(record), record, COLUMNS, context)
+
+
+def live_row(record: ActiveRequestRecord, context: RenderContext, spark: str = "") -> Row:
+    """Return the row of a running request with the history of its speed."""
+    row = request_row(record, context)
+    cells = list(row.cells)
+    cells[_SPARK_PLACE] = Cell(spark, "dim")
+    return Row(row.key, tuple(cells), row.tone)
 
 
 class FinishedRows:
@@ -170,15 +156,3 @@ class FinishedRows:
             made[name] = known
         self._rows = made
         return [row for _, row in made.values()]
-
-
-def total_rows(totals: Sequence[ModelTotals], context: RenderContext) -> list[Row]:
-    """Return the rows of the totals, the most recently used model first."""
-    ordered = sorted(totals, key=lambda one: one.last_used_at, reverse=True)
-    return [row_of(one.model, one, TOTAL_COLUMNS, context) for one in ordered]
-
-
-def key_total_rows(totals: Sequence[KeyTotals], context: RenderContext) -> list[Row]:
-    """Return the rows of the totals by key, the most recently used key first."""
-    ordered = sorted(totals, key=lambda one: one.last_used_at, reverse=True)
-    return [row_of(one.key_name, one, KEY_TOTAL_COLUMNS, context) for one in ordered]
