@@ -27,6 +27,8 @@ _SLOW_SPEED = 0.67
 """The part of the usual speed that is slow."""
 _COLD = 0.5
 """The part of a prompt that has to be new before its cache counts as cold."""
+_CLIENT_LEFT = 499
+"""The status of a request whose client left before its end: it may have been too slow for it."""
 _LATER = 100
 """Requests before and after a request that may have run at the same time."""
 _SAID = 3
@@ -71,7 +73,9 @@ def explain(
     cause, explanation = "", ("It took no longer than usual.",)
     if usual is None:
         explanation = (f"There are too few requests to {record.model} to compare it with.",)
-    if usual is None or record.duration_seconds > max(usual * SLOW, usual + _LEAST_EXCESS):
+    if record.error is not None and record.status != _CLIENT_LEFT:
+        explanation = (f"It failed: {record.error}",)
+    elif usual is None or record.duration_seconds > max(usual * SLOW, usual + _LEAST_EXCESS):
         longest = max(found, key=_excess, default=None)
         if longest is not None:
             cause, *sentences = _cause(record, longest, alike, _meanwhile(record, others))

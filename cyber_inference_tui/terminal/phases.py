@@ -55,5 +55,6 @@ def _note(phase: PhaseRecord) -> str:
     if phase.tokens_per_second is not None:
         parts.append(f"{speed_text(phase.tokens_per_second)}/s")
     if phase.usual_seconds is not None:
-        parts.append(f"usually {seconds_text(phase.usual_seconds)}")
+        usual = seconds_text(phase.usual_seconds) if phase.usual_seconds else "none"
+        parts.append(f"usually {usual}")
     return ", ".join(parts)

@@ -157,6 +157,15 @@ def test_a_request_that_is_not_slow_has_no_cause() -> None:
     assert explain(request(**{**quick, "duration_seconds": 0.03}), before, []).cause == ""
 
 
+def test_a_failed_request_has_its_error_as_the_explanation() -> None:
+    failed = request(**LOADED, status=503, error="The model could not be loaded.")
+    why = explain(failed, BEFORE, [])
+    assert why.cause == ""
+    assert why.explanation == ("It failed: The model could not be loaded.",)
+    left = request(**LOADED, error="The client went away.")
+    assert explain(replace(left, status=499), BEFORE, []).cause == "waited for a load"
+
+
 def test_without_others_to_compare_it_with_the_longest_phase_is_named() -> None:
     why = explain(request(**LOADED), BEFORE[:2], [])
     assert (why.cause, why.usual_seconds) == ("waited for a load", None)
