@@ -36,6 +36,8 @@ def phase_lines(why: RequestWhy, width: int, charset: Charset) -> list[PhaseLine
 
 def slowness(why: RequestWhy) -> str:
     """Return how a request's time compares with the usual, and the cause, in a few words."""
+    if not why.cause and why.request.error is not None:
+        return "failed"
     if not why.cause:
         return "" if why.usual_seconds is None else "no slower than usual"
     if not why.usual_seconds:
