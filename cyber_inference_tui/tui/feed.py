@@ -381,11 +381,14 @@ class Feed:
         )
 
     def _live(self, news: LiveRequests) -> None:
-        """Take new figures, twice a second: people cannot read them faster."""
+        """Take new figures, twice a second: people cannot read them faster.
+
+        The last ones, without any speed, are always taken.
+        """
         figures = {one.number: one for one in news.live}
         now = self._now()
         early = self._live_at is not None and now - self._live_at < _BETWEEN_FIGURES
-        if early and figures.keys() == self._live_numbers:
+        if early and news.tokens_per_second and figures.keys() == self._live_numbers:
             return
         self._live_at, self._live_numbers = now, figures.keys()
         known = {one.number for one in self.snapshot.active}

@@ -98,7 +98,7 @@ class Snapshot:
     def speeds_now(self) -> dict[str, float]:
         """Tokens per second by model now, of those that answer."""
         if self.speeds is not None:
-            return self.speeds if self.active else {}
+            return self.speeds
         return {} if self.sample is None else trend_point(self.sample).tokens_per_second
 
     @property

@@ -187,7 +187,7 @@ async def test_live_figures_are_taken_twice_a_second_and_at_once_when_requests_c
             )
             for number in numbers
         )
-        speeds = {"qwen3-4b-q4_k_m": float(tokens)} if numbers else {}
+        speeds = {"qwen3-4b-q4_k_m": float(tokens)} if tokens else {}
         client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
 
     async with followed(client, clock) as feed:
@@ -203,8 +203,13 @@ async def test_live_figures_are_taken_twice_a_second_and_at_once_when_requests_c
         publish(7, 40)
         await happens(lambda: feed.snapshot.speeds == {"qwen3-4b-q4_k_m": 7.0})
         assert set(feed.snapshot.rates) <= {40}
+        # Short answers have ended when the figures come: the model has a speed all the same.
+        clock.now += timedelta(seconds=1)
+        publish(9)
+        await happens(lambda: feed.snapshot.speeds_now == {"qwen3-4b-q4_k_m": 9.0})
+        # The last figures are taken, however soon they come.
         publish(0)
-        await happens(lambda: feed.snapshot.speeds == {})
+        await happens(lambda: feed.snapshot.speeds_now == {})
 
 
 async def test_live_figures_of_an_unknown_request_have_all_read_again() -> None:

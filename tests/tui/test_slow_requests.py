@@ -23,7 +23,7 @@ async def test_the_details_show_why_a_request_was_slow() -> None:
         slow = next(row.key for row in table(app).rows if row.cell(9)[0] == "31.40 s")
         table(app).move_to(slow)
         await until(pilot, lambda: "6.0 times its usual time: a" in screen_text(app))
-        for text in ("load         4.10 s", "28,092 new tokens, 12 cached", "at character 79"):
+        for text in ("load         4.10 s", "28,092 new tokens, 12 cached", "character 79"):
             assert text in screen_text(app)
         await pilot.press("c")
         await until(pilot, lambda: "a cold prompt" in app.clipboard)

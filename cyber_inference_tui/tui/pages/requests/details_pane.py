@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
+from textual.worker import Worker
 
 from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.text import clean_line
@@ -22,7 +24,6 @@ from cyber_inference_tui.tui.pages.requests.why import (
 )
 
 _WHY = "why"
-"""The group of the worker that reads an explanation."""
 
 
 class RequestDetails(VerticalScroll, can_focus=False):
@@ -34,6 +35,8 @@ class RequestDetails(VerticalScroll, can_focus=False):
     def __init__(self) -> None:
         super().__init__(id="pane")
         self._why = WhyReader()
+        self._reading: Worker[None] | None = None
+        """The worker that reads an explanation, until the next."""
         self._key = ""
 
     def compose(self) -> ComposeResult:
@@ -49,11 +52,9 @@ class RequestDetails(VerticalScroll, can_focus=False):
         content = Content("")
         if explain and isinstance(record, RequestRecord) and is_explained(record):
             if live and self._why.wants(record):
-                self.run_worker(
-                    self._why.read(self._page.client, record, self._page.redraw),
-                    group=_WHY,
-                    exclusive=True,
-                    exit_on_error=False,
+                read = partial(self._why.read, self._page.client, record, self._page.redraw)
+                self._reading = self.run_worker(
+                    read, group=_WHY, exclusive=True, exit_on_error=False
                 )
         else:
             self.leave()
@@ -83,7 +84,8 @@ class RequestDetails(VerticalScroll, can_focus=False):
 
     def leave(self) -> None:
         """Stop reading an explanation."""
-        self.workers.cancel_group(self, _WHY)
+        if self._reading is not None:
+            self._reading.cancel()
 
     def text(self, record: ActiveRequestRecord | RequestRecord) -> str:
         """Return the details as plain text, with the explanation if it is known."""
