@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _NAME_LENGTH = 200
 _MOVES = (
     *("move(", "page(", "step(", "shift(", "scroll", "open(", "app.focus", "first", "last"),
-    *("choose", "back", "close", "follow", "command_palette"),
+    *("choose", "back", "close", "follow", "command_palette", "half"),
 )
 """The beginnings of actions that make no sense by name."""
 _AT_START, _WITHIN, _SCATTERED, _ABOUT = 6, 4, 2, 1

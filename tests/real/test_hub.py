@@ -140,7 +140,7 @@ def test_a_model_comes_here_by_the_terminal_app(
         terminal.wait_for("l Load")
         terminal.press("l")
         # The page shows its state.
-        terminal.wait_for("Downloaded as Tiny-Q8_0.", "● loaded")
+        terminal.wait_for("Downloaded as Tiny-Q8_0; t chats with it.", "● loaded")
         terminal.press("3")
         terminal.wait_for("✔ downloaded")
         terminal.press("q")

@@ -303,7 +303,7 @@ def test_an_app_without_a_service_says_what_to_do_and_goes_on_trying(starter: St
         port = probe.getsockname()[1]
     service = starter.fake({"plum": {}}, start=False)
     service.arguments = ("--port", str(port))
-    tunnel = f"ssh -N -L {port}:127.0.0.1:8337 user@host"
+    tunnel = "cyber-inference-tui --attach ssh://user@host"
     with Pty(service, url=f"127.0.0.1:{port}") as app:
         app.wait_for("(connection refused)", "Trying again in", tunnel, f"serve --port {port}")
         for key in "765432":
@@ -457,7 +457,7 @@ def test_a_line_keeps_its_focus_and_the_cursor_is_on_its_caret(starter: Starter)
             app.wait_for(shown)
         app.press("\u8a9eq")  # q would quit without the focus
         app.wait_for("\u65e5\u672c\u8a9eq")
-        for key, column in [("\x01", 4), ("\x05", 11)]:  # three wide characters and one narrow
+        for key, column in [("\x01", 5), ("\x05", 12)]:  # three wide characters and one narrow
             app.press(key)
             app.wait_for(f";{column}H")
             app.read(0.1)

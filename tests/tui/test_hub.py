@@ -402,7 +402,7 @@ async def test_a_lost_connection_is_shown_in_place() -> None:
     async with on_page(busy_world()) as (app, client, pilot):
         await opened(pilot, app)
         client.stop()
-        await pilot.press("s")
+        await pilot.press("s", "down", "enter")
         await until(pilot, lambda: "No service answers at" in note(app))
 
 

@@ -123,7 +123,7 @@ async def test_the_list_goes_on_without_the_fit_of_a_hub_that_fails() -> None:
         await pilot.pause()
         assert "rate limit" not in screen_text(app)
         client.fail.clear()
-        await pilot.press("s")
+        await pilot.press("s", "down", "enter")
         await until(pilot, lambda: "✔ fits" in row(app, "org/model-009"))
 
 

@@ -135,7 +135,7 @@ async def test_a_theme_that_is_chosen_is_taken_at_once_and_kept() -> None:
         for keys, theme in ((["7", "t"], "cyber-light"), (["1", "ctrl+p", *"theme"], "dracula")):
             await pilot.press(*keys)
             if "ctrl+p" in keys:
-                await until(pilot, lambda: "Choose the colours" in screen_text(app))
+                await until(pilot, lambda: "choose the colours" in screen_text(app))
                 await pilot.press("enter")
             await until(pilot, lambda: isinstance(app.screen, ChoiceDialog))
             await pilot.press(*theme, "enter")

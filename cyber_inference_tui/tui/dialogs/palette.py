@@ -63,8 +63,9 @@ class Palette(ModalScreen[Command | None]):
     """
 
     DEFAULT_CSS = """
-    Palette { align: center top; padding-top: 2; }
+    Palette { align: center top; }
     Palette #box { width: 100; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
+        margin-top: 2;
         background: $panel; }
     Palette Input { margin-bottom: 1; background: $surface; }
     Palette LiveTable { height: 18; max-height: 70vh; background: $panel; }
