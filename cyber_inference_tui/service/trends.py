@@ -62,7 +62,7 @@ class Trends:
         """Minutes that the history has not got yet."""
         self._marks: deque[TrendMark] = deque(maxlen=_RECENT_MARKS)
         self._slow: dict[tuple[str, str], datetime] = {}
-        """When each part was last slowed down, with the reason."""
+        """By part: the last time at which it was slowed down, with the reason."""
         # Times to first token since the last sample, and in the present minute.
         self._newest: deque[float] = deque(maxlen=_MOST_REQUESTS)
         self._firsts: deque[float] = deque(maxlen=_MOST_REQUESTS)

@@ -43,8 +43,8 @@ def test_commands_through_ssh(
         assert capfd.readouterr().out == "a line\n"
         (server.folder / "known_hosts").write_text("")
         assert run(["status", "--attach", address], there) == 3
-        told = capfd.readouterr().err
-        assert told.startswith(f"There is no tunnel to {address} (Host key verification failed).")
+        errors = capfd.readouterr().err
+        assert errors.startswith(f"There is no tunnel to {address} (Host key verification failed).")
 
 
 def test_nothing_here_replaces_a_service_that_does_not_answer(

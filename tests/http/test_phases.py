@@ -1,4 +1,4 @@
-"""Where the time of a request went, and what its answer had so far."""
+"""The phases of a request, and the tokens of its answer so far."""
 
 from __future__ import annotations
 

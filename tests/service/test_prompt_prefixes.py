@@ -1,4 +1,4 @@
-"""Where a prompt differs from the same client's earlier ones."""
+"""The place at which a prompt differs from the same client's earlier ones."""
 
 from __future__ import annotations
 

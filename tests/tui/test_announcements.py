@@ -1,4 +1,4 @@
-"""What the app announces, and the title of its window."""
+"""Announcements of the app, and the title of its window."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tui.world import NOW
 
 
 def announced(*steps: tuple[float, str, str]) -> list[tuple[str, bool]]:
-    """What is announced of the last of some events of a model: seconds, text and tone."""
+    """Return the announcement of the last of some events of a model: seconds, text and tone."""
     events: tuple[RecentEvent, ...] = ()
     for number, (seconds, text, tone) in enumerate(steps, 1):
         event: Any = {"kind": "model", "subject": "plum", "text": text, "tone": tone}
