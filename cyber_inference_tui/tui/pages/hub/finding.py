@@ -205,15 +205,12 @@ class Finding(ModelActions):
         return self._catalog.next_unknown(shown, self._state)
 
     async def _read_offer(self, repo: str) -> None:
-        suggested = len(self._catalog.suggestions)
         try:
             # The list shows what is known; nobody waits for it.
             with suppress(CyberError):
                 await self._catalog.read_offer(repo, self._state)
         finally:
             self._readers -= 1
-        # The row of a suggestion that the hub lacks goes away, perhaps under the cursor.
-        self._results.filtered |= len(self._catalog.suggestions) < suggested
         self._draw()
         self.refresh_bindings()
 
