@@ -25,9 +25,7 @@ def tunnels(folder: Path) -> list[psutil.Process]:
     ]
 
 
-def test_hosts_are_switched_and_no_tunnel_is_left(
-    start_fake: StartFake, tmp_path: Path
-) -> None:
+def test_hosts_are_switched_and_no_tunnel_is_left(start_fake: StartFake, tmp_path: Path) -> None:
     first, second = start_fake({"alpha": {}}), start_fake({"beta": {}})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -273,16 +273,6 @@ def test_chat_with_three_models(looks: Callable[..., None]) -> None:
     looks(world, steps, first_page="chat")
 
 
-def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
-    world = busy_world()
-    world.answer = _ANSWER
-
-    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await _ask(pilot, app, "gemma")
-
-    looks(world, steps, size=SMALL, first_page="chat", theme=LIGHT.name)
-
-
 def test_requests(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("nomic"), first_page="requests")
 
