@@ -125,6 +125,8 @@ async def _shoot(app: CyberApp, pilot: Pilot[Any], name: str, text: str) -> None
     svg = _FONTS.sub("", app.export_screenshot(title=f"cyber-inference-tui: {name}"))
     for path, instead in PLACES.items():
         svg = svg.replace(path, instead)
+        for end in range(len(path) - 1, len("/home/"), -1):  # where a table cuts it
+            svg = svg.replace(f"{path[:end]}…", f"{instead[:end]}…")
     (PLACE / f"{name}.svg").write_text(svg.replace("Fira Code", "monospace"), "utf-8")
 
 
