@@ -85,7 +85,7 @@ def page_commands(app: CyberApp) -> Iterator[Command]:
                 tooltip or binding.tooltip,
                 shown_key(screen, binding),
             )
-    if "change_theme" not in actions:
+    if "app.change_theme" not in actions:  # the Settings page has a key for it
         yield Command("Theme", app.action_change_theme, "choose the colours")
     yield Command("Screenshot", app.deliver_screenshot, "save the screen as an SVG file")
 

@@ -75,6 +75,18 @@ async def test_an_action_of_another_page_opens_it() -> None:
         await until(pilot, lambda: "by model" in screen_text(app).lower())
 
 
+async def test_unloading_a_busy_model_asks_as_its_key_does() -> None:
+    async with running(busy_world()) as (app, client, pilot):
+        await pilot.press("colon", *keys("unload qwen3-4b"), "enter")
+        await until(pilot, lambda: "It is serving 2 requests" in screen_text(app))
+        assert app.current_mode == "models"
+        assert not [call for call in client.calls if call[0] == "unload"]
+        await pilot.press("c", "7", "colon", *keys("theme"))
+        await until(pilot, lambda: isinstance(app.screen, Palette))
+        names = [row.key for row in app.screen.query_one(LiveTable).rows]
+        assert names.count("Theme") == 1
+
+
 async def test_the_palette_unloads_all_idle_models() -> None:
     async with running(busy_world()) as (app, client, pilot):
         client.set_model("qwen3-4b-q4_k_m", in_flight=0, queued=0)

@@ -118,6 +118,8 @@ class Palette(ModalScreen[Command | None]):
 
     def _show(self) -> None:
         found = matching(self._commands, self.query_one(TextLine).value, self._recent)
+        # A page and its pane may have an action of the same name: that of the focus comes first.
+        found = list({one.name: one for one in reversed(found)}.values())[::-1]
         table = self.query_one(LiveTable)
         table.filtered = True
         table.show([row_of(one.name, one, _COLUMNS, self._drawn_in) for one in found[:MOST_ROWS]])
