@@ -1,0 +1,399 @@
+"""The parts of the machine in words and numbers; what it does not report is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from cyber_inference_tui.records import (
+    CpuRecord,
+    DeviceKind,
+    DiskRecord,
+    ResourceSample,
+    SwapRecord,
+    ThrottleReason,
+    TrendPoint,
+)
+from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.pages.dashboard.measures import Measure, measures
+from cyber_inference_tui.tui.pages.dashboard.timeline import Reading
+from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands, mode_commands
+from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
+from cyber_inference_tui.units import duration_text, number_text, size_text
+
+_COLD, _HOT, _TOO_HOT = 20.0, 85.0, 95.0
+"""The lower end of a scale without a limit, and °C that are a problem if no limit is known."""
+_NEAR_LIMIT = 5.0
+"""°C below its limit from which a temperature is a problem."""
+_FULL, _TOO_FULL = 90.0, 97.0
+"""Percent of a disk."""
+_MOST_NETWORKS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A line: a name, a bar if there is a whole, and a figure."""
+
+    name: str
+    figure: str
+    share: float | None = None
+    """The filled part of the bar, 0 to 1."""
+    more: str = ""
+    """A second figure, for which there may be no room."""
+    tone: str = ""
+    """``busy`` or ``bad`` if it is a problem."""
+    essential: bool = False
+    """It is also shown where there is room for little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the machine."""
+
+    title: str
+    about: str = ""
+    main: Row | None = None
+    """Its most important figure; the name is the title in a short form."""
+    measure: Measure | None = None
+    """The graph."""
+    rows: tuple[Row, ...] = ()
+    small: tuple[Row, ...] = ()
+    """Rows of the same kind, such as cores, for several columns."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """Names, each with a remark."""
+    commands: tuple[Command, ...] = ()
+
+
+def sections(snapshot: Snapshot, charset: Charset) -> list[Section]:
+    """Return the parts of the machine, the most important first."""
+    sample = snapshot.sample
+    if sample is None:
+        return []
+    known = {one.name: one for one in measures(snapshot, snapshot.trend, charset)}
+    found = [_gpu(sample, number, charset) for number in range(len(sample.gpus))]
+    found.append(_cpu(sample.cpu, known["cpu"], charset))
+    found.append(_memory(sample, known.get("memory"), charset))
+    if total_power(sample) is not None or sample.power or any(mode_commands(sample.device)):
+        found.append(_power(sample, known.get("power"), charset))
+    if hottest(sample) is not None or sample.fan is not None:
+        found.append(_temperatures(sample, known.get("temperature"), charset))
+    found += _disks(sample.disks, charset)
+    if networks := _networks(sample, charset):
+        found.append(Section(title="NETWORK", rows=networks))
+    if missing := _missing(sample):
+        found.append(Section(title="NOT REPORTED HERE", notes=tuple(missing)))
+    return found
+
+
+def machine_words(sample: ResourceSample) -> list[str]:
+    """Return what the machine is, in a few words each, the most important first."""
+    device = sample.device
+    words = [device.name, device.chip, device.processor if device.processor != device.name else ""]
+    if device.jetpack:
+        words.append(f"JetPack {device.jetpack}")
+    if device.l4t:
+        words.append(f"L4T {device.l4t}")
+    words += [device.os, f"kernel {device.kernel}" if device.kernel else ""]
+    if sample.uptime_seconds is not None:
+        # Smaller units would change all the time.
+        whole = max(60.0, sample.uptime_seconds // 60 * 60)
+        words.append(f"up {duration_text(whole)}")
+    return [plain(word, limit=80) for word in words if word]
+
+
+# GPUs
+
+
+def gpu_name(sample: ResourceSample, number: int) -> str:
+    """Return ``GPU``, or ``GPU 1`` if there are several."""
+    return "GPU" if len(sample.gpus) == 1 else f"GPU {number}"
+
+
+def _gpu(sample: ResourceSample, number: int, charset: Charset) -> Section:
+    gpu, name = sample.gpus[number], gpu_name(sample, number)
+    rows = [_clock("clock", gpu.clock_hz, gpu.max_clock_hz, charset)]
+    if gpu.memory_total is not None:
+        rows.append(_size("memory", gpu.memory_used, gpu.memory_total, charset, essential=True))
+    rows.append(_clock("memory clock", gpu.memory_clock_hz, None, charset))
+    rows.append(_heat("temperature", gpu.temperature_c, gpu.temperature_limit_c, charset))
+    if gpu.power_w is not None or gpu.power_limit_w is not None:
+        rows.append(_watts("power", gpu.power_w, gpu.power_limit_w, charset))
+    if gpu.fan_percent is not None:
+        rows.append(_percent("fan", gpu.fan_percent, charset))
+    shared = "shares the main memory" if gpu.shared_memory else ""
+    return Section(
+        title=name,
+        about=_joined((plain(gpu.name, limit=60), shared), charset),
+        main=_percent(name, gpu.utilization_percent, charset),
+        measure=_measure(f"gpu-{number}", partial(_gpu_load, number)),
+        rows=tuple(row for row in rows if row is not None),
+        commands=tuple(gpu_commands(sample, number)),
+    )
+
+
+def _gpu_load(number: int, point: TrendPoint) -> float | None:
+    return point.gpus[number].utilization_percent if number < len(point.gpus) else None
+
+
+def _measure(name: str, reading: Reading) -> Measure:
+    return Measure(name=name, title="", reading=reading, text=number_text)
+
+
+# Processors
+
+
+def _cpu(cpu: CpuRecord, measure: Measure, charset: Charset) -> Section:
+    clocks = cpu.frequencies_hz
+    each = len(clocks) == len(cpu.per_core)
+    rows = []
+    if not each and any(clocks):
+        fastest = max(clock or 0 for clock in clocks)
+        limit = max((clock or 0 for clock in cpu.max_frequencies_hz), default=0)
+        rows.append(_clock("fastest clock", fastest, limit or None, charset))
+    load = "load " + " ".join(f"{one:.2f}" for one in cpu.load_average) if cpu.load_average else ""
+    cores = f"{cpu.count} cores" if cpu.count else ""
+    return Section(
+        title="CPU",
+        about=_joined((cores, load), charset),
+        main=_percent("CPU", cpu.percent, charset),
+        measure=measure,
+        rows=tuple(row for row in rows if row is not None),
+        small=tuple(
+            Row(
+                name=str(core),
+                figure=charset.known(load, partial(number_text, unit="%")),
+                share=None if load is None else load / 100,
+                more=charset.known(clocks[core], _gigahertz) if each else "",
+            )
+            for core, load in enumerate(cpu.per_core)
+        ),
+    )
+
+
+# Memory
+
+
+def _memory(sample: ResourceSample, measure: Measure | None, charset: Charset) -> Section:
+    memory = sample.memory
+    about = f"{size_text(memory.available)} available" if memory.available is not None else ""
+    rows = _swap("zram", sample.zram, charset)
+    if sample.zram is not None and sample.zram.memory is not None:
+        rows.append(Row(name="zram takes", figure=size_text(sample.zram.memory)))
+    rows += _swap("swap", sample.swap, charset)
+    if sample.memory_clock_hz is not None:
+        rows.append(Row(name="EMC clock", figure=_gigahertz(sample.memory_clock_hz)))
+    return Section(
+        title="MEMORY",
+        about=about,
+        main=_size("Memory", memory.used, memory.total, charset),
+        measure=measure,
+        rows=tuple(rows),
+    )
+
+
+def _swap(name: str, swap: SwapRecord | None, charset: Charset) -> list[Row]:
+    if swap is None or (name == "zram" and not swap.total):
+        return []
+    if swap.total == 0:
+        return [Row(name=name, figure="none")]
+    return [_size(name, swap.used, swap.total, charset, essential=True)]
+
+
+# Power and heat
+
+
+def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) -> Section:
+    device, main = sample.device, None
+    if measure is not None:
+        limit = measure.maximum if measure.notes else None
+        main = _watts("Power", measure.value, limit, charset)
+    about = f"{device.power_mode} mode" if device.power_mode else ""
+    if not sample.power and main is not None:
+        about = "the GPUs together" if len(sample.gpus) > 1 else "the GPU"
+    return Section(
+        title="POWER",
+        about=plain(about, limit=60),
+        main=main,
+        measure=measure,
+        rows=tuple(
+            _watts(plain(rail, limit=60), power, sample.power_limits.get(rail), charset)
+            for rail, power in sample.power.items()
+            if rail != "total"
+        ),
+        commands=tuple(mode_commands(device)),
+    )
+
+
+def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Charset) -> Section:
+    rows = []
+    fan = sample.fan
+    if fan is not None:
+        speed = None if fan.rpm is None else f"{fan.rpm:,} rpm"
+        known = [text for text in (charset.known(fan.percent, _percents), speed) if text]
+        rows.append(
+            Row(
+                name="fan",
+                figure=" ".join(known if fan.percent is not None else known[1:]),
+                share=None if fan.percent is None else fan.percent / 100,
+                essential=True,
+            )
+        )
+    reasons = [*sample.throttling.values(), *(gpu.throttled_by for gpu in sample.gpus)]
+    main = _heat("Temperature", hottest(sample), None, charset)
+    if main is not None and any(ThrottleReason.TEMPERATURE in one for one in reasons):
+        main = replace(main, tone="bad")
+    return Section(
+        title="TEMPERATURE",
+        about="the hottest" if len(sample.temperatures) > 1 else "",
+        main=main,
+        measure=measure,
+        rows=tuple(rows),
+        small=tuple(
+            row
+            for name, value in sample.temperatures.items()
+            if (row := _heat(plain(name, limit=60), value, None, charset)) is not None
+        ),
+    )
+
+
+# Disks and networks
+
+
+def _disks(disks: Sequence[DiskRecord], charset: Charset) -> list[Section]:
+    """Return each file system; paths on the same one are shown once, by the shortest."""
+    found: dict[object, DiskRecord] = {}
+    for disk in sorted(disks, key=lambda one: len(one.path)):
+        same = (disk.total, disk.available, disk.read_bytes_per_second, disk.write_bytes_per_second)
+        found.setdefault(disk.path if disk.total is None else same, disk)
+    return [_disk(disk, charset) for disk in found.values()]
+
+
+def _disk(disk: DiskRecord, charset: Charset) -> Section:
+    full = disk.percent or 0.0
+    tone = "" if full < _FULL else "busy" if full < _TOO_FULL else "bad"
+    rates = (("reads", disk.read_bytes_per_second), ("writes", disk.write_bytes_per_second))
+    return Section(
+        title="DISK",
+        about=plain(disk.path, limit=200),
+        main=replace(_size("Disk", disk.used, disk.total, charset), tone=tone),
+        rows=(
+            replace(_percent("full", disk.percent, charset), tone=tone),
+            *(Row(name=name, figure=_rate(rate)) for name, rate in rates if rate is not None),
+        ),
+    )
+
+
+def _networks(sample: ResourceSample, charset: Charset) -> tuple[Row, ...]:
+    rows = []
+    for network in sample.networks[:_MOST_NETWORKS]:
+        down, up = network.receive_bytes_per_second, network.send_bytes_per_second
+        if down is not None and up is not None:
+            name = plain(network.name, limit=40)
+            figure = f"{charset.descending} {_rate(down)}  {charset.ascending} {_rate(up)}"
+            rows.append(Row(name=name, figure=figure))
+    return tuple(rows)
+
+
+# What the machine does not report
+
+
+def _missing(sample: ResourceSample) -> list[tuple[str, str]]:
+    """Return the figures that people look for and that are not there, each with the reason."""
+    is_jetson = sample.device.kind is DeviceKind.JETSON
+    found = []
+    if not sample.gpus:
+        found.append(("GPU", "no driver of NVIDIA or AMD answers, and this is no Jetson"))
+    if not any(sample.cpu.frequencies_hz):
+        found.append(("CPU clocks", "the kernel does not report them here"))
+    if sample.memory_clock_hz is None and is_jetson:
+        found.append(("EMC clock", "only root may read it"))
+    if not sample.power and not any(gpu.power_w is not None for gpu in sample.gpus):
+        found.append(("power", "no power monitor here"))
+    if hottest(sample) is None:
+        found.append(("temperature", "no sensor here; a virtual machine has none"))
+    if sample.fan is None and all(gpu.fan_percent is None for gpu in sample.gpus):
+        found.append(("fan", "no sensor for the fan here"))
+    return found
+
+
+# Rows
+
+
+def _percents(value: float) -> str:
+    return number_text(value, unit="%")
+
+
+def _percent(name: str, value: float | None, charset: Charset) -> Row:
+    share = None if value is None else value / 100
+    return Row(name=name, figure=charset.known(value, _percents), share=share)
+
+
+def _gigahertz(hertz: float) -> str:
+    return f"{hertz / 1e9:.2f} GHz"
+
+
+def _clock(name: str, hertz: int | None, most: int | None, charset: Charset) -> Row | None:
+    if hertz is None:
+        return None
+    if not most:
+        return Row(name=name, figure=_gigahertz(hertz))
+    return Row(name=name, figure=f"{hertz / 1e9:.2f} of {_gigahertz(most)}", share=hertz / most)
+
+
+def _size(
+    name: str, used: int | None, total: int | None, charset: Charset, *, essential: bool = False
+) -> Row:
+    if total is None:
+        return Row(name=name, figure=charset.missing, essential=essential)
+    whole = size_text(total)
+    number, _, unit = whole.partition(" ")
+    decimals = len(number.partition(".")[2])
+    step = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
+    part = charset.known(used, lambda size: f"{size / step:.{decimals}f}")
+    share = used / total if used is not None and total else None
+    return Row(name=name, figure=f"{part} of {whole}", share=share, essential=essential)
+
+
+def _watts(
+    name: str,
+    watts: float | None,
+    limit: float | None,
+    charset: Charset,
+) -> Row:
+    decimals = 1 if (limit or watts or 0) < 100 else 0
+    figure = charset.known(watts, partial(number_text, decimals=decimals))
+    if limit is None:
+        figure = f"{figure} W" if watts is not None else figure
+        return Row(name=name, figure=figure)
+    share = None if watts is None else watts / limit
+    whole = f"{figure} of {limit:,.{decimals}f} W"
+    return Row(name=name, figure=whole, share=share)
+
+
+def _heat(
+    name: str,
+    degrees: float | None,
+    limit: float | None,
+    charset: Charset,
+) -> Row | None:
+    if degrees is None:
+        return None
+    unit = "°C" if charset.unicode else "C"
+    end = limit or 100.0
+    hot, too_hot = (limit - _NEAR_LIMIT, limit) if limit else (_HOT, _TOO_HOT)
+    return Row(
+        name=name,
+        figure=f"{degrees:.0f} of {limit:.0f} {unit}" if limit else f"{degrees:.0f} {unit}",
+        share=(degrees - _COLD) / (end - _COLD),
+        tone="" if degrees < hot else "busy" if degrees < too_hot else "bad",
+    )
+
+
+def _rate(rate: float) -> str:
+    return f"{size_text(int(rate))}/s"
+
+
+def _joined(texts: Iterable[str], charset: Charset) -> str:
+    return f" {charset.dot} ".join(filter(None, texts))
