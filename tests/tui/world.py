@@ -108,6 +108,7 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
             load_average=(2.31, 1.94, 1.2),
             frequencies_hz=(1_510_400_000, 1_728_000_000),
             max_frequencies_hz=(1_728_000_000,) * 2,
+            frequency_cores=((0, 1, 2, 3), (4, 5)),
         ),
         "memory": MemoryRecord(
             total=int(7.4 * GIB), available=int(2.3 * GIB), used=int(5.1 * GIB), percent=68.9
@@ -137,6 +138,7 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
                 percent=70.1,
                 read_bytes_per_second=3.1 * MIB,
                 write_bytes_per_second=0.2 * MIB,
+                sd_card=True,
             ),
         ),
         "networks": (
@@ -697,6 +699,17 @@ def _workstation_sample(number: int, sizes: dict[str, float]) -> ResourceSample:
         power={},
         power_limits={},
         fan=FanRecord(percent=48.0),
+        disks=(
+            DiskRecord(
+                path="/srv/models",
+                total=931 * GIB,
+                available=512 * GIB,
+                used=371 * GIB,
+                percent=42.0,
+                read_bytes_per_second=812.0 * MIB,
+                write_bytes_per_second=0.1 * MIB,
+            ),
+        ),
         models=tuple(
             ModelUsage(
                 id=name,

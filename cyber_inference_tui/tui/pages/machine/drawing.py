@@ -131,7 +131,7 @@ class Drawing:
                 lines.append(text_cells(texts))
         widest = max((cell_len(one.text) for one in section.commands), default=0)
         for command in section.commands:
-            about = cut(f"  {command.about}", width - widest, self.charset.ellipsis)
+            about = f"  {command.about}" if widest + 2 + cell_len(command.about) <= width else ""
             lines.append(text_cells([(f"{command.text:<{widest}}", "rest"), (about, "note")]))
         return lines
 

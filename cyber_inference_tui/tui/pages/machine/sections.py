@@ -21,7 +21,7 @@ from cyber_inference_tui.tui.pages.dashboard.measures import Measure, measures
 from cyber_inference_tui.tui.pages.dashboard.timeline import Reading
 from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands, mode_commands
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
-from cyber_inference_tui.units import duration_text, number_text, size_text
+from cyber_inference_tui.units import counted, duration_text, number_text, size_text
 
 _COLD, _HOT, _TOO_HOT = 20.0, 85.0, 95.0
 """The lower end of a scale without a limit, and °C that are a problem if no limit is known."""
@@ -145,31 +145,38 @@ def _measure(name: str, reading: Reading) -> Measure:
 
 
 def _cpu(cpu: CpuRecord, measure: Measure, charset: Charset) -> Section:
-    clocks = cpu.frequencies_hz
-    each = len(clocks) == len(cpu.per_core)
-    rows = []
-    if not each and any(clocks):
-        fastest = max(clock or 0 for clock in clocks)
-        limit = max((clock or 0 for clock in cpu.max_frequencies_hz), default=0)
-        rows.append(_clock("fastest clock", fastest, limit or None, charset))
+    clocks = _core_clocks(cpu)
+    each = bool(clocks) and all(core in clocks for core in range(len(cpu.per_core)))
+    fastest = max((clock for clock in cpu.frequencies_hz if clock), default=None)
+    limit = max((clock for clock in cpu.max_frequencies_hz if clock), default=None)
+    row = None if each else _clock("fastest clock", fastest, limit, charset)
     load = "load " + " ".join(f"{one:.2f}" for one in cpu.load_average) if cpu.load_average else ""
-    cores = f"{cpu.count} cores" if cpu.count else ""
     return Section(
         title="CPU",
-        about=_joined((cores, load), charset),
+        about=_joined((counted(cpu.count, "core") if cpu.count else "", load), charset),
         main=_percent("CPU", cpu.percent, charset),
         measure=measure,
-        rows=tuple(row for row in rows if row is not None),
+        rows=() if row is None else (row,),
         small=tuple(
-            Row(
-                name=str(core),
-                figure=charset.known(load, partial(number_text, unit="%")),
-                share=None if load is None else load / 100,
+            replace(
+                _percent(str(core), load, charset),
                 more=charset.known(clocks[core], _gigahertz) if each else "",
             )
             for core, load in enumerate(cpu.per_core)
         ),
     )
+
+
+def _core_clocks(cpu: CpuRecord) -> dict[int, int | None]:
+    """Return the clock of each core whose group is known."""
+    groups = cpu.frequency_cores
+    if not groups and len(cpu.frequencies_hz) == len(cpu.per_core):
+        groups = tuple((core,) for core in range(len(cpu.per_core)))
+    return {
+        core: clock
+        for clock, cores in zip(cpu.frequencies_hz, groups, strict=False)
+        for core in cores
+    }
 
 
 # Memory
@@ -277,6 +284,7 @@ def _disk(disk: DiskRecord, charset: Charset) -> Section:
     return Section(
         title="DISK",
         about=plain(disk.path, limit=200),
+        notes=(("SD card", "writing wears it out"),) if disk.sd_card else (),
         main=replace(_size("Disk", disk.used, disk.total, charset), tone=tone),
         rows=(
             replace(_percent("full", disk.percent, charset), tone=tone),
