@@ -229,3 +229,21 @@ def test_many_cores_are_a_character_each() -> None:
     shown = drawn(_MANY, 198, 57)
     assert any("  0 ▄▄▄▄" in line for line in shown)
     assert any(" 64 ▄▄▄▄" in line for line in shown)
+
+
+def test_of_many_sensors_the_first_have_their_names() -> None:
+    heat = {f"coretemp Core {core}": 40.0 + core for core in range(40)}
+    shown = "\n".join(drawn(jetson_sample(temperatures=heat)))
+    assert "40 sensors" in shown
+    assert "coretemp Core 0 " in shown
+    assert shown.count("coretemp") == 16
+
+
+def test_limits_that_make_no_sense_are_left_out() -> None:
+    gpu = GpuRecord(
+        name="one", power_w=9.0, power_limit_w=0.0, temperature_c=30.0, temperature_limit_c=0.0
+    )
+    shown = "\n".join(drawn(jetson_sample(gpus=(gpu,))))
+    assert "9.0 W" in shown
+    assert "30 °C" in shown
+    assert "of 0" not in shown.replace("0.00 of", "")

@@ -114,7 +114,6 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
             total=int(7.4 * GIB), available=int(2.3 * GIB), used=int(5.1 * GIB), percent=68.9
         ),
         "swap": SwapRecord(total=4 * GIB, used=0, percent=0.0),
-        "zram": SwapRecord(total=int(3.7 * GIB), used=int(0.4 * GIB), memory=121 * MIB),
         "gpus": (
             GpuRecord(
                 name="Orin",
@@ -476,6 +475,7 @@ def _hot_sample(number: int) -> ResourceSample:
             "tj": heat,
         },
         power={**sample.power, "total": 12.0 + number % 9 / 2},
+        zram=SwapRecord(total=int(3.7 * GIB), used=int(0.4 * GIB), memory=121 * MIB),
     )
 
 
@@ -489,7 +489,6 @@ def plain_world() -> World:
                 name="QEMU Standard PC", processor="EPYC", os="Debian 13", kernel="6.12.41"
             ),
             cpu=CpuRecord(percent=sample.cpu.percent, per_core=(35.0, None, 71.0, 8.0), count=3),
-            zram=None,
             gpus=(),
             temperatures={},
             power={},
@@ -675,7 +674,6 @@ def _workstation_sample(number: int, sizes: dict[str, float]) -> ResourceSample:
             total=64 * GIB, available=44 * GIB, used=(20 + late) * GIB, percent=31.0
         ),
         swap=SwapRecord(total=0, used=0),
-        zram=None,
         gpus=tuple(
             GpuRecord(
                 name="NVIDIA RTX A2000 12GB",

@@ -27,7 +27,7 @@ _WIDE = 100
 _GAP, _NARROW_GAP = 4, 3
 _FIGURE = 16
 """Cells of a figure, so that bars end at the same cell: ``0.41 of 7.40 GiB``."""
-_MOST_NAME = 14
+_MOST_NAME, _MOST_SMALL_NAME = 14, 18
 _LEAST_BAR = 4
 _HIGH_GRAPH, _LOW_GRAPH = 20, 8
 _GOOD_GRAPH = 3
@@ -63,7 +63,6 @@ class Drawing:
             lines += [*self._essentials(found, width), []]
         gap = _GAP if width >= _WIDE else _NARROW_GAP
         room = (width - gap * (count - 1)) // count
-
         left = height - len(lines)
 
         def least(one: Section) -> int:
@@ -164,7 +163,10 @@ class Drawing:
     # Many rows of the same kind
 
     def _small(self, rows: Sequence[Row], width: int) -> Lines:
-        """Return rows in several columns, from top to bottom; very many as one character each."""
+        """Return rows in several columns, from top to bottom.
+
+        Too many cores are one character each; of too many sensors, the last ones are left out.
+        """
         if not rows:
             return []
         for sizes in _small_sizes(rows):
@@ -173,7 +175,9 @@ class Drawing:
             if down <= _MOST_LINES:
                 break
         else:
-            return self._one_character_each(rows, width)
+            if rows[0].name.isdigit():
+                return self._one_character_each(rows, width)
+            down, rows = _MOST_LINES, rows[: across * _MOST_LINES]
         across = -(-len(rows) // down)
         each, more = divmod(width - _SMALL_GAP * (across - 1), across)
         lines: Lines = []
@@ -261,7 +265,7 @@ def _name_width(rows: Iterable[Row]) -> int:
 
 def _small_sizes(rows: Sequence[Row]) -> Iterable[tuple[int, int, int]]:
     """Yield the cells for names, figures and second figures; then without the second."""
-    names = min(_MOST_NAME, max(cell_len(row.name) for row in rows))
+    names = min(_MOST_SMALL_NAME, max(cell_len(row.name) for row in rows))
     # "100 %" is the widest of its kind, so that nothing moves.
     figures = max(5, *(cell_len(row.figure) for row in rows))
     if more := max(cell_len(row.more) for row in rows):

@@ -23,8 +23,10 @@ from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
 from cyber_inference_tui.units import counted, duration_text, number_text, size_text
 
-_COLD, _HOT, _TOO_HOT = 20.0, 85.0, 95.0
-"""The lower end of a scale without a limit, and °C that are a problem if no limit is known."""
+_COLD, _END = 20.0, 100.0
+"""The ends of a scale of °C without a limit."""
+_HOT, _TOO_HOT = 85.0, 95.0
+"""°C that are a problem if no limit is known."""
 _NEAR_LIMIT = 5.0
 """°C below its limit from which a temperature is a problem."""
 _FULL, _TOO_FULL = 90.0, 97.0
@@ -253,7 +255,7 @@ def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Char
         main = replace(main, tone="bad")
     return Section(
         title="TEMPERATURE",
-        about="the hottest" if len(sample.temperatures) > 1 else "",
+        about=counted(count, "sensor") if (count := len(sample.temperatures)) else "",
         main=main,
         measure=measure,
         rows=tuple(rows),
@@ -372,7 +374,7 @@ def _watts(
 ) -> Row:
     decimals = 1 if (limit or watts or 0) < 100 else 0
     figure = charset.known(watts, partial(number_text, decimals=decimals))
-    if limit is None:
+    if not limit:
         figure = f"{figure} W" if watts is not None else figure
         return Row(name=name, figure=figure)
     share = None if watts is None else watts / limit
@@ -389,12 +391,12 @@ def _heat(
     if degrees is None:
         return None
     unit = "°C" if charset.unicode else "C"
-    end = limit or 100.0
+    limit = limit if limit and limit > _COLD else None
     hot, too_hot = (limit - _NEAR_LIMIT, limit) if limit else (_HOT, _TOO_HOT)
     return Row(
         name=name,
         figure=f"{degrees:.0f} of {limit:.0f} {unit}" if limit else f"{degrees:.0f} {unit}",
-        share=(degrees - _COLD) / (end - _COLD),
+        share=(degrees - _COLD) / ((limit or _END) - _COLD),
         tone="" if degrees < hot else "busy" if degrees < too_hot else "bad",
     )
 
