@@ -7,7 +7,6 @@ from typing import ClassVar
 from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.terminal.columns import Column, RenderContext
@@ -17,6 +16,7 @@ from cyber_inference_tui.tui.pages.machine.commands import Command, all_commands
 from cyber_inference_tui.tui.pages.machine.drawing import Drawing, Lines
 from cyber_inference_tui.tui.pages.machine.sections import machine_words, sections
 from cyber_inference_tui.tui.pages.machine.slowdowns import slowdowns
+from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.area import Plot
@@ -56,18 +56,10 @@ class Sheet(Graph):
         return self._drawn
 
 
-class Parts(VerticalScroll, can_focus=True):
+class Parts(DetailsPane):
     """The parts of the machine; they scroll if they are higher than the screen."""
 
     KEYS_TITLE = "Parts"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "scroll_down", "Down", show=False, id="machine.down"),
-        Binding("k", "scroll_up", "Up", show=False, id="machine.up"),
-        Binding("ctrl+d", "page_down", "Page down", show=False, id="machine.page-down"),
-        Binding("ctrl+u", "page_up", "Page up", show=False, id="machine.page-up"),
-        Binding("g", "scroll_home", "Top", show=False, id="machine.top"),
-        Binding("G", "scroll_end", "End", show=False, id="machine.end"),
-    ]
 
     def compose(self) -> ComposeResult:
         """Compose the sheet."""

@@ -18,7 +18,6 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.dashboard.measures import Measure, measures
-from cyber_inference_tui.tui.pages.dashboard.timeline import Reading
 from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands, mode_commands
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
 from cyber_inference_tui.units import counted, duration_text, number_text, size_text
@@ -129,7 +128,9 @@ def _gpu(sample: ResourceSample, number: int, charset: Charset) -> Section:
         title=name,
         about=_joined((plain(gpu.name, limit=60), shared), charset),
         main=_percent(name, gpu.utilization_percent, charset),
-        measure=_measure(f"gpu-{number}", partial(_gpu_load, number)),
+        measure=Measure(
+            name=name, title=name, reading=partial(_gpu_load, number), text=number_text
+        ),
         rows=tuple(row for row in rows if row is not None),
         commands=tuple(gpu_commands(sample, number)),
     )
@@ -137,10 +138,6 @@ def _gpu(sample: ResourceSample, number: int, charset: Charset) -> Section:
 
 def _gpu_load(number: int, point: TrendPoint) -> float | None:
     return point.gpus[number].utilization_percent if number < len(point.gpus) else None
-
-
-def _measure(name: str, reading: Reading) -> Measure:
-    return Measure(name=name, title="", reading=reading, text=number_text)
 
 
 # Processors
@@ -237,18 +234,11 @@ def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) ->
 
 def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Charset) -> Section:
     rows = []
-    fan = sample.fan
-    if fan is not None:
-        speed = None if fan.rpm is None else f"{fan.rpm:,} rpm"
-        known = [text for text in (charset.known(fan.percent, _percents), speed) if text]
-        rows.append(
-            Row(
-                name="fan",
-                figure=" ".join(known if fan.percent is not None else known[1:]),
-                share=None if fan.percent is None else fan.percent / 100,
-                essential=True,
-            )
-        )
+    if (fan := sample.fan) is not None:
+        speed = "" if fan.rpm is None else f"{fan.rpm:,} rpm"
+        part = _percent("fan", fan.percent, charset)
+        figure = speed if fan.percent is None and speed else f"{part.figure} {speed}".rstrip()
+        rows.append(replace(part, figure=figure, essential=True))
     reasons = [*sample.throttling.values(), *(gpu.throttled_by for gpu in sample.gpus)]
     main = _heat("Temperature", hottest(sample), None, charset)
     if main is not None and any(ThrottleReason.TEMPERATURE in one for one in reasons):
@@ -331,13 +321,10 @@ def _missing(sample: ResourceSample) -> list[tuple[str, str]]:
 # Rows
 
 
-def _percents(value: float) -> str:
-    return number_text(value, unit="%")
-
-
 def _percent(name: str, value: float | None, charset: Charset) -> Row:
+    figure = charset.known(value, partial(number_text, unit="%"))
     share = None if value is None else value / 100
-    return Row(name=name, figure=charset.known(value, _percents), share=share)
+    return Row(name=name, figure=figure, share=share)
 
 
 def _gigahertz(hertz: float) -> str:
