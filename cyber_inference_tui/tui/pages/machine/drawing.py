@@ -12,7 +12,8 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cut, fit, wrap
 from cyber_inference_tui.tui.pages.dashboard.measures import Measure
 from cyber_inference_tui.tui.pages.dashboard.timeline import Texts
-from cyber_inference_tui.tui.pages.machine.sections import Row, Section
+from cyber_inference_tui.tui.pages.machine.rows import Row
+from cyber_inference_tui.tui.pages.machine.sections import Section
 from cyber_inference_tui.tui.widgets.area import FREE, MACHINE_SHADE, Cell, Plot, area, spark
 from cyber_inference_tui.tui.widgets.graph import fitted, text_cells
 

@@ -19,34 +19,22 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.dashboard.measures import Measure, measures
 from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands, mode_commands
+from cyber_inference_tui.tui.pages.machine.rows import (
+    Row,
+    clock_row,
+    clock_text,
+    heat_row,
+    percent_row,
+    rate_text,
+    size_row,
+    watts_row,
+)
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
 from cyber_inference_tui.units import counted, duration_text, number_text, size_text
 
-_COLD, _END = 20.0, 100.0
-"""The ends of a scale of °C without a limit."""
-_HOT, _TOO_HOT = 85.0, 95.0
-"""°C that are a problem if no limit is known."""
-_NEAR_LIMIT = 5.0
-"""°C below its limit from which a temperature is a problem."""
 _FULL, _TOO_FULL = 90.0, 97.0
-"""Percent of a disk."""
+"""Percent of a disk that are a problem."""
 _MOST_NETWORKS = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A line: a name, a bar if there is a whole, and a figure."""
-
-    name: str
-    figure: str
-    share: float | None = None
-    """The filled part of the bar, 0 to 1."""
-    more: str = ""
-    """A second figure, for which there may be no room."""
-    tone: str = ""
-    """``busy`` or ``bad`` if it is a problem."""
-    essential: bool = False
-    """It is also shown where there is room for little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,20 +102,20 @@ def gpu_name(sample: ResourceSample, number: int) -> str:
 
 def _gpu(sample: ResourceSample, number: int, charset: Charset) -> Section:
     gpu, name = sample.gpus[number], gpu_name(sample, number)
-    rows = [_clock("clock", gpu.clock_hz, gpu.max_clock_hz, charset)]
+    rows = [clock_row("clock", gpu.clock_hz, gpu.max_clock_hz)]
     if gpu.memory_total is not None:
-        rows.append(_size("memory", gpu.memory_used, gpu.memory_total, charset, essential=True))
-    rows.append(_clock("memory clock", gpu.memory_clock_hz, None, charset))
-    rows.append(_heat("temperature", gpu.temperature_c, gpu.temperature_limit_c, charset))
+        rows.append(size_row("memory", gpu.memory_used, gpu.memory_total, charset, essential=True))
+    rows.append(clock_row("memory clock", gpu.memory_clock_hz, None))
+    rows.append(heat_row("temperature", gpu.temperature_c, gpu.temperature_limit_c, charset))
     if gpu.power_w is not None or gpu.power_limit_w is not None:
-        rows.append(_watts("power", gpu.power_w, gpu.power_limit_w, charset))
+        rows.append(watts_row("power", gpu.power_w, gpu.power_limit_w, charset))
     if gpu.fan_percent is not None:
-        rows.append(_percent("fan", gpu.fan_percent, charset))
+        rows.append(percent_row("fan", gpu.fan_percent, charset))
     shared = "shares the main memory" if gpu.shared_memory else ""
     return Section(
         title=name,
         about=_joined((plain(gpu.name, limit=60), shared), charset),
-        main=_percent(name, gpu.utilization_percent, charset),
+        main=percent_row(name, gpu.utilization_percent, charset),
         measure=Measure(
             name=name, title=name, reading=partial(_gpu_load, number), text=number_text
         ),
@@ -148,18 +136,18 @@ def _cpu(cpu: CpuRecord, measure: Measure, charset: Charset) -> Section:
     each = bool(clocks) and all(core in clocks for core in range(len(cpu.per_core)))
     fastest = max((clock for clock in cpu.frequencies_hz if clock), default=None)
     limit = max((clock for clock in cpu.max_frequencies_hz if clock), default=None)
-    row = None if each else _clock("fastest clock", fastest, limit, charset)
+    row = None if each else clock_row("fastest clock", fastest, limit)
     load = "load " + " ".join(f"{one:.2f}" for one in cpu.load_average) if cpu.load_average else ""
     return Section(
         title="CPU",
         about=_joined((counted(cpu.count, "core") if cpu.count else "", load), charset),
-        main=_percent("CPU", cpu.percent, charset),
+        main=percent_row("CPU", cpu.percent, charset),
         measure=measure,
         rows=() if row is None else (row,),
         small=tuple(
             replace(
-                _percent(str(core), load, charset),
-                more=charset.known(clocks[core], _gigahertz) if each else "",
+                percent_row(str(core), load, charset),
+                more=charset.known(clocks[core], clock_text) if each else "",
             )
             for core, load in enumerate(cpu.per_core)
         ),
@@ -189,11 +177,11 @@ def _memory(sample: ResourceSample, measure: Measure | None, charset: Charset) -
         rows.append(Row(name="zram takes", figure=size_text(sample.zram.memory)))
     rows += _swap("swap", sample.swap, charset)
     if sample.memory_clock_hz is not None:
-        rows.append(Row(name="EMC clock", figure=_gigahertz(sample.memory_clock_hz)))
+        rows.append(Row(name="EMC clock", figure=clock_text(sample.memory_clock_hz)))
     return Section(
         title="MEMORY",
         about=about,
-        main=_size("Memory", memory.used, memory.total, charset),
+        main=size_row("Memory", memory.used, memory.total, charset),
         measure=measure,
         rows=tuple(rows),
     )
@@ -204,7 +192,7 @@ def _swap(name: str, swap: SwapRecord | None, charset: Charset) -> list[Row]:
         return []
     if swap.total == 0:
         return [Row(name=name, figure="none")]
-    return [_size(name, swap.used, swap.total, charset, essential=True)]
+    return [size_row(name, swap.used, swap.total, charset, essential=True)]
 
 
 # Power and heat
@@ -214,7 +202,7 @@ def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) ->
     device, main = sample.device, None
     if measure is not None:
         limit = measure.maximum if measure.notes else None
-        main = _watts("Power", measure.value, limit, charset)
+        main = watts_row("Power", measure.value, limit, charset)
     about = f"{device.power_mode} mode" if device.power_mode else ""
     if not sample.power and main is not None:
         about = "the GPUs together" if len(sample.gpus) > 1 else "the GPU"
@@ -224,7 +212,7 @@ def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) ->
         main=main,
         measure=measure,
         rows=tuple(
-            _watts(plain(rail, limit=60), power, sample.power_limits.get(rail), charset)
+            watts_row(plain(rail, limit=60), power, sample.power_limits.get(rail), charset)
             for rail, power in sample.power.items()
             if rail != "total"
         ),
@@ -236,11 +224,11 @@ def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Char
     rows = []
     if (fan := sample.fan) is not None:
         speed = "" if fan.rpm is None else f"{fan.rpm:,} rpm"
-        part = _percent("fan", fan.percent, charset)
+        part = percent_row("fan", fan.percent, charset)
         figure = speed if fan.percent is None and speed else f"{part.figure} {speed}".rstrip()
         rows.append(replace(part, figure=figure, essential=True))
     reasons = [*sample.throttling.values(), *(gpu.throttled_by for gpu in sample.gpus)]
-    main = _heat("Temperature", hottest(sample), None, charset)
+    main = heat_row("Temperature", hottest(sample), None, charset)
     if main is not None and any(ThrottleReason.TEMPERATURE in one for one in reasons):
         main = replace(main, tone="bad")
     return Section(
@@ -252,7 +240,7 @@ def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Char
         small=tuple(
             row
             for name, value in sample.temperatures.items()
-            if (row := _heat(plain(name, limit=60), value, None, charset)) is not None
+            if (row := heat_row(plain(name, limit=60), value, None, charset)) is not None
         ),
     )
 
@@ -277,10 +265,10 @@ def _disk(disk: DiskRecord, charset: Charset) -> Section:
         title="DISK",
         about=plain(disk.path, limit=200),
         notes=(("SD card", "writing wears it out"),) if disk.sd_card else (),
-        main=replace(_size("Disk", disk.used, disk.total, charset), tone=tone),
+        main=replace(size_row("Disk", disk.used, disk.total, charset), tone=tone),
         rows=(
-            replace(_percent("full", disk.percent, charset), tone=tone),
-            *(Row(name=name, figure=_rate(rate)) for name, rate in rates if rate is not None),
+            replace(percent_row("full", disk.percent, charset), tone=tone),
+            *(Row(name=name, figure=rate_text(rate)) for name, rate in rates if rate is not None),
         ),
     )
 
@@ -291,7 +279,7 @@ def _networks(sample: ResourceSample, charset: Charset) -> tuple[Row, ...]:
         down, up = network.receive_bytes_per_second, network.send_bytes_per_second
         if down is not None and up is not None:
             name = plain(network.name, limit=40)
-            figure = f"{charset.descending} {_rate(down)}  {charset.ascending} {_rate(up)}"
+            figure = f"{charset.descending} {rate_text(down)}  {charset.ascending} {rate_text(up)}"
             rows.append(Row(name=name, figure=figure))
     return tuple(rows)
 
@@ -316,80 +304,6 @@ def _missing(sample: ResourceSample) -> list[tuple[str, str]]:
     if sample.fan is None and all(gpu.fan_percent is None for gpu in sample.gpus):
         found.append(("fan", "no sensor for the fan here"))
     return found
-
-
-# Rows
-
-
-def _percent(name: str, value: float | None, charset: Charset) -> Row:
-    figure = charset.known(value, partial(number_text, unit="%"))
-    share = None if value is None else value / 100
-    return Row(name=name, figure=figure, share=share)
-
-
-def _gigahertz(hertz: float) -> str:
-    return f"{hertz / 1e9:.2f} GHz"
-
-
-def _clock(name: str, hertz: int | None, most: int | None, charset: Charset) -> Row | None:
-    if hertz is None:
-        return None
-    if not most:
-        return Row(name=name, figure=_gigahertz(hertz))
-    return Row(name=name, figure=f"{hertz / 1e9:.2f} of {_gigahertz(most)}", share=hertz / most)
-
-
-def _size(
-    name: str, used: int | None, total: int | None, charset: Charset, *, essential: bool = False
-) -> Row:
-    if total is None:
-        return Row(name=name, figure=charset.missing, essential=essential)
-    whole = size_text(total)
-    number, _, unit = whole.partition(" ")
-    decimals = len(number.partition(".")[2])
-    step = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
-    part = charset.known(used, lambda size: f"{size / step:.{decimals}f}")
-    share = used / total if used is not None and total else None
-    return Row(name=name, figure=f"{part} of {whole}", share=share, essential=essential)
-
-
-def _watts(
-    name: str,
-    watts: float | None,
-    limit: float | None,
-    charset: Charset,
-) -> Row:
-    decimals = 1 if (limit or watts or 0) < 100 else 0
-    figure = charset.known(watts, partial(number_text, decimals=decimals))
-    if not limit:
-        figure = f"{figure} W" if watts is not None else figure
-        return Row(name=name, figure=figure)
-    share = None if watts is None else watts / limit
-    whole = f"{figure} of {limit:,.{decimals}f} W"
-    return Row(name=name, figure=whole, share=share)
-
-
-def _heat(
-    name: str,
-    degrees: float | None,
-    limit: float | None,
-    charset: Charset,
-) -> Row | None:
-    if degrees is None:
-        return None
-    unit = "°C" if charset.unicode else "C"
-    limit = limit if limit and limit > _COLD else None
-    hot, too_hot = (limit - _NEAR_LIMIT, limit) if limit else (_HOT, _TOO_HOT)
-    return Row(
-        name=name,
-        figure=f"{degrees:.0f} of {limit:.0f} {unit}" if limit else f"{degrees:.0f} {unit}",
-        share=(degrees - _COLD) / ((limit or _END) - _COLD),
-        tone="" if degrees < hot else "busy" if degrees < too_hot else "bad",
-    )
-
-
-def _rate(rate: float) -> str:
-    return f"{size_text(int(rate))}/s"
 
 
 def _joined(texts: Iterable[str], charset: Charset) -> str:
