@@ -69,6 +69,8 @@ class CpuRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The frequency of each group of cores that share a clock; at most 16 groups."""
     max_frequencies_hz: tuple[int | None, ...] = ()
     """The highest frequency that each of these groups may have now."""
+    frequency_cores: tuple[tuple[int, ...], ...] = ()
+    """The numbers of the cores in each of these groups; empty if they are unknown."""
 
 
 class MemoryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +143,8 @@ class DiskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``used`` as a part of ``used + available``, as in ``df``."""
     read_bytes_per_second: float | None = None
     write_bytes_per_second: float | None = None
+    sd_card: bool = False
+    """It is known to be an SD card, which wears out by writing."""
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The terminal app: one service, seven pages, and the actions that every page has."""
+"""The terminal app: one service, eight pages, and the actions that every page has."""
 
 from __future__ import annotations
 

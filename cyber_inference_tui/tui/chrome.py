@@ -48,6 +48,7 @@ PAGES = (
     PageName("5", "requests", "Requests"),
     PageName("6", "chat", "Chat"),
     PageName("7", "settings", "Settings"),
+    PageName("8", "machine", "Machine"),
 )
 
 
@@ -185,7 +186,7 @@ class PageTabs(Widget):
     """The page tabs with their numbers; a click opens a page."""
 
     DEFAULT_CSS = """
-    PageTabs { height: 1; padding: 0 1; background: $surface; }
+    PageTabs { height: 1; background: $surface; }
     """
 
     class Chosen(Message):
@@ -199,32 +200,42 @@ class PageTabs(Widget):
         super().__init__()
         self._mode = mode
 
-    def _tabs(self) -> list[tuple[PageName, str, str]]:
-        """Return each page with its title and the space after it, on a narrow terminal shorter."""
-        short = self.size.width < sum(len(page.title) + 5 for page in PAGES)
-        if not short:
-            return [(page, page.title, "   ") for page in PAGES]
-        titles = [page.short or page.title for page in PAGES]
-        space = "  " if sum(len(title) + 4 for title in titles) <= self.size.width else " "
-        return [(page, title, space) for page, title in zip(PAGES, titles, strict=True)]
+    def _tabs(self) -> tuple[str, list[tuple[PageName, str, str, str]]]:
+        """Return the space before all tabs, and each page with its key, title and space after it.
+
+        On a narrow terminal there is less space, and shorter titles.
+        """
+        room = self.size.width
+        full = [page.title for page in PAGES]
+        short = [page.short or page.title for page in PAGES]
+        forms = ((full, " ", "   "), (short, " ", "  "), (short, " ", " "), (short, "", " "))
+        for titles, inner, after in forms:
+            taken = sum(len(title) + 1 + len(inner) + len(after) for title in titles)
+            if taken - len(after) + 2 <= room:
+                break
+        before = " " if inner else ""
+        tabs = zip(PAGES, titles, strict=True)
+        return before, [(page, f"{page.key}{inner}", title, after) for page, title in tabs]
 
     def render(self) -> Content:
         """Return the numbers and titles."""
-        parts: list[tuple[str, str]] = []
-        for page, title, space in self._tabs():
+        before, tabs = self._tabs()
+        parts = [(before, "")]
+        for page, key, title, after in tabs:
             here = page.mode == self._mode
             parts += [
-                (f"{page.key} ", "bold $accent" if here else "$text-muted"),
+                (key, "bold $accent" if here else "$text-muted"),
                 (title, "bold $accent underline" if here else "$foreground"),
-                (space, ""),
+                (after, ""),
             ]
         return Content.assemble(*parts)
 
     def on_click(self, event: events.Click) -> None:
         """Open the page under the pointer."""
-        at = event.x - 1
-        for page, title, space in self._tabs():
-            length = len(f"{page.key} {title}{space}")
+        before, tabs = self._tabs()
+        at = event.x - len(before)
+        for page, *texts in tabs:
+            length = sum(map(len, texts))
             if 0 <= at < length:
                 self.post_message(self.Chosen(page.mode))
                 return

@@ -150,6 +150,21 @@ def test_disks(tmp_path: Path) -> None:
     assert DiskSensor(tmp_path).read() is None
 
 
+@pytest.mark.parametrize(("kind", "place"), [("SD", "mmcblk0"), ("SD", ""), ("MMC", "")])
+def test_an_sd_card_is_known_by_its_disk_or_partition(
+    tmp_path: Path, kind: str, place: str
+) -> None:
+    device = tmp_path.stat().st_dev
+    disk = tmp_path / "sys/devices/mmc_host/block/mmcblk0"
+    write(tmp_path, {"sys/devices/mmc_host/block/mmcblk0/device/type": f"{kind}\n"})
+    (disk / "mmcblk0p1").mkdir()
+    link = tmp_path / f"sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(disk if place else disk / "mmcblk0p1")
+    (record,) = DiskSensor(tmp_path, [tmp_path]).read() or ()
+    assert record.sd_card == (kind == "SD")
+
+
 def test_disk_traffic() -> None:
     lines = [
         "   8  0 sda 1 2 10 4 5 6 20 8",

@@ -92,6 +92,7 @@ def test_orin_nano_jetpack5(tmp_path: Path) -> None:
             CPU,
             frequencies_hz=(1_510_400_000, 729_600_000),
             max_frequencies_hz=(1_510_400_000, 1_510_400_000),
+            frequency_cores=((0, 1, 2, 3), (4, 5)),
         ),
         gpus=(
             GpuRecord(

@@ -208,6 +208,8 @@ def orin_nano_jetpack5(root: Path) -> None:
             "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq": "729600\n",
             "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq": "1510400\n",
             "sys/devices/system/cpu/cpufreq/policy4/scaling_max_freq": "1510400\n",
+            "sys/devices/system/cpu/cpufreq/policy0/related_cpus": "0 1 2 3\n",
+            "sys/devices/system/cpu/cpufreq/policy4/related_cpus": "4 5\n",
             "sys/kernel/debug/bpmp/debug/clk/emc/rate": "2133000000\n",
         },
         ORIN_NANO_RAILS,

@@ -33,7 +33,15 @@ from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
-from tests.tui.world import ago, busy_world, empty_world, slow_world, streaming_world
+from tests.tui.world import (
+    ago,
+    busy_world,
+    empty_world,
+    hot_world,
+    plain_world,
+    slow_world,
+    streaming_world,
+)
 
 Compare = Callable[..., bool]
 Steps = Callable[[Pilot[Any], CyberApp, FakeClient], Awaitable[None]]
@@ -386,3 +394,25 @@ def test_the_question_at_the_end(looks: Callable[..., None]) -> None:
 
 def test_too_small(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("too small"), size=(56, 14))
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (200, 60)])
+def test_machine(looks: Callable[..., None], size: tuple[int, int]) -> None:
+    looks(hot_world(), shows("slows down"), size=size, first_page="machine")
+
+
+@pytest.mark.parametrize("size", [WIDE, (200, 60)])
+def test_machine_with_two_gpus(looks: Callable[..., None], size: tuple[int, int]) -> None:
+    looks(streaming_world(), shows("power limit"), size=size, first_page="machine")
+
+
+def test_machine_without_sensors(looks: Callable[..., None]) -> None:
+    looks(plain_world(), shows("NOT REPORTED"), size=SMALL, first_page="machine")
+
+
+def test_machine_light(looks: Callable[..., None]) -> None:
+    looks(hot_world(), shows("slows down"), first_page="machine", theme=LIGHT.name)
+
+
+def test_machine_ascii(looks: Callable[..., None]) -> None:
+    looks(hot_world(), shows("slows down"), first_page="machine", charset=ASCII)

@@ -13,6 +13,7 @@ from cyber_inference_tui.records import (
     CpuRecord,
     DeviceKind,
     DeviceRecord,
+    DiskRecord,
     DownloadRecord,
     DownloadStatus,
     FanRecord,
@@ -37,6 +38,7 @@ from cyber_inference_tui.records import (
     ModelSettingRecord,
     ModelStatus,
     ModelUsage,
+    NetworkRecord,
     NumberedLine,
     RequestPhase,
     RequestRecord,
@@ -45,6 +47,7 @@ from cyber_inference_tui.records import (
     SpeedTotals,
     StatusRecord,
     SwapRecord,
+    ThrottleReason,
     Trend,
     TrendMark,
     TrendPoint,
@@ -94,8 +97,19 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
             l4t="36.4.3",
             chip="tegra234",
             power_mode="25W",
+            power_modes={0: "15W", 1: "25W", 2: "MAXN_SUPER"},
+            os="Ubuntu 22.04.5 LTS",
+            kernel="5.15.148-tegra",
         ),
-        "cpu": CpuRecord(percent=20.0 + wave / 2, per_core=(41.0,) * 6, count=6),
+        "cpu": CpuRecord(
+            percent=20.0 + wave / 2,
+            per_core=(41.0,) * 6,
+            count=6,
+            load_average=(2.31, 1.94, 1.2),
+            frequencies_hz=(1_510_400_000, 1_728_000_000),
+            max_frequencies_hz=(1_728_000_000,) * 2,
+            frequency_cores=((0, 1, 2, 3), (4, 5)),
+        ),
         "memory": MemoryRecord(
             total=int(7.4 * GIB), available=int(2.3 * GIB), used=int(5.1 * GIB), percent=68.9
         ),
@@ -107,11 +121,32 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
                 temperature_c=61.0,
                 shared_memory=True,
                 clock_hz=1_020_000_000,
+                max_clock_hz=1_020_000_000,
             ),
         ),
         "temperatures": {"cpu": 58.5, "gpu": 61.0, "tj": 61.0},
-        "power": {"total": 4.0 + wave / 20, "cpu gpu": 1.9},
+        "power": {"total": 4.0 + wave / 20, "VDD_CPU_GPU_CV": 1.9, "VDD_SOC": 1.1},
+        "power_limits": {"VDD_CPU_GPU_CV": 15.0},
         "fan": FanRecord(percent=42.0, rpm=2100),
+        "disks": (
+            DiskRecord(
+                path="/home/user/.local/share/cyber-inference-tui",
+                total=58 * GIB,
+                available=int(16.5 * GIB),
+                used=int(38.6 * GIB),
+                percent=70.1,
+                read_bytes_per_second=3.1 * MIB,
+                write_bytes_per_second=0.2 * MIB,
+                sd_card=True,
+            ),
+        ),
+        "networks": (
+            NetworkRecord(
+                name="enP8p1s0",
+                receive_bytes_per_second=31.2 * MIB,
+                send_bytes_per_second=0.4 * MIB,
+            ),
+        ),
         "uptime_seconds": 400_000.0,
         "models": (
             ModelUsage(
@@ -409,6 +444,62 @@ def busy_world() -> World:
     )
 
 
+def hot_world() -> World:
+    """A Jetson that gets hotter and hotter, until its GPU slows down."""
+    world = busy_world()
+    world.samples = [_hot_sample(number) for number in range(200, -1, -1)]
+    return world
+
+
+def _hot_sample(number: int) -> ResourceSample:
+    sample = jetson_sample(number)
+    heat = max(58.0, 87.4 - number / 5)
+    loads = tuple(float((number * 17 + core * 31) % 80 + 15) for core in range(6))
+    (gpu,) = sample.gpus
+    return msgspec.structs.replace(
+        sample,
+        cpu=msgspec.structs.replace(sample.cpu, per_core=loads, percent=sum(loads) / 6),
+        gpus=(
+            msgspec.structs.replace(
+                gpu,
+                temperature_c=heat,
+                temperature_limit_c=85.0,
+                clock_hz=612_000_000 if heat > 85 else gpu.clock_hz,
+                throttled_by=(ThrottleReason.TEMPERATURE,) if heat > 85 else (),
+            ),
+        ),
+        temperatures={
+            "cpu": heat - 3,
+            "gpu": heat,
+            **{f"soc{place}": heat - 4 - place for place in range(3)},
+            "tj": heat,
+        },
+        power={**sample.power, "total": 12.0 + number % 9 / 2},
+        zram=SwapRecord(total=int(3.7 * GIB), used=int(0.4 * GIB), memory=121 * MIB),
+    )
+
+
+def plain_world() -> World:
+    """A virtual machine without a GPU and without sensors."""
+    world = busy_world()
+    world.samples = [
+        msgspec.structs.replace(
+            sample,
+            device=DeviceRecord(
+                name="QEMU Standard PC", processor="EPYC", os="Debian 13", kernel="6.12.41"
+            ),
+            cpu=CpuRecord(percent=sample.cpu.percent, per_core=(35.0, None, 71.0, 8.0), count=3),
+            gpus=(),
+            temperatures={},
+            power={},
+            power_limits={},
+            fan=None,
+        )
+        for sample in world.samples
+    ]
+    return world
+
+
 def slow_world() -> World:
     """A service with a request that waited for a load and had a cold prompt."""
     world = busy_world()
@@ -575,25 +666,48 @@ def _workstation_sample(number: int, sizes: dict[str, float]) -> ResourceSample:
             percent=14 + load / 5,
             per_core=tuple(float((number * 13 + core * 29) % 70) for core in range(12)),
             count=12,
+            load_average=(3.02, 2.8, 2.11),
+            frequencies_hz=tuple(3_600_000_000 + core * 40_000_000 for core in range(12)),
+            max_frequencies_hz=(4_650_000_000,) * 12,
         ),
         memory=MemoryRecord(
             total=64 * GIB, available=44 * GIB, used=(20 + late) * GIB, percent=31.0
         ),
+        swap=SwapRecord(total=0, used=0),
         gpus=tuple(
             GpuRecord(
-                name="RTX A2000",
+                name="NVIDIA RTX A2000 12GB",
                 utilization_percent=load if not place else load * 0.6,
                 memory_total=12 * GIB,
                 memory_used=int((7.5 - 2.9 * (not late) - place) * GIB),
                 temperature_c=52.0 + load / 5,
+                temperature_limit_c=96.0,
                 power_w=20 + load / 2,
+                power_limit_w=70.0,
+                fan_percent=48.0,
                 clock_hz=1_740_000_000,
+                max_clock_hz=2_100_000_000,
+                memory_clock_hz=6_001_000_000,
+                throttled_by=() if place or load < 99 else (ThrottleReason.POWER,),
+                shared_memory=False,
             )
             for place in range(2)
         ),
         temperatures={},
         power={},
+        power_limits={},
         fan=FanRecord(percent=48.0),
+        disks=(
+            DiskRecord(
+                path="/srv/models",
+                total=931 * GIB,
+                available=512 * GIB,
+                used=371 * GIB,
+                percent=42.0,
+                read_bytes_per_second=812.0 * MIB,
+                write_bytes_per_second=0.1 * MIB,
+            ),
+        ),
         models=tuple(
             ModelUsage(
                 id=name,

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from cyber_inference_tui.monitor.kernel_files import KeptFile, ProbeTimer, entries, read_integer
+from cyber_inference_tui.monitor.kernel_files import (
+    KeptFile,
+    ProbeTimer,
+    entries,
+    read_integer,
+    read_line,
+)
 from cyber_inference_tui.monitor.rates import percent
 from cyber_inference_tui.records import CpuRecord
 
@@ -43,6 +49,7 @@ class CpuSensor:
         self._policies = root / "sys/devices/system/cpu/cpufreq"
         self._frequencies: list[KeptFile] = []
         self._limits: tuple[int | None, ...] = ()
+        self._groups: tuple[tuple[int, ...], ...] = ()
         self._timer = ProbeTimer(clock)
         self._before: dict[int, Times] = {}
 
@@ -63,6 +70,7 @@ class CpuSensor:
             load_average=load,
             frequencies_hz=tuple(_hertz(file.number()) for file in self._probed()),
             max_frequencies_hz=self._limits,
+            frequency_cores=self._groups,
         )
         return None if record == CpuRecord() else record
 
@@ -78,7 +86,18 @@ class CpuSensor:
                 for name in names[:_MOST_FREQUENCIES]
             )
             self._limits = limits if any(limits) else ()
+            groups = tuple(
+                _numbers(read_line(self._policies / name / "related_cpus"))
+                for name in names[:_MOST_FREQUENCIES]
+            )
+            self._groups = groups if all(groups) else ()
         return self._frequencies
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """Return the cores in a policy's list, such as ``0 1 2 3``."""
+    words = (text or "").split()[:_MOST_CORES]
+    return tuple(int(word) for word in words if word.isascii() and word.isdigit())
 
 
 def cpu_times(stat: bytes) -> dict[int, Times]:

@@ -1,6 +1,6 @@
 """Reads the space and the traffic of the disks with our files.
 
-Source: ``admin-guide/iostats.rst``.
+Sources: ``admin-guide/iostats.rst``; ``type`` of a card in the kernel's ``drivers/mmc/core/bus.c``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from cyber_inference_tui.errors import StorageError
-from cyber_inference_tui.monitor.kernel_files import KeptFile, integer
+from cyber_inference_tui.monitor.kernel_files import KeptFile, integer, read_line
 from cyber_inference_tui.monitor.rates import Rate, percent
 from cyber_inference_tui.records import DiskRecord
 from cyber_inference_tui.storage import Storages
@@ -38,6 +38,8 @@ class DiskSensor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stats = KeptFile(root / "proc/diskstats")
+        self._devices = root / "sys/dev/block"
+        self._sd_cards: dict[int, bool] = {}
         self._clock = clock
         self._storages = Storages(most=1)
         self._paths = [(path, Rate(), Rate()) for path in paths[:_MOST_PATHS]]
@@ -69,9 +71,19 @@ class DiskSensor:
                     percent=percent(used, used + available),
                     read_bytes_per_second=reads.per_second(read, now),
                     write_bytes_per_second=writes.per_second(written, now),
+                    sd_card=self._is_sd_card(device),
                 )
             )
         return tuple(records)
+
+    def _is_sd_card(self, device: int) -> bool:
+        """Return whether a disk, or the disk of a partition, is an SD card."""
+        if device not in self._sd_cards:
+            folder = self._devices / f"{os.major(device)}:{os.minor(device)}"
+            # The folder is a link, and a partition's is inside that of its disk.
+            kinds = [read_line(folder / up / "device/type") for up in (".", "..")]
+            self._sd_cards[device] = "SD" in kinds
+        return self._sd_cards[device]
 
 
 def _status(path: Path) -> tuple[int, os.statvfs_result]:

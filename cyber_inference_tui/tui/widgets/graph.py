@@ -129,16 +129,16 @@ class Graph(Widget):
         height -= len(lines) + (plot.axis is not None)
         lines += self._body(plot, width, max(0, height))
         if plot.axis is not None:
-            lines.append(_fitted(_cells(plot.axis), width))
+            lines.append(fitted(text_cells(plot.axis), width))
         return lines
 
     def _title(self, plot: Plot, width: int) -> list[Cell]:
-        head, tail = _cells(plot.head), _cells(plot.tail)
+        head, tail = text_cells(plot.head), text_cells(plot.tail)
         if tail and len(head) + 2 + len(tail) <= width:
-            return [*_fitted(head, width - len(tail)), *tail]
+            return [*fitted(head, width - len(tail)), *tail]
         if len(head) > width:
             head = [*head[: width - 1], (self._charset.ellipsis, head[width - 1][1])]
-        return _fitted(head, width)
+        return fitted(head, width)
 
     def _body(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         room = max(0, width - self._gutter(plot))
@@ -153,8 +153,8 @@ class Graph(Widget):
                 full = kind.startswith("/")
                 line[plot.cursor] = ("│" if full and charset.unicode else character, f"{kind}|")
         for y, label in _labels(plot.scale, height):
-            lines[y] += [FREE, *_cells([(label, "note")])]
-        return [_fitted(line, width) for line in lines]
+            lines[y] += [FREE, *text_cells([(label, "note")])]
+        return [fitted(line, width) for line in lines]
 
     def render_line(self, y: int) -> Strip:
         """Render a computed line."""
@@ -197,7 +197,7 @@ def _draw_mark(
             if line[place] == FREE:
                 line[place] = mark
     for text in texts:
-        cells = _cells([(text, "note")])
+        cells = text_cells([(text, "note")])
         right, left = [mark, FREE, *cells], [*cells, FREE, mark]
         for line in lines:
             if line[place] in {FREE, mark} and (
@@ -229,7 +229,7 @@ def _labels(scale: Sequence[str], height: int) -> Iterable[tuple[int, str]]:
             yield y, label
 
 
-def _cells(texts: Iterable[tuple[str, str]]) -> list[Cell]:
+def text_cells(texts: Iterable[tuple[str, str]]) -> list[Cell]:
     """Return texts as cells; a wide character has an empty one behind it."""
     cells: list[Cell] = []
     for text, kind in texts:
@@ -243,7 +243,8 @@ def _cells(texts: Iterable[tuple[str, str]]) -> list[Cell]:
     return cells
 
 
-def _fitted(cells: list[Cell], width: int) -> list[Cell]:
+def fitted(cells: list[Cell], width: int) -> list[Cell]:
+    """Cut or fill ``cells`` to ``width``."""
     cells = cells[: max(0, width)]
     if cells and cell_len(cells[-1][0]) > 1:
         cells[-1] = (" ", cells[-1][1])  # its second half was cut
