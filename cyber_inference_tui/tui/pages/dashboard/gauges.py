@@ -18,7 +18,7 @@ from cyber_inference_tui.units import number_text
 GAUGES = 4
 """Measures of the machine: one line for each two."""
 _GAUGE_TITLE = 9
-_GAUGE_FIGURE = 7
+_GAUGE_FIGURE = 8
 
 
 def gauges(found: Sequence[Measure], snapshot: Snapshot, *, lines: int) -> list[Measure]:
