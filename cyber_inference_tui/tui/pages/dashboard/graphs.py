@@ -267,7 +267,8 @@ class Graphs(Container):
         return tuple(texts)
 
     def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:
-        shown = gauges(found, snapshot, lines=self._plan.gauges)
+        past = bool(self.span.points)
+        shown = gauges(found, snapshot, lines=self._plan.gauges, past=past)
         width = self.size.width // 2 - _GAUGE_GAP
         for number in range(_GAUGES):
             small = self.query_one(f"#gauge-{number}", Static)
