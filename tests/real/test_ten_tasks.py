@@ -100,6 +100,7 @@ TASKS: dict[str, tuple[Key | Typed, ...]] = {
         Typed("tokens", "Tokens of context"),
         Key("ctrl+s", "ctrl+s saves"),
     ),
+    # The palette finds Connect and Hosts, for which the last line has no room.
     CLAUDE: (
         Key("C", ": Palette"),
         *(Key("↓", "Claude Code"),) * 4,
