@@ -239,13 +239,24 @@ def _running(requests: Sequence[RequestRecord]) -> str:
     return counted(len(requests), "other request") if requests else "other work"
 
 
-def _is_slow(phase: PhaseRecord) -> bool:
+def _slowdown(phase: PhaseRecord) -> float | None:
+    """Return the usual speed as a multiple of this one, if both are known."""
     speed, usual = phase.tokens_per_second, phase.usual_tokens_per_second
-    return speed is not None and usual is not None and speed < usual * _SLOW_SPEED
+    return usual / speed if speed and usual else None
+
+
+def _is_slow(phase: PhaseRecord) -> bool:
+    """Return whether the speed explains the time, and the number of tokens less."""
+    slowdown = _slowdown(phase)
+    if slowdown is None or slowdown * _SLOW_SPEED <= 1:
+        return False
+    # The time grew by the slowdown times the growth of the number of tokens.
+    return not phase.usual_seconds or slowdown**2 >= phase.seconds / phase.usual_seconds
 
 
 def _at_usual_speed(phase: PhaseRecord) -> str:
-    return "" if phase.usual_tokens_per_second is None else ", at its usual speed"
+    slowdown = _slowdown(phase)
+    return "" if slowdown is None or slowdown * _SLOW_SPEED > 1 else ", at its usual speed"
 
 
 def _slow_sentences(phase: PhaseRecord, same: Sequence[RequestRecord]) -> tuple[str, ...]:

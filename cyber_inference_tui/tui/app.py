@@ -82,6 +82,14 @@ class CyberApp(Navigation):
             for page in PAGES
         ),
         Binding(
+            "colon",
+            "command_palette",
+            "Palette",
+            key_display=":",
+            id="app.palette",
+            tooltip="Any action, model, setting or theme by its name",
+        ),
+        Binding(
             "question_mark,f1",
             "keys",
             "Help",
@@ -101,14 +109,6 @@ class CyberApp(Navigation):
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
             "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
-        ),
-        Binding(
-            "colon",
-            "command_palette",
-            "Palette",
-            show=False,
-            id="app.palette",
-            tooltip="Any action, model, setting or theme by its name",
         ),
         # Also while a text is typed.
         Binding(

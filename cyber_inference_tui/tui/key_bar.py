@@ -24,7 +24,7 @@ GAP = 2
 """Cells between two keys."""
 _MARK = 2
 """Cells of the ellipsis for keys without room."""
-_ALWAYS = ("app.help", "app.quit")
+_ALWAYS = ("app.palette", "app.help", "app.quit")
 """Ids of the bindings that are always shown, at the right end."""
 
 

@@ -47,6 +47,7 @@ class Terminal:
             environ=environ,
         )  # fmt: skip
         self._run("set-option", "-g", "status", "off")
+        self._run("set-option", "-s", "set-clipboard", "on")
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -74,6 +75,10 @@ class Terminal:
     def screen(self) -> str:
         """What is on the screen."""
         return self._run("capture-pane", "-t", "main", "-p")
+
+    def copied(self) -> str:
+        """What was last put on the clipboard."""
+        return self._run("show-buffer")
 
     def wait_for(self, *texts: str, limit: float = LIMIT) -> str:
         """The screen, once all ``texts`` are on it."""

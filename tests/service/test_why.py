@@ -118,6 +118,17 @@ QUEUED = {"queue_seconds": 4.0, "time_to_first_token_seconds": 4.11, "duration_s
             "400 tokens, at its usual speed",
         ),
         (
+            {
+                "tokens_out": 4000,
+                "tokens_per_second": 25.0,
+                "answer_seconds": 160.0,
+                "duration_seconds": 160.11,
+            },
+            [],
+            "a long answer",
+            "It wrote 4,000 tokens.",
+        ),
+        (
             {"tokens_per_second": 10.0, "answer_seconds": 10.0, "duration_seconds": 10.11},
             [beside()],
             "slow writing",

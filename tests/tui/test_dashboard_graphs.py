@@ -152,6 +152,8 @@ def test_gauges_leave_out_what_bars_show() -> None:
         "Power",
         "Temp",
     ]
+    past = [one.title for one in gauges(found, snapshot, lines=2, past=True)]
+    assert past == ["GPU", "CPU", "Memory", "Power"]
     three = gauges(found, snapshot, lines=3)
     assert [one.title for one in three[:2]] == ["Tokens/s", "1st token"]
     assert three[0].value == 21.4

@@ -332,7 +332,9 @@ class ChatPage(KeepingPage):
 
     # Models
 
-    def _choose_model(self, title: str, chosen: Callable[[str], None]) -> None:
+    def _choose_model(self, title: str, first: str | None, chosen: Callable[[str], None]) -> None:
+        """Let the user choose a model; the cursor begins at ``first``."""
+
         def checked(model_id: str | None) -> None:
             model = None if model_id is None else self.cyber.snapshot.model(model_id)
             if model is None:
@@ -344,16 +346,21 @@ class ChatPage(KeepingPage):
 
         charset = self.cyber.options.charset
         rows = model_rows(self.cyber.snapshot.models, self.cyber.options.render_context())
-        dialog = ChoiceDialog(title, COLUMNS, rows, chosen=self.active.chosen, charset=charset)
+        dialog = ChoiceDialog(title, COLUMNS, rows, chosen=first, charset=charset)
         self.app.push_screen(dialog, checked)
 
     def action_model(self) -> None:
         """Choose another model."""
-        self._choose_model("Chat with", self.choose)
+        self._choose_model("Chat with", self.active.chosen, self.choose)
 
     def action_add(self) -> None:
         """Choose a model to ask as well; it answers the last question at once."""
-        self._choose_model("Also ask", lambda model_id: self._keeping_keys(self._add(model_id)))
+        asked = {talk.chosen for talk in self.talks}
+        names = (one.id for one in chat_models(self.cyber.snapshot.models))
+        other = next((name for name in names if name not in asked), None)
+        self._choose_model(
+            "Also ask", other, lambda model_id: self._keeping_keys(self._add(model_id))
+        )
 
     async def _add(self, model_id: str) -> None:
         # It knows what was said before, so that the answers can be compared.

@@ -267,10 +267,10 @@ class Board(Vertical):
         self.query_one("#events").styles.width = side
 
     def _spans(self, shown: Span) -> Content:
-        """Return the names of the spans, with the present one in bold."""
-        texts: list[tuple[str, str]] = []
-        for span in SPANS:
-            if texts:
+        """Return the names of the spans after their key, with the present one in bold."""
+        texts = [("h ", "bold $text-accent")]
+        for number, span in enumerate(SPANS):
+            if number:
                 texts.append((f" {self._charset.dot} ", "$text-muted"))
             texts.append((span.name, "bold" if span is shown else "$text-muted"))
         return Content.assemble(*texts)

@@ -18,16 +18,19 @@ from cyber_inference_tui.units import number_text
 GAUGES = 4
 """Measures of the machine: one line for each two."""
 _GAUGE_TITLE = 9
-_GAUGE_FIGURE = 7
+_GAUGE_FIGURE = 8
 
 
-def gauges(found: Sequence[Measure], snapshot: Snapshot, *, lines: int) -> list[Measure]:
+def gauges(
+    found: Sequence[Measure], snapshot: Snapshot, *, lines: int, past: bool = False
+) -> list[Measure]:
     """Return the measures for ``lines`` of gauges, each with two.
 
-    With three lines, the first has the speed and the time to first token.
+    With three lines, the first has the speed and the time to first token. The bars below show the
+    present memory, but not that of the ``past``.
     """
     machine = [one for one in found if one.name != "first"]
-    least = {"swap": 2, "memory": 1, "gpu-memory": 1}
+    least = {"swap": 2} if past else {"swap": 2, "memory": 1, "gpu-memory": 1}
     chosen = sorted(machine, key=lambda one: least.get(one.name, 0))[:GAUGES]
     machine = [one for one in machine if one in chosen]
     if lines < 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -158,6 +159,17 @@ class Graphs(Container):
         known: tuple[float | None, ...] = self._series[key]
         return known
 
+    def _at(
+        self, moment: datetime, measure: Measure, snapshot: Snapshot, now: datetime
+    ) -> float | None:
+        """Return the value at a moment.
+
+        The large graph has the shortest periods; in a smaller one the last may be incomplete.
+        """
+        timeline = self._timeline(snapshot, self.query_one("#speed", Graph).plot_width, now)
+        values, place = self._values(measure, timeline, snapshot), timeline.place(moment)
+        return values[place] if 0 <= place < len(values) else None
+
     def _hold(self) -> float:
         return hold_of(0.0 if self.past is None or not self.span.points else self.past.step_seconds)
 
@@ -170,7 +182,7 @@ class Graphs(Container):
         figure, notes, place = measure.figure(self._charset), measure.notes, None
         if self.cursor is not None:
             place = timeline.place(self.cursor)
-            value = values[place] if 0 <= place < len(values) else None
+            value = self._at(self.cursor, measure, snapshot, now)
             figure, notes = self._charset.known(value, measure.text), ()
         graph.set_class(measure.tone == "busy", "-busy")
         graph.set_class(measure.tone == "bad", "-bad")
@@ -255,7 +267,8 @@ class Graphs(Container):
         return tuple(texts)
 
     def _draw_gauges(self, snapshot: Snapshot, found: Sequence[Measure], now: datetime) -> None:
-        shown = gauges(found, snapshot, lines=self._plan.gauges)
+        past = bool(self.span.points)
+        shown = gauges(found, snapshot, lines=self._plan.gauges, past=past)
         width = self.size.width // 2 - _GAUGE_GAP
         for number in range(_GAUGES):
             small = self.query_one(f"#gauge-{number}", Static)
@@ -265,8 +278,11 @@ class Graphs(Container):
             if number >= len(shown):
                 continue
             timeline = self._timeline(snapshot, gauge_rooms(width)[1], now)
-            values = self._values(shown[number], timeline, snapshot)
-            update_static(small, gauge(shown[number], values, width, self._charset))
+            measure = shown[number]
+            values = self._values(measure, timeline, snapshot)
+            if self.cursor is not None:
+                measure = replace(measure, value=self._at(self.cursor, measure, snapshot, now))
+            update_static(small, gauge(measure, values, width, self._charset))
 
 
 def _head(measure: Measure, figure: str, notes: Sequence[str], width: int) -> Texts:

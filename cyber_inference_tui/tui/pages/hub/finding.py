@@ -211,6 +211,9 @@ class Finding(ModelActions):
                 await self._catalog.read_offer(repo, self._state)
         finally:
             self._readers -= 1
+        results, known = self._results, {one.repo for one in self._catalog.models}
+        if results.cursor_key == repo and repo not in known:
+            results.filtered = True  # the hub lacks this suggestion
         self._draw()
         self.refresh_bindings()
 

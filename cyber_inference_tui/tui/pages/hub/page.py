@@ -69,6 +69,15 @@ class Results(LiveTable):
     ]
 
 
+class SearchLine(TextLine):
+    """The words to search for."""
+
+    KEYS_TITLE = "Search"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Results", id="hub.to-results"),
+    ]
+
+
 class HubPage(Finding):
     """Shows repositories, or the models of one repository, above the downloads.
 
@@ -122,7 +131,7 @@ class HubPage(Finding):
         with Vertical(classes="body"):
             yield Static(id="title")
             with Vertical(id="finding"):
-                yield TextLine(
+                yield SearchLine(
                     placeholder="search Hugging Face; empty shows the most downloaded", id="search"
                 )
                 with Horizontal():
