@@ -125,6 +125,17 @@ def test_dashboard_with_streams(looks: Callable[..., None], size: tuple[int, int
     looks(streaming_world(), _answer, size=size)
 
 
+def test_dashboard_at_a_moment_of_the_last_day(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await _answer(pilot, app, client)
+        await pilot.press("h", "h")
+        await until(pilot, lambda: "throttled" in screen_text(app))
+        await pilot.press(*["left"] * 20)
+        await until(pilot, lambda: " at Thu 07:" in screen_text(app))
+
+    looks(streaming_world(), steps, theme=LIGHT.name)
+
+
 def test_dashboard_without_a_connection(looks: Callable[..., None]) -> None:
     async def lose(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
         await until(pilot, lambda: "qwen3-4b" in screen_text(app))

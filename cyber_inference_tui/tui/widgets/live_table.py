@@ -183,7 +183,7 @@ class LiveTable(ScrollView, can_focus=True):
         self._sort: tuple[str, bool] | None = None
         self._places: list[PlacedColumn] = []
         self._widest = [0] * len(self._columns)
-        """Cells of the widest text of each column since the last change of the size."""
+        """Cells of the widest text of each column."""
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays on the first row when rows are added."""
@@ -381,7 +381,6 @@ class LiveTable(ScrollView, can_focus=True):
     # Painting
 
     def _on_resize(self, event: events.Resize) -> None:
-        self._widest = [0] * len(self._columns)
         self._measure(self._rows, ())
         self._place()
         self._reveal()
@@ -390,10 +389,14 @@ class LiveTable(ScrollView, can_focus=True):
     def _measure(self, new: Sequence[Row], old: Sequence[Row]) -> bool:
         """Measure the new rows; return whether columns have moved.
 
-        Widths only grow, so that columns do not move back and forth with the texts.
+        While the rows are of the same records, widths only grow, so that columns do not move back
+        and forth with the texts. Records that are gone have no influence.
         """
-        known = set(map(id, old))
         before = list(self._widest)
+        same = {row.key for row in new} == {row.key for row in old}
+        known = set(map(id, old)) if same else set()
+        if not same:
+            self._widest = [0] * len(self._columns)
         for row in new:
             if id(row) not in known:
                 for index, width in enumerate(self._widest):
@@ -408,7 +411,7 @@ class LiveTable(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         sorted_by = None if self._sort is None else self._sort[0]
         widest = [
-            max(cells, len(column.title) + 2) if column.key == sorted_by else cells
+            max(cells, self._header * (len(column.title) + 2 * (column.key == sorted_by)))
             for cells, column in zip(self._widest, self._columns, strict=True)
         ]
         before = self._places
