@@ -187,6 +187,11 @@ def test_sort_menu(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("Sort by", keys=("s",)), size=SMALL, first_page="requests")
 
 
+def test_column_menu(looks: Callable[..., None]) -> None:
+    steps = shows("no room", keys=("v", "j", "space"))
+    looks(busy_world(), steps, size=SMALL, first_page="models")
+
+
 def test_settings_small(looks: Callable[..., None]) -> None:
     steps = shows("overrides the file.", keys=("j", "enter"))
     looks(busy_world(), steps, size=SMALL, first_page="settings")

@@ -133,6 +133,7 @@ class DashboardPage(ModelActions):
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is closing
             board.show_span_named(self.kept("span", ""))
+            self.hide_columns()
             self._board = board
             self.redraw()
 
