@@ -214,9 +214,8 @@ class Board(Vertical):
         self.redraw()
         return True
 
-    def change_layout(self, step: int) -> None:
-        """Give the graphs more or less room."""
-        layout = self.chosen_layout + step
+    def use_layout(self, layout: int) -> None:
+        """Use the layout with this number, or the nearest one."""
         self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self.redraw()
 

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 _RETRY = timedelta(seconds=5)
 """Time after which the past is read again if that failed."""
-_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze", "span", "cursor", "layout"}
+_BOARD_ACTIONS = MODEL_ACTIONS | {
+    "filter",
+    "other_list",
+    "freeze",
+    "span",
+    "cursor",
+    "layout",
+    "use_layout",
+}
 
 
 class DashboardPage(ModelActions):
@@ -101,6 +109,34 @@ class DashboardPage(ModelActions):
             show=False,
             id="dashboard.smaller",
             tooltip="give the lists more room",
+        ),
+        # What shift+1, 2 and 3 send on many keyboards.
+        Binding(
+            "exclamation_mark",
+            "use_layout(2)",
+            "Layout for graphs",
+            key_display="!",
+            show=False,
+            id="dashboard.graphs",
+            tooltip="large graphs",
+        ),
+        Binding(
+            "at",
+            "use_layout(1)",
+            "Balanced layout",
+            key_display="@",
+            show=False,
+            id="dashboard.balanced",
+            tooltip="graphs and lists",
+        ),
+        Binding(
+            "number_sign",
+            "use_layout(0)",
+            "Layout for lists",
+            key_display="#",
+            show=False,
+            id="dashboard.lists",
+            tooltip="small graphs, long lists",
         ),
         Binding(
             "escape",
@@ -239,7 +275,12 @@ class DashboardPage(ModelActions):
     def action_layout(self, step: int) -> None:
         """Give the graphs more or less room."""
         if self._board is not None:
-            self._board.change_layout(step)
+            self.action_use_layout(self._board.chosen_layout + step)
+
+    def action_use_layout(self, layout: int) -> None:
+        """Use one of the layouts."""
+        if self._board is not None:
+            self._board.use_layout(layout)
             self.keep(layout=int(self._board.chosen_layout))
 
     def action_back(self) -> None:
