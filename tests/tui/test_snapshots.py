@@ -102,6 +102,9 @@ async def _answer(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
     speeds = {"qwen3-4b-q4_k_m": 119.0, "gemma-3-4b-it-q4_k_m": 115.0}
     client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
     await until(pilot, lambda: bool(app.snapshot.rates))
+    if app.screen.query(".-log"):
+        await pilot.press("j", "j", "j")
+        await until(pilot, lambda: "done (119)" in screen_text(app))
 
 
 def test_dashboard(looks: Callable[..., None]) -> None:

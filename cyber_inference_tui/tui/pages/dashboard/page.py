@@ -164,7 +164,7 @@ class DashboardPage(ModelActions):
     async def _mount_board(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
-        board = Board(self.cyber.options.charset, self.kept("layout", 1))
+        board = Board(self.client, self.cyber.options.charset, self.kept("layout", 1))
         board.display = False
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is closing
@@ -220,6 +220,11 @@ class DashboardPage(ModelActions):
         """Open the chosen model on the Models page."""
         await self.cyber.open_model(message.key)
 
+    def on_screen_suspend(self) -> None:
+        """Read nothing more while another page or a dialog is in front."""
+        if self._board is not None:
+            self._board.leave()
+
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -254,6 +259,7 @@ class DashboardPage(ModelActions):
             self._frozen = self.cyber.options.now()
             text = f"FROZEN at {self._frozen:%H:%M:%S}  space continues"
             self._board.show_notice(Content.styled(text, "bold $warning"))
+            self._board.leave()
         else:
             self._frozen = None
             self._board.show_notice(Content(""))
