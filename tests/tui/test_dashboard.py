@@ -242,7 +242,7 @@ async def test_one_glance_on_a_wide_screen() -> None:
             assert part in text
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (160, 45), (200, 60)])
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (160, 45), (200, 60)])
 async def test_names_of_models_are_whole(size: tuple[int, int]) -> None:
     async with running(streaming_world(), size=size) as (app, _, pilot):
         await until(pilot, lambda: "answering" in screen_text(app))

@@ -123,7 +123,7 @@ def test_dashboard_ascii(looks: Callable[..., None]) -> None:
     looks(busy_world(), _happen, charset=ASCII)
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 45), (200, 60)])
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (160, 45), (200, 60)])
 def test_dashboard_with_streams(looks: Callable[..., None], size: tuple[int, int]) -> None:
     looks(streaming_world(), _answer, size=size)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.events import DescendantFocus
 from textual.message import Message
@@ -47,17 +47,7 @@ class Page(Screen[None]):
 
     MODE: ClassVar[str]
     STEERING: ClassVar[frozenset[str]] = frozenset()
-    KEYS_TITLE = "Every page"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "v",
-            "columns",
-            "Columns",
-            show=False,
-            id="page.columns",
-            tooltip="choose the columns of the table",
-        ),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = []
     _focused_before: Widget | None = None
     """The widget that gets the focus when the service answers."""
 
@@ -123,7 +113,7 @@ class Page(Screen[None]):
 
     @property
     def _table_in_use(self) -> LiveTable | None:
-        """The table with the focus, or the first one in sight."""
+        """The table with the focus, or else the first one, if its columns can be chosen."""
         seen = sorted(
             (one for one in self._column_tables if one.display), key=lambda one: not one.has_focus
         )
