@@ -17,7 +17,7 @@ GAP = 2
 FLEXIBLE_CELLS = 48
 """Cells of the flexible column, unless its texts are wider: what follows it stays near."""
 _OPTIONAL = 4
-"""The least priority of the columns that make room for a ``whole`` one."""
+"""The lowest priority of columns that make room for a ``whole`` one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class Column(Generic[Record, Context]):
     largest_first: bool | None = None
     """Sort in descending order first; by default numbers do."""
     whole: bool = False
-    """Texts up to ``FLEXIBLE_CELLS`` are not cut while columns of ``_OPTIONAL`` are shown."""
+    """Columns of priority ``_OPTIONAL`` and above go before its texts are cut, if these have no
+    more than ``FLEXIBLE_CELLS``."""
 
     def draw(self, record: Record, context: Context) -> Cell | str:
         """Return the cell of ``record``."""

@@ -68,6 +68,7 @@ async def test_it_ends_with_the_page_and_begins_with_it_again() -> None:
 
 async def test_it_reads_the_log_again_after_the_service_was_away() -> None:
     async with running(streaming_world(), size=ROOMY) as (app, client, pilot):
+        await until(pilot, lambda: "busy" in screen_text(app))
         app.screen.query_one(Board).models.move_to(QWEN)
         await until(pilot, lambda: client.streams == 2 and "done (119)" in screen_text(app))
         client.stop()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -59,7 +61,9 @@ class LogTail(LogView, can_focus=False):
             self.clear()
             self.show_empty("")
             self.source = source
-        self.run_worker(self._follow(source), group="follow", exclusive=True, exit_on_error=False)
+        # Not a coroutine, which may never be awaited if the worker is cancelled at once.
+        work: Callable[[], Awaitable[None]] = partial(self._follow, source)
+        self.run_worker(work, group="follow", exclusive=True, exit_on_error=False)
 
     async def _follow(self, source: str) -> None:
         failures = 0
