@@ -16,6 +16,8 @@ GAP = 2
 """Cells between two columns."""
 FLEXIBLE_CELLS = 48
 """Cells of the flexible column, unless its texts are wider: what follows it stays near."""
+_OPTIONAL = 4
+"""The lowest priority of columns that make room for a ``whole`` one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ class Column(Generic[Record, Context]):
     """Draws the cell if that needs more than the value."""
     largest_first: bool | None = None
     """Sort in descending order first; by default numbers do."""
+    whole: bool = False
+    """Columns of priority ``_OPTIONAL`` and above go before its texts are cut, if these have no
+    more than ``FLEXIBLE_CELLS``."""
 
     def draw(self, record: Record, context: Context) -> Cell | str:
         """Return the cell of ``record``."""
@@ -122,12 +127,17 @@ class PlacedColumn:
         return self.start + self.width
 
 
-def fitting(columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: int) -> list[int]:
-    """Return the indexes of the columns that fit into ``room`` cells at their least widths."""
+def fitting(
+    columns: Sequence[Column[Any, Any]], widths: Sequence[int], room: int, least: int = 1
+) -> list[int]:
+    """Return the indexes of the columns that fit into ``room`` cells at their least widths.
+
+    Columns with a priority below ``least`` stay.
+    """
     shown = list(range(len(columns)))
     while shown and _total(widths, shown) > room:
         last = max(shown, key=lambda index: (columns[index].priority, index))
-        if columns[last].priority <= 0:
+        if columns[last].priority < least:
             break
         shown.remove(last)
     return shown
@@ -141,19 +151,24 @@ def place_columns(
 ) -> list[PlacedColumn]:
     """Place the columns that fit between the cells ``start`` and ``width``, left to right.
 
-    ``widest`` are the cells of each column's widest text. If the flexible column is too narrow for
-    its own, the others give it the cells that their texts and titles leave free. If it leaves cells
-    free, the others take those that their texts need.
+    ``widest`` are the cells of each column's widest text, with its title if that is shown. If the
+    flexible column is too narrow for its own, the others give it the cells that theirs leave free.
+    If it leaves cells free, the others take those that their texts need.
     """
     wanted = [0] * len(columns) if widest is None else widest
     sizes = [column.least if column.width is None else column.width for column in columns]
     shown = fitting(columns, sizes, width - start)
-    rest = width - start - _total(sizes, shown)
     flexible = next((index for index in shown if columns[index].width is None), None)
+    if flexible is not None and columns[flexible].whole:
+        tight = [min(pair) for pair in zip(sizes, wanted, strict=True)]
+        tight[flexible] = max(sizes[flexible], min(FLEXIBLE_CELLS, wanted[flexible]))
+        fit = fitting(columns, tight, width - start, _OPTIONAL)
+        shown = [index for index in shown if index in fit]
+    rest = width - start - _total(sizes, shown)
     fixed = [index for index in shown if index != flexible]
     if flexible is not None:
         for index in reversed(fixed):
-            free = sizes[index] - max(len(columns[index].title), wanted[index])
+            free = sizes[index] - wanted[index]
             given = max(0, min(free, wanted[flexible] - sizes[flexible] - rest))
             sizes[index] -= given
             rest += given

@@ -105,6 +105,9 @@ class CyberApp(Navigation):
             tooltip="Address, key and ready lines for clients",
         ),
         Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
+        Binding(
+            "v", "screen.columns", "Columns", show=False, id="app.columns", tooltip="Of the table"
+        ),
         Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(

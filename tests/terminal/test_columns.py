@@ -56,6 +56,28 @@ def test_no_text_is_cut_while_cells_are_free() -> None:
     assert _widths(80, 44, 10, 8, 5) == [44, 15, 8, 5]
 
 
+def test_a_whole_column_is_not_cut_while_optional_ones_are_shown() -> None:
+    columns = (
+        Column[str, RenderContext]("model", "", least=12, whole=True),
+        _column("state", 16),
+        _column("context", 8, 4),
+        _column("rate", 9, 3),
+    )
+
+    def placed(width: int, longest: int) -> list[tuple[str, int]]:
+        places = place_columns(columns, width, 0, (longest, 5, 8, 9))
+        return [(columns[place.index].key, place.width) for place in places]
+
+    everything = 24 + 5 + 8 + 9 + 3 * GAP
+    assert ("context", 8) in placed(everything, 24)
+    assert ("context", 8) not in placed(everything - 1, 24)
+    assert dict(placed(everything - 1, 24))["model"] == 24
+    # The others stay, and no name takes more than its share.
+    assert [key for key, _ in placed(30, 24)] == ["model", "state"]
+    assert ("rate", 9) in placed(41, 24)
+    assert ("context", 8) in placed(FLEXIBLE_CELLS + 5 + 8 + 9 + 3 * GAP, 300)
+
+
 @given(
     st.lists(
         st.builds(

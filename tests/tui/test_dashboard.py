@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import pytest
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widgets import Static
@@ -41,7 +42,16 @@ from cyber_inference_tui.tui.snapshot import Snapshot, trend_point
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import LAUNCH, SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import GIB, NOW, ago, busy_world, empty_world, jetson_sample, model
+from tests.tui.world import (
+    GIB,
+    NOW,
+    ago,
+    busy_world,
+    empty_world,
+    jetson_sample,
+    model,
+    streaming_world,
+)
 
 DASH = UNICODE.missing
 HOSTILE = "\x1b[2J[/oops]\u202eevil\x07" + "漢" * 300
@@ -230,6 +240,16 @@ async def test_one_glance_on_a_wide_screen() -> None:
             "◌ waiting 3",
         ):
             assert part in text
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (160, 45), (200, 60)])
+async def test_names_of_models_are_whole(size: tuple[int, int]) -> None:
+    async with running(streaming_world(), size=size) as (app, _, pilot):
+        await until(pilot, lambda: "answering" in screen_text(app))
+        name = "gemma-3-4b-it-q4_k_m "
+        lines = [line for line in screen_text(app).splitlines() if "answering" in line]
+        assert any(name in line for line in lines)
+        assert not any("…" in line.split("answering")[0] for line in lines)
 
 
 async def test_one_glance_on_a_small_screen() -> None:

@@ -20,6 +20,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.pages.dashboard.details import details
 from cyber_inference_tui.tui.pages.dashboard.gauges import gauge, gauges
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, plan
 from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
@@ -286,6 +287,15 @@ def test_every_layout_leaves_room_for_the_lists() -> None:
             assert not found.beside or lines * found.small <= found.large
 
 
+def test_a_log_has_room_on_wide_and_high_screens_unless_graphs_take_it() -> None:
+    assert plan(198, 47, 6).log
+    assert plan(158, 45, 6).log
+    assert not plan(157, 57, 6).log
+    assert not plan(198, 42, 6).log
+    assert plan(198, 42, 6, Layout.LISTS).log
+    assert not plan(198, 57, 6, Layout.GRAPHS).log
+
+
 def test_graphs_grow_with_the_height_and_the_choice() -> None:
     heights = [plan(118, height, 6).large for height in (30, 37, 57)]
     assert heights == sorted(set(heights))
@@ -345,6 +355,13 @@ async def test_plus_and_minus_choose_the_room_for_graphs() -> None:
         await pilot.press("minus", "minus")
         await until(pilot, lambda: "━" in screen_text(app))
         assert speed_graph(app).size.height < rows
+        # The same with a key for each; a terminal sends these for shift+1, 2 and 3.
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: speed_graph(app).size.height > rows)
+        await pilot.press("at")
+        await until(pilot, lambda: speed_graph(app).size.height == rows)
+        await pilot.press("number_sign")
+        await until(pilot, lambda: speed_graph(app).size.height < rows)
 
 
 async def test_live_figures_are_in_the_rows_and_the_last_speed_stays() -> None:
@@ -372,6 +389,20 @@ async def test_live_figures_are_in_the_rows_and_the_last_speed_stays() -> None:
         await until(pilot, lambda: "TOKENS/S  0" in screen_text(app))
         row = next(r for r in screen_text(app).splitlines() if "qwen3-4b-q4_k_m" in r and "●" in r)
         assert row.partition("loaded")[2].split()[0] in {"21.0", "22.0", "23.0"}
+
+
+def test_details_count_the_last_requests() -> None:
+    world = busy_world()
+    name = "qwen3-4b-q4_k_m"
+    own = [one for one in world.requests if one.model == name and one.tokens_per_second]
+
+    def text(number: int) -> str:
+        snapshot = Snapshot(finished=tuple(own[:number]))
+        return details(world.models[name], snapshot, NOW, 60, UNICODE).plain
+
+    assert "last request · 23.0 tokens/s" in text(1)
+    assert "last 3 requests · p50 2" in text(3)
+    assert "last" not in text(0)
 
 
 async def test_details_are_beside_the_models_on_a_wide_screen() -> None:

@@ -17,7 +17,7 @@ from cyber_inference_tui.records import (
     PortRecord,
 )
 from cyber_inference_tui.terminal.charset import ASCII, UNICODE
-from cyber_inference_tui.tui.pages.dashboard.greeting import (
+from cyber_inference_tui.tui.pages.dashboard.greeting_text import (
     free_for_models,
     greeting_content,
     install_options,
@@ -112,7 +112,7 @@ def test_it_shows_the_progress_and_the_failure_of_each_step() -> None:
         state=InstallState.RUNNING, source="source", step="compiling", progress=0.42
     )
     assert "compiling" in text_of(first_start(install=running_install))
-    assert "42%" in text_of(first_start(install=running_install))
+    assert "42 %" in text_of(first_start(install=running_install))
     failed = InstallRecord(state=InstallState.FAILED, error="There is no compiler.")
     assert "There is no compiler." in text_of(first_start(install=failed))
     chosen = suggest(int(5.8 * GIB))[0]
@@ -126,7 +126,7 @@ def test_it_shows_the_progress_and_the_failure_of_each_step() -> None:
         seconds_left=102,
     )
     told = text_of(first_start(downloads=(download,)))
-    assert "50%" in told
+    assert "50 %" in told
     assert "10.0 MiB/s" in told
     assert "1 min 42 s left" in told
     broken = msgspec.structs.replace(download, status=DownloadStatus.FAILED, error="Disk full.")

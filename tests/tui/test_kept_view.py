@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.tui.kept_view import MAX_BYTES, MAX_CHARACTERS, KeptView
 from cyber_inference_tui.tui.pages.dashboard.board import Board
-from tests.tui.driving import running, screen_text, until
+from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.world import busy_world
 
 
@@ -85,6 +86,44 @@ async def test_order_filter_and_layout_are_there_again_after_a_restart(tmp_path:
     path.write_text('{"models": {"sort": "gone", "descending": true}}')
     async with running(busy_world(), first_page="models", view_path=path) as (app, _, pilot):
         await until(pilot, lambda: "MODEL ▲" in screen_text(app))
+
+
+async def test_chosen_columns_are_there_again_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "view.json"
+    models: dict[str, Any] = {"size": (200, 40), "first_page": "models", "view_path": path}
+    async with running(busy_world(), **models) as (app, _, pilot):
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
+        assert "QUANT" in screen_text(app)
+        await pilot.press("v")
+        await until(pilot, lambda: "✔ quant" in screen_text(app))
+        # The first column cannot be hidden.
+        assert "✔ model" not in screen_text(app)
+        await pilot.press("j", "space")
+        await until(pilot, lambda: "✔ quant" not in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "QUANT" not in screen_text(app))
+    async with running(busy_world(), **models) as (app, _, pilot):
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
+        assert "QUANT" not in screen_text(app)
+        # On the dashboard it is another table.
+        await pilot.press("1", "v", "space", "escape")
+        await until(pilot, lambda: "STATE" not in screen_text(app))
+        await pilot.press("2", "v", "j", "space", "escape")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+    async with running(busy_world(), view_path=path) as (app, _, pilot):
+        await until(pilot, lambda: "TOKENS/S" in screen_text(app))
+        assert "STATE" not in screen_text(app)
+
+
+async def test_a_column_without_room_says_so() -> None:
+    async with running(busy_world(), first_page="models", size=SMALL) as (app, _, pilot):
+        await until(pilot, lambda: "MODELS  5" in screen_text(app))
+        await pilot.press("v")
+        await until(pilot, lambda: "Columns" in screen_text(app))
+        lines = [line for line in screen_text(app).splitlines() if "✔" in line]
+        state, used = (next(x for x in lines if f"✔ {name} " in x) for name in ("state", "used"))
+        assert "no room" not in state
+        assert "no room" in used
 
 
 async def test_the_dashboards_span_and_layout_are_there_again_after_a_restart(

@@ -110,6 +110,9 @@ async def _answer(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
     speeds = {"qwen3-4b-q4_k_m": 119.0, "gemma-3-4b-it-q4_k_m": 115.0}
     client.publish("request", LiveRequests(live=live, tokens_per_second=speeds))
     await until(pilot, lambda: bool(app.snapshot.rates))
+    if app.screen.query(".-log"):
+        await pilot.press("j", "j", "j")
+        await until(pilot, lambda: "done (119)" in screen_text(app))
 
 
 def test_dashboard(looks: Callable[..., None]) -> None:
@@ -128,9 +131,20 @@ def test_dashboard_ascii(looks: Callable[..., None]) -> None:
     looks(busy_world(), _happen, charset=ASCII)
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 45), (200, 60)])
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (160, 45), (200, 60)])
 def test_dashboard_with_streams(looks: Callable[..., None], size: tuple[int, int]) -> None:
     looks(streaming_world(), _answer, size=size)
+
+
+def test_dashboard_at_a_moment_of_the_last_day(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await _answer(pilot, app, client)
+        await pilot.press("h", "h")
+        await until(pilot, lambda: "throttled" in screen_text(app))
+        await pilot.press(*["left"] * 20)
+        await until(pilot, lambda: " at Thu 07:" in screen_text(app))
+
+    looks(streaming_world(), steps, theme=LIGHT.name)
 
 
 def test_dashboard_without_a_connection(looks: Callable[..., None]) -> None:
@@ -182,6 +196,11 @@ def test_marked_models(looks: Callable[..., None]) -> None:
 
 def test_sort_menu(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("Sort by", keys=("s",)), size=SMALL, first_page="requests")
+
+
+def test_column_menu(looks: Callable[..., None]) -> None:
+    steps = shows("no room", keys=("v", "j", "space"))
+    looks(busy_world(), steps, size=SMALL, first_page="models")
 
 
 def test_settings_small(looks: Callable[..., None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import on
@@ -26,6 +27,7 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
     from cyber_inference_tui.tui.app import CyberApp
+    from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 WIDTHS: list[tuple[int, str]] = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]
 """CSS classes of a screen by the terminal's columns; ``-tiny`` has no room for a page."""
@@ -93,9 +95,36 @@ class Page(Screen[None]):
         self.cyber.keep(self.MODE, **values)
 
     def on_mount(self) -> None:
-        """Filter as before the last end of the app."""
+        """Filter, and show the columns, as before the last end of the app."""
         for line in self.query("FilterLine").results(Input):
             line.value = self.kept("filter", "")
+        self.hide_columns()
+
+    def hide_columns(self) -> None:
+        """Hide the columns that a person does not want to see."""
+        for table in self._column_tables:
+            table.hide_columns(self.kept(f"{table.id}_hidden", list[str]()))
+
+    @property
+    def _column_tables(self) -> list[LiveTable]:
+        """The tables whose columns can be chosen."""
+        tables = cast("Iterable[LiveTable]", self.query("LiveTable"))
+        return [one for one in tables if one.has_header and len(one.optional_columns) > 1]
+
+    @property
+    def _table_in_use(self) -> LiveTable | None:
+        """The table with the focus, or else the first one, if its columns can be chosen."""
+        seen = sorted(
+            (one for one in self._column_tables if one.display), key=lambda one: not one.has_focus
+        )
+        return seen[0] if seen else None
+
+    def action_columns(self) -> None:
+        """Choose the columns of the table."""
+        from cyber_inference_tui.tui.pages.table_order import ask_columns  # noqa: PLC0415 - on demand
+
+        if (table := self._table_in_use) is not None:
+            ask_columns(self, table)
 
     def on_filter_line_filtered(self, event: Message) -> None:
         """Keep the filter of the page."""
@@ -107,6 +136,8 @@ class Page(Screen[None]):
         if self.has_class("-absent"):
             return False
         if action in self.STEERING and self.cyber.options.readonly:
+            return False
+        if action == "columns" and self._table_in_use is None:
             return False
         if self.has_class("-tiny") or self.has_class("-flat"):
             return False  # it would act on a row that nobody sees

@@ -1,4 +1,4 @@
-"""The order of a page's table: chosen in a menu, and kept between starts."""
+"""The order and the columns of a page's table: chosen in menus, and kept between starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from cyber_inference_tui.terminal.columns import Column, Order, RenderContext
 from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
 Record = TypeVar("Record")
 
@@ -68,3 +69,14 @@ def keep_order(page: Page, order: Order[Record], prefix: str = "") -> None:
     """Keep an order for the next start."""
     page.keep(**{f"{prefix}sort": order.column.key})
     page.keep(**{f"{prefix}descending": order.descending})
+
+
+def ask_columns(page: Page, table: LiveTable) -> None:
+    """Let a person choose the columns of ``table``, and keep them for the next start."""
+    from cyber_inference_tui.tui.dialogs.column_menu import ColumnMenu  # noqa: PLC0415 - on demand
+
+    def changed() -> None:
+        page.keep(**{f"{table.id}_hidden": sorted(table.hidden_columns)})
+        page.redraw()
+
+    page.app.push_screen(ColumnMenu(table, changed, charset=page.cyber.options.charset))

@@ -7,7 +7,7 @@ counts. This table compares new rows with those on the screen and marks only cel
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rich.cells import cell_len
@@ -181,9 +181,11 @@ class LiveTable(ScrollView, can_focus=True):
         self._gone: str | None = None
         """The key of the record under the cursor, if its row went away."""
         self._sort: tuple[str, bool] | None = None
+        self.hidden_columns: frozenset[str] = frozenset()
+        """The keys of the columns that a person does not want to see."""
         self._places: list[PlacedColumn] = []
         self._widest = [0] * len(self._columns)
-        """Cells of the widest text of each column since the last change of the size."""
+        """Cells of the widest text of each column."""
         self._clicked: str | None = None
         self.keeps_top = False
         """A cursor on the first row stays on the first row when rows are added."""
@@ -234,10 +236,21 @@ class LiveTable(ScrollView, can_focus=True):
             if row.key in changed:
                 self._refresh_row(index)
 
+    def hide_columns(self, keys: Iterable[str]) -> None:
+        """Show all columns but those with these keys, and those that do not fit."""
+        self.hidden_columns = frozenset(keys) & {one.key for one in self.optional_columns}
+        if self._place():
+            self.refresh()
+
     def show_empty(self, empty: Content | str) -> None:
         """Set the content that is shown if there are no rows."""
         if self._empty.replace(empty) and not self._rows:
             self.refresh()
+
+    @property
+    def has_header(self) -> bool:
+        """It shows the titles of its columns."""
+        return bool(self._header)
 
     @property
     def cursor_key(self) -> str | None:
@@ -253,6 +266,11 @@ class LiveTable(ScrollView, can_focus=True):
     def shown_columns(self) -> tuple[Column[Any, RenderContext], ...]:
         """The columns that fit."""
         return tuple(self._columns[place.index] for place in self._places)
+
+    @property
+    def optional_columns(self) -> tuple[Column[Any, RenderContext], ...]:
+        """The columns that can be hidden: all but the first one and the one with names."""
+        return tuple(one for one in self._columns[1:] if one.width is not None)
 
     def move_to(self, key: str) -> bool:
         """Move the cursor to a row and show it; ``False`` if no row has this key."""
@@ -381,7 +399,6 @@ class LiveTable(ScrollView, can_focus=True):
     # Painting
 
     def _on_resize(self, event: events.Resize) -> None:
-        self._widest = [0] * len(self._columns)
         self._measure(self._rows, ())
         self._place()
         self._reveal()
@@ -390,10 +407,14 @@ class LiveTable(ScrollView, can_focus=True):
     def _measure(self, new: Sequence[Row], old: Sequence[Row]) -> bool:
         """Measure the new rows; return whether columns have moved.
 
-        Widths only grow, so that columns do not move back and forth with the texts.
+        While the rows are of the same records, widths only grow, so that columns do not move back
+        and forth with the texts. Records that are gone have no influence.
         """
-        known = set(map(id, old))
         before = list(self._widest)
+        same = {row.key for row in new} == {row.key for row in old}
+        known = set(map(id, old)) if same else set()
+        if not same:
+            self._widest = [0] * len(self._columns)
         for row in new:
             if id(row) not in known:
                 for index, width in enumerate(self._widest):
@@ -408,11 +429,24 @@ class LiveTable(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         sorted_by = None if self._sort is None else self._sort[0]
         widest = [
-            max(cells, len(column.title) + 2) if column.key == sorted_by else cells
+            max(cells, self._header * (len(column.title) + 2 * (column.key == sorted_by)))
             for cells, column in zip(self._widest, self._columns, strict=True)
         ]
         before = self._places
-        self._places = place_with_air(self._columns, width, self._gutter, widest)
+        chosen = [
+            index
+            for index, column in enumerate(self._columns)
+            if column.key not in self.hidden_columns
+        ]
+        self._places = [
+            replace(place, index=chosen[place.index])
+            for place in place_with_air(
+                [self._columns[index] for index in chosen],
+                width,
+                self._gutter,
+                [widest[index] for index in chosen],
+            )
+        ]
         return self._places != before
 
     def render_line(self, y: int) -> Strip:

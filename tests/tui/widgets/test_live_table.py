@@ -337,3 +337,18 @@ async def test_no_text_is_cut_beside_empty_cells() -> None:
         await pilot.resize_terminal(41, 8)
         await pilot.pause()
         assert name in app.lines[1]
+
+
+async def test_the_columns_do_not_depend_on_rows_that_are_gone() -> None:
+    app = _App()
+    async with app.run_test(size=(40, 8)) as pilot:
+        rows = [Row("a", ("a name of 24 characters.", "idle", "1"))]
+        app.table.show(rows)
+        await pilot.pause()
+        lines = app.lines
+        app.table.show([*rows, Row("b", ("b", "loading 64 %", "1"))])
+        await pilot.pause()
+        assert "…" in app.lines[1]
+        app.table.show(rows)
+        await pilot.pause()
+        assert app.lines == lines

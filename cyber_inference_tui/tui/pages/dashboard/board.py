@@ -14,12 +14,15 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import ModelRecord, ModelStatus, Trend
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.pages.dashboard.details import details
 from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
+from cyber_inference_tui.tui.pages.dashboard.log_tail import LogTail
 from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
 from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
 from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model, rate_sparks
@@ -101,8 +104,9 @@ class Listing(LiveTable):
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
-    def __init__(self, charset: Charset, layout: int) -> None:
+    def __init__(self, client: ServiceClient, charset: Charset, layout: int) -> None:
         super().__init__(id="board", classes="body")
+        self._client = client
         self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self._charset = charset
         self._snapshot = Snapshot()
@@ -140,6 +144,21 @@ class Board(Vertical):
             with Vertical(id="events"):
                 yield Static(classes="heading list-title")
                 yield Listing(EVENT_COLUMNS, "No events yet.", charset, "event-list")
+                yield Static(id="log-title", classes="heading")
+                yield LogTail(self._client, charset=charset, id="log")
+
+    def on_mount(self) -> None:
+        """Name the log that is shown."""
+        self.watch(self.query_one(LogTail), "source", self._show_log_title)
+
+    def _show_log_title(self, source: str) -> None:
+        name = cut(plain(source), max(0, self._plan.side - 5), self._charset.ellipsis)
+        title = Content.assemble("LOG", (f"  {name}", "not bold"))
+        update_static(self.query_one("#log-title", Static), title)
+
+    def leave(self) -> None:
+        """Read nothing more until the next drawing."""
+        self.query_one(LogTail).follow(None)
 
     @property
     def models(self) -> LiveTable:
@@ -214,9 +233,8 @@ class Board(Vertical):
         self.redraw()
         return True
 
-    def change_layout(self, step: int) -> None:
-        """Give the graphs more or less room."""
-        layout = self.chosen_layout + step
+    def use_layout(self, layout: int) -> None:
+        """Use the layout with this number, or the nearest one."""
         self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self.redraw()
 
@@ -243,6 +261,9 @@ class Board(Vertical):
     def _draw_notice(self, snapshot: Snapshot) -> None:
         notice = self._notice or ports_line(snapshot, self._charset)
         update_static(self.query_one("#notice", Static), notice)
+        # A low screen needs the row for more than the usual span.
+        usual = self.span is SPANS[0] and not notice
+        self.query_one("#top").display = not (usual and self.screen.has_class("-short"))
 
     def _draw_graphs(self, snapshot: Snapshot, now: datetime) -> None:
         graphs = self._graphs
@@ -262,6 +283,7 @@ class Board(Vertical):
             return
         self._plan = new
         self.set_class(new.beside, "-beside")
+        self.set_class(new.log, "-log")
         side = new.side if new.beside else None
         self.query_one("#details").styles.width = side
         self.query_one("#events").styles.width = side
@@ -373,6 +395,8 @@ class Board(Vertical):
             # A layout costs more than the text, whose countdown changes every second.
             layout, self._explained_lines = lines != self._explained_lines, lines
             update_static(self.query_one("#explanation", Static), content, layout)
+        source = model.id if model is not None and self._plan.log else None
+        self.query_one(LogTail).follow(source)
         state = None if model is None else model.status
         if state is not self._selected_state:
             # check_action depends on it. Refreshing the bindings costs more than drawing the page.

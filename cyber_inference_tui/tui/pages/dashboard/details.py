@@ -18,7 +18,7 @@ from cyber_inference_tui.tui.pages.models.sentences import (
 from cyber_inference_tui.tui.pages.requests.request_status import clock_text, failed
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.ways_out import with_keys
-from cyber_inference_tui.units import counted, seconds_text, speed_text
+from cyber_inference_tui.units import seconds_text, speed_text
 
 
 def details(
@@ -44,12 +44,13 @@ def details(
 
 def _figures(requests: Sequence[RequestRecord], charset: Charset) -> str:
     """Return the number of the last requests with their medians."""
-    parts = [f"last {counted(len(requests), 'request')}"]
+    several = len(requests) > 1
+    parts = [f"last {len(requests):,} requests" if several else "last request"]
     speed = _median([one.tokens_per_second for one in requests])
     first = _median([one.time_to_first_token_seconds for one in requests if one.stream])
     failures = sum(failed(one) for one in requests)
     if speed is not None:
-        parts.append(f"p50 {speed_text(speed)} tokens/s")
+        parts.append(f"{'p50 ' if several else ''}{speed_text(speed)} tokens/s")
     if first is not None:
         parts.append(f"first token {seconds_text(first)}")
     if failures:

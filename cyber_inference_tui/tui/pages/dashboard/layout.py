@@ -14,6 +14,9 @@ _SMALL_WIDTH = 27
 _SMALL_SHARE = 0.36
 _LEAST_LARGE = 5
 _HIGH_ROWS = 48
+_LOG_COLUMNS = 158
+_LOG_ROWS = 28
+"""Columns of the board, and rows below the graphs, from which a log has room."""
 
 
 class Layout(IntEnum):
@@ -36,6 +39,8 @@ class Plan:
     """The small graphs are beside the large one, and the selected model's details beside it."""
     side: int = 0
     """The columns beside the large graph and the models."""
+    log: bool = False
+    """The selected model's log is below the events."""
     large: int = 0
     """The rows of the large graph with its title and its axis; 0 = there is none."""
     axis: bool = False
@@ -77,6 +82,7 @@ def _beside(width: int, height: int, graphs: int, layout: Layout) -> Plan:
     return Plan(
         beside=True,
         side=side,
+        log=width >= _LOG_COLUMNS and height - rows >= _LOG_ROWS,
         large=rows,
         axis=True,
         small=rows // lines,

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 _RETRY = timedelta(seconds=5)
 """Time after which the past is read again if that failed."""
-_BOARD_ACTIONS = MODEL_ACTIONS | {"filter", "other_list", "freeze", "span", "cursor", "layout"}
+_BOARD_ACTIONS = MODEL_ACTIONS | {
+    "filter",
+    "other_list",
+    "freeze",
+    "span",
+    "cursor",
+    "layout",
+    "use_layout",
+}
 
 
 class DashboardPage(ModelActions):
@@ -102,6 +110,34 @@ class DashboardPage(ModelActions):
             id="dashboard.smaller",
             tooltip="give the lists more room",
         ),
+        # What shift+1, 2 and 3 send on many keyboards.
+        Binding(
+            "exclamation_mark",
+            "use_layout(2)",
+            "Layout for graphs",
+            key_display="!",
+            show=False,
+            id="dashboard.graphs",
+            tooltip="large graphs",
+        ),
+        Binding(
+            "at",
+            "use_layout(1)",
+            "Balanced layout",
+            key_display="@",
+            show=False,
+            id="dashboard.balanced",
+            tooltip="graphs and lists",
+        ),
+        Binding(
+            "number_sign",
+            "use_layout(0)",
+            "Layout for lists",
+            key_display="#",
+            show=False,
+            id="dashboard.lists",
+            tooltip="small graphs, long lists",
+        ),
         Binding(
             "escape",
             "back",
@@ -128,11 +164,12 @@ class DashboardPage(ModelActions):
     async def _mount_board(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
-        board = Board(self.cyber.options.charset, self.kept("layout", 1))
+        board = Board(self.client, self.cyber.options.charset, self.kept("layout", 1))
         board.display = False
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is closing
             board.show_span_named(self.kept("span", ""))
+            self.hide_columns()
             self._board = board
             self.redraw()
 
@@ -183,6 +220,11 @@ class DashboardPage(ModelActions):
         """Open the chosen model on the Models page."""
         await self.cyber.open_model(message.key)
 
+    def on_screen_suspend(self) -> None:
+        """Read nothing more while another page or a dialog is in front."""
+        if self._board is not None:
+            self._board.leave()
+
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -217,6 +259,7 @@ class DashboardPage(ModelActions):
             self._frozen = self.cyber.options.now()
             text = f"FROZEN at {self._frozen:%H:%M:%S}  space continues"
             self._board.show_notice(Content.styled(text, "bold $warning"))
+            self._board.leave()
         else:
             self._frozen = None
             self._board.show_notice(Content(""))
@@ -238,7 +281,12 @@ class DashboardPage(ModelActions):
     def action_layout(self, step: int) -> None:
         """Give the graphs more or less room."""
         if self._board is not None:
-            self._board.change_layout(step)
+            self.action_use_layout(self._board.chosen_layout + step)
+
+    def action_use_layout(self, layout: int) -> None:
+        """Use one of the layouts."""
+        if self._board is not None:
+            self._board.use_layout(layout)
             self.keep(layout=int(self._board.chosen_layout))
 
     def action_back(self) -> None:

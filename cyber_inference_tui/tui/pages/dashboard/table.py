@@ -144,7 +144,7 @@ def _event_text(one: RecentEvent, charset: Charset) -> str:
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
-    Column("model", "MODEL", least=20, value=lambda line: line.model.id),
+    Column("model", "MODEL", least=20, whole=True, value=lambda line: line.model.id),
     Column(
         "state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context.charset)
     ),
@@ -171,16 +171,18 @@ MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
     Column("idle", "IDLE OUT", 8, right=True, priority=2, cell=_idle_cell),
 )
 REQUEST_COLUMNS: tuple[Column[Request, RenderContext], ...] = (
-    Column("time", "TIME", 8, cell=lambda request, context: clock_text(request.at, context.now)),
-    Column("model", "MODEL", least=8, cell=lambda request, _: plain(request.model)),
-    Column("kind", "KIND", 10, lambda request: request_kind(request.path), priority=7),
-    Column("client", "CLIENT", 14, client_name, priority=5),
+    Column(
+        "time", "TIME", 8, priority=5, cell=lambda one, context: clock_text(one.at, context.now)
+    ),
+    Column("model", "MODEL", least=8, whole=True, cell=lambda one, _: plain(one.model)),
+    Column("kind", "KIND", 10, lambda one: request_kind(one.path), priority=9),
+    Column("client", "CLIENT", 14, client_name, priority=7),
     Column("status", "STATUS", 12, cell=status_cell),
-    Column("first", "FIRST", 7, right=True, priority=6, cell=_first_cell),
-    Column("took", "TOOK", 7, right=True, priority=3, cell=_took_cell),
+    Column("first", "FIRST", 7, right=True, priority=8, cell=_first_cell),
+    Column("took", "TOOK", 7, right=True, priority=4, cell=_took_cell),
     Column("tokens", "TOKENS", 9, right=True, priority=1, cell=_tokens_cell),
     Column("rate", "RATE", 6, right=True, priority=2, cell=_rate_cell),
-    Column("spark", "", SPARK, priority=4),
+    Column("spark", "", SPARK, priority=6),
 )
 EVENT_COLUMNS: tuple[Column[RecentEvent, RenderContext], ...] = (
     Column("time", "TIME", 8, value=str),

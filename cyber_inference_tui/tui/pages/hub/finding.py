@@ -14,7 +14,7 @@ from textual.worker import Worker
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import HubFilesRecord, HubModelRecord
-from cyber_inference_tui.tui.pages.dashboard.greeting import free_for_models
+from cyber_inference_tui.tui.pages.dashboard.greeting_text import free_for_models
 from cyber_inference_tui.tui.pages.hub.catalog import SORTS, HubCatalog, fit_state
 from cyber_inference_tui.tui.pages.hub.table import RESULT_COLUMNS, sorted_files
 from cyber_inference_tui.tui.pages.models.model_actions import ModelActions
