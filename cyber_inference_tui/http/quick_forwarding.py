@@ -30,6 +30,7 @@ class PlainTarget:
         "connections",
         "forwarder",
         "is_changed",
+        "is_remote",
         "is_work",
         "keep_alive",
         "model",
@@ -51,6 +52,7 @@ class PlainTarget:
         self.model = target.model
         self.path = target.path
         self.is_work = target.is_work
+        self.is_remote = target.is_remote
         self.translation = target.translation
         """That of the only request, if there is one."""
         self.is_changed = target.is_renamed or target.translation is not None
@@ -61,7 +63,9 @@ class PlainTarget:
 
     def target(self, body: Body | memoryview, stream: bool) -> Target:
         """Return the target of a request."""
-        return Target(self.model, self.path, body, stream, self.is_work, self.translation)
+        return Target(
+            self.model, self.path, body, stream, self.is_work, self.translation, self.is_remote
+        )
 
     def find_server(self, body: Body | memoryview) -> bool:
         """Look up the model's server, for requests with bodies of this length.
