@@ -111,8 +111,10 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: model_list(service.models, call.limits))
-        table.answer(model, lambda call: listed_model(service.models, call.name, call.limits))
+        table.answer(models, lambda call: model_list(service.models, call.limits, service.peers))
+        table.answer(
+            model, lambda call: listed_model(service.models, call.name, call.limits, service.peers)
+        )
     table.answer(
         endpoints.BEGIN_LOAD,
         lambda call: begin_load(service.models, call.body.model, call.limits),

@@ -163,12 +163,12 @@ class QuickForwarding:
         forwarder, places = target.forwarder, target.places
         if forwarder.retry_queue.active and forwarder.retry_queue.is_active(target.model.id):
             return False
-        if places is None or not target.connections.idle or not places.take(now):
+        if places is None or not target.connections.idle or not self._take(places):
             # The server may be another one now.
             if not target.find_server(body):
                 return False
             places = target.places
-            if places is None or not target.connections.idle or not places.take(now):
+            if places is None or not target.connections.idle or not self._take(places):
                 return False
         connections = target.connections
         self._places = places
@@ -181,6 +181,12 @@ class QuickForwarding:
             model_id, request = target.model.id, target.request
             self._differs = forwarder.difference(model_id, request, self._client, body)
         return True
+
+    def _take(self, places: Places) -> bool:
+        """Take a place if the server accepts the request now, and no other box is quicker."""
+        if self._target.forwarder.service.peers.has_models and places.slots_are_busy:
+            return False
+        return places.take(self._arrived)
 
     def becomes(self) -> Forwarding:
         """Return the forwarding that continues in its place."""

@@ -220,10 +220,7 @@ class TargetFinder:
 
     def _remote(self, name: str | None, head: RequestHead) -> Remote | None:
         """Return the model of other boxes with this name. What a box asks goes no further."""
-        service = self._service
-        if not name or head.from_box:
-            return None
-        return service.peers.find(name, service.models.catalog.models)
+        return None if not name or head.from_box else self._service.peers.find(name)
 
     def _translated(self, call: Call, head: RequestHead) -> Target:
         """Return the target of a translated request."""

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +58,8 @@ class Remote(NamedTuple):
 class Peers:
     """The other boxes of a service. ``read``, then ``configure``; ``close`` at the end.
 
-    ``write`` writes a box's table to the configuration file, or removes it (``None``), and has
+    ``local`` returns this box's models by id, always the same mapping until they change. ``write``
+    writes a box's table to the configuration file, or removes it (``None``), and has
     ``configure`` called. ``changed`` is called when a box has told something new. ``now`` returns
     the time in UTC.
     """
@@ -68,9 +69,11 @@ class Peers:
         data_dir: Path,
         *,
         write: Callable[[str, Mapping[str, Any] | None], Awaitable[None]],
+        local: Callable[[], Mapping[str, object]],
         now: Callable[[], datetime],
         changed: Callable[[], None],
     ) -> None:
+        self._local = local
         self._data_dir = data_dir
         self._write = write
         self._now = now
@@ -78,11 +81,13 @@ class Peers:
         self._secrets: dict[str, PeerSecrets] = {}
         self._present: dict[str, Peer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tables: dict[str, PeerSettings] = {}
         self._changing = asyncio.Lock()
+        self._configuring = asyncio.Lock()
         self.keys: dict[bytes, PeerKey] = {}
         """The boxes that may call, by the digest of their key. Each change replaces it."""
         self._remotes: dict[str, Remote] | None = None
-        self._local: Mapping[str, object] = {}
+        self._remotes_beside: object = None
         """The local models for which ``_remotes`` was made."""
         self.has_models = False
         """Whether a box that can be asked has models."""
@@ -90,27 +95,36 @@ class Peers:
         """The box that has answered a conversation last, by model and client."""
         self.acceptance = Acceptance(keep=self._accept, now=now)
 
+    def __bool__(self) -> bool:
+        """Return whether there are other boxes."""
+        return bool(self._present)
+
     async def read(self) -> None:
         """Read the keys of the boxes. Raises ``ConfigError`` for an unreadable file."""
         self._secrets = await asyncio.to_thread(read_secrets, self._data_dir)
 
     async def configure(self, tables: Mapping[str, PeerSettings]) -> None:
         """Connect to the boxes of these tables, and end the connections to all others."""
-        for name, peer in list(self._present.items()):
-            if (tables.get(name), self._secrets.get(name)) != (peer.settings, peer.secrets):
-                await self._end(name)
-        for name, table in tables.items():
-            if name not in self._present:
-                peer = self._present[name] = Peer(
-                    name, table, self._secrets.get(name), now=self._now, changed=self._changed
-                )
-                self._tasks[name] = asyncio.create_task(peer.run(), name=f"follow the box {name}")
-        self.keys = {
-            bytes.fromhex(peer.secrets.digest): PeerKey(name, Role(peer.settings.role))
-            for name, peer in self._present.items()
-            if peer.secrets is not None
-        }
-        self._changed()
+        async with self._configuring:
+            self._tables = dict(tables)
+            for name, peer in list(self._present.items()):
+                if (tables.get(name), self._secrets.get(name)) != (peer.settings, peer.secrets):
+                    await self._end(name)
+            for name, table in tables.items():
+                if name not in self._present:
+                    self._begin(name, table)
+            self.keys = {
+                bytes.fromhex(peer.secrets.digest): PeerKey(name, Role(peer.settings.role))
+                for name, peer in self._present.items()
+                if peer.secrets is not None
+            }
+            self._changed()
+
+    def _begin(self, name: str, table: PeerSettings) -> None:
+        peer = self._present[name] = Peer(
+            name, table, self._secrets.get(name), now=self._now, changed=self._changed
+        )
+        self._tasks[name] = asyncio.create_task(peer.run(), name=f"follow the box {name}")
 
     async def close(self) -> None:
         """End all connections."""
@@ -178,6 +192,7 @@ class Peers:
             # Before the file is written: it may be read-only.
             self.keys = {digest: key for digest, key in self.keys.items() if key.name != name}
             await self._write(name, None)
+            await self.configure({one: kept for one, kept in self._tables.items() if one != name})
 
     async def _accept(self, paired: Paired) -> str:
         """Keep a box that has proved to know the code; return its name here."""
@@ -218,6 +233,8 @@ class Peers:
                     if key == "role" or value != getattr(blank, key)
                 },
             )
+            # The keys are new even if the table is not.
+            await self.configure({**self._tables, name: table})
         return name
 
     def _free_name(self, name: str, table: PeerSettings, secrets: PeerSecrets) -> str:
@@ -235,14 +252,15 @@ class Peers:
 
     # Their models
 
-    def remotes(self, local: Mapping[str, object]) -> dict[str, Remote]:
+    def remotes(self) -> dict[str, Remote]:
         """Return the models of other boxes by the names that they have here.
 
-        ``local`` has the ids of this box's models. An id that this box does not have, and that is
-        the same file wherever it is, keeps its name. All others are ``BOX/ID``.
+        Each is ``BOX/ID``. An id that this box does not have, and that is the same file wherever it
+        is, stands for all boxes that have it.
         """
-        if self._remotes is None or local is not self._local:
-            self._remotes, self._local = self._named(local), local
+        local = self._local()
+        if self._remotes is None or local is not self._remotes_beside:
+            self._remotes, self._remotes_beside = self._named(local), local
         return self._remotes
 
     def _named(self, local: Collection[str]) -> dict[str, Remote]:
@@ -267,11 +285,31 @@ class Peers:
                 named.setdefault(name, Remote(name, record, (home.box,), model_id))
         return named
 
-    def find(self, name: str, local: Mapping[str, object]) -> Remote | None:
+    def listed(self, local: Iterable[ModelRecord]) -> list[Remote]:
+        """Return the models to list behind the ``local`` ones, each under its shortest name.
+
+        A file that this box has, too, is its own model, which others can answer for.
+        """
+        here = {record.id: record for record in local}
+        remotes = self.remotes()
+        shown = []
+        for name, remote in sorted(remotes.items()):
+            if name != remote.model_id:
+                own = here.get(remote.model_id)
+                if remote.model_id in remotes or (own and is_same_file(own, remote.record)):
+                    continue
+            shown.append(remote)
+        return shown
+
+    def others_with(self, record: ModelRecord) -> list[str]:
+        """Return the boxes that have the same file as a model of this box."""
+        return [home.box for home in self.homes(record.id, record, "") if home.box != HERE]
+
+    def find(self, name: str) -> Remote | None:
         """Return the model of other boxes with this name or alias; ``None`` if there is none."""
         if not self._present:
             return None
-        remotes = self.remotes(local)
+        remotes = self.remotes()
         if (found := remotes.get(name)) is not None:
             return found
         folded = name.casefold()
@@ -301,7 +339,7 @@ class Peers:
                 if home is not None and is_same_file(here, home.record):
                     homes.append(home)
             return order(homes) if len(homes) > 1 else homes
-        remote = self.remotes(self._local).get(model_id)
+        remote = self.remotes().get(model_id)
         if remote is None:
             return []
         found = (

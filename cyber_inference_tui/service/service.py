@@ -194,6 +194,7 @@ class Service:
         )
         self.peers = Peers(
             data_dir,
+            local=lambda: self.models.catalog.models,
             write=partial(self.configuration.set_table, "peers"),
             now=utc_now,
             changed=lambda: None,

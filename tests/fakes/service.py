@@ -622,7 +622,11 @@ class FakeService(Service):
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
         self.peers = Peers(
-            self.settings.data_dir, write=_no_write, now=lambda: self.now, changed=lambda: None
+            self.settings.data_dir,
+            local=lambda: self.models.catalog.models,
+            write=_no_write,
+            now=lambda: self.now,
+            changed=lambda: None,
         )
 
     def publish(self, topic: str, record: Any) -> None:
