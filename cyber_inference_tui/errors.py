@@ -209,6 +209,22 @@ class ForbiddenProxyError(ForbiddenHostError, code="forbidden_proxy"):
     """The request came through a proxy, and the service asks its clients for no key."""
 
 
+class ForbiddenPairingError(CyberError, code="forbidden_pairing", status=403):
+    """Another box may not pair: this one waits for none, or the code is wrong."""
+
+
+class PeerRightsError(CyberError, code="peer_not_allowed", status=403):
+    """Another box asks for more than its role allows."""
+
+
+class PeerError(CyberError, code="peer_failed", status=502):
+    """Another box does not answer, or not as one."""
+
+
+class PeerBusyError(PeerError, code="peer_busy", status=503, retry_after=5.0):
+    """Another box has too much to do, or could not load the model."""
+
+
 # Models and their servers
 
 

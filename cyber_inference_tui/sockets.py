@@ -28,6 +28,19 @@ BACKLOG = 512
 """Connections that may wait to be accepted."""
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
 def listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address; raises ``OSError``.
 

@@ -90,6 +90,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
             "service_command", "service", "Keep it running with systemd; stop it."
         ),
         "tls": CommandEntry("tls_command", "tls", "Make a certificate for https."),
+        "peers": CommandEntry("peers_command", "peers", "Use several boxes as one.", True),
         "install-llama": CommandEntry("install_command", "install_llama", "Get a llama-server."),
         "completion": CommandEntry(
             "completion", "completion", "Print a shell's completion script."

@@ -38,8 +38,8 @@ from cyber_inference_tui.service.key_file import (
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 from cyber_inference_tui.service.logs import LOGS, stem_of
 from cyber_inference_tui.service.runtime import DataDirectoryLock, data_directory_holder
-from cyber_inference_tui.settings.credentials import is_loopback
 from cyber_inference_tui.settings.load import SettingSource
+from cyber_inference_tui.sockets import is_loopback
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.load import LoadedSettings

@@ -43,12 +43,12 @@ from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
 from cyber_inference_tui.settings.credentials import (
     check_credentials_possible,
-    is_loopback,
     missing_credentials,
 )
 from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, config_path
 from cyber_inference_tui.settings.masks import holds_secret
 from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
+from cyber_inference_tui.sockets import is_loopback
 from cyber_inference_tui.storage import Storages
 from cyber_inference_tui.text import clean_line
 

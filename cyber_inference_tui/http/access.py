@@ -27,6 +27,7 @@ from cyber_inference_tui.errors import (
     ForbiddenProxyError,
     InvalidApiKeyError,
     InvalidRequestError,
+    PeerRightsError,
     UnsupportedMediaTypeError,
 )
 from cyber_inference_tui.http.allowed_models import not_allowed
@@ -42,9 +43,11 @@ from cyber_inference_tui.http.hosts import (
     parse_origin,
     plain_ip,
 )
+from cyber_inference_tui.peers.peers import PeerKey
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.records.endpoints import Area
 from cyber_inference_tui.records.keys import NO_LIMITS
+from cyber_inference_tui.records.peers import Role
 from cyber_inference_tui.service.api_keys import expired
 from cyber_inference_tui.settings.credentials import digest_of
 
@@ -62,6 +65,7 @@ _EXPOSED = "Retry-After, X-Should-Retry, X-Last-Event-ID, X-Request-Id"
 _PROXY_HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED, "X-Real-IP")
 _CACHE_SIZE = 256
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_BOXES: Mapping[bytes, PeerKey] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
 
@@ -81,12 +85,15 @@ class ApiKey(NamedTuple):
     name: str | None
     """The name; of a key in ``api_keys`` its place there, from 1; ``None`` = the owner's own."""
     limits: KeyLimits = NO_LIMITS
+    box: PeerKey | None = None
+    """The paired box whose key it is."""
 
 
 class AccessRules:
     """The access rules of one settings object, and some keys, at one bound address.
 
     ``is_over`` checks whether a key has expired. ``own_key`` is valid wherever a key is needed.
+    ``boxes`` are the paired boxes by the digest of their key.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class AccessRules:
         *,
         is_over: Callable[[KeyLimits], bool] = lambda limits: False,
         own_key: str = "",
+        boxes: Mapping[bytes, PeerKey] = _NO_BOXES,
     ) -> None:
         machine = socket.gethostname().lower()
         self._names = {machine, machine.partition(".")[0]} - {""}
@@ -130,6 +138,9 @@ class AccessRules:
             self._keys[digest_of(key)] = ApiKey(str(place))
         if own_key:
             self._keys[digest_of(own_key)] = ApiKey(None)
+        for digest, box in boxes.items():
+            self._keys[digest] = ApiKey(f"box {box.name}", box=box)
+        self._reads_keys = self.needs_key or bool(boxes)
         self._is_over = is_over
         self._hosts: dict[tuple[str, str], bool] = {}
         self._scheme = "https" if settings.tls_cert else "http"
@@ -233,7 +244,7 @@ class AccessRules:
 
     def _known_key(self, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the request's key, which may have expired."""
-        if self.needs_key:
+        if self._reads_keys:
             for text in (headers.get("x-api-key"), bearer_token(headers)):
                 if text and (key := self._keys.get(digest_of(text))) is not None:
                     return key
@@ -257,17 +268,29 @@ class Access:
         self._settings: Settings | None = None
         self._address: tuple[str, int] | None = None
         self._keys: Keys = ()
+        self._boxes: Mapping[bytes, PeerKey] = _NO_BOXES
 
     @property
     def rules(self) -> AccessRules:
         """The rules of the current settings."""
         settings, address = self._service.settings, self._service.address
-        keys = self._store.present
-        if settings is not self._settings or address is not self._address or keys is not self._keys:
+        keys, boxes = self._store.present, self._service.peers.keys
+        if (
+            settings is not self._settings
+            or address is not self._address
+            or keys is not self._keys
+            or boxes is not self._boxes
+        ):
             self._rules = AccessRules(
-                settings, address[0], keys, is_over=self._store.is_over, own_key=self._own_key
+                settings,
+                address[0],
+                keys,
+                is_over=self._store.is_over,
+                own_key=self._own_key,
+                boxes=boxes,
             )
-            self._settings, self._address, self._keys = settings, address, keys
+            self._settings, self._address = settings, address
+            self._keys, self._boxes = keys, boxes
         return self._rules
 
     def area_of(self, request: web.Request) -> Area:
@@ -295,8 +318,16 @@ class Access:
             and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
         ):
             return self._preflight(rules, request, origin, area)
+        box = box_of(rules, headers)
+        if area in _OWNERS and box is not None and box.role is not Role.ADMIN:
+            raise PeerRightsError(
+                f"The box {box.name} may ask the models of this one, and no more.",
+                hint="Pair them again with --role serve+admin if it should.",
+            )
+        if area is Area.PEER and box is None:
+            raise InvalidApiKeyError("Only a paired box may ask for this.")
         needs_key = area is Area.MODEL
-        if area is Area.OWNER:
+        if area is Area.OWNER and box is None:
             # A login counts more, and is checked by its own rules.
             needs_key = not self._service.settings.admin_password
         if needs_key and rules.needs_key:
@@ -389,6 +420,23 @@ def cors_headers(request: web.Request) -> Mapping[str, str]:
 def key_of(request: web.Request) -> ApiKey | None:
     """Return the request's API key; ``None`` if it has no valid key, or needs none."""
     return request.app[ACCESS].rules.key_of(request.headers)
+
+
+def box_of(rules: AccessRules, headers: Mapping[str, str]) -> PeerKey | None:
+    """Return the paired box that sends a request, if one does."""
+    key = rules.key_of(headers)
+    return None if key is None else key.box
+
+
+def is_admin_box(request: web.Request) -> PeerKey | None:
+    """Return the paired box that sends a request, if it may do what the owner may."""
+    box = box_of(request.app[ACCESS].rules, request.headers)
+    return box if box is not None and box.role is Role.ADMIN else None
+
+
+def is_box(request: web.Request) -> bool:
+    """Check whether a paired box sends a request."""
+    return box_of(request.app[ACCESS].rules, request.headers) is not None
 
 
 def has_key(request: web.Request) -> bool:

@@ -11,7 +11,14 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import CyberError, NotFoundError
-from cyber_inference_tui.http.access import ACCESS, Access, Handler, client_address, limits_of
+from cyber_inference_tui.http.access import (
+    ACCESS,
+    Access,
+    Handler,
+    client_address,
+    is_admin_box,
+    limits_of,
+)
 from cyber_inference_tui.http.admin import add_admin, is_model_name
 from cyber_inference_tui.http.allowed_models import not_allowed
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyLimits
@@ -29,6 +36,7 @@ from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.ollama.routes import add_ollama, front_page
 from cyber_inference_tui.http.openapi import document
+from cyber_inference_tui.http.peer_api import PeerEvents, add_peers
 from cyber_inference_tui.http.request_id import REQUEST_ID, id_of
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
@@ -89,7 +97,7 @@ def assemble(
         service,
         heartbeat=heartbeat,
         send_timeout=send_timeout,
-        admits=lambda request: login.admits(request.headers),
+        admits=lambda request: bool(login.admits(request.headers) or is_admin_box(request)),
     )
     table = RouteTable(
         lambda: service.settings.max_body_size,
@@ -103,8 +111,10 @@ def assemble(
         (endpoints.LIST_V1, endpoints.LISTED_V1),
         (endpoints.LIST, endpoints.LISTED),
     ):
-        table.answer(models, lambda call: model_list(service.models, call.limits))
-        table.answer(model, lambda call: listed_model(service.models, call.name, call.limits))
+        table.answer(models, lambda call: model_list(service.models, call.limits, service.peers))
+        table.answer(
+            model, lambda call: listed_model(service.models, call.name, call.limits, service.peers)
+        )
     table.answer(
         endpoints.BEGIN_LOAD,
         lambda call: begin_load(service.models, call.body.model, call.limits),
@@ -125,12 +135,14 @@ def assemble(
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)
+    table.handle(endpoints.PEER_EVENTS, PeerEvents(service).handle)
     page = WebPage(service, forward)
     table.handle(endpoints.WEB_PAGE, page.file)
     table.catch("/ui", Area.PAGE, page.redirect)
     table.catch("/ui/{file:.*}", Area.PAGE, page.file)
     add_ollama(table, service)
     add_admin(table, service)
+    add_peers(table, service)
     for prefix in ("admin", "ws"):
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
     table.catch("/{path:.*}", Area.MODEL, forward)
@@ -218,7 +230,8 @@ def _error_boundary(access: Access, login: AdminLogin, service: Service) -> web.
                 return preflight
             who = "client"
             if access.area_of(request) in _NEED_LOGIN:
-                who = await login.check(request.headers)
+                box = is_admin_box(request)
+                who = f"box {box.name}" if box else await login.check(request.headers)
             if hdrs.EXPECT in request.headers:
                 _continue(request)
             with acting(Caller(who, client_address(request))):

@@ -18,6 +18,7 @@ from cyber_inference_tui.http.answer_head import (
     AnswerHead,
 )
 from cyber_inference_tui.http.body_tap import BodyTap
+from cyber_inference_tui.http.box_place import LeadingComments, is_refusal
 from cyber_inference_tui.http.error_responses import (
     ErrorEvents,
     as_event,
@@ -64,6 +65,8 @@ class ClientResponse:
     _error_events: ErrorEvents | None = None
     _collected: _CollectedBody | None = None
     """The body, if the client gets it in another form once it is complete."""
+    _comments: LeadingComments | None = None
+    """The comments before the answer of another box."""
     _held_head = b""
     _answered = False
     _server: UpstreamConnection | None = None
@@ -75,6 +78,9 @@ class ClientResponse:
     """Whether anything was sent to the client."""
     status = 0
     """The HTTP status that the client was sent, once it has begun."""
+    from_box = False
+    """Whether another box answers. Its comments do not begin the answer: as long as there is
+    nothing else, a third one may answer."""
 
     def __init__(
         self,
@@ -130,6 +136,13 @@ class ClientResponse:
         return collected.body() if collected is not None and is_error else None
 
     @property
+    def refused_by_box(self) -> AnswerHead | None:
+        """The head of the answer with which another box refuses, if a third one may answer."""
+        collected = self._collected
+        refuses = self.from_box and collected is not None and is_refusal(collected.head.status)
+        return collected.head if refuses and collected is not None else None
+
+    @property
     def first_byte_at(self) -> float | None:
         """The loop's time at the first byte of the answer's body; ``None`` for errors."""
         if self.refused:
@@ -173,6 +186,7 @@ class ClientResponse:
             self._commented = self._event_stream = True
             self._rechunk = self._request.is_http11
             framing = Framing.CHUNKED if self._request.is_http11 else Framing.CLOSE
+            self._held_head = b""
             kind = EVENT_STREAM if translation is None else translation.stream_type
             self._write_head(200, _STREAM_HEAD % kind, framing)
         comment = f": {text}\n\n".encode()
@@ -181,6 +195,7 @@ class ClientResponse:
     def reset(self) -> None:
         """Prepare for the answer of another server, after the first was lost before its answer."""
         self._scanner = self._head = self._body_tap = self._error_events = self._collected = None
+        self._comments = None
         self._held_head = b""
         self._event_stream = self._commented
         self._rechunk = self._commented and self._request.is_http11
@@ -199,6 +214,7 @@ class ClientResponse:
         if not (head.status == 200 and head.is_events) and (
             self._commented
             or translation is not None
+            or (self.from_box and is_refusal(head.status))
             or (shapes_errors and head.status >= 400 and head.framing is Framing.LENGTH)
         ):
             scanner = BodyScanner(head.framing, length, decode=True)
@@ -211,8 +227,12 @@ class ClientResponse:
         elif shapes_errors and head.is_events:
             self._error_events = ErrorEvents()
         self._event_stream = head.is_events
+        if self.from_box and head.is_events and head.status == 200 and not head.is_encoded:
+            self._comments = LeadingComments()
         is_chunked = head.framing is Framing.CHUNKED
-        may_change = translation is not None or self._error_events is not None
+        may_change = (
+            translation is not None or self._error_events is not None or self._reads_comments
+        )
         decode = is_chunked and (not self._request.is_http11 or may_change)
         scanner = self._scanner = BodyScanner(head.framing, length, decode=decode)
         self._body_tap = BodyTap(scanner if is_chunked and not decode else None, clock=clock)
@@ -231,7 +251,7 @@ class ClientResponse:
             elif decode or (may_change and framing is Framing.LENGTH):
                 framing = Framing.CLOSE
             # A body with a length follows at once: the head is sent together with its first bytes.
-            hold = framing is Framing.LENGTH and not scanner.done
+            hold = (framing is Framing.LENGTH or self._reads_comments) and not scanner.done
             self._answered = not hold
             lines = head.lines
             if translation is not None:
@@ -252,6 +272,10 @@ class ClientResponse:
         transport = self._transport
         if transport is None or transport.is_closing():
             return True
+        if self._comments is not None:
+            data = self._take_comments(self._comments, data)
+            if not data:
+                return True
         if self._error_events is not None:
             data = self._error_events.feed(data)
             if not data:
@@ -268,6 +292,19 @@ class ClientResponse:
             self._wait_for_client()
             return False
         return True
+
+    @property
+    def _reads_comments(self) -> bool:
+        return self._comments is not None
+
+    def _take_comments(self, comments: LeadingComments, data: bytes) -> bytes:
+        """Pass on the comments before an answer, and return what is not one."""
+        said, data = comments.feed(data)
+        for text in said:
+            self.comment(text)
+        if data:
+            self._comments = None
+        return data
 
     def end(self) -> None:
         """Write what is left once the server's answer is complete."""
@@ -395,12 +432,13 @@ class ClientResponse:
         transport = self._transport
         if not data or transport is None or transport.is_closing():
             return
-        if self._held_head:
-            data, self._held_head, self.begun = self._held_head + data, b"", True
+        head, self._held_head = self._held_head, b""
+        if head:
+            self.begun = self._answered = True
         if self._rechunk:
-            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            transport.writelines((b"%b%x\r\n" % (head, len(data)), data, b"\r\n"))
         else:
-            transport.write(data)
+            transport.write(head + data if head else data)
 
     def _write_part(self, data: bytes) -> None:
         self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._rechunk else data)

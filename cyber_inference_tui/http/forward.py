@@ -19,13 +19,17 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui.errors import (
     CyberError,
+    InvalidRequestError,
     ModelLoadError,
+    PeerBusyError,
+    PeerError,
     QueueTimeoutError,
     ShuttingDownError,
     UpstreamError,
 )
-from cyber_inference_tui.http.body_fields import LARGE, Body
+from cyber_inference_tui.http.body_fields import LARGE, Body, read_fields, with_fields
 from cyber_inference_tui.http.body_limits import BODY_LIMITS, BodyShare
+from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError
 from cyber_inference_tui.http.error_responses import error_response, internal_error
 from cyber_inference_tui.http.form import FormSearch, is_form
 from cyber_inference_tui.http.framing import BadResponseError
@@ -40,6 +44,8 @@ from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequ
 from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
+from cyber_inference_tui.peers.peer import Peer
+from cyber_inference_tui.peers.routing import HERE, Home
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
@@ -206,7 +212,7 @@ class Forwarding(ServerExchange):
             self._share = share
             if not answer.begun:
                 share.resize(len(self._target.body))
-            await self._serve()
+            await self._serve_somewhere()
         except CyberError as error:
             log.error = error
             if not answer.begun:
@@ -226,6 +232,105 @@ class Forwarding(ServerExchange):
         finally:
             self._close()
         return _WrittenResponse(keep_alive=answer.keep_alive)
+
+    async def _serve_somewhere(self) -> None:
+        """Have the request answered by this box, or by another one that is better or able to.
+
+        A box that cannot answer, or fails before the client has a part of the answer, leaves it to
+        the next one.
+        """
+        homes = self._homes()
+        if homes is None:
+            await self._serve()
+            return
+        peers, target = self._service.peers, self._target
+        began, limit = self._shared.loop.time(), self._service.settings.queue_timeout
+        failed: CyberError | None = None
+        for home in homes:
+            if failed is not None:
+                if limit and self._shared.loop.time() - began > limit:
+                    break
+                _logger.warning(
+                    "%s Asking %s (%s).",
+                    failed.message,
+                    home.box or "this box",
+                    self._log.request_id,
+                )
+                self._answer.reset()
+            try:
+                if home.box == HERE:
+                    self._log.box = None
+                    await self._serve()
+                else:
+                    await self._serve_at(peers.peer(home.box), home)
+            except CyberError as error:
+                retries = error.status >= 500 or error.status in {404, 429}
+                if self._answer.relayed or not retries or isinstance(error, ShuttingDownError):
+                    raise
+                failed = error
+                continue
+            peers.note_served(target.model.id, self._who(), home.box)
+            return
+        raise failed or PeerError(
+            f"{target.model.id} is on another box, which does not answer now.",
+            hint="`cyber-inference-tui peers list` says why.",
+        )
+
+    def _homes(self) -> list[Home] | None:
+        """Return the boxes that can answer, the best first; ``None`` = only this one."""
+        peers, model_id = self._service.peers, self._target.model.id
+        if self._target.is_remote:
+            return peers.homes(model_id, None, self._who())
+        # A box that has asked this one has chosen it: a request makes one hop.
+        if not peers.has_models or self._request.from_box or not self._target.is_work:
+            return None
+        if self._lease is not None or self._has_ended:
+            return None
+        homes = peers.homes(model_id, self._service.models.record(model_id), self._who())
+        return homes if [home.box for home in homes] != [HERE] else None
+
+    def _who(self) -> str:
+        request = self._request
+        return request.key_name or f"{self._log.client_address} {request.user_agent}"
+
+    async def _serve_at(self, peer: Peer, home: Home) -> None:
+        """Have the request answered by another box.
+
+        Raises ``PeerError`` if it cannot; the client has no part of an answer then, unless the box
+        was lost in the middle of one.
+        """
+        body = self._target.body
+        if not self._target.is_remote and not isinstance(body, memoryview):
+            self._name_model(body, home.record.id)
+        place = self._lease = BoxPlace(peer, home.record.id)
+        self._log.box = peer.name
+        peer.on_lost.add(self._box_lost)
+        try:
+            await self._have_answered(place)
+        except BoxRefusedError as refusal:
+            kind = PeerBusyError if refusal.status in {429, 503} else PeerError
+            raise kind(f"{peer.name} cannot answer: {refusal}") from None
+        except UpstreamError as error:
+            peer.rest(error.message)
+            raise
+        finally:
+            peer.on_lost.discard(self._box_lost)
+            self._release()
+
+    def _name_model(self, body: Body, model_id: str) -> None:
+        """Have the request name its model, in a body that names none or uses an alias."""
+        with contextlib.suppress(InvalidRequestError):
+            fields = read_fields(body, must_be_object=True)
+            if fields.model != model_id:
+                self._set_body(
+                    with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
+                )
+
+    def _box_lost(self) -> None:
+        """End the exchange with a box that is lost, unless the answer has begun."""
+        server = self._server
+        if server is not None and not self._answer.relayed:
+            server.fail(UpstreamLostError(untouched=False))
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -258,13 +363,14 @@ class Forwarding(ServerExchange):
         Return its loss, if another server may be tried. After a loss ``before``, the request waits
         for its ``retry``.
         """
-        if self._lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
-            self._lease = self._service.scheduler.try_acquire(
+        lease = self._lease if isinstance(self._lease, Lease) else None
+        if lease is None and not self._shared.retry_queue.is_active(self._target.model.id):
+            lease = self._service.scheduler.try_acquire(
                 self._target.model, self._request.limits.priority
             )
-        if self._lease is None:
+        if lease is None:
             try:
-                self._lease = await self._place(retry)
+                lease = await self._place(retry)
             except CyberError as error:
                 if before is None or isinstance(error, ShuttingDownError):
                     raise
@@ -273,7 +379,7 @@ class Forwarding(ServerExchange):
                 )
                 failed.needs_person = error.permanent
                 raise failed from error
-        lease = self._lease
+        self._lease = lease
         try:
             if retry is not None:
                 lease.mark_retry()
@@ -380,7 +486,7 @@ class Forwarding(ServerExchange):
 
     # The end of an exchange
 
-    async def _have_answered(self, lease: Lease) -> None:
+    async def _have_answered(self, lease: Lease | BoxPlace) -> None:
         """Have the request answered by the server of ``lease``, if ``start`` has not sent it."""
         connections = self._shared.pool.of(lease.address)
         fresh = False
@@ -421,7 +527,7 @@ class Forwarding(ServerExchange):
             lease.answered()
             return
 
-    async def _upstream_error(self, lease: Lease, what: str) -> CyberError:
+    async def _upstream_error(self, lease: Lease | BoxPlace, what: str) -> CyberError:
         """Return the error of a lost server. Its exit is noticed a moment after its connection."""
         if self._service.scheduler.closing:
             return ShuttingDownError("The service is shutting down.")
@@ -432,7 +538,7 @@ class Forwarding(ServerExchange):
             what = lease.exit_reason()
         return UpstreamError(f"{lease.model_id} failed to answer: {what}.")
 
-    async def _stall_error(self, lease: Lease, stalled: StalledError) -> CyberError:
+    async def _stall_error(self, lease: Lease | BoxPlace, stalled: StalledError) -> CyberError:
         if stalled.hung:
             await lease.wait_exited(_KILL_NOTICE)
         return UpstreamError(f"{lease.model_id} failed to answer: its server {stalled}.")

@@ -269,6 +269,7 @@ def _parse(head: bytes, rules: AccessRules, settings: Settings) -> _KnownHead | 
         user_agent=user_agent(headers),
         key_name=key.name,
         limits=key.limits,
+        from_box=key.box is not None,
     )
     return _KnownHead(request, route, host, min(_MAX_BODY, settings.max_body_size))
 

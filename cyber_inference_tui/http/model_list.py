@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.ids import AUTO
+from cyber_inference_tui.peers.peers import Peers, Remote
 from cyber_inference_tui.records import KeyLimits, ModelRecord, ModelStatus
 from cyber_inference_tui.records.keys import NO_LIMITS
 
@@ -33,24 +35,48 @@ _SOURCES: Final = {"hub cache": "cache", "settings": "preset", "demo": "preset"}
 _VOCABULARIES: Final = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5, "plamo2": 6}
 
 
-def model_list(models: Models, limits: KeyLimits = NO_LIMITS) -> dict[str, Any]:
-    """Return the local models that a key may use, ordered by id.
+def model_list(
+    models: Models, limits: KeyLimits = NO_LIMITS, peers: Peers | None = None
+) -> dict[str, Any]:
+    """Return the models that a key may use, ordered by id: the local ones, then those that only
+    other boxes have.
 
     ``auto`` comes first if a default model is set.
     """
-    entries = [entry_of(models, record) for record in models.records() if allows(limits, record)]
-    if (record := models.auto_record()) is not None and allows(limits, record):
+    records = models.records()
+    entries = [entry_of(models, record, peers) for record in records if allows(limits, record)]
+    if peers:
+        entries += [
+            remote_entry(remote)
+            for remote in peers.listed(records)
+            if allows(limits, remote.record)
+        ]
+    if (auto := models.auto_record()) is not None and allows(limits, auto):
         aliases = models.catalog.auto_aliases
-        entries.insert(0, {**entry_of(models, record), "id": AUTO, "aliases": aliases})
+        entries.insert(0, {**entry_of(models, auto), "id": AUTO, "aliases": aliases})
     return {"object": "list", "data": entries}
 
 
-def listed_model(models: Models, name: str, limits: KeyLimits = NO_LIMITS) -> dict[str, Any]:
+def listed_model(
+    models: Models, name: str, limits: KeyLimits = NO_LIMITS, peers: Peers | None = None
+) -> dict[str, Any]:
     """Return the model with this id or alias, or that ``auto`` means.
 
     Raises ``ModelNotFoundError``, and ``ModelNotAllowedError`` if the key may not use it.
     """
-    return entry_of(models, allowed_record(models, name, limits))
+    try:
+        return entry_of(models, allowed_record(models, name, limits), peers)
+    except ModelNotFoundError:
+        remote = peers.find(name) if peers else None
+        if remote is None:
+            raise
+        check_allowed(limits, remote.record)
+        return remote_entry(remote)
+
+
+def remote_entry(remote: Remote) -> dict[str, Any]:
+    """Return the entry of a model that other boxes have."""
+    return {**_entry(remote.record, None), "boxes": remote.boxes}
 
 
 def allowed_record(models: Models, name: str, limits: KeyLimits) -> ModelRecord:
@@ -70,9 +96,14 @@ def exit_code(record: ModelRecord) -> int:
     return 1 if record.exit_code is None else record.exit_code
 
 
-def entry_of(models: Models, record: ModelRecord) -> dict[str, Any]:
+def entry_of(models: Models, record: ModelRecord, peers: Peers | None = None) -> dict[str, Any]:
     """Return the entry of a model: the router's fields, then the service's own."""
-    model = models.local(record.id)
+    entry = _entry(record, models.local(record.id))
+    boxes = peers.others_with(record) if peers else []
+    return {**entry, "boxes": boxes} if boxes else entry
+
+
+def _entry(record: ModelRecord, model: LocalModel | None) -> dict[str, Any]:
     status: dict[str, Any] = {
         "value": status_value(record),
         # The router shows its command line and preset. They would show the paths of this machine.

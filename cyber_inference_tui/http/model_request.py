@@ -93,6 +93,8 @@ class RequestHead(NamedTuple):
     """The limits of its API key."""
     request_id: bytes | None = None
     """Its id; ``None`` = each request with this head gets its own."""
+    from_box: bool = False
+    """Whether another box has sent it, for a client of its own: it goes no further."""
 
 
 def client_of(request: web.Request) -> ClientSide:
@@ -118,6 +120,7 @@ def head_of(request: web.Request) -> RequestHead:
         client_address(request),
         key.limits,
         id_of(request),
+        key.box is not None,
     )
 
 

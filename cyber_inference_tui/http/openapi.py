@@ -41,6 +41,7 @@ _SECURITY: dict[Area, list[dict[str, list[str]]]] = {
     Area.MODEL: [{"key": []}, {}],
     Area.ADMIN: [{"token": []}, {}],
     Area.OWNER: [{"token": []}, {"key": []}, {}],
+    Area.PEER: [{"box": []}],
 }
 
 
@@ -73,6 +74,7 @@ def document() -> bytes:
                 "securitySchemes": {
                     "key": {"type": "http", "scheme": "bearer", "description": "an API key"},
                     "token": {"type": "http", "scheme": "bearer", "description": "of a login"},
+                    "box": {"type": "http", "scheme": "bearer", "description": "of a pairing"},
                 },
             },
         }

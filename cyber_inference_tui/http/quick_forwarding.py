@@ -30,6 +30,7 @@ class PlainTarget:
         "connections",
         "forwarder",
         "is_changed",
+        "is_remote",
         "is_work",
         "keep_alive",
         "model",
@@ -51,6 +52,7 @@ class PlainTarget:
         self.model = target.model
         self.path = target.path
         self.is_work = target.is_work
+        self.is_remote = target.is_remote
         self.translation = target.translation
         """That of the only request, if there is one."""
         self.is_changed = target.is_renamed or target.translation is not None
@@ -61,7 +63,9 @@ class PlainTarget:
 
     def target(self, body: Body | memoryview, stream: bool) -> Target:
         """Return the target of a request."""
-        return Target(self.model, self.path, body, stream, self.is_work, self.translation)
+        return Target(
+            self.model, self.path, body, stream, self.is_work, self.translation, self.is_remote
+        )
 
     def find_server(self, body: Body | memoryview) -> bool:
         """Look up the model's server, for requests with bodies of this length.
@@ -159,12 +163,12 @@ class QuickForwarding:
         forwarder, places = target.forwarder, target.places
         if forwarder.retry_queue.active and forwarder.retry_queue.is_active(target.model.id):
             return False
-        if places is None or not target.connections.idle or not places.take(now):
+        if places is None or not target.connections.idle or not self._take(places):
             # The server may be another one now.
             if not target.find_server(body):
                 return False
             places = target.places
-            if places is None or not target.connections.idle or not places.take(now):
+            if places is None or not target.connections.idle or not self._take(places):
                 return False
         connections = target.connections
         self._places = places
@@ -177,6 +181,12 @@ class QuickForwarding:
             model_id, request = target.model.id, target.request
             self._differs = forwarder.difference(model_id, request, self._client, body)
         return True
+
+    def _take(self, places: Places) -> bool:
+        """Take a place if the server accepts the request now, and no other box is quicker."""
+        if self._target.forwarder.service.peers.has_models and places.slots_are_busy:
+            return False
+        return places.take(self._arrived)
 
     def becomes(self) -> Forwarding:
         """Return the forwarding that continues in its place."""

@@ -73,6 +73,8 @@ class RequestLog:
     error: CyberError | None = None
     """The service's error, if the request failed with one."""
     client_left = False
+    box: str | None = None
+    """The other box that has it."""
     _speed: AnswerSpeed | None = None
     usage = NO_USAGE
     """The figures that the server reported."""
@@ -101,6 +103,11 @@ class RequestLog:
         self._at, self._came, self._body_seconds = at, arrived, body_seconds
         self._differs = differs
         self._ended = self._came
+
+    @property
+    def client_address(self) -> str | None:
+        """The client's address."""
+        return self._request.client or self._client.remote or None
 
     @property
     def failed(self) -> bool:
@@ -172,10 +179,11 @@ class RequestLog:
             tokens_out=tokens,
             tokens_per_second=speed,
             request_id=self.request_id,
-            client=self._request.client or self._client.remote or None,
+            client=self.client_address,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
+            box=self.box,
         )
 
     def record(self) -> RequestRecord:
@@ -199,7 +207,7 @@ class RequestLog:
             time_to_first_token_seconds=_rounded(self._first_byte_after()),
             queue_seconds=round(self._queue_seconds, 6),
             duration_seconds=round(self._ended - self._came, 6),
-            client=self._request.client or self._client.remote or None,
+            client=self.client_address,
             user_agent=self._request.user_agent,
             key_name=self._request.key_name,
             port=self._client.local_port,
@@ -215,6 +223,7 @@ class RequestLog:
             prompt_differs_at=None if self._differs is None else self._differs.at,
             prompt_differs_in=None if self._differs is None else self._differs.part,
             stall_seconds=_rounded(answer.stall_seconds or None),
+            box=self.box,
             error=self._sentence(),
         )
 

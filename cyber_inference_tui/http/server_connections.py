@@ -17,8 +17,10 @@ import math
 from collections.abc import Callable
 
 from cyber_inference_tui.http.answer_head import AnswerHeads
+from cyber_inference_tui.http.box_place import BoxPlace
 from cyber_inference_tui.http.upstream import Receiver, UpstreamConnection, UpstreamLostError
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.peers.peer import PeerServer
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.places import Places
 from cyber_inference_tui.scheduler.server_interface import Server
@@ -95,7 +97,7 @@ class ServerConnections:
         """A time at which an exchange ended with a byte, or a check found a byte of one."""
         self._seconds = 0.0
         self._check_timer: asyncio.TimerHandle | None = None
-        self.watched: Server | None = None
+        self.watched: Server | PeerServer | None = None
         """The server of the exchanges that are watched; ``None`` if there are none."""
         self._on_forced_unload: set[Callable[[], None]] = set()
 
@@ -129,7 +131,7 @@ class ServerConnections:
         """
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, connection = await self.loop.create_connection(
-                lambda: UpstreamConnection(self), *self._address[:2]
+                lambda: UpstreamConnection(self), *self._address[:2], ssl=self._address.tls
             )
         return connection
 
@@ -197,7 +199,7 @@ class ServerConnections:
 
     # Exchanges
 
-    def watch(self, place: Lease | Places, seconds: float) -> None:
+    def watch(self, place: Lease | Places | BoxPlace, seconds: float) -> None:
         """Watch the exchanges, of which the newest has this place, until their ends.
 
         A stalled exchange fails with ``StalledError``, after ``seconds`` (0 = never). If no other
@@ -212,7 +214,7 @@ class ServerConnections:
             self.watched, self._on_forced_unload = place.server, place.on_forced_unload
             self._on_forced_unload.add(self._end_all)
 
-    def end_deaf(self, server: Server) -> bool:
+    def end_deaf(self, server: Server | PeerServer) -> bool:
         """Kill a server that refuses connections, unless it has exchanges; return whether it did.
 
         After a SIGTERM, llama-server stops listening, and exits only when its input ends.

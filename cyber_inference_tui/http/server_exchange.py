@@ -12,6 +12,7 @@ from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.body_limits import BodyShare
+from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, QuickClient, RequestHead
@@ -60,7 +61,7 @@ class ServerExchange:
     Without a task, ``quick_client`` is called at the end.
     """
 
-    _lease: Lease | None = None
+    _lease: Lease | BoxPlace | None = None
     _retry: Retry | None = None
     _server: UpstreamConnection | None = None
     """The connection to the server, from the request to the end of the answer."""
@@ -129,18 +130,19 @@ class ServerExchange:
         self._client_gone()
         self._close()
 
-    def _send(self, lease: Lease, server: UpstreamConnection) -> None:
+    def _send(self, lease: Lease | BoxPlace, server: UpstreamConnection) -> None:
         target = self._target
         head = b"%b%b\r\n\r\n" % (
             server_request(self._request, target, lease.address),
             self.request_id,
         )
         lease.sent()
+        self._answer.from_box = isinstance(lease, BoxPlace)
         if target.translation is not None:
             target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
         server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
-        server.server.watch(lease, self._service.settings.stall_timeout)
+        server.server.watch(lease, lease.stall_seconds(self._service.settings))
 
     def _set_body(self, body: Body | memoryview) -> None:
         """Replace the body. Only one in memory counts."""
@@ -172,6 +174,7 @@ class ServerExchange:
         if error is None:
             try:
                 self._shorten()
+                self._check_box()
                 self._answer.end()
             except Exception as defect:  # noqa: BLE001 - ``run`` raises it
                 error = defect
@@ -195,6 +198,12 @@ class ServerExchange:
             body = translation.shortened(self._target.body, refusal)
             if body is not None:
                 raise ShorterRequest(body)
+
+    def _check_box(self) -> None:
+        """Raise ``BoxRefusedError`` if another box cannot answer now, so that a third one may."""
+        head = self._answer.refused_by_box
+        if head is not None:
+            raise BoxRefusedError(head.status, self._answer.refusal or b"")
 
     async def _wait_for_end(self) -> None:
         """Wait until the answer is complete, or raise why it is not."""

@@ -37,6 +37,7 @@ from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
 from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.peers.peers import Remote
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.settings.schema import RequestRules
 from cyber_inference_tui.text import clean_line, escaped
@@ -71,11 +72,13 @@ class Target(msgspec.Struct, frozen=True):
     """Whether it asks the model for output, not only its server for information."""
     translation: Translation | None = None
     """Makes the answer an answer of another API; it serves this request only."""
+    is_remote: bool = False
+    """Whether only other boxes have the model."""
 
     @property
     def is_renamed(self) -> bool:
         """Whether the server uses another name for the model than its id."""
-        return "," in self.model.id and not self.model.settings.command
+        return "," in self.model.id and not (self.model.settings.command or self.is_remote)
 
     @property
     def replacer(self) -> NameReplacer | None:
@@ -170,9 +173,9 @@ class TargetFinder:
         ``OnlyLoadError`` if there is nothing to forward.
         """
         if route.translator is not None:
-            return self._translated(route.translator(body), head.limits)
+            return self._translated(route.translator(body), head)
         addressed, refusal = route.addressed, route.refusal
-        found = _NO_FIELDS
+        found, id_there = _NO_FIELDS, ""
         if head.method not in BODYLESS or body:
             if refusal or (addressed and not route.asks):
                 found = try_read_fields(body, form)
@@ -186,7 +189,12 @@ class TargetFinder:
         else:
             if isinstance(refusal, NotFoundError):
                 refusal.hint += f" {found.problem or _NAME_IT}"
-            model = self._resolve(name, refusal, head.limits)
+            try:
+                model = self._resolve(name, refusal, head.limits)
+            except ModelNotFoundError:
+                if (remote := self._remote(name, head)) is None or refusal is not None:
+                    raise
+                model, id_there = _remote_model(remote), remote.model_id
         check_allowed(head.limits, model)
         is_command = bool(model.settings.command)
         if refusal is not None and not is_command:
@@ -195,36 +203,51 @@ class TargetFinder:
         if found.is_object:
             rules = model.request_rules(name) if route.asks or is_command else _NO_RULES
             overrides = rules.request_overrides
-            if self._is_renamed(found.model, model):
-                overrides = {**overrides, "model": model.id}
+            if id_there or self._is_renamed(found.model, model):
+                overrides = {**overrides, "model": id_there or model.id}
             if rules or overrides:
                 body = changed_by_rules(route.path, body, rules, overrides)
                 stream = read_fields(body, must_be_object=True).stream
-        elif form is not None and self._is_renamed(found.model, model):
-            body = with_model_field(body, form, model.id)
+        elif form is not None and (id_there or self._is_renamed(found.model, model)):
+            body = with_model_field(body, form, id_there or model.id)
         path, query = route.path, route.query
         if query:
-            self._check_autoload(query, model)
-            path = f"{path}?{self._with_id(query, model)}"
+            if not id_there:
+                self._check_autoload(query, model)
+            path = f"{path}?{self._with_id(query, model, name, id_there)}"
         is_work = route.asks or (head.method == "POST" and (route.is_v1 or is_command))
-        return Target(model, path, body, stream, is_work)
+        return Target(model, path, body, stream, is_work, is_remote=bool(id_there))
 
-    def _translated(self, call: Call, limits: KeyLimits) -> Target:
+    def _remote(self, name: str | None, head: RequestHead) -> Remote | None:
+        """Return the model of other boxes with this name. What a box asks goes no further."""
+        return None if not name or head.from_box else self._service.peers.find(name)
+
+    def _translated(self, call: Call, head: RequestHead) -> Target:
         """Return the target of a translated request."""
-        models = self._service.models
-        model = self._named(call.model, limits)
+        models, limits = self._service.models, head.limits
+        remote = None
+        try:
+            model = self._named(call.model, limits)
+        except ModelNotFoundError:
+            if (remote := self._remote(call.model, head)) is None:
+                raise
+            model = _remote_model(remote)
         check_allowed(limits, model)
-        call.check(models.capabilities(model))
-        if call.asks_nothing:
+        can = models.capabilities(model) if remote is None else remote.record.capabilities
+        call.check(can)
+        if call.asks_nothing and remote is None:
             raise OnlyLoadError(model, call)
-        own: dict[str, Any] = {"model": model.id, "stream": call.stream}
+        id_there = model.id if remote is None else remote.model_id
+        own: dict[str, Any] = {"model": id_there, "stream": call.stream}
         if call.stream and model.settings.command:
             # llama-server reports the numbers of tokens without it.
             own["stream_options"] = {"include_usage": True}
         body: Body = msgspec.json.encode(call.fields | own)
         if rules := model.request_rules(call.model):
             body = changed_by_rules(call.path, body, rules, {**rules.request_overrides, **own})
-        return Target(model, call.path, body, call.stream, True, call.answer)
+        return Target(
+            model, call.path, body, call.stream, True, call.answer, is_remote=remote is not None
+        )
 
     def _is_renamed(self, name: str | None, model: LocalModel) -> bool:
         """Check whether the model's id replaces this name in a body.
@@ -249,15 +272,19 @@ class TargetFinder:
                 param="autoload",
             )
 
-    def _with_id(self, query: str, model: LocalModel) -> str:
-        """Return the query with the model's id in place of an alias."""
+    def _with_id(self, query: str, model: LocalModel, asked: str | None, id_there: str) -> str:
+        """Return the query with the model's id in place of an alias.
+
+        ``id_there`` is the id on another box of the model that was ``asked`` for.
+        """
         if "model" not in query:
             return query
+        model_id = id_there or model.id
         return "&".join(
-            f"model={quote(model.id, safe='')}"
+            f"model={quote(model_id, safe='')}"
             if unquote_plus(key) == "model"
-            and (name := unquote_plus(value)) != model.id
-            and self._means(name, model)
+            and (name := unquote_plus(value)) != model_id
+            and ((id_there and name == asked) or self._means(name, model))
             else f"{key}{equals}{value}"
             for key, equals, value in (part.partition("=") for part in query.split("&"))
         )
@@ -326,6 +353,11 @@ class TargetFinder:
             hint='Name one in the field "model", in ?model= or in the header X-Model.',
             param="model",
         )
+
+
+def _remote_model(remote: Remote) -> LocalModel:
+    """Return a model of other boxes as the request's model: it has no file and no rules here."""
+    return LocalModel(id=remote.name)
 
 
 def changed_by_rules(

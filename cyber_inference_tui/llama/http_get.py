@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import NamedTuple
 
 _MOST_STATUS_LINE = 8192
 
 
 class ServerAddress(NamedTuple):
-    """The place where a model's server listens, and the key that it asks for."""
+    """The place where a model's server or another box listens, and the key that it asks for."""
 
     host: str
     port: int
     key: str
     """Every request to the server has it. Each start gets a new one, known to the service only."""
+    tls: ssl.SSLContext | None = None
+    """What the server's certificate has to fulfil; ``None`` = without TLS."""
 
     @property
     def headers(self) -> bytes:
         """The lines of a request's head that belong to the server."""
-        text = f"Host: {self.host}:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        text = f"Host: {host}:{self.port}\r\nAuthorization: Bearer {self.key}\r\n"
         return text.encode("ascii")
 
 

@@ -28,6 +28,17 @@ from cyber_inference_tui.records.models import (
     ProblemRecord,
     SessionRecord,
 )
+from cyber_inference_tui.records.peers import (
+    NewPeer,
+    PairingAnswer,
+    PairingHello,
+    PairingProof,
+    PairingQuery,
+    PairingRecord,
+    PairingReply,
+    PairingRequest,
+    PeerRecord,
+)
 from cyber_inference_tui.records.queries import (
     CancelQuery,
     CheckQuery,
@@ -102,6 +113,8 @@ class Area(Enum):
     OWNER = auto()
     """The owner by a client of Ollama's API: as ``ADMIN``, but without a type of the body, and with
     a key for all models if the service has any and ``admin_password`` is not set."""
+    PEER = auto()
+    """Paired boxes, with the key of their pairing."""
 
 
 class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
@@ -378,6 +391,42 @@ ADD_KEY = Endpoint(
 )
 REMOVE_KEY = _plain(
     "DELETE /admin/keys/{name}", KeyRecord, "removes an API key, which is invalid at once"
+)
+PEERS = _plain("GET /admin/peers", list[PeerRecord], "the other boxes, by name")
+ADD_PEER = Endpoint(
+    "POST /admin/peers",
+    Nothing,
+    NewPeer,
+    PeerRecord,
+    "pairs with the box that shows this code",
+    status=201,
+)
+REMOVE_PEER = _plain(
+    "DELETE /admin/peers/{name}", PeerRecord, "removes a box, whose key is invalid at once"
+)
+PAIRING = _asking(
+    "GET /admin/pairing",
+    PairingQuery,
+    PairingRecord,
+    "whether another box may pair; with `wait=1` it answers when that is over",
+)
+OPEN_PAIRING = Endpoint(
+    "POST /admin/pairing",
+    Nothing,
+    PairingRequest,
+    PairingRecord,
+    "shows a code, and lets a box that knows it pair in the next five minutes",
+    status=201,
+)
+CLOSE_PAIRING = _plain("DELETE /admin/pairing", PairingRecord, "lets no box pair any more")
+PAIR = Endpoint(
+    "POST /peers/pair", Nothing, PairingHello, PairingReply, "begins a pairing", Area.PAGE
+)
+PAIR_PROOF = Endpoint(
+    "POST /peers/pair/proof", Nothing, PairingProof, PairingAnswer, "completes a pairing", Area.PAGE
+)
+PEER_EVENTS = _plain(
+    "GET /peers/events", Stream, "the models of this box and its machine, for a box", Area.PEER
 )
 CONFIG = _plain(
     "GET /admin/config",

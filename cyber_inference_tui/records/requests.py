@@ -65,6 +65,8 @@ class ActiveRequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The name of its API key; of a key in ``api_keys`` its place there, from 1."""
     port: int | None = None
     """The service's port that it called."""
+    box: str | None = None
+    """The other box that has it; ``None`` = this one."""
 
 
 class LiveRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -148,6 +150,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_differs_in: str | None = None
     """The part of the prompt with that character: ``the system prompt``, ``the tools``,
     ``message 3``."""
+    box: str | None = None
+    """The other box that has answered; ``None`` = this one."""
     error: str | None = None
     """The error, in one sentence."""
 

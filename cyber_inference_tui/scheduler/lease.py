@@ -12,6 +12,7 @@ from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.records import Priority
 from cyber_inference_tui.scheduler.server_interface import Server
 from cyber_inference_tui.scheduler.state import ModelState, Session
+from cyber_inference_tui.settings.schema import Settings
 
 
 class Lease:
@@ -56,6 +57,10 @@ class Lease:
     def address(self) -> ServerAddress:
         """The address of the server."""
         return self.server.address
+
+    def stall_seconds(self, settings: Settings) -> float:
+        """Return after how many seconds without a byte the server counts as hung; 0 = never."""
+        return settings.stall_timeout
 
     @property
     def model_id(self) -> str:

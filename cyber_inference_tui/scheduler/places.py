@@ -35,6 +35,13 @@ class Places:
         """The functions to call when the model is unloaded although it has requests."""
         return self._state.on_forced_unload
 
+    @property
+    def slots_are_busy(self) -> bool:
+        """Whether a further request would wait for a slot of the server."""
+        state = self._state
+        slots = self.server.slots or state.next_spec.options.slots
+        return bool(slots) and state.in_flight >= slots
+
     def take(self, now: float) -> bool:
         """Count a request that is sent now, if the server accepts it now: the hot path."""
         control, state, session = self._control, self._state, self._session

@@ -27,6 +27,7 @@ from cyber_inference_tui.settings.credentials import CREDENTIALS, check_credenti
 from cyber_inference_tui.settings.edit import (
     check_valid,
     key_in,
+    set_table,
     set_value,
     unset_value,
     with_key,
@@ -166,31 +167,35 @@ class Configuration:
 
     def value(self, key: str) -> Any:
         """Return a setting as the file has it now; raises ``NotFoundError`` for an unknown key."""
-        _, model_id, known = self._named(key)
-        return self.loaded.value(known, model_id)
+        _, entry, known = self._named(key)
+        return self.loaded.value(known, entry)
 
     async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
         """Write a setting to the configuration file and apply it.
 
         A guarded one changes only ``by_owner``; otherwise it raises ``GuardedSettingError``.
         """
-        key, model_id, known = self._named(key)
-        value = self._unmasked(key, known, model_id, value)
+        key, entry, known = self._named(key)
+        value = self._unmasked(key, known, entry, value)
         check_valid(self._path, key, value)
         _check_owner(key, known, by_owner=by_owner)
-        if model_id is None and known.name in CREDENTIALS and not check_value(known.name, value):
+        if entry is None and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(set_value, self._path, key, value)))
-        return self.loaded.record(known, model_id)
+        return self.loaded.record(known, entry)
 
     async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         """Remove a setting from the configuration file, so that its default applies again."""
-        key, model_id, known = self._named(key)
+        key, entry, known = self._named(key)
         _check_owner(key, known, by_owner=by_owner)
-        if model_id is None and known.name in CREDENTIALS:
+        if entry is None and known.name in CREDENTIALS:
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(unset_value, self._path, key)))
-        return self.loaded.record(known, model_id)
+        return self.loaded.record(known, entry)
+
+    async def set_table(self, kind: str, name: str, values: Mapping[str, Any] | None) -> None:
+        """Replace the table ``[kind."name"]`` in the file, or remove it, and apply the change."""
+        await to_its_end(self._edit(partial(set_table, self._path, kind, name, values)))
 
     async def _edit(self, edit: Callable[[], None]) -> None:
         """Edit the file and apply it: all of it, or nothing."""
@@ -200,19 +205,19 @@ class Configuration:
 
     async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         """Return what ``set`` would do, or raise what it would raise; writes nothing."""
-        key, model_id, known = self._named(key)
-        value = self._unmasked(key, known, model_id, value)
+        key, entry, known = self._named(key)
+        value = self._unmasked(key, known, entry, value)
         check_valid(self._path, key, value)
         _check_owner(key, known, by_owner=by_owner)
         written, after = await asyncio.to_thread(self._preview, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
         restarted = self._would_restart(applicable, lambda model: reconfigured(model, applicable))
-        record = written.record(known, model_id)
+        record = written.record(known, entry)
         return ConfigCheckRecord(
             key=record.key,
             value=record.value,
-            effect=_effect(self.loaded, written, after, known, model_id, restarted=bool(restarted)),
+            effect=_effect(self.loaded, written, after, known, entry, restarted=bool(restarted)),
             models=tuple(restarted),
         )
 
@@ -291,15 +296,15 @@ class Configuration:
 
     def _named(self, key: str) -> tuple[str, str | None, Key]:
         """Return the key as the file has it, and its parts."""
-        return key_in(self.loaded.settings.models, key)
+        return key_in(self.loaded.settings, key)
 
-    def _unmasked(self, key: str, known: Key, model_id: str | None, value: Any) -> Any:
+    def _unmasked(self, key: str, known: Key, entry: str | None, value: Any) -> Any:
         """Return the value with the present secrets in place of masks."""
         given = {SettingSource.ENV, SettingSource.FLAG}
-        if model_id is None and self.loaded.sources[known.name] in given:
+        if entry is None and self.loaded.sources[known.name] in given:
             # A secret from the environment is never copied into the file.
             return unmasked_value(key, known, value, ())
-        return unmasked_value(key, known, value, self.loaded.value(known, model_id))
+        return unmasked_value(key, known, value, self.loaded.value(known, entry))
 
 
 def _check_owner(key: str, known: Key, *, by_owner: bool) -> None:
@@ -326,14 +331,14 @@ def _effect(
     written: LoadedSettings,
     after: LoadedSettings,
     known: Key,
-    model_id: str | None,
+    entry: str | None,
     *,
     restarted: bool,
 ) -> SettingEffect:
     """Return the effect of a change: the file will make ``written``, and ``after`` will apply."""
-    if before.value(known, model_id) == written.value(known, model_id):
+    if before.value(known, entry) == written.value(known, entry):
         return SettingEffect.NOTHING
-    if model_id is None and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
+    if entry is None and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
         return SettingEffect.OVERRIDDEN
     if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE

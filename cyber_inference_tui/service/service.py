@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cyber_inference_tui import __version__
+from cyber_inference_tui.certificates import fingerprint, read_certificate
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
 from cyber_inference_tui.llama.binary import LlamaBinary, locate_llama_server, probe
 from cyber_inference_tui.llama.launcher import Launcher
@@ -31,6 +32,7 @@ from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import MachineSampler
+from cyber_inference_tui.peers.peers import Peers, own_name
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     HubFilesRecord,
@@ -43,6 +45,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     WaitingRecord,
 )
+from cyber_inference_tui.records.peers import Box
 from cyber_inference_tui.records.queries import (
     HistoryQuery,
 )
@@ -73,6 +76,7 @@ from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import is_loopback
 from cyber_inference_tui.storage import Storages
 
 _FIRST_SCAN = 10.0
@@ -188,6 +192,13 @@ class Service:
             audit=self.audit,
             would_restart=self.scheduler.would_restart,
         )
+        self.peers = Peers(
+            data_dir,
+            local=lambda: self.models.catalog.models,
+            write=partial(self.configuration.set_table, "peers"),
+            now=utc_now,
+            changed=lambda: None,
+        )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
         self.live = LiveFigures(
@@ -230,6 +241,7 @@ class Service:
                 hint="Choose other places with data_dir and models_dir.",
             ) from error
         await self.keys.read()
+        await self.peers.read()
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()
@@ -244,6 +256,7 @@ class Service:
         self.models.preload()
         self.monitoring.start()
         await self.hub.start()
+        await self.peers.configure(self.settings.peers)
         self.events.publish("service", ServiceEvent(state="started"))
 
     async def __aexit__(
@@ -259,6 +272,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.peers.close()
         await self.models.close()
         await self.hub.stop()
         await self.monitoring.stop()
@@ -341,6 +355,7 @@ class Service:
         await self.extra_ports.configure(settings)
         await self.models.configure(settings)
         self.scheduler.configure(settings)
+        await self.peers.configure(settings.peers)
         await self._look_for_binary()
         await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
@@ -375,6 +390,26 @@ class Service:
             requests_queued=self.scheduler.waiting,
             last_event_id=self.events.last_id,
         )
+
+    def own_box(self, to_this_machine: bool) -> Box:
+        """Return what this box says of itself to another one, on this machine or elsewhere."""
+        settings, (host, port) = self.settings, self.address
+        scheme = "https" if settings.tls_cert else "http"
+        url = ""
+        if to_this_machine or not is_loopback(host):
+            everywhere = host in {"", "0.0.0.0", "::"}
+            shown = "*" if everywhere else f"[{host}]" if ":" in host else host
+            url = f"{scheme}://{shown}:{port}"
+        return Box(name=own_name(), url=url, certificate=self._own_certificate())
+
+    def own_fingerprint(self) -> str:
+        """Return the fingerprint of this box's certificate; empty without TLS."""
+        certificate = self._own_certificate()
+        return fingerprint(certificate) if certificate else ""
+
+    def _own_certificate(self) -> str:
+        path = self.settings.tls_cert
+        return read_certificate(Path(path)) if path else ""
 
     def _record(self, model_id: str) -> ModelRecord | None:
         return self.models.record(model_id) if model_id in self.models.catalog.models else None

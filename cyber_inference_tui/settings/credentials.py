@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from cyber_inference_tui.settings.environment import ENV_PREFIX, without_setting
 from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, load_if_there
 from cyber_inference_tui.settings.password_hash import is_hash
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import is_loopback
 
 CREDENTIALS = ("api_keys", "admin_password")
 """The settings that protect the model endpoints and the admin endpoints."""
@@ -35,19 +35,6 @@ _PLACES = {
 _PASSWORD_SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - an alphabet
 _PASSWORD_GROUPS = 5
 """Groups of four signs: 31 ** 20 is about 2 ** 99."""
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach the address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return address.is_loopback
 
 
 def missing_credentials(settings: Settings, host: str) -> tuple[str, ...]:

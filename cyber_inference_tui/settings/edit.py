@@ -12,7 +12,7 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import MAX_FILE, load_text, read_config
 from cyber_inference_tui.settings.password_hash import hashed
 from cyber_inference_tui.settings.positions import key_lines, key_path
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, PASSWORD, Key
+from cyber_inference_tui.settings.schema import KEYS, PASSWORD, TABLES, Key, Settings
 from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
 from cyber_inference_tui.text import escaped
 
@@ -32,13 +32,13 @@ _LOCK_TIMEOUT = 5.0
 
 
 def split_key(key: str) -> tuple[str | None, Key]:
-    """Return the model's id (or ``None``) and the key; raises ``NotFoundError``."""
+    """Return the name of the key's table (or ``None``) and the key; raises ``NotFoundError``."""
     parts = key_path(key) or (key,)
-    if parts[0] == "models" and len(parts) == 3:
-        model_id, name = parts[1:]
-        if name in MODEL_KEYS:
-            return model_id, MODEL_KEYS[name]
-        near = nearest(name, MODEL_KEYS)
+    if parts[0] in TABLES and len(parts) == 3:
+        kind, entry, name = parts
+        if name in TABLES[kind]:
+            return entry, TABLES[kind][name]
+        near = nearest(name, TABLES[kind])
     elif len(parts) == 1 and parts[0] in KEYS:
         return None, KEYS[parts[0]]
     else:
@@ -50,19 +50,20 @@ def split_key(key: str) -> tuple[str | None, Key]:
     )
 
 
-def key_in(tables: Collection[str], key: str) -> tuple[str, str | None, Key]:
-    """Return the key as it is written in a file with these models' ``tables``, and its parts.
+def key_in(settings: Settings, key: str) -> tuple[str, str | None, Key]:
+    """Return the key as it is written in the file of these settings, and its parts.
 
     A table whose name differs from the model's id only in case is the model's, too. Raises
     ``NotFoundError``.
     """
-    model_id, known = split_key(key)
-    if model_id is None:
+    entry, known = split_key(key)
+    if entry is None:
         return known.name, None, known
-    if model_id not in tables:
-        alike = [name for name in tables if name.casefold() == model_id.casefold()]
-        model_id = alike[0] if len(alike) == 1 else model_id
-    return f"models.{toml_value(model_id)}.{known.name}", model_id, known
+    tables: dict[str, Any] = getattr(settings, known.table)
+    if entry not in tables:
+        alike = [name for name in tables if name.casefold() == entry.casefold()]
+        entry = alike[0] if len(alike) == 1 else entry
+    return f"{known.table}.{toml_value(entry)}.{known.name}", entry, known
 
 
 def write_default(path: Path) -> bool:
@@ -102,6 +103,39 @@ def unset_value(path: Path, key: str) -> None:
     _rewrite(path, lambda text: without_key(text, path, key))
 
 
+def set_table(path: Path, kind: str, name: str, values: Mapping[str, Any] | None) -> None:
+    """Replace the table ``[kind."name"]`` as a whole; ``None`` removes it.
+
+    Raises as ``set_value`` does.
+    """
+    _rewrite(path, lambda text: _with_table(text, path, kind, name, values))
+
+
+def _with_table(
+    text: str, path: Path, kind: str, name: str, values: Mapping[str, Any] | None
+) -> str:
+    key = f"{kind}.{toml_value(name)}"
+    _check_syntax(text, path)
+    wanted = tomllib.loads(text)
+    if name in wanted.get(kind, {}):
+        del wanted[kind][name]
+        # A table that only had this one is implied by nothing now.
+        emptied = wanted if wanted[kind] else {k: v for k, v in wanted.items() if k != kind}
+        cut = _removed(text, (kind, name))
+        if cut is None or not (_reads_as(cut, wanted) or _reads_as(cut, emptied)):
+            return _checked(None, path, key)
+        text = cut
+    if values is not None:
+        wanted.setdefault(kind, {})[name] = dict(values)
+        lines = [f"{toml_key(one)} = {toml_value(value)}" for one, value in values.items()]
+        gap = "\n" if text.strip() else ""
+        text = f"{text.rstrip(chr(10))}\n{gap}[{toml_key(kind)}.{toml_key(name)}]\n".lstrip("\n")
+        text += "\n".join([*lines, ""])
+        if not _reads_as(text, wanted):
+            return _checked(None, path, key)
+    return _checked(text, path, key)
+
+
 def check_valid(path: Path, key: str, value: Any) -> None:
     """Raise ``NotFoundError`` for an unknown key and ``ConfigError`` for an invalid value."""
     _, known = split_key(key)
@@ -123,19 +157,19 @@ def with_key(text: str, path: Path, key: str, value: Any) -> str:
     A password becomes a hash. Raises ``ConfigError`` if the text is not TOML or the result would be
     invalid. The text itself may be invalid: the change may correct it.
     """
-    model_id, known = split_key(key)
+    entry, known = split_key(key)
     _check_syntax(text, path)
     new = _plain(parsed(known, value))
     if known.form == PASSWORD and new and isinstance(new, str):
         new = hashed(new)
-    return _checked(_with_value(text, model_id, known, new), path, key)
+    return _checked(_with_value(text, entry, known, new), path, key)
 
 
 def without_key(text: str, path: Path, key: str) -> str:
     """Return the text of the file ``path`` without one key; raises as ``with_key`` does."""
-    model_id, known = split_key(key)
+    entry, known = split_key(key)
     _check_syntax(text, path)
-    return _checked(_without_value(text, model_id, known), path, key)
+    return _checked(_without_value(text, entry, known), path, key)
 
 
 def _check_syntax(text: str, path: Path) -> None:
@@ -193,9 +227,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | None:
+def _with_value(text: str, entry: str | None, key: Key, value: Any) -> str | None:
     """Return the text with one value set, or ``None`` if no notation changes only that."""
-    path = (key.name,) if model_id is None else ("models", model_id, key.name)
+    path = (key.name,) if entry is None else (key.table, entry, key.name)
     before = tomllib.loads(text)
     wanted = copy.deepcopy(before)
     table = wanted
@@ -213,9 +247,9 @@ def _with_value(text: str, model_id: str | None, key: Key, value: Any) -> str | 
     return next((new for new in ways if new is not None and _reads_as(new, wanted)), None)
 
 
-def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
+def _without_value(text: str, entry: str | None, key: Key) -> str | None:
     """Return the text without one value, or ``None`` if no notation changes only that."""
-    path = (key.name,) if model_id is None else ("models", model_id, key.name)
+    path = (key.name,) if entry is None else (key.table, entry, key.name)
     wanted = copy.deepcopy(tomllib.loads(text))
     table: Any = wanted
     for name in path[:-1]:
@@ -224,11 +258,11 @@ def _without_value(text: str, model_id: str | None, key: Key) -> str | None:
         return text
     del table[key.name]
     emptied = copy.deepcopy(wanted)
-    if model_id is not None and not table:
+    if entry is not None and not table:
         # Dotted keys imply their tables, which vanish with the last key.
-        del emptied["models"][model_id]
-        if not emptied["models"]:
-            del emptied["models"]
+        del emptied[key.table][entry]
+        if not emptied[key.table]:
+            del emptied[key.table]
     ways = (_line_cut(text, path), _removed(text, path))
     return next(
         (

@@ -6,7 +6,7 @@ import json
 import textwrap
 from typing import Any
 
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Key
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, PEER_KEYS, Key
 
 _HEAD = """\
 # Settings of cyber-inference-tui. Every line that matters is commented out and shows the default.
@@ -19,6 +19,11 @@ _MODELS = """\
 # ── One model ────────────────────────────────────────────────────────────────
 # The id is the file's name without ".gguf" (see `cyber-inference-tui list-models`).
 #[models."my-model-Q4_K_M"]
+"""
+_PEERS = """
+# ── Another box ──────────────────────────────────────────────────────────────
+# `cyber-inference-tui peers add` writes this table, and keeps the keys elsewhere.
+#[peers."workstation"]
 """
 
 
@@ -33,10 +38,11 @@ def render() -> str:
             lines.append(f"\n{title}{'─' * (79 - len(title))}")
         lines += _comment(key)
         lines.append(f"#{key.name} = {toml_value(_shown_default(key))}\n")
-    lines.append(_MODELS.rstrip("\n"))
-    for key in MODEL_KEYS.values():
-        lines += _comment(key)
-        lines.append(f"#{key.name} = {toml_value(key.example)}")
+    for head, keys in ((_MODELS, MODEL_KEYS), (_PEERS, PEER_KEYS)):
+        lines.append(head.rstrip("\n"))
+        for key in keys.values():
+            lines += _comment(key)
+            lines.append(f"#{key.name} = {toml_value(key.example)}")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ import msgspec
 from cyber_inference_tui.errors import ConfigError, NotFoundError
 from cyber_inference_tui.files import read_file
 from cyber_inference_tui.records import ConfigValueRecord
+from cyber_inference_tui.records.peers import MOST_PEERS, NAME_PATTERN
 from cyber_inference_tui.settings.environment import (
     ENV_PREFIX,
     home_of,
@@ -33,14 +34,17 @@ from cyber_inference_tui.settings.environment import (
 from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.masks import masked_value
 from cyber_inference_tui.settings.owned_options import is_option_variable, owned_variable_problem
+from cyber_inference_tui.settings.peer_address import address_problem
 from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     ALIASES,
     KEYS,
-    MODEL_KEYS,
+    TABLES,
     Key,
     ModelSettings,
+    PeerSettings,
     Settings,
+    table_of,
 )
 from cyber_inference_tui.settings.values import (
     InvalidValueError,
@@ -84,30 +88,30 @@ class LoadedSettings(msgspec.Struct, frozen=True):
     def records(self, *, reveal: bool = False) -> list[ConfigValueRecord]:
         """Return the record of every setting; secrets are masked unless ``reveal``."""
         shown = [self.record(key, reveal=reveal) for key in KEYS.values()]
-        blank = ModelSettings()
-        for model_id, table in self.settings.models.items():
-            shown += [
-                self.record(key, model_id, reveal=reveal)
-                for name, key in MODEL_KEYS.items()
-                if getattr(table, name) != getattr(blank, name)
-            ]
+        for name, keys in TABLES.items():
+            for entry in getattr(self.settings, name):
+                shown += [
+                    self.record(key, entry, reveal=reveal)
+                    for key in keys.values()
+                    if self.value(key, entry) != key.default
+                ]
         return shown
 
-    def value(self, key: Key, model_id: str | None = None) -> Any:
-        """Return the value of a setting, with ``model_id`` that of a model's table."""
-        if model_id is None:
+    def value(self, key: Key, entry: str | None = None) -> Any:
+        """Return the value of a setting; ``entry`` is the name of the table that it is in."""
+        if entry is None:
             return getattr(self.settings, key.name)
-        return getattr(self.settings.models.get(model_id, ModelSettings()), key.name)
+        return getattr(table_of(self.settings, key, entry), key.name)
 
     def record(
-        self, key: Key, model_id: str | None = None, *, reveal: bool = False
+        self, key: Key, entry: str | None = None, *, reveal: bool = False
     ) -> ConfigValueRecord:
         """Return the record of a setting; ``reveal`` shows a secret as it is."""
-        value = self.value(key, model_id)
-        if model_id is None:
+        value = self.value(key, entry)
+        if entry is None:
             name, source = key.name, self.sources[key.name]
         else:
-            name = f"models.{toml_value(model_id)}.{key.name}"
+            name = f"{key.table}.{toml_value(entry)}.{key.name}"
             source = SettingSource.DEFAULT if value == key.default else SettingSource.FILE
         if not reveal:
             value = masked_value(key, value)
@@ -242,6 +246,7 @@ class _Reader:
         self._values: dict[str, Any] = {}
         self._sources = dict.fromkeys(KEYS, SettingSource.DEFAULT)
         self._models: dict[str, ModelSettings] = {}
+        self._peers: dict[str, PeerSettings] = {}
         self._mistakes: list[str] = []
         self._warnings: list[str] = []
         self._lines: dict[KeyPath, int] = {}
@@ -259,7 +264,7 @@ class _Reader:
                 self._values["data_dir"] = platform_folder("DATA", self._environ)
             self._values.setdefault("data_dir", KEYS["data_dir"].default)
         self._values.setdefault("models_dir", usual_models_dir(self._values["data_dir"]))
-        settings = Settings(**self._values, models=self._models)
+        settings = Settings(**self._values, models=self._models, peers=self._peers)
         return LoadedSettings(settings, self._sources, self._path, tuple(self._warnings))
 
     def take_environment(self) -> None:
@@ -325,35 +330,53 @@ class _Reader:
             return
         self._lines = key_lines(self._text)
         for name, value in document.items():
-            if name == "models":
-                self._take_models(value)
+            if name in TABLES:
+                self._take_tables(name, value)
                 continue
             typed = self._from_file((), name, value, KEYS)
             if typed is not None:
                 self._values[name] = typed
                 self._sources[name] = SettingSource.FILE
 
-    def _take_models(self, tables: Any) -> None:
+    def _take_tables(self, kind: str, tables: Any) -> None:
+        example = "my-model" if kind == "models" else "workstation"
         if not isinstance(tables, dict):
-            self._note(("models",), 'expected tables like [models."my-model"], found ', tables)
+            self._note((kind,), f'expected tables like [{kind}."{example}"], found ', tables)
             return
-        for model_id, table in tables.items():
-            path = ("models", model_id)
+        for name, table in tables.items():
+            path = (kind, name)
             if not isinstance(table, dict):
                 self._note(path, "expected a table, found ", table)
                 continue
-            if not model_id.isprintable() or model_id != model_id.strip() or not model_id:
-                self._note(path, "expected a model's id (visible characters)")
             values = {
-                name: typed
-                for name, value in table.items()
-                if (typed := self._from_file(path, name, value, MODEL_KEYS)) is not None
+                key: typed
+                for key, value in table.items()
+                if (typed := self._from_file(path, key, value, TABLES[kind])) is not None
             }
-            own = self._models[model_id] = ModelSettings(**values)
-            # The variables of another program are not checked.
-            for given in () if own.command else own.env:
-                if (why := owned_variable_problem(given)) is not None:
-                    self._note((*path, "env"), why, at=(*path, "env", given))
+            if kind == "models":
+                self._take_model(name, ModelSettings(**values))
+            else:
+                self._take_peer(name, PeerSettings(**values))
+
+    def _take_model(self, model_id: str, own: ModelSettings) -> None:
+        path = ("models", model_id)
+        if not model_id.isprintable() or model_id != model_id.strip() or not model_id:
+            self._note(path, "expected a model's id (visible characters)")
+        self._models[model_id] = own
+        # The variables of another program are not checked.
+        for given in () if own.command else own.env:
+            if (why := owned_variable_problem(given)) is not None:
+                self._note((*path, "env"), why, at=(*path, "env", given))
+
+    def _take_peer(self, name: str, own: PeerSettings) -> None:
+        path = ("peers", name)
+        if not re.fullmatch(NAME_PATTERN, name):
+            self._note(path, "expected the name of a box (small letters, digits and -)")
+        if own.url and (why := address_problem(own.url, insecure=own.insecure)) is not None:
+            self._note((*path, "url"), why)
+        if len(self._peers) == MOST_PEERS:
+            self._note(path, f"there are {MOST_PEERS} boxes already")
+        self._peers[name] = own
 
     def _from_file(
         self, table: tuple[str, ...], name: str, value: Any, keys: Mapping[str, Key]
@@ -417,9 +440,9 @@ class _Reader:
 
 def _named(path: Sequence[str]) -> str:
     """Return a key for a message: ``host``, ``models."ID".path``, ``….aliases."NAME".…``."""
-    if path[0] != "models":
+    if path[0] not in TABLES:
         return path[0]
-    names = {1, 3}  # of models and of aliases
+    names = {1, 3}  # of models or boxes, and of aliases
     return ".".join(
         toml_value(part) if number in names else part for number, part in enumerate(path)
     )

@@ -277,6 +277,36 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 _NO_RULES = RequestRules()
 
 
+class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One ``[peers."NAME"]`` table: another box that runs this program. Pairing makes it."""
+
+    url: Annotated[
+        str,
+        setting(
+            "The address of the box. Empty: it asks this one, and is not asked.",
+            guarded=True,
+            example="https://192.168.1.20:8337",
+        ),
+    ] = ""
+    role: Annotated[
+        Literal["serve", "serve+admin"],
+        setting(
+            "What the box may do here: ask the models, or everything that the owner may.",
+            guarded=True,
+            example="serve",
+        ),
+    ] = "serve"
+    insecure: Annotated[
+        bool,
+        setting(
+            "Talk to it without TLS although it is another machine: prompts are readable on the "
+            "way.",
+            guarded=True,
+            example=False,
+        ),
+    ] = False
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings in force."""
 
@@ -622,18 +652,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
 
     models: dict[str, ModelSettings] = {}
+    peers: dict[str, PeerSettings] = {}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One setting as the schema describes it."""
 
     name: str
+    table: str = ""
+    """``models`` or ``peers`` for a key of a table in there; empty for a top-level key."""
     type: Any
     """The annotated type, as ``msgspec.convert`` takes it."""
     default: Any
     help: str
     group: str = ""
-    """Its group on the settings page; empty for a model's key."""
+    """Its group on the settings page; empty for a key of a table."""
     live: bool = True
     """Applies without a restart of the service."""
     secret: bool = False
@@ -645,7 +678,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     general: str = ""
     """The setting for all models that applies if a model's table does not set this key."""
     example: Any = None
-    """The value in the example file, for a model's key."""
+    """The value in the example file, for a key of a table."""
 
     @property
     def bare_type(self) -> Any:
@@ -732,12 +765,13 @@ def _without_none(annotated: Any, meta: Meta) -> Any:
     return annotated
 
 
-def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
+def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:
     hints = get_type_hints(struct, include_extras=True)
     blank = struct()
     return {
         name: Key(
             name=name,
+            table=table,
             type=_without_none(hints[name], meta),
             default=getattr(blank, name),
             **(meta.extra or {}),
@@ -748,10 +782,28 @@ def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
 
 
 KEYS = _keys(Settings)
-"""Every top-level key but ``models``, in the order of the file."""
+"""Every top-level key but ``models`` and ``peers``, in the order of the file."""
 
-MODEL_KEYS = _keys(ModelSettings)
+MODEL_KEYS = _keys(ModelSettings, "models")
 """Every key of a ``[models."ID"]`` table."""
+
+PEER_KEYS = _keys(PeerSettings, "peers")
+"""Every key of a ``[peers."NAME"]`` table."""
+
+TABLES = {"models": MODEL_KEYS, "peers": PEER_KEYS}
+"""The keys of the tables that have names, by the key of all of them."""
+_BLANK: dict[str, ModelSettings | PeerSettings] = {
+    "models": ModelSettings(),
+    "peers": PeerSettings(),
+}
+
+
+def table_of(settings: Settings, key: Key, name: str) -> ModelSettings | PeerSettings:
+    """Return the table with this name that the key belongs to; a blank one if there is none."""
+    tables: dict[str, Any] = getattr(settings, key.table)
+    found: ModelSettings | PeerSettings = tables.get(name, _BLANK[key.table])
+    return found
+
 
 ALIAS_KEYS = _keys(RequestRules)
 """Every key of an alias' own table."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -37,6 +37,7 @@ from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.monitor.ring import RECENT
+from cyber_inference_tui.peers.peers import Peers
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     ClientRecord,
@@ -561,6 +562,10 @@ class _Hub(Hub):
         self._downloads = _Downloads(service)
 
 
+async def _no_write(name: str, values: Mapping[str, Any] | None) -> None:
+    """Write no configuration: nobody pairs with this service."""
+
+
 class FakeService(Service):
     """Reports a ``World``, and changes it.
 
@@ -616,6 +621,13 @@ class FakeService(Service):
         self.live = _LiveFigures(self)
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
+        self.peers = Peers(
+            self.settings.data_dir,
+            local=lambda: self.models.catalog.models,
+            write=_no_write,
+            now=lambda: self.now,
+            changed=lambda: None,
+        )
 
     def publish(self, topic: str, record: Any) -> None:
         """Publish an event."""

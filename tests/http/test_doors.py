@@ -21,6 +21,9 @@ from cyber_inference_tui.http.application import assemble
 from cyber_inference_tui.http.client_connection import Runner
 from cyber_inference_tui.http.json_io import json_answer
 from cyber_inference_tui.http.login import AdminLogin
+from cyber_inference_tui.peers.peers import PeerKey
+from cyber_inference_tui.records.peers import Role
+from cyber_inference_tui.settings.credentials import digest_of
 from tests.fakes.service import FakeService, echo, make_settings
 
 from .raw import Answer, ask, converse, head
@@ -36,6 +39,8 @@ class Rule(Enum):
     """What changes this machine, by Ollama's API: a login if there is a password, else a key."""
     ADMIN = auto()
     LOGIN = auto()
+    PEER = auto()
+    """Paired boxes."""
 
 
 RULES = {
@@ -102,7 +107,13 @@ RULES = {
     "/admin/config": Rule.ADMIN,
     "/admin/config/{key}": Rule.ADMIN,
     "/admin/install": Rule.ADMIN,
+    "/admin/peers": Rule.ADMIN,
+    "/admin/peers/{name}": Rule.ADMIN,
+    "/admin/pairing": Rule.ADMIN,
     "/admin/{rest}": Rule.ADMIN,
+    "/peers/pair": Rule.PAGE,
+    "/peers/pair/proof": Rule.PAGE,
+    "/peers/events": Rule.PEER,
     "/ws/logs": Rule.ADMIN,
     "/ws/status": Rule.ADMIN,
     "/ws/{rest}": Rule.ADMIN,
@@ -110,7 +121,14 @@ RULES = {
 KEY, PASSWORD, SITE = "right-key", "sesame", "https://ui.example"
 OWNERS = {Rule.OLLAMA, Rule.ADMIN, Rule.LOGIN}
 ADMITTED = "admitted"
-CREDENTIALS = ("nothing", "key", "wrong key", "token", "login", "wrong token")
+CREDENTIALS = (
+    *("nothing", "key", "wrong key", "token", "login", "wrong token"),
+    *("serving box", "admin box"),
+)
+BOXES = {
+    digest_of("serving box's key"): PeerKey("jetson", Role.SERVE),
+    digest_of("admin box's key"): PeerKey("workstation", Role.ADMIN),
+}
 ORIGINS = ("nothing", "own", "listed", "local", "foreign", "null", "cross-site")
 
 
@@ -142,11 +160,16 @@ def expected(rule: Rule, case: Case, *, keys: bool, password: bool) -> str:
     fine = {"nothing", "own", "listed"} | ({"local"} if rule not in OWNERS else set())
     if case.origin not in fine:
         return "forbidden_origin"
+    if rule in OWNERS and case.credential == "serving box":
+        return "peer_not_allowed"
+    is_box = case.credential in {"serving box", "admin box"}
+    if rule is Rule.PEER and not is_box:
+        return "invalid_api_key"
     needs_key = rule is Rule.MODEL or (rule is Rule.OLLAMA and not password)
-    if needs_key and keys and case.credential not in {"key", "token"}:
+    if needs_key and keys and not is_box and case.credential not in {"key", "token"}:
         return "invalid_api_key"
     needs_login = rule in {Rule.ADMIN, Rule.OLLAMA} and password
-    if needs_login and case.credential not in {"token", "login"}:
+    if needs_login and case.credential not in {"token", "login", "admin box"}:
         return "admin_login_required"
     return ADMITTED
 
@@ -167,6 +190,7 @@ async def doors(folder: Path, *, keys: bool, password: bool) -> AsyncIterator[Do
         cors_origins=(SITE,),
     )
     service = FakeService("m", settings=settings)
+    service.peers.keys = BOXES
     login = AdminLogin(service, folder / "login.secret")
     app = assemble(service, echo, login)
 
@@ -237,6 +261,7 @@ STATUSES = {
     "forbidden_origin": 403,
     "invalid_api_key": 401,
     "admin_login_required": 401,
+    "peer_not_allowed": 403,
     ADMITTED: 200,
 }
 
@@ -251,6 +276,7 @@ async def test_every_route_admits_whom_its_rule_admits(
         missing = set(there.paths) ^ RULES.keys()
         assert not missing, f"routes without a rule, or rules without a route: {missing}"
         tokens = {"token": there.login.process_token}
+        tokens |= {box: f"{box}'s key" for box in ("serving box", "admin box")}
         if password:
             tokens["login"] = await logged_in(there.port)
         for route in there.paths:

@@ -274,7 +274,7 @@ async def forwarding(
                 now=lambda: datetime.now(UTC),
             )
             service = FakeService("m", settings=front_settings)
-            behind.keys = service.keys
+            behind.keys, behind.peers = service.keys, service.peers
             async with serving(service, forwarder=forwarder) as front:
                 world = World(front, scheduler, launcher, records)
                 world.refusals = service.refusals

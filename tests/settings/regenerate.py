@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from cyber_inference_tui.settings.example import render, render_table
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
+from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, PEER_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "config.example.toml"
@@ -14,8 +14,8 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 
 def with_tables(page: str) -> str:
-    """The page with the two tables of settings as the schema has them now."""
-    tables = iter([render_table(KEYS), render_table(MODEL_KEYS)])
+    """The page with the tables of settings as the schema has them now."""
+    tables = iter([render_table(KEYS), render_table(MODEL_KEYS), render_table(PEER_KEYS)])
     return re.sub(r"(?:^\|.*\n)+", lambda _: next(tables), page, flags=re.MULTILINE)
 
 

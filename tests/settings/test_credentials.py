@@ -11,13 +11,13 @@ from cyber_inference_tui.errors import ConfigError
 from cyber_inference_tui.settings.credentials import (
     check_credentials_kept,
     hash_password,
-    is_loopback,
     make_credentials,
     missing_credentials,
 )
 from cyber_inference_tui.settings.load import LoadedSettings, load_if_there
 from cyber_inference_tui.settings.password_hash import hashed, is_hash, matches
 from cyber_inference_tui.settings.schema import Settings
+from cyber_inference_tui.sockets import is_loopback
 
 HAND_WRITTEN = """\
 # The box under the desk.

@@ -25,7 +25,7 @@ from cyber_inference_tui.settings.load import (
     load_if_there,
     load_text,
 )
-from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS, Settings
+from cyber_inference_tui.settings.schema import KEYS, MASK, MODEL_KEYS, TABLES, Settings
 
 FILE = Path("/etc/program/config.toml")
 HOME = {"HOME": "/home/me"}
@@ -89,7 +89,7 @@ def test_the_defaults_are_the_contract() -> None:
     assert {name: getattr(settings, name) for name in expected} == expected
     empty = {"model_dirs", "llama_args", "api_keys", "allowed_hosts", "cors_origins"}
     assert {getattr(settings, name) for name in empty} == {()}
-    assert set(KEYS) | {"models"} == set(Settings.__struct_fields__)
+    assert set(KEYS) | set(TABLES) == set(Settings.__struct_fields__)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other platforms have other folders")

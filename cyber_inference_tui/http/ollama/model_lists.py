@@ -12,6 +12,7 @@ from cyber_inference_tui.http.allowed_models import allows, check_allowed
 from cyber_inference_tui.http.ollama import facts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.ids import AUTO
+from cyber_inference_tui.peers.peers import Peers
 from cyber_inference_tui.records import KeyLimits, ModelRecord, ModelStatus
 from cyber_inference_tui.records.keys import NO_LIMITS
 from cyber_inference_tui.scheduler.state import idle_timeout
@@ -39,10 +40,10 @@ def named(models: Models, name: str, limits: KeyLimits = NO_LIMITS) -> LocalMode
     return model
 
 
-def tags(models: Models, limits: KeyLimits) -> dict[str, Any]:
+def tags(models: Models, limits: KeyLimits, peers: Peers) -> dict[str, Any]:
     """Return the models that a key may use, under each of their names, the newest first.
 
-    ``auto`` comes before them if it is set.
+    ``auto`` comes before them if it is set, and those of other boxes come last.
     """
     found = [
         (model, record)
@@ -55,6 +56,10 @@ def tags(models: Models, limits: KeyLimits) -> dict[str, Any]:
         for model, record in found
         for name in (record.id, *record.aliases)
     ]
+    for remote in peers.listed(models.records()) if peers else ():
+        model = LocalModel(id=remote.name, size_bytes=remote.record.size_bytes)
+        if allows(limits, remote.record):
+            entries.append(facts.listed(remote.name, model, remote.record))
     meant = models.auto_record()
     if (
         meant is not None

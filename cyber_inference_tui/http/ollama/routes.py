@@ -47,7 +47,7 @@ def add_ollama(table: RouteTable, service: Service) -> None:
     table.answer(
         endpoints.OLLAMA_STATUS, lambda call: {"cloud": {"disabled": True, "source": "config"}}
     )
-    table.answer(endpoints.OLLAMA_TAGS, lambda call: tags(models, call.limits))
+    table.answer(endpoints.OLLAMA_TAGS, lambda call: tags(models, call.limits, service.peers))
     table.answer(endpoints.OLLAMA_PS, lambda call: running(service, call.limits))
     table.handle(endpoints.OLLAMA_SHOW, calls.show)
     table.handle(endpoints.OLLAMA_PULL, calls.pull)
