@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.chat import code_colours
+from cyber_inference_tui.tui.pages.chat import markdown
 from cyber_inference_tui.tui.pages.chat.conversation import Conversation
 from cyber_inference_tui.tui.pages.chat.images import (
     IMAGES,
@@ -290,8 +290,8 @@ class ChatPage(KeepingPage):
         self.note_question()
         if not self._prepared:
             self._prepared = True
-            # Imported now, so that the first block of code does not delay a key.
-            self.run_worker(asyncio.to_thread(code_colours.prepare), exit_on_error=False)
+            # Imported now, so that the first answer does not delay a key.
+            self.run_worker(asyncio.to_thread(markdown.prepare), exit_on_error=False)
         self._changed()
 
     @on(Talk.Ended)
