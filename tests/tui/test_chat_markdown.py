@@ -92,44 +92,15 @@ def test_what_is_drawn_for_good_is_what_the_whole_text_shows(text: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     [
-        *(
-            "word ",
-            "a",
-            "\n",
-            "\ta\n",
-            "漢",
-            "> ",
-            ">\n",
-            "- ",
-            "-\n",
-            "|",
-            "|\n",
-            "[",
-            "![",
-            "[a](",
-        ),
-        *(
-            "*a_",
-            "`",
-            "``` ",
-            "~~",
-            "<",
-            "&#x202e;",
-            "\\",
-            "\x1b[",
-            "\0",
-            "- a\n  - b\n",
-            "> a\n\n",
-        ),
-        *("| a | b |\n|---|---|\n", "```py\nx\n```\n", "# a\n", "1. x\n\n   y\n"),
+        *("word ", "漢", "\n", "\ta\n", "> ", ">\n", "-\n", "|\n", "![", "*a_", "`", "~~"),
+        *("&#x202e;", "\x1b[", "\0", "- a\n  - b\n", "1. x\n\n   y\n", "```py\nx\n```\n"),
     ],
 )
 @pytest.mark.parametrize(
-    "begin",
-    ["", "```python\n", "| a | b |\n|---|---|\n", "1. x\n   - y\n\n     ```sh\n     ", "- > "],
+    "begin", ["", "| a | b |\n|---|---|\n", "1. x\n   - > y\n\n     ```sh\n     "]
 )
 def test_only_the_end_of_a_long_text_is_parsed_again(unit: str, begin: str) -> None:
-    length = 15_000
+    length = 10_000
     text = begin + (unit * length)[:length]
     sizes = []
 

@@ -268,14 +268,13 @@ class ChatPage(KeepingPage):
         text = message.text.strip()
         if not (text or self._images) or self._model is None or self.cyber.options.readonly:
             return
-        models = [talk.model for talk in self.talks]
         if self.answering:
             self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
         elif len(text) > TEXT_CHARACTERS:
             self.cyber.show_message(
                 f"A message may have at most {TEXT_CHARACTERS:,} characters.", "warning"
             )
-        elif self._images and not any(model and takes_images(model) for model in models):
+        elif self._images and not self._sees:
             self.cyber.show_message(blind_text(self.active.chosen or ""), "warning")
         else:
             message.clear()
@@ -417,8 +416,16 @@ class ChatPage(KeepingPage):
 
     # Images and options
 
+    @property
+    def _sees(self) -> bool:
+        """Whether a chosen model takes images."""
+        return any(talk.model is not None and takes_images(talk.model) for talk in self.talks)
+
     def action_image(self) -> None:
         """Ask for the path of an image."""
+        if not self._sees:
+            self.cyber.show_message(blind_text(self.active.chosen or ""), "warning")
+            return
         self.app.push_screen(
             Prompt(
                 "Send an image with the next message",
@@ -430,11 +437,8 @@ class ChatPage(KeepingPage):
         )
 
     async def _add_image(self, path: str) -> None:
-        model = self._model
-        if model is not None and not any(
-            one and takes_images(one) for one in (talk.model for talk in self.talks)
-        ):
-            raise CyberError(blind_text(model.id))
+        if not self._sees:
+            raise CyberError(blind_text(self.active.chosen or ""))
         if len(self._images) >= IMAGES:
             raise CyberError(f"A message may have at most {IMAGES} images.")
         self._images = (*self._images, await in_time(read_image, path))
