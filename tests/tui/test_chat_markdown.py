@@ -155,6 +155,7 @@ def test_marks_within_a_line(text: str, pieces: list[tuple[str, str]]) -> None:
 
 def test_a_line_that_grows_is_emphasized_before_its_end_arrives() -> None:
     assert inline("a **b") == (("a ", "text"), ("b", "strong"))
+    assert inline("a **b*") == (("a ", "text"), ("b", "strong"))
     assert inline("a **b\n") == (("a **b", "text"),)
     assert inline("a `b") == (("a ", "text"), ("b", "inline"))
     assert inline("2 ** 3") == (("2 ** 3", "text"),)
@@ -241,6 +242,10 @@ def test_lines_with_bars_alone_are_no_table() -> None:
 def test_a_table_that_is_too_wide_is_lines() -> None:
     text = f"|{'a|' * 20}\n|{'-|' * 20}\n"
     assert shown(text, 80) == text.splitlines()
+    assert shown("- > | a | b | c |\n  > |---|---|---|\n  > | d | *e* | f |\n", 18) == [
+        "• ▏ a | b | c",
+        "  ▏ d | e | f",
+    ]
 
 
 def test_a_long_table_keeps_the_widths_of_its_first_rows() -> None:

@@ -49,9 +49,13 @@ def inline_lines(parser: MarkdownIt, token: Token, role: Role, *, grows: bool) -
 
 
 def _missing_end(text: str) -> str:
-    """Return the mark that is missing at the end of a line that grows."""
+    """Return the mark, or its second half, that is missing at the end of a line that grows."""
     line = text.rpartition("\n")[2]
-    return next((mark for mark in ("`", "**") if line.count(mark) % 2), "")
+    if line.count("`") % 2:
+        return "`"
+    if line.count("**") % 2:
+        return "*" if line[-1] == "*" and line[-2] != "*" else "**"
+    return ""
 
 
 def _within(outer: Role, inner: Role) -> Role:

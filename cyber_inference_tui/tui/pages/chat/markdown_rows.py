@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.pages.chat.code_colours import coloured
 from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS
 from cyber_inference_tui.tui.pages.chat.inline import inline_lines
 from cyber_inference_tui.tui.pages.chat.styled import part, width_of, wrap_pieces
-from cyber_inference_tui.tui.pages.chat.tables import table_rows, widths_for
+from cyber_inference_tui.tui.pages.chat.tables import most_columns, table_rows, widths_for
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 
 if TYPE_CHECKING:
@@ -169,6 +169,11 @@ class MarkdownRows:
 
     def _table(self, start: int, cells: list[list[TextRow]], rights: list[bool]) -> None:
         room = self._room()
+        if len(rights) > most_columns(room):  # within a list or a quote
+            bar: TextRow = ((" | ", "dim"),)
+            lines = (tuple(chain(*(chain(bar, cell) for cell in row)))[1:] for row in cells)
+            self._add(start, chain(*(wrap_pieces(line, room) for line in lines)))
+            return
         self.widths = self._given_widths or widths_for(cells, room)
         self._given_widths = ()
         self._add(start, table_rows(cells, self.widths, rights, self._charset))
