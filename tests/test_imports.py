@@ -59,7 +59,8 @@ def test_the_app_loads_no_server(module: str) -> None:
         "uvloop",
         "huggingface_hub",
         "tomlkit",
-        "textual.markdown",
+        "markdown_it",
+        "pygments",
     )
     assert loaded(f"cyber_inference_tui.{module}", heavy) == []
 

@@ -108,6 +108,10 @@ async def test_a_model_without_a_projector_gets_no_image(tmp_path: Path) -> None
         app.post_message(events.Paste(str(tmp_path / "a.png")))
         await until(pilot, lambda: str(tmp_path) in app.screen.query_one(MessageInput).text)
         assert len(client.calls) == 1
+        # Its path is not asked for.
+        await pilot.press("escape", "p")
+        await pilot.pause()
+        assert "Send an image" not in screen_text(app)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from textual.widgets import Input
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.tui.pages.chat import saved_chats
 from cyber_inference_tui.tui.pages.chat.images import Image
+from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.chat.saved_chats import SavedChats
 from cyber_inference_tui.tui.pages.chat.transcript import (
     SavedChat,
@@ -65,6 +66,18 @@ async def test_a_block_of_code_is_copied_by_its_number() -> None:
         assert "http://127.0.0.1:8337/v1/chat/completions" in app.clipboard
         body = app.clipboard.split("<<'END'\n")[1].removesuffix("END\n")
         assert json.loads(body)["messages"] == client.calls[1][2]
+
+
+async def test_an_opened_conversation_offers_its_code() -> None:
+    turn = SavedTurn(question="what", model="m", answer="```\nx\n```")
+    async with on_page(busy_world()) as (app, _, pilot):
+        await until(pilot, lambda: "Write to try" in screen_text(app))
+        assert isinstance(app.screen, ChatPage)
+        talk = conversation_of(SavedTalk(model="m", turns=(turn,)))
+        await app.screen.replace_talks([("qwen3-4b-q4_k_m", talk)])
+        await until(pilot, lambda: "Copy code" in screen_text(app))
+        await pilot.press("y")
+        await until(pilot, lambda: app.clipboard == "x")
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")

@@ -268,6 +268,9 @@ async def _ask(pilot: Pilot[Any], app: CyberApp, *others: str) -> None:
     await until(pilot, lambda: "Write to try a model." in screen_text(app))
     assert isinstance(app.screen, ChatPage)
     app.screen._clock = app.screen.talks[0]._clock = lambda: 0.0
+    # Without the timer an answer is drawn once, when it has ended.
+    assert app.screen._timer is not None
+    app.screen._timer.stop()
     await pilot.press("enter", *"Hello", "enter")
     await until(pilot, lambda: "21.4 tok/s" in screen_text(app))
     await pilot.press("escape")
@@ -298,6 +301,16 @@ def test_chat_with_three_models(looks: Callable[..., None]) -> None:
         await _ask(pilot, app, "gemma", "phi")
 
     looks(world, steps, first_page="chat")
+
+
+def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
+    world = busy_world()
+    world.answer = _ANSWER
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await _ask(pilot, app, "gemma")
+
+    looks(world, steps, size=SMALL, first_page="chat", theme=LIGHT.name)
 
 
 def test_requests(looks: Callable[..., None]) -> None:

@@ -163,6 +163,10 @@ class TextView(ScrollView, can_focus=True):
             self.vertical_scrollbar.window_virtual_size = self._bar_rows
             self.vertical_scrollbar.position = self.scroll_y
 
+    def watch_show_vertical_scrollbar(self) -> None:
+        """Update a scrollbar that appears: moves before did not reach it."""
+        self._show_bar()
+
     def _row(self, index: int) -> TextRow:
         return self._rows[index] if 0 <= index < len(self._rows) else ()
 

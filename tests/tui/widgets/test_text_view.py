@@ -148,3 +148,14 @@ async def test_a_growing_text_moves_some_rows_at_once() -> None:
         app.view.show(_rows(5))
         await pilot.pause()
         assert app.lines[0] == "row 0"
+
+
+async def test_a_bar_that_appears_is_where_the_text_is() -> None:
+    app = _App()
+    async with app.run_test(size=(40, 10)) as pilot:
+        app.view.show(_rows(3))
+        await pilot.pause()
+        app.view.show(_rows(30))
+        await pilot.pause()
+        assert app.view.scroll_y == 20
+        assert app.view.vertical_scrollbar.position == 20

@@ -44,8 +44,12 @@ def prepare() -> None:
     coloured("python", ("x = 1",))
 
 
+@lru_cache(maxsize=4)
 def coloured(language: str, lines: tuple[str, ...]) -> list[TextRow]:
-    """Return the pieces of each line; in one role if the language is unknown."""
+    """Return the pieces of each line; in one role if the language is unknown.
+
+    A block that grows is drawn again and again: the last results are kept.
+    """
     plain: list[TextRow] = [((line, "code"),) for line in lines]
     size = sum(map(len, lines))
     lexer = _lexer(language.lower()) if language and size <= COLOURED_CHARACTERS else None

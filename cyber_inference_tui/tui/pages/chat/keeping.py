@@ -18,7 +18,7 @@ from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.chat.conversation import Conversation
 from cyber_inference_tui.tui.pages.chat.images import takes_images
-from cyber_inference_tui.tui.pages.chat.markdown import CodeBlock, code_blocks
+from cyber_inference_tui.tui.pages.chat.markdown_rows import CodeBlock
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling, read_sampling
 from cyber_inference_tui.tui.pages.chat.saved_chats import SavedChats, SavedSummary
 from cyber_inference_tui.tui.pages.chat.talk import Talk
@@ -115,7 +115,7 @@ class KeepingPage(Page):
             case "copy":
                 return bool(self._last_answer)
             case "copy_code":
-                return bool(self._last_with_code)
+                return bool(self.active.code_blocks)
             case "copy_curl":
                 return bool(self.active.conversation.turns)
             case "export":
@@ -144,12 +144,6 @@ class KeepingPage(Page):
         turns = self.active.conversation.turns
         return next((turn.answer for turn in reversed(turns) if turn.answer), "")
 
-    @property
-    def _last_with_code(self) -> str:
-        """The last answer that seems to have a block of code."""
-        turns = reversed(self.active.conversation.turns)
-        return next((t.answer for t in turns if "```" in t.answer or "~~~" in t.answer), "")
-
     def action_copy(self) -> None:
         """Copy the last answer to the clipboard."""
         text = self._last_answer.strip()
@@ -158,7 +152,7 @@ class KeepingPage(Page):
 
     def action_copy_code(self) -> None:
         """Copy the block of code of the last answer; one of several is chosen by its number."""
-        blocks = code_blocks(self._last_with_code.lstrip("\n"))
+        blocks = self.active.code_blocks
 
         def chosen(key: str | None) -> None:
             if key is not None:

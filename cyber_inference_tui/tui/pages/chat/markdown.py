@@ -1,226 +1,246 @@
-"""Turns Markdown that grows at its end into rows; each finished line is rendered once.
+"""Draws Markdown that grows at its end as rows, within bounds; markdown-it-py parses it.
 
-A line is rendered when its end has arrived, and a table with its last line, because a row changes
-the widths of the columns. The lines of a paragraph stay lines, as models mean them.
+Only the end of the text is parsed again: what is before its last block is drawn for good. What is
+drawn for good depends on the text, not on the pieces in which it arrives.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-
-from rich.cells import cell_len
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
-from cyber_inference_tui.terminal.text_width import fold, plain
-from cyber_inference_tui.tui.pages.chat.code_colours import coloured
-from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS
-from cyber_inference_tui.tui.pages.chat.styled import inline, part, width_of, wrap_pieces
-from cyber_inference_tui.tui.pages.chat.tables import Table, is_row
-from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
+from cyber_inference_tui.tui.pages.chat import code_colours
+from cyber_inference_tui.tui.pages.chat.code_colours import COLOURED_CHARACTERS
+from cyber_inference_tui.tui.pages.chat.markdown_rows import (
+    OPEN_CODE_LINES,
+    CodeBlock,
+    MarkdownRows,
+    first_line,
+    is_blank,
+    is_closed,
+)
+from cyber_inference_tui.tui.pages.chat.tables import most_columns
+from cyber_inference_tui.tui.widgets.text_view import TextRow
 
-_FENCE = re.compile(r"^( *(?:> ?)?)(`{3,}|~{3,})[ \t]*([^\s`{]*)[^`]*$")
-_HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)(?:\s+#+)?\s*$")
-_RULE = re.compile(r"^ {0,3}([-*_])(?: *\1){2,} *$")
-_ITEM = re.compile(r"^( *)([-*+]|\d{1,9}[.)])( +)(.*)$")
-_QUOTE = re.compile(r"^ {0,3}> ?(.*)$")
-_DEEPEST = 8
-"""Quotes within quotes that are shown as such."""
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.token import Token
 
-
-@dataclass(slots=True)
-class CodeBlock:
-    """A block of code; ``indent`` is what stands before its first mark."""
-
-    mark: str
-    language: str
-    indent: str = ""
-    lines: list[str] = field(default_factory=list)
-
-    @classmethod
-    def begun_by(cls, line: str) -> CodeBlock | None:
-        """Return the block that a line begins."""
-        found = _FENCE.match(line)
-        return None if found is None else cls(found[2], found[3][:32], found[1])
-
-    def ends_with(self, line: str) -> bool:
-        """Return whether a line ends the block; add it if it does not."""
-        bare = line.strip(" >\t")
-        if len(bare) >= len(self.mark) and set(bare) == {self.mark[0]}:
-            return True
-        # The code of a list's item is indented like the item.
-        same = next(
-            (n for n, (a, b) in enumerate(zip(line, self.indent, strict=False)) if a != b),
-            min(len(line), len(self.indent)),
-        )
-        self.lines.append(line[same:])
-        return False
-
-    @property
-    def text(self) -> str:
-        """The code."""
-        return "\n".join(self.lines)
+STEP = 500
+"""After each of so many characters, what is before the last block is drawn for good."""
+OPEN_CHARACTERS = 2_000
+OPEN_LINES = 100
+"""A last block with more characters or lines is drawn for good, too."""
+_NESTING = 20
+"""Two for each list or quote within another; what is deeper is left out."""
+_CONTEXT_CHARACTERS = 80
+_CODE_MARK = re.compile("`{3}|~{3}")
 
 
-def code_blocks(text: str) -> list[CodeBlock]:
-    """Return the blocks of code in ``text``, in the order of their numbers on the screen."""
-    blocks: list[CodeBlock] = []
-    block: CodeBlock | None = None
-    for line in text.split("\n"):
-        if block is None:
-            block = CodeBlock.begun_by(line)
-            if block is not None:
-                blocks.append(block)
-        elif block.ends_with(line):
-            block = None
-    return blocks
+@lru_cache(maxsize=4)
+def _parser(columns: int) -> MarkdownIt:
+    """Return a parser for tables of at most ``columns``; wider ones are lines of text."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - needed only by who chats
+    from markdown_it.rules_block import table  # noqa: PLC0415
+
+    def bounded_table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        first = state.bMarks[start]
+        bars = state.src.count("|", first, state.eMarks[start])
+        if not 1 <= bars <= columns + 1:
+            return False
+        stop = next((line for line in range(start, end) if state.isEmpty(line)), end)
+        # Rows that lack most of their cells would cost much.
+        is_full = bars * (stop - start) <= state.eMarks[stop - 1] - first
+        return is_full and table(state, start, end, silent)
+
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _NESTING})
+    parser.block.ruler.at("table", bounded_table, {"alt": ["paragraph"]})
+    # References and underlined headings would change rows that are drawn for good.
+    return parser.disable(["reference", "lheading"]).enable(["table", "strikethrough"])
+
+
+def prepare() -> None:
+    """Import what drawing needs, in a thread."""
+    _parser(1)
+    code_colours.prepare()
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """Lines that put what follows into its place, such as the first one of an open list item.
+
+    Their ``rows`` are drawn already, with a table's ``widths``. ``code`` means that the last known
+    block of code is open.
+    """
+
+    lines: str = ""
+    rows: int = 0
+    code: bool = False
+    widths: Sequence[int] = ()
 
 
 class MarkdownFlow:
-    """Renders Markdown that grows at its end to rows of ``width`` cells."""
+    """Draws Markdown that grows at its end as rows of ``width`` cells."""
 
     def __init__(self, width: int, charset: Charset = UNICODE, indent: str = "  ") -> None:
         self._width = max(8, width - len(indent))
         self._charset = charset
-        self._indent: TextRow = ((indent, "text"),)
+        self._indent = indent
         self._rows: list[TextRow] = []
+        """The rows that are drawn for good."""
         self._done = 0
-        """Characters that are rendered for good, or wait for the end of their table."""
-        self._block: CodeBlock | None = None
-        self._blocks = 0
-        self._code_at = 0
-        """The first row of the code in the open block."""
-        self._table: Table | None = None
+        """The characters in them."""
+        self._read = 0
+        self._blocks: list[CodeBlock] = []
+        self._context = _Context()
+        self.blocks: list[CodeBlock] = []
+        """The blocks of code, in the order of their numbers on the screen."""
 
     def rows(self, text: str) -> list[TextRow]:
         """Return the rows of ``text``, which has to begin with the text of the last call."""
-        *whole, tail = text[self._done :].split("\n")
-        for line in whole:
-            self._done += len(line) + 1
-            self._take(_plain(line))
-        return [*self._rows, *self._open_rows(_plain(tail))]
+        text = text.replace("\r", " ")  # the parser would take it for the end of a line
+        while self._read + STEP <= len(text):
+            self._read += STEP
+            self._finish(text[self._done : self._read])
+        drawn = self._draw(text[self._done :], self._context)
+        self.blocks = self._with(drawn.blocks)
+        return [*self._rows, *drawn.rows[self._context.rows :]]
 
-    def _take(self, line: str) -> None:
-        """Render a line that is complete."""
-        if self._block is not None:
-            self._take_code(line)
+    @property
+    def _parser(self) -> MarkdownIt:
+        return _parser(most_columns(self._width))
+
+    def _draw(self, text: str, context: _Context) -> MarkdownRows:
+        """Draw the end of the text, and its context before it."""
+        drawn = MarkdownRows(
+            self._width,
+            self._charset,
+            self._indent,
+            follows=bool(self._rows),
+            first_block=len(self._blocks) + (not context.code),
+            widths=context.widths,
+        )
+        drawn.draw(self._parser, context.lines + text)
+        return drawn
+
+    def _with(self, blocks: list[CodeBlock]) -> list[CodeBlock]:
+        """Return the known blocks of code and those of the end of the text."""
+        if not self._context.code or not blocks:
+            return [*self._blocks, *blocks]
+        *before, begun = self._blocks
+        whole = CodeBlock(begun.language, begun.content + blocks[0].content)
+        return [*before, whole, *blocks[1:]]
+
+    def _finish(self, text: str) -> None:
+        """Draw for good what is before the last block of ``text``, or all of it if it is long."""
+        # A line that has not ended may become anything.
+        whole = text[: text.rfind("\n") + 1]
+        if len(text) - len(whole) > OPEN_CHARACTERS:
+            whole = text
+        quoted = len(whole) > OPEN_CHARACTERS
+        if is_blank(whole, quoted=quoted) and not self._context.code:
+            self._done += max(0, len(whole) - 1)  # the last one separates what follows
             return
-        if self._table is not None:
-            if self._table.takes(line):
-                return
-            self._end_table()
-        if (block := CodeBlock.begun_by(line)) is not None:
-            self._block = block
-            self._blocks += 1
-            self._rows.append(self._code_title(block, self._blocks))
-            self._code_at = len(self._rows)
-        elif is_row(line):
-            self._table = Table(self._width, self._charset)
-            self._table.takes(line)
-        else:
-            self._rows += self._text_rows(line)
-
-    def _take_code(self, line: str) -> None:
-        block = self._block
-        if block is None:
+        source = self._context.lines + whole
+        path = _last_path(self._parser.parse(source))
+        lines = _lines(source)
+        # A list's items are blocks of their own.
+        outer = path[min(len(path) - 1, path[0].token.type.endswith("list_open"))]
+        if not _is_long(lines, outer):
+            path = [outer]
+        end, is_open = _cut(lines, path)
+        done = "".join(lines[:end])[len(self._context.lines) :]
+        if not done:
             return
-        if block.ends_with(line):
-            # Only the whole code tells the lines within a long string or comment.
-            del self._rows[self._code_at :]
-            self._rows += self._code_rows(block, tuple(block.lines))
-            self._block = None
-        else:
-            self._rows += self._code_rows(block, (block.lines[-1],))
-
-    def _end_table(self) -> None:
-        table, self._table = self._table, None
-        if table is not None:
-            self._rows += self._table_rows(table)
-
-    def _open_rows(self, tail: str) -> list[TextRow]:
-        """Return the rows that the next characters may change."""
-        if self._block is not None:
-            begins_mark = tail.strip(" >\t") and set(tail.strip(" >\t")) == {self._block.mark[0]}
-            return self._code_rows(self._block, (tail,)) if tail and not begins_mark else []
-        rows = [] if self._table is None else self._table_rows(self._table, tail)
-        if not tail or (self._table is not None and is_row(tail)):
-            return rows
-        if (block := CodeBlock.begun_by(tail)) is not None:
-            return [*rows, self._code_title(block, self._blocks + 1)]
-        return [*rows, *self._text_rows(tail, grows=True)]
-
-    def _table_rows(self, table: Table, tail: str = "") -> list[TextRow]:
-        rows = table.rows(tail)
-        if rows is not None:
-            return [self._indent + row for row in rows]
-        lines = [*table.lines, *([tail] if is_row(tail) else [])]
-        return [row for line in lines for row in self._text_rows(line)]
-
-    # Lines of text
-
-    def _text_rows(self, line: str, *, grows: bool = False) -> list[TextRow]:
-        before, after, content = self._parts(line, self._width, 0, grows=grows)
-        width = self._width - width_of(before)
-        rows = wrap_pieces(content, max(2, width))
-        return [self._indent + (after if n else before) + row for n, row in enumerate(rows)]
-
-    def _parts(
-        self, line: str, width: int, depth: int, *, grows: bool
-    ) -> tuple[TextRow, TextRow, TextRow]:
-        """Return what stands before the first row and the other rows, and the content."""
-        unicode = self._charset.unicode
-        if found := _HEADING.match(line):
-            role: Role = "heading" if len(found[1]) > 2 else "title"
-            return (), (), inline(found[2], role, grows=grows)
-        if _RULE.match(line):
-            return (), (), ((("─" if unicode else "-") * min(width, 40), "dim"),)
-        if (found := _QUOTE.match(line)) and depth < _DEEPEST:
-            bar: TextRow = (("▏ " if unicode else "| ", "dim"),)
-            before, after, content = self._parts(found[1], width - 2, depth + 1, grows=grows)
-            return bar + before, bar + after, content
-        if found := _ITEM.match(line):
-            sign = found[2] if found[2][0].isdigit() or not unicode else "•"
-            space = found[1][: width // 3]
-            # As wide as the source, so that the lines below an item are below its text.
-            mark = f"{sign}{found[3][:4]}"
-            marks: TextRow = ((space, "text"), (mark, "dim"))
-            hang: TextRow = ((" " * (len(space) + len(mark)), "text"),)
-            return marks, hang, inline(found[4], grows=grows)
-        text = line.lstrip(" ")
-        blank = line[: len(line) - len(text)][: width // 2]
-        lead: TextRow = ((blank, "text"),) if blank and text else ()
-        return lead, lead, inline(text, grows=grows)
-
-    # Lines of code
-
-    def _code_title(self, block: CodeBlock, number: int) -> TextRow:
-        width = self._width - self._code_indent(block)
-        left = f" {plain(block.language) or 'code'}"
-        right = f"{number} "
-        space = " " * max(1, width - cell_len(left) - len(right))
-        return (*self._code_lead(block), (left + space + right, "code-title"))
-
-    def _code_rows(self, block: CodeBlock, lines: tuple[str, ...]) -> list[TextRow]:
-        width = self._width - self._code_indent(block)
-        lead = self._code_lead(block)
-        rows: list[TextRow] = []
-        for pieces in coloured(block.language, lines):
-            text = "".join(piece for piece, _ in pieces)
-            at = 0
-            for shown in fold(text, width - 2):
-                blank = " " * (width - 1 - cell_len(shown))
-                row = part(pieces, at, at + len(shown))
-                rows.append((*lead, (" ", "code"), *row, (blank, "code")))
-                at += len(shown)
-        return rows
-
-    def _code_lead(self, block: CodeBlock) -> TextRow:
-        space = " " * self._code_indent(block)
-        return (*self._indent, (space, "text")) if space else self._indent
-
-    def _code_indent(self, block: CodeBlock) -> int:
-        return min(len(block.indent), self._width // 3)
+        drawn = self._draw(done, self._context)
+        self._rows += drawn.rows[self._context.rows :]
+        self._blocks = self._with(drawn.blocks)
+        self._done += len(done)
+        self._context = _context(lines[:end], path, drawn.widths, is_open=is_open)
+        if self._context.lines:
+            rows = len(self._draw("", self._context).rows)
+            self._context = replace(self._context, rows=rows)
 
 
-def _plain(line: str) -> str:
-    return plain(line, limit=ANSWER_CHARACTERS).rstrip()
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block in which the text ends, or a container of it.
+
+    ``start`` is the line to which all before it can be drawn without it.
+    """
+
+    token: Token
+    start: int
+
+
+def _last_path(tokens: list[Token]) -> list[_Block]:
+    """Return the last block, after the lists, items and quotes that it is in."""
+    path: list[_Block] = []
+    before: Token | None = None
+    for token in tokens:
+        if token.nesting >= 0 and token.map and token.type != "inline":
+            path = path[: token.level]
+            if not path or path[-1].token.type != "table_open":
+                # The first block of an item may begin a line after the item's mark.
+                is_first = path and path[-1].token is before
+                path.append(_Block(token, path[-1].start if is_first else token.map[0]))
+        before = token
+    return path
+
+
+def _is_long(lines: list[str], block: _Block) -> bool:
+    """Return whether the last block is too long to be drawn again and again."""
+    lines = lines[block.start :]
+    if block.token.type == "fence":
+        return len(lines) > OPEN_CODE_LINES or sum(map(len, lines)) > COLOURED_CHARACTERS
+    return len(lines) > OPEN_LINES or sum(map(len, lines)) > OPEN_CHARACTERS
+
+
+def _cut(lines: list[str], path: list[_Block]) -> tuple[int, bool]:
+    """Return the number of lines to draw for good, and whether the last block is open then."""
+    block = path[-1]
+    is_long = _is_long(lines, block)
+    code = block.token.type == "fence"
+    if code and is_long and not is_closed(block.token):
+        return len(lines), True
+    end = len(lines) if is_long else block.start
+    quoted = any(one.token.type == "blockquote_open" for one in path)
+    while end and is_blank(lines[end - 1], quoted=quoted):
+        end -= 1  # they separate what follows
+    return end, is_long and end == len(lines) and not code
+
+
+def _context(
+    lines: list[str], path: list[_Block], widths: Sequence[int], *, is_open: bool
+) -> _Context:
+    """Return the context of what follows ``lines``, which end in the ``path``."""
+    *containers, last = path
+    starts = {block.token.map[0] for block in containers if block.token.map}
+    kept = {at: _beginning(lines[at]) for at in starts if at < len(lines)}
+    table, code = (is_open and last.token.type == kind for kind in ("table_open", "fence"))
+    start = first_line(last.token)
+    if table:
+        kept.update(enumerate(lines[start : start + 2], start))
+    elif code:
+        kept[start] = f"{lines[start].rstrip()[:_CONTEXT_CHARACTERS]}\n"
+    source = "".join(kept[at] for at in sorted(kept))
+    if code and len(lines) > start + 1 and not lines[-1].endswith("\n"):
+        # Within a line: what follows needs its indentation.
+        source += lines[-1].removesuffix(last.token.content.rpartition("\n")[2])
+    return _Context(source, code=code, widths=widths if table else ())
+
+
+def _beginning(line: str) -> str:
+    """Return a line that begins the same list item or quote, with other text."""
+    return f"{_CODE_MARK.split(line, 1)[0][:_CONTEXT_CHARACTERS].rstrip()} x\n"
+
+
+def _lines(source: str) -> list[str]:
+    """Return the lines with their ends."""
+    *lines, rest = source.split("\n")
+    return [*(f"{line}\n" for line in lines), *([rest] if rest else [])]

@@ -20,7 +20,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.dialogs.choice import ChoiceDialog
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.chat import code_colours
+from cyber_inference_tui.tui.pages.chat import markdown
 from cyber_inference_tui.tui.pages.chat.conversation import Conversation
 from cyber_inference_tui.tui.pages.chat.images import (
     IMAGES,
@@ -268,14 +268,13 @@ class ChatPage(KeepingPage):
         text = message.text.strip()
         if not (text or self._images) or self._model is None or self.cyber.options.readonly:
             return
-        models = [talk.model for talk in self.talks]
         if self.answering:
             self.cyber.show_message("Wait for the answer, or press esc to stop it.", "warning")
         elif len(text) > TEXT_CHARACTERS:
             self.cyber.show_message(
                 f"A message may have at most {TEXT_CHARACTERS:,} characters.", "warning"
             )
-        elif self._images and not any(model and takes_images(model) for model in models):
+        elif self._images and not self._sees:
             self.cyber.show_message(blind_text(self.active.chosen or ""), "warning")
         else:
             message.clear()
@@ -290,8 +289,8 @@ class ChatPage(KeepingPage):
         self.note_question()
         if not self._prepared:
             self._prepared = True
-            # Imported now, so that the first block of code does not delay a key.
-            self.run_worker(asyncio.to_thread(code_colours.prepare), exit_on_error=False)
+            # Imported now, so that the first answer does not delay a key.
+            self.run_worker(asyncio.to_thread(markdown.prepare), exit_on_error=False)
         self._changed()
 
     @on(Talk.Ended)
@@ -424,8 +423,16 @@ class ChatPage(KeepingPage):
 
     # Images and options
 
+    @property
+    def _sees(self) -> bool:
+        """Whether a chosen model takes images."""
+        return any(talk.model is not None and takes_images(talk.model) for talk in self.talks)
+
     def action_image(self) -> None:
         """Ask for the path of an image."""
+        if not self._sees:
+            self.cyber.show_message(blind_text(self.active.chosen or ""), "warning")
+            return
         self.app.push_screen(
             Prompt(
                 "Send an image with the next message",
@@ -437,11 +444,8 @@ class ChatPage(KeepingPage):
         )
 
     async def _add_image(self, path: str) -> None:
-        model = self._model
-        if model is not None and not any(
-            one and takes_images(one) for one in (talk.model for talk in self.talks)
-        ):
-            raise CyberError(blind_text(model.id))
+        if not self._sees:
+            raise CyberError(blind_text(self.active.chosen or ""))
         if len(self._images) >= IMAGES:
             raise CyberError(f"A message may have at most {IMAGES} images.")
         self._images = (*self._images, await in_time(read_image, path))

@@ -9,6 +9,7 @@ from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.chat.conversation import ANSWER_CHARACTERS, Turn, TurnState
 from cyber_inference_tui.tui.pages.chat.markdown import MarkdownFlow
+from cyber_inference_tui.tui.pages.chat.markdown_rows import CodeBlock
 from cyber_inference_tui.tui.pages.chat.styled import wrap
 from cyber_inference_tui.tui.widgets.text_view import Role, TextRow
 from cyber_inference_tui.units import counted, number_text
@@ -59,6 +60,11 @@ class TurnRows:
 
     def _lines(self, text: str, role: Role = "dim") -> list[TextRow]:
         return [((_INDENT + piece, role),) for piece in wrap(text, self._width - len(_INDENT))]
+
+    @property
+    def code_blocks(self) -> list[CodeBlock]:
+        """The blocks of code in the answer, as far as its rows are made."""
+        return self._answer.blocks
 
     def rows(self, *, unfolded: bool) -> list[TextRow]:
         """Return all rows; ``unfolded`` shows the model's thinking."""

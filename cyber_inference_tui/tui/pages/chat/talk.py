@@ -16,6 +16,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.pages.chat.conversation import Conversation, Turn, TurnState
 from cyber_inference_tui.tui.pages.chat.images import Image, blind_text, takes_images
+from cyber_inference_tui.tui.pages.chat.markdown_rows import CodeBlock
 from cyber_inference_tui.tui.pages.chat.model_choice import invitation, talk_content
 from cyber_inference_tui.tui.pages.chat.rows import TextFlow, TurnRows, state_content
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
@@ -160,6 +161,12 @@ class Talk(Vertical):
         self._rows.clear()
         self._past = None
         self.paint()
+
+    @property
+    def code_blocks(self) -> list[CodeBlock]:
+        """The blocks of code in the last answer that has any."""
+        shown = (self._rows.get(id(turn)) for turn in reversed(self.conversation.turns))
+        return next((rows.code_blocks for rows in shown if rows and rows.code_blocks), [])
 
     def unfold(self, *, unfolded: bool) -> None:
         """Show or hide the model's thinking."""
