@@ -15,7 +15,7 @@ from cyber_inference_tui.records import (
     RequestPhase,
     RequestRecord,
 )
-from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.app_options import AfterExit
@@ -117,6 +117,13 @@ def test_unknown_values_are_dashes() -> None:
     )
     texts = [row.cell(place)[0] for place in range(12)]
     assert texts[4] == texts[5] == texts[7] == texts[11] == UNICODE.missing
+
+
+@pytest.mark.parametrize(("charset", "text"), [(UNICODE, "≈ 148"), (ASCII, "~ 148")])
+def test_tokens_that_were_counted_are_marked(charset: Charset, text: str) -> None:
+    record = request(1, tokens_out=148, tokens_counted=True)
+    assert request_row(record, RenderContext(charset, NOW)).cell(5)[0] == text
+    assert ("tokens out", text) in details(record, NOW, charset)
 
 
 def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
