@@ -314,10 +314,15 @@ async def test_a_new_request_appears_on_top_and_the_cursor_stays_on_its_own() ->
 
 
 async def test_an_empty_page_says_what_it_is_for() -> None:
-    async with on_page(empty_world()) as (app, _, pilot):
+    async with on_page(empty_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await until(pilot, lambda: "No requests yet." in screen_text(app))
-        assert "http://127.0.0.1:8337/v1" in screen_text(app)
+        # The text has the whole width, and no key acts on a request.
+        assert "http://127.0.0.1:8337/v1 with the lines that C shows, or press" in screen_text(app)
+        assert "Details" not in screen_text(app)
+        client.publish("request", request(1, model="first"))
+        await until(pilot, lambda: "Details" in screen_text(app))
+        assert "received" in screen_text(app)
 
 
 def end_of(live: ActiveRequestRecord) -> RequestRecord:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.errors import InvalidRequestError
-from cyber_inference_tui.tui.setting_text import parse, to_text
+from cyber_inference_tui.settings.schema import KEYS
+from cyber_inference_tui.tui.setting_text import parse, to_text, with_unit
 
 _words = st.text(min_size=1, max_size=12).filter(lambda text: text == text.strip())
 
@@ -25,6 +26,17 @@ _words = st.text(min_size=1, max_size=12).filter(lambda text: text == text.strip
 )
 def test_what_is_shown_can_be_typed(value: Any) -> None:
     assert parse(to_text(value), value) == value
+
+
+def test_times_and_sizes_have_their_units() -> None:
+    shown = {
+        key.name: with_unit(to_text(key.default), key.default, key.help) for key in KEYS.values()
+    }
+    assert shown["model_idle_timeout"] == "300 s"
+    assert shown["max_body_size"] == "64.0 MiB"
+    # Zero is "off", and other numbers count things.
+    assert (shown["stall_timeout"], shown["max_queue"]) == ("0", "128")
+    assert with_unit("true", True, "Seconds of it.") == "true"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from textual.widgets import Input, Static
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.tui.dialogs.fit import limit_height
+from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
 from cyber_inference_tui.tui.widgets.text_line import TextLine
 
@@ -28,10 +30,11 @@ class ChoiceDialog(ModalScreen[str | None]):
 
     DEFAULT_CSS = """
     ChoiceDialog { align: center middle; }
-    ChoiceDialog #box { width: 84; max-width: 96%; height: auto; max-height: 90%; padding: 1 2;
+    ChoiceDialog #box { width: 84; max-width: 96%; height: auto; padding: 1 2;
         background: $panel; }
     ChoiceDialog Input { margin: 1 0; background: $surface; }
-    ChoiceDialog LiveTable { height: auto; min-height: 5; max-height: 18; background: $panel; }
+    ChoiceDialog LiveTable { height: auto; min-height: 5; background: $panel; }
+    ChoiceDialog #hints { margin-top: 1; }
     """
     KEYS_TITLE = "List"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -66,6 +69,7 @@ class ChoiceDialog(ModalScreen[str | None]):
             yield LiveTable(
                 self._columns, empty="No name contains this text.", charset=self._charset
             )
+            yield Static(key_hints(("enter", "chooses"), ("esc", "cancels")), id="hints")
 
     def on_mount(self) -> None:
         """Show all rows."""
@@ -73,6 +77,11 @@ class ChoiceDialog(ModalScreen[str | None]):
         self._show("")
         if self._chosen is not None:
             self.query_one(LiveTable).move_to(self._chosen)
+
+    def on_resize(self) -> None:
+        """Scroll a list that is higher than the screen."""
+        box, table = self.query_one("#box"), self.query_one(LiveTable)
+        self.call_after_refresh(limit_height, box, table, least=3)
 
     def _show(self, typed: str) -> None:
         wanted = typed.strip().lower()
@@ -83,7 +92,7 @@ class ChoiceDialog(ModalScreen[str | None]):
         ]
         table = self.query_one(LiveTable)
         # The height is that of all rows, so that it does not change while the user types.
-        table.styles.height = min(18, len(self._all) + 1)
+        table.styles.height = len(self._all) + 1
         table.filtered = True
         table.show(rows)
 

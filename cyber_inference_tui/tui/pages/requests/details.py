@@ -51,7 +51,10 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     # The table shows growing times; here they would be painted every second.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
-        lines.append(("queued", charset.known(record.queue_seconds, seconds_text)))
+        queued = charset.known(record.queue_seconds, seconds_text)
+        if isinstance(record, RequestRecord) and record.load_seconds:
+            queued += f" (load {seconds_text(record.load_seconds)})"
+        lines.append(("queued", queued))
         first = charset.known(record.time_to_first_token_seconds, seconds_text)
         lines.append(("first token" if record.stream else "answered after", first))
     if isinstance(record, RequestRecord):
