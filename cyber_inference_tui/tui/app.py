@@ -391,10 +391,13 @@ class CyberApp(Navigation):
 
     def action_keys(self) -> None:
         """Show the keys of this page."""
-        from cyber_inference_tui.tui.dialogs.keys import Keys  # noqa: PLC0415 - seldom
+        from cyber_inference_tui.tui.dialogs.keys import (  # noqa: PLC0415 - seldom
+            Keys,
+            versions_text,
+        )
 
         if not isinstance(self.screen, Keys):
-            self.push_screen(Keys(self.screen))
+            self.push_screen(Keys(self.screen, versions_text(self.snapshot.status)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available: clients connect to a service that has answered."""
