@@ -87,20 +87,20 @@ class CyberApp(Navigation):
             "Help",
             key_display="?",
             id="app.help",
-            tooltip="The keys of this page",
+            tooltip="the keys of this page",
         ),
         Binding(
             "C,f2",
             "connect",
             "Connect",
             id="app.connect",
-            tooltip="Address, key and ready lines for clients",
+            tooltip="address, key and ready lines for clients",
         ),
-        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
-        Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
+        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="other machines"),
+        Binding("q", "leave", "Quit", id="app.quit", tooltip="leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
-            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
+            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="repaint the screen"
         ),
         Binding(
             "colon",
@@ -108,7 +108,7 @@ class CyberApp(Navigation):
             "Palette",
             show=False,
             id="app.palette",
-            tooltip="Any action, model, setting or theme by its name",
+            tooltip="any action, model, setting or theme by its name",
         ),
         # Also while a text is typed.
         Binding(
@@ -118,7 +118,7 @@ class CyberApp(Navigation):
             show=False,
             priority=True,
             id="app.palette-anywhere",
-            tooltip="Any action, model, setting or theme by its name",
+            tooltip="any action, model, setting or theme by its name",
         ),
         Binding(
             "ctrl+z",
@@ -127,7 +127,7 @@ class CyberApp(Navigation):
             show=False,
             priority=True,
             id="app.suspend",
-            tooltip="Return to the shell; fg continues",
+            tooltip="return to the shell; fg continues",
         ),
     ]
 

@@ -90,7 +90,7 @@ async def test_what_opens_while_the_terminal_has_no_focus_takes_keys() -> None:
 @pytest.mark.parametrize(
     ("keys", "shown"),
     [
-        ("?", "Leave the app"),
+        ("?", "leave the app"),
         ("q", "Stop the service as well?"),
         ("2e", "config.toml"),
         ("2u", "Unload"),
@@ -161,7 +161,7 @@ async def test_help_is_made_from_the_bindings() -> None:
     async with running(busy_world()) as (app, _, pilot):
         await pilot.press("question_mark")
         await until(pilot, lambda: "Everywhere" in screen_text(app))
-        assert "Leave the app" in screen_text(app)
+        assert "leave the app" in screen_text(app)
         await pilot.press("escape")
         await until(pilot, lambda: "Everywhere" not in screen_text(app))
 
