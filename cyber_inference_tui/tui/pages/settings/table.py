@@ -92,11 +92,9 @@ def setting_help(record: ConfigValueRecord, *, whole: int | None = None) -> Cont
     default = _shown(record.default, record) or "none"
     parts = []
     if whole is not None:
-        value = plain(to_text(record.value) or "none", limit=_LONGEST)
-        if (shown := _shown(record.value, record)).endswith("B") and shown != value:
-            value = f"{shown} ({value} bytes)"
-        elif shown:
-            value = plain(shown, limit=_LONGEST)
+        value = plain(_shown(record.value, record) or "none", limit=_LONGEST)
+        if isinstance(record.value, int | float) and value.endswith("B"):
+            value += f" ({to_text(record.value)} bytes)"
         lines = "\n".join(fold(value, whole, after="/") if " " not in value else [value])
         parts = [(clean_line(record.key), "bold"), (f"\n{lines}\n\n", "")]
     parts.append((clean_line(record.help), ""))
