@@ -132,8 +132,7 @@ class RequestsPage(Page):
         """The snapshot of a frozen display and its time."""
         self._beside_wanted = True
         """A person wants the details beside the list, if there is room."""
-        self._is_empty = True
-        """The service has no request."""
+        self._is_empty = True  # until the service has a request
 
     def body(self) -> ComposeResult:
         """Compose the table with its details, and the totals."""
@@ -255,10 +254,9 @@ class RequestsPage(Page):
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
         dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
-            widget = self.query_one("#title", Static)
-            room = widget.content_size.width
+            room = self.query_one("#title").content_size.width
             title = self.query_one(TotalsTable).title(self.cyber.options.charset.dot, room)
-            update_static(widget, title)
+            update_static(self.query_one("#title", Static), title)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
         if not self._history.complete:
