@@ -117,6 +117,7 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
     from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
     from cyber_inference_tui.terminal.clients import client_name
     from cyber_inference_tui.terminal.columns import Cell, Column
+    from cyber_inference_tui.terminal.phases import tokens_out_text
     from cyber_inference_tui.units import number_text, seconds_text, speed_text
 
     now = datetime.now(UTC)
@@ -142,6 +143,11 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
         tokens = record.tokens_in if isinstance(record, RequestRecord) else None
         return known(tokens, number_text(tokens or 0))
 
+    def written(record: ActiveRequestRecord | RequestRecord, terminal: Terminal) -> str:
+        if isinstance(record, RequestRecord):
+            return tokens_out_text(record, terminal.charset)
+        return known(record.tokens_out, number_text(record.tokens_out or 0))
+
     def known(value: float | None, text: str) -> str:
         return "-" if value is None else text
 
@@ -163,7 +169,7 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
             "OUT",
             right=True,
             priority=4,
-            cell=lambda one, _: known(one.tokens_out, number_text(one.tokens_out or 0)),
+            cell=written,
         ),
         Column(
             "speed",

@@ -168,9 +168,11 @@ class ClientResponse:
         if head is None or body_tap is None:
             return Usage()
         usage = Usage() if head.is_encoded else body_tap.usage(events=head.is_events)
-        if usage.error is not None or not (self.complete or body_tap.says_done):
-            # What the server has reported is not all of it.
-            usage = usage._replace(tokens_out=self.tokens_so_far or usage.tokens_out)
+        whole = usage.error is None and (self.complete or body_tap.says_done)
+        # What the server has reported of an answer that was cut is not all of it.
+        if (not whole or usage.tokens_out is None) and (tokens := self.tokens_so_far):
+            counted = True if tokens != usage.tokens_out else None
+            usage = usage._replace(tokens_out=tokens, tokens_counted=counted)
         if head.status >= 400 and usage.error is None:
             usage = usage._replace(error=f"The model's server answered with status {head.status}.")
         return usage

@@ -215,6 +215,7 @@ class RequestLog:
             tokens_cached=usage.tokens_cached,
             tokens_drafted=usage.tokens_drafted,
             tokens_accepted=usage.tokens_accepted,
+            tokens_counted=usage.tokens_counted,
             body_seconds=_rounded(self._body_seconds),
             load_seconds=_rounded(self._load_seconds),
             queue_ahead=self._queue_ahead,

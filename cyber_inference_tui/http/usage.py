@@ -46,6 +46,8 @@ class Usage(NamedTuple):
     """The time for the prompt, by the server's own clock."""
     answer_seconds: float | None = None
     """The time for the answer."""
+    tokens_counted: bool | None = None
+    """Whether ``tokens_out`` was counted here, from the events of a stream."""
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]

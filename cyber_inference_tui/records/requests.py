@@ -132,6 +132,9 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens that a draft model proposed."""
     tokens_accepted: int | None = None
     """The proposed tokens that became part of the answer."""
+    tokens_counted: bool | None = None
+    """Whether ``tokens_out`` is the number of the stream's events, about one for each token,
+    because the server reported no other."""
     body_seconds: float | None = None
     """Seconds from its arrival until its body was complete; ``None`` = it came at once."""
     load_seconds: float | None = None

@@ -98,6 +98,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT, subject TEXT, text TEXT)""",
     ),
     ("ALTER TABLE requests ADD COLUMN box TEXT",),
+    ("ALTER TABLE requests ADD COLUMN tokens_counted INTEGER",),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""

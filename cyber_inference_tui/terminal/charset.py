@@ -51,6 +51,11 @@ class Charset:
         return shown if self.unicode else "".join(_KEY_WORDS.get(sign, sign) for sign in shown)
 
     @property
+    def about(self) -> str:
+        """The sign before a number that is about right."""
+        return "≈" if self.unicode else "~"
+
+    @property
     def dots(self) -> str:
         """Three dots, for something that takes time or goes on."""
         return "…" if self.unicode else "..."

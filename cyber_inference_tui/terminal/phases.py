@@ -1,12 +1,12 @@
-"""The phases of a request as lines with bars, for the app and the command line."""
+"""The phases of a request as lines with bars, and its tokens, for the app and the command line."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from cyber_inference_tui.records import PhaseRecord, RequestWhy
+from cyber_inference_tui.records import PhaseRecord, RequestRecord, RequestWhy
 from cyber_inference_tui.terminal.charset import Charset
-from cyber_inference_tui.units import number_text, seconds_text, speed_text
+from cyber_inference_tui.units import counted, number_text, seconds_text, speed_text
 
 
 class PhaseLine(NamedTuple):
@@ -47,11 +47,17 @@ def slowness(why: RequestWhy) -> str:
     return f"{figure} times its usual time: {why.cause}"
 
 
+def tokens_out_text(record: RequestRecord, charset: Charset) -> str:
+    """Return the tokens of an answer, with a sign if they were counted as they passed."""
+    text = charset.known(record.tokens_out, number_text)
+    return f"{charset.about} {text}" if record.tokens_counted else text
+
+
 def _note(phase: PhaseRecord) -> str:
     parts = []
     if phase.tokens is not None:
-        new = " new" if phase.tokens_cached is not None else ""
-        parts.append(f"{number_text(phase.tokens)}{new} tokens")
+        new = "new " if phase.tokens_cached is not None else ""
+        parts.append(counted(phase.tokens, f"{new}token"))
     if phase.tokens_cached is not None:
         parts.append(f"{number_text(phase.tokens_cached)} cached")
     if phase.tokens_per_second is not None:

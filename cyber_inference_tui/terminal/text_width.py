@@ -132,14 +132,19 @@ def fit(text: str, width: int, align: Align, ellipsis: str) -> str:
     return space + text if align == "right" else text + space
 
 
-def fold(text: str, width: int) -> list[str]:
-    """Split ``text`` into pieces of at most ``width`` cells, at least 2, anywhere in a word."""
+def fold(text: str, width: int, *, after: str = "") -> list[str]:
+    """Split ``text`` into pieces of at most ``width`` cells, at least 2, anywhere in a word.
+
+    If there is an ``after`` in the second half of a piece, it ends behind the last one.
+    """
     width = max(2, width)
-    if text.isascii():
+    if text.isascii() and not after:
         return [text[at : at + width] for at in range(0, len(text), width)] or [""]
     pieces = []
     while text:
         piece = head(text, width)
+        if after and len(piece) < len(text) and (end := piece.rfind(after, len(piece) // 2)) >= 0:
+            piece = piece[: end + len(after)]
         pieces.append(piece)
         text = text[len(piece) :]
     return pieces or [""]

@@ -87,7 +87,7 @@ class CyberApp(Navigation):
             "Palette",
             key_display=":",
             id="app.palette",
-            tooltip="Any action, model, setting or theme by its name",
+            tooltip="any action, model, setting or theme by its name",
         ),
         Binding(
             "question_mark,f1",
@@ -95,23 +95,23 @@ class CyberApp(Navigation):
             "Help",
             key_display="?",
             id="app.help",
-            tooltip="The keys of this page",
+            tooltip="the keys of this page",
         ),
         Binding(
             "C,f2",
             "connect",
             "Connect",
             id="app.connect",
-            tooltip="Address, key and ready lines for clients",
+            tooltip="address, key and ready lines for clients",
         ),
-        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
+        Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="other machines"),
         Binding(
-            "v", "screen.columns", "Columns", show=False, id="app.columns", tooltip="Of the table"
+            "v", "screen.columns", "Columns", show=False, id="app.columns", tooltip="of the table"
         ),
-        Binding("q", "leave", "Quit", id="app.quit", tooltip="Leave the app"),
+        Binding("q", "leave", "Quit", id="app.quit", tooltip="leave the app"),
         Binding("ctrl+q", "leave", "Quit", show=False, id="app.quit-anywhere"),
         Binding(
-            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="Repaint the screen"
+            "ctrl+l", "redraw", "Redraw", show=False, id="app.redraw", tooltip="repaint the screen"
         ),
         # Also while a text is typed.
         Binding(
@@ -121,7 +121,7 @@ class CyberApp(Navigation):
             show=False,
             priority=True,
             id="app.palette-anywhere",
-            tooltip="Any action, model, setting or theme by its name",
+            tooltip="any action, model, setting or theme by its name",
         ),
         Binding(
             "ctrl+z",
@@ -130,7 +130,7 @@ class CyberApp(Navigation):
             show=False,
             priority=True,
             id="app.suspend",
-            tooltip="Return to the shell; fg continues",
+            tooltip="return to the shell; fg continues",
         ),
     ]
 
@@ -394,10 +394,13 @@ class CyberApp(Navigation):
 
     def action_keys(self) -> None:
         """Show the keys of this page."""
-        from cyber_inference_tui.tui.dialogs.keys import Keys  # noqa: PLC0415 - seldom
+        from cyber_inference_tui.tui.dialogs.keys import (  # noqa: PLC0415 - seldom
+            Keys,
+            versions_text,
+        )
 
         if not isinstance(self.screen, Keys):
-            self.push_screen(Keys(self.screen))
+            self.push_screen(Keys(self.screen, versions_text(self.snapshot.status)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available: clients connect to a service that has answered."""

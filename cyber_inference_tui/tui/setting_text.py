@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from cyber_inference_tui.errors import InvalidRequestError
+from cyber_inference_tui.units import size_text
 
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -35,6 +36,19 @@ def to_text(value: Any) -> str:
     if isinstance(value, dict):
         return _json(value) if value else ""
     return str(value)
+
+
+def with_unit(text: str, value: Any, description: str) -> str:
+    """Return ``text``, which is ``value``, with the unit that its description begins with.
+
+    These are ``Seconds`` and ``Bytes``. Zero, which often means never or no limit, has no unit.
+    """
+    if isinstance(value, int | float) and value and not isinstance(value, bool):
+        if description.startswith("Seconds "):
+            return f"{text} s"
+        if description.startswith("Bytes "):
+            return size_text(int(value))
+    return text
 
 
 def parse(text: str, like: Any) -> Any:

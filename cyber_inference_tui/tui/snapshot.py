@@ -168,13 +168,11 @@ def request_identity(record: ActiveRequestRecord | RequestRecord) -> RequestIden
 
 def would_be_lost(snapshot: Snapshot) -> str:
     """Return a sentence about what stopping the service would end; empty if nothing."""
+    downloads = sum(one.status in IN_PROGRESS for one in snapshot.downloads)
+    work = ((len(snapshot.active), "request"), (downloads, "download"))
     parts = []
-    if snapshot.active:
-        parts.append(counted(len(snapshot.active), "request"))
-    if running := sum(one.status in IN_PROGRESS for one in snapshot.downloads):
-        parts.append(counted(running, "download"))
-    if active_models := len(snapshot.active_models):
-        parts.append(counted(active_models, "loaded model"))
-    if not parts:
-        return ""
-    return f"Stopping ends {' and '.join(filter(None, [', '.join(parts[:-1]), parts[-1]]))}."
+    if running := " and ".join(counted(number, noun) for number, noun in work if number):
+        parts.append(f"interrupts {running}")
+    if models := len(snapshot.active_models):
+        parts.append(f"unloads {counted(models, 'model')}")
+    return f"Stopping {', and '.join(parts)}." if parts else ""

@@ -73,6 +73,7 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         tokens_cached=7,
         tokens_drafted=20,
         tokens_accepted=15,
+        tokens_counted=True,
         body_seconds=0.1,
         load_seconds=1.0,
         queue_ahead=3,

@@ -80,6 +80,13 @@ def test_what_is_cut_is_marked() -> None:
     assert fit("21.4", 6, "right", "…") == "  21.4"
 
 
+def test_folding_prefers_to_end_behind_a_mark() -> None:
+    assert fold("/home/user/models/phi.gguf", 20, after="/") == ["/home/user/models/", "phi.gguf"]
+    # A mark in the first half would leave most of the piece empty.
+    assert fold("/a/bcdefghijklmnop", 12, after="/") == ["/a/bcdefghij", "klmnop"]
+    assert fold("ab/cd", 5, after="/") == ["ab/cd"]
+
+
 @given(TEXTS, st.integers(2, 30))
 def test_folding_keeps_every_character_and_fits(text: str, width: int) -> None:
     shown = plain(text)

@@ -12,6 +12,7 @@ from textual.widgets import Button, Static
 
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog
+from cyber_inference_tui.tui.dialogs.choice import choose_theme
 from cyber_inference_tui.tui.dialogs.connect import ConnectDialog
 from cyber_inference_tui.tui.dialogs.keys import Keys
 from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
@@ -22,7 +23,7 @@ from cyber_inference_tui.tui.dialogs.sort_menu import SortMenu, letters
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.models.form import ModelForm, SettingLine
-from tests.tui.driving import running, until
+from tests.tui.driving import running, screen_text, until
 from tests.tui.world import busy_world
 
 NAME = "Some-Organization_A-Very-Long-Model-Name-Instruct-2507-UD-Q4_K_XL"
@@ -32,6 +33,12 @@ DOWNLOAD = (
     Answer("remove", "r", "Cancel and remove", destructive=True),
 )
 SHORT = (Answer("wait", "w", "Wait"), Answer("no", "c", "Cancel"))
+
+
+def themes(app: CyberApp) -> ModalScreen[Any]:
+    """The longest list to choose from, with the last row chosen."""
+    names = sorted(app.available_themes)
+    return choose_theme(names, names[-1], app.options.render_context(), lambda _: None)
 
 
 async def login(_: str) -> None:
@@ -51,6 +58,7 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "API keys": lambda _: ApiKeysDialog(),
     "sort": lambda _: SortMenu({f"{n}": f"column {n}" for n in range(16)}, "3", descending=True),
     "new key": lambda _: NewKeyForm(),
+    "theme": themes,
     "connect": lambda app: ConnectDialog(app.snapshot.models[0]),
 }
 
@@ -115,6 +123,19 @@ async def test_a_long_question_scrolls_below_its_title() -> None:
         await pilot.pause()
         assert body.scroll_offset.y == body.size.height
         assert app.focused is app.screen.query(Button).first()
+
+
+async def test_the_last_row_of_a_list_can_be_seen() -> None:
+    async with running(busy_world(), size=(60, 20)) as (app, _, pilot):
+        app.push_screen(themes(app))
+        await until(pilot, lambda: sorted(app.available_themes)[-1] in screen_text(app))
+        assert "esc cancels" in screen_text(app)
+
+
+async def test_the_empty_list_of_keys_is_explained_in_full() -> None:
+    async with running(busy_world(), size=(60, 20)) as (app, _, pilot):
+        app.push_screen(ApiKeysDialog())
+        await until(pilot, lambda: "needs one." in screen_text(app))
 
 
 def test_each_column_of_the_sort_menu_has_its_own_key() -> None:

@@ -85,6 +85,7 @@ def test_the_line_and_the_bar_show_the_set_in_the_memory() -> None:
     assert "◍ fit after unloading old" in said(_set(4, "a", "b"))
     assert "✖ 1.50 GiB too much" in said(_set(0.5, "a", "b"))
     assert "fit with 2K of context each" in said(_set(0.5, "a", "b"), 2048)
+    assert said(_set(5, "a"), 8192) == "1 marked  2.00 GiB  ✔ fits  with up to 8K of context"
     assert "the memory of one of them is unknown" in said(_set(5, "a", "unknown"))
     parts, total, mark = marked_bar(_set(5, "a", "b"))
     assert [(part.label, part.value / GIB) for part in parts] == [

@@ -16,6 +16,7 @@ from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, Service
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.dashboard.page import DashboardPage
+from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane
 from cyber_inference_tui.tui.pages.models.model_actions import MODEL_ACTIONS
 from cyber_inference_tui.tui.pages.models.page import ModelsPage
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
@@ -124,6 +125,8 @@ async def test_without_models_the_page_says_how_to_get_one() -> None:
         # Nothing can be sorted or filtered.
         assert "Sort" not in screen_text(app)
         assert "Filter" not in screen_text(app)
+        assert "Mark" not in screen_text(app)
+        assert not app.screen.query_one(DetailsPane).display
         for key in ("l", "u", "p", "enter", "e", "o", "t", "c", "x", "y"):
             await pilot.press(key)
         await pilot.pause()
@@ -350,7 +353,7 @@ async def test_deleting_asks_with_the_size_and_the_files() -> None:
     async with on_models(busy_world()) as (app, client, pilot):
         await at(app, pilot, BIG)
         await pilot.press("x")
-        await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", "models/qwen3")
+        await shows(app, pilot, f"Delete {BIG}, 18.5 GiB?", "from the disk:", f"{BIG}.gguf")
         await pilot.press("enter")
         await until(pilot, lambda: "Delete qwen3" not in screen_text(app))
         assert client.calls == []

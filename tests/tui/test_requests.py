@@ -15,7 +15,7 @@ from cyber_inference_tui.records import (
     RequestPhase,
     RequestRecord,
 )
-from cyber_inference_tui.terminal.charset import ASCII, UNICODE
+from cyber_inference_tui.terminal.charset import ASCII, UNICODE, Charset
 from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.app_options import AfterExit
@@ -117,6 +117,13 @@ def test_unknown_values_are_dashes() -> None:
     )
     texts = [row.cell(place)[0] for place in range(12)]
     assert texts[4] == texts[5] == texts[7] == texts[11] == UNICODE.missing
+
+
+@pytest.mark.parametrize(("charset", "text"), [(UNICODE, "≈ 148"), (ASCII, "~ 148")])
+def test_tokens_that_were_counted_are_marked(charset: Charset, text: str) -> None:
+    record = request(1, tokens_out=148, tokens_counted=True)
+    assert request_row(record, RenderContext(charset, NOW)).cell(5)[0] == text
+    assert ("tokens out", text) in details(record, NOW, charset)
 
 
 def test_only_an_answer_that_is_streamed_has_a_first_token() -> None:
@@ -307,10 +314,15 @@ async def test_a_new_request_appears_on_top_and_the_cursor_stays_on_its_own() ->
 
 
 async def test_an_empty_page_says_what_it_is_for() -> None:
-    async with on_page(empty_world()) as (app, _, pilot):
+    async with on_page(empty_world()) as (app, client, pilot):
         await open_page(app, pilot)
         await until(pilot, lambda: "No requests yet." in screen_text(app))
-        assert "http://127.0.0.1:8337/v1" in screen_text(app)
+        # The text has the whole width, and no key acts on a request.
+        assert "http://127.0.0.1:8337/v1 with the lines that C shows, or press" in screen_text(app)
+        assert "Details" not in screen_text(app)
+        client.publish("request", request(1, model="first"))
+        await until(pilot, lambda: "Details" in screen_text(app))
+        assert "received" in screen_text(app)
 
 
 def end_of(live: ActiveRequestRecord) -> RequestRecord:

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 from textual.pilot import Pilot
+from textual.screen import ModalScreen
 
-from cyber_inference_tui.errors import ModelLoadError
+from cyber_inference_tui.errors import InvalidRequestError, ModelLoadError
 from cyber_inference_tui.records import (
     ClientRecord,
     InstallState,
@@ -25,6 +26,9 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
+from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
+from cyber_inference_tui.tui.dialogs.password import Password
+from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
@@ -172,8 +176,89 @@ def test_first_start_under_way(looks: Callable[..., None]) -> None:
     looks(world, shows("compiling"), size=SMALL)
 
 
-def test_models(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("FITS"), first_page="models")
+SIZES = {"60x20": (60, 20), "80x24": SMALL, "120x40": WIDE, "200x60": (200, 60)}
+_PAGES = {"models": "FITS", "logs": "following", "requests": "nomic", "settings": "SETTING"}
+"""By page: a text that it shows once it is complete."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("page", _PAGES)
+def test_page(looks: Callable[..., None], page: str, size: str) -> None:
+    looks(busy_world(), shows(_PAGES[page]), size=SIZES[size], first_page=page)
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_page_light(looks: Callable[..., None], page: str) -> None:
+    looks(busy_world(), shows(_PAGES[page]), first_page=page, theme=LIGHT.name)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_service(snap_compare: Compare, size: str) -> None:
+    client = FakeClient(busy_world())
+    client.stop()
+    app = CyberApp(client, replace(LAUNCH, first_page="requests", attached=True))
+
+    async def run_before(pilot: Pilot[Any]) -> None:
+        await until(pilot, lambda: "No service answers" in screen_text(app))
+
+    assert snap_compare(app, terminal_size=SIZES[size], run_before=run_before)
+
+
+def test_empty_requests(looks: Callable[..., None]) -> None:
+    looks(empty_world(), shows("No requests yet."), first_page="requests")
+
+
+async def _nothing(_: str) -> None:
+    """Accept it."""
+
+
+async def _refuse(path: str) -> None:
+    raise InvalidRequestError(f"There is no program {path}.")
+
+
+_PROGRAM = "/opt/llama.cpp/build/bin/llama-server"
+_DIALOGS: dict[str, tuple[str, tuple[str, ...], str, Callable[[], ModalScreen[Any]] | None]] = {
+    "help": ("models", ("question_mark",), "llama-server b9310", None),
+    "question": ("models", ("j", "j", "x"), "Keep it", None),
+    "model-form": ("models", ("G", "e"), "idle_timeout", None),
+    "sort-menu": ("requests", ("s",), "Sort by", None),
+    "sampling-form": ("chat", ("s",), "Sampling options", None),
+    "choice": ("settings", ("t",), "cyber-dark", None),
+    "api-keys": ("settings", ("a",), "None yet.", None),
+    "new-key": ("models", (), "New API key", NewKeyForm),
+    "password": (
+        "models",
+        (),
+        "Admin password",
+        lambda: Password("http://jetson:8337", _nothing, can_keep=True),
+    ),
+    "prompt": (
+        "models",
+        ("enter",),
+        "There is no program",
+        lambda: Prompt(
+            "Where is llama-server?", "Its path, or its folder.", _refuse, value=_PROGRAM
+        ),
+    ),
+}
+"""By dialog: the page behind it, the keys, a text of it, and what makes it without a key."""
+
+
+@pytest.mark.parametrize("size", ["80x24", "120x40"])
+@pytest.mark.parametrize("dialog", _DIALOGS)
+def test_dialog(looks: Callable[..., None], dialog: str, size: str) -> None:
+    page, keys, text, make = _DIALOGS[dialog]
+
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        ready = {**_PAGES, "chat": "Write to try a model."}[page]
+        await until(pilot, lambda: ready in screen_text(app))
+        if make is not None:
+            app.push_screen(make())
+            await pilot.pause()
+        await pilot.press(*keys)
+        await until(pilot, lambda: text in screen_text(app))
+
+    looks(busy_world(), steps, size=SIZES[size], first_page=page)
 
 
 def test_models_small(looks: Callable[..., None]) -> None:
@@ -194,10 +279,6 @@ def test_marked_models(looks: Callable[..., None]) -> None:
     looks(busy_world(), steps, size=SMALL, first_page="models")
 
 
-def test_sort_menu(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("Sort by", keys=("s",)), size=SMALL, first_page="requests")
-
-
 def test_column_menu(looks: Callable[..., None]) -> None:
     steps = shows("no room", keys=("v", "j", "space"))
     looks(busy_world(), steps, size=SMALL, first_page="models")
@@ -206,15 +287,6 @@ def test_column_menu(looks: Callable[..., None]) -> None:
 def test_settings_small(looks: Callable[..., None]) -> None:
     steps = shows("overrides the file.", keys=("j", "enter"))
     looks(busy_world(), steps, size=SMALL, first_page="settings")
-
-
-def test_model_form(looks: Callable[..., None]) -> None:
-    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
-        await until(pilot, lambda: "MODELS  5" in screen_text(app))
-        await pilot.press("G", "e")
-        await until(pilot, lambda: "idle_timeout" in screen_text(app))
-
-    looks(busy_world(), steps, first_page="models")
 
 
 def test_logs(looks: Callable[..., None]) -> None:
@@ -313,10 +385,6 @@ def test_chat_with_two_models_small(looks: Callable[..., None]) -> None:
     looks(world, steps, size=SMALL, first_page="chat", theme=LIGHT.name)
 
 
-def test_requests(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("nomic"), first_page="requests")
-
-
 async def _slowest(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
     await pilot.press("s", "a")
     await until(pilot, lambda: "cold prompt" in screen_text(app))
@@ -348,10 +416,6 @@ def test_settings(looks: Callable[..., None]) -> None:
         await until(pilot, lambda: "overridden by" in screen_text(app))
 
     looks(busy_world(), steps, first_page="settings")
-
-
-def test_help(looks: Callable[..., None]) -> None:
-    looks(busy_world(), shows("Everywhere", keys=("question_mark",)), first_page="models")
 
 
 def _with_clients() -> World:

@@ -148,8 +148,8 @@ class ApiKeysDialog(ModalScreen[None]):
         text = self._problem or f"Reading {context.charset.dots}"
         if self._keys is not None:
             text = (
-                "None yet. With a key of their own, people and programs can have limits, and "
-                "their requests are told apart. With the first key, every client needs a key."
+                "None yet. A key gives a person or a program its own limits and totals. "
+                "With the first key, every client needs one."
             )
             table.show([row_of(one.name, one, _COLUMNS, context) for one in self._keys])
             table.styles.height = max(4, len(self._keys) + 1)
@@ -171,9 +171,9 @@ class ApiKeysDialog(ModalScreen[None]):
         update_static(shown, made, layout=True)
         can_change = not self.cyber.options.readonly
         hints = [
-            *([("n", "creates a key")] if can_change else []),
-            *([("x", "removes it")] if can_change and self._keys else []),
-            *([("y", "copies the new key")] if self._made is not None else []),
+            *([("n", "creates")] if can_change else []),
+            *([("x", "removes")] if can_change and self._keys else []),
+            *([("y", "copies key")] if self._made is not None else []),
             ("esc", "closes"),
         ]
         update_static(self.query_one("#hint", Static), key_hints(*hints), layout=True)

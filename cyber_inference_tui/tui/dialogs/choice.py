@@ -33,7 +33,8 @@ class ChoiceDialog(ModalScreen[str | None]):
     ChoiceDialog #box { width: 84; max-width: 96%; height: auto; padding: 1 2;
         background: $panel; }
     ChoiceDialog Input { margin: 1 0; background: $surface; }
-    ChoiceDialog LiveTable { margin-bottom: 1; background: $panel; }
+    ChoiceDialog LiveTable { height: auto; min-height: 5; background: $panel; }
+    ChoiceDialog #hints { margin-top: 1; }
     """
     KEYS_TITLE = "List"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -68,7 +69,7 @@ class ChoiceDialog(ModalScreen[str | None]):
             yield LiveTable(
                 self._columns, empty="No name contains this text.", charset=self._charset
             )
-            yield Static(key_hints(("enter", "chooses"), ("esc", "cancels")))
+            yield Static(key_hints(("enter", "chooses"), ("esc", "cancels")), id="hints")
 
     def on_mount(self) -> None:
         """Show all rows."""
@@ -78,7 +79,7 @@ class ChoiceDialog(ModalScreen[str | None]):
             self.query_one(LiveTable).move_to(self._chosen)
 
     def on_resize(self) -> None:
-        """Fit the table into the new size."""
+        """Scroll a list that is higher than the screen."""
         box, table = self.query_one("#box"), self.query_one(LiveTable)
         self.call_after_refresh(limit_height, box, table, least=3)
 
@@ -91,7 +92,7 @@ class ChoiceDialog(ModalScreen[str | None]):
         ]
         table = self.query_one(LiveTable)
         # The height is that of all rows, so that it does not change while the user types.
-        table.styles.height = max(5, min(18, len(self._all) + 1))
+        table.styles.height = len(self._all) + 1
         table.filtered = True
         table.show(rows)
 

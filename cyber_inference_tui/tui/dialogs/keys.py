@@ -13,7 +13,9 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from cyber_inference_tui.records import StatusRecord
 from cyber_inference_tui.terminal.text_width import fit
+from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.key_table import KeyLine, key_lines
 
@@ -22,7 +24,7 @@ _AROUND = 6
 
 
 class Keys(ModalScreen[None]):
-    """Shows the keys of ``screen`` by group."""
+    """Shows the keys of ``screen`` by group, and ``about``, the versions of the programs."""
 
     DEFAULT_CSS = """
     Keys { align: center middle; }
@@ -37,15 +39,16 @@ class Keys(ModalScreen[None]):
         Binding("k", "up", "Up", show=False),
     ]
 
-    def __init__(self, screen: Screen[Any]) -> None:
+    def __init__(self, screen: Screen[Any], about: str = "") -> None:
         super().__init__()
         self._lines = key_lines(screen)
+        self._about = about
 
     def compose(self) -> ComposeResult:
         """Compose the table."""
         width = min(84, int(self.app.size.width * 0.96)) - _AROUND
         with Vertical(id="box"), VerticalScroll():
-            yield Static(keys_content(self._lines, width), id="lines")
+            yield Static(keys_content(self._lines, width, self._about), id="lines")
 
     def action_down(self) -> None:
         """Scroll down."""
@@ -56,14 +59,27 @@ class Keys(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_up(animate=False)
 
 
-def keys_content(lines: list[KeyLine], width: int) -> Content:
-    """Return the lines in three columns, each group under its title; ``width`` in cells."""
+def versions_text(status: StatusRecord | None) -> str:
+    """Return the versions of the service and of llama-server, as far as they are known."""
+    if status is None:
+        return ""
+    server = status.llama_server.version
+    versions = [f"cyber-inference-tui {status.version}"]
+    versions += [f"llama-server {server}"] if server else []
+    return clean_line(", ".join(versions), limit=200)
+
+
+def keys_content(lines: list[KeyLine], width: int, about: str = "") -> Content:
+    """Return the lines in three columns, each group under its title, below ``about``.
+
+    ``width`` is in cells.
+    """
     keys_width = max((cell_len(line.keys) for line in lines), default=0)
     does_width = max((cell_len(line.does) for line in lines if line.why), default=0)
     indent = keys_width + does_width + 6
     parts: list[Content | tuple[str, str]] = [
         key_hints(("j k", "scroll"), ("esc", "closes")),
-        ("\n", ""),
+        (f"\n\n{about}\n" if about else "\n", "$text-muted"),
     ]
     group = ""
     for line in lines:

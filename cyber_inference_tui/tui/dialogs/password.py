@@ -69,7 +69,7 @@ class Password(ModalScreen["tuple[str, bool] | None"]):
             if self._can_keep:
                 yield Tick("store it in a file that only you can read", id="keep", compact=True)
             ticks = [("tab space", "ticks")] if self._can_keep else []
-            hints = (("enter", "logs in"), *ticks, ("esc", "leaves the app"))
+            hints = (("enter", "logs in"), *ticks, ("esc", "quits"))
             yield Static(key_hints(*hints), id="hint")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

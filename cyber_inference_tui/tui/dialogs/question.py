@@ -14,6 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from cyber_inference_tui.terminal.text_width import fold
 from cyber_inference_tui.tui.dialogs.fit import limit_height
 
 _WIDTH = 70
@@ -31,6 +32,14 @@ class Answer:
     key: str
     label: str
     destructive: bool = False
+
+
+def _folded(text: str, room: int) -> list[str]:
+    """Return the lines, with those that are one long path divided behind a slash."""
+    lines = []
+    for line in text.split("\n"):
+        lines += [line] if " " in line else fold(line, room, after="/")
+    return lines
 
 
 class Question(ModalScreen[str | None]):
@@ -83,6 +92,8 @@ class Question(ModalScreen[str | None]):
         for name in ("#title", "#text"):
             for text in self.query(name):
                 text.styles.max_width = room
+        for text in self.query("#text").results(Static):
+            text.update(Content("\n".join(_folded(self._text, room))))
         labels = [cell_len(answer.label) + _AROUND_LABEL for answer in self._answers]
         self.query_one("#answers").set_class(sum(labels) > room, "-stacked")
         self.call_after_refresh(self._fit)

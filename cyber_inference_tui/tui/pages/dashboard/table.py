@@ -86,7 +86,7 @@ def _waiting_cell(line: ModelLine, context: RenderContext) -> str:
     if not model.queued:
         return context.charset.missing
     wait = model.expected_wait_seconds
-    about = "≈" if context.charset.unicode else "~"
+    about = context.charset.about
     return f"{model.queued}" if wait is None else f"{model.queued} {about} {age_text(wait)}"
 
 

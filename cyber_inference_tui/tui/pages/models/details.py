@@ -17,6 +17,7 @@ from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
+from cyber_inference_tui.tui.setting_text import with_unit
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import context_text, size_text
 
@@ -176,7 +177,7 @@ def command_lines(command: Sequence[str], width: int) -> list[str]:
             lines[-1] = f"{lines[-1]} {word}"
     folded = []
     for place, line in enumerate(lines):
-        for number, piece in enumerate(fold(line, max(8, width - 4))):
+        for number, piece in enumerate(fold(line, max(8, width - 4), after="/")):
             indent = 2 * (place > 0) + 2 * (number > 0)
             folded.append(" " * indent + piece)
     return folded
@@ -196,7 +197,10 @@ def _settings(details: ModelDetails, charset: Charset, width: int, keys: bool) -
     names = [plain(setting.key, limit=24) for setting in details.settings]
     left = max(len(name) for name in names) + 2
     right = max(len(word) for word in SOURCES.values())
-    values = [setting_text(one.key, one.effective) or charset.missing for one in details.settings]
+    values = [
+        with_unit(setting_text(one.key, one.effective), one.effective, one.help) or charset.missing
+        for one in details.settings
+    ]
     room = max(8, min(width - left - right - 2, max(cells(value) for value in values)))
     for name, value, setting in zip(names, values, details.settings, strict=True):
         own = setting.source == "model"
@@ -256,7 +260,7 @@ def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
 
 def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
     size = charset.known(file.size_bytes, size_text).rjust(9)
-    first, *more = fold(plain(file.path), max(8, width - 11))
+    first, *more = fold(plain(file.path), max(8, width - 11), after="/")
     parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
     parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]
     if remark:

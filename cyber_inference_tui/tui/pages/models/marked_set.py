@@ -141,16 +141,19 @@ def marked_content(marked: MarkedSet, context: int | None, charset: Charset) -> 
     if fit is None or room is None:
         return Content.assemble(*parts, (charset.missing, STYLES["dim"]))
     sign = fit_cell(fit, charset).text[:1]
+    several = len(marked.models) > 1
+    verb = "fit" if several else "fits"
     if fit is Fit.NEVER:
         text = f"{sign} {size_text(marked.needs - room)} too much"
     elif fit is Fit.AFTER_UNLOADING:
-        text = f"{sign} fit after unloading {names_text(marked.evicts)}"
+        text = f"{sign} {verb} after unloading {names_text(marked.evicts)}"
     else:
-        text = f"{sign} fit"
+        text = f"{sign} {verb}"
     parts.append((text, STYLES[FIT_TONES[fit]]))
     if context is not None:
-        words = "fit with" if fit is Fit.NEVER else "with up to"
-        parts.append((f"  {words} {context_text(context)} of context each", STYLES["dim"]))
+        words = f"{verb} with" if fit is Fit.NEVER else "with up to"
+        each = " each" if several else ""
+        parts.append((f"  {words} {context_text(context)} of context{each}", STYLES["dim"]))
     return Content.assemble(*parts)
 
 

@@ -155,6 +155,8 @@ class ModelsPage(MarkedModels):
         title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
         counts = (title + self._hidden_order(), "not bold")
         update_static(self.query_one("#title", Static), Content.assemble("MODELS", counts))
+        if self.has_class("-beside") != self._side_by_side:
+            self._arrange()
         self._table.show_marks(self.marks)
         self.show_marked(snapshot)
         self._show_problems(snapshot)
@@ -325,7 +327,7 @@ class ModelsPage(MarkedModels):
 
     @property
     def _side_by_side(self) -> bool:
-        return self.size.width >= SIDE_BY_SIDE
+        return self.size.width >= SIDE_BY_SIDE and bool(self.cyber.snapshot.models)
 
     def action_details(self) -> None:
         """Open the details; if they are open beside the table, focus them, then close them."""
@@ -415,5 +417,5 @@ class ModelsPage(MarkedModels):
         )
 
 
-_TABLE_ACTIONS = frozenset({"filter", "sort", "reverse"})
+_TABLE_ACTIONS = frozenset({"filter", "sort", "reverse", "mark"})
 """Actions that need a visible table."""

@@ -15,6 +15,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
+from cyber_inference_tui.terminal.phases import tokens_out_text
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line, program
 from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
@@ -50,13 +51,16 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
     # The table shows growing times; here they would be painted every second.
     waits = isinstance(record, ActiveRequestRecord) and record.phase is RequestPhase.WAITING
     if not waits:
-        lines.append(("queued", charset.known(record.queue_seconds, seconds_text)))
+        queued = charset.known(record.queue_seconds, seconds_text)
+        if isinstance(record, RequestRecord) and record.load_seconds:
+            queued += f" (load {seconds_text(record.load_seconds)})"
+        lines.append(("queued", queued))
         first = charset.known(record.time_to_first_token_seconds, seconds_text)
         lines.append(("first token" if record.stream else "answered after", first))
     if isinstance(record, RequestRecord):
         lines += [
             ("tokens in", _tokens_in(record, charset)),
-            ("tokens out", charset.known(record.tokens_out, number_text)),
+            ("tokens out", tokens_out_text(record, charset)),
             ("tokens/s", charset.known(record.tokens_per_second, speed_text)),
         ]
         if record.tokens_drafted is not None:

@@ -50,6 +50,12 @@ class RequestList(LiveTable):
         Binding("enter", "choose", "Details", id="requests.details", tooltip="open all details"),
     ]
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return whether an action is available: an empty table has no row to open."""
+        if action == "choose" and not self.rows:
+            return False
+        return super().check_action(action, parameters)
+
 
 class RequestsPage(Page):
     """Shows a table of requests, the details of the selected one, and totals."""
@@ -126,6 +132,7 @@ class RequestsPage(Page):
         """The snapshot of a frozen display and its time."""
         self._beside_wanted = True
         """A person wants the details beside the list, if there is room."""
+        self._is_empty = True  # until the service has a request
 
     def body(self) -> ComposeResult:
         """Compose the table with its details, and the totals."""
@@ -154,7 +161,8 @@ class RequestsPage(Page):
         self.query_one(RequestDetails).leave()
 
     def _arrange(self) -> None:
-        self.set_class(self._beside_wanted and self.size.width >= SIDE_BY_SIDE, "-beside")
+        has_room = self.size.width >= SIDE_BY_SIDE and not self._is_empty
+        self.set_class(self._beside_wanted and has_room, "-beside")
 
     # Drawing
 
@@ -169,6 +177,11 @@ class RequestsPage(Page):
         self._history.follow(snapshot.finished)
         if len(snapshot.finished) < FINISHED_KEPT:
             self._history.complete = True  # the service has no others
+        is_empty = not (snapshot.active or self._history.records or self._can_go_back)
+        if is_empty != self._is_empty:
+            self._is_empty = is_empty
+            self._arrange()
+            self.call_after_refresh(self.refresh_bindings)
         self._draw_requests(snapshot)
         if self.has_class("-totals"):
             self.query_one(TotalsTable).draw(snapshot.finished, live=snapshot.live)
@@ -228,10 +241,10 @@ class RequestsPage(Page):
             return Content.styled("No request matches. esc shows all requests.", "$text-muted")
         return Content.assemble(
             ("No requests yet.\n\n", "bold"),
-            ("Point any OpenAI client at  ", "$text-muted"),
+            ("Point any OpenAI client at ", "$text-muted"),
             f"{self.client.url}/v1",
             (
-                "  with the lines that C shows, or press 6 to chat.\nEach request appears here "
+                " with the lines that C shows, or press 6 to chat.\nEach request appears here "
                 "with its tokens, its speed and its error, if it failed.",
                 "$text-muted",
             ),
@@ -241,7 +254,8 @@ class RequestsPage(Page):
         choice, needle = self._history.choice, self.query_one(FilterLine).needle
         dot = f" {self.cyber.options.charset.dot} "
         if self.has_class("-totals"):
-            title = self.query_one(TotalsTable).title(self.cyber.options.charset.dot)
+            room = self.query_one("#title").content_size.width
+            title = self.query_one(TotalsTable).title(self.cyber.options.charset.dot, room)
             update_static(self.query_one("#title", Static), title)
             return
         counts = f"  {len(self._live)} live{dot}{len(self._finished):,} done"
@@ -360,7 +374,7 @@ class RequestsPage(Page):
         """Return whether an action is available now."""
         if not self.is_mounted:
             return super().check_action(action, parameters)
-        if self.has_class("-totals") and action in _LIST_ACTIONS:
+        if (self._is_empty or self.has_class("-totals")) and action in _LIST_ACTIONS:
             return False
         if action == "beside" and self.size.width < SIDE_BY_SIDE:
             return False

@@ -10,6 +10,7 @@ from cyber_inference_tui.records import ActiveRequestRecord, RequestRecord
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
+from cyber_inference_tui.terminal.phases import tokens_out_text
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.requests.request_status import (
     clock_text,
@@ -35,6 +36,13 @@ def first_token(record: AnyRequest) -> float | None:
 
 def _tokens_in(record: AnyRequest) -> int | None:
     return record.tokens_in if isinstance(record, RequestRecord) else None
+
+
+def _tokens_out_cell(record: AnyRequest, context: RenderContext) -> str:
+    if isinstance(record, RequestRecord):
+        return tokens_out_text(record, context.charset)
+    # Of a running request all are counted.
+    return context.charset.known(record.tokens_out, number_text)
 
 
 def _model_cell(record: AnyRequest, context: RenderContext) -> str:
@@ -79,7 +87,7 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
         largest_first=True,
     ),
     Column("in", "IN", 7, _tokens_in, right=True, priority=7, text=number_text),
-    Column("out", "OUT", 7, lambda r: r.tokens_out, right=True, priority=2, text=number_text),
+    Column("out", "OUT", 7, lambda r: r.tokens_out, right=True, priority=2, cell=_tokens_out_cell),
     Column("first", "1ST TOKEN", 9, first_token, right=True, priority=6, text=seconds_text),
     Column(
         "speed",

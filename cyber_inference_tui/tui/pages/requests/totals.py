@@ -163,15 +163,23 @@ class TotalsTable(LiveTable):
         self.by = next((by for by in _BY if by == kept), self.by)
         self._order = kept_order(self._page, COLUMNS, _LAST_USED, _KEPT)
 
-    def title(self, dot: str) -> Content:
-        """Return the title, with all that the requests can be summed up by."""
+    def title(self, dot: str, width: int) -> Content:
+        """Return the title in ``width`` cells, with all that the requests can be summed up by."""
         parts: list[tuple[str, str]] = [("TOTALS", ""), ("  by ", "not bold $text-muted")]
         for by in _BY:
             parts.append((f" {dot} " if by != _BY[0] else "", "not bold $text-muted"))
             chosen = by == self.by
             parts.append((_TITLES[by], "$accent" if chosen else "not bold $text-muted"))
-        note = ("  95 of 100 answers reach p95", "not bold $text-muted")
-        return Content.assemble(*parts, note)
+        order = self._order
+        notes = ["95 of 100 answers reach p95"]
+        if order != _LAST_USED and order.column not in self.shown_columns:
+            notes.insert(0, f"sorted by {order.column.title.lower()}")
+        for note in notes:
+            title = Content.assemble(*parts, (f"  {note}", "not bold $text-muted"))
+            if title.cell_length > width:
+                break
+            parts.append((f"  {note}", "not bold $text-muted"))
+        return Content.assemble(*parts)
 
     def draw(self, finished: tuple[RequestRecord, ...], *, live: bool) -> None:
         """Draw the totals, and read them if there are others since the last time."""

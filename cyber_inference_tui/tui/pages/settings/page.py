@@ -133,7 +133,7 @@ class SettingsPage(Page):
     def on_resize(self) -> None:
         """Arrange the parts for the new size."""
         self.set_class(self.size.width >= SIDE_BY_SIDE, "-beside")
-        self._show_pane()
+        self.call_after_refresh(self._show_pane)
 
     def select(self, key: str) -> None:
         """Move the cursor to a setting, and show all settings."""
@@ -208,9 +208,10 @@ class SettingsPage(Page):
 
     def _show_pane(self) -> None:
         record = self._chosen()
-        beside = self.has_class("-beside")
-        text = setting_help(record, whole=beside) if record else Content("")
-        update_static(self.query_one("#help", Static), text, layout=True)
+        box = self.query_one("#help", Static)
+        whole = max(20, box.content_size.width) if self.has_class("-beside") else None
+        text = setting_help(record, whole=whole) if record else Content("")
+        update_static(box, text, layout=True)
 
     def _chosen(self) -> ConfigValueRecord | None:
         key = self.query_one("#table", LiveTable).cursor_key

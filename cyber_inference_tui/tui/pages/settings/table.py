@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from cyber_inference_tui.records import ConfigCheckRecord, ConfigValueRecord, SettingEffect
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
-from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.terminal.text_width import fold, plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.setting_text import to_text
+from cyber_inference_tui.tui.setting_text import to_text, with_unit
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
 
 GROUP = "group:"
@@ -48,7 +48,11 @@ def _key_cell(record: ConfigValueRecord, _: RenderContext) -> str:
 
 
 def _value_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
-    return Cell(plain(to_text(record.value)) or "none", _tone(record))
+    return Cell(plain(_shown(record.value, record)) or "none", _tone(record))
+
+
+def _shown(value: Any, record: ConfigValueRecord) -> str:
+    return with_unit(to_text(value), value, record.help)
 
 
 def _source_cell(record: ConfigValueRecord, _: RenderContext) -> Cell:
@@ -80,18 +84,24 @@ def setting_rows(settings: Sequence[ConfigValueRecord], context: RenderContext) 
     return rows
 
 
-def setting_help(record: ConfigValueRecord, *, whole: bool = False) -> Content:
+def setting_help(record: ConfigValueRecord, *, whole: int | None = None) -> Content:
     """Return the help of a setting, its default, and what overrides the file.
 
-    ``whole`` adds its name and its value, which the table may have cut.
+    ``whole`` adds its name and its value, which the table may have cut, in so many cells.
     """
-    default = to_text(record.default) or "none"
+    default = _shown(record.default, record) or "none"
     parts = []
-    if whole:
-        value = clean_line(to_text(record.value) or "none", limit=_LONGEST)
-        parts = [(clean_line(record.key), "bold"), (f"\n{value}\n\n", "")]
+    if whole is not None:
+        value = plain(_shown(record.value, record) or "none", limit=_LONGEST)
+        if isinstance(record.value, int | float) and value.endswith("B"):
+            value += f" ({to_text(record.value)} bytes)"
+        lines = "\n".join(fold(value, whole, after="/") if " " not in value else [value])
+        parts = [(clean_line(record.key), "bold"), (f"\n{lines}\n\n", "")]
     parts.append((clean_line(record.help), ""))
-    parts.append((f"\nDefault: {clean_line(default)}.", "$text-muted"))
+    if whole is not None and record.source == "default":
+        parts.append(("\nThis is the default.", "$text-muted"))
+    else:
+        parts.append((f"\nDefault: {clean_line(default)}.", "$text-muted"))
     if record.source == "env":
         name = f"CYBER_INFERENCE_{record.key.upper()}"
         parts.append((f"  The environment variable {name} overrides the file.", "$warning"))
