@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, HubNotFoundError
 from cyber_inference_tui.records import (
     Fit,
     HubCardRecord,
@@ -110,8 +110,9 @@ async def test_after_three_failures_nothing_is_read_until_the_next_search() -> N
         with pytest.raises(CyberError):
             await catalog.read_offer(repo, "state")
     assert catalog.next_unknown(repos, "state") is None
+    # The next search begins again.
     await catalog.search()
-    assert catalog.next_unknown(repos, "state") == repos[3]
+    assert catalog.next_unknown(repos, "state") == repos[0]
 
 
 async def test_the_list_goes_on_without_the_fit_of_a_hub_that_fails() -> None:
@@ -162,6 +163,23 @@ async def test_what_fits_best_is_on_top() -> None:
         await until(pilot, lambda: [one.key for one in results.rows] == [GEMMA])
         assert "what fits best" not in screen_text(app)
         assert "Suggested for this machine (" not in note(app)
+
+
+async def test_a_suggestion_that_the_hub_lacks_goes_away_for_good() -> None:
+    world = empty_world()
+    world.found = busy_world().found[:1]
+    client = FakeClient(world)
+    client.fail["hub_card"] = HubNotFoundError("There is no such repository.")
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: app.snapshot.sample is not None)
+        await pilot.press("3")
+        results = app.screen.query_one("#results", LiveTable)
+        # The suggestion above it had the cursor, which takes the neighbour.
+        await until(pilot, lambda: [one.key for one in results.rows] == [QWEN])
+        assert results.cursor_key == QWEN
+        await pilot.press("s", "l", "s", "d")
+        await until(pilot, lambda: client.searches[-1][1] == "downloads" and not app.screen._doing)
+        assert [one.key for one in results.rows] == [QWEN]
 
 
 async def test_the_suggested_model_is_downloaded_from_the_list() -> None:

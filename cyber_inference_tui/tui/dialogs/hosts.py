@@ -23,6 +23,7 @@ from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.dialogs.fit import limit_height
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.units import counted, number_text, size_text, speed_text
@@ -178,7 +179,8 @@ class HostsDialog(ModalScreen[str | None]):
         """Show the current host, and read the others."""
         self.query_one(HostList).focus()
         self._show_current()
-        self.run_worker(self._begin(), exit_on_error=False)
+        # The next keys are for the rows.
+        self.run_worker(self._begin(), group=OPENING, exit_on_error=False)
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the table the lines that the other parts leave."""
