@@ -109,7 +109,7 @@ class Transport:
                 await self._http.aclose()
         finally:
             if self.tunnel is not None:
-                await asyncio.to_thread(self.tunnel.close)
+                await self.tunnel.aclose()
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:

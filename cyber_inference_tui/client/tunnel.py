@@ -167,7 +167,7 @@ class Tunnel:
             reason = "it takes too long"
         finally:
             if self._process is None:
-                await asyncio.to_thread(_end, process)
+                await _surely_end(process)
         raise NoServiceError(
             f"There is no tunnel to {self.address} ({reason}).",
             hint=f"Does '{self.address.command}' work?",
@@ -185,6 +185,12 @@ class Tunnel:
         process, self._process = self._process, None
         if process is not None:
             _end(process)
+
+    async def aclose(self) -> None:
+        """End the tunnel without blocking the loop."""
+        process, self._process = self._process, None
+        if process is not None:
+            await _surely_end(process)
 
     @property
     def _is_open(self) -> bool:
@@ -234,6 +240,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(_END_LIMIT)
+
+
+async def _surely_end(process: subprocess.Popen[bytes]) -> None:
+    """End a process in a thread, also if the task is cancelled meanwhile, or was cancelled."""
+    await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _end, process))
 
 
 async def _accepts(port: int) -> bool:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -65,6 +67,10 @@ def tunnel_to(server: SshServer, port: int) -> Tunnel:
     return Tunnel(SshAddress("box", port=port), server.environ)
 
 
+def children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
 def ssh_of(pid: int) -> psutil.Process:
     return next(one for one in psutil.Process(pid).children() if one.name() == "ssh")
 
@@ -118,6 +124,27 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end children")
+async def test_no_ssh_is_left_by_an_opening_that_is_cancelled_twice(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text("#!/bin/sh\nexec sleep 1000\n")
+    ssh.chmod(0o755)
+    tunnel = Tunnel(SshAddress("box"), {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        opening = asyncio.create_task(tunnel.open(asks=False))
+        process = await until(lambda: next(iter(children()), None))
+        threads.submit(busy.wait)
+        # A worker of the app is cancelled with its dialog, and again with the app.
+        for _ in range(2):
+            opening.cancel()
+            await asyncio.wait([opening], timeout=0)
+        busy.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    await until(lambda: not is_alive(process.pid), what="the end of ssh")
+
+
 def test_a_tunnel_ends_with_a_process_that_is_killed(server: SshServer) -> None:
     argv = [sys.executable, "-c", _HOLDER, "9"]
     with subprocess.Popen(

@@ -55,4 +55,10 @@ def test_hosts_are_switched_and_no_tunnel_is_left(start_fake: StartFake, tmp_pat
             terminal.press("Enter")
             terminal.wait_without("switches")
             terminal.wait_for("There is no tunnel to ssh://box", "beta")
+            (server.folder / "lost_key").rename(server.folder / "user_key")
+            # The keys are for rows that come after the first of them.
+            terminal.press("H", "Down", "Down", "Enter")
+            terminal.wait_for("attached", "box", "alpha")
+            # That of the list of hosts ends a moment later.
+            eventually(lambda: len(tunnels(server.folder)) == 1, what="one tunnel")
         eventually(lambda: not tunnels(server.folder), what="the end of the tunnel")

@@ -131,8 +131,8 @@ def test_a_model_comes_here_by_the_terminal_app(
         terminal.wait_for("unloaded")
         terminal.press("3")
         terminal.wait_for(REPO)
-        # The cursor may have been on a suggestion that this hub lacks.
-        terminal.press("g", "Enter")
+        terminal.wait_for(f"▸ {REPO}")
+        terminal.press("Enter")
         terminal.wait_for("Q8_0", "F16", "fits")
         terminal.press("d")
         terminal.wait_for("✔ done")

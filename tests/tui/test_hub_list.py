@@ -178,7 +178,10 @@ async def test_a_suggestion_that_the_hub_lacks_goes_away_for_good() -> None:
         await until(pilot, lambda: [one.key for one in results.rows] == [QWEN])
         assert results.cursor_key == QWEN
         await pilot.press("s", "l", "s", "d")
-        await until(pilot, lambda: client.searches[-1][1] == "downloads" and not app.screen._doing)
+        await until(
+            pilot, lambda: [one[1] for one in client.searches[1:]] == ["likes", "downloads"]
+        )
+        await until(pilot, lambda: "searching" not in screen_text(app))
         assert [one.key for one in results.rows] == [QWEN]
 
 

@@ -147,7 +147,7 @@ class ConnectDialog(ModalScreen[None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#middle"), least=4)
+        limit_height(self, "#middle", least=4)
 
     # Drawing
 

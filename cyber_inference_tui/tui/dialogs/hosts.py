@@ -187,7 +187,7 @@ class HostsDialog(ModalScreen[str | None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#hosts"), least=3)
+        limit_height(self, "#hosts", least=3)
 
     # Reading
 
