@@ -10,6 +10,7 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError, HubNotFoundError
 from cyber_inference_tui.records import (
+    DiskRecord,
     Fit,
     HubCardRecord,
     HubFileRecord,
@@ -262,3 +263,70 @@ async def test_a_wide_list_has_the_card_of_its_row_beside_it() -> None:
         await until(pilot, lambda: "The hub is away." in screen_text(app))
         await pilot.press("k")
         await until(pilot, lambda: "First words." in screen_text(app))
+
+
+def disk(world: World, free: int) -> World:
+    """Give the newest sample a disk of the models with ``free`` bytes."""
+    world.samples[-1] = msgspec.structs.replace(
+        world.samples[-1], disks=(DiskRecord(path="/models", total=100 * GIB, available=free),)
+    )
+    return world
+
+
+async def test_marked_models_of_several_repositories_are_downloaded_together() -> None:
+    world = disk(long_world(), 10 * GIB)  # 2.8 GiB of them are for a running download
+    world.hub_files["org/model-000"].append(best("other.gguf", size_bytes=6 * GIB, suggested=False))
+    async with on_page(world) as (app, client, pilot):
+        await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
+        await pilot.press("space", "space")
+        await until(pilot, lambda: "2 marked  4.00 GiB  ✔ fit on the disk" in screen_text(app))
+        assert "3.20 GiB stay free" in screen_text(app)
+        assert row(app, "✔ org/model-000")
+        # The marks stay while other models are found.
+        await pilot.press("g", "enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+        await pilot.press("j", "space")
+        await until(pilot, lambda: "3 marked  10.0 GiB  ✖ the disk lacks" in screen_text(app))
+        await pilot.press("space")
+        await until(pilot, lambda: "2 marked" in screen_text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: "Downloading 2 models, 4.00 GiB." in screen_text(app))
+        assert [call[1] for call in client.calls] == ["org/model-000", "org/model-001"]
+        assert "marked" not in screen_text(app)
+
+
+async def test_marks_go_before_the_search_and_one_that_is_refused_stays() -> None:
+    async with on_page(long_world()) as (app, client, pilot):
+        await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
+        await pilot.press("slash", *"model-00", "enter", "space", "space")
+        await until(pilot, lambda: "2 marked" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "marked" not in screen_text(app))
+        assert "Results for model-00" in screen_text(app)
+        await pilot.press("g", "space")
+        client.fail["download"] = CyberError("The disk is full.")
+        await pilot.press("d")
+        await until(pilot, lambda: "The disk is full." in note(app))
+        assert "1 marked" in screen_text(app)
+
+
+async def test_gated_repositories_are_asked_about_once_for_all_marked_models() -> None:
+    world = long_world()
+    world.found[:2] = [msgspec.structs.replace(one, gated=True) for one in world.found[:2]]
+    async with on_page(world) as (app, client, pilot):
+        await until(pilot, lambda: "Q4_K_M" in row(app, "org/model-002"))
+        await pilot.press("space", "space", "space", "d")
+        await until(pilot, lambda: "Some repositories are gated" in screen_text(app))
+        assert "org/model-000 and of org/model-001 on each" in " ".join(screen_text(app).split())
+        await pilot.press("d")
+        await until(pilot, lambda: len(client.calls) == 3)
+
+
+async def test_a_model_that_is_here_is_not_marked() -> None:
+    async with on_page(busy_world()) as (app, _, pilot):
+        await until(pilot, lambda: "✔ here" in row(app, GEMMA))
+        await pilot.press("space")
+        await until(pilot, lambda: "is being downloaded already" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+        assert "marked" not in screen_text(app)

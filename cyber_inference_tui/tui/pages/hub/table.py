@@ -214,6 +214,15 @@ def active_downloads(downloads: Sequence[DownloadRecord]) -> dict[str, DownloadR
     return {one.repo: one for one in downloads if one.status in UNDER_WAY}
 
 
+def bytes_to_come(downloads: Sequence[DownloadRecord]) -> int:
+    """Return the bytes that the unfinished downloads still have to get, as far as known."""
+    return sum(
+        max(0, (one.bytes_total or 0) - one.bytes_done)
+        for one in downloads
+        if one.status in UNDER_WAY
+    )
+
+
 def result_rows(lines: Sequence[ResultLine], context: RenderContext) -> list[Row]:
     """Return the rows of the repositories in their order."""
     return [row_of(line.model.repo, line, RESULT_COLUMNS, context) for line in lines]
