@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from cyber_inference_tui.client.hosts import HERE, HOSTS_KEPT, Hosts, proper_address
+from cyber_inference_tui.client.hosts import HERE, HOSTS_KEPT, Hosts, host_name, proper_address
 from cyber_inference_tui.errors import AdminLoginError, CyberError
 from cyber_inference_tui.records import ModelStatus, ResourceSample, StatusRecord, endpoints
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _REFRESH = 3.0
 _ANSWER_SECONDS = 10.0
-_HERE_NAME = "this machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class HostView:
     @property
     def name(self) -> str:
         """The address in few letters."""
-        return clean_line(self.address.removeprefix("http://"), limit=200) or _HERE_NAME
+        return host_name(self.address)
 
     @property
     def gpu(self) -> float | None:
@@ -207,8 +206,7 @@ class HostsDialog(ModalScreen[str | None]):
         self._show_current()
 
     async def _begin(self) -> None:
-        known = await asyncio.to_thread(self._hosts.known)
-        for address in dict.fromkeys((self._hosts.current, HERE, *known)):
+        for address in await asyncio.to_thread(self._hosts.choices):
             self._watch(address)
         self._draw()
 
