@@ -280,7 +280,7 @@ async def test_marked_models_of_several_repositories_are_downloaded_together() -
         await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
         await pilot.press("space", "space")
         await until(pilot, lambda: "2 marked  4.00 GiB  ✔ fit on the disk" in screen_text(app))
-        assert "3.20 GiB stay free" in screen_text(app)
+        assert "3.20 GiB left" in screen_text(app)
         assert row(app, "✔ org/model-000")
         # The marks stay while other models are found.
         await pilot.press("g", "enter")

@@ -111,16 +111,13 @@ def marked_content(sizes: Sequence[int | None], free: int | None, charset: Chars
         return Content.assemble(marked, ("  the size of one of them is unknown", "$text-muted"))
     size = sum(known)
     parts = [marked, (f"  {size_text(size)}", "")]
-    if free is not None:
-        left = free - size
-        sign = fit_cell(Fit.NOW if left >= 0 else Fit.NEVER, charset).text[:1]
-        parts.append(
-            (f"  {sign} fit on the disk", "$text-success")
-            if left >= 0
-            else (f"  {sign} the disk lacks {size_text(-left)}", "$text-error")
-        )
-        if left >= 0:
-            parts.append((f"  {size_text(left)} stay free", "$text-muted"))
+    if free is not None and size <= free:
+        fit = "fit" if len(sizes) > 1 else "fits"
+        parts.append((f"  {charset.check} {fit} on the disk", "$text-success"))
+        parts.append((f"  {size_text(free - size)} left", "$text-muted"))
+    elif free is not None:
+        sign = fit_cell(Fit.NEVER, charset).text[:1]
+        parts.append((f"  {sign} the disk lacks {size_text(size - free)}", "$text-error"))
     return Content.assemble(*parts)
 
 
