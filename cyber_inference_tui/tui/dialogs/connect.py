@@ -207,7 +207,7 @@ class ConnectDialog(ModalScreen[None]):
         url, options = self.cyber.client.url, self.cyber.options
         if (own := self.cyber.client.tunnel) is not None:
             *more, host = own.address.words
-            command, near = tunnel_to(host, f"http://127.0.0.1:{own.address.port}", *more)
+            command, near = tunnel_to(host, own.address.far_url, *more)
             note = f"While it runs, the service is at {near}, also after this app has ended."
             return ReadyLines("SSH tunnel", command, note)
         if options.attached and is_loopback_url(url):
