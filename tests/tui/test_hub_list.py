@@ -10,7 +10,6 @@ import pytest
 
 from cyber_inference_tui.errors import CyberError, HubNotFoundError
 from cyber_inference_tui.records import (
-    DiskRecord,
     Fit,
     HubCardRecord,
     HubFileRecord,
@@ -23,7 +22,7 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import GIB, busy_world, empty_world
+from tests.tui.world import GIB, busy_world, empty_world, with_disk
 
 on_page = partial(running, first_page="hub")
 
@@ -265,16 +264,8 @@ async def test_a_wide_list_has_the_card_of_its_row_beside_it() -> None:
         await until(pilot, lambda: "First words." in screen_text(app))
 
 
-def disk(world: World, free: int) -> World:
-    """Give the newest sample a disk of the models with ``free`` bytes."""
-    world.samples[-1] = msgspec.structs.replace(
-        world.samples[-1], disks=(DiskRecord(path="/models", total=100 * GIB, available=free),)
-    )
-    return world
-
-
 async def test_marked_models_of_several_repositories_are_downloaded_together() -> None:
-    world = disk(long_world(), 10 * GIB)  # 2.8 GiB of them are for a running download
+    world = with_disk(long_world(), 10 * GIB)  # 2.8 GiB of them are for a running download
     world.hub_files["org/model-000"].append(best("other.gguf", size_bytes=6 * GIB, suggested=False))
     async with on_page(world) as (app, client, pilot):
         await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
