@@ -125,7 +125,7 @@ class _Opener:
     def elsewhere(self, options: GlobalOptions, problem: str) -> str | None:
         """Open the app on the service at the address of ``--attach``."""
         from cyber_inference_tui.cli.passwords import Passwords
-        from cyber_inference_tui.cli.service_access import attached_client
+        from cyber_inference_tui.cli.service_access import attached_client, check_tunnel
 
         loaded = options.load()
         client = attached_client(options, trusts=trusts)
@@ -141,6 +141,7 @@ class _Opener:
         else:
             try:
                 asyncio.run(client.tunnel.open(asks=True))
+                check_tunnel(client, loaded.settings, trusts)
                 _, host = self._run(client, launch)
             finally:
                 client.tunnel.close()

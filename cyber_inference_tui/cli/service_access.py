@@ -120,8 +120,8 @@ def attached_client(
 
     If the service asks for a login, the client uses the password in the environment, then the one
     that was kept for it; neither, unless it ``logs_in``. ``trusts`` gets the address and the
-    fingerprint of an unknown certificate; without it such a service is refused. Raises
-    ``CyberError``.
+    fingerprint of an unknown certificate; without it such a service is refused, and one behind
+    ssh until ``check_tunnel``. Raises ``CyberError``.
     """
     from cyber_inference_tui.cli.passwords import Passwords
     from cyber_inference_tui.client.known_services import KnownServices
@@ -134,10 +134,12 @@ def attached_client(
     ssh = SshAddress.parse(options.attach)
     url = service_address(options.attach) if ssh is None else ""
     certificate = ""
-    if url.startswith("https:"):
+    if url.startswith("https:") or (ssh is not None and ssh.tls):
         known = KnownServices(settings.data_dir)
         certificate = (
-            known.certificate(url) if trusts is None else known.checked(url, partial(trusts, url))
+            known.certificate(url or str(ssh))
+            if trusts is None or ssh is not None
+            else known.checked(url, partial(trusts, url))
         )
     kept = Passwords(settings.data_dir).take(url or str(ssh))
     given = settings.admin_password
@@ -160,6 +162,20 @@ def attached_client(
         certificate=certificate,
         renew=renew if logs_in else None,
     )
+
+
+def check_tunnel(
+    client: ServiceClient, settings: Settings, trusts: Callable[[str, str], bool]
+) -> None:
+    """Check the certificate of a service with TLS behind the client's open tunnel.
+
+    See ``attached_client`` for ``trusts``. Raises ``CyberError``.
+    """
+    from cyber_inference_tui.client.known_services import KnownServices
+
+    if client.tunnel is not None and client.tunnel.address.tls:
+        known, place = KnownServices(settings.data_dir), client.place
+        client.certificate = known.checked(place, partial(trusts, place), tunnel=client.url)
 
 
 def _token_for(url: str, settings: Settings) -> str:

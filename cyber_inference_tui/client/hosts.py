@@ -13,6 +13,7 @@ from cyber_inference_tui.client.tunnel import SshAddress
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import read_file, replace_file
+from cyber_inference_tui.text import clean_line
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -30,6 +31,11 @@ def proper_address(text: str) -> str:
     return service_address(text) if ssh is None else str(ssh)
 
 
+def host_name(address: str) -> str:
+    """Return an address in few letters."""
+    return clean_line(address.removeprefix("http://"), limit=200) or "this machine"
+
+
 class Hosts:
     """The addresses in a file of ``data_dir``, the last used first.
 
@@ -43,6 +49,10 @@ class Hosts:
         self._path = data_dir / _FILE
         self.current = current
         self.client = client
+
+    def choices(self) -> tuple[str, ...]:
+        """Return the addresses that can be chosen: the current one, this machine, the known."""
+        return tuple(dict.fromkeys((self.current, HERE, *self.known())))
 
     def known(self) -> tuple[str, ...]:
         """Return the addresses that are kept."""

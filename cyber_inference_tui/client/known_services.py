@@ -1,6 +1,7 @@
 """The certificates of services elsewhere that the user trusts, as ssh knows its hosts.
 
-Each is a PEM file, named after the service's address, in the folder ``known_services``.
+Each is a PEM file, named after the service's address (``https://`` or ``ssh://``), in the folder
+``known_services``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class KnownServices:
         """Return the known certificate (PEM) of the service at ``url``; empty if there is none."""
         return read_certificate(self._file(url))
 
-    def checked(self, url: str, trusts: Callable[[str], bool]) -> str:
-        """Connect to ``url``, and return the certificate that its service must have from now on.
+    def checked(self, url: str, trusts: Callable[[str], bool], *, tunnel: str = "") -> str:
+        """Connect to ``url``, or to the near end of a ``tunnel`` to it, and return the certificate
+        that its service must have from now on.
 
         It is empty for one that an authority signed, and for a service that does not answer.
         ``trusts`` gets the fingerprint of one that is not known yet, which is kept if it returns
@@ -39,13 +41,14 @@ class KnownServices:
         """
         known = self.certificate(url)
         try:
-            shown = _shown_certificate(url, known)
+            shown = _shown_certificate(tunnel or url, known)
         except ssl.SSLCertVerificationError:
-            shown = _shown_certificate(url, None)
+            shown = _shown_certificate(tunnel or url, None)
         except ssl.SSLError as error:
             raise NoServiceError(
                 f"The service at {url} does not speak TLS.",
-                hint="Begin the address with http://, or set tls_cert there.",
+                hint="Begin the address with http:// (behind ssh, leave out tls=yes), or set "
+                "tls_cert there.",
             ) from error
         except OSError:
             return known
@@ -73,7 +76,8 @@ class KnownServices:
             ) from error
 
     def _file(self, url: str) -> Path:
-        return self._folder / f"{urlsplit(url).netloc.lower()}.pem"
+        # With the query of an ssh:// address: it names the port.
+        return self._folder / f"{url.partition('://')[2].lower()}.pem"
 
 
 def _shown_certificate(url: str, accepted: str | None) -> str:

@@ -50,7 +50,8 @@ _UNTRUSTED = "its certificate is not the known one, nor signed by an authority"
 _PLAIN = "it speaks plain HTTP"
 _TLS_HINTS = {
     _UNTRUSTED: "Start this program again: --attach asks about a certificate that is not known.",
-    _PLAIN: "Begin the address with http://, or restart that service after setting tls_cert.",
+    _PLAIN: "Begin the address with http:// (behind ssh, leave out tls=yes), or restart that "
+    "service after setting tls_cert.",
 }
 
 Renew = Callable[[Any], Awaitable[bool]]
@@ -96,7 +97,7 @@ class Transport:
         self._renewing = asyncio.Lock()
         # Model endpoints get the token only from a client whose service has asked for a key.
         self._token_is_key = False
-        self._certificate = certificate
+        self.certificate = certificate
         self._seconds = timeout
         self._given_transport = transport
 
@@ -109,7 +110,7 @@ class Transport:
                 await self._http.aclose()
         finally:
             if self.tunnel is not None:
-                await asyncio.to_thread(self.tunnel.close)
+                await self.tunnel.aclose()
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
@@ -121,7 +122,7 @@ class Transport:
             transport=self._given_transport,
             # Proxies in the environment are for the internet, not for the user's own service.
             trust_env=False,
-            verify=trusting(self._certificate)
+            verify=trusting(self.certificate)
             if secure
             else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )

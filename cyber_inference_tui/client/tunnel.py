@@ -53,10 +53,13 @@ class SshAddress(NamedTuple):
     """Port of the SSH server; ``None`` = that of ssh's configuration."""
     port: int = DEFAULT_PORT
     """Port of the service there."""
+    tls: bool = False
+    """The service there speaks TLS."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the address ``ssh://[user@]host[:port][?port=N]``; ``None`` for other schemes.
+        """Return the address ``ssh://[user@]host[:port][?port=N&tls=yes]``; ``None`` for other
+        schemes.
 
         Raises ``InvalidRequestError``.
         """
@@ -67,6 +70,7 @@ class SshAddress(NamedTuple):
             parts = urlsplit(text)
             query = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
             ssh_port, port = parts.port, int(query.pop("port", DEFAULT_PORT))
+            tls = query.pop("tls", "no")
         except ValueError:
             raise _odd(text) from None
         # Not ``hostname``: ssh's configuration tells small and capital letters apart.
@@ -78,12 +82,13 @@ class SshAddress(NamedTuple):
             or parts.password is not None
             or ssh_port == 0
             or not 0 < port < 65536
+            or tls not in {"yes", "no"}
             or parts.path.strip("/")
             or parts.fragment
             or query
         ):
             raise _odd(text)
-        return cls(host, user, ssh_port, port)
+        return cls(host, user, ssh_port, port, tls == "yes")
 
     @classmethod
     def of_url(cls, url: str) -> Self:
@@ -97,8 +102,14 @@ class SshAddress(NamedTuple):
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         ssh_port = f":{self.ssh_port}" if self.ssh_port else ""
-        port = f"?port={self.port}" if self.port != DEFAULT_PORT else ""
-        return f"ssh://{user}{host}{ssh_port}{port}"
+        query = [f"port={self.port}"] if self.port != DEFAULT_PORT else []
+        query += ["tls=yes"] if self.tls else []
+        return f"ssh://{user}{host}{ssh_port}{'?' if query else ''}{'&'.join(query)}"
+
+    @property
+    def far_url(self) -> str:
+        """The URL of the service on its own machine."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def quoted(self) -> str:
@@ -144,7 +155,7 @@ class Tunnel:
     @property
     def url(self) -> str:
         """The URL of the service on this machine."""
-        return f"http://127.0.0.1:{self._near}"
+        return f"{'https' if self.address.tls else 'http'}://127.0.0.1:{self._near}"
 
     async def open(self, *, asks: bool) -> None:
         """Open the tunnel; ``ssh`` may ask on the terminal only if ``asks``.
@@ -167,7 +178,7 @@ class Tunnel:
             reason = "it takes too long"
         finally:
             if self._process is None:
-                await asyncio.to_thread(_end, process)
+                await _surely_end(process)
         raise NoServiceError(
             f"There is no tunnel to {self.address} ({reason}).",
             hint=f"Does '{self.address.command}' work?",
@@ -185,6 +196,12 @@ class Tunnel:
         process, self._process = self._process, None
         if process is not None:
             _end(process)
+
+    async def aclose(self) -> None:
+        """End the tunnel without blocking the loop."""
+        process, self._process = self._process, None
+        if process is not None:
+            await _surely_end(process)
 
     @property
     def _is_open(self) -> bool:
@@ -234,6 +251,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(_END_LIMIT)
+
+
+async def _surely_end(process: subprocess.Popen[bytes]) -> None:
+    """End a process in a thread, also if the task is cancelled meanwhile, or was cancelled."""
+    await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _end, process))
 
 
 async def _accepts(port: int) -> bool:

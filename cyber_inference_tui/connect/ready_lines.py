@@ -11,11 +11,18 @@ from urllib.parse import urlsplit
 from cyber_inference_tui.connect.client import Client, exports
 from cyber_inference_tui.connect.clients import CLIENTS, claude_code
 from cyber_inference_tui.connect.connection import Connection
+from cyber_inference_tui.connect.curl import curl_lines
 
 Kind = Literal["chat", "embeddings", "rerank"]
 """The use of a model."""
 
 _QUESTION = "Hello"
+_REQUESTS: dict[Kind, tuple[str, dict[str, Any]]] = {
+    "chat": ("chat/completions", {"messages": [{"role": "user", "content": _QUESTION}]}),
+    "embeddings": ("embeddings", {"input": "some text"}),
+    "rerank": ("rerank", {"query": "a question", "documents": ["one text", "another"]}),
+}
+"""The path and body of a request with a model."""
 _NEXT_FIELD = ",\n       "
 """The fields of a body begin below each other."""
 _USUAL_HOST = "127.0.0.1"
@@ -36,20 +43,17 @@ class ReadyLines(NamedTuple):
 
 def ready_lines(connection: Connection, kind: Kind = "chat") -> list[ReadyLines]:
     """Return the lines that use the connection's model, those of libraries first."""
-    model = connection.model.id
+    first = curl(connection, kind)
     if kind == "rerank":
-        documents = ["one text", "another"]
-        body = {"model": model, "query": "a question", "documents": documents}
-        return [_curl(connection, "rerank", body)]
+        return [first]
     if kind == "embeddings":
         return [
-            _curl(connection, "embeddings", {"model": model, "input": "some text"}),
+            first,
             ReadyLines("OpenAI Python", _python_embeddings(connection)),
             ReadyLines("OpenAI JS", _javascript_embeddings(connection)),
         ]
-    messages = [{"role": "user", "content": _QUESTION}]
     return [
-        _curl(connection, "chat/completions", {"model": model, "messages": messages}),
+        first,
         ReadyLines("OpenAI Python", _python(connection)),
         ReadyLines("OpenAI JS", _javascript(connection)),
         ReadyLines("Anthropic", _anthropic(connection)),
@@ -57,18 +61,15 @@ def ready_lines(connection: Connection, kind: Kind = "chat") -> list[ReadyLines]
     ]
 
 
-def _curl(connection: Connection, path: str, body: dict[str, Any]) -> ReadyLines:
-    headers = ["Content-Type: application/json"]
-    if connection.key:
-        headers.insert(0, f"Authorization: Bearer {connection.key}")
+def curl(connection: Connection, kind: Kind = "chat", *, variable: bool = False) -> ReadyLines:
+    """Return a request with curl; with ``variable`` the key comes from the shell's variable."""
+    path, body = _REQUESTS[kind]
+    body = {"model": connection.model.id, **body}
     fields = (f"{_quoted(name)}: {_quoted(value)}" for name, value in body.items())
     json_text = "{" + _NEXT_FIELD.join(fields) + "}"
-    parts = [
-        f"curl {shlex.quote(f'{connection.openai_url}/{path}')}",
-        *(f"  -H {shlex.quote(header)}" for header in headers),
-        f"  -d {shlex.quote(json_text)}",
-    ]
-    return ReadyLines("curl", " \\\n".join(parts))
+    url = f"{connection.openai_url}/{path}"
+    lines = curl_lines(url, connection.key, variable=variable)
+    return ReadyLines("curl", " \\\n".join([*lines, f"  -d {shlex.quote(json_text)}"]))
 
 
 def _quoted(value: Any) -> str:

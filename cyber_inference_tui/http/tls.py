@@ -172,7 +172,7 @@ async def _refuse_plain(connection: socket.socket) -> None:
     path = words[1].decode("latin-1").partition("?")[0] if len(words) == 3 else "/"
     error = InvalidRequestError(
         "This port speaks TLS, and the request is plain HTTP.",
-        hint="Begin the address with https://.",
+        hint="Begin the address with https://. Behind ssh://, add ?tls=yes.",
     )
     body = error_body(error, path)
     head = (

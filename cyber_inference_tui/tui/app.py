@@ -427,11 +427,15 @@ class CyberApp(Navigation):
 
         def chosen(address: str | None) -> None:
             if address is not None:
-                self.next_host = address
-                self.exit(AfterExit.KEEP)
+                self.switch_host(address)
 
         if self.options.hosts is not None and isinstance(self.screen, Page):
             self.push_screen(HostsDialog(self.options.hosts), chosen)
+
+    def switch_host(self, address: str) -> None:
+        """Leave the app, which opens again on the host at ``address``."""
+        self.next_host = address
+        self.exit(AfterExit.KEEP)
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.binding import Binding
 
+from cyber_inference_tui.client.hosts import host_name
 from cyber_inference_tui.records import ModelRecord, ModelStatus, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui import pages
@@ -154,7 +155,20 @@ def model_commands(app: CyberApp) -> Iterator[Command]:
         yield Command(f"Log of {name}", partial(app.open_log, model.id))
         connect = partial(app.connect_clients, model)
         yield Command(f"Connect clients to {name}", connect, "curl, Python, Claude Code and others")
+        if not model.unreadable:
+            copy = partial(_copy_curl, app, model)
+            yield Command(f"Copy curl for {name}", copy, "a command for the shell, without the key")
     yield Command("Log of the service", partial(app.open_log, "service"))
+
+
+def host_commands(app: CyberApp) -> Iterator[Command]:
+    """Yield the hosts that the app can switch to; read their file."""
+    if (hosts := app.options.hosts) is None:
+        return
+    for address in hosts.choices():
+        if address != hosts.current:
+            run = partial(app.switch_host, address)
+            yield Command(f"Host {host_name(address)}", run, "switch to the service there")
 
 
 def theme_commands(app: CyberApp) -> Iterator[Command]:
@@ -187,6 +201,24 @@ def _load(app: CyberApp, model: ModelRecord) -> None:
 
 def _call(app: CyberApp, endpoint: Any, model_id: str) -> None:
     app.do(app.client.call(endpoint, model_id))
+
+
+def _copy_curl(app: CyberApp, model: ModelRecord) -> None:
+    from cyber_inference_tui.connect.curl import KEY_VARIABLE  # noqa: PLC0415 - seldom
+    from cyber_inference_tui.connect.ready_lines import curl  # noqa: PLC0415 - seldom
+    from cyber_inference_tui.tui.dialogs import connect_facts as facts  # noqa: PLC0415 - seldom
+
+    client, name = app.client, facts.ModelName(model.id, model)
+
+    async def copy() -> None:
+        state = await facts.key_state(client)
+        wanted = bool(client.api_key) or state is facts.KeyState.REFUSED
+        target = facts.connection_to(name, app.snapshot.models, url=client.url, key="")
+        app.copy_to_clipboard(curl(target, name.kind, variable=wanted).text)
+        reads = f"; it takes the key from ${KEY_VARIABLE}" if wanted else ""
+        app.show_message(f"Copied a curl command for {clean_line(model.id, limit=200)}{reads}.")
+
+    app.do(copy())
 
 
 def _unload_all(app: CyberApp, models: Sequence[ModelRecord]) -> None:

@@ -89,7 +89,8 @@ async def test_plain_http_gets_one_sentence(
     for name in message:
         found = found[name]
     assert found == (
-        "This port speaks TLS, and the request is plain HTTP. Begin the address with https://."
+        "This port speaks TLS, and the request is plain HTTP. Begin the address with https://. "
+        "Behind ssh://, add ?tls=yes."
     )
     assert front.requests == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.certificates import Pair
 from tests.real.conftest import StartFake
 from tests.real.terminal import Terminal
 from tests.ssh_server import SshServer
@@ -26,17 +27,20 @@ def tunnels(folder: Path) -> list[psutil.Process]:
 
 
 def test_hosts_are_switched_and_no_tunnel_is_left(start_fake: StartFake, tmp_path: Path) -> None:
-    first, second = start_fake({"alpha": {}}), start_fake({"beta": {}})
+    pair = Pair(tmp_path)
+    first, second = start_fake({"alpha": {}}, config=pair.settings), start_fake({"beta": {}})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "config.toml").touch()
     with SshServer(tmp_path / "ssh") as server:
         app = [
             sys.executable, "-m", "cyber_inference_tui",
-            "--attach", f"ssh://box?port={first.port}",
+            "--attach", f"ssh://box?port={first.port}&tls=yes",
             "--config", str(elsewhere / "config.toml"), "--data-dir", str(elsewhere / "data"),
         ]  # fmt: skip
         with Terminal(app, folder=elsewhere, environ={"PATH": server.path}) as terminal:
+            terminal.wait_for(pair.fingerprint[:30], "Trust it")
+            terminal.press("y", "Enter")
             terminal.wait_for("attached", "box", "alpha")
             terminal.press("H", "a")
             terminal.wait_for("Another machine")
@@ -55,4 +59,10 @@ def test_hosts_are_switched_and_no_tunnel_is_left(start_fake: StartFake, tmp_pat
             terminal.press("Enter")
             terminal.wait_without("switches")
             terminal.wait_for("There is no tunnel to ssh://box", "beta")
+            (server.folder / "lost_key").rename(server.folder / "user_key")
+            # The keys are for rows that come after the first of them. The certificate is known.
+            terminal.press("H", "Down", "Down", "Enter")
+            terminal.wait_for("attached", "box", "alpha")
+            # That of the list of hosts ends a moment later.
+            eventually(lambda: len(tunnels(server.folder)) == 1, what="one tunnel")
         eventually(lambda: not tunnels(server.folder), what="the end of the tunnel")

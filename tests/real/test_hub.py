@@ -131,8 +131,7 @@ def test_a_model_comes_here_by_the_terminal_app(
         terminal.wait_for("unloaded")
         terminal.press("3")
         terminal.wait_for(REPO)
-        # It may have been on a suggestion that this hub lacks.
-        terminal.wait_for(f"▸ {REPO}")
+        terminal.wait_for(f"▸  {REPO}")
         terminal.press("Enter")
         terminal.wait_for("Q8_0", "F16", "fits")
         terminal.press("d")

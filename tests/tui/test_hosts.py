@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+from textual import events
+
+from cyber_inference_tui.client.hosts import HERE, Hosts
+from cyber_inference_tui.tui.dialogs.fit import limit_height
+from cyber_inference_tui.tui.dialogs.hosts import HostsDialog
+from tests import waiting
 from tests.tui.driving import running, screen_text, until
 from tests.tui.fake_hosts import BOX, OLD, hosts_of
 from tests.tui.world import busy_world, empty_world
@@ -25,6 +32,36 @@ async def test_hosts_show_their_state_and_one_is_switched_to(tmp_path: Path) -> 
         assert "No service answers at http" in screen_text(app)
         await pilot.press("up", "enter")
     assert app.next_host == BOX
+
+
+class SlowHosts(Hosts):
+    """Hosts on a slow disk."""
+
+    read = threading.Event()
+
+    def known(self) -> tuple[str, ...]:
+        self.read.wait(waiting.LIMIT)
+        return super().known()
+
+
+async def test_keys_that_come_before_the_rows_are_for_the_rows(tmp_path: Path) -> None:
+    hosts = SlowHosts(tmp_path, HERE, hosts_of(tmp_path).client)
+    async with running(busy_world(), hosts=hosts) as (app, _, pilot):
+        for key in ("H", "down", "enter"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: isinstance(app.screen, HostsDialog))
+        hosts.read.set()
+        await waiting.until(lambda: app.next_host, what="the switch")
+    assert app.next_host == BOX
+
+
+async def test_a_dialog_that_has_closed_is_not_measured(tmp_path: Path) -> None:
+    async with running(busy_world(), hosts=hosts_of(tmp_path)) as (app, _, pilot):
+        await pilot.press("H")
+        dialog = app.screen
+        await pilot.press("escape")
+        await until(pilot, lambda: not dialog.is_attached)
+        limit_height(dialog, "#hosts", least=3)
 
 
 async def test_a_host_is_added_and_forgotten(tmp_path: Path) -> None:

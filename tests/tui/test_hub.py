@@ -376,6 +376,44 @@ async def test_several_downloads_each_have_their_keys() -> None:
         await until(pilot, lambda: client.calls == [("pause_download", "d1")])
 
 
+async def test_marked_downloads_are_paused_cancelled_and_tried_again_together() -> None:
+    world = busy_world()
+    for number, state in ((2, DownloadStatus.PAUSED), (3, DownloadStatus.FAILED)):
+        world.downloads[f"d{number}"] = DownloadRecord(
+            id=f"d{number}",
+            repo="org/other",
+            filename=f"other-{number}.gguf",
+            status=state,
+            bytes_done=GIB,
+            bytes_total=2 * GIB,
+            created_at=ago(number),
+        )
+    async with on_page(world) as (app, client, pilot):
+        await in_downloads(pilot, app)
+        await pilot.press("g", "space", "space", "space")
+        # Each action is for those that allow it.
+        await until(pilot, lambda: "p Pause" in footer(app) and "r Retry" in footer(app))
+        await pilot.press("p")
+        await until(pilot, lambda: client.calls == [("pause_download", "d1")])
+        await until(pilot, lambda: "p Resume" in footer(app))
+        await pilot.press("p")
+        await until(pilot, lambda: len(client.calls) == 3)
+        assert {call[1] for call in client.calls if call[0] == "resume_download"} == {"d1", "d2"}
+        await pilot.press("r")
+        await until(pilot, lambda: client.calls[-1] == ("retry_download", "d3"))
+        await pilot.press("x")
+        await until(pilot, lambda: "Cancel 3 downloads?" in screen_text(app))
+        assert "3.90 GiB are downloaded." in screen_text(app)
+        await pilot.press("k")
+        kept = [("cancel_download", f"d{number}", True) for number in (1, 2, 3)]
+        await until(pilot, lambda: sorted(client.calls[-3:]) == kept)
+        # Marks go first, then the pane.
+        await pilot.press("escape")
+        assert app.focused is app.screen.query_one("#downloads")
+        await pilot.press("escape")
+        await until(pilot, lambda: app.focused is app.screen.query_one("#results"))
+
+
 async def test_on_a_small_terminal_one_pane_is_shown() -> None:
     async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await opened(pilot, app)

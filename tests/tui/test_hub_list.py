@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, HubNotFoundError
 from cyber_inference_tui.records import (
     Fit,
     HubCardRecord,
@@ -22,7 +22,7 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import GIB, busy_world, empty_world
+from tests.tui.world import GIB, busy_world, empty_world, with_disk
 
 on_page = partial(running, first_page="hub")
 
@@ -110,8 +110,9 @@ async def test_after_three_failures_nothing_is_read_until_the_next_search() -> N
         with pytest.raises(CyberError):
             await catalog.read_offer(repo, "state")
     assert catalog.next_unknown(repos, "state") is None
+    # The next search begins again.
     await catalog.search()
-    assert catalog.next_unknown(repos, "state") == repos[3]
+    assert catalog.next_unknown(repos, "state") == repos[0]
 
 
 async def test_the_list_goes_on_without_the_fit_of_a_hub_that_fails() -> None:
@@ -162,6 +163,26 @@ async def test_what_fits_best_is_on_top() -> None:
         await until(pilot, lambda: [one.key for one in results.rows] == [GEMMA])
         assert "what fits best" not in screen_text(app)
         assert "Suggested for this machine (" not in note(app)
+
+
+async def test_a_suggestion_that_the_hub_lacks_goes_away_for_good() -> None:
+    world = empty_world()
+    world.found = busy_world().found[:1]
+    client = FakeClient(world)
+    client.fail["hub_card"] = HubNotFoundError("There is no such repository.")
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: app.snapshot.sample is not None)
+        await pilot.press("3")
+        results = app.screen.query_one("#results", LiveTable)
+        # The suggestion above it had the cursor, which takes the neighbour.
+        await until(pilot, lambda: [one.key for one in results.rows] == [QWEN])
+        assert results.cursor_key == QWEN
+        await pilot.press("s", "l", "s", "d")
+        await until(
+            pilot, lambda: [one[1] for one in client.searches[1:]] == ["likes", "downloads"]
+        )
+        await until(pilot, lambda: "searching" not in screen_text(app))
+        assert [one.key for one in results.rows] == [QWEN]
 
 
 async def test_the_suggested_model_is_downloaded_from_the_list() -> None:
@@ -241,3 +262,62 @@ async def test_a_wide_list_has_the_card_of_its_row_beside_it() -> None:
         await until(pilot, lambda: "The hub is away." in screen_text(app))
         await pilot.press("k")
         await until(pilot, lambda: "First words." in screen_text(app))
+
+
+async def test_marked_models_of_several_repositories_are_downloaded_together() -> None:
+    world = with_disk(long_world(), 10 * GIB)  # 2.8 GiB of them are for a running download
+    world.hub_files["org/model-000"].append(best("other.gguf", size_bytes=6 * GIB, suggested=False))
+    async with on_page(world) as (app, client, pilot):
+        await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
+        await pilot.press("space", "space")
+        await until(pilot, lambda: "2 marked  4.00 GiB  ✔ fit on the disk" in screen_text(app))
+        assert "3.20 GiB left" in screen_text(app)
+        assert row(app, "✔ org/model-000")
+        # The marks stay while other models are found.
+        await pilot.press("g", "enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+        await pilot.press("j", "space")
+        await until(pilot, lambda: "3 marked  10.0 GiB  ✖ the disk lacks" in screen_text(app))
+        await pilot.press("space")
+        await until(pilot, lambda: "2 marked" in screen_text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: "Downloading 2 models, 4.00 GiB." in screen_text(app))
+        assert [call[1] for call in client.calls] == ["org/model-000", "org/model-001"]
+        assert "marked" not in screen_text(app)
+
+
+async def test_marks_go_before_the_search_and_one_that_is_refused_stays() -> None:
+    async with on_page(long_world()) as (app, client, pilot):
+        await until(pilot, lambda: "✔ fits" in row(app, "org/model-001"))
+        await pilot.press("slash", *"model-00", "enter", "space", "space")
+        await until(pilot, lambda: "2 marked" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "marked" not in screen_text(app))
+        assert "Results for model-00" in screen_text(app)
+        await pilot.press("g", "space")
+        client.fail["download"] = CyberError("The disk is full.")
+        await pilot.press("d")
+        await until(pilot, lambda: "The disk is full." in note(app))
+        assert "1 marked" in screen_text(app)
+
+
+async def test_gated_repositories_are_asked_about_once_for_all_marked_models() -> None:
+    world = long_world()
+    world.found[:2] = [msgspec.structs.replace(one, gated=True) for one in world.found[:2]]
+    async with on_page(world) as (app, client, pilot):
+        await until(pilot, lambda: "Q4_K_M" in row(app, "org/model-002"))
+        await pilot.press("space", "space", "space", "d")
+        await until(pilot, lambda: "Some repositories are gated" in screen_text(app))
+        assert "org/model-000 and of org/model-001 on each" in " ".join(screen_text(app).split())
+        await pilot.press("d")
+        await until(pilot, lambda: len(client.calls) == 3)
+
+
+async def test_a_model_that_is_here_is_not_marked() -> None:
+    async with on_page(busy_world()) as (app, _, pilot):
+        await until(pilot, lambda: "✔ here" in row(app, GEMMA))
+        await pilot.press("space")
+        await until(pilot, lambda: "is being downloaded already" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: "QUANT" in screen_text(app))
+        assert "marked" not in screen_text(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.commands import Command, matching, other_page_commands, page_commands
@@ -9,6 +11,8 @@ from cyber_inference_tui.tui.dialogs.palette import Palette
 from cyber_inference_tui.tui.key_table import THIS_PAGE, key_lines
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.tui.driving import running, screen_text, until
+from tests.tui.fake_client import FakeClient
+from tests.tui.fake_hosts import BOX, OLD, hosts_of
 from tests.tui.world import busy_world
 
 
@@ -98,6 +102,33 @@ async def test_the_palette_unloads_all_idle_models() -> None:
             pilot,
             lambda: {c[1] for c in client.calls if c[0] == "unload"} == idle,
         )
+
+
+async def test_the_palette_switches_hosts(tmp_path: Path) -> None:
+    async with running(busy_world(), hosts=hosts_of(tmp_path, OLD)) as (app, _, pilot):
+        await pilot.press("ctrl+p", *keys("host"))
+        await until(pilot, lambda: "Host this machine" in screen_text(app))
+        names = {row.key for row in app.screen.query_one(LiveTable).rows}
+        assert f"Host {BOX}" in names
+        assert "Host old:8337" not in names  # it is the one that the app shows
+        await pilot.press(*keys(" box"), "enter")
+    assert app.next_host == BOX
+
+
+async def test_a_copied_curl_command_never_has_the_key() -> None:
+    client = FakeClient(busy_world())
+    client.api_key = "s3cret"
+    async with running(client) as (app, _, pilot):
+        await pilot.press("ctrl+p", *keys("curl nomic"), "enter")
+        await until(pilot, lambda: "takes the key from $OPENAI_API_KEY" in screen_text(app))
+        command = app.clipboard
+        assert "s3cret" not in command
+        assert '"Authorization: Bearer $OPENAI_API_KEY"' in command
+        assert f"{client.url}/v1/embeddings" in command
+        client.api_key = ""
+        await pilot.press("ctrl+p", *keys("curl qwen3-4b"), "enter")
+        await until(pilot, lambda: "/v1/chat/completions" in app.clipboard)
+        assert "Authorization" not in app.clipboard
 
 
 def test_words_are_found_in_any_order_and_gaps() -> None:

@@ -38,6 +38,7 @@ from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
 from tests.tui.world import (
+    GIB,
     ago,
     busy_world,
     empty_world,
@@ -45,6 +46,7 @@ from tests.tui.world import (
     plain_world,
     slow_world,
     streaming_world,
+    with_disk,
 )
 
 Compare = Callable[..., bool]
@@ -316,6 +318,19 @@ def test_hub(looks: Callable[..., None]) -> None:
 
 def test_hub_with_a_card(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("✔ here", "Highlights"), size=(160, 45), first_page="hub")
+
+
+def test_hub_marked_files(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, client: FakeClient) -> None:
+        await shows("✔ here")(pilot, app, client)
+        await shows("Highlights", "Q3_K_M", keys=("enter",))(pilot, app, client)
+        await shows("fits on the disk", keys=("k", "space"))(pilot, app, client)
+
+    looks(with_disk(busy_world(), 100 * GIB), steps, size=(200, 60), first_page="hub")
+
+
+def test_hub_narrow(looks: Callable[..., None]) -> None:
+    looks(busy_world(), shows("✔ here"), size=(60, 20), first_page="hub", theme="cyber-light")
 
 
 def test_hub_files_small(looks: Callable[..., None]) -> None:

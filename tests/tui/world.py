@@ -164,6 +164,14 @@ def jetson_sample(number: int = 0, *, busy: bool = True, **changes: object) -> R
     return ResourceSample(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def with_disk(world: World, free: int) -> World:
+    """Give the newest sample a disk of the models with ``free`` bytes."""
+    world.samples[-1] = msgspec.structs.replace(
+        world.samples[-1], disks=(DiskRecord(path="/models", total=100 * GIB, available=free),)
+    )
+    return world
+
+
 def model(model_id: str, **changes: object) -> ModelRecord:
     """An unloaded model of 2.5 GB that fits."""
     fields: dict[str, object] = {

@@ -128,7 +128,7 @@ class ApiKeysDialog(ModalScreen[None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#keys"), least=3)
+        limit_height(self, "#keys", least=3)
 
     def _read_soon(self) -> None:
         self.run_worker(self._read(), group="read", exclusive=True, exit_on_error=False)

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from cyber_inference_tui.client.service_url import is_loopback_url, tunnel, tunnel_to
 from cyber_inference_tui.connect.ready_lines import ReadyLines, ready_lines
-from cyber_inference_tui.errors import CyberError, InvalidApiKeyError
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import ClientRecord, ModelRecord, endpoints, queries
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.text import clean_line, clean_text
@@ -33,6 +33,7 @@ from cyber_inference_tui.tui.dialogs.connect_facts import (
     connection_to,
     facts_content,
     key_fact,
+    key_state,
     mask,
     model_fact,
     model_names,
@@ -147,7 +148,7 @@ class ConnectDialog(ModalScreen[None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#middle"), least=4)
+        limit_height(self, "#middle", least=4)
 
     # Drawing
 
@@ -206,7 +207,7 @@ class ConnectDialog(ModalScreen[None]):
         url, options = self.cyber.client.url, self.cyber.options
         if (own := self.cyber.client.tunnel) is not None:
             *more, host = own.address.words
-            command, near = tunnel_to(host, f"http://127.0.0.1:{own.address.port}", *more)
+            command, near = tunnel_to(host, own.address.far_url, *more)
             note = f"While it runs, the service is at {near}, also after this app has ended."
             return ReadyLines("SSH tunnel", command, note)
         if options.attached and is_loopback_url(url):
@@ -258,7 +259,7 @@ class ConnectDialog(ModalScreen[None]):
         client = self.cyber.client
         try:
             if self._key_state is KeyState.UNKNOWN:
-                self._key_state = await self._asked()
+                self._key_state = await key_state(client)
             version = self.cyber.snapshot.config_version
             if version != self._auto_version:
                 self._auto_version = version
@@ -270,17 +271,6 @@ class ConnectDialog(ModalScreen[None]):
             self._problem = clean_line(str(error), limit=200)
         self._reading = False
         self.redraw()
-
-    async def _asked(self) -> KeyState:
-        client = self.cyber.client
-        try:
-            await client.call(endpoints.PROPS)
-        except InvalidApiKeyError:
-            return KeyState.REFUSED
-        # Without a key the app may use its token, which clients do not have.
-        if client.api_key or not await client.call(endpoints.KEYS):
-            return KeyState.ACCEPTED
-        return KeyState.REFUSED
 
     @on(LiveTable.RowHighlighted, "#kinds")
     def _moved(self) -> None:

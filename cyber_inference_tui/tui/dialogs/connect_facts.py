@@ -8,15 +8,16 @@ from enum import Enum, auto
 
 from textual.content import Content
 
-from cyber_inference_tui.client.service_client import model_key
+from cyber_inference_tui.client.service_client import ServiceClient, model_key
 from cyber_inference_tui.connect.connection import AUTO, Connection, Model, connection
 from cyber_inference_tui.connect.ready_lines import Kind
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, InvalidApiKeyError
 from cyber_inference_tui.records import (
     ClientRecord,
     ConfigValueRecord,
     ModelRecord,
     StatusRecord,
+    endpoints,
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
@@ -45,6 +46,18 @@ class KeyState(Enum):
     """It takes the key, or needs none and the app has none."""
     REFUSED = auto()
     """It wants one of its keys, and the app has none of them."""
+
+
+async def key_state(client: ServiceClient) -> KeyState:
+    """Ask the service whether it takes the app's key. Raises ``CyberError``."""
+    try:
+        await client.call(endpoints.PROPS)
+    except InvalidApiKeyError:
+        return KeyState.REFUSED
+    # Without a key the app may use its token, which clients do not have.
+    if client.api_key or not await client.call(endpoints.KEYS):
+        return KeyState.ACCEPTED
+    return KeyState.REFUSED
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from cyber_inference_tui.client.hosts import HERE, HOSTS_KEPT, Hosts, proper_address
+from cyber_inference_tui.client.hosts import HERE, HOSTS_KEPT, Hosts, host_name, proper_address
 from cyber_inference_tui.errors import AdminLoginError, CyberError
 from cyber_inference_tui.records import ModelStatus, ResourceSample, StatusRecord, endpoints
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
@@ -23,6 +23,7 @@ from cyber_inference_tui.tui.chrome import device_line
 from cyber_inference_tui.tui.dialogs.fit import limit_height
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.key_bar import key_hints
+from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 from cyber_inference_tui.units import counted, number_text, size_text, speed_text
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 _REFRESH = 3.0
 _ANSWER_SECONDS = 10.0
-_HERE_NAME = "this machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class HostView:
     @property
     def name(self) -> str:
         """The address in few letters."""
-        return clean_line(self.address.removeprefix("http://"), limit=200) or _HERE_NAME
+        return host_name(self.address)
 
     @property
     def gpu(self) -> float | None:
@@ -178,14 +178,15 @@ class HostsDialog(ModalScreen[str | None]):
         """Show the current host, and read the others."""
         self.query_one(HostList).focus()
         self._show_current()
-        self.run_worker(self._begin(), exit_on_error=False)
+        # The next keys are for the rows.
+        self.run_worker(self._begin(), group=OPENING, exit_on_error=False)
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the table the lines that the other parts leave."""
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#hosts"), least=3)
+        limit_height(self, "#hosts", least=3)
 
     # Reading
 
@@ -205,8 +206,7 @@ class HostsDialog(ModalScreen[str | None]):
         self._show_current()
 
     async def _begin(self) -> None:
-        known = await asyncio.to_thread(self._hosts.known)
-        for address in dict.fromkeys((self._hosts.current, HERE, *known)):
+        for address in await asyncio.to_thread(self._hosts.choices):
             self._watch(address)
         self._draw()
 

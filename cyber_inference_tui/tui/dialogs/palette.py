@@ -18,6 +18,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.tui.commands import (
     Command,
+    host_commands,
     matching,
     model_commands,
     other_page_commands,
@@ -94,7 +95,7 @@ class Palette(ModalScreen[Command | None]):
     def compose(self) -> ComposeResult:
         """Compose the line and the list."""
         with Vertical(id="box"):
-            yield TextLine(placeholder="part of a command, a model, a setting or a theme")
+            yield TextLine(placeholder="part of a command, a model, a host, a setting or a theme")
             yield LiveTable(
                 _COLUMNS,
                 header=False,
@@ -110,7 +111,9 @@ class Palette(ModalScreen[Command | None]):
 
     async def _add_others(self) -> None:
         app, mode = self._cyber, self._cyber.current_mode
-        self._commands += await asyncio.to_thread(lambda: [*other_page_commands(app, mode)])
+        self._commands += await asyncio.to_thread(
+            lambda: [*other_page_commands(app, mode), *host_commands(app)]
+        )
         # The page Settings says why there are none.
         with contextlib.suppress(CyberError):
             self._commands += await setting_commands(app)

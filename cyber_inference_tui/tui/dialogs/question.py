@@ -99,8 +99,7 @@ class Question(ModalScreen[str | None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        for body in self.query("#body"):
-            limit_height(self.query_one("#box"), body, least=1)
+        limit_height(self, "#body", least=1)
 
     def action_scroll(self, pages: int) -> None:
         """Scroll a text that is higher than the screen."""

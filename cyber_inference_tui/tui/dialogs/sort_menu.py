@@ -94,8 +94,7 @@ class SortMenu(ModalScreen[str | None]):
 
     def on_resize(self) -> None:
         """Scroll a list that is higher than the screen."""
-        box, table = self.query_one("#box"), self.query_one(LiveTable)
-        self.call_after_refresh(limit_height, box, table, least=3)
+        self.call_after_refresh(limit_height, self, "LiveTable", least=3)
 
     @on(LiveTable.RowChosen)
     def _row_chosen(self, event: LiveTable.RowChosen) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from cyber_inference_tui.connect.curl import curl_lines
 from cyber_inference_tui.terminal.charset import UNICODE
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.chat.conversation import (
@@ -150,10 +151,7 @@ def _line(text: str) -> str:
 
 def to_curl(url: str, key: str, body: Mapping[str, Any], images: Sequence[Image]) -> str:
     """Return the command for a shell that sends ``body``; it reads images from their files."""
-    lines = [f"curl {shlex.quote(f'{url}/v1/chat/completions')}"]
-    if key:
-        lines.append(f"  -H {shlex.quote(f'Authorization: Bearer {key}')}")
-    lines.append("  -H 'Content-Type: application/json'")
+    lines = curl_lines(f"{url}/v1/chat/completions", key)
     text = json.dumps(body, ensure_ascii=False, indent=2)
     if not images:
         # A here-document has no limit of length, and needs no escapes.

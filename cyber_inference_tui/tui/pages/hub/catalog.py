@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from cyber_inference_tui.client.service_client import ServiceClient
-from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.errors import CyberError, HubNotFoundError
 from cyber_inference_tui.records import (
     HubCardRecord,
     HubFilesRecord,
@@ -67,6 +67,8 @@ class HubCatalog:
         self.sort = SORTS[0]
         self.suggestions: dict[str, Suggestion] = {}
         """Repositories with models for this machine."""
+        self.lacking: set[str] = set()
+        """Suggestions that this hub does not have."""
         self._found: dict[str, HubModelRecord] = {}
         self._cursor: str | None = None
         self._facts: dict[str, HubModelRecord] = {}
@@ -113,6 +115,7 @@ class HubCatalog:
         )
         self._found = {one.repo: one for one in found}
         self._files.clear()  # they may be hours old
+        self._offers = {repo: one for repo, one in self._offers.items() if one[1].best is not None}
         self._failures = 0
 
     async def search_more(self) -> None:
@@ -161,10 +164,12 @@ class HubCatalog:
             if repo in self.suggestions and self.model(repo) is None:
                 self._facts[repo] = (await self.read_card(repo)).model
             self._failures = 0
-        except CyberError:
+        except CyberError as error:
             self._failures += 1
             if self.model(repo) is None:
-                self.suggestions.pop(repo, None)  # this hub may not have it
+                self.suggestions.pop(repo, None)
+                if isinstance(error, HubNotFoundError):
+                    self.lacking.add(repo)
             _keep(self._offers, repo, (state, Offer(None)), FOUND_KEPT)
             raise
         finally:

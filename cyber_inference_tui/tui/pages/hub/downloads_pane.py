@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import on
@@ -26,8 +27,9 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.dialogs.question import Answer
 from cyber_inference_tui.tui.pages.hub.sentences import local_keys
+from cyber_inference_tui.tui.pages.marks import CANCEL, act_on_each, ask, toggled
 from cyber_inference_tui.tui.pages.models.sentences import model_sentence
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
@@ -39,6 +41,13 @@ if TYPE_CHECKING:
 _BAR = 10
 _MOVING = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING})
 _OPEN = _MOVING | {DownloadStatus.PAUSED, DownloadStatus.VERIFYING, DownloadStatus.FAILED}
+_ACTIONS = {
+    "pause": _MOVING,
+    "resume": frozenset({DownloadStatus.PAUSED}),
+    "cancel": _OPEN,
+    "retry": frozenset({DownloadStatus.FAILED, DownloadStatus.CANCELLED}),
+}
+"""The states of a download in which it has these actions."""
 _STATES: dict[DownloadStatus, tuple[ModelStatus | None, Tone]] = {
     DownloadStatus.QUEUED: (ModelStatus.QUEUED, "busy"),
     DownloadStatus.RUNNING: (ModelStatus.LOADING, "busy"),
@@ -96,7 +105,7 @@ def _left_cell(one: DownloadRecord, context: RenderContext) -> str:
 
 
 COLUMNS: tuple[Column[DownloadRecord, RenderContext], ...] = (
-    Column("model", "DOWNLOAD", least=16, value=download_name),
+    Column("model", "DOWNLOAD", least=14, value=download_name),
     Column("state", "STATE", 11, cell=_state_cell),
     Column("bar", "", _BAR, priority=2, cell=_bar_cell),
     Column("percent", "", 5, right=True, cell=_percent_cell),
@@ -149,12 +158,21 @@ class DownloadsPane(Vertical):
         Binding("p", "resume", "Resume", id="hub.resume", tooltip="continue the download"),
         Binding("x", "cancel", "Cancel", id="hub.cancel", tooltip="cancel the download"),
         Binding("r", "retry", "Retry", id="hub.retry-download", tooltip="start the download again"),
+        Binding(
+            "space",
+            "mark",
+            "Mark",
+            id="hub.mark-download",
+            tooltip="for an action on several downloads",
+        ),
     ]
 
     def __init__(self, charset: Charset) -> None:
         super().__init__(id="transfers")
         self._charset = charset
         self._downloads: dict[str, DownloadRecord] = {}
+        self.marks: frozenset[str] = frozenset()
+        """The ids of the marked downloads."""
         self._offered: object = None
         """The states on which the keys depend."""
 
@@ -166,6 +184,7 @@ class DownloadsPane(Vertical):
             empty="No downloads."
             if self._cyber.options.readonly
             else "No downloads. d on a model or a repository starts one.",
+            marks=True,
             charset=self._charset,
             id="downloads",
         )
@@ -174,10 +193,12 @@ class DownloadsPane(Vertical):
     def show(self, downloads: Sequence[DownloadRecord]) -> None:
         """Draw ``downloads``."""
         self._downloads = {one.id: one for one in downloads}
+        self.marks &= self._downloads.keys()
         self.set_class(not downloads, "-empty")
         self.set_class(not any(one.status in _OPEN for one in downloads), "-quiet")
         context = self._cyber.options.render_context()
         self.query_one(LiveTable).show(download_rows(downloads, context))
+        self.query_one(LiveTable).show_marks(self.marks)
         self.show_note()
 
     @property
@@ -185,6 +206,15 @@ class DownloadsPane(Vertical):
         """The selected download."""
         key = self.query_one(LiveTable).cursor_key
         return self._downloads.get(key) if key is not None else None
+
+    def _possible(self, action: str) -> list[DownloadRecord]:
+        """Return the marked downloads, or the selected one, that allow ``action``."""
+        ids = self.marks or {self.query_one(LiveTable).cursor_key}
+        return [
+            one
+            for one in self._downloads.values()
+            if one.id in ids and one.status in _ACTIONS[action]
+        ]
 
     @property
     def model(self) -> ModelRecord | None:
@@ -209,7 +239,11 @@ class DownloadsPane(Vertical):
         style = "$text-error" if one is not None and one.error else "$text-muted"
         place = self.query_one("#download-note", Static)
         update_static(place, Content.styled(note, style), layout=True)
-        offered = (None if one is None else one.status, None if model is None else model.status)
+        offered = (
+            None if one is None else one.status,
+            None if model is None else model.status,
+            {self._downloads[key].status for key in self.marks},
+        )
         if offered != self._offered:
             self._offered = offered
             self.refresh_bindings()
@@ -219,63 +253,70 @@ class DownloadsPane(Vertical):
         return cast("CyberApp", self.app)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Return whether an action is available for the selected download."""
-        allowed = {
-            "pause": _MOVING,
-            "resume": {DownloadStatus.PAUSED},
-            "cancel": _OPEN,
-            "retry": {DownloadStatus.FAILED, DownloadStatus.CANCELLED},
-        }
-        if action in allowed and self.is_mounted:
-            one = self.chosen
-            if one is None or one.status not in allowed[action] or self._cyber.options.readonly:
+        """Return whether an action is available for a marked download, or the selected one."""
+        if self.is_mounted and action in {*_ACTIONS, "mark"}:
+            if self._cyber.options.readonly:
                 return False
+            if action == "mark":
+                return self.chosen is not None
+            # Pause and resume have one key.
+            return bool(self._possible(action)) and not (
+                action == "resume" and self._possible("pause")
+            )
         return super().check_action(action, parameters)
 
-    def _call(self, endpoint: Endpoint[Any, Any, Any]) -> None:
-        if (one := self.chosen) is not None:
-            self._cyber.do(self._cyber.client.call(endpoint, one.id))
+    def mark(self, ids: frozenset[str]) -> None:
+        """Mark these downloads and no others."""
+        self.marks = ids
+        self.query_one(LiveTable).show_marks(ids)
+        self.show_note()
+        self.refresh_bindings()
+
+    def action_mark(self) -> None:
+        """Mark the selected download, or remove its mark, and go to the next one."""
+        self.mark(toggled(self.marks, self.query_one(LiveTable)))
+
+    def _call(self, action: str, endpoint: Endpoint[Any, Any, Any]) -> None:
+        async def call(one: DownloadRecord) -> None:
+            await self._cyber.client.call(endpoint, one.id)
+
+        self._cyber.do(act_on_each(self._possible(action), call))
 
     def action_pause(self) -> None:
-        """Pause the download."""
-        self._call(endpoints.PAUSE_DOWNLOAD)
+        """Pause the downloads."""
+        self._call("pause", endpoints.PAUSE_DOWNLOAD)
 
     def action_resume(self) -> None:
-        """Continue the download."""
-        self._call(endpoints.RESUME_DOWNLOAD)
+        """Continue the downloads."""
+        self._call("resume", endpoints.RESUME_DOWNLOAD)
 
     def action_retry(self) -> None:
-        """Start the download again."""
-        self._call(endpoints.RETRY_DOWNLOAD)
+        """Start the downloads again."""
+        self._call("retry", endpoints.RETRY_DOWNLOAD)
 
     def action_cancel(self) -> None:
-        """Cancel the download after asking whether to keep the downloaded part."""
-        one = self.chosen
-        if one is None:
+        """Cancel the downloads after asking whether to keep the downloaded parts."""
+        chosen = self._possible("cancel")
+        if not chosen:
             return
-        download_id = one.id
 
-        def answered(value: str | None) -> None:
-            if value in {"keep", "remove"}:
-                client = self._cyber.client
-                self._cyber.do(
-                    client.call(
-                        endpoints.CANCEL_DOWNLOAD,
-                        download_id,
-                        query=queries.CancelQuery(keep=value == "keep"),
-                    )
-                )
+        async def cancel(one: DownloadRecord, keep: bool) -> None:
+            await self._cyber.client.call(
+                endpoints.CANCEL_DOWNLOAD, one.id, query=queries.CancelQuery(keep=keep)
+            )
 
-        done = size_text(one.bytes_done)
-        self.app.push_screen(
-            Question(
-                f"Cancel the download of {download_name(one)}?",
-                f"{done} are downloaded. If you keep them, a later download continues there.",
-                (
-                    Answer("on", "c", "Continue"),
-                    Answer("keep", "k", "Cancel, keep the part"),
-                    Answer("remove", "r", "Cancel and remove", destructive=True),
-                ),
+        done = size_text(sum(one.bytes_done for one in chosen))
+        what, parts = f"{len(chosen)} downloads", "parts"
+        if len(chosen) == 1:
+            what, parts = f"the download of {download_name(chosen[0])}", "part"
+        ask(
+            self._cyber,
+            f"Cancel {what}?",
+            f"{done} are downloaded. If you keep them, a later download continues there.",
+            (
+                Answer(CANCEL, "c", "Continue"),
+                Answer("keep", "k", f"Cancel, keep the {parts}"),
+                Answer("remove", "r", "Cancel and remove", destructive=True),
             ),
-            answered,
+            lambda answer: act_on_each(chosen, partial(cancel, keep=answer == "keep")),
         )

@@ -146,7 +146,9 @@ class Finding(ModelActions):
         """Look for models that this machine's memory takes."""
         free = self._free = free_for_models(self.cyber.snapshot)
         self._catalog.suggestions = {
-            one.repo: one for one in suggest(free) if free and one.need_bytes <= free
+            one.repo: one
+            for one in suggest(free)
+            if free and one.need_bytes <= free and one.repo not in self._catalog.lacking
         }
 
     def _start_search(self, delay: float = 0.0) -> None:
@@ -205,15 +207,16 @@ class Finding(ModelActions):
         return self._catalog.next_unknown(shown, self._state)
 
     async def _read_offer(self, repo: str) -> None:
+        suggested = repo in self._catalog.suggestions
         try:
             # The list shows what is known; nobody waits for it.
             with suppress(CyberError):
                 await self._catalog.read_offer(repo, self._state)
         finally:
             self._readers -= 1
-        results, known = self._results, {one.repo for one in self._catalog.models}
-        if results.cursor_key == repo and repo not in known:
-            results.filtered = True  # the hub lacks this suggestion
+        if suggested and repo not in self._catalog.suggestions:
+            # This hub lacks it, and its row goes away: the neighbour gets the cursor.
+            self._results.filtered = True
         self._draw()
         self.refresh_bindings()
 

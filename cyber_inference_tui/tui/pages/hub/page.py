@@ -14,24 +14,18 @@ from textual.events import DescendantFocus
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import (
     DownloadRecord,
     DownloadStatus,
-    HubFilesRecord,
     ModelRecord,
-    endpoints,
-    queries,
 )
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.pages.hub.card_pane import CardPane
 from cyber_inference_tui.tui.pages.hub.catalog import SORTS
-from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane, download_name
-from cyber_inference_tui.tui.pages.hub.finding import Finding
+from cyber_inference_tui.tui.pages.hub.downloading import Downloading
+from cyber_inference_tui.tui.pages.hub.downloads_pane import DownloadsPane
 from cyber_inference_tui.tui.pages.hub.sentences import (
     file_sentence,
-    gated_sentence,
     local_keys,
     result_sentence,
 )
@@ -40,7 +34,6 @@ from cyber_inference_tui.tui.pages.hub.table import (
     RESULT_COLUMNS,
     UNDER_WAY,
     ResultLine,
-    active_download,
     active_downloads,
     file_rows,
     result_rows,
@@ -49,7 +42,6 @@ from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.text_line import TextLine
-from cyber_inference_tui.units import size_text
 
 _CARD_DELAY = 0.3
 """Seconds on a row until its card is read."""
@@ -78,7 +70,7 @@ class SearchLine(TextLine):
     ]
 
 
-class HubPage(Finding):
+class HubPage(Downloading):
     """Shows repositories, or the models of one repository, above the downloads.
 
     The first search starts when the page opens.
@@ -88,15 +80,26 @@ class HubPage(Finding):
     CSS_PATH = "page.tcss"
     # The search field must not get the focus: it would take a key for text.
     AUTO_FOCUS = "#results"
-    STEERING: ClassVar[frozenset[str]] = Finding.STEERING | {"download"}
+    STEERING: ClassVar[frozenset[str]] = Downloading.STEERING | {"download", "mark"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search", key_display="/", id="hub.search"),
         Binding(
-            "d", "download", "Download", id="hub.download", tooltip="download the selected model"
+            "d",
+            "download",
+            "Download",
+            id="hub.download",
+            tooltip="download the marked models, or this one",
         ),
         Binding("l", "load", "Load", id="hub.load", tooltip="load the downloaded model"),
         Binding("t", "chat", "Chat", id="hub.chat", tooltip="try the downloaded model"),
         Binding("i", "card", "Card", id="hub.card", tooltip="read the model card"),
+        Binding(
+            "space",
+            "mark",
+            "Mark",
+            id="hub.mark",
+            tooltip="for a download of several models, also of several repositories",
+        ),
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
         Binding("r", "retry", "Retry", id="hub.retry", tooltip="repeat the failed search"),
@@ -136,9 +139,10 @@ class HubPage(Finding):
                 )
                 with Horizontal():
                     with Vertical(id="tables"):
-                        yield Results(RESULT_COLUMNS, charset=charset, id="results")
-                        yield LiveTable(FILE_COLUMNS, charset=charset, id="files")
+                        yield Results(RESULT_COLUMNS, marks=True, charset=charset, id="results")
+                        yield LiveTable(FILE_COLUMNS, marks=True, charset=charset, id="files")
                     yield CardPane(self._catalog)
+                yield Static(id="marked")
                 yield Static(id="note")
             yield DownloadsPane(charset)
 
@@ -154,10 +158,6 @@ class HubPage(Finding):
         if self._in_downloads:
             return self.query_one(DownloadsPane).model
         return self.cyber.snapshot.model(self._local_id or "")
-
-    def _is_gated(self, repo: str) -> bool:
-        one = self._catalog.model(repo)
-        return one is not None and one.gated
 
     # Drawing
 
@@ -201,6 +201,7 @@ class HubPage(Finding):
         self._results.show_empty(empty)
         self._files_table.show_empty(empty)
         update_static(self.query_one("#title", Static), self._title(downloads))
+        self._show_marks(self.cyber.snapshot)
         self._show_selection()
         self._read_offers()
 
@@ -284,9 +285,13 @@ class HubPage(Finding):
         self.screen.set_focus(self.query_one("#search"))
 
     def action_back(self) -> None:
-        """Leave the downloads, the card, the search field, the files or the search, in order."""
+        """Leave the downloads, the card, the search field or the files, remove the marks, or leave
+        the search, in this order; marks of downloads before these."""
         line = self.query_one("#search", Input)
-        if self._in_downloads:
+        pane = self.query_one(DownloadsPane)
+        if self._in_downloads and pane.marks:
+            pane.mark(frozenset())
+        elif self._in_downloads:
             self.action_pane(0)
         elif self._in_card:
             self.action_card()
@@ -295,6 +300,8 @@ class HubPage(Finding):
         elif self._repo is not None:
             self._leave_files()
             self.screen.set_focus(self._results)
+        elif self._marked:
+            self._remove_marks()
         elif self._catalog.query:
             self.search("")
 
@@ -304,53 +311,6 @@ class HubPage(Finding):
     def _file_chosen(self) -> None:
         if self.check_action("download", ()):
             self.action_download()
-
-    def action_download(self) -> None:
-        """Download the selected model, in the list the suggested one of the repository."""
-        if self._target is None:
-            return
-        repo, one = self._target
-        if active_download(self.cyber.snapshot.downloads, repo, one.name) is not None:
-            self.cyber.show_message(f"{one.name} is being downloaded already.", "warning")
-        elif one.local_id is not None:
-            self.cyber.show_message(
-                f"{one.name} is downloaded already as {one.local_id}.", "warning"
-            )
-        elif self._is_gated(repo):
-            self._ask_gated(repo, one)
-        else:
-            self._download(repo, one)
-
-    def _ask_gated(self, repo: str, one: HubFilesRecord) -> None:
-        def answered(value: str | None) -> None:
-            if value == "go":
-                self._download(repo, one)
-
-        self.app.push_screen(
-            Question(
-                "This repository is gated",
-                gated_sentence(repo),
-                (Answer("back", "b", "Back"), Answer("go", "d", "Download")),
-            ),
-            answered,
-        )
-
-    def _download(self, repo: str, one: HubFilesRecord) -> None:
-        work = self._begin_download(repo, one)
-        self.run_worker(work, group="download", exit_on_error=False)
-
-    async def _begin_download(self, repo: str, one: HubFilesRecord) -> None:
-        try:
-            record = await self.client.call(
-                endpoints.DOWNLOAD, body=queries.DownloadRequest(repo, one.name)
-            )
-        except CyberError as error:
-            self._refused = str(error)
-            self._draw()
-            return
-        if self._repo is None:
-            size = f", {size_text(one.size_bytes)}" if one.size_bytes is not None else ""
-            self.cyber.show_message(f"Downloading {download_name(record)}{size}.")
 
     # The panes
 
@@ -408,8 +368,14 @@ class HubPage(Finding):
         finding = not self._in_downloads and not typing
         inner = typing or self._in_downloads or self._in_card
         possible = {
-            "download": finding and self._target is not None,
-            "back": inner or self._repo is not None or bool(self._catalog.query),
+            "download": finding and (self._target is not None or bool(self._marked)),
+            "mark": finding
+            and not self._in_card
+            and (self._target is not None or bool(self._marks_of_selection())),
+            "back": inner
+            or self._repo is not None
+            or bool(self._marked)
+            or bool(self._catalog.query),
             "card": finding and (self._repo or self._results.cursor_key) is not None,
             "sort": finding and not self._in_card and self._repo is None,
             "retry": finding and bool(self._problem),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from textual.content import Content
 from textual.screen import Screen
 
 from cyber_inference_tui.records import Fit, HubFilesRecord, HubModelRecord
+from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.hub.catalog import Offer
+from cyber_inference_tui.tui.pages.models.table import fit_cell
 from cyber_inference_tui.tui.suggested_models import Suggestion
 from cyber_inference_tui.units import size_text
 
 _GATED = "Gated: accept its licence on its Hugging Face page, then set hf_token in Settings (7)."
+_NAMED = 3
+"""Repositories that a sentence names."""
 
 
 def result_sentence(
@@ -86,12 +92,33 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def gated_sentence(repo: str) -> str:
-    """Return what to do before downloading from a gated repository."""
+def gated_sentence(repos: Sequence[str]) -> str:
+    """Return what to do before downloading from gated repositories."""
+    each = "its" if len(repos) == 1 else "each"
+    names = " and of ".join(clean_line(repo, limit=200) for repo in repos[:_NAMED])
+    more = f" and of {len(repos) - _NAMED} more" if len(repos) > _NAMED else ""
     return (
-        f"Accept the licence of {clean_line(repo, limit=200)} on its Hugging Face page first, then "
-        "set hf_token in Settings (7) to a token of that account."
+        f"Accept the licence of {names}{more} on {each} Hugging Face page first, then set hf_token "
+        "in Settings (7) to a token of that account."
     )
+
+
+def marked_content(sizes: Sequence[int | None], free: int | None, charset: Charset) -> Content:
+    """Return one line on marked models of these sizes, with ``free`` bytes on the disk."""
+    marked = (f"{len(sizes)} marked", "bold")
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return Content.assemble(marked, ("  the size of one of them is unknown", "$text-muted"))
+    size = sum(known)
+    parts = [marked, (f"  {size_text(size)}", "")]
+    if free is not None and size <= free:
+        fit = "fit" if len(sizes) > 1 else "fits"
+        parts.append((f"  {charset.check} {fit} on the disk", "$text-success"))
+        parts.append((f"  {size_text(free - size)} left", "$text-muted"))
+    elif free is not None:
+        sign = fit_cell(Fit.NEVER, charset).text[:1]
+        parts.append((f"  {sign} the disk lacks {size_text(size - free)}", "$text-error"))
+    return Content.assemble(*parts)
 
 
 def local_keys(page: Screen[Any]) -> str:

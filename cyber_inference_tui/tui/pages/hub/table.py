@@ -129,20 +129,20 @@ RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
         6,
         lambda line: line.model.parameters,
         right=True,
-        priority=2,
+        priority=6,
         text=count_text,
     ),
     Column("fits", "FITS", 9, cell=_offer_cell),
-    Column("best", "BEST", 8, priority=6, cell=_quantization_cell),
+    Column("best", "BEST", 8, priority=7, cell=_quantization_cell),
     Column("size", "SIZE", 8, right=True, priority=1, cell=_size_cell),
-    Column("licence", "LICENCE", 10, priority=3, cell=_licence_cell),
+    Column("licence", "LICENCE", 10, priority=2, cell=_licence_cell),
     Column(
         "downloads",
         "DOWNLOADS",
         11,
         lambda line: line.model.downloads,
         right=True,
-        priority=4,
+        priority=5,
         text=number_text,
     ),
     Column(
@@ -151,10 +151,10 @@ RESULT_COLUMNS: tuple[Column[ResultLine, RenderContext], ...] = (
         6,
         lambda line: line.model.likes,
         right=True,
-        priority=5,
+        priority=3,
         text=number_text,
     ),
-    Column("new", "UPDATED", 7, right=True, priority=7, cell=_updated_cell),
+    Column("new", "UPDATED", 7, right=True, priority=4, cell=_updated_cell),
     Column("architecture", "ARCH", 10, lambda line: line.model.architecture, priority=8),
     Column(
         "context",
@@ -212,6 +212,15 @@ def active_download(
 def active_downloads(downloads: Sequence[DownloadRecord]) -> dict[str, DownloadRecord]:
     """Return an unfinished download of each repository that has one."""
     return {one.repo: one for one in downloads if one.status in UNDER_WAY}
+
+
+def bytes_to_come(downloads: Sequence[DownloadRecord]) -> int:
+    """Return the bytes that the unfinished downloads still have to get, as far as known."""
+    return sum(
+        max(0, (one.bytes_total or 0) - one.bytes_done)
+        for one in downloads
+        if one.status in UNDER_WAY
+    )
 
 
 def result_rows(lines: Sequence[ResultLine], context: RenderContext) -> list[Row]:

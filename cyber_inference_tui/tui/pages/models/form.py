@@ -171,7 +171,7 @@ class ModelForm(ModalScreen[str | None]):
         self.call_after_refresh(self._fit)
 
     def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#lines"), least=3)
+        limit_height(self, "#lines", least=3)
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -22,7 +21,8 @@ from cyber_inference_tui.records import (
     queries,
 )
 from cyber_inference_tui.text import clean_line
-from cyber_inference_tui.tui.dialogs.question import Answer, Question
+from cyber_inference_tui.tui.dialogs.question import Answer
+from cyber_inference_tui.tui.pages.marks import CANCEL, act_on_each, ask
 from cyber_inference_tui.tui.pages.models.marked_set import (
     MarkedSet,
     largest_context,
@@ -41,7 +41,7 @@ MOST_TABLES = 16
 """Marked models whose memory by context is read; more have no common context."""
 _LISTED = 8
 """Models that a question lists."""
-_CANCEL = Answer("cancel", "c", "Cancel")
+_CANCEL = Answer(CANCEL, "c", "Cancel")
 
 
 class MarkedModels(ModelActions):
@@ -162,7 +162,8 @@ class MarkedModels(ModelActions):
                 "warning",
             )
         elif chosen.evicts:
-            self._ask(
+            ask(
+                self.cyber,
                 f"Load {counted(len(chosen.to_load), 'model')}?",
                 f"{names_text(chosen.evicts)} will be unloaded first.",
                 (_CANCEL, Answer("load", "l", "Load")),
@@ -174,7 +175,7 @@ class MarkedModels(ModelActions):
     async def _load_set(self, chosen: MarkedSet) -> None:
         for model in chosen.evicts:
             await self.client.call(endpoints.UNLOAD, model.id)
-        await self._each(chosen.to_load, self._load)
+        await act_on_each(chosen.to_load, self._load)
 
     async def _load(self, model: ModelRecord) -> None:
         await self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
@@ -188,7 +189,8 @@ class MarkedModels(ModelActions):
         chosen = [model for model in self.marked() if model.status not in leaving]
         requests = sum(model.in_flight + model.queued for model in chosen)
         if requests:
-            self._ask(
+            ask(
+                self.cyber,
                 f"Unload {counted(len(chosen), 'model')}?",
                 f"They have {counted(requests, 'request')}.",
                 (
@@ -207,7 +209,7 @@ class MarkedModels(ModelActions):
             await self.client.call(endpoints.UNLOAD, model.id, query=query)
 
         # At once, because an unload waits for the requests of its model.
-        await asyncio.gather(*(self._each([model], unload) for model in models))
+        await asyncio.gather(*(act_on_each([model], unload) for model in models))
 
     def action_pin(self) -> None:
         """Pin the marked models, or unpin them if all are pinned."""
@@ -220,7 +222,7 @@ class MarkedModels(ModelActions):
         async def pin(model: ModelRecord) -> None:
             await self.client.call(endpoint, model.id)
 
-        self.cyber.do(self._each([one for one in chosen if not one.unreadable], pin))
+        self.cyber.do(act_on_each([one for one in chosen if not one.unreadable], pin))
 
     def action_delete(self) -> None:
         """Delete the files of the marked models after a question, or of the selected one."""
@@ -247,37 +249,10 @@ class MarkedModels(ModelActions):
         async def delete(model: ModelRecord) -> None:
             await self.client.call(endpoints.DELETE_MODEL, model.id)
 
-        self._ask(
+        ask(
+            self.cyber,
             f"Delete {counted(len(going), 'model')}, {size}?",
             "\n".join(["Their files are removed from the disk:", *names, *filter(None, [stay])]),
-            (Answer("cancel", "k", "Keep them"), Answer("delete", "d", "Delete", destructive=True)),
-            lambda _: self._each(going, delete),
+            (Answer(CANCEL, "k", "Keep them"), Answer("delete", "d", "Delete", destructive=True)),
+            lambda _: act_on_each(going, delete),
         )
-
-    def _ask(
-        self,
-        title: str,
-        text: str,
-        answers: tuple[Answer, ...],
-        work: Callable[[str], Coroutine[Any, Any, None]],
-    ) -> None:
-        """Ask, and do ``work`` with the answer, unless that is ``cancel``."""
-
-        def answered(value: str | None) -> None:
-            if value not in {None, "cancel"}:
-                self.cyber.do(work(str(value)))
-
-        self.app.push_screen(Question(title, text, answers), answered)
-
-    async def _each(
-        self, models: Sequence[ModelRecord], act: Callable[[ModelRecord], Awaitable[None]]
-    ) -> None:
-        """Act on each model, also if one of them fails; raise the first error."""
-        failed: list[CyberError] = []
-        for model in models:
-            try:
-                await act(model)
-            except CyberError as error:
-                failed.append(error)
-        if failed:
-            raise failed[0]

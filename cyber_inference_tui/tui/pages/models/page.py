@@ -16,6 +16,7 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord
 from cyber_inference_tui.terminal.columns import Order
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.pages.marks import toggled
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
@@ -294,9 +295,7 @@ class ModelsPage(MarkedModels):
 
     def action_mark(self) -> None:
         """Mark the selected model, or remove its mark, and go to the next one."""
-        if (key := self._table.cursor_key) is not None:
-            self.mark(self.marks ^ {key})
-            self._table.action_move(1)
+        self.mark(toggled(self.marks, self._table))
 
     def action_filter(self) -> None:
         """Open the filter."""
