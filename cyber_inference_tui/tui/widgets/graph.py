@@ -18,10 +18,8 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.frames import NEAR
 from cyber_inference_tui.tui.widgets.area import FREE, SHADES, Cell, Plot, area
-
-_NEAR = 8
-"""Cells between two changes in a line, up to which they are painted together."""
 
 
 class Graph(Widget):
@@ -263,7 +261,7 @@ def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:
         # Begin with a whole character.
         while start > 0 and (not new[start][0] or (start < len(old) and not old[start][0])):
             start -= 1
-        if found and start - found[-1][1] < _NEAR:
+        if found and start - found[-1][1] < NEAR:
             start = found.pop()[0]
         found.append((start, x + 1))
     return found

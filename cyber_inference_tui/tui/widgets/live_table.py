@@ -33,6 +33,7 @@ from cyber_inference_tui.terminal.columns import (
 )
 from cyber_inference_tui.terminal.text_width import Align, fit, plain
 from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.tui.frames import NEAR
 from cyber_inference_tui.tui.widgets.empty_text import EmptyText
 
 _GUTTER = 2
@@ -283,17 +284,21 @@ class LiveTable(ScrollView, can_focus=True):
             if was is not None and now is not None and not moved:
                 if was is now or was == now:
                     continue
-                end = max(
-                    (p.end for p in self._places if was.cell(p.index) != now.cell(p.index)),
-                    default=0,
-                )
+                spans = self._changed_spans(was, now)
             else:
-                end = 0 if was is now else self.size.width
-                end = self.size.width if moved else end
-            if end:
-                regions.append(Region(0, y + self._header, end, 1))
+                spans = [] if was is now and not moved else [(0, self.size.width)]
+            regions += [Region(x, y + self._header, end - x, 1) for x, end in spans]
         if regions:
             self.refresh(*regions)
+
+    def _changed_spans(self, was: Row, now: Row) -> list[tuple[int, int]]:
+        """Return the first cell and the end of each part of a row that changed."""
+        spans: list[tuple[int, int]] = []
+        for place in self._places:
+            if was.cell(place.index) != now.cell(place.index):
+                near = spans and place.start - spans[-1][1] < NEAR
+                spans.append((spans.pop()[0] if near else place.start, place.end))
+        return spans
 
     def _refresh_row(self, index: int) -> None:
         if self._is_visible(index):
