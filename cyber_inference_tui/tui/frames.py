@@ -6,6 +6,7 @@ Over SSH, each byte counts, and a frame of Textual's has several times those of 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from textual.screen import Screen
 from cyber_inference_tui.terminal.text_width import is_doubtful, placed, to_column
 from cyber_inference_tui.tui.app_options import AfterExit
 
-NEAR = 8
-"""Cells between two changes in a line, below which painting them costs less than a move."""
+_NEAR = 8
+"""Cells between two parts of a line, below which painting them costs less than a move."""
 _PIECE = re.compile(
     r"\x1b\[\d+;(\d+)H|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
     r"|\n|\x1b|[^\x1b\n]+"
@@ -53,6 +54,15 @@ class _MarkedCells(ChopsUpdate):
                     texts.append(f"\x1b[{y + 1};{first + 1}H")
                     texts.append(strip.crop(first - x, last - x).render(console))
         return "".join(texts)
+
+
+def joined(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join parts of a line that are near each other; each is its first cell and its end."""
+    found: list[tuple[int, int]] = []
+    for start, end in parts:
+        near = found and start - found[-1][1] < _NEAR
+        found.append((found.pop()[0] if near else start, end))
+    return found
 
 
 class _Look(NamedTuple):

@@ -300,7 +300,7 @@ def test_eight_streams_and_rest_are_few_bytes_and_the_right_screen(starter: Star
                 streams.enter_context(service.stream(model, fake=long))
             app.wait_for("8 running")
             wait_for_rows(app, narrow, lambda rows: sum("/s" in row for row in rows) >= 8)
-            assert app.bytes_per_second() < 6000
+            assert app.bytes_per_second() < 5000
             app.press(" ")
             app.wait_for("FROZEN")
             sent = len(app.sent)

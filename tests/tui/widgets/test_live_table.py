@@ -127,6 +127,30 @@ async def test_what_did_not_change_is_not_painted() -> None:
         ]
 
 
+async def test_a_row_more_is_painted_alone() -> None:
+    app = _App()
+    async with app.run_test(size=(60, 8)) as pilot:
+        table = app.table
+        for before, after, painted in [
+            ("abcd", "abcde", [Region(0, 5, 60, 1)]),
+            ("abcdefgh", "abcdefghi", []),  # out of sight
+        ]:
+            table.show(_rows(before))
+            await pilot.pause()
+            table.marked.clear()
+            table.show(_rows(after))
+            await pilot.pause()
+            assert table.marked == painted
+        assert table.vertical_scrollbar.window_virtual_size == 1 + 9
+        table.action_last()
+        await pilot.pause()
+        assert app.lines[-1].startswith("▸ i")
+        table.show(_rows("ab"))
+        await pilot.pause()
+        assert not table.show_vertical_scrollbar
+        assert app.lines[1].startswith("  a")
+
+
 async def test_rows_out_of_sight_cost_nothing() -> None:
     app = _App()
     async with app.run_test(size=(60, 8)) as pilot:
