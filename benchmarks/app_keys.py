@@ -13,7 +13,7 @@ from benchmarks.terminal import Terminal
 
 BUDGET = 0.050
 # What the terminal gets only when the screen has changed as the key says.
-_PAUSED, _FOLLOWS, _CURSOR = b"paused", b"follows", "▸".encode()
+_PAUSED, _FOLLOWS, _CURSOR = b"paused", b"following", "▸".encode()
 
 
 def under_flood(ground: Ground, rate: int, seconds: float) -> list[Row]:

@@ -77,7 +77,7 @@ def open_log(terminal: Terminal) -> None:
     terminal.press("G")  # the cursor on the last model, which is the one
     terminal.read(0.5)
     terminal.press("o")
-    terminal.read_until(b"follows")
+    terminal.read_until(b"following")
     terminal.read(1.0)
 
 
