@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import programs
 from benchmarks.big_model import write_models
-from benchmarks.terminal import Terminal
+from benchmarks.terminal import COLUMNS, LINES, Terminal
 
 Row = tuple[str, str, str, str]
 """What, how much, against what it is held, the ratio."""
@@ -20,6 +20,7 @@ BARE = [sys.executable, "-m", "benchmarks.bare_app"]
 BARE_MARK = b"nothing but this"
 APP_MARK = b"Dashboard"
 LOADED_MARK = b"loaded"
+STREAMERS = ("gemma-3-4b-it-Q4_K_M", "llama-3.2-3b-Q8_0", "qwen3-8b-Q4_K_M")
 
 
 class Ground:
@@ -30,11 +31,10 @@ class Ground:
         self._arguments = ["--config", str(folder / "config.toml")]
         self._arguments += ["--data-dir", str(folder / "data"), "--port", str(service.port)]
 
-    def app(self) -> Terminal:
+    def app(self, size: tuple[int, int] = (COLUMNS, LINES)) -> Terminal:
         """The app in a terminal."""
-        return Terminal(
-            [sys.executable, "-m", "cyber_inference_tui", *self._arguments], environ=environ()
-        )
+        argv = [sys.executable, "-m", "cyber_inference_tui", *self._arguments]
+        return Terminal(argv, size=size, environ=environ())
 
 
 def environ() -> dict[str, str]:
@@ -68,12 +68,33 @@ def demo_ground(folder: Path, llama_server: Path) -> Iterator[Ground]:
 @contextlib.contextmanager
 def busy_ground(folder: Path, llama_server: Path) -> Iterator[Ground]:
     """A service with a model that streams (``source``) and one that writes a log (``writer``)."""
+    with _ground_of(
+        folder,
+        llama_server,
+        {"source": ["benchmarks.source"], "writer": ["benchmarks.logs"]},
+    ) as ground:
+        yield ground
+
+
+@contextlib.contextmanager
+def streams_ground(folder: Path, llama_server: Path) -> Iterator[Ground]:
+    """A service with three models (``STREAMERS``) whose answers are streams of 40 tokens/s."""
+    command = ["benchmarks.source", "--chunks", "4000", "--interval", "25"]
+    with _ground_of(folder, llama_server, dict.fromkeys(STREAMERS, command)) as ground:
+        yield ground
+
+
+@contextlib.contextmanager
+def _ground_of(
+    folder: Path, llama_server: Path, modules: Mapping[str, Sequence[str]]
+) -> Iterator[Ground]:
+    """A service with loaded models, each of which is a module of ours with its arguments."""
     models = {
         name: {
-            "command": [sys.executable, "-m", module, "--port", "{port}"],
+            "command": [sys.executable, "-m", *command, "--port", "{port}"],
             "env": {"PYTHONPATH": str(ROOT)},
         }
-        for name, module in (("source", "benchmarks.source"), ("writer", "benchmarks.logs"))
+        for name, command in modules.items()
     }
     config = {"llama_server_path": str(llama_server), "models": models}
     with programs.service(folder / "service", config, {}) as service:

@@ -45,7 +45,7 @@ def dashboard(ground: Ground, seconds: float) -> list[Row]:
         terminal.read(SETTLE)
         found = cost(terminal, seconds)
     return [
-        _bytes_row("dashboard at rest: sent", found.sent, REST_BYTES),
+        bytes_row("dashboard at rest: sent", found.sent, REST_BYTES),
         percent_row("dashboard at rest: processor time", found.cpu, 0.03),
         ("bare Textual app: resident", f"{least.resident / 1e6:.0f} MB", "", "1.00"),
         (
@@ -65,7 +65,7 @@ def log_page(ground: Ground, seconds: float) -> list[Row]:
         terminal.read(SETTLE)
         found = cost(terminal, seconds)
     return [
-        _bytes_row(f"log page, {LINES} lines/s: sent", found.sent, LOG_BYTES),
+        bytes_row(f"log page, {LINES} lines/s: sent", found.sent, LOG_BYTES),
         percent_row(f"log page, {LINES} lines/s: processor time", found.cpu, 0.1),
     ]
 
@@ -77,7 +77,7 @@ def open_log(terminal: Terminal) -> None:
     terminal.press("G")  # the cursor on the last model, which is the one
     terminal.read(0.5)
     terminal.press("o")
-    terminal.read_until(b"follows")
+    terminal.read_until(b"following")
     terminal.read(1.0)
 
 
@@ -90,5 +90,6 @@ def write_log(ground: Ground, lines: int, rate: int) -> None:
     ).raise_for_status()
 
 
-def _bytes_row(what: str, sent: float, budget: int) -> Row:
+def bytes_row(what: str, sent: float, budget: int) -> Row:
+    """Bytes a second, against a budget."""
     return (what, f"{sent / 1000:.1f} kB/s", f"{budget / 1000:.0f} kB/s", f"{sent / budget:.2f}")

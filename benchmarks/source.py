@@ -1,8 +1,9 @@
 """A fast stand-in for a model's server: pre-made chunks on raw asyncio transports.
 
 It costs so little that what is measured is the proxy in front of it. Run as a program it serves
-``POST``: with ``?chunks=N&interval=MS`` an event stream of N chunks, one each MS milliseconds,
-without it a small JSON answer. ``GET /health`` says 200, so that the service can supervise it.
+``POST``: with ``?chunks=N&interval=MS`` an event stream of N chunks, one each MS milliseconds; the
+options ``--chunks`` and ``--interval`` are for requests without them. Without any, it is a small
+JSON answer. ``GET /health`` says 200, so that the service can supervise it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ _WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 
 
 class _Source(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, default: str = "") -> None:
+        self.default = default
+        """Stands for the query of a request that has none."""
         self.buffer = b""
         self.transport: asyncio.Transport | None = None
         self.left = 0
@@ -72,6 +75,7 @@ class _Source(asyncio.Protocol):
     def answer(self, target: str) -> None:
         assert self.transport is not None
         _, _, text = target.partition("?")
+        text = text or self.default
         query = urllib.parse.parse_qs(text) if text else {}
         if "chunks" not in query:
             self.transport.write(_WHOLE)
@@ -95,9 +99,9 @@ class _Source(asyncio.Protocol):
         asyncio.get_running_loop().call_at(self.due, self.step)
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, default: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Source, "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: _Source(default), "127.0.0.1", port, backlog=4096)
     print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -107,10 +111,14 @@ async def _serve(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--chunks", type=int, default=0)
+    parser.add_argument("--interval", type=float, default=0.0)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     # Not uvloop: its timers have whole milliseconds, which would bring all streams into step.
     # Started in the place of llama-server, it has more arguments, which mean nothing here.
-    asyncio.run(_serve(parser.parse_known_args()[0].port))
+    options = parser.parse_known_args()[0]
+    default = f"chunks={options.chunks}&interval={options.interval}" if options.chunks else ""
+    asyncio.run(_serve(options.port, default))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ from functools import partial
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
 
-from textual.app import App, ComposeResult
+from textual.app import ComposeResult
 from textual.widget import Widget
 
 from cyber_inference_tui.records import LogLevel, NumberedLine
 from cyber_inference_tui.terminal.charset import UNICODE
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
+from cyber_inference_tui.tui.frames import Painting
+from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.widgets.area import MACHINE_SHADE, Plot
 from cyber_inference_tui.tui.widgets.graph import Graph
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
@@ -28,13 +30,13 @@ from cyber_inference_tui.tui.widgets.stacked_bar import BarPart, StackedBar
 from cyber_inference_tui.tui.widgets.text_view import TextRow, TextView
 
 
-class BenchmarkApp(App[None]):
-    """Shows one widget and calls ``step`` every ``seconds``."""
+class BenchmarkApp(Painting):
+    """Paints as the terminal app does. Shows one widget and calls ``step`` every ``seconds``."""
 
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, widget: Widget, step: Callable[[int], None], seconds: float) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self._widget = widget
         self._step = step
         self._seconds = seconds

@@ -31,6 +31,7 @@ from cyber_inference_tui.tui.announcements import announcements, state_of
 from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
 from cyber_inference_tui.tui.chrome import NAME, PAGES, PageTabs
 from cyber_inference_tui.tui.feed import Feed
+from cyber_inference_tui.tui.frames import Painting
 from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import KeyQueue
 from cyber_inference_tui.tui.navigation import Navigation
@@ -61,7 +62,7 @@ def _page(mode: str) -> Screen[None]:
     return page
 
 
-class CyberApp(Navigation):
+class CyberApp(Painting, Navigation):
     """The terminal app for the service behind ``client``. Its exit value is an ``AfterExit``."""
 
     TITLE = NAME

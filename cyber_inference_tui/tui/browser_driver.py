@@ -10,8 +10,8 @@ from typing import Any
 from textual.drivers._byte_stream import ByteStream
 from textual.drivers.web_driver import WebDriver
 
-from cyber_inference_tui.terminal.text_width import is_doubtful
-from cyber_inference_tui.tui.terminal_driver import follow_input, placed_frame
+from cyber_inference_tui.tui.frames import short_frame
+from cyber_inference_tui.tui.terminal_driver import follow_input
 from cyber_inference_tui.tui.terminal_input import InputFilter
 
 _READ_BYTES = 65536
@@ -25,8 +25,8 @@ class BrowserDriver(WebDriver):
         self._packets = ByteStream()
 
     def write(self, data: str) -> None:
-        """Write ``data`` so that no character moves the texts behind it."""
-        super().write(placed_frame(data) if is_doubtful(data) else data)
+        """Write ``data`` in few bytes, and so that no character moves the texts behind it."""
+        super().write(short_frame(data))
 
     def stop_application_mode(self) -> None:
         """Say that the app has ended, if somebody still listens."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from rich.cells import cell_len
 from textual import events
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
 from textual.widget import Widget
 
@@ -65,11 +67,16 @@ class StatusBar(Widget):
         self._content = Content("")
 
     def show(self, snapshot: Snapshot, now: datetime, url: str) -> None:
-        """Redraw the line if its text changed; ``url`` is the service's address."""
+        """Redraw the line from its first change on; ``url`` is the service's address."""
         content = status_line(snapshot, self._options, now, max(0, self.size.width), url)
-        if not content.is_same(self._content):
-            self._content = content
-            self.refresh()
+        before, self._content = self._content, content
+        if not content.is_same(before):
+            start = 0
+            if before.spans == content.spans:  # mostly only the time is another
+                pairs = enumerate(zip(before.plain, content.plain, strict=False))
+                same = next((at for at, (old, new) in pairs if old != new), 0)
+                start = cell_len(content.plain[:same])
+            self.refresh(Region(start, 0, self.size.width - start, 1))
 
     def render(self) -> Content:
         """Return the line."""

@@ -21,6 +21,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -108,6 +109,12 @@ class Pty:
                 self.sent += os.read(self._master, 65536)
             except OSError:  # it has ended
                 return
+
+    def bytes_per_second(self) -> float:
+        """Count what it sends in a few seconds; on a slow machine it sends less."""
+        before, began = len(self.sent), time.monotonic()
+        self.read(4.0)
+        return (len(self.sent) - before) / (time.monotonic() - began)
 
     def wait_for(self, *texts: str, since: int | None = None) -> None:
         """Until these have been sent after so many bytes; from now on, if that is not given."""
@@ -223,6 +230,13 @@ def test_columns_align_in_terminals_that_disagree_on_widths(starter: Starter) ->
             )
 
 
+def rows_of(sent: bytes, width: Callable[[str], int] = narrow) -> list[str]:
+    """The rows of a terminal with these widths that got such bytes."""
+    screen = Emulator(120, 40, width)
+    screen.feed(sent.decode(errors="ignore"))
+    return screen.rows
+
+
 def wait_for_rows(
     app: Pty, width: Callable[[str], int], shown: Callable[[list[str]], bool]
 ) -> None:
@@ -232,9 +246,7 @@ def wait_for_rows(
     def look() -> bool:
         nonlocal rows
         app.read(0.1)
-        screen = Emulator(120, 40, width)
-        screen.feed(app.sent.decode(errors="ignore"))
-        rows = screen.rows
+        rows = rows_of(app.sent, width)
         return shown(rows)
 
     try:
@@ -277,6 +289,32 @@ def test_no_byte_ends_the_app(starter: Starter) -> None:
             app.press("1")
             app.wait_for("EVENTS")
     assert b"Traceback" not in app.sent
+
+
+def test_eight_streams_and_rest_are_few_bytes_and_the_right_screen(starter: Starter) -> None:
+    service = starter.fake({"plum": {}, "pear": {}, "fig": {}})
+    long = {"tokens": 100_000, "interval": 0.025}
+    with Pty(service) as app:
+        with ExitStack() as streams:
+            for model in ("plum", "pear", "fig", "plum", "pear", "fig", "plum", "pear"):
+                streams.enter_context(service.stream(model, fake=long))
+            app.wait_for("8 running")
+            wait_for_rows(app, narrow, lambda rows: sum("/s" in row for row in rows) >= 8)
+            assert app.bytes_per_second() < 5000
+            app.press(" ")
+            app.wait_for("FROZEN")
+            sent = len(app.sent)
+            app.press("\x0c")  # paints everything again
+
+            def repainted() -> bool:
+                app.read(0.1)
+                parts, _, whole = app.sent.rpartition(b"\x1b[1;1H")
+                return len(parts) >= sent and rows_of(parts) == rows_of(whole)
+
+            eventually(repainted, what="the same screen")
+        app.press(" ")
+        wait_for_rows(app, narrow, lambda rows: not any("running" in row for row in rows))
+        assert app.bytes_per_second() < 2000
 
 
 def test_the_app_ends_with_its_terminal(starter: Starter) -> None:

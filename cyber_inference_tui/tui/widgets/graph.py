@@ -18,10 +18,8 @@ from textual.widget import Widget
 
 from cyber_inference_tui.terminal.charset import UNICODE, Charset
 from cyber_inference_tui.terminal.text_width import plain
+from cyber_inference_tui.tui.frames import joined
 from cyber_inference_tui.tui.widgets.area import FREE, SHADES, Cell, Plot, area
-
-_NEAR = 8
-"""Cells between two changes in a line, up to which they are painted together."""
 
 
 class Graph(Widget):
@@ -120,7 +118,7 @@ class Graph(Widget):
             return
         for y, (old, new) in enumerate(zip(before, lines, strict=True)):
             if new != old:
-                self.refresh(*(Region(x, y, end - x, 1) for x, end in _changes(old, new)))
+                self.refresh(*(Region(x, y, end - x, 1) for x, end in joined(_changes(old, new))))
 
     def _lines(self, plot: Plot, width: int, height: int) -> list[list[Cell]]:
         lines = []
@@ -251,12 +249,8 @@ def fitted(cells: list[Cell], width: int) -> list[Cell]:
     return cells + [FREE] * (width - len(cells))
 
 
-def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:
-    """Return the parts of a line that differ: their first cells and the cells after their last.
-
-    Parts that are near each other are one, because each costs some bytes.
-    """
-    found: list[tuple[int, int]] = []
+def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> Iterable[tuple[int, int]]:
+    """Return the parts of a line that differ: their first cells and the cells after their last."""
     for x, cell in enumerate(new):
         if x < len(old) and cell == old[x]:
             continue
@@ -264,7 +258,4 @@ def _changes(old: Sequence[Cell], new: Sequence[Cell]) -> list[tuple[int, int]]:
         # Begin with a whole character.
         while start > 0 and (not new[start][0] or (start < len(old) and not old[start][0])):
             start -= 1
-        if found and start - found[-1][1] < _NEAR:
-            start = found.pop()[0]
-        found.append((start, x + 1))
-    return found
+        yield start, x + 1

@@ -33,6 +33,7 @@ from cyber_inference_tui.terminal.columns import (
 )
 from cyber_inference_tui.terminal.text_width import Align, fit, plain
 from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.tui.frames import joined
 from cyber_inference_tui.tui.widgets.empty_text import EmptyText
 
 _GUTTER = 2
@@ -210,7 +211,7 @@ class LiveTable(ScrollView, can_focus=True):
         self._gone = None if found or self.filtered else gone or key
         self.filtered = False
         if len(new) != len(old):
-            self.virtual_size = Size(1, len(new) + self._header)
+            self._take_height(len(new) + self._header)
         if not new or not old or moved or self._gone != gone:
             self.refresh()
         else:
@@ -219,6 +220,17 @@ class LiveTable(ScrollView, can_focus=True):
             self._refresh_changes(old, before)
         if self.cursor_key != key:
             self.post_message(self.RowHighlighted(self, self.cursor_key))
+
+    def _take_height(self, height: int) -> None:
+        """Take over the number of lines, without a layout if possible: that paints all rows."""
+        bar = self.show_vertical_scrollbar
+        same = height >= self.virtual_size.height if bar else height <= self.size.height
+        if not same or self.styles.auto_dimensions:
+            self.virtual_size = Size(1, height)
+            return
+        self.set_reactive(LiveTable.virtual_size, Size(1, height))
+        if bar:
+            self.vertical_scrollbar.window_virtual_size = height
 
     def show_sort(self, column: str | None, *, descending: bool = False) -> None:
         """Put the arrow at ``column``; the page sorts."""
@@ -293,23 +305,17 @@ class LiveTable(ScrollView, can_focus=True):
         """Mark the visible cells that changed."""
         top = self.scroll_offset.y
         regions = []
-        for y in range(self._page_size):
-            index = top + y
+        for y, index in enumerate(range(top, top + self._page_size), self._header):
             was = old[index] if index < len(old) else None
             now = self._rows[index] if index < len(self._rows) else None
             moved = (index == old_cursor) != (index == self._cursor)
+            if was == now and not moved:
+                continue
+            spans = [(0, self.size.width)]
             if was is not None and now is not None and not moved:
-                if was is now or was == now:
-                    continue
-                end = max(
-                    (p.end for p in self._places if was.cell(p.index) != now.cell(p.index)),
-                    default=0,
-                )
-            else:
-                end = 0 if was is now else self.size.width
-                end = self.size.width if moved else end
-            if end:
-                regions.append(Region(0, y + self._header, end, 1))
+                cells = ((p, was.cell(p.index), now.cell(p.index)) for p in self._places)
+                spans = joined((p.start, p.end) for p, one, other in cells if one != other)
+            regions += [Region(x, y, end - x, 1) for x, end in spans]
         if regions:
             self.refresh(*regions)
 

@@ -16,6 +16,8 @@ from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from cyber_inference_tui.terminal.text_width import is_doubtful
+
 Role = Literal[
     "text", "name", "dim", "busy", "error",
     "title", "heading", "strong", "emphasis", "struck", "inline", "link",
@@ -234,6 +236,11 @@ def _differing(old: TextRow, new: TextRow) -> tuple[int, int]:
     """Return the first and the last cell where two rows differ, in text or colour."""
     was, now = _characters(old), _characters(new)
     same = _same(was, now)
+    # Marks and halves of flags are painted with the characters before them.
+    while same and is_doubtful(
+        "".join(sign for row in (was, now) for sign, _ in row[same - 1 : same + 1])
+    ):
+        same -= 1
     left = cell_len("".join(sign for sign, _ in was[:same]))
     end_was, end_now = (cell_len("".join(text for text, _ in row)) for row in (old, new))
     if end_was == end_now:

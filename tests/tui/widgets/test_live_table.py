@@ -111,11 +111,44 @@ async def test_what_did_not_change_is_not_painted() -> None:
         rows[2] = Row("c", ("c", Cell("failed", "bad"), "1.0"))
         table.show(rows)
         await pilot.pause()
-        [region] = table.marked
-        assert (region.y, region.height) == (3, 1)
-        # Up to the end of the column that changed, not to the edge.
-        assert region.right == 60 - 2 - 8 - 2
+        state = app.lines[0].index("STATE")
+        assert table.marked == [Region(state, 3, 12, 1)]
         assert "failed" in app.lines[3]
+        table.marked.clear()
+        # Two columns beside each other are painted together, others apart.
+        rows[0] = Row("a", ("a", Cell("failed", "bad"), "2.0"))
+        rows[1] = Row("b", ("B", Cell("loaded", "good"), "2.0"))
+        table.show(rows)
+        rate = app.lines[0].index("RATE") + len("RATE") - 8
+        assert table.marked == [
+            Region(state, 1, rate + 8 - state, 1),
+            Region(2, 2, state - 4, 1),
+            Region(rate, 2, 8, 1),
+        ]
+
+
+async def test_a_row_more_is_painted_alone() -> None:
+    app = _App()
+    async with app.run_test(size=(60, 8)) as pilot:
+        table = app.table
+        for before, after, painted in [
+            ("abcd", "abcde", [Region(0, 5, 60, 1)]),
+            ("abcdefgh", "abcdefghi", []),  # out of sight
+        ]:
+            table.show(_rows(before))
+            await pilot.pause()
+            table.marked.clear()
+            table.show(_rows(after))
+            await pilot.pause()
+            assert table.marked == painted
+        assert table.vertical_scrollbar.window_virtual_size == 1 + 9
+        table.action_last()
+        await pilot.pause()
+        assert app.lines[-1].startswith("▸ i")
+        table.show(_rows("ab"))
+        await pilot.pause()
+        assert not table.show_vertical_scrollbar
+        assert app.lines[1].startswith("  a")
 
 
 async def test_rows_out_of_sight_cost_nothing() -> None:

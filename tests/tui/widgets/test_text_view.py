@@ -133,6 +133,13 @@ async def test_cells_that_stay_at_both_ends_are_not_painted() -> None:
         app.view.regions.clear()
         app.view.show([(("  ", "text"), ("ab", "code"), ("c", "string"), ("de ", "code"))])
         assert app.view.regions == [Region(4, 0, 1, 1)]
+        # A vowel sign changes the look of the letter before it.
+        app.view.show([(("ab क", "text"),)])
+        await pilot.pause()
+        app.view.regions.clear()
+        app.view.show([(("ab कि", "text"),)])
+        [region] = app.view.regions
+        assert region.x <= 3
 
 
 async def test_a_growing_text_moves_some_rows_at_once() -> None:
