@@ -294,6 +294,7 @@ class Fake:
                         entry["state"] = "dropped"
                         return
                     last = count + 1 == self.switches["keepalive_requests"]
+                    last = last or request.header("connection") == "close"
                     if not self.answer(request, connection, entry, last=last):
                         return
                     connection.settimeout(self.switches["keepalive_idle"])

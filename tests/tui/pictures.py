@@ -32,7 +32,7 @@ TOUR_SIZE = (100, 30)
 FULL_GRAPHS = 300.0
 """Seconds."""
 _FOLDER = Path("/tmp/staged")
-_QUESTION = "How do I find what fills my disk?"
+_QUESTION = "What fills my disk?"
 
 
 class Camera:
@@ -82,6 +82,13 @@ async def take(folder: Path, place: Path, *, wait: float = 0.0) -> None:
 
 async def _stills(camera: Camera, stage: Stage) -> None:
     app = camera.app
+    await camera.types("3")
+    await camera.sees("fits", "too big")
+    await until(camera.pilot, lambda: "–" not in screen_text(app))
+    await camera.shoot("hub")
+    await camera.types("i")
+    await camera.shoot("hub-card", "usual choice")
+    await camera.types("escape", "1")
     late = asyncio.create_task(stage.ask("llm/0.27", LOADING, "Review this.", 40))
 
     def is_half_loaded() -> bool:
@@ -96,24 +103,20 @@ async def _stills(camera: Camera, stage: Stage) -> None:
     await camera.shoot("connect", "RECENT CLIENTS", "opencode")
     await camera.types("escape", "1", ":", " qwen3")
     await camera.shoot("palette", "Chat with qwen3-4b-q4_k_m")
-    await camera.types("escape", "3")
-    await camera.shoot("hub", "fits", "too big")
-    await camera.types("i")
-    await camera.shoot("hub-card", "usual choice")
-    await camera.types("4")
+    await camera.types("escape", "4")
     await camera.sees("LOG")
     await camera.types("b", "G", "enter")
     await camera.shoot("logs", "print_timing")
     await camera.types("5", "/", " aider", "enter")
     await camera.shoot("requests", "a cold prompt")
-    await camera.types("escape", ":", " chat with qwen3-4b", "enter")
+    await camera.types("escape", ":", " chat qwen3", "enter")
     await until(camera.pilot, lambda: app.current_mode == "chat")
     await camera.types("enter", " " + _QUESTION, "enter")
     await camera.shoot("chat", "frees the space")
     await camera.types("escape", "a", " gemma", "enter")
     await camera.shoot("chat-compare", "network drives")
     await camera.types("escape", "7")
-    await camera.shoot("settings", "SETTING")
+    await camera.shoot("settings", "model_idle_timeout")
     await late
 
 

@@ -152,8 +152,8 @@ class Stage:
         self.session = session
         self.streams = 0
 
-    async def ask(self, client: str, model: str, prompt: str, words: int, **more: Any) -> str:
-        """Send a chat request of ``client``, read its answer of ``words``; return its id."""
+    async def ask(self, client: str, model: str, prompt: str, words: int, **more: Any) -> None:
+        """Send a chat request of ``client``, and read its answer of ``words``."""
         body: dict[str, Any] = {
             "model": model,
             "stream": True,
@@ -163,20 +163,19 @@ class Stage:
             ],
             "fake": {"text": "word " * words, **more},
         }
-        return await self._post("/v1/chat/completions", client, body)
+        await self._post("/v1/chat/completions", client, body)
 
-    async def embed(self, client: str) -> str:
+    async def embed(self, client: str) -> None:
         """Send a request for an embedding."""
         body = {"model": "nomic-embed-text-v2", "input": "The sky is blue."}
-        return await self._post("/v1/embeddings", client, body)
+        await self._post("/v1/embeddings", client, body)
 
-    async def _post(self, path: str, client: str, body: Mapping[str, Any]) -> str:
+    async def _post(self, path: str, client: str, body: Mapping[str, Any]) -> None:
         url = self.service.url + path
         self.streams += 1
         try:
             async with self.session.post(url, json=body, headers={"User-Agent": client}) as answer:
                 await answer.read()
-                return answer.headers["X-Request-Id"]
         finally:
             self.streams -= 1
 
@@ -220,19 +219,19 @@ class Stage:
                 await self.embed(client)
             await asyncio.sleep(chance.uniform(2.0, 6.0))
 
-    async def slow_request(self) -> str:
-        """Send a request whose prompt differs early from the former ones; return its id."""
+    async def slow_request(self) -> None:
+        """Send a request whose prompt differs early from the former ones."""
         system = "You are a careful programmer. The time is {}. " + _FILES
         usual = {"timings": {"cached": 5200, "new": 60}, "prefill": 0.2}
         cold = {"timings": {"cached": 0, "new": 5310}, "prefill": 4.1}
 
-        async def ask(time: str, **more: Any) -> str:
+        async def ask(time: str, **more: Any) -> None:
             model = "gemma-3-4b-it-q4_k_m"
-            return await self.ask("aider/0.86", model, system.format(time), 30, **more)
+            await self.ask("aider/0.86", model, system.format(time), 30, **more)
 
         for _ in range(4):
             await ask("09:14", **usual)
-        return await ask("09:15", **cold)
+        await ask("09:15", **cold)
 
 
 @asynccontextmanager

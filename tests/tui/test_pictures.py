@@ -14,10 +14,19 @@ _HEADING = re.compile(r"\b[A-Z][A-Z/]{2,}\b")
 _MOST_BYTES = 600_000
 
 
-def stable(frame: list[str]) -> tuple[str, str, set[str]]:
-    """Return what a frame always shows: the pages, the keys, and the headings."""
-    headings = {word for line in frame[2:-1] for word in _HEADING.findall(line)}
-    return frame[1], frame[-1], headings
+def stable(name: str, svg: str) -> list[tuple[str, str, set[str]]]:
+    """Return what each frame always shows: the pages, the keys, and the headings.
+
+    The keys of the tour depend on the moment, because answers are on their way.
+    """
+    return [
+        (
+            frame[1],
+            "" if name == pictures.TOUR else frame[-1],
+            {word for line in frame[2:-1] for word in _HEADING.findall(line)},
+        )
+        for frame in rows(svg)
+    ]
 
 
 async def test_the_committed_pictures_are_like_new_ones(tmp_path: Path) -> None:
@@ -26,10 +35,8 @@ async def test_the_committed_pictures_are_like_new_ones(tmp_path: Path) -> None:
     await pictures.take(tmp_path / "staged", place)
     for name in (*pictures.STILLS, pictures.TOUR):
         new, old = ((where / f"{name}.svg").read_text("utf-8") for where in (place, pictures.PLACE))
-        shown = [stable(frame) for frame in rows(new)]
-        assert [stable(frame) for frame in rows(old)] == shown, (
-            f"{name}.svg is stale: run python -m tests.tui.pictures"
-        )
+        is_stale = f"{name}.svg is stale: run python -m tests.tui.pictures"
+        assert stable(name, old) == stable(name, new), is_stale
         # A page that shows it runs no script of it and loads nothing for it.
         assert not re.search(r"<script|@font-face|@import|href=|url\(", new)
         assert len(new) < _MOST_BYTES
@@ -38,10 +45,8 @@ async def test_the_committed_pictures_are_like_new_ones(tmp_path: Path) -> None:
 async def test_a_picture_shows_its_frames_and_has_common_parts_once() -> None:
     async with running(busy_world(), size=SMALL) as (app, _, pilot):
         screens, exports = [], []
-        for page in ("dashboard", "requests"):
-            await pilot.press(
-                str(["dashboard", "models", "hub", "logs", "requests"].index(page) + 1)
-            )
+        for key, page in (("1", "dashboard"), ("5", "requests")):
+            await pilot.press(key)
             await until(pilot, lambda: app.current_mode == page)  # noqa: B023
             screens.append([line for line in screen_text(app).splitlines() if line])
             exports.append(app.export_screenshot())
