@@ -70,21 +70,20 @@ class Camera:
 async def take(folder: Path, place: Path, *, wait: float = 0.0) -> None:
     """Take all pictures into ``place``; the service gets ``folder``, and ``wait`` seconds first."""
     async with staged(folder) as (stage, client):
-        slow = asyncio.create_task(stage.slow_request())
         app = CyberApp(client, AppOptions())
         async with app.run_test(size=SIZE) as pilot:
             await until(pilot, lambda: app.snapshot.live)
             await asyncio.sleep(wait)
             await _stills(Camera(app, pilot, place), stage)
-            await slow
         await _tour(client, place)
 
 
 async def _stills(camera: Camera, stage: Stage) -> None:
     app = camera.app
+    slow = asyncio.create_task(stage.slow_request())
     await camera.types("3")
     await camera.sees("fits", "too big")
-    await until(camera.pilot, lambda: "–" not in screen_text(app))
+    await until(camera.pilot, lambda: "–" not in screen_text(app))  # noqa: RUF001
     await camera.shoot("hub")
     await camera.types("i")
     await camera.shoot("hub-card", "usual choice")
@@ -107,14 +106,15 @@ async def _stills(camera: Camera, stage: Stage) -> None:
     await camera.sees("LOG")
     await camera.types("b", "G", "enter")
     await camera.shoot("logs", "print_timing")
+    await slow
     await camera.types("5", "/", " aider", "enter")
     await camera.shoot("requests", "a cold prompt")
     await camera.types("escape", ":", " chat qwen3", "enter")
     await until(camera.pilot, lambda: app.current_mode == "chat")
     await camera.types("enter", " " + _QUESTION, "enter")
-    await camera.shoot("chat", "frees the space")
+    await camera.shoot("chat", "frees the space", "tok/s · first")
     await camera.types("escape", "a", " gemma", "enter")
-    await camera.shoot("chat-compare", "network drives")
+    await camera.shoot("chat-compare", "network drives", "fastest")
     await camera.types("escape", "7")
     await camera.shoot("settings", "model_idle_timeout")
     await late
