@@ -548,9 +548,8 @@ class Answer:
 
     def embedding(self) -> bool:
         self.pause(self.switches["prefill"])
-        found = {"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}
-        usage = {**self.usage(), "completion_tokens": 0}
-        return self.whole({"object": "list", "model": self.model, "data": [found], "usage": usage})
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]
+        return self.whole({"object": "list", "data": data, "usage": self.usage()})
 
     def completion(self) -> bool:
         self.pause(self.switches["slot_wait"] + self.switches["prefill"])

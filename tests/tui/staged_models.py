@@ -17,7 +17,6 @@ import msgspec
 from cyber_inference_tui.gguf.file_writer import Tensor, gguf_bytes
 from tests.hub.stand_in_hub import StandInHub
 
-GIB = 1 << 30
 _Q4_K, _Q6_K, _F16 = 12, 14, 1
 _BYTES = {_Q4_K: 144 / 256, _Q6_K: 210 / 256, _F16: 2.0}
 """Bytes of a value, by the type of a tensor."""
@@ -64,7 +63,7 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
         metadata = {
             "general.architecture": self.architecture,
             "general.name": self.name,
-            "general.file_type": {_Q4_K: 15, _Q6_K: 18, _F16: 1}[self.type],
+            "general.file_type": {_Q4_K: 15, _F16: 1}[self.type],
             **{f"{self.architecture}.{key}": value for key, value in values.items()},
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.chat_template": "{{ messages }}{{ tools }}",
@@ -88,7 +87,7 @@ class Staged(msgspec.Struct, frozen=True, kw_only=True):
     def switches(self) -> dict[str, Any]:
         """Return the switches of its stand-in."""
         cache = self.layers * self.kv_heads * 128 * 2 * 2 * min(self.context, 8192)
-        sizes = {"model": self.size * 1e9, "KV": cache, "compute": 0.3 * GIB}
+        sizes = {"model": self.size * 1e9, "KV": cache, "compute": 0.3 * (1 << 30)}
         begin = "0.00.0{}0.000 I {}:        {:>10} {} buffer size = {:8.2f} MiB"
         sources = ("load_tensors", "llama_kv_cache", "sched_reserve")
         lines = [
