@@ -80,7 +80,6 @@ async def take(folder: Path, place: Path, *, wait: float = 0.0) -> None:
 
 async def _stills(camera: Camera, stage: Stage) -> None:
     app = camera.app
-    slow = asyncio.create_task(stage.slow_request())
     await camera.types("3")
     await camera.sees("fits", "too big")
     await until(camera.pilot, lambda: "–" not in screen_text(app))  # noqa: RUF001
@@ -96,6 +95,7 @@ async def _stills(camera: Camera, stage: Stage) -> None:
 
     await until(camera.pilot, is_half_loaded)
     await camera.shoot("dashboard", "loading", "failed", "TOKENS/S")
+    slow = asyncio.create_task(stage.slow_request())
     await camera.types("2", "G")
     await camera.shoot("models", "COMMAND", "qwen3 · ")
     await camera.types("C")

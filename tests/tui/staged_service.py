@@ -222,12 +222,12 @@ class Stage:
     async def slow_request(self) -> None:
         """Send a request whose prompt differs early from the former ones."""
         system = "You are a careful programmer. The time is {}. " + _FILES
-        usual = {"timings": {"cached": 5200, "new": 60}, "prefill": 0.2}
-        cold = {"timings": {"cached": 0, "new": 5310}, "prefill": 4.1}
+        usual = {"timings": {"cached": 7540, "new": 60}, "prefill": 0.1}
+        cold = {"timings": {"cached": 0, "new": 7600}, "prefill": 5.8}
 
         async def ask(time: str, **more: Any) -> None:
             model = "gemma-3-4b-it-q4_k_m"
-            await self.ask("aider/0.86", model, system.format(time), 30, **more)
+            await self.ask("aider/0.86", model, system.format(time), 45, **more)
 
         for _ in range(4):
             await ask("09:14", **usual)
@@ -253,7 +253,7 @@ async def staged(folder: Path) -> AsyncIterator[tuple[Stage, ServiceClient]]:
             for work in (
                 stage.talk("opencode/1.0.68", "qwen3-4b-q4_k_m", cached=6100, words=240),
                 stage.talk("Zed/0.214.7", "qwen3-4b-q4_k_m", cached=2300, words=90),
-                stage.talk("OpenAI/Python 1.109.1", "gemma-3-4b-it-q4_k_m", cached=480, words=150),
+                stage.talk("OpenAI/Python 1.109.1", "gemma-3-4b-it-q4_k_m", cached=480, words=60),
                 stage.search("llm/0.27"),
             )
         ]
