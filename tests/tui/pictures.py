@@ -59,6 +59,8 @@ class Camera:
     async def shoot(self, name: str, *texts: str) -> None:
         """Take a picture once all texts are on the screen."""
         await self.sees(*texts)
+        # The page below a dialog may come a moment later.
+        await until(self.pilot, lambda: "JetPack" in self.app.export_screenshot())
         self.write(name, [(self.app.export_screenshot(), 1.0)])
 
     def write(self, name: str, frames: Sequence[tuple[str, float]]) -> None:
