@@ -91,12 +91,12 @@ async def _stills(camera: Camera, stage: Stage) -> None:
     await camera.types("escape", "1")
     late = asyncio.create_task(stage.ask("llm/0.27", LOADING, "Review this.", 40))
 
-    def is_half_loaded() -> bool:
+    def is_loading() -> bool:
         found = (model.progress or 0 for model in app.snapshot.models)
-        return max(found, default=0) > 0.5
+        return max(found, default=0) > 0.3
 
-    await until(camera.pilot, is_half_loaded)
-    await camera.shoot("dashboard", "loading", "failed", "TOKENS/S")
+    await until(camera.pilot, is_loading)
+    await camera.shoot("dashboard", "◐ loading", "✖ failed", "TOKENS/S")
     slow = asyncio.create_task(stage.slow_request())
     await camera.types("2", "G")
     await camera.shoot("models", "COMMAND", "qwen3 · ")

@@ -165,7 +165,7 @@ MODELS: Mapping[str, Staged] = {
         context=32768,
         vocabulary=151936,
         size=1.93,
-        load_seconds=9.0,
+        load_seconds=20.0,
         answer=_speed(27.0, "Yes. " * 60),
     ),
     "nomic-embed-text-v2": Staged(
