@@ -27,10 +27,9 @@ test-fast: ## the quick tests; fast="http tui" names other rooms
 snapshots: ## take new pictures for the tests of screens; look at the difference
 	$(unset) $(bin)/pytest -q tests/tui/test_snapshots.py --snapshot-update
 
-regenerate: ## generated files and pages; with CYBER_TEST_LLAMA_SERVER also examples and pictures
+regenerate: ## generated files and pages; with CYBER_TEST_LLAMA_SERVER also examples
 	$(bin)/python -m tests.settings.regenerate
 	$(bin)/python -m tests.cli.regenerate
 	$(bin)/python -m tests.http.regenerate
 	$(bin)/python -m tests.tui.regenerate
 	$(if $(llama_server),$(bin)/python -m tests.cli.examples "$(llama_server)")
-	$(if $(llama_server),$(bin)/python -m tests.tui.pictures "$(llama_server)")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import binascii
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -47,16 +48,18 @@ SWITCHES: dict[str, Any] = {
     "keepalive_idle": 5.0,  # and after so many idle seconds
     "drop_reused": 0,  # so many times: a request on a reused connection gets no answer
     "drop_fresh": 0,  # so many times: the first request of a connection gets no answer
+    "slot_tokens": False,  # /slots reports the tokens of answers under way
     "state": None,  # a file; one JSON line per start and per end is appended
     "memory_mib": 0,  # that much resident memory
     "answer": {},  # defaults of ANSWER_SWITCHES for every request
 }
 ANSWER_SWITCHES: dict[str, Any] = {
     "tokens": 5,  # of an answer
+    "text": None,  # an answer whose words are its tokens, in place of "tok0 tok1 …"
     "interval": 0.0,  # seconds between them
     "prefill": 0.0,  # seconds before the first one
     "slot_wait": 0.0,  # seconds before that, in which it works on something else
-    "timings": None,  # {"cached": N, "new": N}: tell llama-server's times, with these tokens
+    "timings": None,  # {"cached": N, "new": N}: report and log times, with these prompt tokens
     "framing": "chunked",  # chunked | length | close
     "hang": False,  # read the request, never answer
     "crash_after": None,  # kill ourselves after N tokens (0 = before the status line)
@@ -291,6 +294,7 @@ class Fake:
                         entry["state"] = "dropped"
                         return
                     last = count + 1 == self.switches["keepalive_requests"]
+                    last = last or request.header("connection") == "close"
                     if not self.answer(request, connection, entry, last=last):
                         return
                     connection.settimeout(self.switches["keepalive_idle"])
@@ -327,6 +331,7 @@ class Fake:
             "began": time.time(),
             "ended": None,
             "sent": 0,
+            "decoded": 0,
         }
         if not request.target.startswith(("/fake/", "/health")):
             with self.lock:
@@ -402,14 +407,25 @@ class Answer:
         if path in {"/models", "/v1/models"}:
             return self.whole({"object": "list", "data": [{"id": self.model, "object": "model"}]})
         if path == "/slots":
-            busy = [e for e in self.fake.requests if e["state"] == "running"]
-            return self.whole(
-                [{"id": n, "is_processing": n < len(busy) - 1} for n in range(max(4, len(busy)))]
-            )
+            return self.whole(self.slots())
+        if path.endswith("/embeddings"):
+            return self.embedding()
         if path.endswith("completions"):
             return self.stream() if self.request.asked.get("stream") else self.completion()
         problem = {"message": "File Not Found", "type": "not_found_error", "code": 404}
         return self.whole({"error": problem}, 404)
+
+    def slots(self) -> list[dict[str, Any]]:
+        busy = [e for e in self.fake.requests if e["state"] == "running" and e is not self.entry]
+        slots = []
+        for number in range(max(4, len(busy) + 1)):
+            slot: dict[str, Any] = {"id": number, "is_processing": number < len(busy)}
+            if number < len(busy) and self.fake.switches["slot_tokens"]:
+                entry = busy[number]
+                slot |= {"id": entry["connection"], "id_task": int(entry["began"] * 1000)}
+                slot["next_token"] = [{"n_decoded": entry["decoded"]}]
+            slots.append(slot)
+        return slots
 
     def is_admitted(self, path: str) -> bool:
         """As the real one: every path but the health check needs the key, if there is one."""
@@ -501,23 +517,39 @@ class Answer:
             raise ClientGone
 
     def token_texts(self) -> list[str]:
-        return [f"tok{number} " for number in range(self.switches["tokens"])]
+        if self.switches["text"] is None:
+            return [f"tok{number} " for number in range(self.switches["tokens"])]
+        return re.findall(r"\S+\s*", self.switches["text"])
 
     def usage(self) -> dict[str, int]:
-        count = self.switches["tokens"]
-        return {"prompt_tokens": 7, "completion_tokens": count, "total_tokens": count + 7}
+        count = len(self.token_texts())
+        prompt = sum((self.switches["timings"] or {"new": 7}).values())
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": count,
+            "total_tokens": count + prompt,
+        }
 
     def timings(self) -> dict[str, Any]:
         prompt = self.switches["timings"]
         if prompt is None:
             return {}
-        count, interval = self.switches["tokens"], self.switches["interval"]
+        count, interval = len(self.token_texts()), self.switches["interval"]
         times = {"cache_n": prompt["cached"], "prompt_n": prompt["new"]}
         times["prompt_ms"] = self.switches["prefill"] * 1000
         times |= {"predicted_n": count, "predicted_ms": count * interval * 1000}
         if interval:
             times["predicted_per_second"] = 1 / interval
+        slot = f"I slot print_timing: id  0 | task {self.entry['connection']} | "
+        for what, part in (("prompt eval", "prompt"), ("eval", "predicted")):
+            spent, tokens = times[f"{part}_ms"], times[f"{part}_n"]
+            log(f"0.00.003.000 {slot}{what + ' time':>16} = {spent:10.2f} ms / {tokens:5} tokens")
         return {"timings": times}
+
+    def embedding(self) -> bool:
+        self.pause(self.switches["prefill"])
+        data = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}]
+        return self.whole({"object": "list", "data": data, "usage": self.usage()})
 
     def completion(self) -> bool:
         self.pause(self.switches["slot_wait"] + self.switches["prefill"])
@@ -545,6 +577,7 @@ class Answer:
             if number:
                 self.pause(self.switches["interval"])
                 self.trouble(number)
+            self.entry["decoded"] = number + 1
             self.event([{"index": 0, "finish_reason": None, "delta": {"content": text}}])
         self.event([{"index": 0, "finish_reason": "stop", "delta": {}}], **self.timings())
         if (self.request.asked.get("stream_options") or {}).get("include_usage"):

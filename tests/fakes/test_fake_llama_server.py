@@ -185,6 +185,21 @@ def test_echo_tells_what_came(start: Start) -> None:
     assert ["Transfer-Encoding", "chunked"] in said["headers"]
 
 
+def test_answers_with_a_text_and_tells_its_tokens(start: Start) -> None:
+    fake = start(slot_tokens=True, answer={"text": "one two\n\nthree"})
+    _, body = fake.ask({})
+    assert json.loads(body)["choices"][0]["message"]["content"] == "one two\n\nthree"
+    assert json.loads(body)["usage"]["completion_tokens"] == 3
+    connection = fake.connect()
+    with contextlib.closing(connection):
+        post(connection, {"stream": True, "fake": {"interval": 60}})
+        connection.getresponse().read(10)
+        with contextlib.closing(fake.connect()) as other:
+            other.request("GET", "/slots")
+            slots = json.loads(other.getresponse().read())
+    assert [slot["next_token"] for slot in slots if slot["is_processing"]] == [[{"n_decoded": 1}]]
+
+
 def test_sees_a_client_go_in_prefill_and_in_a_stream(start: Start) -> None:
     fake = start()
     connection = fake.connect()

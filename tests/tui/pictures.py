@@ -1,134 +1,176 @@
-"""``python -m tests.tui.pictures LLAMA_SERVER``: take the pictures of the documentation.
+"""``python -m tests.tui.pictures``: take the pictures of the documentation.
 
-The app itself makes them, on a real service with three models that are copies of the built-in one
-and a minute of real requests to them. Takes two minutes.
+The app makes them of a staged service (see ``staged_service``), after five minutes of requests, so
+that the graphs are full. A test takes them without that wait and compares the committed ones.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import shutil
 import sys
-import tempfile
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from textual.pilot import Pilot
 
 from cyber_inference_tui.client.service_client import ServiceClient
-from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.app_options import AppOptions
-from tests.real.service_process import ServiceProcess
+from cyber_inference_tui.tui.app_options import AfterExit, AppOptions
+from tests.tui.animated_svg import picture
 from tests.tui.driving import screen_text, until
+from tests.tui.staged_service import LOADING, Stage, staged
 
-PLACE = Path(__file__).parent.parent.parent / "docs" / "pictures"
-SIZE = (120, 34)
-BUSY_SECONDS = 75
-PLACES: dict[str, str] = {}
-"""Paths on this machine, and their replacement in the pictures."""
-QUESTIONS = (
-    "Tell me about the sea.",
-    "What do you know of the stars?",
-    "Does it rain?",
-    "Who are you?",
+PLACE = Path(__file__).parents[2] / "docs" / "pictures"
+STILLS = (
+    *("dashboard", "models", "connect", "palette", "hub", "hub-card", "logs"),
+    *("requests", "chat", "chat-compare", "settings"),
 )
-_RANDOM = 8
-"""Characters that ``tempfile`` adds to a prefix."""
-_BUILD = "llama.cpp/build/bin/release-with-debug-info-and-tests-for-this-very-machine"
-# The page that shows an SVG may not load fonts from elsewhere, and need not: any fixed one will do.
-_FONTS = re.compile(r"@font-face \{.*?\}\n?", re.DOTALL)
+TOUR = "tour"
+SIZE = (120, 36)
+TOUR_SIZE = (100, 30)
+FULL_GRAPHS = 300.0
+"""Seconds."""
+_FOLDER = Path("/tmp/staged")
+_QUESTION = "What fills my disk?"
 
 
-async def main(llama_server: Path) -> None:
-    data_dir = "/home/me/.local/share/cyber-inference-tui"
-    # Of the same length, so that all text after it keeps its position.
-    prefix = "cyber".ljust(len(data_dir) - len("/tmp//data") - _RANDOM, "-")
-    with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp") as name:
-        folder = Path(name)
-        real = f"{llama_server.resolve().parent}/llama-"
-        room = len(real) - len("/opt//llama-")
-        PLACES[real] = f"/opt/{_BUILD[:room].ljust(room, '_')}/llama-"
-        PLACES[f"{name}/data"] = data_dir
-        PLACES[f"{name}/config.toml"] = "/home/me/.config/cyber-inference-tui/config.toml"
-        models = folder / "data" / "models"
-        models.mkdir(parents=True)
-        for model in ("sea-stories-q8_0", "night-sky-q8_0"):
-            write_demo(models / f"{model}.gguf")
-        service = ServiceProcess(
-            folder,
-            {
-                "llama_server_path": str(llama_server),
-                "llama_server_base_port": 0,
-                "llama_threads": 1,
-                "models": {"sea-stories-q8_0": {"pinned": True, "aliases": ["sea"]}},
-            },
-            arguments=("--demo",),
-        ).start()
+class Camera:
+    """An app on the service, which types and takes pictures."""
+
+    def __init__(self, app: CyberApp, pilot: Pilot[AfterExit], place: Path) -> None:
+        self.app = app
+        self.pilot = pilot
+        self.place = place
+
+    async def sees(self, *texts: str) -> None:
+        """Wait until all texts are on the screen."""
         try:
-            async with ServiceClient(service.url) as client:
-                busy = asyncio.create_task(_ask(client))
-                await _take(client)
-                busy.cancel()
-                with suppress(asyncio.CancelledError):
-                    await busy
-        finally:
-            service.stop()
+            await until(self.pilot, lambda: all(text in screen_text(self.app) for text in texts))
+        except AssertionError as error:
+            raise AssertionError(f"not all of {texts} in\n{screen_text(self.app)}") from error
+
+    async def types(self, *keys: str) -> None:
+        """Press keys; a word is typed letter by letter after a space."""
+        for key in keys:
+            letters = key[1:] if key.startswith(" ") else ""
+            await self.pilot.press(*([{" ": "space"}.get(one, one) for one in letters] or [key]))
+
+    async def shoot(self, name: str, *texts: str) -> None:
+        """Take a picture once all texts are on the screen."""
+        await self.sees(*texts)
+        # The page below a dialog may come a moment later.
+        await until(self.pilot, lambda: "JetPack" in self.app.export_screenshot())
+        self.write(name, [(self.app.export_screenshot(), 1.0)])
+
+    def write(self, name: str, frames: Sequence[tuple[str, float]]) -> None:
+        """Write a picture."""
+        svg = picture(frames, (self.app.size.width, self.app.size.height))
+        (self.place / f"{name}.svg").write_text(svg, "utf-8")
 
 
-async def _ask(client: ServiceClient) -> None:
-    """Requests, one after the other, to two of the models."""
-    number = 0
-    while True:
-        model = ("demo", "sea-stories-q8_0")[number % 2]
-        question = QUESTIONS[number % len(QUESTIONS)]
-        async for _ in client.chat(model, [{"role": "user", "content": question}]):
-            pass
-        number += 1
-        await asyncio.sleep(0.3)
+async def take(folder: Path, place: Path, *, wait: float = 0.0) -> None:
+    """Take all pictures into ``place``; the service gets ``folder``, and ``wait`` seconds first."""
+    async with staged(folder) as (stage, client):
+        app = CyberApp(client, AppOptions())
+        async with app.run_test(size=SIZE) as pilot:
+            await until(pilot, lambda: app.snapshot.live)
+            await asyncio.sleep(wait)
+            await _stills(Camera(app, pilot, place), stage)
+        await _tour(client, place)
 
 
-async def _take(client: ServiceClient) -> None:
+async def _stills(camera: Camera, stage: Stage) -> None:
+    app = camera.app
+    await camera.types("3")
+    await camera.sees("fits", "too big")
+    await until(camera.pilot, lambda: "–" not in screen_text(app))  # noqa: RUF001
+    await camera.shoot("hub")
+    await camera.types("i")
+    await camera.shoot("hub-card", "usual choice")
+    await camera.types("escape", "1")
+    late = asyncio.create_task(stage.ask("llm/0.27", LOADING, "Review this.", 40))
+
+    def is_loading() -> bool:
+        found = (model.progress or 0 for model in app.snapshot.models)
+        return max(found, default=0) > 0.3
+
+    await until(camera.pilot, is_loading)
+    await camera.shoot("dashboard", "◐ loading", "✖ failed", "TOKENS/S")
+    slow = asyncio.create_task(stage.slow_request())
+    await camera.types("2", "G")
+    await camera.shoot("models", "COMMAND", "qwen3 · ")
+    await camera.types("C")
+    await camera.shoot("connect", "RECENT CLIENTS", "opencode")
+    await camera.types("escape", "1", ":", " qwen3")
+    await camera.shoot("palette", "Chat with qwen3-4b-q4_k_m")
+    await camera.types("escape", "4")
+    await camera.sees("LOG")
+    await camera.types("b", "G", "enter")
+    await camera.shoot("logs", "print_timing")
+    await slow
+    await camera.types("5", "/", " aider", "enter")
+    await camera.shoot("requests", "a cold prompt")
+    await camera.types("escape", ":", " chat qwen3", "enter")
+    await until(camera.pilot, lambda: app.current_mode == "chat")
+    await camera.types("enter", " " + _QUESTION, "enter")
+    await camera.shoot("chat", "frees the space", "tok/s · first")
+    await camera.types("escape", "a", " gemma", "enter")
+    await camera.shoot("chat-compare", "network drives", "fastest")
+    await camera.types("escape", "7")
+    await camera.shoot("settings", "model_idle_timeout")
+    await late
+
+
+async def _tour(client: ServiceClient, place: Path) -> None:
+    """Take the animation: the dashboard, a question, and why a request was slow."""
     app = CyberApp(client, AppOptions())
-    async with app.run_test(size=SIZE, notifications=False) as pilot:
-        await until(pilot, lambda: app.snapshot.live)
-        await asyncio.sleep(BUSY_SECONDS)
-        await _shoot(app, pilot, "dashboard", "MODEL")
-        await pilot.press("2")
-        await until(pilot, lambda: "FITS" in screen_text(app))
-        await pilot.press("G", "enter")
-        await _shoot(app, pilot, "models", "COMMAND")
-        await pilot.press("C")
-        await _shoot(app, pilot, "connect", "RECENT CLIENTS")
-        await pilot.press("escape")
-        await pilot.press("4")
-        await until(pilot, lambda: "LOG" in screen_text(app))
-        await pilot.press("b", "j", "j", "enter")
-        await _shoot(app, pilot, "logs", "slot")
-        await pilot.press("5")
-        await _shoot(app, pilot, "requests", "chat")
-        await pilot.press("6")
+    frames: list[tuple[str, float]] = []
+    async with app.run_test(size=TOUR_SIZE) as pilot:
+        camera = Camera(app, pilot, place)
+
+        def keep(seconds: float) -> None:
+            frames.append((app.export_screenshot(), seconds))
+
+        await camera.sees("answering")
+        for _ in range(4):
+            sample = app.snapshot.sample
+            await until(pilot, lambda: app.snapshot.sample is not sample)  # noqa: B023
+            keep(1.0)
+        await camera.types(":", " chat with")
+        await camera.sees("Chat with qwen3-4b-q4_k_m", "Chat with gemma-3-4b-it-q4_k_m")
+        keep(1.6)
+        await camera.types("  qwen3", "enter")
         await until(pilot, lambda: app.current_mode == "chat")
-        await pilot.press("enter", *"Tell", "space", *"me", "space", *"about", "space", *"it")
-        await pilot.press("enter")
-        await asyncio.sleep(4)
-        await _shoot(app, pilot, "chat", "tok")
-        await pilot.press("escape", "7")
-        await _shoot(app, pilot, "settings", "SETTING")
+        await camera.types("enter", " " + _QUESTION)
+        keep(1.4)
+        await camera.types("enter")
+        for words in ("directories", "sort -h", "Two places", "journalctl", ".cache", "lsof"):
+            await camera.sees(words)
+            keep(0.5)
+        await camera.sees("frees the space")
+        keep(1.6)
+        await camera.types("escape", "a", " gemma", "enter")
+        for words in ("quickest way", "Install", "ncdu -x /", "arrow keys", "network drives"):
+            await camera.sees(words)
+            keep(0.5)
+        await camera.sees("fastest")
+        keep(2.4)
+        await camera.types("escape", "5", "/", " aider", "enter", "enter")
+        await camera.sees("a cold prompt")
+        keep(5.0)
+        camera.write(TOUR, frames)
 
 
-async def _shoot(app: CyberApp, pilot: Pilot[Any], name: str, text: str) -> None:
-    await until(pilot, lambda: text in screen_text(app))
-    await asyncio.sleep(1.5)
-    PLACE.mkdir(parents=True, exist_ok=True)
-    svg = _FONTS.sub("", app.export_screenshot(title=f"cyber-inference-tui: {name}"))
-    for path, instead in PLACES.items():
-        svg = svg.replace(path, instead)
-        for end in range(len(path) - 1, len("/home/"), -1):  # where a table cuts it
-            svg = svg.replace(f"{path[:end]}…", f"{instead[:end]}…")
-    (PLACE / f"{name}.svg").write_text(svg.replace("Fira Code", "monospace"), "utf-8")
+def main() -> None:
+    """Take the pictures in the documentation again."""
+    if _FOLDER.exists():
+        sys.exit(f"{_FOLDER} exists: remove it, or wait until another run has ended.")
+    try:
+        asyncio.run(take(_FOLDER, PLACE, wait=FULL_GRAPHS))
+    finally:
+        shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]).resolve()))
+    main()
