@@ -80,8 +80,7 @@ class ChoiceDialog(ModalScreen[str | None]):
 
     def on_resize(self) -> None:
         """Scroll a list that is higher than the screen."""
-        box, table = self.query_one("#box"), self.query_one(LiveTable)
-        self.call_after_refresh(limit_height, box, table, least=3)
+        self.call_after_refresh(limit_height, self, "LiveTable", least=3)
 
     def _show(self, typed: str) -> None:
         wanted = typed.strip().lower()

@@ -59,8 +59,7 @@ class ColumnMenu(ModalScreen[None]):
 
     def on_resize(self) -> None:
         """Scroll a list that is higher than the screen."""
-        box, menu = self.query_one("#box"), self.query_one(LiveTable)
-        self.call_after_refresh(limit_height, box, menu, least=3)
+        self.call_after_refresh(limit_height, self, "LiveTable", least=3)
 
     def _draw(self) -> None:
         table, rows = self._table, []
