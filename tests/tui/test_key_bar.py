@@ -56,7 +56,7 @@ async def test_where_a_text_is_typed_no_key_is_shown_that_would_be_typed() -> No
         await until(pilot, lambda: "/ Filter" not in last_line(screen_text(app)))
         assert last_line(screen_text(app)).endswith("f1 Help")
         await pilot.press("f1")
-        await until(pilot, lambda: "esc closes" in screen_text(app))
+        await until(pilot, lambda: "Everywhere" in screen_text(app))
 
 
 async def test_a_click_presses_the_key() -> None:
@@ -73,4 +73,4 @@ async def test_a_terminal_without_unicode_gets_the_names_of_keys() -> None:
         await pilot.press("2", "slash")
         await until(pilot, lambda: "down Back to the list" in last_line(screen_text(app)))
         await pilot.press("f1")
-        await until(pilot, lambda: "Everywhere" in screen_text(app))
+        await until(pilot, lambda: "esc closes" in screen_text(app))

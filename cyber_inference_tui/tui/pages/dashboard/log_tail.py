@@ -16,7 +16,7 @@ from textual.timer import Timer
 from cyber_inference_tui.backoff import backoff
 from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.errors import CyberError, NotFoundError
+from cyber_inference_tui.errors import CyberError, NoServiceError, NotFoundError
 from cyber_inference_tui.records import LogEvent, NumberedLine, endpoints, queries
 from cyber_inference_tui.tui.widgets.log_view import LogView
 
@@ -26,6 +26,11 @@ SETTLE_SECONDS = 0.4
 """Seconds on a model until its log is read, so that a moving cursor opens no streams."""
 _PACE_SECONDS = 1.0
 """Seconds between two paints of new lines, for slow lines."""
+
+
+def _read_again() -> None:
+    """End a lost stream: the service may be another one, with another log."""
+    raise NoServiceError("The service ended the stream of the log.")
 
 
 class LogTail(LogView, can_focus=False):
@@ -78,7 +83,7 @@ class LogTail(LogView, can_focus=False):
                 self.show_empty("Nothing has been written to this log yet.")
                 failures = 0
                 events = self._client.events(
-                    ("log",), after=status.last_event_id, logs=(source,), patience=0.0
+                    ("log",), after=status.last_event_id, logs=(source,), on_lost=_read_again
                 )
                 async with aclosing(events):
                     async for event in events:
