@@ -576,13 +576,13 @@ def test_an_unreadable_file_is_shown_and_says_why_on_every_page(starter: Starter
     with Pty(service) as app:
         app.wait_for("plum", "unreadable", "8K / 32K")
         app.press("gl")
-        app.wait_for(" is unreadable:")
+        wait_for_rows(app, narrow, lambda rows: any(" is unreadable:" in row for row in rows))
         app.press("2")
         app.wait_for("1.91 MiB")
         # The first message has to go, or the second changes no cell.
         wait_for_rows(app, narrow, lambda rows: not any("is unreadable:" in row for row in rows))
         app.press("gp")
-        app.wait_for(" is unreadable:")
+        wait_for_rows(app, narrow, lambda rows: any(" is unreadable:" in row for row in rows))
         app.press("6m")
         app.wait_for("Chat with", "unreadable")
         leave(app, "Chat with")

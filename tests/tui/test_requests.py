@@ -526,5 +526,5 @@ async def test_the_keys_fit_into_a_small_footer() -> None:
     async with on_page(busy_world(), size=SMALL) as (app, _, pilot):
         await open_page(app, pilot)
         footer = screen_text(app).splitlines()[-1]
-        for word in ("Details", "Failed", "Filter", "Totals", "Log", "Help", "Quit"):
+        for word in ("Details", "Failed", "Filter", "Totals", "Palette", "Help", "Quit"):
             assert word in footer

@@ -101,6 +101,10 @@ class Listing(LiveTable):
         self.post_message(Graph.Reshaped())
 
 
+_LOW = 24
+"""Rows of a screen."""
+
+
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
@@ -261,9 +265,9 @@ class Board(Vertical):
     def _draw_notice(self, snapshot: Snapshot) -> None:
         notice = self._notice or ports_line(snapshot, self._charset)
         update_static(self.query_one("#notice", Static), notice)
-        # A low screen needs the row for more than the usual span.
+        # A very low screen needs the row for more than the usual span.
         usual = self.span is SPANS[0] and not notice
-        self.query_one("#top").display = not (usual and self.screen.has_class("-short"))
+        self.query_one("#top").display = not (usual and self.screen.size.height < _LOW)
 
     def _draw_graphs(self, snapshot: Snapshot, now: datetime) -> None:
         graphs = self._graphs
