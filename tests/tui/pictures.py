@@ -24,7 +24,7 @@ from tests.tui.staged_service import LOADING, Stage, staged
 PLACE = Path(__file__).parents[2] / "docs" / "pictures"
 STILLS = (
     *("dashboard", "models", "connect", "palette", "hub", "hub-card", "logs"),
-    *("requests", "chat", "chat-compare", "settings"),
+    *("requests", "chat", "chat-compare", "settings", "machine"),
 )
 TOUR = "tour"
 SIZE = (120, 36)
@@ -119,6 +119,8 @@ async def _stills(camera: Camera, stage: Stage) -> None:
     await camera.shoot("chat-compare", "network drives", "fastest")
     await camera.types("escape", "7")
     await camera.shoot("settings", "model_idle_timeout")
+    await camera.types("8")
+    await camera.shoot("machine", "POWER", "TEMPERATURE")
     await late
 
 
