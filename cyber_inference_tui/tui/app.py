@@ -35,7 +35,7 @@ from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import KeyQueue
 from cyber_inference_tui.tui.navigation import Navigation
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
-from cyber_inference_tui.tui.snapshot import Snapshot, would_be_lost
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot, would_be_lost
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.ways_out import with_keys
@@ -172,6 +172,23 @@ class CyberApp(Navigation):
     def snapshot(self) -> Snapshot:
         """The newest state of the service."""
         return self.feed.snapshot
+
+    def at(self, model_id: str) -> tuple[ServiceClient, str]:
+        """Return the client for the box of a model or of its log, and its id there."""
+        box, there = self.snapshot.home(model_id)
+        return (self.client.at(box) if box else self.client), there
+
+    @property
+    def box_shown(self) -> str:
+        """The box whose models are shown; see ``Snapshot.models_of``."""
+        chosen = self.kept.get("app", "box", EVERYWHERE)
+        known = {"", EVERYWHERE, *(box.name for box in self.snapshot.boxes)}
+        return chosen if self.snapshot.boxes and chosen in known else EVERYWHERE
+
+    def show_next_box(self) -> None:
+        """Show the models of the next box: all, this one, then each other one."""
+        order = [EVERYWHERE, "", *(box.name for box in self.snapshot.boxes)]
+        self.keep("app", box=order[(order.index(self.box_shown) + 1) % len(order)])
 
     def delay_update(self, delay: float = 0.05) -> None:
         """Shorten the time for which Textual stops painting when the page changes."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
+import pytest
 
+from cyber_inference_tui.client.service_client import ServiceClient
+from cyber_inference_tui.errors import ModelNotFoundError
+from cyber_inference_tui.records import ModelStatus, endpoints
+from cyber_inference_tui.records.queries import LoadQuery
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess
 from tests.real.test_peers import box, pair
@@ -122,3 +128,21 @@ def test_changes_of_boxes_are_events(starter: Starter) -> None:
         with here.owner() as other:
             other.delete(f"/admin/peers/{name}").raise_for_status()
         assert next(one for one in lines if one.get("box") is None) == {"name": name}
+
+
+async def test_a_client_asks_another_box_as_its_own(starter: Starter) -> None:
+    here, there = box(starter, "127.0.0.1", "one"), box(starter, "127.0.0.2", "two")
+    name = pair(here, there, role="serve+admin")
+    token = json.loads((here.data_dir / "service.json").read_text())["token"]
+    async with ServiceClient(here.url, token=token) as client:
+        other = client.at(name)
+        loaded = await other.call(endpoints.LOAD, "two", query=LoadQuery(wait=True))
+        assert loaded.status is ModelStatus.LOADED
+        tail = await other.log("two", 5)
+        assert tail.lines
+        async with aclosing(other.events({"model"}, after=tail.event_id)) as events:
+            await other.call(endpoints.UNLOAD, "two")
+            event = await anext(events)
+        assert (event.topic, json.loads(event.data)["id"]) == ("model", "two")
+        with pytest.raises(ModelNotFoundError, match="three"):
+            await other.call(endpoints.MODEL, "three")
