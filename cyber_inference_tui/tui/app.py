@@ -105,6 +105,7 @@ class CyberApp(Navigation):
             tooltip="Address, key and ready lines for clients",
         ),
         Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="Other machines"),
+        Binding("B", "boxes", "Boxes", show=False, id="app.boxes", tooltip="Pair with other boxes"),
         Binding(
             "v", "screen.columns", "Columns", show=False, id="app.columns", tooltip="Of the table"
         ),
@@ -418,7 +419,7 @@ class CyberApp(Navigation):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available: clients connect to a service that has answered."""
-        if action == "connect":
+        if action in {"connect", "boxes"}:
             return self.snapshot.reached
         if action == "hosts":
             return self.options.hosts is not None
@@ -446,6 +447,13 @@ class CyberApp(Navigation):
 
         if self.options.hosts is not None and isinstance(self.screen, Page):
             self.push_screen(HostsDialog(self.options.hosts), chosen)
+
+    def action_boxes(self) -> None:
+        """Show the other boxes, pair with them and remove them."""
+        from cyber_inference_tui.tui.dialogs.boxes import BoxesDialog  # noqa: PLC0415 - seldom
+
+        if isinstance(self.screen, Page):
+            self.push_screen(BoxesDialog())
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""

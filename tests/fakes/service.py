@@ -80,7 +80,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.logs import message_of
-from cyber_inference_tui.records.peers import PeerRecord
+from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
 from cyber_inference_tui.records.queries import (
     ClientsQuery,
     HistoryQuery,
@@ -500,6 +500,22 @@ class _Peers(Peers):
 
     def records(self) -> list[PeerRecord]:
         return self._service.read("peers", list(self._service.world.boxes))
+
+    async def add(self, new: NewPeer, own: Callable[[bool], Box]) -> PeerRecord:
+        self._service.change("add_peer", new)
+        return self._put(PeerRecord(name="jetson", url=new.url, state=PeerState.CONNECTED))
+
+    async def remove(self, name: str) -> PeerRecord:
+        self._service.change("remove_peer", name)
+        gone = next(one for one in self._service.world.boxes if one.name == name)
+        self._service.world.boxes.remove(gone)
+        self._service.publish("peers", PeerChange(name=name))
+        return gone
+
+    def _put(self, record: PeerRecord) -> PeerRecord:
+        self._service.world.boxes.append(record)
+        self._service.publish("peers", PeerChange(name=record.name, box=record))
+        return record
 
 
 class _Monitoring(Monitoring):
