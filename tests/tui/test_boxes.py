@@ -178,3 +178,12 @@ async def test_models_elsewhere_need_no_greeting() -> None:
     async with running(world) as (app, _, pilot):
         await until(pilot, lambda: "workstation" in screen_text(app))
         assert THERE in shown(app)
+
+
+async def test_a_model_that_is_opened_by_its_name_is_shown_whatever_the_box() -> None:
+    async with running(client_of_boxes(), first_page="models") as (app, client, pilot):
+        await until(pilot, lambda: THERE in shown(app))
+        await pilot.press("b")
+        assert shown(app) == set(client.world.models)
+        await app.open_model(THERE)
+        await until(pilot, lambda: table(app).cursor_key == THERE)

@@ -11,6 +11,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.tui.pages.dashboard.memory_pools import beside
 from cyber_inference_tui.tui.pages.models.table import HERE, name_cell
 from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot, is_known, total_power
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
@@ -57,7 +58,7 @@ def _share(used: int | None, total: int | None) -> str:
     if used is None or total is None:
         return ""
     whole = size_text(total)
-    return f"{size_text(used).removesuffix(whole[whole.index(' ') :])} / {whole}"
+    return f"{beside(whole, used)} / {whole}"
 
 
 def _memory_cell(line: BoxLine, _: RenderContext) -> Cell:
@@ -78,9 +79,8 @@ def _gpu_memory_cell(line: BoxLine, _: RenderContext) -> Cell:
     own = [gpu for gpu in gpus if not gpu.shared_memory and gpu.memory_total is not None]
     if not own:
         return Cell("")
-    used, total = (
-        sum(getattr(gpu, name) or 0 for gpu in own) for name in ("memory_used", "memory_total")
-    )
+    used = sum(gpu.memory_used or 0 for gpu in own)
+    total = sum(gpu.memory_total or 0 for gpu in own)
     return Cell(_share(used, total))
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RETRY = timedelta(seconds=5)
 """Time after which the past is read again if that failed."""
 _BOARD_ACTIONS = MODEL_ACTIONS | {
+    "box",
     "filter",
     "other_list",
     "freeze",

@@ -136,8 +136,11 @@ class ModelsPage(MarkedModels):
         self.redraw()
 
     def select(self, model_id: str) -> None:
-        """Move the cursor to a model, and clear the filter if there is one."""
+        """Move the cursor to a model, also if a filter or the choice of a box hides it."""
         self._select = model_id
+        models = self.cyber.snapshot.models_of(self.cyber.box_shown)
+        if all(model.id != model_id for model in models):
+            self.cyber.keep("app", box=EVERYWHERE)
         self.redraw()
 
     # Drawing
