@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from cyber_inference_tui.peers.changes import PeerChanges
 from cyber_inference_tui.records.models import ModelRecord, ModelStatus
 from cyber_inference_tui.records.peers import PeerChange, PeerRecord, PeerState
+from cyber_inference_tui.service.change_notifier import ChangeNotifier
+from cyber_inference_tui.service.events import EventBus
 
 HEARD = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ONE, TWO = ModelRecord(id="one"), ModelRecord(id="two")
@@ -45,3 +47,20 @@ def test_a_box_that_was_removed_and_comes_back_is_whole_again() -> None:
     changes.take([box(ONE)])
     assert changes.take([]) == [PeerChange(name="jetson")]
     assert changes.take([box(ONE)]) == [PeerChange(name="jetson", box=bare(), models=(ONE,))]
+
+
+async def test_a_change_that_nobody_reads_is_a_part_of_the_next_event() -> None:
+    boxes = [box(ONE)]
+    bus = EventBus()
+    notifier = ChangeNotifier(bus, record=lambda _: None, boxes=lambda: boxes)
+    notifier.peers_changed()
+    notifier.flush()
+    assert bus.rings["peers"].end == 0
+    bus.expect_reader("peers")
+    boxes[0] = box(ONE, TWO)
+    notifier.peers_changed()
+    notifier.flush()
+    notifier.peers_changed()
+    notifier.flush()
+    (event,) = bus.subscribe({"peers"}, after=bus.first_id - 1).take()
+    assert event.data == PeerChange(name="jetson", box=bare(), models=(ONE, TWO))

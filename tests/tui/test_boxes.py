@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.records.peers import PeerChange, PeerState
 from cyber_inference_tui.tui.app import CyberApp
@@ -187,3 +188,13 @@ async def test_a_model_that_is_opened_by_its_name_is_shown_whatever_the_box() ->
         assert shown(app) == set(client.world.models)
         await app.open_model(THERE)
         await until(pilot, lambda: table(app).cursor_key == THERE)
+
+
+async def test_an_older_service_is_not_asked_for_boxes() -> None:
+    client = FakeClient(busy_world())
+    client.fail["peers"] = NotFoundError("There is no endpoint /admin/peers.")
+    async with running(client) as (app, _, _pilot):
+        assert app.snapshot.live
+        (stream,) = client.service.events._waiting
+        assert "model" in stream.topics
+        assert "peers" not in stream.topics
