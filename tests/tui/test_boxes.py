@@ -198,3 +198,14 @@ async def test_an_older_service_is_not_asked_for_boxes() -> None:
         (stream,) = client.service.events._waiting
         assert "model" in stream.topics
         assert "peers" not in stream.topics
+
+
+async def test_many_boxes_leave_room_on_a_small_screen() -> None:
+    world = several_boxes_world()
+    names = [f"box-{number}" for number in range(8)]
+    world.boxes = [msgspec.structs.replace(world.boxes[0], name=name) for name in names]
+    async with running(world, size=(60, 20)) as (app, _, pilot):
+        await until(pilot, lambda: "and 7 more" in screen_text(app))
+        assert "box-0" in screen_text(app)
+        assert "box-1 " not in screen_text(app)
+        assert "answering" in screen_text(app)

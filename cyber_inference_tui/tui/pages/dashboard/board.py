@@ -58,7 +58,8 @@ from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 _POOLS = 2
 _SPARK_SECONDS = 60.0
 _NARROW = 70
-"""Columns below which the bars of memory have no text behind them."""
+"""Columns below which the bars of memory have no text behind them, and the models of several boxes
+no column of waiting requests."""
 _WIDE = 178
 """Columns from which the bars of memory have all texts."""
 _EXPLANATION_MARGIN = 4
@@ -333,13 +334,15 @@ class Board(Vertical):
 
     def _draw_boxes(self, snapshot: Snapshot, now: datetime) -> None:
         table = self.query_one("#boxes", Listing)
-        context, most = RenderContext(self._charset, now), max(2, self.size.height // 7)
+        context, most = RenderContext(self._charset, now), max(3, self.size.height // 7)
         rows = box_rows(snapshot, self._box, context, most)
         table.display = bool(rows)
         if table.styles.height is None or table.styles.height.value != len(rows):
             table.styles.height = len(rows)
         table.show(rows)
-        self.models.leave_out(() if snapshot.boxes else {"box"})
+        # On a narrow screen, both columns would leave no room for the names.
+        narrow = {"waiting"} if self.size.width < _NARROW else set()
+        self.models.leave_out(narrow if snapshot.boxes else {"box"})
 
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
         context = RenderContext(self._charset, now)

@@ -15,7 +15,7 @@ from cyber_inference_tui.tui.pages.dashboard.memory_pools import beside
 from cyber_inference_tui.tui.pages.models.table import HERE, name_cell
 from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot, is_known, total_power
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
-from cyber_inference_tui.units import counted, number_text, size_text
+from cyber_inference_tui.units import number_text, size_text
 
 _SIGNS: dict[PeerState, ModelStatus] = {
     PeerState.CONNECTED: ModelStatus.LOADED,
@@ -131,7 +131,7 @@ def box_rows(snapshot: Snapshot, chosen: str, context: RenderContext, most: int)
             row = Row(name, tuple(cells), "dim")
         rows.append(row)
     if more := len(lines) - len(rows):
-        rows.append(Row("more", (Cell(f"and {counted(more, 'box')}", "dim"),)))
+        rows.append(Row("more", (Cell(f"and {more} more", "dim"),)))
     return rows
 
 
