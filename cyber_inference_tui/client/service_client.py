@@ -13,6 +13,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -139,6 +140,28 @@ class ServiceClient(Transport):
                 delta = chat_delta(event)
                 if delta is not None:
                     yield delta
+
+    def at(self, box: str) -> ServiceClient:
+        """Return a client for the admin API of another box, through this client's service."""
+        return _BoxClient(self, box)
+
+
+class _BoxClient(ServiceClient):
+    """Sends its calls through a service, which passes them on to a paired box."""
+
+    def __init__(self, through: ServiceClient, box: str) -> None:
+        super().__init__(through.url)
+        self.place = box
+        self._through = through
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, timeout: float | None = None, **options: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request of the admin API; see ``Transport.stream``."""
+        relayed = f"/admin/boxes/{quote(self.place, safe='')}/{path.removeprefix('/admin/')}"
+        async with self._through.stream(method, relayed, timeout=timeout, **options) as response:
+            yield response
 
 
 def model_key(model_id: str, key: str) -> str:

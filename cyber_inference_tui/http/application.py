@@ -37,6 +37,8 @@ from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.ollama.routes import add_ollama, front_page
 from cyber_inference_tui.http.openapi import document
 from cyber_inference_tui.http.peer_api import PeerEvents, add_peers
+from cyber_inference_tui.http.relay import PATH as RELAYED
+from cyber_inference_tui.http.relay import Relay
 from cyber_inference_tui.http.request_id import REQUEST_ID, id_of
 from cyber_inference_tui.http.request_log import refusal_record
 from cyber_inference_tui.http.router_api import begin_load, begin_unload, router_props
@@ -93,12 +95,12 @@ def assemble(
     With the ``forwarder`` behind it, plain requests take the lean path. ``login`` protects the
     admin endpoints. ``heartbeat`` and ``send_timeout`` are those of the event streams, in seconds.
     """
-    streams = EventStreams(
-        service,
-        heartbeat=heartbeat,
-        send_timeout=send_timeout,
-        admits=lambda request: bool(login.admits(request.headers) or is_admin_box(request)),
-    )
+
+    def admits(request: web.Request) -> bool:
+        return bool(login.admits(request.headers) or is_admin_box(request))
+
+    streams = EventStreams(service, heartbeat=heartbeat, send_timeout=send_timeout, admits=admits)
+    relay = Relay(service, admits)
     table = RouteTable(
         lambda: service.settings.max_body_size,
         lambda name: is_model_name(service, name),
@@ -143,6 +145,7 @@ def assemble(
     add_ollama(table, service)
     add_admin(table, service)
     add_peers(table, service)
+    table.catch(f"{RELAYED}{{rest:.*}}", Area.ADMIN, relay.handle)
     for prefix in ("admin", "ws"):
         table.catch(f"/{prefix}/{{rest:.*}}", Area.ADMIN, _unknown)
     table.catch("/{path:.*}", Area.MODEL, forward)
@@ -167,6 +170,7 @@ def assemble(
 
     app.on_response_prepare.append(share)
     app.on_shutdown.append(end_streams)
+    app.on_cleanup.append(relay.close)
     return app
 
 

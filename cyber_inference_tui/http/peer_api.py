@@ -80,7 +80,7 @@ def add_peers(table: RouteTable, service: Service) -> None:
         await service.audit.note("peer_added", name=box.name)
         return json_answer(answer)
 
-    table.answer(endpoints.PEERS, lambda call: peers.records())
+    table.answer(endpoints.PEERS, lambda call: service.peer_records())
     table.answer(endpoints.ADD_PEER, add)
     table.answer(endpoints.REMOVE_PEER, remove)
     table.answer(endpoints.PAIRING, pairing)

@@ -102,6 +102,13 @@ class Peer:
             self._problem, self._unusable = f"{settings.url}: {why}.", True
 
     @property
+    def base_url(self) -> str:
+        """Return its address without a path."""
+        scheme = "http" if self.address.tls is None else "https"
+        host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
+        return f"{scheme}://{host}:{self.address.port}"
+
+    @property
     def can_be_asked(self) -> bool:
         """Return whether a request may be sent there now."""
         now = self._loop.time()
@@ -191,15 +198,13 @@ class Peer:
 
     async def _updates(self) -> AsyncIterator[PeerUpdate]:
         address = self.address
-        scheme = "http" if address.tls is None else "https"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=STALE)
-        host = f"[{address.host}]" if ":" in address.host else address.host
         async with (
             aiohttp.ClientSession(
                 timeout=timeout, read_bufsize=_MOST_LINE, auto_decompress=False, trust_env=False
             ) as session,
             session.get(
-                f"{scheme}://{host}:{address.port}/peers/events",
+                f"{self.base_url}/peers/events",
                 headers={"Authorization": f"Bearer {address.key}"},
                 ssl=True if address.tls is None else address.tls,
                 allow_redirects=False,

@@ -65,6 +65,18 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The requests that it is answering for this box now."""
 
 
+class PeerChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Data of a ``peers`` event: what has changed of another box."""
+
+    name: PeerName
+    box: PeerRecord | None = None
+    """Its record without ``models`` and ``heard_at``; ``None`` = it was removed."""
+    models: tuple[ModelRecord, ...] = ()
+    """Its models that are new or have changed."""
+    gone: tuple[str, ...] = ()
+    """The ids of its models that are gone."""
+
+
 class NewPeer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A box to pair with (``POST /admin/peers``)."""
 

@@ -1,13 +1,15 @@
-"""Publish changes of models and new log lines, a few times a second at most."""
+"""Publish changes of models and of other boxes, and new log lines, a few times a second."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cyber_inference_tui.llama.log import NewestLines
 from cyber_inference_tui.llama.log_reading import Span
+from cyber_inference_tui.peers.changes import PeerChanges
 from cyber_inference_tui.records import LogEvent, LogLine, ModelRecord, ServiceEvent
+from cyber_inference_tui.records.peers import PeerRecord
 from cyber_inference_tui.service.events import EventBus
 
 _INTERVAL = 0.1
@@ -23,14 +25,24 @@ _READER_SECONDS = 60.0
 class ChangeNotifier:
     """Publishes a change of a model's status at once; other numbers and log lines are gathered.
 
-    Lines of logs are published while somebody reads them.
+    Lines of logs and changes of other boxes are published while somebody reads them.
 
-    ``record`` returns a model's present record (``None`` = there is no such model).
+    ``record`` returns a model's present record (``None`` = there is no such model), ``boxes`` those
+    of all other boxes.
     """
 
-    def __init__(self, events: EventBus, *, record: Callable[[str], ModelRecord | None]) -> None:
+    def __init__(
+        self,
+        events: EventBus,
+        *,
+        record: Callable[[str], ModelRecord | None],
+        boxes: Callable[[], Iterable[PeerRecord]] = tuple,
+    ) -> None:
         self._events = events
         self._record = record
+        self._boxes = boxes
+        self._peers = PeerChanges()
+        self._peers_changed = False
         self._models: set[str] = set()
         self._lines: dict[str, NewestLines] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -60,6 +72,12 @@ class ChangeNotifier:
         """Publish that the list of unusable files has changed."""
         self._events.publish("service", ServiceEvent(state="problems"))
 
+    def peers_changed(self) -> None:
+        """Publish soon what has changed of other boxes."""
+        self._peers_changed = True
+        if self._timer is None:
+            self._start_timer()
+
     def log_lines(self, log_id: str, lines: Span) -> None:
         """Publish new lines of a log soon."""
         self._lines.setdefault(log_id, NewestLines(_EVENT_LINES)).add(lines)
@@ -81,9 +99,14 @@ class ChangeNotifier:
         models, self._models = self._models, set()
         for model_id in models:
             self.state_changed(model_id)
+        if self._peers_changed:
+            self._peers_changed = False
+            # A change that nobody reads is a part of the next one.
+            for change in self._peers.take(self._boxes()) if self._is_read("peers") else ():
+                self._events.publish("peers", change)
 
     def _start_timer(self) -> None:
-        is_read = any(self._is_read(topic) for topic in ("model", "log"))
+        is_read = any(self._is_read(topic) for topic in ("model", "log", "peers"))
         self._timer = asyncio.get_running_loop().call_later(
             _INTERVAL if is_read else _UNREAD_INTERVAL, self.flush
         )

@@ -18,7 +18,9 @@ import msgspec
 
 from cyber_inference_tui.records import GapEvent, LogEvent, to_json
 
-TOPICS = frozenset({"model", "log", "resources", "request", "download", "config", "service"})
+TOPICS = frozenset(
+    {"model", "log", "resources", "request", "download", "config", "service", "peers"}
+)
 """The topics of subscriptions."""
 
 GAP = "gap"

@@ -45,7 +45,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     WaitingRecord,
 )
-from cyber_inference_tui.records.peers import Box
+from cyber_inference_tui.records.peers import Box, PeerRecord
 from cyber_inference_tui.records.queries import (
     HistoryQuery,
 )
@@ -115,7 +115,11 @@ class Service:
         pids = PidRecord(data_dir / "servers.json")
         given_environ, environ = environ, pids.marked(environ)
         self._environ = environ
-        self._notifier = ChangeNotifier(self.events, record=self._record)
+        self._notifier = ChangeNotifier(
+            self.events,
+            record=self._record,
+            boxes=lambda: self.peers.records(),  # noqa: PLW0108 - they are made later
+        )
         self.logs = Logs(
             data_dir / LOGS,
             now=utc_now,
@@ -197,7 +201,7 @@ class Service:
             local=lambda: self.models.catalog.models,
             write=partial(self.configuration.set_table, "peers"),
             now=utc_now,
-            changed=lambda: None,
+            changed=self._notifier.peers_changed,
         )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
@@ -410,6 +414,11 @@ class Service:
     def _own_certificate(self) -> str:
         path = self.settings.tls_cert
         return read_certificate(Path(path)) if path else ""
+
+    def peer_records(self) -> list[PeerRecord]:
+        """Return the other boxes; whoever asks perhaps reads their events next."""
+        self.events.expect_reader("peers")
+        return self.peers.records()
 
     def _record(self, model_id: str) -> ModelRecord | None:
         return self.models.record(model_id) if model_id in self.models.catalog.models else None

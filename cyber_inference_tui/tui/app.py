@@ -36,7 +36,7 @@ from cyber_inference_tui.tui.kept_view import KeptView
 from cyber_inference_tui.tui.key_queue import KeyQueue
 from cyber_inference_tui.tui.navigation import Navigation
 from cyber_inference_tui.tui.pages.page import HEIGHTS, WIDTHS, Page
-from cyber_inference_tui.tui.snapshot import Snapshot, would_be_lost
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot, would_be_lost
 from cyber_inference_tui.tui.terminal_driver import TerminalDriver
 from cyber_inference_tui.tui.theme import DEFAULT, THEMES
 from cyber_inference_tui.tui.ways_out import with_keys
@@ -106,6 +106,7 @@ class CyberApp(Painting, Navigation):
             tooltip="address, key and ready lines for clients",
         ),
         Binding("H", "hosts", "Hosts", show=False, id="app.hosts", tooltip="other machines"),
+        Binding("B", "boxes", "Boxes", show=False, id="app.boxes", tooltip="pair with other boxes"),
         Binding(
             "v", "screen.columns", "Columns", show=False, id="app.columns", tooltip="of the table"
         ),
@@ -173,6 +174,23 @@ class CyberApp(Painting, Navigation):
     def snapshot(self) -> Snapshot:
         """The newest state of the service."""
         return self.feed.snapshot
+
+    def at(self, model_id: str) -> tuple[ServiceClient, str]:
+        """Return the client for the box of a model or of its log, and its id there."""
+        box, there = self.snapshot.home(model_id)
+        return (self.client.at(box) if box else self.client), there
+
+    @property
+    def box_shown(self) -> str:
+        """The box whose models are shown; see ``Snapshot.models_of``."""
+        chosen = self.kept.get("app", "box", EVERYWHERE)
+        known = {"", EVERYWHERE, *(box.name for box in self.snapshot.boxes)}
+        return chosen if self.snapshot.boxes and chosen in known else EVERYWHERE
+
+    def show_next_box(self) -> None:
+        """Show the models of the next box: all, this one, then each other one."""
+        order = [EVERYWHERE, "", *(box.name for box in self.snapshot.boxes)]
+        self.keep("app", box=order[(order.index(self.box_shown) + 1) % len(order)])
 
     def delay_update(self, delay: float = 0.05) -> None:
         """Shorten the time for which Textual stops painting when the page changes."""
@@ -405,7 +423,7 @@ class CyberApp(Painting, Navigation):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is available: clients connect to a service that has answered."""
-        if action == "connect":
+        if action in {"connect", "boxes"}:
             return self.snapshot.reached
         if action == "hosts":
             return self.options.hosts is not None
@@ -437,6 +455,13 @@ class CyberApp(Painting, Navigation):
         """Leave the app, which opens again on the host at ``address``."""
         self.next_host = address
         self.exit(AfterExit.KEEP)
+
+    def action_boxes(self) -> None:
+        """Show the other boxes, pair with them and remove them."""
+        from cyber_inference_tui.tui.dialogs.boxes import BoxesDialog  # noqa: PLC0415 - seldom
+
+        if isinstance(self.screen, Page):
+            self.push_screen(BoxesDialog())
 
     async def action_leave(self) -> None:
         """Leave the app; if it started the service and that one is busy, ask what to do with it."""

@@ -18,6 +18,7 @@ from cyber_inference_tui.tui import pages
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.key_table import declared_bindings, shown_key
 from cyber_inference_tui.tui.pages.models.model_actions import INACTIVE, MODEL_ACTIONS
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel
 
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
@@ -129,9 +130,10 @@ def is_an_action(binding: Binding) -> bool:
 
 def model_commands(app: CyberApp) -> Iterator[Command]:
     """Yield the actions on every model, those of loaded models first."""
-    models = sorted(app.snapshot.models, key=lambda one: one.status in INACTIVE)
+    everywhere = app.snapshot.models_of(EVERYWHERE)
+    models = sorted(everywhere, key=lambda one: one.status in INACTIVE)
     steers = not app.options.readonly
-    idle = [one for one in models if _is_idle(one)]
+    idle = [one for one in models if _is_idle(one) and not isinstance(one, RemoteModel)]
     if steers and idle:
         many = ", ".join(clean_line(one.id, limit=40) for one in idle[:3])
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
@@ -149,8 +151,9 @@ def model_commands(app: CyberApp) -> Iterator[Command]:
             yield Command(f"{pin} {name}", partial(_call, app, endpoint, model.id), state)
             if not model.embedding:
                 yield Command(f"Chat with {name}", partial(app.open_chat, model.id), state)
-            context = partial(app.run_on_model, model.id, "edit")
-            yield Command(f"Context and settings of {name}", context)
+            if not isinstance(model, RemoteModel):
+                context = partial(app.run_on_model, model.id, "edit")
+                yield Command(f"Context and settings of {name}", context)
         yield Command(f"Details of {name}", partial(app.open_model, model.id), state)
         yield Command(f"Log of {name}", partial(app.open_log, model.id))
         connect = partial(app.connect_clients, model)
@@ -196,11 +199,13 @@ def _is_idle(model: ModelRecord) -> bool:
 
 def _load(app: CyberApp, model: ModelRecord) -> None:
     query = queries.LoadQuery(wait=False)
-    app.do(app.client.call(endpoints.LOAD, model.id, query=query))
+    client, there = app.at(model.id)
+    app.do(client.call(endpoints.LOAD, there, query=query))
 
 
 def _call(app: CyberApp, endpoint: Any, model_id: str) -> None:
-    app.do(app.client.call(endpoint, model_id))
+    client, there = app.at(model_id)
+    app.do(client.call(endpoint, there))
 
 
 def _copy_curl(app: CyberApp, model: ModelRecord) -> None:

@@ -41,9 +41,11 @@ from cyber_inference_tui.records import (
     queries,
     with_event,
 )
+from cyber_inference_tui.records.peers import PeerChange, PeerRecord
 from cyber_inference_tui.tui.snapshot import (
     Link,
     Snapshot,
+    remote_models,
     request_identity,
     trend_point,
 )
@@ -52,7 +54,7 @@ T = TypeVar("T")
 D = TypeVar("D")
 E = TypeVar("E")
 
-TOPICS = ("model", "resources", "request", "download", "config", "service")
+TOPICS = ("model", "resources", "request", "download", "config", "service", "peers")
 FINISHED_KEPT = 200
 TREND_SECONDS = 900
 TREND_POINTS = 450
@@ -125,7 +127,10 @@ class Feed:
             "download": self._download,
             "config": self._config,
             "service": self._service,
+            "peers": self._peers,
         }
+        self._has_boxes = True
+        """The service can pair with other boxes; an older one cannot."""
         self._to_read: set[Callable[[], Coroutine[Any, Any, None]]] = set()
         self._live_at: datetime | None = None
         self._live_numbers: Set[int] = frozenset()
@@ -195,7 +200,8 @@ class Feed:
         async with asyncio.TaskGroup() as tasks:
             after = await self._read_all()
             tasks.create_task(self._poll())
-            events = self._client.events(TOPICS, after=after, patience=0.0, on_lost=_lost)
+            topics = TOPICS if self._has_boxes else TOPICS[:-1]
+            events = self._client.events(topics, after=after, patience=0.0, on_lost=_lost)
             async with aclosing(events):
                 async for event in events:
                     self._take(event)
@@ -234,6 +240,7 @@ class Feed:
         await self._read_downloads()
         await self._read_install()
         await self._read_problems()
+        await self._read_boxes()
         return status.last_event_id or None  # an older service does not send it
 
     async def _trend(self) -> tuple[TrendPoint, ...]:
@@ -302,6 +309,18 @@ class Feed:
         )
         if tuple(problems) != before:
             self._set(problems=tuple(problems))
+
+    async def _read_boxes(self) -> None:
+        before = self.snapshot.boxes
+        boxes = await self._part("boxes", self._client.call(endpoints.PEERS), before, None)
+        self._has_boxes = boxes is not None
+        self._set_boxes({box.name: box for box in boxes or ()})
+
+    def _set_boxes(self, boxes: dict[str, PeerRecord]) -> None:
+        found = tuple(boxes[name] for name in sorted(boxes))
+        elsewhere = tuple(model for box in found for model in remote_models(box))
+        if found != self.snapshot.boxes or elsewhere != self.snapshot.elsewhere:
+            self._set(boxes=found, elsewhere=elsewhere)
 
     async def _read_status(self) -> None:
         status = await self._client.call(endpoints.STATUS)
@@ -427,6 +446,17 @@ class Feed:
         else:
             known[news.id] = msgspec.json.decode(data, type=thread_safe(DownloadRecord))
         self._set(downloads=tuple(known.values()))
+
+    def _peers(self, data: bytes) -> None:
+        news = msgspec.json.decode(data, type=thread_safe(PeerChange))
+        boxes = {box.name: box for box in self.snapshot.boxes}
+        before = boxes.pop(news.name, None)
+        if news.box is not None:
+            models = {model.id: model for model in (before.models if before else ())}
+            models |= {model.id: model for model in news.models}
+            left = tuple(model for name, model in models.items() if name not in news.gone)
+            boxes[news.name] = msgspec.structs.replace(news.box, models=left)
+        self._set_boxes(boxes)
 
     def _config(self, data: bytes) -> None:
         news = msgspec.json.decode(data, type=thread_safe(_ConfigEvent))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
+
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
     DownloadRecord,
@@ -22,6 +24,7 @@ from cyber_inference_tui.records import (
     StatusRecord,
     TrendPoint,
 )
+from cyber_inference_tui.records.peers import PeerRecord, PeerState
 from cyber_inference_tui.units import counted
 
 IN_PROGRESS = frozenset({DownloadStatus.QUEUED, DownloadStatus.RUNNING, DownloadStatus.VERIFYING})
@@ -36,6 +39,42 @@ class Link(StrEnum):
     LIVE = "live"
     LOST = "lost"
     """The connection broke; the snapshot is old."""
+
+
+EVERYWHERE = "*"
+"""The choice of all boxes; that of this one is the empty name."""
+
+
+class RemoteModel(ModelRecord, frozen=True, kw_only=True):
+    """A model of another box. Its id is ``BOX/ID``, by which this service knows it, too."""
+
+    box: str
+
+    @property
+    def there(self) -> str:
+        """Its id on its box."""
+        return self.id.removeprefix(f"{self.box}/")
+
+
+def is_known(box: PeerRecord) -> bool:
+    """Return whether a box tells its state now."""
+    return box.state in {PeerState.CONNECTED, PeerState.RESTING}
+
+
+def remote_models(box: PeerRecord) -> tuple[RemoteModel, ...]:
+    """Return the models of a box, by id; none while it is not known what it has."""
+    if not is_known(box):
+        return ()
+    return tuple(
+        RemoteModel(
+            **{
+                **msgspec.structs.asdict(model),
+                "id": f"{box.name}/{model.id}",
+                "box": box.name,
+            }
+        )
+        for model in sorted(box.models, key=lambda model: model.id)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +94,11 @@ class Snapshot:
     status_at: datetime | None = None
     """Time at which ``status`` was read, by this machine's clock."""
     models: tuple[ModelRecord, ...] = ()
-    """Sorted by id."""
+    """Those of this box, sorted by id."""
+    boxes: tuple[PeerRecord, ...] = ()
+    """The other boxes, by name."""
+    elsewhere: tuple[RemoteModel, ...] = ()
+    """The models of other boxes, by box and id."""
     problems: tuple[ProblemRecord, ...] = ()
     """Files and settings that cannot be used as models."""
     sample: ResourceSample | None = None
@@ -92,7 +135,24 @@ class Snapshot:
 
     def model(self, model_id: str) -> ModelRecord | None:
         """Return the model with this id."""
-        return next((model for model in self.models if model.id == model_id), None)
+        return next((one for one in (*self.models, *self.elsewhere) if one.id == model_id), None)
+
+    def home(self, model_id: str) -> tuple[str, str]:
+        """Return the box of a model or of its log, empty for this one, and its id there."""
+        box, slash, there = model_id.partition("/")
+        known = slash and any(one.name == box for one in self.boxes)
+        if not known or any(model.id == model_id for model in self.models):
+            return "", model_id
+        return box, there
+
+    def models_of(self, box: str) -> tuple[ModelRecord, ...]:
+        """Return the models of a box, of this one (empty name), or of all (``EVERYWHERE``)."""
+        if not box:
+            return self.models
+        own = {model.id for model in self.models} if self.elsewhere else ()
+        others = (one for one in self.elsewhere if box in {EVERYWHERE, one.box})
+        here = self.models if box == EVERYWHERE else ()
+        return (*here, *(one for one in others if one.id not in own))
 
     @property
     def speeds_now(self) -> dict[str, float]:
@@ -164,6 +224,14 @@ def request_identity(record: ActiveRequestRecord | RequestRecord) -> RequestIden
     Its number differs between these.
     """
     return record.at, record.model, record.path, record.client
+
+
+def model_of(record: ActiveRequestRecord | RequestRecord) -> str:
+    """Return the id of the model that has answered a request, in the lists of models."""
+    prefix = f"{record.box}/"
+    if record.box is None or record.model.startswith(prefix):
+        return record.model
+    return f"{prefix}{record.model}"
 
 
 def would_be_lost(snapshot: Snapshot) -> str:

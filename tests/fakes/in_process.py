@@ -101,6 +101,8 @@ class InProcess(httpx.AsyncHTTPTransport, httpcore.AsyncNetworkBackend):
         httpx.AsyncHTTPTransport.__init__(self, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         self._pool = httpcore.AsyncConnectionPool(max_connections=100, network_backend=self)
         login = AdminLogin(service, Path("/proc/none/login.secret"))
+        self.token = login.process_token
+        """The token of the service's owner."""
         self._app = assemble(service, forward, login)
         self._runner: Runner | None = None
         self._connections: list[_ServerSide] = []

@@ -80,6 +80,7 @@ from cyber_inference_tui.records import (
     to_json,
 )
 from cyber_inference_tui.records.logs import message_of
+from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
 from cyber_inference_tui.records.queries import (
     ClientsQuery,
     HistoryQuery,
@@ -151,6 +152,7 @@ class World:
     hub_files: dict[str, list[HubFilesRecord]] = field(default_factory=dict)
     hub_cards: dict[str, HubCardRecord] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
+    boxes: list[PeerRecord] = field(default_factory=list)
     install: InstallRecord = field(default_factory=InstallRecord)
     answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
     thinking: tuple[str, ...] = ()
@@ -485,6 +487,37 @@ class _Logs(Logs):
         return self._service.read("log_lines", page, log_id, query)
 
 
+class _Peers(Peers):
+    def __init__(self, service: FakeService) -> None:
+        super().__init__(
+            service.settings.data_dir,
+            local=dict,
+            write=_no_write,
+            now=lambda: service.now,
+            changed=lambda: None,
+        )
+        self._service = service
+
+    def records(self) -> list[PeerRecord]:
+        return self._service.read("peers", list(self._service.world.boxes))
+
+    async def add(self, new: NewPeer, own: Callable[[bool], Box]) -> PeerRecord:
+        self._service.change("add_peer", new)
+        return self._put(PeerRecord(name="jetson", url=new.url, state=PeerState.CONNECTED))
+
+    async def remove(self, name: str) -> PeerRecord:
+        self._service.change("remove_peer", name)
+        gone = next(one for one in self._service.world.boxes if one.name == name)
+        self._service.world.boxes.remove(gone)
+        self._service.publish("peers", PeerChange(name=name))
+        return gone
+
+    def _put(self, record: PeerRecord) -> PeerRecord:
+        self._service.world.boxes.append(record)
+        self._service.publish("peers", PeerChange(name=record.name, box=record))
+        return record
+
+
 class _Monitoring(Monitoring):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -621,13 +654,7 @@ class FakeService(Service):
         self.live = _LiveFigures(self)
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
-        self.peers = Peers(
-            self.settings.data_dir,
-            local=lambda: self.models.catalog.models,
-            write=_no_write,
-            now=lambda: self.now,
-            changed=lambda: None,
-        )
+        self.peers = _Peers(self)
 
     def publish(self, topic: str, record: Any) -> None:
         """Publish an event."""

@@ -110,6 +110,7 @@ RULES = {
     "/admin/peers": Rule.ADMIN,
     "/admin/peers/{name}": Rule.ADMIN,
     "/admin/pairing": Rule.ADMIN,
+    "/admin/boxes/{rest}": Rule.ADMIN,
     "/admin/{rest}": Rule.ADMIN,
     "/peers/pair": Rule.PAGE,
     "/peers/pair/proof": Rule.PAGE,

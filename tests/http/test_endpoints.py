@@ -21,7 +21,7 @@ async def test_the_service_serves_the_table_and_nothing_else() -> None:
         re.sub(r"(\{\w+\}).*", r"\1", endpoint.path)
         for endpoint in ENDPOINTS.values()
     }
-    rest = {"/admin/{rest}", "/ws/{rest}", "/ui", "/ui/{file}", "/{path}"}
+    rest = {"/admin/boxes/{rest}", "/admin/{rest}", "/ws/{rest}", "/ui", "/ui/{file}", "/{path}"}
     rest |= {"/api/push", "/api/blobs/{digest}"}
     assert served == paths | rest
 

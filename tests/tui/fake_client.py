@@ -36,6 +36,8 @@ class FakeClient(ServiceClient):
         self.hub_pace = service.hub_pace
         self.publish = service.publish
         self.set_model = service.set_model
+        self.boxes: dict[str, FakeClient] = {}
+        """The other boxes by their names."""
 
     @property
     def up(self) -> bool:
@@ -57,6 +59,10 @@ class FakeClient(ServiceClient):
     def streams(self) -> int:
         """The number of event streams that wait for events."""
         return len(self.service.events._waiting)
+
+    def at(self, box: str) -> FakeClient:
+        """Return the client of another box, which is a service of its own."""
+        return self.boxes[box]
 
     async def login(self, password: str) -> LoginRecord:
         self.calls.append(("login", password))

@@ -76,7 +76,7 @@ def models_table(app: CyberApp) -> LiveTable:
 
 def cells(model_id: str, **changes: object) -> list[str]:
     row = model_row(ModelLine(model(model_id, **changes)), RenderContext(UNICODE, NOW))
-    return [row.cell(place)[0] for place in range(10)]
+    return [row.cell(place)[0] for place in range(len(row.cells))]
 
 
 # Memory
@@ -170,6 +170,7 @@ def test_models_that_are_awake_come_first_and_the_last_used_of_the_rest() -> Non
 def test_a_model_s_row() -> None:
     up = {"status": ModelStatus.LOADED, "slots": 4, "memory_bytes": int(3.1 * GIB)}
     assert cells("a", **up)[1:] == [
+        "here",
         "● loaded",
         "8K / 40K",
         "0 / 4",
@@ -180,15 +181,15 @@ def test_a_model_s_row() -> None:
         "3.10 GiB",
         DASH,
     ]
-    assert cells("a", **up, in_flight=2)[9] == "busy"
-    assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[9] == "3:12"
-    assert cells("a", **up, pinned=True)[9] == "◆ pinned"
-    assert cells("a", status=ModelStatus.QUEUED, queued=3)[7] == "3"
-    assert cells("a", status=ModelStatus.QUEUED, queued=3, expected_wait_seconds=6.0)[7] == (
+    assert cells("a", **up, in_flight=2)[10] == "busy"
+    assert cells("a", **up, unload_at=NOW + timedelta(seconds=192))[10] == "3:12"
+    assert cells("a", **up, pinned=True)[10] == "◆ pinned"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3)[8] == "3"
+    assert cells("a", status=ModelStatus.QUEUED, queued=3, expected_wait_seconds=6.0)[8] == (
         "3 ≈ 6 s"
     )
-    assert cells("a", memory_estimate_bytes=None)[8] == DASH
-    assert cells("a")[8] == "~3.10 GiB"
+    assert cells("a", memory_estimate_bytes=None)[9] == DASH
+    assert cells("a")[9] == "~3.10 GiB"
 
 
 def test_the_selected_model_is_explained() -> None:

@@ -44,6 +44,7 @@ from tests.tui.world import (
     empty_world,
     hot_world,
     plain_world,
+    several_boxes_world,
     slow_world,
     streaming_world,
     with_disk,
@@ -497,6 +498,19 @@ def test_hosts_narrow(looks: Callable[..., None], tmp_path: Path) -> None:
     hosts = hosts_of(tmp_path, "http://jetson:8337")
     changes = {"charset": ASCII, "theme": LIGHT.name}
     looks(busy_world(), _hosts, hosts=hosts, attached=True, size=(60, 20), **changes)
+
+
+def test_boxes(looks: Callable[..., None]) -> None:
+    looks(several_boxes_world(), shows("21.0 / 64.0 GiB"))
+
+
+def test_boxes_small(looks: Callable[..., None]) -> None:
+    steps = shows("gpt-oss-20b", keys=("b", "b", "b"))
+    looks(several_boxes_world(), steps, size=SMALL, theme=LIGHT.name)
+
+
+def test_boxes_dialog(looks: Callable[..., None]) -> None:
+    looks(several_boxes_world(), shows("It does not answer", keys=("B",)), size=SMALL)
 
 
 def test_the_question_at_the_end(looks: Callable[..., None]) -> None:

@@ -52,6 +52,7 @@ from cyber_inference_tui.records import (
     TrendMark,
     TrendPoint,
 )
+from cyber_inference_tui.records.peers import PeerRecord, PeerState, Role
 from cyber_inference_tui.settings.schema import KEYS
 from tests.fakes.service import World
 
@@ -649,6 +650,52 @@ def _speed_totals() -> dict[str, list[SpeedTotals]]:
             for day in range(1, 6)
         ],
     }
+
+
+def several_boxes_world() -> World:
+    """The busy world with two other boxes, one of which does not answer."""
+    world = busy_world()
+    sizes = {"qwen3-4b-q4_k_m": 3.1}
+    there = [
+        model("gpt-oss-20b-mxfp4", parameters=20_900_000_000, fits=Fit.AFTER_UNLOADING),
+        model(
+            "qwen3-4b-q4_k_m",
+            status=ModelStatus.LOADED,
+            slots=4,
+            in_flight=1,
+            memory_bytes=int(3.1 * GIB),
+            loaded_at=ago(900),
+            fits=None,
+            fits_reason=None,
+        ),
+    ]
+    world.boxes = [
+        PeerRecord(
+            name="cellar",
+            url="https://192.168.1.30:8337",
+            state=PeerState.STALE,
+            problem="It does not answer: Connection timeout to host.",
+            version="0.2.0",
+            models=(model("phi-4-mini-q4_k_m"),),
+            sample=jetson_sample(30, busy=False),
+            heard_at=ago(340),
+        ),
+        PeerRecord(
+            name="workstation",
+            url="https://192.168.1.20:8337",
+            role=Role.ADMIN,
+            state=PeerState.CONNECTED,
+            version="0.2.0",
+            models=tuple(there),
+            sample=_workstation_sample(0, sizes),
+            heard_at=NOW,
+            requests=1,
+        ),
+    ]
+    world.requests.insert(
+        0, request(900, at=ago(2), box="workstation", model="gpt-oss-20b-mxfp4", status=200)
+    )
+    return world
 
 
 def _speeds(seconds: float, sizes: dict[str, float]) -> dict[str, float]:

@@ -50,6 +50,7 @@ class Page(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = []
     _focused_before: Widget | None = None
     """The widget that gets the focus when the service answers."""
+    _has_boxes = False
 
     def compose(self) -> ComposeResult:
         """Compose the parts that every page has, and the page's body."""
@@ -126,6 +127,11 @@ class Page(Screen[None]):
         if (table := self._table_in_use) is not None:
             ask_columns(self, table)
 
+    def action_box(self) -> None:
+        """Show the models or requests of the next box, or of all."""
+        self.cyber.show_next_box()
+        self.redraw()
+
     def on_filter_line_filtered(self, event: Message) -> None:
         """Keep the filter of the page."""
         for line in self.query("FilterLine").results(Input):
@@ -138,6 +144,8 @@ class Page(Screen[None]):
         if action in self.STEERING and self.cyber.options.readonly:
             return False
         if action == "columns" and self._table_in_use is None:
+            return False
+        if action == "box" and not self.cyber.snapshot.boxes:
             return False
         if self.has_class("-tiny") or self.has_class("-flat"):
             return False  # it would act on a row that nobody sees
@@ -153,6 +161,9 @@ class Page(Screen[None]):
         if snapshot.reached:
             self._show_body()
             self.show(snapshot)
+            if self._has_boxes is not bool(snapshot.boxes):
+                self._has_boxes = bool(snapshot.boxes)
+                self.refresh_bindings()
         else:
             self.query_one(NoService).show(snapshot, now)
             self._keep_focus()

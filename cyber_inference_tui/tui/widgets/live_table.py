@@ -184,6 +184,7 @@ class LiveTable(ScrollView, can_focus=True):
         self._sort: tuple[str, bool] | None = None
         self.hidden_columns: frozenset[str] = frozenset()
         """The keys of the columns that a person does not want to see."""
+        self._left_out: frozenset[str] = frozenset()
         self._places: list[PlacedColumn] = []
         self._widest = [0] * len(self._columns)
         """Cells of the widest text of each column."""
@@ -254,6 +255,12 @@ class LiveTable(ScrollView, can_focus=True):
         if self._place():
             self.refresh()
 
+    def leave_out(self, keys: Iterable[str]) -> None:
+        """Neither show nor offer the columns with these keys, which say nothing now."""
+        before, self._left_out = self._left_out, frozenset(keys)
+        if self._left_out != before and self._place():
+            self.refresh()
+
     def show_empty(self, empty: Content | str) -> None:
         """Set the content that is shown if there are no rows."""
         if self._empty.replace(empty) and not self._rows:
@@ -282,7 +289,11 @@ class LiveTable(ScrollView, can_focus=True):
     @property
     def optional_columns(self) -> tuple[Column[Any, RenderContext], ...]:
         """The columns that can be hidden: all but the first one and the one with names."""
-        return tuple(one for one in self._columns[1:] if one.width is not None)
+        return tuple(
+            one
+            for one in self._columns[1:]
+            if one.width is not None and one.key not in self._left_out
+        )
 
     def move_to(self, key: str) -> bool:
         """Move the cursor to a row and show it; ``False`` if no row has this key."""
@@ -442,7 +453,7 @@ class LiveTable(ScrollView, can_focus=True):
         chosen = [
             index
             for index, column in enumerate(self._columns)
-            if column.key not in self.hidden_columns
+            if column.key not in self.hidden_columns | self._left_out
         ]
         self._places = [
             replace(place, index=chosen[place.index])

@@ -43,7 +43,7 @@ from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.chat.talk import Talk, fastest_of
 from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
 from cyber_inference_tui.tui.pages.page import update_static
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot
 from cyber_inference_tui.tui.widgets.message_input import MessageInput
 from cyber_inference_tui.tui.widgets.text_line import TEXT_CHARACTERS
 from cyber_inference_tui.tui.widgets.text_view import TextView
@@ -136,7 +136,8 @@ class ChatPage(KeepingPage):
         """Draw the titles; a conversation is drawn when it changes."""
         for talk in self.talks:
             if talk.chosen is None or (snapshot.live and snapshot.model(talk.chosen) is None):
-                talk.chosen = next((model.id for model in chat_models(snapshot.models)), None)
+                found = chat_models(snapshot.models) or chat_models(snapshot.elsewhere)
+                talk.chosen = next((model.id for model in found), None)
         self._show_message(self._model is not None and not self.cyber.options.readonly)
         self._show_title()
         self._paint()
@@ -343,8 +344,9 @@ class ChatPage(KeepingPage):
             else:
                 chosen(model.id)
 
-        charset = self.cyber.options.charset
-        rows = model_rows(self.cyber.snapshot.models, self.cyber.options.render_context())
+        options = self.cyber.options
+        models = self.cyber.snapshot.models_of(EVERYWHERE)
+        rows, charset = model_rows(models, options.render_context()), options.charset
         dialog = ChoiceDialog(title, COLUMNS, rows, chosen=first, charset=charset)
         self.app.push_screen(dialog, checked)
 
@@ -355,7 +357,7 @@ class ChatPage(KeepingPage):
     def action_add(self) -> None:
         """Choose a model to ask as well; it answers the last question at once."""
         asked = {talk.chosen for talk in self.talks}
-        names = (one.id for one in chat_models(self.cyber.snapshot.models))
+        names = (one.id for one in chat_models(self.cyber.snapshot.models_of(EVERYWHERE)))
         other = next((name for name in names if name not in asked), None)
         self._choose_model(
             "Also ask", other, lambda model_id: self._keeping_keys(self._add(model_id))

@@ -14,18 +14,24 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.records import ModelRecord, ModelStatus, Trend
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Column, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
+from cyber_inference_tui.tui.pages.dashboard.boxes import COLUMNS as BOX_COLUMNS
+from cyber_inference_tui.tui.pages.dashboard.boxes import box_rows
 from cyber_inference_tui.tui.pages.dashboard.details import details
 from cyber_inference_tui.tui.pages.dashboard.graphs import Graphs
 from cyber_inference_tui.tui.pages.dashboard.layout import Layout, Plan, plan
 from cyber_inference_tui.tui.pages.dashboard.log_tail import LogTail
 from cyber_inference_tui.tui.pages.dashboard.measures import measures, scale_for
 from cyber_inference_tui.tui.pages.dashboard.memory_pools import Pool, loaded, pools
-from cyber_inference_tui.tui.pages.dashboard.speeds import ModelShades, of_model, rate_sparks
+from cyber_inference_tui.tui.pages.dashboard.speeds import (
+    ModelShades,
+    of_model,
+    rate_sparks,
+    speeds_elsewhere,
+)
 from cyber_inference_tui.tui.pages.dashboard.table import (
     EVENT_COLUMNS,
     MODEL_COLUMNS,
@@ -42,7 +48,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
 )
 from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeline
 from cyber_inference_tui.tui.pages.page import update_static
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel, Snapshot, model_of
 from cyber_inference_tui.tui.widgets.area import spark
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.graph import Graph
@@ -52,7 +58,8 @@ from cyber_inference_tui.tui.widgets.stacked_bar import StackedBar
 _POOLS = 2
 _SPARK_SECONDS = 60.0
 _NARROW = 70
-"""Columns below which the bars of memory have no text behind them."""
+"""Columns below which the bars of memory have no text behind them, and the models of several boxes
+no column of waiting requests."""
 _WIDE = 178
 """Columns from which the bars of memory have all texts."""
 _EXPLANATION_MARGIN = 4
@@ -108,15 +115,15 @@ _LOW = 24
 class Board(Vertical):
     """Draws itself from snapshots; actions apply to the ``selected`` model."""
 
-    def __init__(self, client: ServiceClient, charset: Charset, layout: int) -> None:
+    def __init__(self, charset: Charset, layout: int) -> None:
         super().__init__(id="board", classes="body")
-        self._client = client
         self.chosen_layout = Layout(max(Layout.LISTS, min(layout, Layout.GRAPHS)))
         self._charset = charset
         self._snapshot = Snapshot()
         self._notice = Content("")
         self._now: datetime | None = None
-        self._selected_state: ModelStatus | None = None
+        self._box = EVERYWHERE
+        self._selected_state: tuple[ModelStatus, bool] | None = None
         self._plan = Plan()
         self._shades = ModelShades()
         self._explained_lines = 0
@@ -136,6 +143,7 @@ class Board(Vertical):
                 yield Static(classes="caption")
                 yield StackedBar(charset=charset)
                 yield Static(classes="room")
+        yield Listing(BOX_COLUMNS, "", charset, "boxes")
         yield FilterLine("part of a model's name", id="filter")
         with Horizontal(id="middle"):
             yield ModelList(MODEL_COLUMNS, charset=charset, id="models")
@@ -149,7 +157,7 @@ class Board(Vertical):
                 yield Static(classes="heading list-title")
                 yield Listing(EVENT_COLUMNS, "No events yet.", charset, "event-list")
                 yield Static(id="log-title", classes="heading")
-                yield LogTail(self._client, charset=charset, id="log")
+                yield LogTail(charset=charset, id="log")
 
     def on_mount(self) -> None:
         """Name the log that is shown."""
@@ -184,9 +192,9 @@ class Board(Vertical):
     def _graphs(self) -> Graphs:
         return self.query_one(Graphs)
 
-    def show(self, snapshot: Snapshot, now: datetime) -> None:
-        """Draw ``snapshot`` at the time ``now``."""
-        self._snapshot, self._now = snapshot, now
+    def show(self, snapshot: Snapshot, now: datetime, box: str) -> None:
+        """Draw ``snapshot`` at the time ``now``, with the models of ``box``."""
+        self._snapshot, self._now, self._box = snapshot, now, box
         self.redraw()
 
     def redraw(self) -> None:
@@ -195,6 +203,7 @@ class Board(Vertical):
             return
         self._draw_notice(self._snapshot)
         self._draw_graphs(self._snapshot, self._now)
+        self._draw_boxes(self._snapshot, self._now)
         self._draw_models(self._snapshot, self._now)
         self._draw_lists(self._snapshot, self._now)
 
@@ -327,15 +336,28 @@ class Board(Vertical):
             free = Content.styled(rooms[pool.title].ljust(room), tone)
             update_static(line.query_one(".room", Static), free, True)
 
+    def _draw_boxes(self, snapshot: Snapshot, now: datetime) -> None:
+        table = self.query_one("#boxes", Listing)
+        context, most = RenderContext(self._charset, now), max(3, self.size.height // 7)
+        rows = box_rows(snapshot, self._box, context, most)
+        table.display = bool(rows)
+        if table.styles.height is None or table.styles.height.value != len(rows):
+            table.styles.height = len(rows)
+        table.show(rows)
+        # On a narrow screen, both columns would leave no room for the names.
+        narrow = {"waiting"} if self.size.width < _NARROW else set()
+        self.models.leave_out(narrow if snapshot.boxes else {"box"})
+
     def _draw_models(self, snapshot: Snapshot, now: datetime) -> None:
         context = RenderContext(self._charset, now)
         table, needle = self.models, self.filter.needle
-        found = ordered(snapshot.models, needle)
-        speeds, sparks = snapshot.speeds_now, self._model_sparks(snapshot)
+        found = ordered(snapshot.models_of(self._box), needle)
+        speeds = snapshot.speeds_now | speeds_elsewhere(snapshot)
+        sparks = self._model_sparks(snapshot)
         last: dict[str, float] = {}
         for one in snapshot.finished:
             if one.tokens_per_second is not None:
-                last.setdefault(one.model, one.tokens_per_second)
+                last.setdefault(model_of(one), one.tokens_per_second)
         table.show(
             [
                 model_row(
@@ -374,7 +396,7 @@ class Board(Vertical):
     def _fit_table(self, table: LiveTable, rows: int) -> None:
         """Make the table as high as its rows, but leave room for the lists below."""
         bars = sum(pool.display for pool in self.query(".pool"))
-        rest = self._plan.rows + bars + _LEAST_LISTS
+        rest = self._plan.rows + bars + len(self.query_one("#boxes", Listing).rows) + _LEAST_LISTS
         room = min(self.size.height // 2 - 2, self.size.height - rest)
         if self._plan.beside:
             rows, room = max(rows, _LEAST_DETAILS), self.size.height // 3
@@ -401,7 +423,7 @@ class Board(Vertical):
             update_static(self.query_one("#explanation", Static), content, layout)
         source = model.id if model is not None and self._plan.log else None
         self.query_one(LogTail).follow(source)
-        state = None if model is None else model.status
+        state = None if model is None else (model.status, isinstance(model, RemoteModel))
         if state is not self._selected_state:
             # check_action depends on it. Refreshing the bindings costs more than drawing the page.
             self._selected_state = state

@@ -16,7 +16,7 @@ from cyber_inference_tui.tui.pages.models.sentences import (
     model_sentence,
 )
 from cyber_inference_tui.tui.pages.requests.request_status import clock_text, failed
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import Snapshot, model_of
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import seconds_text, speed_text
 
@@ -26,7 +26,7 @@ def details(
 ) -> Content:
     """Return name, description, state and the figures of the last requests."""
     sentence, tone = model_sentence(model, now, charset)
-    own = [one for one in snapshot.finished if one.model == model.id]
+    own = [one for one in snapshot.finished if model_of(one) == model.id]
     parts: list[tuple[str, str]] = [
         (cut(plain(model.id), width, charset.ellipsis), "bold"),
         (f"\n{plain(description_text(model, charset))}", STYLES["dim"]),

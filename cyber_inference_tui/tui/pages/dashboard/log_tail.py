@@ -7,18 +7,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from textual.reactive import var
 from textual.timer import Timer
 
 from cyber_inference_tui.backoff import backoff
-from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import CyberError, NoServiceError, NotFoundError
 from cyber_inference_tui.records import LogEvent, NumberedLine, endpoints, queries
 from cyber_inference_tui.tui.widgets.log_view import LogView
+
+if TYPE_CHECKING:
+    from cyber_inference_tui.tui.app import CyberApp
 
 LINES = 50
 """Lines that are read and kept: no pane has more rows."""
@@ -38,10 +40,9 @@ class LogTail(LogView, can_focus=False):
 
     source: var[str] = var("")
 
-    def __init__(self, client: ServiceClient, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(window=LINES, **options)
         self.show_time = False
-        self._client = client
         self._wanted: str | None = None
         self._settling: Timer | None = None
         self._waiting: deque[NumberedLine] = deque(maxlen=LINES)
@@ -71,19 +72,20 @@ class LogTail(LogView, can_focus=False):
         self.run_worker(work, group="follow", exclusive=True, exit_on_error=False)
 
     async def _follow(self, source: str) -> None:
+        client, there = cast("CyberApp", self.app).at(source)
         failures = 0
         while True:
             try:
-                status = await self._client.call(endpoints.STATUS)
-                page = await self._client.call(
-                    endpoints.LOG_LINES, source, query=queries.LinesQuery(limit=LINES)
+                status = await client.call(endpoints.STATUS)
+                page = await client.call(
+                    endpoints.LOG_LINES, there, query=queries.LinesQuery(limit=LINES)
                 )
                 self._waiting.clear()
                 self.show(page.lines, gaps=False)
                 self.show_empty("Nothing has been written to this log yet.")
                 failures = 0
-                events = self._client.events(
-                    ("log",), after=status.last_event_id, logs=(source,), on_lost=_read_again
+                events = client.events(
+                    ("log",), after=status.last_event_id, logs=(there,), on_lost=_read_again
                 )
                 async with aclosing(events):
                     async for event in events:

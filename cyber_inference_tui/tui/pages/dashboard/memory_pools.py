@@ -73,7 +73,7 @@ def _pool(
 ) -> Pool:
     whole = size_text(total)
     parts = [
-        BarPart(plain(one.id), size, "model", _beside(whole, size), shades.get(one.id))
+        BarPart(plain(one.id), size, "model", beside(whole, size), shades.get(one.id))
         for one, size in models
         if size
     ]
@@ -81,9 +81,9 @@ def _pool(
     if used is not None and free is not None:
         system = used - sum(int(part.value) for part in parts)
         if system > 0:
-            parts.append(BarPart("system", system, "system", _beside(whole, system)))
-        parts.append(BarPart("free", free, "free", _beside(whole, free)))
-    shown = charset.known(used, partial(_beside, whole))
+            parts.append(BarPart("system", system, "system", beside(whole, system)))
+        parts.append(BarPart("free", free, "free", beside(whole, free)))
+    shown = charset.known(used, partial(beside, whole))
     limit = room.limit_bytes if room else None
     free_text, more = _room_texts(room, charset)
     return Pool(
@@ -98,7 +98,7 @@ def _pool(
     )
 
 
-def _beside(whole: str, size: int) -> str:
+def beside(whole: str, size: int) -> str:
     """Return ``size`` for a place beside ``whole``: without its unit if both have the same."""
     return size_text(size).removesuffix(whole[whole.index(" ") :])
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RETRY = timedelta(seconds=5)
 """Time after which the past is read again if that failed."""
 _BOARD_ACTIONS = MODEL_ACTIONS | {
+    "box",
     "filter",
     "other_list",
     "freeze",
@@ -164,7 +165,7 @@ class DashboardPage(ModelActions):
     async def _mount_board(self) -> None:
         from cyber_inference_tui.tui.pages.dashboard.board import Board  # noqa: PLC0415 - as above
 
-        board = Board(self.client, self.cyber.options.charset, self.kept("layout", 1))
+        board = Board(self.cyber.options.charset, self.kept("layout", 1))
         board.display = False
         await self.mount(board, before=self.query_one(TooSmall))
         if board.children:  # else the app is closing
@@ -192,7 +193,7 @@ class DashboardPage(ModelActions):
         if needs_greeting(snapshot) and not typing:
             self._show_greeting(self._board).show(snapshot)
         else:
-            self._board.show(snapshot, now)
+            self._board.show(snapshot, now, self.cyber.box_shown)
             self._switch_to(self._board)
             self._refresh_past(self._board, now)
 
@@ -322,6 +323,6 @@ class DashboardPage(ModelActions):
 
 def needs_greeting(snapshot: Snapshot) -> bool:
     """Return whether no request can be answered: llama-server or a model is missing."""
-    if snapshot.status is None or snapshot.active_models:
+    if snapshot.status is None or snapshot.active_models or snapshot.elsewhere:
         return False
     return snapshot.status.llama_server.path is None or not snapshot.models

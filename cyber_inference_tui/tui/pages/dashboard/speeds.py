@@ -10,6 +10,7 @@ from cyber_inference_tui.records import TrendPoint
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.tui.pages.dashboard.measures import scale_for
 from cyber_inference_tui.tui.pages.dashboard.timeline import Timeline
+from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.area import SHADES, spark
 
 
@@ -86,3 +87,14 @@ def rate_sparks(
     highest = max((max(one, default=0.0) for one in rates.values()), default=0.0)
     scale = scale_for([highest])
     return {number: spark(one, width, scale, charset) for number, one in rates.items()}
+
+
+def speeds_elsewhere(snapshot: Snapshot) -> dict[str, float]:
+    """Return tokens per second of models on other boxes, by their ids here."""
+    return {
+        f"{box.name}/{usage.id}": usage.tokens_per_second
+        for box in snapshot.boxes
+        if box.sample is not None
+        for usage in box.sample.models
+        if usage.tokens_per_second
+    }

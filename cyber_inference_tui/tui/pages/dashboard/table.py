@@ -24,8 +24,10 @@ from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, model_sentence
 from cyber_inference_tui.tui.pages.models.table import (
     STATE_ORDER,
+    box_cell,
     context_cell,
     memory_cell,
+    name_cell,
     state_cell,
 )
 from cyber_inference_tui.tui.pages.requests.request_status import (
@@ -144,7 +146,14 @@ def _event_text(one: RecentEvent, charset: Charset) -> str:
 
 
 MODEL_COLUMNS: tuple[Column[ModelLine, RenderContext], ...] = (
-    Column("model", "MODEL", least=20, whole=True, value=lambda line: line.model.id),
+    Column(
+        "model",
+        "MODEL",
+        least=20,
+        whole=True,
+        cell=lambda line, context: name_cell(line.model, context),
+    ),
+    Column("box", "BOX", 11, cell=lambda line, context: box_cell(line.model, context)),
     Column(
         "state", "STATE", 14, cell=lambda line, context: state_cell(line.model, context.charset)
     ),

@@ -28,6 +28,8 @@ from cyber_inference_tui.tui.widgets.log_view import LogView
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
+At = Callable[[str], tuple[ServiceClient, str]]
+
 FLUSH_SECONDS = 0.25
 REMARK_SECONDS = 5.0
 _WAITING_LINES = 20_000
@@ -36,16 +38,18 @@ _WAITING_LINES = 20_000
 class LogFeed(LogView):
     """A view that reads its log between ``start_reading`` and ``stop_reading``.
 
+    ``at`` returns the client of a log's box, and its id there.
+
     It follows, searches and filters the log, and calls ``on_change`` when its ``state`` changes.
     """
 
-    def __init__(
-        self, client: ServiceClient, source: str, on_change: Callable[[], None], **options: Any
-    ) -> None:
+    def __init__(self, at: At, source: str, on_change: Callable[[], None], **options: Any) -> None:
         super().__init__(**options)
-        self._client = client
+        self._at = at
+        self._source = source
+        self._client, there = at(source)
         self._on_change = on_change
-        self._reader = LogReader(client, source)
+        self._reader = LogReader(self._client, there)
         self._waiting: list[NumberedLine] = []
         self._expected: int | None = None
         """The number of the next live line."""
@@ -74,7 +78,7 @@ class LogFeed(LogView):
     @property
     def source(self) -> str:
         """The id of the log."""
-        return self._reader.source
+        return self._source
 
     @property
     def reader(self) -> LogReader:
@@ -107,7 +111,9 @@ class LogFeed(LogView):
     def open(self, source: str) -> None:
         """Show another log."""
         if source != self.source:
-            self._reader = LogReader(self._client, source)
+            self._source, self._service_pid = source, None
+            self._client, there = self._at(source)
+            self._reader = LogReader(self._client, there)
             self._anchor = None
             self.show_search("")
         self.reload()
@@ -163,7 +169,7 @@ class LogFeed(LogView):
                 self._shown.set()
                 failures = 0
                 events = self._client.events(
-                    ("log",), after=status.last_event_id, logs=(self.source,), patience=0.0
+                    ("log",), after=status.last_event_id, logs=(self._reader.source,), patience=0.0
                 )
                 async with aclosing(events):
                     async for event in events:

@@ -62,7 +62,7 @@ class LogsPage(Page):
                 id="sources",
             )
             with Horizontal(id="panes"):
-                yield LogPane(self.client, self._wanted or SERVICE)
+                yield LogPane(self.cyber.at, self._wanted or SERVICE)
 
     def on_mount(self) -> None:
         """Focus the log."""
@@ -104,7 +104,11 @@ class LogsPage(Page):
     def _show_sources(self) -> None:
         opened = [pane.source for pane in self._panes]
         context = self.cyber.options.render_context()
-        rows = source_rows(self._logs, self.cyber.snapshot, opened, context)
+        snapshot = self.cyber.snapshot
+        elsewhere = [
+            LogRecord(id=name, first=0, end=0) for name in opened if snapshot.home(name)[0]
+        ]
+        rows = source_rows([*self._logs, *elsewhere], snapshot, opened, context)
         table = self.query_one("#sources", LiveTable)
         table.show(rows)
         if not table.has_focus:
@@ -172,7 +176,7 @@ class LogsPage(Page):
         if source is None:
             self.cyber.show_message("Every log is open already.")
             return
-        pane = LogPane(self.client, source)
+        pane = LogPane(self.cyber.at, source)
         await self.query_one("#panes").mount(pane)
         self.screen.set_focus(pane.view)
         self._show_sources()

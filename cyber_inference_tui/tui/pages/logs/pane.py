@@ -13,13 +13,12 @@ from textual.containers import Vertical
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
-from cyber_inference_tui.client.service_client import ServiceClient
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.files import typed_path
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
-from cyber_inference_tui.tui.pages.logs.feed import LogFeed
+from cyber_inference_tui.tui.pages.logs.feed import At, LogFeed
 from cyber_inference_tui.tui.pages.logs.title import title_content
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.text_line import TextLine
@@ -112,9 +111,9 @@ class LogPane(Vertical):
         ),
     ]
 
-    def __init__(self, client: ServiceClient, source: str) -> None:
+    def __init__(self, at: At, source: str) -> None:
         super().__init__()
-        self._client = client
+        self._at = at
         self._first_source = source
         self._typing: Timer | None = None
 
@@ -137,7 +136,7 @@ class LogPane(Vertical):
         charset = self._app.options.charset
         yield Static(classes="pane-title")
         yield LogFeed(
-            self._client,
+            self._at,
             self._first_source,
             self._show_title,
             timezone=self._app.options.now().tzinfo,

@@ -69,17 +69,13 @@ class DetailsReader:
 
     def __init__(self) -> None:
         self._asked: object = None
+        self._model_id = ""
         self._details: ModelDetails | None = None
         self._problem = ("", "")
 
     def details_of(self, model: ModelRecord | None) -> ModelDetails | None:
         """Return the known details of this model, even if they have to be read again."""
-        known = self._details
-        return (
-            known
-            if known is not None and model is not None and known.model.id == model.id
-            else None
-        )
+        return self._details if model is not None and self._model_id == model.id else None
 
     def problem_of(self, model: ModelRecord) -> str:
         """Return a sentence on why this model has no details; empty if nothing is wrong."""
@@ -97,22 +93,32 @@ class DetailsReader:
     def read(
         self,
         client: ServiceClient,
+        there: str,
         model: ModelRecord,
         config_version: int,
         then: Callable[[], None],
     ) -> Coroutine[Any, Any, None]:
-        """Read the details of ``model`` and call ``then``; ``problem_of`` has the error."""
+        """Read the details of ``model`` and call ``then``; ``problem_of`` has the error.
+
+        ``client`` is that of its box, ``there`` its id on that box.
+        """
         self._asked = _state(model, config_version)  # at once: nothing else has to read them
-        return self._read(client, model, self._asked, then)
+        return self._read(client, there, model, self._asked, then)
 
     async def _read(
-        self, client: ServiceClient, model: ModelRecord, asked: object, then: Callable[[], None]
+        self,
+        client: ServiceClient,
+        there: str,
+        model: ModelRecord,
+        asked: object,
+        then: Callable[[], None],
     ) -> None:
         self._problem = ("", "")
         try:
             if self.details_of(model) is None:
                 await asyncio.sleep(READ_DELAY)
-            self._details = await client.call(endpoints.DETAILS, model.id)
+            self._details = await client.call(endpoints.DETAILS, there)
+            self._model_id = model.id
         except CyberError as error:
             self._problem = (model.id, str(error))
         except asyncio.CancelledError:

@@ -13,6 +13,7 @@ from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, 
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
+from cyber_inference_tui.tui.snapshot import RemoteModel
 from cyber_inference_tui.units import counted, size_text
 
 INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
@@ -31,6 +32,7 @@ def model_bindings(page: str) -> list[BindingType]:
         Binding("o", "log", "Log", id=f"{page}.log", tooltip="open the log of its server"),
         Binding("e", "edit", "Edit", id=f"{page}.edit", tooltip="change the model's own settings"),
         Binding("t", "chat", "Chat", id=f"{page}.chat", tooltip="try the model"),
+        box_binding(page),
         Binding(
             "c",
             "copy_id",
@@ -43,6 +45,13 @@ def model_bindings(page: str) -> list[BindingType]:
             "x,delete", "delete", "Delete", id=f"{page}.delete", tooltip="delete the model's files"
         ),
     ]
+
+
+def box_binding(page: str) -> Binding:
+    """Return the key that chooses the boxes whose rows are shown."""
+    return Binding(
+        "b", "box", "Box", id=f"{page}.box", tooltip="show all boxes, this one or another"
+    )
 
 
 class ModelActions(Page):
@@ -68,6 +77,8 @@ class ModelActions(Page):
         model = self.chosen()
         if model is None:
             return False
+        if action in {"edit", "delete"} and isinstance(model, RemoteModel):
+            return False  # that is done on its own box
         if action == "load":
             return model.status in INACTIVE
         if action == "unload":
@@ -92,25 +103,25 @@ class ModelActions(Page):
     def action_load(self) -> None:
         """Load the model."""
         if (model := self._usable()) is not None:
-            self.cyber.do(
-                self.client.call(endpoints.LOAD, model.id, query=queries.LoadQuery(wait=False))
-            )
+            client, there = self.cyber.at(model.id)
+            self.cyber.do(client.call(endpoints.LOAD, there, query=queries.LoadQuery(wait=False)))
 
     def action_unload(self) -> None:
         """Unload the model; ask first if it has running or waiting requests."""
         model = self.chosen()
         if model is None:
             return
+        client, there = self.cyber.at(model.id)
         running, waiting = model.in_flight, model.queued
         if not running and not waiting:
-            self.cyber.do(self.client.call(endpoints.UNLOAD, model.id))
+            self.cyber.do(client.call(endpoints.UNLOAD, there))
             return
         from cyber_inference_tui.tui.dialogs.question import Answer, Question  # noqa: PLC0415
 
         def answered(value: str | None) -> None:
             if value in {"wait", "now"}:
                 query = queries.UnloadQuery(force=value == "now")
-                self.cyber.do(self.client.call(endpoints.UNLOAD, model.id, query=query))
+                self.cyber.do(client.call(endpoints.UNLOAD, there, query=query))
 
         text = f"It is serving {counted(running, 'request')}" if running else ""
         if waiting:
@@ -133,10 +144,10 @@ class ModelActions(Page):
     def action_pin(self) -> None:
         """Pin or unpin the model."""
         model = self.chosen()
-        if model is not None and model.pinned:
-            self.cyber.do(self.client.call(endpoints.UNPIN, model.id))
-        elif (model := self._usable()) is not None:
-            self.cyber.do(self.client.call(endpoints.PIN, model.id))
+        if model is not None and (model.pinned or self._usable() is not None):
+            client, there = self.cyber.at(model.id)
+            endpoint = endpoints.UNPIN if model.pinned else endpoints.PIN
+            self.cyber.do(client.call(endpoint, there))
 
     def action_delete(self) -> None:
         """Delete the model's files after a question."""

@@ -22,10 +22,10 @@ from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, Detai
 from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
 from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
-from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, title_text
+from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, box_text, title_text
 from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, update_static
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
-from cyber_inference_tui.tui.snapshot import Snapshot
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel, Snapshot
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 
@@ -137,8 +137,11 @@ class ModelsPage(MarkedModels):
         self.redraw()
 
     def select(self, model_id: str) -> None:
-        """Move the cursor to a model, and clear the filter if there is one."""
+        """Move the cursor to a model, also if a filter or the choice of a box hides it."""
         self._select = model_id
+        models = self.cyber.snapshot.models_of(self.cyber.box_shown)
+        if all(model.id != model_id for model in models):
+            self.cyber.keep("app", box=EVERYWHERE)
         self.redraw()
 
     # Drawing
@@ -153,7 +156,10 @@ class ModelsPage(MarkedModels):
             self._table.move_to(wanted)
             self._select = None
         self._table.show_empty(self._empty(snapshot))
-        title = title_text(len(self._table.rows), len(snapshot.models), self._wanted)
+        box = self.cyber.box_shown
+        title = title_text(len(self._table.rows), len(snapshot.models_of(box)), self._wanted)
+        if snapshot.boxes:
+            title += f"  {box_text(box)}"
         counts = (title + self._hidden_order(), "not bold")
         update_static(self.query_one("#title", Static), Content.assemble("MODELS", counts))
         if self.has_class("-beside") != self._side_by_side:
@@ -178,11 +184,12 @@ class ModelsPage(MarkedModels):
 
     def _show_rows(self, snapshot: Snapshot) -> None:
         rows = self._rows.of(
-            snapshot.models,
+            snapshot.models_of(self.cyber.box_shown),
             wanted=self._wanted,
             order=self._order,
             now=self.cyber.options.now(),
         )
+        self._table.leave_out(() if snapshot.boxes else {"box"})
         self._table.show(rows)
         self._table.show_sort(self._order.column.key, descending=self._order.descending)
 
@@ -196,10 +203,12 @@ class ModelsPage(MarkedModels):
         return f"  by {self._order.column.title.lower()} {arrow}"
 
     def _empty(self, snapshot: Snapshot) -> Content:
-        if snapshot.models:
+        if snapshot.models_of(self.cyber.box_shown):
             return Content.assemble(
                 "No model matches this text. ", ("esc", "bold $accent"), " shows all models."
             )
+        if self.cyber.box_shown not in {"", EVERYWHERE}:
+            return Content.styled("This box has no models, or cannot be asked now.", "$text-muted")
         known = snapshot.status.models_dir if snapshot.status else None
         folder = clean_line(known or "the models directory", limit=300)
         return Content.assemble(
@@ -223,7 +232,8 @@ class ModelsPage(MarkedModels):
         details = self.chosen_details()
         offered = (
             None if model is None else model.status,
-            bool(self.cyber.snapshot.models),
+            isinstance(model, RemoteModel),
+            bool(self._table.rows),
             details is not None and bool(details.command),
             self._open,
             bool(self._wanted),
@@ -259,8 +269,10 @@ class ModelsPage(MarkedModels):
         if not self.is_mounted:
             return True
         if action in _TABLE_ACTIONS:
-            there = bool(self.cyber.snapshot.models)
+            there = bool(self._table.rows) or bool(self._wanted)
             return there and (self._side_by_side or not self._open)
+        if action == "mark":
+            return not isinstance(self.chosen(), RemoteModel)
         if action == "back":
             inside = self._in_place or self.query_one(DetailsPane).has_focus
             return inside or bool(self.marks) or bool(self._wanted)
@@ -391,8 +403,9 @@ class ModelsPage(MarkedModels):
             self.query_one(DetailsPane).show("", Content(""))
             return
         if snapshot.live and self._reader.wants(model, snapshot.config_version):
+            at = self.cyber.at(model.id)
             self._reading = self.run_worker(
-                self._reader.read(self.client, model, snapshot.config_version, self.redraw),
+                self._reader.read(*at, model, snapshot.config_version, self.redraw),
                 group="details",
                 exclusive=True,
                 exit_on_error=False,
@@ -411,7 +424,7 @@ class ModelsPage(MarkedModels):
                 now=options.now(),
                 charset=options.charset,
                 width=max(20, pane.room),
-                keys=not options.readonly,
+                keys=not (options.readonly or isinstance(model, RemoteModel)),
             ),
         )
 

@@ -12,6 +12,7 @@ from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderCont
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.terminal.tone import STATUS_TONES, Tone
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
 from cyber_inference_tui.units import (
     age_text,
@@ -20,6 +21,8 @@ from cyber_inference_tui.units import (
     size_text,
 )
 
+HERE = "here"
+"""The name of this box in a column of boxes."""
 FIT_WORDS: dict[Fit, str] = {
     Fit.NOW: "fits",
     Fit.AFTER_UNLOADING: "evicts",
@@ -83,8 +86,14 @@ def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
     return Cell(text, "dim" if estimate else "none")
 
 
-def _name_cell(model: ModelRecord, _: RenderContext) -> str:
-    return plain(model.id)
+def name_cell(model: ModelRecord, _: RenderContext) -> str:
+    """Return its id on its box."""
+    return plain(model.there if isinstance(model, RemoteModel) else model.id)
+
+
+def box_cell(model: ModelRecord, _: RenderContext) -> Cell:
+    """Return the box that has it."""
+    return Cell(model.box if isinstance(model, RemoteModel) else HERE, "dim")
 
 
 def _flags_cell(model: ModelRecord, context: RenderContext) -> Cell:
@@ -115,7 +124,8 @@ def _age_text(model: ModelRecord, context: RenderContext) -> str:
 
 
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
-    Column("model", "MODEL", least=24, value=lambda m: m.id.casefold(), cell=_name_cell),
+    Column("model", "MODEL", least=24, value=lambda m: m.id.casefold(), cell=name_cell),
+    Column("box", "BOX", 11, cell=box_cell),
     Column(
         "state",
         "STATE",
@@ -170,6 +180,13 @@ def title_text(shown: int, total: int, wanted: str) -> str:
     if not wanted:
         return f"  {total}" if total else ""
     return f"  {shown} of {total}  /{clean_line(wanted, limit=60)}"
+
+
+def box_text(box: str) -> str:
+    """Return the boxes whose models are shown, in words."""
+    if box == EVERYWHERE:
+        return "on all boxes"
+    return f"on {box}" if box else "on this box"
 
 
 class Rows:

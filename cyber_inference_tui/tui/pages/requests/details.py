@@ -80,6 +80,8 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
             lines.append(("user agent", plain(record.user_agent)))
     if record.key_name is not None:
         lines.append(("API key", plain(record.key_name)))
+    if record.box is not None:
+        lines.append(("box", record.box))
     if record.port is not None:
         lines.append(("port", str(record.port)))
     if isinstance(record, RequestRecord) and record.id:

@@ -18,6 +18,8 @@ from cyber_inference_tui.terminal.columns import Order, RenderContext
 from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.tui.feed import FINISHED_KEPT
 from cyber_inference_tui.tui.pages.dashboard.speeds import rate_sparks
+from cyber_inference_tui.tui.pages.models.model_actions import box_binding
+from cyber_inference_tui.tui.pages.models.table import box_text
 from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, Page, update_static
 from cyber_inference_tui.tui.pages.requests.details_pane import RequestDetails
 from cyber_inference_tui.tui.pages.requests.known_requests import KnownRequests, RequestFilter
@@ -32,7 +34,7 @@ from cyber_inference_tui.tui.pages.requests.table import (
 )
 from cyber_inference_tui.tui.pages.requests.totals import TotalsTable
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
-from cyber_inference_tui.tui.snapshot import Link, Snapshot
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, Link, Snapshot, model_of
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
@@ -90,6 +92,7 @@ class RequestsPage(Page):
             id="requests.beside",
             tooltip="details beside or below the list",
         ),
+        box_binding("requests"),
         Binding("o", "log", "Log", id="requests.log", tooltip="open the log of its model"),
         Binding("c", "copy", "Copy", id="requests.copy", tooltip="copy the details"),
         Binding(
@@ -201,21 +204,23 @@ class RequestsPage(Page):
         now, charset = self._now(), options.charset
         needle = self.query_one(FilterLine).needle
         table = self.query_one("#requests", LiveTable)
-        choice = self._history.choice
+        choice, box = self._history.choice, self.cyber.box_shown
         live = [
             one
             for one in snapshot.active
             if choice.model in {None, one.model}
+            and box in {EVERYWHERE, one.box or ""}
             and not choice.only_failures
             and (not needle or needle in searchable_text(one, charset))
         ]
-        made = (self._history.records, needle, self._order, now.date())
+        made = (self._history.records, needle, box, self._order, now.date())
         if made != self._made:
             self._made = made
             records = self._order.sort(
                 one
                 for one in self._history.records
-                if not needle or needle in searchable_text(one, charset)
+                if (not needle or needle in searchable_text(one, charset))
+                and box in {EVERYWHERE, one.box or ""}
             )
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
@@ -227,6 +232,7 @@ class RequestsPage(Page):
         context = RenderContext(charset, now)
         sparks = rate_sparks(snapshot.rates, SPARK, charset)
         rows = [live_row(one, context, sparks.get(one.number, "")) for one in live]
+        table.leave_out(() if snapshot.boxes else {"box"})
         table.show([*rows, *self._finished])
         table.show_sort(self._order.column.key, descending=self._order.descending)
         table.show_empty(self._empty(needle))
@@ -268,6 +274,8 @@ class RequestsPage(Page):
             filters.append(
                 f"only {cut(plain(choice.model), 40, self.cyber.options.charset.ellipsis)}"
             )
+        if (box := self.cyber.box_shown) != EVERYWHERE:
+            filters.append(f"only {box_text(box)}")
         if needle:
             filters.append(f"with '{plain(needle, limit=40)}'")
         parts = [("REQUESTS", ""), (counts, "not bold")]
@@ -457,7 +465,7 @@ class RequestsPage(Page):
     async def action_log(self) -> None:
         """Open the log of the selected request's model, or the service's log."""
         if (record := self._selected()) is not None:
-            await self.cyber.open_log(record.model or "service")
+            await self.cyber.open_log(model_of(record) or "service")
 
     def action_copy(self) -> None:
         """Copy the details of the selected request."""
@@ -496,5 +504,5 @@ class RequestsPage(Page):
 
 _LIST_ACTIONS = {
     *("failures", "model", "filter", "sort", "reverse", "beside"),
-    *("log", "copy", "freeze"),
+    *("log", "copy", "freeze", "box"),
 }

@@ -73,6 +73,10 @@ def _client_cell(record: AnyRequest, context: RenderContext) -> Cell:
     return Cell(name, "dim" if dim else "none")
 
 
+def _box_cell(record: AnyRequest, _: RenderContext) -> Cell:
+    return Cell(record.box or "", "dim")
+
+
 # Only finished requests are sorted; running ones stay on top.
 COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column("time", "TIME", 8, lambda r: r.at.timestamp(), cell=_time_cell, largest_first=True),
@@ -106,6 +110,7 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
         "queue", "QUEUED", 7, lambda r: r.queue_seconds, right=True, priority=8, cell=_queued_cell
     ),
     Column("client", "CLIENT", 15, client_name, priority=9, cell=_client_cell),
+    Column("box", "BOX", 11, priority=4, cell=_box_cell),
 )
 _SPARK_PLACE = next(place for place, column in enumerate(COLUMNS) if column.key == "spark")
 NEWEST_FIRST: Order[RequestRecord] = Order(COLUMNS[0], descending=True)
