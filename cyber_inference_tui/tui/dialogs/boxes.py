@@ -120,10 +120,7 @@ class BoxesDialog(ModalScreen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the table the lines that the other parts leave."""
-        self.call_after_refresh(self._fit)
-
-    def _fit(self) -> None:
-        limit_height(self.query_one("#box"), self.query_one("#boxes"), least=3)
+        self.call_after_refresh(limit_height, self, "#boxes", least=3)
 
     def on_unmount(self) -> None:
         """Make a code invalid that nobody sees any more."""
