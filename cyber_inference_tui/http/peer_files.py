@@ -137,6 +137,8 @@ class PeerFiles:
             return await self._storages.ask_async(path.parent, send, _STALL_SECONDS)
 
         if transport.get_extra_info("ssl_object") is not None:
+            # The other box reads one block while the next is read and encrypted.
+            transport.set_write_buffer_limits(4 * _BLOCK, _BLOCK)
             await response.prepare(request)
             return encrypted
         # The head has to leave the transport before the kernel sends the file behind it.

@@ -62,7 +62,9 @@ class Relay:
 
     def _pass(self, client: socket.socket) -> None:
         wants_file = threading.Event()
-        with client, contextlib.suppress(OSError):
+        with client, contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            # A close alone would wait for the other thread.
+            stack.callback(_shut, client)
             address = ("127.0.0.1", self._target.port)
             with socket.create_connection(address, timeout=LIMIT) as there:
                 there.settimeout(None)
@@ -89,6 +91,11 @@ class Relay:
                     self.files.append(ranges[0] if ranges else "all")
                 there.sendall(data)
             there.shutdown(socket.SHUT_WR)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
