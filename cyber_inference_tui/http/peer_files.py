@@ -8,21 +8,23 @@ import re
 import select
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import hdrs, web
 
-from cyber_inference_tui.errors import FileNotReadyError, NotFoundError, StorageError
+from cyber_inference_tui.errors import FileNotReadyError, NotFoundError
 from cyber_inference_tui.http.access import is_box
 from cyber_inference_tui.http.json_io import NOSNIFF
 from cyber_inference_tui.http.query import read_query
 from cyber_inference_tui.records.queries import FileQuery
-from cyber_inference_tui.storage import Storages
 
 if TYPE_CHECKING:
     from cyber_inference_tui.service.service import Service
+
+T = TypeVar("T")
 
 AT_ONCE = 3
 """Files that are sent at the same time: those that one download takes at once."""
@@ -41,7 +43,8 @@ class PeerFiles:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._storages = Storages()
+        # Threads of its own: a disk that hangs holds up nothing else.
+        self._executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="send")
         self._sending = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -92,30 +95,29 @@ class PeerFiles:
         stop: int,
     ) -> None:
         try:
-            file = await self._storages.ask_async(path.parent, partial(os.open, path, _FLAGS))
-        except (OSError, StorageError) as error:
+            file = await self._in_thread(partial(path.open, "rb", buffering=0))
+        except OSError as error:
             raise NotFoundError("The file cannot be read now.") from error
-        try:
-            step = await self._begin(request, response, path, file)
-            loop = asyncio.get_running_loop()
-            moved_at = loop.time()
-            while start < stop:
-                sent = await step(start, stop)
-                start += sent
-                now = loop.time()
-                moved_at = now if sent else moved_at
-                if now - moved_at >= _STALL_SECONDS or not is_box(request):
-                    raise ConnectionAbortedError("the other box does not read, or is removed")
-        except (OSError, StorageError):
-            # In the middle of an answer, only an early end can show the error.
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionAbortedError from None
-        finally:
-            os.close(file)
+        with file:
+            try:
+                step = await self._begin(request, response, file.fileno())
+                loop = asyncio.get_running_loop()
+                moved_at = loop.time()
+                while start < stop:
+                    sent = await step(start, stop)
+                    start += sent
+                    now = loop.time()
+                    moved_at = now if sent else moved_at
+                    if now - moved_at >= _STALL_SECONDS or not is_box(request):
+                        raise ConnectionAbortedError("the other box does not read, or is removed")
+            except OSError:
+                # In the middle of an answer, only an early end can show the error.
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionAbortedError from None
 
     async def _begin(
-        self, request: web.Request, response: web.StreamResponse, path: Path, file: int
+        self, request: web.Request, response: web.StreamResponse, file: int
     ) -> Callable[[int, int], Awaitable[int]]:
         """Send the head. Return a function that sends some of the bytes from ``start`` to ``stop``
         and returns how many."""
@@ -123,18 +125,18 @@ class PeerFiles:
         if transport is None:
             raise ConnectionAbortedError
 
+        # The threads have descriptors of their own: they may outlive the request.
         async def encrypted(start: int, stop: int) -> int:
-            read = partial(_read, os.dup(file), start, min(stop, start + _BLOCK))
-            data = await self._storages.ask_async(path.parent, read, _STALL_SECONDS)
+            stop = min(stop, start + _BLOCK)
+            data = await self._in_thread(partial(_read, os.dup(file), start, stop))
             async with asyncio.timeout(_STALL_SECONDS):
                 await response.write(data)
             return len(data)
 
         async def plain(start: int, stop: int) -> int:
-            # The thread has descriptors of its own: it may outlive the request.
             wire = os.dup(transport.get_extra_info("socket").fileno())
-            send = partial(_send, wire, os.dup(file), start, min(stop, start + _STEP))
-            return await self._storages.ask_async(path.parent, send, _STALL_SECONDS)
+            stop = min(stop, start + _STEP)
+            return await self._in_thread(partial(_send, wire, os.dup(file), start, stop))
 
         if transport.get_extra_info("ssl_object") is not None:
             # The other box reads one block while the next is read and encrypted.
@@ -149,8 +151,10 @@ class PeerFiles:
                 await writer.drain()
         return plain
 
-
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run ``work``, which blocks; raises ``TimeoutError`` if its disk hangs."""
+        async with asyncio.timeout(_STALL_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 def _read(file: int, start: int, stop: int) -> bytes:
