@@ -77,6 +77,7 @@ class FileBoxes:
         self._not_before: dict[str, float] = {}
         """The loop's time from which on a box that has failed is asked again."""
         self._used: set[str] = set()
+        """The boxes that have sent a part of the file."""
         self.ready = asyncio.Event()
         """Set while ``watching`` knows a box with the file."""
 
@@ -124,7 +125,6 @@ class FileBoxes:
     @asynccontextmanager
     async def get(self, box: NearbyBox, offset: int) -> AsyncIterator[FileResponse]:
         """Request the file from ``offset`` on. Raises ``HubError``, also while it is read."""
-        self._used.add(box.name)
         try:
             async with self._request("GET", box, offset) as answer:
                 if answer.status not in {200, 206}:
@@ -134,6 +134,7 @@ class FileBoxes:
                 )
                 if isinstance(reply, PastEnd) or reply.total != self._size:
                     raise HubAnswerError("The box has another file.")
+                self._used.add(box.name)
                 yield reply
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(box.name, error) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -248,6 +249,36 @@ async def test_a_box_of_another_version_or_that_lies_about_the_size(
         assert old.asked == [("HEAD", None)]
         assert odd.gets == []
     assert hub.sent[PATH] == SIZE
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_fails_the_file_is_right_in_the_end(
+    hub: StandInHub, repo: Repo, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    kinds = ("cut", "reset", "none")
+    hub.faults[PATH].extend(Fault(chance.choice(kinds), chance.randrange(SIZE)) for _ in range(3))
+    async with boxes("one", "two", "three") as running:
+        for box in running:
+            content = bytearray(repo.files[PATH])
+            if chance.random() < 0.3:
+                content[chance.randrange(SIZE)] ^= 1
+            box.files[repo.sha256(PATH)] = bytes(content)
+            box.cuts = [chance.randrange(SIZE) for _ in range(chance.randrange(4))]
+
+        def present() -> list[StandInBox]:
+            for box in running:
+                box.status = chance.choice((0, 0, 0, 503))
+            return [box for box in running if chance.random() < 0.7]
+
+        async with near(endpoint_of(hub), present) as shared:
+            while not (tmp_path / "a").exists():
+                transfer = Transfer(shared, origin_of(repo, PATH), tmp_path / "a")
+                # The service may end at any moment, too.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(chance.choice((0.02, 0.05, LIMIT))):
+                        await transfer.run()
+    assert (tmp_path / "a").read_bytes() == repo.files[PATH]
 
 
 async def test_a_download_says_where_its_files_come_from(hub: StandInHub, tmp_path: Path) -> None:
