@@ -65,9 +65,9 @@ class FileBoxes:
         stall_timeout: float,
     ) -> None:
         self._session = session
-        self._boxes = boxes
+        self._boxes = boxes if sha256 is not None and size is not None else tuple
         self._wrong = wrong
-        self._sha256 = sha256
+        self._sha256 = sha256 or ""
         self._size = size
         self._interval = interval
         self._stall_timeout = stall_timeout
@@ -92,7 +92,7 @@ class FileBoxes:
             self.ready.clear()
 
     async def _look(self) -> None:
-        while self._sha256 is not None and self._size is not None and not self.ready.is_set():
+        while not self.ready.is_set():
             await asyncio.sleep(self._interval)
             if await self.find() is not None:
                 self.ready.set()
@@ -103,9 +103,7 @@ class FileBoxes:
         asked = [
             box
             for box in self._boxes()
-            if self._sha256 is not None
-            and self._size is not None
-            and box.name not in self._without
+            if box.name not in self._without
             and (box.name, self._sha256) not in self._wrong
             and now >= self._not_before.get(box.name, now)
         ]
@@ -152,7 +150,7 @@ class FileBoxes:
         used, self._used = self._used, set()
         for name in used:
             _logger.warning("a file of the box %s is wrong, and is fetched again", name)
-            self._wrong.add((name, self._sha256 or ""))
+            self._wrong.add((name, self._sha256))
         return bool(used)
 
     def _request(
