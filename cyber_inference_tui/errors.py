@@ -225,6 +225,10 @@ class PeerBusyError(PeerError, code="peer_busy", status=503, retry_after=5.0):
     """Another box has too much to do, or could not load the model."""
 
 
+class FileNotReadyError(CyberError, code="file_not_ready", status=503, retry_after=2.0):
+    """Another box asks for a file that this one hashes, or while it sends others."""
+
+
 # Models and their servers
 
 

@@ -270,6 +270,8 @@ def progress_text(record: DownloadRecord) -> str:
     done = size_text(record.bytes_done)
     total = f" of {size_text(record.bytes_total)}" if record.bytes_total is not None else ""
     parts = [f"{record.status.value} {record.filename or record.repo}: {done}{total}"]
+    if record.source:
+        parts.append(f"from the box {record.source}")
     if record.bytes_per_second:
         parts.append(f"{size_text(int(record.bytes_per_second))}/s")
     if record.seconds_left is not None:

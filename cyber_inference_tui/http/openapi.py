@@ -117,6 +117,8 @@ def _answer(
         if endpoint.path.startswith("/ws/"):
             return {"101": {"description": "a WebSocket"}}
         return {"200": {"description": "events", "content": {"text/event-stream": {}}}}
+    if endpoint.answer is bytes:
+        return {"200": {"description": "the file", "content": {"application/octet-stream": {}}}}
     media = "text/plain" if endpoint.answer is str else "application/json"
     content = {media: {"schema": schemas[endpoint.answer]}}
     return {str(endpoint.status): {"description": endpoint.summary, "content": content}}

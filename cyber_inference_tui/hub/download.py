@@ -118,7 +118,13 @@ class Download:
             model_id=entry.model_id,
             error=entry.error or waiting,
             created_at=entry.created_at,
+            source=self._source,
         )
+
+    @property
+    def _source(self) -> str | None:
+        transfers = self._running or self._transfers.values()
+        return next((name for transfer in transfers if (name := transfer.source)), None)
 
     def update_rate(self, now: float) -> None:
         """Update the rate; call it a few times a second. ``now`` is monotonic."""

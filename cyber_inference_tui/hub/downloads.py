@@ -42,8 +42,9 @@ _ACTIVE = {DownloadStatus.QUEUED, DownloadStatus.PAUSED}
 
 _logger = logging.getLogger(__name__)
 
-OnDone = Callable[[DownloadRecord, tuple[Path, ...]], Awaitable[str | None]]
-"""Called with the final paths of a model's files; returns the model's id."""
+OnDone = Callable[[DownloadRecord, dict[Path, str | None]], Awaitable[str | None]]
+"""Called with the final path of each file of a model and its SHA-256, if the hub has said it;
+returns the model's id."""
 
 
 class Downloads:
@@ -269,7 +270,10 @@ class Downloads:
         entry = download.entry
         try:
             paths = await download.run(self._save, partial(self._bytes_needed, download))
-            entry.model_id = await self._on_done(download.record(), paths)
+            digests = {
+                path: file.sha256 for path, file in zip(paths, entry.plan.files, strict=True)
+            }
+            entry.model_id = await self._on_done(download.record(), digests)
         except CyberError as error:
             if entry.status is DownloadStatus.QUEUED:
                 entry.status, entry.error = DownloadStatus.FAILED, str(error)

@@ -177,7 +177,7 @@ async def get_file(
         revision=revision,
         path=path,
     ) as reply:
-        yield _file_response(reply, offset, stall_timeout)
+        yield file_response(reply, offset, stall_timeout)
 
 
 def unreachable(host: str, error: Exception) -> HubUnreachableError:
@@ -203,7 +203,11 @@ def unreachable(host: str, error: Exception) -> HubUnreachableError:
     return HubUnreachableError(f"{host} cannot be reached{via}: {reason}.")
 
 
-def _file_response(reply: HubResponse, offset: int, stall_timeout: float) -> FileResponse | PastEnd:
+def file_response(reply: HubResponse, offset: int, stall_timeout: float) -> FileResponse | PastEnd:
+    """Return the file in an answer to a request for the bytes from ``offset`` on.
+
+    Raises ``HubAnswerError``.
+    """
     answer, host = reply.answer, reply.url.host_port_subcomponent
     headers = answer.headers
     if answer.status == 416:

@@ -27,6 +27,7 @@ from cyber_inference_tui.errors import (
     HubUnreachableError,
 )
 from cyber_inference_tui.hub.block_writer import BlockWriter
+from cyber_inference_tui.hub.boxes import FileBoxes, NearbyBox
 from cyber_inference_tui.hub.connector import Connector
 from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import Checkpoint, HubFile, Partial, open_partial, write_error
@@ -60,6 +61,8 @@ class TransferLimits(msgspec.Struct, frozen=True, kw_only=True):
     """unless this many bytes arrive earlier. So a fast disk has little left to do at the end."""
     disk_margin: int = 256 << 20
     """Bytes that have to stay free."""
+    box_interval: float = 2.0
+    """Between two questions to other boxes whether they have the file by now."""
 
 
 class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,10 @@ class TransferContext(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     """The system's boot id."""
     pace: TransferLimits = TransferLimits()
+    boxes: Callable[[], Sequence[NearbyBox]] = tuple
+    """Return the other boxes that can be asked for files now."""
+    wrong: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    """The boxes that have sent a wrong file, each with the file's SHA-256."""
     clock: Callable[[], float] = time.monotonic
 
     async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
@@ -127,8 +134,19 @@ class Transfer:
         self._syncing: asyncio.Task[None] | None = None
         self._synced_at = 0.0
         self._synced_offset = 0
+        self._boxes = FileBoxes(
+            transport.session,
+            transport.boxes,
+            transport.wrong,
+            sha256=origin.sha256,
+            size=origin.size,
+            interval=self._pace.box_interval,
+            stall_timeout=self._pace.stall_timeout,
+        )
         self.received = 0
         """Bytes that arrived over the network and were kept."""
+        self.source: str | None = None
+        """The box that sends the file, or has sent the end of it; ``None`` = the hub."""
         self.done = 0
         """Bytes of the file that are on the disk."""
         self.size = origin.size
@@ -154,6 +172,9 @@ class Transfer:
                 problem = await self._in_thread(partial.problem)
                 if problem is None:
                     break
+                if self._boxes.blame():
+                    await self._restart(partial)
+                    continue
                 if damaged:
                     await self._in_thread(partial.discard)
                     raise DamagedDownloadError(
@@ -189,34 +210,55 @@ class Transfer:
         self.size = partial.origin.size
 
     async def _fetch(self, partial: Partial) -> None:
-        """Try until all bytes have arrived.
+        """Try until all bytes have arrived, from other boxes as far as they have the file.
 
         After an answer that does not match the request, request the whole file, once.
         """
         failures = 0
         odd = False  # the last answer did not match, and little has arrived since
-        while partial.remaining != 0:
+        while not await self._copy(partial):
             before = partial.offset
+            async with self._boxes.watching():
+                try:
+                    if await self._attempt(partial, whole=odd):
+                        return
+                    if self._boxes.ready.is_set():
+                        continue
+                    failure: HubError = HubUnreachableError(f"{self._origin.path} ended too early.")
+                except HubAnswerError as error:
+                    if odd:
+                        raise
+                    failure, odd = error, True
+                except HubError as error:
+                    if not error.passing:
+                        raise
+                    failure = error
+                # A byte now and then must not keep it trying for ever.
+                good = partial.offset - before >= _PROGRESS
+                failures = 0 if good else failures + 1
+                odd = odd and (not good or isinstance(failure, HubAnswerError))
+                if failures >= self._pace.tries:
+                    raise failure
+                self._on_wait(failure)
+                pause = max(failure.retry_after or 0.0, self._pace.backoff(failures))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._boxes.ready.wait()
+
+    async def _copy(self, partial: Partial) -> bool:
+        """Copy the missing bytes from other boxes; return whether none is missing any more."""
+        while partial.remaining != 0:
+            box = await self._boxes.find()
+            if box is None:
+                self.source = None
+                return False
+            self.source = box.name
             try:
-                if await self._attempt(partial, whole=odd):
-                    return
-                failure: HubError = HubUnreachableError(f"{self._origin.path} ended too early.")
-            except HubAnswerError as error:
-                if odd:
-                    raise
-                failure, odd = error, True
+                async with self._boxes.get(box, partial.offset) as answer:
+                    await self._receive(answer, partial)
             except HubError as error:
-                if not error.passing:
-                    raise
-                failure = error
-            # A byte now and then must not keep it trying for ever.
-            good = partial.offset - before >= _PROGRESS
-            failures = 0 if good else failures + 1
-            odd = odd and (not good or isinstance(failure, HubAnswerError))
-            if failures >= self._pace.tries:
-                raise failure
-            self._on_wait(failure)
-            await asyncio.sleep(max(failure.retry_after or 0.0, self._pace.backoff(failures)))
+                self._boxes.put_off(box, error)
+        return True
 
     async def _attempt(self, partial: Partial, *, whole: bool) -> bool:
         """Request the missing bytes, or the ``whole`` file, and write the new ones.
@@ -247,6 +289,8 @@ class Transfer:
             if self.size is not None and answer.total not in {None, self.size}:
                 raise await self._length_error(partial, answer.total)
             await self._receive(answer, partial)
+        if self._boxes.ready.is_set():
+            return False
         if partial.remaining and answer.total is None and answer.framed:
             raise await self._length_error(partial, None)
         # Without a known length, the end of the body is the end of the file.
@@ -273,7 +317,8 @@ class Transfer:
         writer = BlockWriter(partial, self._transport.executor)
         self._on_wait(None)
         try:
-            while await _more(answer.body, self._origin.path):
+            # A box that has the file by now is nearer than the hub.
+            while not self._boxes.ready.is_set() and await _more(answer.body, self._origin.path):
                 await writer.ready()
                 self._count(partial)
                 self._sync_if_due(partial, writer.checkpoint)

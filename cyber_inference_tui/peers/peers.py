@@ -19,6 +19,7 @@ from cyber_inference_tui.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.peers.acceptance import Acceptance, Paired
 from cyber_inference_tui.peers.caller import pair
 from cyber_inference_tui.peers.peer import Peer
@@ -148,6 +149,14 @@ class Peers:
     def records(self) -> list[PeerRecord]:
         """Return the boxes, by name."""
         return [self._present[name].record() for name in sorted(self._present)]
+
+    def nearby(self) -> list[NearbyBox]:
+        """Return the boxes that can be asked for files now."""
+        return [
+            NearbyBox(name, *peer.address)
+            for name, peer in sorted(self._present.items())
+            if peer.can_be_asked
+        ]
 
     def peer(self, name: str) -> Peer:
         """Return a box. Raises ``NotFoundError``."""

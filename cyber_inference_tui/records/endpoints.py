@@ -46,6 +46,7 @@ from cyber_inference_tui.records.queries import (
     Credentials,
     DownloadRequest,
     EventsQuery,
+    FileQuery,
     HistoryQuery,
     InstallRequest,
     LinesQuery,
@@ -131,7 +132,7 @@ class Endpoint(msgspec.Struct, Generic[Q, B, A], frozen=True):
     body: type[B]
     """The JSON body of a write; an empty body counts as ``{}``."""
     answer: type[A]
-    """The type of the answer's JSON; ``str`` is plain text."""
+    """The type of the answer's JSON; ``str`` is plain text, ``bytes`` a file."""
     summary: str
     area: Area = Area.ADMIN
     status: int = 200
@@ -427,6 +428,13 @@ PAIR_PROOF = Endpoint(
 )
 PEER_EVENTS = _plain(
     "GET /peers/events", Stream, "the models of this box and its machine, for a box", Area.PEER
+)
+PEER_FILE = _asking(
+    "GET /peers/files/{sha256}",
+    FileQuery,
+    bytes,
+    "a model file of this box, or a part of it (`Range`), for a box",
+    Area.PEER,
 )
 CONFIG = _plain(
     "GET /admin/config",

@@ -96,6 +96,8 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     """The reason of a failure, or of the wait for the next try."""
     created_at: datetime | None = None
+    source: str | None = None
+    """The box that sends a file of it now, or has sent one; ``None`` = all come from the hub."""
 
     @property
     def share(self) -> float | None:

@@ -26,7 +26,7 @@ class Role(StrEnum):
     """The rights of a box at this one."""
 
     SERVE = "serve"
-    """It may list and ask the models."""
+    """It may list and ask the models, and copy their files."""
     ADMIN = "serve+admin"
     """It may also load, unload and change everything, as the owner."""
 

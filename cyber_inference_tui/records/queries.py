@@ -56,6 +56,12 @@ class TimeQuery(msgspec.Struct, frozen=True, kw_only=True):
     history: _Count
 
 
+class FileQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The size of a file in bytes."""
+
+    size: _Count
+
+
 class TrendQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The seconds of the past up to now, and the most periods to divide them into."""
 

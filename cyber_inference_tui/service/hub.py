@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from cyber_inference_tui.errors import ShuttingDownError
+from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint, read_endpoint
@@ -33,7 +34,8 @@ _logger = logging.getLogger(__name__)
 class Hub:
     """Owns the downloads with their session and threads. ``start`` it, and ``stop`` it.
 
-    ``rescan`` looks for models again, and returns the new catalog.
+    ``rescan`` looks for models again, and returns the new catalog. ``boxes`` returns the other
+    boxes that can be asked for files now. ``on_files`` gets the SHA-256 of each downloaded file.
     """
 
     def __init__(
@@ -44,12 +46,16 @@ class Hub:
         events: EventBus,
         now: Callable[[], datetime],
         rescan: Callable[[], Awaitable[Catalog]],
+        boxes: Callable[[], Sequence[NearbyBox]],
+        on_files: Callable[[Mapping[Path, str | None]], Awaitable[None]],
     ) -> None:
         self._current = current
         self._environ = environ
         self._events = events
         self._now = now
         self._rescan = rescan
+        self._boxes = boxes
+        self._on_files = on_files
         self.browse = Browse(endpoint=self._endpoint, session=self._open_session, environ=environ)
         """Search, and the files of repositories."""
         self._session: aiohttp.ClientSession | None = None
@@ -77,6 +83,7 @@ class Hub:
             environ=self._environ,
             boot=boot_id(self._current.settings.system_root),
             pace=pace,
+            boxes=self._boxes,
         )
         self._downloads = Downloads(
             journal=self._current.settings.data_dir / _JOURNAL,
@@ -120,12 +127,15 @@ class Hub:
             raise ShuttingDownError("The service asks no hub now.")
         return self._session
 
-    async def _model_of(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
+    async def _model_of(
+        self, record: DownloadRecord, digests: Mapping[Path, str | None]
+    ) -> str | None:
+        await self._on_files(digests)
         try:
             catalog = await self._rescan()
         except OSError as error:
             _logger.warning("what %s has become is not known: %s", record.repo, error.strerror)
             return None
-        files = set(paths)
+        files = set(digests)
         found = (model.id for model in catalog.models.values() if files.intersection(model.shards))
         return next(found, None)

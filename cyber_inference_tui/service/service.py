@@ -73,6 +73,7 @@ from cyber_inference_tui.service.monitoring import Monitoring
 from cyber_inference_tui.service.offers import offers
 from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
+from cyber_inference_tui.service.shared_files import SharedFiles
 from cyber_inference_tui.service.trends import Trends
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
@@ -179,13 +180,6 @@ class Service:
             on_installed=self._binary_changed,
             now=utc_now,
         )
-        self.hub = Hub(
-            current=current,
-            environ=environ,
-            events=self.events,
-            now=utc_now,
-            rescan=self.models.rescan,
-        )
         self.configuration = Configuration(
             current,
             bound_host=lambda: self.address[0],
@@ -202,6 +196,16 @@ class Service:
             write=partial(self.configuration.set_table, "peers"),
             now=utc_now,
             changed=self._notifier.peers_changed,
+        )
+        self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
+        self.hub = Hub(
+            current=current,
+            environ=environ,
+            events=self.events,
+            now=utc_now,
+            rescan=self.models.rescan,
+            boxes=self.peers.nearby,
+            on_files=self.shared_files.note,
         )
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
@@ -279,6 +283,7 @@ class Service:
         await self.peers.close()
         await self.models.close()
         await self.hub.stop()
+        await self.shared_files.close()
         await self.monitoring.stop()
         await self.installation.close()
         await self.scheduler.close()

@@ -222,12 +222,14 @@ def test_a_service_that_answers_does_it(call: CommandLine, stand_in: StandIn, co
     stand_in.answers["GET", path] = [{"repo": "o/n"}]
     record = {"id": "1", "repo": "o/n", "status": "paused"}
     stand_in.answers["POST", "/admin/downloads"] = record
-    stand_in.answers["POST", "/admin/downloads/1/resume"] = record | {"status": "running"}
+    running = {"status": "running", "source": "workstation"}
+    stand_in.answers["POST", "/admin/downloads/1/resume"] = record | running
     stand_in.answers["GET", "/admin/downloads"] = [record | {"status": "done", "model_id": "n"}]
     done = call("search-models", "x")
     assert done.out.splitlines()[1].split()[0] == "o/n", done.err
     done = call("download-model", "o/n:Q8_0", "--revision", "main")
     assert (done.code, done.out) == (0, "n is here.\n")
+    assert "from the box workstation" in done.err
     (body,) = [
         body
         for method, path, _, body in stand_in.requests

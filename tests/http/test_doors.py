@@ -115,6 +115,7 @@ RULES = {
     "/peers/pair": Rule.PAGE,
     "/peers/pair/proof": Rule.PAGE,
     "/peers/events": Rule.PEER,
+    "/peers/files/{sha256}": Rule.PEER,
     "/ws/logs": Rule.ADMIN,
     "/ws/status": Rule.ADMIN,
     "/ws/{rest}": Rule.ADMIN,

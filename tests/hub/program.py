@@ -37,8 +37,8 @@ async def run(folder: Path, task: Task) -> None:
     async def resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
         return task.plan
 
-    async def done(record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
-        return paths[0].stem
+    async def done(record: DownloadRecord, digests: dict[Path, str | None]) -> str | None:
+        return next(iter(digests)).stem
 
     news = asyncio.Event()
     pace = msgspec.structs.replace(QUICK, stall_timeout=60.0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cyber_inference_tui.errors import HubNotFoundError
+from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.transfer import TransferLimits
@@ -62,6 +63,8 @@ class RunningQueue:
         self.published: list[DownloadRecord] = []
         self.removed: list[str] = []
         self.done: list[tuple[Path, ...]] = []
+        self.digests: dict[Path, str | None] = {}
+        """Of all files that have arrived."""
         self._notifier = asyncio.Event()
 
     def note(self, record: DownloadRecord) -> None:
@@ -72,9 +75,12 @@ class RunningQueue:
         self.removed.append(download_id)
         self._notifier.set()
 
-    async def note_done(self, record: DownloadRecord, paths: tuple[Path, ...]) -> str | None:
-        self.done.append(paths)
-        return paths[0].stem
+    async def note_done(
+        self, record: DownloadRecord, digests: dict[Path, str | None]
+    ) -> str | None:
+        self.done.append(tuple(digests))
+        self.digests |= digests
+        return next(iter(digests)).stem
 
     def record(self, download_id: str) -> DownloadRecord:
         return next(one for one in self.downloads.records() if one.id == download_id)
@@ -96,6 +102,7 @@ async def queue(
     boot: str = "this",
     journal: str = "downloads.json",
     models_dir: str = "models",
+    boxes: Callable[[], Sequence[NearbyBox]] = tuple,
 ) -> AsyncIterator[RunningQueue]:
     """Run downloads of ``hub`` into ``folder``, and stop them at the end as a service does."""
     world = RunningQueue()
@@ -103,7 +110,7 @@ async def queue(
     async def resolve(repo: str, filename: str | None, revision: str | None) -> DownloadPlan:
         return plan_of(hub, repo, filename)
 
-    async with transport(endpoint_of(hub), pace=pace, boot=boot) as shared:
+    async with transport(endpoint_of(hub), pace=pace, boot=boot, boxes=boxes) as shared:
         world.downloads = Downloads(
             journal=folder / journal,
             models_dir=lambda: folder / models_dir,

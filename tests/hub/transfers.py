@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.partial import HubFile
 from cyber_inference_tui.hub.transfer import TransferContext, TransferLimits, open_session
@@ -53,6 +54,7 @@ async def transport(
     pace: TransferLimits = QUICK,
     environ: Mapping[str, str] | None = None,
     boot: str = "this",
+    boxes: Callable[[], Sequence[NearbyBox]] = tuple,
 ) -> AsyncIterator[TransferContext]:
     executor = ThreadPoolExecutor(8)
     session = open_session(pace)
@@ -64,6 +66,7 @@ async def transport(
             environ=environ or {},
             boot=boot,
             pace=pace,
+            boxes=boxes,
         )
     finally:
         await session.close()

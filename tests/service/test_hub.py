@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +42,11 @@ async def test_a_download_becomes_a_model_and_is_published(tmp_path: Path) -> No
         async def rescan() -> Catalog:
             return await asyncio.to_thread(library.scan)
 
+        digests: dict[Path, str | None] = {}
+
+        async def note(files: Mapping[Path, str | None]) -> None:
+            digests.update(files)
+
         current = CurrentSettings(LoadedSettings(settings, {}, tmp_path / "config.toml"))
         room = Hub(
             current=current,
@@ -48,6 +54,8 @@ async def test_a_download_becomes_a_model_and_is_published(tmp_path: Path) -> No
             events=events,
             now=lambda: datetime(2026, 1, 31, tzinfo=UTC),
             rescan=rescan,
+            boxes=list,
+            on_files=note,
         )
         with pytest.raises(ShuttingDownError):
             _ = room.downloads
@@ -63,6 +71,8 @@ async def test_a_download_becomes_a_model_and_is_published(tmp_path: Path) -> No
             await room.downloads.retry(added.id)
             done = await last(watching, added.id)
             assert (done.status, done.model_id) == ("done", "Tiny-F16")
+            place = settings.models_dir / "o/n/Tiny-F16.gguf"
+            assert digests == {place: repo.sha256("Tiny-F16.gguf")}
             await room.downloads.cancel(added.id)
             assert [event.data for event in watching.take()][-1:] == [
                 {"id": added.id, "status": None}

@@ -241,6 +241,7 @@ def test_what_goes_on_is_first_then_the_newest() -> None:
     ("changes", "says"),
     [
         ({}, "1.00 GiB of 4.00 GiB, from org/name"),
+        ({"source": "jetson"}, "of 4.00 GiB, org/name from the box jetson"),
         ({"error": "The hub\nis away; the next try is in 5 s."}, "The hub is away; the next"),
         ({"status": DownloadStatus.VERIFYING}, "verifying the checksum"),
         ({"status": DownloadStatus.DONE, "model_id": "m"}, "Downloaded as m; l loads it"),

@@ -154,7 +154,7 @@ class BoxesDialog(ModalScreen[None]):
         update_static(
             self.query_one("#hint", Static), key_hints(*hints, ("esc", "closes")), layout=True
         )
-        self.call_after_refresh(self._fit)
+        self.call_after_refresh(limit_height, self, "#boxes", least=3)
 
     def _code_content(self) -> Content:
         if self._pairing is None:

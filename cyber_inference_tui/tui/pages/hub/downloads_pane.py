@@ -143,7 +143,9 @@ def download_sentence(one: DownloadRecord | None, charset: Charset, *, keys: str
         return f"Downloaded as {name}{'; ' if keys else ''}{keys}." if name else "Downloaded."
     done = size_text(one.bytes_done)
     progress = f"{done} of {charset.known(one.bytes_total, size_text)}"
-    progress = f"{progress}, from {clean_line(one.repo, limit=200)}"
+    repo = clean_line(one.repo, limit=200)
+    origin = f"{repo} from the box {one.source}" if one.source else f"from {repo}"
+    progress = f"{progress}, {origin}"
     if one.status is DownloadStatus.VERIFYING:
         return f"Complete, verifying the checksum: {progress}"
     return progress
