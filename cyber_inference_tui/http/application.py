@@ -36,8 +36,7 @@ from cyber_inference_tui.http.login import AdminLogin
 from cyber_inference_tui.http.model_list import listed_model, model_list
 from cyber_inference_tui.http.ollama.routes import add_ollama, front_page
 from cyber_inference_tui.http.openapi import document
-from cyber_inference_tui.http.peer_api import PeerEvents, add_peers
-from cyber_inference_tui.http.peer_files import PeerFiles
+from cyber_inference_tui.http.peer_api import add_peers
 from cyber_inference_tui.http.relay import PATH as RELAYED
 from cyber_inference_tui.http.relay import Relay
 from cyber_inference_tui.http.request_id import REQUEST_ID, id_of
@@ -138,8 +137,6 @@ def assemble(
     table.handle(endpoints.EVENTS, streams.sse)
     table.handle(endpoints.LOG_EVENTS, streams.logs)
     table.handle(endpoints.STATUS_EVENTS, streams.status)
-    table.handle(endpoints.PEER_EVENTS, PeerEvents(service).handle)
-    table.handle(endpoints.PEER_FILE, PeerFiles(service).handle)
     page = WebPage(service, forward)
     table.handle(endpoints.WEB_PAGE, page.file)
     table.catch("/ui", Area.PAGE, page.redirect)

@@ -13,6 +13,7 @@ from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import GuardedSettingError
 from cyber_inference_tui.http.access import client_address, is_box
 from cyber_inference_tui.http.json_io import json_answer, read_json
+from cyber_inference_tui.http.peer_files import PeerFiles
 from cyber_inference_tui.http.routing import Call, RouteTable
 from cyber_inference_tui.peers.peer import HEARTBEAT
 from cyber_inference_tui.records import ModelRecord, ResourceSample, endpoints, to_json
@@ -39,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 def add_peers(table: RouteTable, service: Service) -> None:
-    """Add the endpoints for pairing, and those of the owner."""
+    """Add the endpoints for other boxes, and those of the owner about them."""
     peers = service.peers
 
     async def add(call: Call[Nothing, NewPeer]) -> PeerRecord:
@@ -88,6 +89,8 @@ def add_peers(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CLOSE_PAIRING, close_pairing)
     table.answer(endpoints.PAIR, lambda call: peers.acceptance.hello(call.body))
     table.handle(endpoints.PAIR_PROOF, proof)
+    table.handle(endpoints.PEER_EVENTS, PeerEvents(service).handle)
+    table.handle(endpoints.PEER_FILE, PeerFiles(service).handle)
 
 
 def _check_owner(by_owner: bool) -> None:
