@@ -149,6 +149,7 @@ class Discovery:
             browser = AsyncServiceBrowser(
                 zeroconf.zeroconf, SERVICE, handlers=[partial(_note, self._names)]
             )
+            self._zeroconf, self._problem = zeroconf, None
             addresses = announced_addresses(own.host, here)
             if addresses:
                 self._registered = AsyncServiceInfo(
@@ -164,8 +165,11 @@ class Discovery:
                         "fingerprint": own.fingerprint,
                     },
                 )
-                await zeroconf.async_register_service(self._registered, allow_name_change=True)
-            self._zeroconf, self._problem = zeroconf, None
+                sent = await zeroconf.async_register_service(
+                    self._registered, allow_name_change=True
+                )
+                # Else an announcement could follow the goodbye.
+                await sent
             while True:
                 await asyncio.sleep(_LOOK_AGAIN)
                 if await asyncio.to_thread(own_interfaces) != here:

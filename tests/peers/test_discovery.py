@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import socket
@@ -23,7 +24,7 @@ from cyber_inference_tui.peers.discovery import (
 )
 from cyber_inference_tui.peers.peers import own_name
 from cyber_inference_tui.records.peers import PeerSuggestion
-from tests.waiting import until
+from tests.waiting import LIMIT, until
 
 LOOPBACK = ["127.0.0.1"]
 FINGERPRINT = ":".join(["AB"] * 32)
@@ -53,11 +54,10 @@ async def box(stack: AsyncExitStack, host: str, port: int, scheme: str = "https"
 
 async def seen(one: Discovery, *ports: int) -> list[PeerSuggestion]:
     """The suggestions, once they are those with these ports."""
-
     found: list[PeerSuggestion] = []
-    while [item.url.rpartition(":")[2] for item in found] != [str(port) for port in ports]:
-        await until(lambda: len(one._names) >= len(ports), what=f"boxes with the ports {ports}")
-        found = await one.suggestions()
+    async with asyncio.timeout(LIMIT):
+        while [item.url.rpartition(":")[2] for item in found] != [str(port) for port in ports]:
+            found = await one.suggestions()
     return found
 
 
