@@ -57,6 +57,7 @@ async def seen(one: Discovery, *ports: int) -> list[PeerSuggestion]:
     found: list[PeerSuggestion] = []
     async with asyncio.timeout(LIMIT):
         while [item.url.rpartition(":")[2] for item in found] != [str(port) for port in ports]:
+            await asyncio.sleep(0.01)
             found = await one.suggestions()
     return found
 
