@@ -84,7 +84,7 @@ class Discovery:
 
     async def close(self) -> None:
         """Take the announcement back, and look no more."""
-        self._own = None
+        self._own = self._problem = None
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -94,8 +94,7 @@ class Discovery:
         """Return the boxes found, by name. Raises ``ConflictError`` if nobody looks for them."""
         if self._own is None:
             raise ConflictError(
-                "This service does not look for other boxes.",
-                hint="Set mdns = true here and there.",
+                "This service does not look for other boxes.", hint="Set mdns = true on each."
             )
         if self._problem is not None:
             raise ConflictError(f"Looking for other boxes failed: {self._problem}.")
@@ -119,7 +118,7 @@ class Discovery:
                 # It takes 16 MB and 0.1 s, for those who ask for it.
                 await asyncio.to_thread(import_module, "zeroconf.asyncio")
                 await self._present(own, await asyncio.to_thread(own_interfaces))
-            except (ImportError, OSError, RuntimeError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - the service goes on without it
                 problem = clean_line(str(error)) or type(error).__name__
                 if problem != self._problem:
                     _logger.warning("cannot look for other boxes: %s", problem)
