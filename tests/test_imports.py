@@ -29,7 +29,18 @@ def loaded(module: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_the_service_loads_no_terminal_and_nothing_that_is_used_seldom() -> None:
-    heavy = ("textual", "rich", "numpy", "huggingface_hub", "httpx", "httpx2", "jwt", "tomlkit")
+    heavy = (
+        "textual",
+        "rich",
+        "numpy",
+        "huggingface_hub",
+        "httpx",
+        "httpx2",
+        "jwt",
+        "tomlkit",
+        "zeroconf",
+        "ifaddr",
+    )
     assert loaded("cyber_inference_tui.http.serve", heavy) == []
 
 

@@ -19,6 +19,7 @@ from cyber_inference_tui.records.peers import (
     PairingRequest,
     PeerRecord,
     PeerState,
+    PeerSuggestion,
     Role,
 )
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
@@ -150,6 +151,29 @@ def list_(options: GlobalOptions, as_json: bool) -> None:
         print_note("There are no other boxes. 'peers accept' and 'peers add' pair two.", notes)
 
 
+@peers.command(short_help="List boxes in the network that are not paired.")
+@json_option
+@click.pass_obj
+def find(options: GlobalOptions, as_json: bool) -> None:
+    """List the boxes in the local network that are not paired, with the command that pairs them.
+
+    Each needs the setting `mdns = true`. What it lists is what the boxes say of themselves: only
+    the code of `peers accept` shows whose box it is.
+    """
+    from cyber_inference_tui.cli.service_calls import with_client
+
+    found = with_client(options, lambda client: client.call(endpoints.PEER_SUGGESTIONS))
+    if as_json:
+        print_json(found)
+        return
+    notes = stderr_terminal(options.environ)
+    if not found:
+        print_note("No other box was found. Each needs the setting 'mdns = true'.", notes)
+        return
+    print_lines(_found(found, stdout_terminal(options.environ)))
+    print_note("Run 'cyber-inference-tui peers accept' on the other box first.", notes)
+
+
 @peers.command(short_help="Remove a box, whose key is invalid at once.")
 @click.argument("name", type=FilledText(64))
 @json_option
@@ -163,6 +187,22 @@ def remove(options: GlobalOptions, name: str, as_json: bool) -> None:
         print_json(gone)
         return
     click.echo(f"{clean_line(gone.name)} is removed.")
+
+
+def _found(records: list[PeerSuggestion], terminal: Terminal) -> list[str]:
+    from cyber_inference_tui.cli.text_table import render_table
+    from cyber_inference_tui.terminal.columns import Column
+
+    def command(record: PeerSuggestion, _: Terminal) -> str:
+        insecure = "" if record.url.startswith("https:") else " --insecure"
+        return f"cyber-inference-tui peers add {record.url}{insecure}"
+
+    columns: list[Column[PeerSuggestion, Terminal]] = [
+        Column("name", "NAME", least=8, cell=lambda one, _: one.name),
+        Column("version", "VERSION", priority=1, cell=lambda one, _: one.version or "-"),
+        Column("command", "TO PAIR", least=56, cell=command),
+    ]
+    return render_table(columns, records, terminal)
 
 
 def _table(records: list[PeerRecord], terminal: Terminal) -> list[str]:

@@ -24,6 +24,7 @@ from cyber_inference_tui.records.peers import (
     PairingRecord,
     PairingRequest,
     PeerRecord,
+    PeerSuggestion,
     PeerUpdate,
 )
 from cyber_inference_tui.records.queries import Nothing
@@ -53,6 +54,10 @@ def add_peers(table: RouteTable, service: Service) -> None:
         record = await peers.remove(call.name)
         await service.audit.note("peer_removed", name=record.name)
         return record
+
+    async def suggestions(_: Call[Nothing, Nothing]) -> list[PeerSuggestion]:
+        found = await service.discovery.suggestions()
+        return [one for one in found if not peers.knows(one)]
 
     def open_pairing(call: Call[Nothing, PairingRequest]) -> PairingRecord:
         _check_owner(call.by_owner)
@@ -84,6 +89,7 @@ def add_peers(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.PEERS, lambda call: service.peer_records())
     table.answer(endpoints.ADD_PEER, add)
     table.answer(endpoints.REMOVE_PEER, remove)
+    table.answer(endpoints.PEER_SUGGESTIONS, suggestions)
     table.answer(endpoints.PAIRING, pairing)
     table.answer(endpoints.OPEN_PAIRING, open_pairing)
     table.answer(endpoints.CLOSE_PAIRING, close_pairing)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from cyber_inference_tui.cancellation import to_its_end
+from cyber_inference_tui.certificates import fingerprint
 from cyber_inference_tui.errors import (
     ConflictError,
     InvalidRequestError,
@@ -26,7 +27,14 @@ from cyber_inference_tui.peers.peer import Peer
 from cyber_inference_tui.peers.routing import HERE, Home, order
 from cyber_inference_tui.peers.secrets import PeerSecrets, read_secrets, write_secrets
 from cyber_inference_tui.records.models import ModelRecord
-from cyber_inference_tui.records.peers import MOST_PEERS, Box, NewPeer, PeerRecord, Role
+from cyber_inference_tui.records.peers import (
+    MOST_PEERS,
+    Box,
+    NewPeer,
+    PeerRecord,
+    PeerSuggestion,
+    Role,
+)
 from cyber_inference_tui.settings.credentials import digest_of
 from cyber_inference_tui.settings.peer_address import address_problem, split_address
 from cyber_inference_tui.settings.schema import PeerSettings
@@ -166,6 +174,13 @@ class Peers:
         raise NotFoundError(
             f"There is no box {escaped(name, limit=64)}.",
             hint=f"There are: {', '.join(near)}." if near else "Pair one with `peers add URL`.",
+        )
+
+    def knows(self, box: PeerSuggestion) -> bool:
+        """Return whether a box with this address or certificate is paired."""
+        certificates = (one.secrets.certificate for one in self._present.values() if one.secrets)
+        return any(one.settings.url == box.url for one in self._present.values()) or any(
+            one and fingerprint(one) == box.fingerprint for one in certificates
         )
 
     async def add(self, new: NewPeer, own: Callable[[bool], Box]) -> PeerRecord:

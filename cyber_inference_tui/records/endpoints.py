@@ -38,6 +38,7 @@ from cyber_inference_tui.records.peers import (
     PairingReply,
     PairingRequest,
     PeerRecord,
+    PeerSuggestion,
 )
 from cyber_inference_tui.records.queries import (
     CancelQuery,
@@ -404,6 +405,11 @@ ADD_PEER = Endpoint(
 )
 REMOVE_PEER = _plain(
     "DELETE /admin/peers/{name}", PeerRecord, "removes a box, whose key is invalid at once"
+)
+PEER_SUGGESTIONS = _plain(
+    "GET /admin/peers/suggestions",
+    list[PeerSuggestion],
+    "boxes in the local network that are not paired, as they present themselves (`mdns`)",
 )
 PAIRING = _asking(
     "GET /admin/pairing",

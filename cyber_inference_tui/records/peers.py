@@ -77,6 +77,19 @@ class PeerChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ids of its models that are gone."""
 
 
+class PeerSuggestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A box that says of itself that it is in the local network (``GET /admin/peers/suggestions``).
+
+    Nobody has checked any of it.
+    """
+
+    name: str
+    url: str
+    version: str | None = None
+    fingerprint: str | None = None
+    """The SHA-256 fingerprint of its certificate."""
+
+
 class NewPeer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A box to pair with (``POST /admin/peers``)."""
 

@@ -32,6 +32,7 @@ from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.sampler import MachineSampler
+from cyber_inference_tui.peers.discovery import Announced, Discovery
 from cyber_inference_tui.peers.peers import Peers, own_name
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
@@ -207,6 +208,7 @@ class Service:
             boxes=self.peers.nearby,
             on_files=self.shared_files.note,
         )
+        self.discovery = Discovery()
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
         self.live = LiveFigures(
@@ -265,6 +267,7 @@ class Service:
         self.monitoring.start()
         await self.hub.start()
         await self.peers.configure(self.settings.peers)
+        await self._discover(self.settings)
         self.events.publish("service", ServiceEvent(state="started"))
 
     async def __aexit__(
@@ -280,6 +283,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.discovery.close()
         await self.peers.close()
         await self.models.close()
         await self.hub.stop()
@@ -365,11 +369,20 @@ class Service:
         await self.models.configure(settings)
         self.scheduler.configure(settings)
         await self.peers.configure(settings.peers)
+        await self._discover(settings)
         await self._look_for_binary()
         await self.models.update_estimates()
         for model_id in self.scheduler.loaded_ids:
             # Its idle timeout and its other settings may have changed.
             self._notifier.detail_changed(model_id)
+
+    async def _discover(self, settings: Settings) -> None:
+        own = None
+        if settings.mdns:
+            host, port = self.address
+            scheme = "https" if settings.tls_cert else "http"
+            own = Announced(host, port, scheme, await asyncio.to_thread(self.own_fingerprint))
+        await self.discovery.configure(own)
 
     # Reading
 

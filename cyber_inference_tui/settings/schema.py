@@ -571,6 +571,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             live=False,
         ),
     ] = False
+    mdns: Annotated[
+        bool,
+        setting(
+            "Announce this box to the local network if other machines can reach it, and suggest "
+            "boxes found there for pairing.",
+            Group.ACCESS,
+        ),
+    ] = False
 
     hf_endpoint: Annotated[
         str,

@@ -109,6 +109,7 @@ RULES = {
     "/admin/install": Rule.ADMIN,
     "/admin/peers": Rule.ADMIN,
     "/admin/peers/{name}": Rule.ADMIN,
+    "/admin/peers/suggestions": Rule.ADMIN,
     "/admin/pairing": Rule.ADMIN,
     "/admin/boxes/{rest}": Rule.ADMIN,
     "/admin/{rest}": Rule.ADMIN,

@@ -12,11 +12,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
 import openai
+from zeroconf import ServiceInfo, Zeroconf
 
+from cyber_inference_tui.peers.discovery import SERVICE
 from tests.certificates import Pair
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess, plain_environ
@@ -66,20 +69,21 @@ def in_flight(service: ServiceProcess, model: str) -> int:
     return int(service.get(f"/admin/models/{model}").json()["in_flight"])
 
 
+def command(service: ServiceProcess, *words: str) -> subprocess.Popen[str]:
+    host = httpx.URL(service.url).host
+    arguments = ["--config", str(service.config_path), "--data-dir", str(service.data_dir)]
+    arguments += ["--host", host, "--port", str(service.port)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cyber_inference_tui", *arguments, *words],
+        env={**plain_environ(), "HOME": str(service.folder / "home")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_two_boxes_pair_by_the_command_and_share_their_models(starter: Starter) -> None:
     here, there = box(starter, "127.0.0.1", "one", "both"), box(starter, "127.0.0.2", "two", "both")
-
-    def command(service: ServiceProcess, *words: str) -> subprocess.Popen[str]:
-        host = httpx.URL(service.url).host
-        arguments = ["--config", str(service.config_path), "--data-dir", str(service.data_dir)]
-        arguments += ["--host", host, "--port", str(service.port)]
-        return subprocess.Popen(
-            [sys.executable, "-m", "cyber_inference_tui", *arguments, *words],
-            env={**plain_environ(), "HOME": str(service.folder / "home")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
 
     accept = command(there, "peers", "accept", "--code", CODE)
     with there.client() as client:
@@ -224,6 +228,48 @@ def test_trust(starter: Starter, tmp_path: Path) -> None:
         lambda: "certificate" in (peer(here, name)["problem"] or ""), what="the other certificate"
     )
     assert here.chat("two").status_code in {404, 502}
+
+
+def test_boxes_in_the_network_are_suggested_until_they_are_paired(
+    starter: Starter, tmp_path: Path
+) -> None:
+    certificate = Pair(tmp_path)
+    here = box(starter, "127.0.0.1", "one")
+    there = box(starter, "127.0.0.2", "two", **certificate.settings)
+
+    def announce(name: str, scheme: str, fingerprint: str) -> None:
+        info = ServiceInfo(
+            SERVICE,
+            f"{name}-{token_hex(4)}.{SERVICE}",
+            port=there.port,
+            parsed_addresses=["192.168.77.7"],
+            properties={"name": name, "scheme": scheme, "fingerprint": fingerprint},
+        )
+        network.register_service(info)
+
+    def found() -> str:
+        find = command(here, "peers", "find")
+        return str(find.communicate(timeout=60)[0])
+
+    with contextlib.closing(Zeroconf(interfaces=["127.0.0.1"])) as network:
+        announce("known", "https", certificate.fingerprint)
+        announce("foreign", "http", "")
+        assert "mdns = true" in found()
+        command(here, "config", "set", "mdns", "true").communicate(timeout=60)
+        address = f"192.168.77.7:{there.port}"
+        eventually(lambda: f"peers add https://{address}\n" in found(), what="the suggestion")
+        assert f"peers add http://{address} --insecure\n" in found()
+        # A box with this certificate is known, whatever its address.
+        token = json.loads((there.data_dir / "service.json").read_text())["token"]
+        as_owner = {"Authorization": f"Bearer {token}"}
+        httpx.post(
+            f"{there.url}/admin/pairing", json={"code": CODE}, headers=as_owner, verify=False
+        ).raise_for_status()
+        with here.owner() as owner:
+            box_there = {"url": there.url, "code": CODE}
+            owner.post("/admin/peers", json=box_there).raise_for_status()
+        assert "known" not in found()
+        assert "foreign" in found()
 
 
 def test_three_boxes_under_load_lose_no_request_that_has_no_byte(starter: Starter) -> None:
