@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,6 +16,17 @@ from cyber_inference_tui.settings.schema import Settings
 _MOST_TEXT = 500
 _MOST_COMMENT = 4096
 _REFUSALS = frozenset({401, 403, 404, 409, 413, 429, 500, 502, 503, 504, 507})
+_OF_THE_WAY_HERE = re.compile(
+    rb"(?im)^(?:cookie|origin|referer|sec-[^:\r\n]*|forwarded|via|x-forwarded-[^:\r\n]*|x-real-ip"
+    rb"|access-control-[^:\r\n]*):[^\n]*\n"
+)
+"""Headers about the client's way to this box: its login, its page, its proxy. Another box has its
+own rules for them, which this box has applied already."""
+
+
+def without_way(lines: bytes) -> bytes:
+    """Return the lines of a request's head without those that are for this box only."""
+    return _OF_THE_WAY_HERE.sub(b"", lines)
 
 
 def is_refusal(status: int) -> bool:
@@ -46,6 +58,7 @@ class BoxPlace:
         self._peer = peer
         self._there = model_id
         self._released = False
+        self._answers_before = peer.answers
         self.on_forced_unload: set[Callable[[], None]] = set()
         """Stays empty: a box unloads its models itself."""
         peer.begin(model_id)
@@ -64,6 +77,11 @@ class BoxPlace:
     def model_id(self) -> str:
         """The model and its box, for messages."""
         return f"{self._there} on {self._peer.name}"
+
+    @property
+    def others_succeed(self) -> bool:
+        """Return whether the box has answered other requests since this one was sent there."""
+        return self._peer.answers > self._answers_before
 
     def stall_seconds(self, settings: Settings) -> float:
         """Return after how many seconds without a byte the box counts as hung; 0 = never.

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +24,7 @@ from cyber_inference_tui.errors import (
     PeerBusyError,
     PeerError,
     QueueTimeoutError,
+    RequestTooLargeError,
     ShuttingDownError,
     UpstreamError,
 )
@@ -44,7 +45,7 @@ from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequ
 from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
-from cyber_inference_tui.peers.peer import Peer
+from cyber_inference_tui.peers.peer import STALE, Peer
 from cyber_inference_tui.peers.routing import HERE, Home
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
@@ -62,6 +63,14 @@ _MOST_TRIES = 5
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
+
+_KINDS: Mapping[int, type[CyberError]] = {
+    413: RequestTooLargeError,
+    429: PeerBusyError,
+    503: PeerBusyError,
+}
+"""The errors for refusals of another box by their status; ``PeerError`` for all others."""
+_NO_TURN = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
 
@@ -243,6 +252,8 @@ class Forwarding(ServerExchange):
         if homes is None:
             await self._serve()
             return
+        if not self._target.is_remote:
+            await self._name_model()
         peers, target = self._service.peers, self._target
         began, limit = self._shared.loop.time(), self._service.settings.queue_timeout
         failed: CyberError | None = None
@@ -258,13 +269,14 @@ class Forwarding(ServerExchange):
                 )
                 self._answer.reset()
             try:
+                await self._read_back()
                 if home.box == HERE:
                     self._log.box = None
                     await self._serve()
                 else:
                     await self._serve_at(peers.peer(home.box), home)
             except CyberError as error:
-                retries = error.status >= 500 or error.status in {404, 429}
+                retries = error.status >= 500 or error.status in {404, 413, 429}
                 if self._answer.relayed or not retries or isinstance(error, ShuttingDownError):
                     raise
                 failed = error
@@ -299,38 +311,55 @@ class Forwarding(ServerExchange):
         Raises ``PeerError`` if it cannot; the client has no part of an answer then, unless the box
         was lost in the middle of one.
         """
-        body = self._target.body
-        if not self._target.is_remote and not isinstance(body, memoryview):
-            self._name_model(body, home.record.id)
         place = self._lease = BoxPlace(peer, home.record.id)
         self._log.box = peer.name
         peer.on_lost.add(self._box_lost)
         try:
             await self._have_answered(place)
         except BoxRefusedError as refusal:
-            kind = PeerBusyError if refusal.status in {429, 503} else PeerError
+            kind = _KINDS.get(refusal.status, PeerError)
             raise kind(f"{peer.name} cannot answer: {refusal}") from None
         except UpstreamError as error:
-            peer.rest(error.message)
+            # A client that does not read its answer, or one bad request of many, is no fault of it.
+            if not (place.others_succeed or self._answer.client_is_gone):
+                peer.rest(error.message)
             raise
         finally:
             peer.on_lost.discard(self._box_lost)
             self._release()
 
-    def _name_model(self, body: Body, model_id: str) -> None:
+    async def _name_model(self) -> None:
         """Have the request name its model, in a body that names none or uses an alias."""
-        with contextlib.suppress(InvalidRequestError):
-            fields = read_fields(body, must_be_object=True)
-            if fields.model != model_id:
-                self._set_body(
-                    with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
-                )
+        body, model_id = self._target.body, self._target.model.id
+        if isinstance(body, memoryview):
+            return
+        is_large = self._share is not None and len(body) >= LARGE
+        async with self._share.limits.turns if is_large and self._share else _NO_TURN:
+            with contextlib.suppress(InvalidRequestError):
+                if read_fields(body, must_be_object=True).model != model_id:
+                    named = with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
+                    self._set_body(named)
 
     def _box_lost(self) -> None:
-        """End the exchange with a box that is lost, unless the answer has begun."""
+        """End the exchange with a box that is lost.
+
+        If the answer has begun, do so only if no more of it comes for ``STALE`` seconds.
+        """
         server = self._server
-        if server is not None and not self._answer.relayed:
+        if server is None:
+            return
+        if not self._answer.relayed:
             server.fail(UpstreamLostError(untouched=False))
+            return
+        server.take_new_bytes()
+        lost_at = self._shared.loop.time()
+
+        def end_if_silent() -> None:
+            is_silent = not (server.has_new_bytes or server.paused or server.since > lost_at)
+            if is_silent and server is self._server:
+                server.fail(UpstreamLostError(untouched=False))
+
+        self._shared.loop.call_later(STALE, end_if_silent)
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -412,13 +441,17 @@ class Forwarding(ServerExchange):
             self._log.stop_waiting(self._service.scheduler.state(self._target.model.id))
             if spooling is not None:
                 spooling.cancel()
-        if self._spooled is not None:
-            try:
-                self._set_body(await self._shared.spool.read(self._spooled))
-            except BaseException:
-                lease.release()
-                raise
+        try:
+            await self._read_back()
+        except BaseException:
+            lease.release()
+            raise
         return lease
+
+    async def _read_back(self) -> None:
+        """Have the body, which may be in a file, ready to be sent. Raises ``StorageError``."""
+        if self._spooled is not None and not self._target.body:
+            self._set_body(await self._shared.spool.read(self._spooled))
 
     async def _spool_body(self) -> None:
         """Move the body to a file. If that cannot be done, it stays in memory."""

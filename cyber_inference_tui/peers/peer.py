@@ -93,8 +93,10 @@ class Peer:
         self._refused = self._unusable = False
         self.sent: dict[str, int] = {}
         """The requests under way there, by model."""
+        self.answers = 0
+        """The requests that it has answered so far."""
         self.on_lost: set[Callable[[], None]] = set()
-        """Called when the box is lost, for requests that have no answer yet."""
+        """Called when the box is lost, and again for each try to reach it that fails."""
         if secrets is None:
             self._problem = "It is not paired: its keys are missing here. Remove and add it again."
             self._unusable = True
@@ -165,6 +167,7 @@ class Peer:
 
     def answered(self) -> None:
         """Note that a request there was answered."""
+        self.answers += 1
         self._failures = 0
 
     # Its updates
@@ -226,7 +229,9 @@ class Peer:
                 self.models[model.id] = model
         if update.sample is not None:
             self.sample = update.sample
-        self._problem, self._refused = None, False
+        self._refused = False
+        if self._heard >= self._rests_until:
+            self._problem = None
         self._changed()
 
     def _lost(self, problem: str) -> None:
@@ -238,7 +243,7 @@ class Peer:
         self._changed()
 
     def lose(self) -> None:
-        """Have the requests that wait for an answer of this box sent elsewhere."""
+        """Have the requests that have no byte of an answer sent elsewhere, and silent ones end."""
         for call in list(self.on_lost):
             call()
 
