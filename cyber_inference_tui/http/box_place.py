@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 
-import msgspec
-
-from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.http_get import ServerAddress
-from cyber_inference_tui.peers.peer import Peer, PeerServer
+from cyber_inference_tui.peers.peer import Peer, PeerServer, refusal_in
 from cyber_inference_tui.settings.schema import Settings
 
-_MOST_TEXT = 500
 _MOST_COMMENT = 4096
 _REFUSALS = frozenset({401, 403, 404, 409, 413, 429, 500, 502, 503, 504, 507})
 _OF_THE_WAY_HERE = re.compile(
@@ -38,11 +33,7 @@ class BoxRefusedError(Exception):
     """Another box cannot answer a request now, for the reason in its answer."""
 
     def __init__(self, status: int, body: bytes) -> None:
-        reason = f"status {status}"
-        with suppress(msgspec.MsgspecError, LookupError, TypeError):
-            said = msgspec.json.decode(body, type=thread_safe(dict[str, dict[str, object]]))
-            reason = str(said["error"]["message"])[:_MOST_TEXT]
-        super().__init__(reason)
+        super().__init__(refusal_in(body) or f"status {status}")
         self.status = status
 
 

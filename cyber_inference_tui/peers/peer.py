@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime
 
 import aiohttp
@@ -22,6 +23,7 @@ from cyber_inference_tui.records.models import ModelRecord
 from cyber_inference_tui.records.peers import PeerRecord, PeerState, PeerUpdate, Role
 from cyber_inference_tui.settings.peer_address import address_problem, split_address
 from cyber_inference_tui.settings.schema import PeerSettings
+from cyber_inference_tui.text import clean_line
 
 HEARTBEAT = 2.0
 """Seconds between the updates of a box, at most."""
@@ -33,6 +35,8 @@ _CONNECT_SECONDS = 5.0
 _MOST_LINE = 8 << 20
 _MOST_MODELS = 10_000
 _REFUSALS = {401, 403}
+_MOST_REFUSAL = 64 << 10
+_MOST_TEXT = 500
 
 _logger = logging.getLogger(__name__)
 
@@ -186,8 +190,9 @@ class Peer:
             except _RefusedError as refusal:
                 # Perhaps it has not stored the pairing yet, or is paired again soon.
                 self._refused, problem = True, str(refusal)
-            except (aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as error:
-                problem = f"It does not answer: {str(error) or type(error).__name__}."
+            except Exception as error:  # noqa: BLE001 - whatever a box sends, it is asked again
+                said = clean_line(str(error), limit=200) or type(error).__name__
+                problem = f"It does not answer: {said}."
             failures += 1
             self._lost(problem)
             await asyncio.sleep(backoff(0.25, 5.0, failures))
@@ -209,7 +214,8 @@ class Peer:
             ) as answer,
         ):
             if answer.status in _REFUSALS:
-                raise _RefusedError("It does not know this box any more. Pair them again.")
+                said = refusal_in(await answer.content.read(_MOST_REFUSAL))
+                raise _RefusedError(f"It refuses this box: {said} Pair them again.")
             if answer.status != 200:
                 raise ValueError(f"it answered with status {answer.status}")
             async for line in answer.content:
@@ -246,6 +252,14 @@ class Peer:
         """Have the requests that have no byte of an answer sent elsewhere, and silent ones end."""
         for call in list(self.on_lost):
             call()
+
+
+def refusal_in(body: bytes) -> str:
+    """Return the message in the body of an error that another box sends; empty if it is none."""
+    with suppress(msgspec.MsgspecError, LookupError, TypeError):
+        said = msgspec.json.decode(body, type=thread_safe(dict[str, dict[str, object]]))
+        return clean_line(str(said["error"]["message"]), limit=_MOST_TEXT)
+    return ""
 
 
 class _RefusedError(Exception):
