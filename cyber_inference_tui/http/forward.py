@@ -13,7 +13,8 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -47,6 +48,7 @@ from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.peers.peer import STALE, Peer
 from cyber_inference_tui.peers.routing import HERE, Home
+from cyber_inference_tui.peers.wake import WAKE_SECONDS
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
@@ -70,6 +72,7 @@ _KINDS: Mapping[int, type[CyberError]] = {
     503: PeerBusyError,
 }
 """The errors for refusals of another box by their status; ``PeerError`` for all others."""
+T = TypeVar("T")
 _NO_TURN = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
@@ -249,6 +252,8 @@ class Forwarding(ServerExchange):
         the next one.
         """
         homes = self._homes()
+        if homes is not None and not homes:
+            homes = await self._woken()
         if homes is None:
             await self._serve()
             return
@@ -294,12 +299,42 @@ class Forwarding(ServerExchange):
         if self._target.is_remote:
             return peers.homes(model_id, None, self._who())
         # A box that has asked this one has chosen it: a request makes one hop.
-        if not peers.has_models or self._request.from_box or not self._target.is_work:
+        if not peers or self._request.from_box or not self._target.is_work:
             return None
         if self._lease is not None or self._has_ended:
             return None
-        homes = peers.homes(model_id, self._service.models.record(model_id), self._who())
+        here = self._service.models.record(model_id)
+        homes = peers.homes(model_id, here, self._who())
+        if not homes and not peers.sleepers(model_id, here):
+            return None
         return homes if [home.box for home in homes] != [HERE] else None
+
+    async def _woken(self) -> list[Home] | None:
+        """Wake the boxes that are known to have the model, until one is awake; return the homes.
+
+        ``None`` = nobody has come, and this box has the model. Raises ``PeerError``.
+        """
+        peers, model_id = self._service.peers, self._target.model.id
+        here = None if self._target.is_remote else self._service.models.record(model_id)
+        seconds = min(WAKE_SECONDS, self._service.settings.queue_timeout or WAKE_SECONDS)
+        sleepers = peers.sleepers(model_id, here)
+        self._log.start_waiting()
+        try:
+            for peer in sleepers:
+                began = self._shared.loop.time()
+                waking = asyncio.ensure_future(peer.wake(seconds))
+                if await self._commented(waking, partial(self._waking_text, peer.name, began)):
+                    break
+        finally:
+            self._log.stop_waiting(None)
+        homes = self._homes()
+        if here is None and sleepers and not homes:
+            names = " and ".join(peer.name for peer in sleepers)
+            raise PeerError(f"{model_id} is on {names}, which did not wake within {seconds:g} s.")
+        return homes if here is None else homes or None
+
+    def _waking_text(self, name: str, began: float) -> str:
+        return f"waking {name}, {self._shared.loop.time() - began:.0f} s"
 
     def _who(self) -> str:
         request = self._request
@@ -498,15 +533,24 @@ class Forwarding(ServerExchange):
             return await self._acquire(retry)
         waiting = asyncio.ensure_future(self._acquire(retry))
         try:
-            pause = FIRST_COMMENT_AFTER
-            while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-                self._answer.comment(self._wait_text())
-                pause = COMMENT_INTERVAL
+            return await self._commented(waiting, self._wait_text)
         except BaseException:
             waiting.cancel()
             # If it has got its place in this moment, give it back.
             with contextlib.suppress(asyncio.CancelledError, CyberError):
                 (await waiting).release()
+            raise
+
+    async def _commented(self, waiting: asyncio.Future[T], text: Callable[[], str]) -> T:
+        """Wait, and tell the client now and then with this text that it waits."""
+        try:
+            pause = FIRST_COMMENT_AFTER
+            while not (await asyncio.wait({waiting}, timeout=pause))[0]:
+                if self._answer.may_comment:
+                    self._answer.comment(text())
+                pause = COMMENT_INTERVAL
+        except BaseException:
+            waiting.cancel()
             raise
         return waiting.result()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,6 +19,7 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.peers.routing import Home
 from cyber_inference_tui.peers.secrets import PeerSecrets
+from cyber_inference_tui.peers.wake import PACKET_INTERVAL, send_packet
 from cyber_inference_tui.records.machine import ResourceSample
 from cyber_inference_tui.records.models import ModelRecord
 from cyber_inference_tui.records.peers import PeerRecord, PeerState, PeerUpdate, Role
@@ -32,6 +34,8 @@ STALE = 6.0
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds for which a box that has failed is not asked; they double with each failure."""
 _CONNECT_SECONDS = 5.0
+_WAKING_PAUSE = 0.5
+"""Seconds between two tries to reach a box that was just woken."""
 _MOST_LINE = 8 << 20
 _MOST_MODELS = 10_000
 _REFUSALS = {401, 403}
@@ -58,7 +62,8 @@ class PeerServer:
 class Peer:
     """Another box. ``run`` reads its updates until cancelled; ``now`` returns the time in UTC.
 
-    ``changed`` is called after each update, and when its state changes.
+    ``changed`` is called after each update, and when its state changes. ``known`` are the models
+    that it had when it was heard of last.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Peer:
         *,
         now: Callable[[], datetime],
         changed: Callable[[], None],
+        known: Iterable[ModelRecord] = (),
     ) -> None:
         self.name = name
         self.settings = settings
@@ -84,8 +90,12 @@ class Peer:
             tls=_tls(secrets) if parts and parts.scheme == "https" else None,
         )
         self.server = PeerServer(self)
-        self.models: dict[str, ModelRecord] = {}
+        self.models = {model.id: model for model in known}
         """Its models by id, as it has reported them."""
+        self._awake = asyncio.Event()
+        self._woken = asyncio.Event()
+        """Set while somebody waits until it is awake."""
+        self._packet_at = -math.inf
         self.sample: ResourceSample | None = None
         self.version: str | None = None
         self._heard = -STALE
@@ -112,6 +122,29 @@ class Peer:
         """Return whether a request may be sent there now."""
         now = self._loop.time()
         return now - self._heard < STALE and now >= self._rests_until
+
+    @property
+    def can_be_woken(self) -> bool:
+        """Return whether it sleeps, as far as can be told, and can be woken."""
+        wakes = bool(self.settings.wake and self.settings.url)
+        return wakes and not (self._awake.is_set() or self._unusable or self._refused)
+
+    async def wake(self, seconds: float) -> bool:
+        """Wake it, and wait until it can be asked; return ``False`` after so many seconds."""
+        self._woken.set()
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._awake.is_set():
+                    if self._loop.time() - self._packet_at >= PACKET_INTERVAL:
+                        self._packet_at = self._loop.time()
+                        send_packet(self.settings.wake)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PACKET_INTERVAL):
+                            await self._awake.wait()
+        except TimeoutError:
+            self._woken.clear()
+            return False
+        return True
 
     def home(self, model_id: str, *, warm: bool = False) -> Home | None:
         """Return the place of a model there, if it can be asked for it."""
@@ -195,7 +228,10 @@ class Peer:
                 problem = f"It does not answer: {said}."
             failures += 1
             self._lost(problem)
-            await asyncio.sleep(backoff(0.25, 5.0, failures))
+            pause = _WAKING_PAUSE if self._woken.is_set() else backoff(0.25, 5.0, failures)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await (asyncio.sleep(pause) if self._woken.is_set() else self._woken.wait())
 
     async def _updates(self) -> AsyncIterator[PeerUpdate]:
         address = self.address
@@ -236,6 +272,8 @@ class Peer:
         if update.sample is not None:
             self.sample = update.sample
         self._refused = False
+        self._awake.set()
+        self._woken.clear()
         if self._heard >= self._rests_until:
             self._problem = None
         self._changed()
@@ -245,6 +283,7 @@ class Peer:
             _logger.warning("the box %s: %s", self.name, problem)
         self._problem = problem
         self._heard = -STALE
+        self._awake.clear()
         self.lose()
         self._changed()
 
