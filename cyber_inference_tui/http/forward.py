@@ -73,7 +73,6 @@ _KINDS: Mapping[int, type[CyberError]] = {
 }
 """The errors for refusals of another box by their status; ``PeerError`` for all others."""
 T = TypeVar("T")
-_NO_TURN = contextlib.nullcontext()
 
 _logger = logging.getLogger(__name__)
 
@@ -257,8 +256,6 @@ class Forwarding(ServerExchange):
         if homes is None:
             await self._serve()
             return
-        if not self._target.is_remote:
-            await self._name_model()
         peers, target = self._service.peers, self._target
         began, limit = self._shared.loop.time(), self._service.settings.queue_timeout
         failed: CyberError | None = None
@@ -346,6 +343,8 @@ class Forwarding(ServerExchange):
         Raises ``PeerError`` if it cannot; the client has no part of an answer then, unless the box
         was lost in the middle of one.
         """
+        if not self._target.is_remote:
+            self._name_model(home.record.id)
         place = self._lease = BoxPlace(peer, home.record.id)
         self._log.box = peer.name
         peer.on_lost.add(self._box_lost)
@@ -363,17 +362,16 @@ class Forwarding(ServerExchange):
             peer.on_lost.discard(self._box_lost)
             self._release()
 
-    async def _name_model(self) -> None:
+    def _name_model(self, model_id: str) -> None:
         """Have the request name its model, in a body that names none or uses an alias."""
-        body, model_id = self._target.body, self._target.model.id
+        body = self._target.body
         if isinstance(body, memoryview):
-            return
-        is_large = self._share is not None and len(body) >= LARGE
-        async with self._share.limits.turns if is_large and self._share else _NO_TURN:
-            with contextlib.suppress(InvalidRequestError):
-                if read_fields(body, must_be_object=True).model != model_id:
-                    named = with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
-                    self._set_body(named)
+            body = bytes(body)
+        with contextlib.suppress(InvalidRequestError):
+            if read_fields(body, must_be_object=True).model != model_id:
+                self._set_body(
+                    with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
+                )
 
     def _box_lost(self) -> None:
         """End the exchange with a box that is lost.

@@ -228,10 +228,12 @@ class Peer:
                 problem = f"It does not answer: {said}."
             failures += 1
             self._lost(problem)
-            pause = _WAKING_PAUSE if self._woken.is_set() else backoff(0.25, 5.0, failures)
+            if self._woken.is_set():
+                await asyncio.sleep(_WAKING_PAUSE)
+                continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await (asyncio.sleep(pause) if self._woken.is_set() else self._woken.wait())
+                async with asyncio.timeout(backoff(0.25, 5.0, failures)):
+                    await self._woken.wait()
 
     async def _updates(self) -> AsyncIterator[PeerUpdate]:
         address = self.address

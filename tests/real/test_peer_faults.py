@@ -58,6 +58,16 @@ class World:
         box: str | None = recorded(self.here, answer)["box"]
         return box
 
+    def answers(self, model: str) -> None:
+        """Wait until a client of ``here`` has the beginning of an answer of a model."""
+        eventually(
+            lambda: any(
+                one["model"] == model and one["phase"] == "answering"
+                for one in self.here.get("/admin/requests/active").json()
+            ),
+            what="the first byte of the stream",
+        )
+
     def knows(self, box: str, model: str, **values: Any) -> None:
         """Wait until ``here`` knows these values of a model on a box."""
 
@@ -112,7 +122,11 @@ def boxes(module_starter: Starter) -> Iterator[tuple[ServiceProcess, ...]]:
     yield (
         starter.fake(
             {**common, "fails": {"die": {"after": 1.0}}},
-            config={"host": "127.0.0.1", "cors_origins": ["https://app.example"]},
+            config={
+                "host": "127.0.0.1",
+                "cors_origins": ["https://app.example"],
+                "max_body_memory": 4 << 20,
+            },
         ),
         starter.fake(
             {"far": {}, "line": SLOW, "loads": {"load_seconds": 200.0}, "talks": TALKS, **common},
@@ -288,27 +302,26 @@ def test_a_box_is_lost_with_a_request_in_each_phase(
     for name in (world.second_name, world.third_name):
         for model in ("line", "talks"):
             world.knows(name, model, status="loaded", in_flight=0)
+    # The cache of this client's conversation is at the second box, so it goes there again.
+    quick, warm = chat_body("line", fake={"prefill": 0.0}), {"User-Agent": uuid.uuid4().hex}
+    assert world.box_of(world.ask(json=quick, headers=warm)) == world.second_name
+    world.knows(world.second_name, "line", in_flight=0)
     with ThreadPoolExecutor() as pool:
 
         def ask(model: str, **more: Any) -> Future[httpx.Response]:
             before = busy(second, model)
-            asked = pool.submit(world.chat, model, **more)
+            headers = warm if model == "line" else {}
+            asked = pool.submit(world.ask, json=chat_body(model, **more), headers=headers)
             eventually(lambda: busy(second, model) > before, what=f"{model} at the second box")
             return asked
 
         loading = ask("loads", **STREAM)
         prompt = ask("line")
-        with held(third, "line", 4, fake={"prefill": 200.0}):
-            world.knows(world.third_name, "line", queued=3)
+        with held(third, "line", 40, fake={"prefill": 200.0}):
+            world.knows(world.third_name, "line", queued=39)
             queued = ask("line", **STREAM)
         stream = ask("talks", **STREAM)
-        eventually(
-            lambda: any(
-                one["model"] == "talks" and one["phase"] == "answering"
-                for one in world.here.get("/admin/requests/active").json()
-            ),
-            what="the first byte of the stream",
-        )
+        world.answers("talks")
         return_ = lose(world)
         try:
             for asked in (loading, prompt, queued):
@@ -360,13 +373,13 @@ def test_a_client_that_leaves_while_its_box_is_silent_is_forgotten(world: World)
 
 def test_a_full_queue_passes_the_request_on(world: World) -> None:
     second, third = world.second, world.third
-    with held(third, "line", 4, fake={"prefill": 200.0}), held(second, "line", 2):
-        world.knows(world.third_name, "line", queued=3)
+    with held(third, "line", 40, fake={"prefill": 200.0}), held(second, "line", 2):
+        world.knows(world.third_name, "line", queued=39)
         world.knows(world.second_name, "line", queued=1)
         assert world.chat(f"{world.second_name}/line").status_code == 503
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(world.chat, "line")
-            eventually(lambda: busy(third, "line") == 5, what="the request at the third box")
+            eventually(lambda: busy(third, "line") == 41, what="the request at the third box")
             assert not asked.done()
             third.kill()
             third.assert_none_left()
@@ -409,6 +422,15 @@ def test_a_large_body_arrives_whole_after_this_box_has_failed(world: World) -> N
     answer = world.ask(content=body, headers=headers)
     assert echoed(answer)["body_sha256"] == hashlib.sha256(body).hexdigest()
     assert world.box_of(answer) == world.third_name
+
+
+def test_a_long_answer_of_another_box_keeps_no_body_in_memory(world: World) -> None:
+    name, large = f"{world.third_name}/talks", "x" * (3 << 20)
+    with held(world.here, name, content=large, fake=TALKS["answer"], **STREAM):
+        world.answers(name)
+        # There is no room for two such bodies.
+        answer = world.ask(json=chat_body("both", large))
+        assert text_of(answer) == WHOLE
 
 
 def test_bodies_of_every_form_arrive_as_they_were(world: World) -> None:
