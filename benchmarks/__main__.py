@@ -50,6 +50,7 @@ PARTS: dict[str, Part] = {
     "swap": lambda ground, model, rounds: cold_starts.swap(ground, model, rounds * 2 + 1),
     "memory": lambda ground, model, _: at_rest.memory(ground, model),
     "rest": lambda ground, model, rounds: at_rest.rest(ground, model, rounds * 20.0),
+    "hop": growth.hop,
     "scan": growth.scan,
     "models": lambda ground, _, rounds: growth.models(ground, rounds),
     "flight": lambda ground, _, rounds: growth.in_flight(ground, rounds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import sys
 import time
@@ -29,7 +30,43 @@ REQUESTS = 4000
 CLIENTS = 8
 LINE_SECONDS = 5.0
 
+HOP_REQUESTS = 1000
+
+_NO_HOP, _HOP = "asked directly", "over one hop"
 _ASKED = exchange.request("/v1/embeddings", {"model": "source", "input": "hello"}, ANSWER_PART)
+
+
+def hop(ground: Ground, model: Path, rounds: int) -> list[Row]:
+    """Measure what the hop to another box adds: one box asks a second one that has the model."""
+    folder = ground.own("hop")
+    stream = source_stream(1, 0)
+    found: dict[str, dict[str, list[float]]] = {}
+
+    def note(what: str, seconds: dict[str, list[float]]) -> None:
+        for said, at in (("p50", 0.5), ("p99", 0.99)):
+            cut = {name: sorted(all_)[int(len(all_) * at)] * 1e3 for name, all_ in seconds.items()}
+            values = found.setdefault(f"{what}: {said}", {})
+            for name, value in cut.items():
+                values.setdefault(name, []).append(value)
+            more = found.setdefault(f"{what}: added {said}", {_HOP: []})
+            more[_HOP].append(cut[_HOP] - cut[_NO_HOP])
+
+    with (
+        programs.service(folder / "here", {}, {}) as here,
+        source_service(folder / "there", source_script(ground, folder)) as there,
+    ):
+        here.pair(there)
+        ports = {_NO_HOP: there.port, _HOP: here.port}
+        asked = {name: (port, stream) for name, port in ports.items()}
+        for _ in range(rounds):
+            seconds: dict[str, list[float]] = {name: [] for name in ports}
+            for part in range(20):
+                for name in random.sample(list(ports), len(ports)):
+                    taken = load.run(load.requests(ports[name], _ASKED, HOP_REQUESTS // 20, 1))
+                    seconds[name] += taken if part else []
+            note("small request", seconds)
+            note("first byte of a stream", load.run(load.first_bytes(asked, HOP_REQUESTS, 0.001)))
+    return [Row("one hop", what, "ms", values) for what, values in found.items()]
 
 
 def scan(ground: Ground, model: Path, rounds: int) -> list[Row]:

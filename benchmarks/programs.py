@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -169,16 +170,35 @@ def _only_child(pid: int) -> int:
 class Service:
     """A running service."""
 
-    def __init__(self, pid: int, url: str) -> None:
+    def __init__(self, pid: int, url: str, data_dir: Path) -> None:
         self.pid = pid
         self.url = url
+        self.data_dir = data_dir
         self.port = int(url.rpartition(":")[2])
 
-    def post(self, path: str) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}{path}", json={}, timeout=120, trust_env=False)
+    def post(self, path: str, body: Mapping[str, str] = {}) -> dict[str, Any]:
+        token = json.loads((self.data_dir / "service.json").read_text())["token"]
+        answer = httpx.post(
+            f"{self.url}{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=120,
+            trust_env=False,
+        )
         answer.raise_for_status()
         record: dict[str, Any] = answer.json()
         return record
+
+    def pair(self, there: Service) -> None:
+        """Pair with another service, and wait until its models are known here."""
+        code = {"code": "482913"}
+        there.post("/admin/pairing", code)
+        self.post("/admin/peers", {"url": there.url, **code})
+        deadline = time.monotonic() + START_LIMIT
+        while not httpx.get(f"{self.url}/v1/models", trust_env=False).json()["data"]:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the other service's models did not come")
+            time.sleep(0.05)
 
     def load(self, model: str) -> dict[str, Any]:
         return self.post(f"/admin/models/{model}/load")
@@ -208,4 +228,4 @@ def service(
     command += ["--config", str(path), "--data-dir", str(folder / "data")]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CYBER_")}
     with running(command, environ=environ, log=folder / "stderr", folder=checkout) as process:
-        yield Service(process.pid, line_of(process, b"listening on").split()[-1])
+        yield Service(process.pid, line_of(process, b"listening on").split()[-1], folder / "data")

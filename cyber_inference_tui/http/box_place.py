@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from contextlib import suppress
 
-import msgspec
-
-from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.http_get import ServerAddress
-from cyber_inference_tui.peers.peer import Peer, PeerServer
+from cyber_inference_tui.peers.peer import Peer, PeerServer, refusal_in
 from cyber_inference_tui.settings.schema import Settings
 
-_MOST_TEXT = 500
 _MOST_COMMENT = 4096
 _REFUSALS = frozenset({401, 403, 404, 409, 413, 429, 500, 502, 503, 504, 507})
+_OF_THE_WAY_HERE = re.compile(
+    rb"(?im)^(?:cookie|origin|referer|sec-[^:\r\n]*|forwarded|via|x-forwarded-[^:\r\n]*|x-real-ip"
+    rb"|access-control-[^:\r\n]*):[^\n]*\n"
+)
+"""Headers about the client's way to this box: its login, its page, its proxy. Another box has its
+own rules for them, which this box has applied already."""
+
+
+def without_way(lines: bytes) -> bytes:
+    """Return the lines of a request's head without those that are for this box only."""
+    return _OF_THE_WAY_HERE.sub(b"", lines)
 
 
 def is_refusal(status: int) -> bool:
@@ -26,11 +33,7 @@ class BoxRefusedError(Exception):
     """Another box cannot answer a request now, for the reason in its answer."""
 
     def __init__(self, status: int, body: bytes) -> None:
-        reason = f"status {status}"
-        with suppress(msgspec.MsgspecError, LookupError, TypeError):
-            said = msgspec.json.decode(body, type=thread_safe(dict[str, dict[str, object]]))
-            reason = str(said["error"]["message"])[:_MOST_TEXT]
-        super().__init__(reason)
+        super().__init__(refusal_in(body) or f"status {status}")
         self.status = status
 
 
@@ -46,6 +49,7 @@ class BoxPlace:
         self._peer = peer
         self._there = model_id
         self._released = False
+        self._answers_before = peer.answers
         self.on_forced_unload: set[Callable[[], None]] = set()
         """Stays empty: a box unloads its models itself."""
         peer.begin(model_id)
@@ -64,6 +68,11 @@ class BoxPlace:
     def model_id(self) -> str:
         """The model and its box, for messages."""
         return f"{self._there} on {self._peer.name}"
+
+    @property
+    def others_succeed(self) -> bool:
+        """Return whether the box has answered other requests since this one was sent there."""
+        return self._peer.answers > self._answers_before
 
     def stall_seconds(self, settings: Settings) -> float:
         """Return after how many seconds without a byte the box counts as hung; 0 = never.

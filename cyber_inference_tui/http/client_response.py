@@ -26,7 +26,7 @@ from cyber_inference_tui.http.error_responses import (
     in_shape_of,
     speaks_anthropic,
 )
-from cyber_inference_tui.http.framing import BodyScanner, Framing
+from cyber_inference_tui.http.framing import BadResponseError, BodyScanner, Framing
 from cyber_inference_tui.http.model_request import ClientSide, RequestHead, wants_events
 from cyber_inference_tui.http.name_replacer import NameReplacer
 from cyber_inference_tui.http.translation import JSON_HEAD, Translation
@@ -117,6 +117,11 @@ class ClientResponse:
         """Return whether the client has a part of the answer, so no other server can answer."""
         body_tap = self._body_tap
         return self._answered or (body_tap is not None and body_tap.first_at is not None)
+
+    @property
+    def client_is_gone(self) -> bool:
+        """Return whether the client takes no more of the answer."""
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def complete(self) -> bool:
@@ -309,10 +314,15 @@ class ClientResponse:
         return data
 
     def end(self) -> None:
-        """Write what is left once the server's answer is complete."""
+        """Write what is left once the server's answer is complete.
+
+        Raises ``BadResponseError`` if another box has sent a stream without an event.
+        """
         if self._collected is not None:
             self._write_collected(self._collected)
             return
+        if self._reads_comments:
+            raise BadResponseError("its stream has no event")
         rest = b"" if self._error_events is None else self._error_events.rest()
         if self._replacer is not None:
             rest = self._replacer.feed(rest) + self._replacer.rest()

@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -24,6 +25,7 @@ from cyber_inference_tui.errors import (
     PeerBusyError,
     PeerError,
     QueueTimeoutError,
+    RequestTooLargeError,
     ShuttingDownError,
     UpstreamError,
 )
@@ -44,8 +46,9 @@ from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequ
 from cyber_inference_tui.http.spooled_body import Spool, SpooledBody
 from cyber_inference_tui.http.target import TargetFinder
 from cyber_inference_tui.http.upstream import UpstreamLostError
-from cyber_inference_tui.peers.peer import Peer
+from cyber_inference_tui.peers.peer import STALE, Peer
 from cyber_inference_tui.peers.routing import HERE, Home
+from cyber_inference_tui.peers.wake import WAKE_SECONDS
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 from cyber_inference_tui.service.finished_requests import FinishedRequests
@@ -62,6 +65,14 @@ _MOST_TRIES = 5
 _EXIT_NOTICE = 0.5
 # A killed process gives back its memory first, which may be much.
 _KILL_NOTICE = 10.0
+
+_KINDS: Mapping[int, type[CyberError]] = {
+    413: RequestTooLargeError,
+    429: PeerBusyError,
+    503: PeerBusyError,
+}
+"""The errors for refusals of another box by their status; ``PeerError`` for all others."""
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -240,6 +251,8 @@ class Forwarding(ServerExchange):
         the next one.
         """
         homes = self._homes()
+        if homes is not None and not homes:
+            homes = await self._woken()
         if homes is None:
             await self._serve()
             return
@@ -258,13 +271,14 @@ class Forwarding(ServerExchange):
                 )
                 self._answer.reset()
             try:
+                await self._read_back()
                 if home.box == HERE:
                     self._log.box = None
                     await self._serve()
                 else:
                     await self._serve_at(peers.peer(home.box), home)
             except CyberError as error:
-                retries = error.status >= 500 or error.status in {404, 429}
+                retries = error.status >= 500 or error.status in {404, 413, 429}
                 if self._answer.relayed or not retries or isinstance(error, ShuttingDownError):
                     raise
                 failed = error
@@ -282,12 +296,42 @@ class Forwarding(ServerExchange):
         if self._target.is_remote:
             return peers.homes(model_id, None, self._who())
         # A box that has asked this one has chosen it: a request makes one hop.
-        if not peers.has_models or self._request.from_box or not self._target.is_work:
+        if not peers or self._request.from_box or not self._target.is_work:
             return None
         if self._lease is not None or self._has_ended:
             return None
-        homes = peers.homes(model_id, self._service.models.record(model_id), self._who())
+        here = self._service.models.record(model_id)
+        homes = peers.homes(model_id, here, self._who())
+        if not homes and not peers.sleepers(model_id, here):
+            return None
         return homes if [home.box for home in homes] != [HERE] else None
+
+    async def _woken(self) -> list[Home] | None:
+        """Wake the boxes that are known to have the model, until one is awake; return the homes.
+
+        ``None`` = nobody has come, and this box has the model. Raises ``PeerError``.
+        """
+        peers, model_id = self._service.peers, self._target.model.id
+        here = None if self._target.is_remote else self._service.models.record(model_id)
+        seconds = min(WAKE_SECONDS, self._service.settings.queue_timeout or WAKE_SECONDS)
+        sleepers = peers.sleepers(model_id, here)
+        self._log.start_waiting()
+        try:
+            for peer in sleepers:
+                began = self._shared.loop.time()
+                waking = asyncio.ensure_future(peer.wake(seconds))
+                if await self._commented(waking, partial(self._waking_text, peer.name, began)):
+                    break
+        finally:
+            self._log.stop_waiting(None)
+        homes = self._homes()
+        if here is None and sleepers and not homes:
+            names = " and ".join(peer.name for peer in sleepers)
+            raise PeerError(f"{model_id} is on {names}, which did not wake within {seconds:g} s.")
+        return homes if here is None else homes or None
+
+    def _waking_text(self, name: str, began: float) -> str:
+        return f"waking {name}, {self._shared.loop.time() - began:.0f} s"
 
     def _who(self) -> str:
         request = self._request
@@ -299,38 +343,56 @@ class Forwarding(ServerExchange):
         Raises ``PeerError`` if it cannot; the client has no part of an answer then, unless the box
         was lost in the middle of one.
         """
-        body = self._target.body
-        if not self._target.is_remote and not isinstance(body, memoryview):
-            self._name_model(body, home.record.id)
+        if not self._target.is_remote:
+            self._name_model(home.record.id)
         place = self._lease = BoxPlace(peer, home.record.id)
         self._log.box = peer.name
         peer.on_lost.add(self._box_lost)
         try:
             await self._have_answered(place)
         except BoxRefusedError as refusal:
-            kind = PeerBusyError if refusal.status in {429, 503} else PeerError
+            kind = _KINDS.get(refusal.status, PeerError)
             raise kind(f"{peer.name} cannot answer: {refusal}") from None
         except UpstreamError as error:
-            peer.rest(error.message)
+            # A client that does not read its answer, or one bad request of many, is no fault of it.
+            if not (place.others_succeed or self._answer.client_is_gone):
+                peer.rest(error.message)
             raise
         finally:
             peer.on_lost.discard(self._box_lost)
             self._release()
 
-    def _name_model(self, body: Body, model_id: str) -> None:
+    def _name_model(self, model_id: str) -> None:
         """Have the request name its model, in a body that names none or uses an alias."""
+        body = self._target.body
+        if isinstance(body, memoryview):
+            body = bytes(body)
         with contextlib.suppress(InvalidRequestError):
-            fields = read_fields(body, must_be_object=True)
-            if fields.model != model_id:
+            if read_fields(body, must_be_object=True).model != model_id:
                 self._set_body(
                     with_fields(body, strip=(), defaults={}, overrides={"model": model_id})
                 )
 
     def _box_lost(self) -> None:
-        """End the exchange with a box that is lost, unless the answer has begun."""
+        """End the exchange with a box that is lost.
+
+        If the answer has begun, do so only if no more of it comes for ``STALE`` seconds.
+        """
         server = self._server
-        if server is not None and not self._answer.relayed:
+        if server is None:
+            return
+        if not self._answer.relayed:
             server.fail(UpstreamLostError(untouched=False))
+            return
+        server.take_new_bytes()
+        lost_at = self._shared.loop.time()
+
+        def end_if_silent() -> None:
+            is_silent = not (server.has_new_bytes or server.paused or server.since > lost_at)
+            if is_silent and server is self._server:
+                server.fail(UpstreamLostError(untouched=False))
+
+        self._shared.loop.call_later(STALE, end_if_silent)
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -412,13 +474,17 @@ class Forwarding(ServerExchange):
             self._log.stop_waiting(self._service.scheduler.state(self._target.model.id))
             if spooling is not None:
                 spooling.cancel()
-        if self._spooled is not None:
-            try:
-                self._set_body(await self._shared.spool.read(self._spooled))
-            except BaseException:
-                lease.release()
-                raise
+        try:
+            await self._read_back()
+        except BaseException:
+            lease.release()
+            raise
         return lease
+
+    async def _read_back(self) -> None:
+        """Have the body, which may be in a file, ready to be sent. Raises ``StorageError``."""
+        if self._spooled is not None and not self._target.body:
+            self._set_body(await self._shared.spool.read(self._spooled))
 
     async def _spool_body(self) -> None:
         """Move the body to a file. If that cannot be done, it stays in memory."""
@@ -465,15 +531,24 @@ class Forwarding(ServerExchange):
             return await self._acquire(retry)
         waiting = asyncio.ensure_future(self._acquire(retry))
         try:
-            pause = FIRST_COMMENT_AFTER
-            while not (await asyncio.wait({waiting}, timeout=pause))[0]:
-                self._answer.comment(self._wait_text())
-                pause = COMMENT_INTERVAL
+            return await self._commented(waiting, self._wait_text)
         except BaseException:
             waiting.cancel()
             # If it has got its place in this moment, give it back.
             with contextlib.suppress(asyncio.CancelledError, CyberError):
                 (await waiting).release()
+            raise
+
+    async def _commented(self, waiting: asyncio.Future[T], text: Callable[[], str]) -> T:
+        """Wait, and tell the client now and then with this text that it waits."""
+        try:
+            pause = FIRST_COMMENT_AFTER
+            while not (await asyncio.wait({waiting}, timeout=pause))[0]:
+                if self._answer.may_comment:
+                    self._answer.comment(text())
+                pause = COMMENT_INTERVAL
+        except BaseException:
+            waiting.cancel()
             raise
         return waiting.result()
 

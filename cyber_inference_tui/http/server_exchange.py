@@ -12,7 +12,7 @@ from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.http.answer_head import AnswerHead
 from cyber_inference_tui.http.body_fields import Body
 from cyber_inference_tui.http.body_limits import BodyShare
-from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError
+from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError, without_way
 from cyber_inference_tui.http.client_response import ClientResponse
 from cyber_inference_tui.http.framing import BodyScanner
 from cyber_inference_tui.http.model_request import ClientSide, QuickClient, RequestHead
@@ -132,12 +132,15 @@ class ServerExchange:
 
     def _send(self, lease: Lease | BoxPlace, server: UpstreamConnection) -> None:
         target = self._target
+        request = self._request
+        self._answer.from_box = isinstance(lease, BoxPlace)
+        if self._answer.from_box:
+            request = request._replace(passed_on=without_way(request.passed_on))
         head = b"%b%b\r\n\r\n" % (
-            server_request(self._request, target, lease.address),
+            server_request(request, target, lease.address),
             self.request_id,
         )
         lease.sent()
-        self._answer.from_box = isinstance(lease, BoxPlace)
         if target.translation is not None:
             target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
@@ -164,10 +167,22 @@ class ServerExchange:
         if server is None:
             raise RuntimeError("an answer without a request")
         scanner = self._answer.begin(head, length, server)
-        if self._share is not None and self._share.size and self._answer.relayed:
-            # No other server can get the request, so a long answer does not keep its body.
-            self._set_body(b"")
+        if self._share is not None and self._share.size:
+            self.take = self._take_first
+            self._drop_body()
         return scanner
+
+    def _take_first(self, data: bytes) -> bool:
+        """Take bytes of the answer until the client has some of them."""
+        goes_on = self._answer.take(data)
+        self._drop_body()
+        return goes_on
+
+    def _drop_body(self) -> None:
+        """Drop the request's body once no other server can get it: a long answer needs none."""
+        if self._answer.relayed:
+            self.take = self._answer.take
+            self._set_body(b"")
 
     def end(self, error: Exception | None) -> None:
         """Note the end of the answer (called by the connection)."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 
 import aiohttp
@@ -17,11 +19,13 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.peers.routing import Home
 from cyber_inference_tui.peers.secrets import PeerSecrets
+from cyber_inference_tui.peers.wake import PACKET_INTERVAL, send_packet
 from cyber_inference_tui.records.machine import ResourceSample
 from cyber_inference_tui.records.models import ModelRecord
 from cyber_inference_tui.records.peers import PeerRecord, PeerState, PeerUpdate, Role
 from cyber_inference_tui.settings.peer_address import address_problem, split_address
 from cyber_inference_tui.settings.schema import PeerSettings
+from cyber_inference_tui.text import clean_line
 
 HEARTBEAT = 2.0
 """Seconds between the updates of a box, at most."""
@@ -30,9 +34,13 @@ STALE = 6.0
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds for which a box that has failed is not asked; they double with each failure."""
 _CONNECT_SECONDS = 5.0
+_WAKING_PAUSE = 0.5
+"""Seconds between two tries to reach a box that was just woken."""
 _MOST_LINE = 8 << 20
 _MOST_MODELS = 10_000
 _REFUSALS = {401, 403}
+_MOST_REFUSAL = 64 << 10
+_MOST_TEXT = 500
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +62,8 @@ class PeerServer:
 class Peer:
     """Another box. ``run`` reads its updates until cancelled; ``now`` returns the time in UTC.
 
-    ``changed`` is called after each update, and when its state changes.
+    ``changed`` is called after each update, and when its state changes. ``known`` are the models
+    that it had when it was heard of last.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class Peer:
         *,
         now: Callable[[], datetime],
         changed: Callable[[], None],
+        known: Iterable[ModelRecord] = (),
     ) -> None:
         self.name = name
         self.settings = settings
@@ -80,8 +90,12 @@ class Peer:
             tls=_tls(secrets) if parts and parts.scheme == "https" else None,
         )
         self.server = PeerServer(self)
-        self.models: dict[str, ModelRecord] = {}
+        self.models = {model.id: model for model in known}
         """Its models by id, as it has reported them."""
+        self._awake = asyncio.Event()
+        self._woken = asyncio.Event()
+        """Set while somebody waits until it is awake."""
+        self._packet_at = -math.inf
         self.sample: ResourceSample | None = None
         self.version: str | None = None
         self._heard = -STALE
@@ -93,8 +107,10 @@ class Peer:
         self._refused = self._unusable = False
         self.sent: dict[str, int] = {}
         """The requests under way there, by model."""
+        self.answers = 0
+        """The requests that it has answered so far."""
         self.on_lost: set[Callable[[], None]] = set()
-        """Called when the box is lost, for requests that have no answer yet."""
+        """Called when the box is lost, and again for each try to reach it that fails."""
         if secrets is None:
             self._problem = "It is not paired: its keys are missing here. Remove and add it again."
             self._unusable = True
@@ -113,6 +129,29 @@ class Peer:
         """Return whether a request may be sent there now."""
         now = self._loop.time()
         return now - self._heard < STALE and now >= self._rests_until
+
+    @property
+    def can_be_woken(self) -> bool:
+        """Return whether it sleeps, as far as can be told, and can be woken."""
+        wakes = bool(self.settings.wake and self.settings.url)
+        return wakes and not (self._awake.is_set() or self._unusable or self._refused)
+
+    async def wake(self, seconds: float) -> bool:
+        """Wake it, and wait until it can be asked; return ``False`` after so many seconds."""
+        self._woken.set()
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._awake.is_set():
+                    if self._loop.time() - self._packet_at >= PACKET_INTERVAL:
+                        self._packet_at = self._loop.time()
+                        send_packet(self.settings.wake)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PACKET_INTERVAL):
+                            await self._awake.wait()
+        except TimeoutError:
+            self._woken.clear()
+            return False
+        return True
 
     def home(self, model_id: str, *, warm: bool = False) -> Home | None:
         """Return the place of a model there, if it can be asked for it."""
@@ -172,6 +211,7 @@ class Peer:
 
     def answered(self) -> None:
         """Note that a request there was answered."""
+        self.answers += 1
         self._failures = 0
 
     # Its updates
@@ -190,11 +230,17 @@ class Peer:
             except _RefusedError as refusal:
                 # Perhaps it has not stored the pairing yet, or is paired again soon.
                 self._refused, problem = True, str(refusal)
-            except (aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as error:
-                problem = f"It does not answer: {str(error) or type(error).__name__}."
+            except Exception as error:  # noqa: BLE001 - whatever a box sends, it is asked again
+                said = clean_line(str(error), limit=200) or type(error).__name__
+                problem = f"It does not answer: {said}."
             failures += 1
             self._lost(problem)
-            await asyncio.sleep(backoff(0.25, 5.0, failures))
+            if self._woken.is_set():
+                await asyncio.sleep(_WAKING_PAUSE)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff(0.25, 5.0, failures)):
+                    await self._woken.wait()
 
     async def _updates(self) -> AsyncIterator[PeerUpdate]:
         address = self.address
@@ -211,7 +257,8 @@ class Peer:
             ) as answer,
         ):
             if answer.status in _REFUSALS:
-                raise _RefusedError("It does not know this box any more. Pair them again.")
+                said = refusal_in(await answer.content.read(_MOST_REFUSAL))
+                raise _RefusedError(f"It refuses this box: {said} Pair them again.")
             if answer.status != 200:
                 raise ValueError(f"it answered with status {answer.status}")
             async for line in answer.content:
@@ -231,7 +278,11 @@ class Peer:
                 self.models[model.id] = model
         if update.sample is not None:
             self.sample = update.sample
-        self._problem, self._refused = None, False
+        self._refused = False
+        self._awake.set()
+        self._woken.clear()
+        if self._heard >= self._rests_until:
+            self._problem = None
         self._changed()
 
     def _lost(self, problem: str) -> None:
@@ -239,13 +290,22 @@ class Peer:
             _logger.warning("the box %s: %s", self.name, problem)
         self._problem = problem
         self._heard = -STALE
+        self._awake.clear()
         self.lose()
         self._changed()
 
     def lose(self) -> None:
-        """Have the requests that wait for an answer of this box sent elsewhere."""
+        """Have the requests that have no byte of an answer sent elsewhere, and silent ones end."""
         for call in list(self.on_lost):
             call()
+
+
+def refusal_in(body: bytes) -> str:
+    """Return the message in the body of an error that another box sends; empty if it is none."""
+    with suppress(msgspec.MsgspecError, LookupError, TypeError):
+        said = msgspec.json.decode(body, type=thread_safe(dict[str, dict[str, object]]))
+        return clean_line(str(said["error"]["message"]), limit=_MOST_TEXT)
+    return ""
 
 
 class _RefusedError(Exception):

@@ -24,8 +24,9 @@ from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.peers.acceptance import Acceptance, Paired
 from cyber_inference_tui.peers.caller import pair
 from cyber_inference_tui.peers.peer import Peer
-from cyber_inference_tui.peers.routing import HERE, Home, order
+from cyber_inference_tui.peers.routing import HERE, Home, can_answer, order
 from cyber_inference_tui.peers.secrets import PeerSecrets, read_secrets, write_secrets
+from cyber_inference_tui.peers.wake import Known, asleep, read_known, write_known
 from cyber_inference_tui.records.models import ModelRecord
 from cyber_inference_tui.records.peers import (
     MOST_PEERS,
@@ -88,6 +89,9 @@ class Peers:
         self._now = now
         self._notify = changed
         self._secrets: dict[str, PeerSecrets] = {}
+        self._known: Known = {}
+        """The models of the boxes that may sleep."""
+        self._remembering: asyncio.Task[None] | None = None
         self._present: dict[str, Peer] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._tables: dict[str, PeerSettings] = {}
@@ -111,6 +115,7 @@ class Peers:
     async def read(self) -> None:
         """Read the keys of the boxes. Raises ``ConfigError`` for an unreadable file."""
         self._secrets = await asyncio.to_thread(read_secrets, self._data_dir)
+        self._known = await asyncio.to_thread(read_known, self._data_dir)
 
     async def configure(self, tables: Mapping[str, PeerSettings]) -> None:
         """Connect to the boxes of these tables, and end the connections to all others."""
@@ -131,7 +136,12 @@ class Peers:
 
     def _begin(self, name: str, table: PeerSettings) -> None:
         peer = self._present[name] = Peer(
-            name, table, self._secrets.get(name), now=self._now, changed=self._changed
+            name,
+            table,
+            self._secrets.get(name),
+            now=self._now,
+            changed=self._changed,
+            known=self._known.get(name, ()),
         )
         self._tasks[name] = asyncio.create_task(peer.run(), name=f"follow the box {name}")
 
@@ -140,6 +150,8 @@ class Peers:
         self.acceptance.close()
         for name in list(self._present):
             await self._end(name)
+        if self._remembering is not None:
+            await self._remembering
 
     async def _end(self, name: str) -> None:
         task = self._tasks.pop(name)
@@ -150,7 +162,24 @@ class Peers:
     def _changed(self) -> None:
         self._remotes = None
         self.has_models = any(peer.models for peer in self._present.values() if peer.can_be_asked)
+        known = {
+            name: asleep(peer.models)
+            for name, peer in self._present.items()
+            if peer.settings.wake and peer.models
+        }
+        if known != self._known:
+            self._known = known
+            if self._remembering is None:
+                self._remembering = asyncio.create_task(self._remember(), name="remember models")
         self._notify()
+
+    async def _remember(self) -> None:
+        """Write the models of the boxes that may sleep, until that is what is known."""
+        written = None
+        while written is not self._known:
+            written = self._known
+            await asyncio.to_thread(write_known, self._data_dir, written)
+        self._remembering = None
 
     # The boxes
 
@@ -247,7 +276,9 @@ class Peers:
             changed = {**self._secrets, name: secrets}
             await asyncio.to_thread(write_secrets, self._data_dir, changed)
             self._secrets = changed
-            values = {"url": table.url, "role": table.role, "insecure": table.insecure}
+            if (before := self._tables.get(name)) is not None:
+                table = msgspec.structs.replace(table, wake=before.wake)
+            values = msgspec.structs.asdict(table)
             blank = PeerSettings()
             await self._write(
                 name,
@@ -291,8 +322,10 @@ class Peers:
         homes: dict[str, list[Home]] = {}
         for name in sorted(self._present):
             peer = self._present[name]
-            for model_id in peer.models:
+            for model_id, record in peer.models.items():
                 home = peer.home(model_id)
+                if home is None and peer.can_be_woken:
+                    home = Home(name, record)
                 if home is not None:
                     homes.setdefault(model_id, []).append(home)
         named: dict[str, Remote] = {}
@@ -362,7 +395,7 @@ class Peers:
                 home = peer.home(model_id, warm=warm == name)
                 if home is not None and is_same_file(here, home.record):
                     homes.append(home)
-            return order(homes) if len(homes) > 1 else homes
+            return order(homes)
         remote = self.remotes().get(model_id)
         if remote is None:
             return []
@@ -372,6 +405,23 @@ class Peers:
             if box in self._present
         )
         return order(home for home in found if home is not None)
+
+    def sleepers(self, model_id: str, here: ModelRecord | None) -> list[Peer]:
+        """Return the boxes that sleep and can answer a request for a model once they are awake.
+
+        The arguments are those of ``homes``.
+        """
+        remote = self.remotes().get(model_id) if here is None else None
+        id_there = model_id if remote is None else remote.model_id
+        found = []
+        for name, peer in sorted(self._present.items()):
+            record = peer.models.get(id_there)
+            is_meant = here is not None or (remote is not None and name in remote.boxes)
+            if record is None or not (is_meant and peer.can_be_woken and can_answer(record)):
+                continue
+            if here is None or is_same_file(here, record):
+                found.append(peer)
+        return found
 
     def note_served(self, model_id: str, who: str, box: str) -> None:
         """Note the box that has answered a client's request, whose next one may continue it."""

@@ -67,12 +67,16 @@ _NOT_IN_MEMORY = frozenset(
 
 
 def _wait(record: ModelRecord, sent: int) -> float:
+    slots, told = record.slots or 1, record.in_flight + record.queued
+    # Its figures are a moment old: what this box has sent meanwhile counts, too.
+    more = max(0, sent - told)
+    expected = record.expected_wait_seconds
     if record.status is ModelStatus.LOADED:
-        # Its figures are a moment old: what this box has sent meanwhile counts, too.
-        turns = max(record.in_flight + record.queued, sent) / (record.slots or 1)
-        if turns < 1:
+        if told + more < slots:
             return 0.0
-        return max(record.expected_wait_seconds or 0.0, _TURN * turns)
-    if record.expected_wait_seconds is not None:
-        return record.expected_wait_seconds
-    return (record.size_bytes or 0) / _BYTES_PER_SECOND
+        if not expected:
+            return _TURN * (told + more) / slots
+        return expected * (record.queued + 1 + more) / (record.queued + 1)
+    if expected is None:
+        expected = (record.size_bytes or 0) / _BYTES_PER_SECOND
+    return expected + _TURN * ((told + more) // slots - told // slots)

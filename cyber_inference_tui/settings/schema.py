@@ -277,6 +277,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 _NO_RULES = RequestRules()
 
 
+_WAKE = (
+    r"^(?:(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}"
+    r"(?:@(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]{1,5})?)?)?$"
+)
+
+
 class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One ``[peers."NAME"]`` table: another box that runs this program. Pairing makes it."""
 
@@ -305,6 +311,17 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
             example=False,
         ),
     ] = False
+    wake: Annotated[
+        str,
+        setting(
+            "The hardware address (MAC) with which it is woken if only it has a model and it "
+            "sleeps; behind an @ the IPv4 address for the packet, if not everybody's. Empty: it is "
+            "not woken.",
+            guarded=True,
+            example="9c:6b:00:12:34:56",
+            pattern=_WAKE,
+        ),
+    ] = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,7 +173,8 @@ class ServiceProcess:
     def models(self) -> dict[str, dict[str, Any]]:
         """``GET /admin/models`` by id."""
         self.note_children()
-        return {record["id"]: record for record in read_json(self.port, "/admin/models")}
+        records = read_json(self.port, "/admin/models", host=httpx.URL(self.url).host)
+        return {record["id"]: record for record in records}
 
     def model(self, model_id: str) -> dict[str, Any]:
         return self.models()[model_id]
@@ -263,9 +264,11 @@ class ServiceProcess:
         assert not names, f"left behind: {names}"
 
 
-def read_json(port: int, path: str, headers: Mapping[str, str] = {}) -> Any:
+def read_json(
+    port: int, path: str, headers: Mapping[str, str] = {}, *, host: str = "127.0.0.1"
+) -> Any:
     """What a server here answers; in a tenth of the time that a client of httpx takes."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
+    connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
     with contextlib.closing(connection):
         connection.request("GET", path, headers=dict(headers))
         return json.loads(connection.getresponse().read())

@@ -28,12 +28,15 @@ from tests.waiting import eventually
 CODE = "482913"
 
 
-def pair(here: ServiceProcess, there: ServiceProcess, *, role: str = "serve") -> str:
-    """Pair two boxes; return the name of ``there`` at ``here``, where it is connected."""
+def pair(here: ServiceProcess, there: ServiceProcess, *, role: str = "serve", url: str = "") -> str:
+    """Pair two boxes; return the name of ``there`` at ``here``, where it is connected.
+
+    ``url`` is its address for ``here``.
+    """
     with there.owner() as owner:
         owner.post("/admin/pairing", json={"code": CODE, "role": role}).raise_for_status()
     with here.owner() as owner:
-        answer = owner.post("/admin/peers", json={"url": there.url, "code": CODE})
+        answer = owner.post("/admin/peers", json={"url": url or there.url, "code": CODE})
         assert answer.status_code == 201, answer.text
     name = str(answer.json()["name"])
     eventually(lambda: peer(here, name)["state"] == "connected", what=f"{name} connected")

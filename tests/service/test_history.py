@@ -82,6 +82,7 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         stall_seconds=0.2,
         prompt_differs_at=72,
         prompt_differs_in="the system prompt",
+        box="jetson",
         error="It failed.",
     )
     full_session = SessionRecord(
