@@ -144,7 +144,7 @@ def test_from_the_first_start_to_an_answer(home: Home) -> None:
         assert "model_idle_timeout = 123" in text
         assert text.startswith("# my settings\n")
         terminal.press("q")
-        terminal.wait_for("Stop the service as well?", "1 loaded model")
+        terminal.wait_for("Stop the service as well?", "unloads 1 model")
         process = home.running_service()
         terminal.press("s")
         terminal.wait_for("ended with 0")
