@@ -17,13 +17,14 @@ _MOST_BYTES = 600_000
 def stable(name: str, svg: str) -> list[tuple[str, str, set[str]]]:
     """Return what each frame always shows: the pages, the keys, and the headings.
 
-    The keys of the tour depend on the moment, because answers are on their way.
+    The keys of the tour depend on the moment, because answers are on their way. Which headings fit
+    below the upper half depends on the lengths of paths.
     """
     return [
         (
             frame[1],
             "" if name == pictures.TOUR else frame[-1],
-            {word for line in frame[2:-1] for word in _HEADING.findall(line)},
+            {word for line in frame[2 : len(frame) // 2] for word in _HEADING.findall(line)},
         )
         for frame in rows(svg)
     ]
@@ -36,7 +37,9 @@ async def test_the_committed_pictures_are_like_new_ones(tmp_path: Path) -> None:
     for name in (*pictures.STILLS, pictures.TOUR):
         new, old = ((where / f"{name}.svg").read_text("utf-8") for where in (place, pictures.PLACE))
         is_stale = f"{name}.svg is stale: run python -m tests.tui.pictures"
-        assert stable(name, old) == stable(name, new), is_stale
+        pairs = zip(stable(name, old), stable(name, new), strict=True)
+        differences = [(then[:2], now[:2], then[2] ^ now[2]) for then, now in pairs if then != now]
+        assert differences == [], is_stale
         # A page that shows it runs no script of it and loads nothing for it.
         assert not re.search(r"<script|@font-face|@import|href=|url\(", new)
         assert len(new) < _MOST_BYTES
