@@ -31,7 +31,7 @@ SIZE = (120, 36)
 TOUR_SIZE = (100, 30)
 FULL_GRAPHS = 300.0
 """Seconds."""
-_FOLDER = Path("/tmp/staged")
+FOLDER = Path("/tmp/staged")
 _QUESTION = "What fills my disk?"
 
 
@@ -166,12 +166,12 @@ async def _tour(client: ServiceClient, place: Path) -> None:
 
 def main() -> None:
     """Take the pictures in the documentation again."""
-    if _FOLDER.exists():
-        sys.exit(f"{_FOLDER} exists: remove it, or wait until another run has ended.")
+    if FOLDER.exists():
+        sys.exit(f"{FOLDER} exists: remove it, or wait until another run has ended.")
     try:
-        asyncio.run(take(_FOLDER, PLACE, wait=FULL_GRAPHS))
+        asyncio.run(take(FOLDER, PLACE, wait=FULL_GRAPHS))
     finally:
-        shutil.rmtree(_FOLDER, ignore_errors=True)
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 if __name__ == "__main__":
