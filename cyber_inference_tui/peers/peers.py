@@ -157,7 +157,8 @@ class Peers:
         task = self._tasks.pop(name)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        self._present.pop(name).lose()
+        peer, self._remotes = self._present.pop(name), None
+        peer.lose()
 
     def _changed(self) -> None:
         self._remotes = None
