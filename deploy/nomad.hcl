@@ -37,7 +37,7 @@ job "cyber-inference" {
       }
 
       config {
-        image        = "registry.example/cyber-inference-tui:nvidia"
+        image        = "your-registry/cyber-inference-tui:nvidia"
         args         = ["tls", "make"]
         network_mode = "host"
       }
@@ -61,7 +61,7 @@ job "cyber-inference" {
       kill_timeout = "60s"
 
       config {
-        image        = "registry.example/cyber-inference-tui:nvidia"
+        image        = "your-registry/cyber-inference-tui:nvidia"
         network_mode = "host"
         ports        = ["https"]
         cap_drop     = ["all"]
