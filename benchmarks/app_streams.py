@@ -1,4 +1,4 @@
-"""What the terminal app costs while eight answers are written: bytes, processor time, memory, keys.
+"""The cost of the terminal app during eight streams: bytes, processor time, memory, keys.
 
 The streams are of different speeds (25 to 50 tokens/s) and lengths (10 to 60 s), on three models.
 """

@@ -225,6 +225,12 @@ def _table(records: list[PeerRecord], terminal: Terminal) -> list[str]:
         Column("models", "LOADED", right=True, cell=loaded),
         Column("role", "ROLE HERE", priority=2, cell=lambda one, _: one.role.value),
         Column("url", "ADDRESS", least=12, priority=1, cell=lambda one, _: one.url or "-"),
-        Column("problem", "PROBLEM", least=12, priority=1, cell=lambda one, _: one.problem or ""),
+        Column(
+            "problem",
+            "PROBLEM",
+            least=12,
+            priority=1,
+            cell=lambda one, _: clean_line(one.problem or ""),
+        ),
     ]
     return render_table(columns, records, terminal)

@@ -17,7 +17,7 @@ class ServerAddress(NamedTuple):
     key: str
     """Every request to the server has it. Each start gets a new one, known to the service only."""
     tls: ssl.SSLContext | None = None
-    """What the server's certificate has to fulfil; ``None`` = without TLS."""
+    """The checks of the server's certificate; ``None`` = without TLS."""
 
     @property
     def headers(self) -> bytes:

@@ -24,7 +24,7 @@ from cyber_inference_tui.records.peers import (
 )
 
 OPEN_SECONDS = 300.0
-"""How long a code is valid."""
+"""Seconds for which a code is valid."""
 _TRIES = 3
 _MOST_EXCHANGES = 8
 """Exchanges that wait for their proof; the oldest is forgotten."""

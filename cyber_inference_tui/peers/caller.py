@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 from urllib.parse import SplitResult
 
@@ -14,6 +15,7 @@ from cyber_inference_tui.certificates import fingerprint, trusting
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import ForbiddenPairingError, PeerError
 from cyber_inference_tui.peers.pairing import Exchange, Keys, PairingError
+from cyber_inference_tui.peers.peer import refusal_in
 from cyber_inference_tui.records.peers import (
     Box,
     PairingAnswer,
@@ -90,18 +92,18 @@ async def _pair(address: SplitResult, code: str, own: Box) -> Accepted:
 
 
 def _decoded(status: int, body: bytes, kind: type[A]) -> A:
-    try:
-        if status == 200:
+    if status == 200:
+        with suppress(msgspec.MsgspecError):
             return msgspec.json.decode(body, type=thread_safe(kind))
-        said = msgspec.json.decode(body)["error"]["message"]
-    except (msgspec.MsgspecError, LookupError, TypeError):
+    said = refusal_in(body)
+    if not said:
         raise PeerError(
             f"It answered with status {status}, and not as a box of this program.",
             hint="Both boxes need a version that can pair.",
-        ) from None
+        )
     if status == 403:
-        raise ForbiddenPairingError(str(said)[:500])
-    raise PeerError(f"The other box refused: {str(said)[:500]}")
+        raise ForbiddenPairingError(said)
+    raise PeerError(f"The other box refused: {said}")
 
 
 async def _shown_certificate(address: SplitResult) -> str:

@@ -1,4 +1,4 @@
-"""What has changed on other boxes since it was published last."""
+"""The changes on other boxes since the last event about them."""
 
 from __future__ import annotations
 

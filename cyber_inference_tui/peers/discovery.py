@@ -47,7 +47,7 @@ _Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 class Announced(NamedTuple):
-    """What a box tells of itself."""
+    """The facts that a box announces."""
 
     host: str
     """The address that it listens on."""
@@ -241,8 +241,8 @@ def suggestion(info: AsyncServiceInfo | None, here: Iterable[_Interface]) -> Pee
     """
     if info is None or not info.port:
         return None
-    told = info.decoded_properties
-    scheme = told.get("scheme")
+    properties = info.decoded_properties
+    scheme = properties.get("scheme")
     here = list(here)
 
     def distance(address: str) -> tuple[bool, bool]:
@@ -250,15 +250,15 @@ def suggestion(info: AsyncServiceInfo | None, here: Iterable[_Interface]) -> Pee
         return any(ip == one.ip for one in here), not any(ip in one.network for one in here)
 
     addresses = [one for one in info.parsed_addresses()[:_MOST_ADDRESSES] if _reachable(one)]
-    name = clean_line(told.get("name") or "", limit=_LONGEST)
+    name = clean_line(properties.get("name") or "", limit=_LONGEST)
     if scheme not in {"http", "https"} or not addresses or not name:
         return None
     best = min(addresses, key=distance)
-    fingerprint = told.get("fingerprint") or ""
+    fingerprint = properties.get("fingerprint") or ""
     return PeerSuggestion(
         name=name,
         url=f"{scheme}://{f'[{best}]' if ':' in best else best}:{info.port}",
-        version=clean_line(told.get("version") or "", limit=_LONGEST) or None,
+        version=clean_line(properties.get("version") or "", limit=_LONGEST) or None,
         fingerprint=fingerprint if _FINGERPRINT.fullmatch(fingerprint) else None,
     )
 

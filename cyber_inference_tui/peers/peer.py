@@ -40,6 +40,7 @@ _MOST_LINE = 8 << 20
 _MOST_MODELS = 10_000
 _REFUSALS = {401, 403}
 _MOST_REFUSAL = 64 << 10
+_MOST_VERSION = 64
 _MOST_TEXT = 500
 
 _logger = logging.getLogger(__name__)
@@ -269,8 +270,8 @@ class Peer:
         self._heard, self._heard_at = self._loop.time(), self._now()
         if update.version is not None:
             # A new connection begins with everything.
-            self.version, self.models = update.version, {}
-            _logger.info("the box %s is connected (%s)", self.name, update.version)
+            self.version, self.models = clean_line(update.version, limit=_MOST_VERSION), {}
+            _logger.info("the box %s is connected (%s)", self.name, self.version)
         for gone in update.gone:
             self.models.pop(gone, None)
         for model in update.models:

@@ -70,7 +70,7 @@ class Peers:
 
     ``local`` returns this box's models by id, always the same mapping until they change. ``write``
     writes a box's table to the configuration file, or removes it (``None``), and has
-    ``configure`` called. ``changed`` is called when a box has told something new. ``now`` returns
+    ``configure`` called. ``changed`` is called when something of a box has changed. ``now`` returns
     the time in UTC.
     """
 

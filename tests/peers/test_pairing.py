@@ -8,13 +8,20 @@ from typing import NamedTuple
 
 import pytest
 
-from cyber_inference_tui.errors import ConflictError, CyberError, ForbiddenPairingError
+from cyber_inference_tui.errors import (
+    ConflictError,
+    CyberError,
+    ForbiddenPairingError,
+    PeerError,
+)
 from cyber_inference_tui.peers.acceptance import Acceptance, Paired
+from cyber_inference_tui.peers.caller import _decoded
 from cyber_inference_tui.peers.pairing import Exchange, Keys, PairingError
 from cyber_inference_tui.records.peers import (
     Box,
     PairingHello,
     PairingProof,
+    PairingReply,
     PairingRequest,
     Role,
 )
@@ -179,3 +186,20 @@ async def test_a_box_that_cannot_be_kept_is_not_told_that_it_is_paired() -> None
     with pytest.raises(CyberError, match="The disk is full"):
         await call(acceptance, CODE)
     assert acceptance.record().problem == "The disk is full."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (403, b'{"error": {"message": "No.\\u001b[2J"}}', ForbiddenPairingError),
+        (500, b'{"error": {"message": "No.\\u001b[2J"}}', PeerError),
+        (200, b"<html>\x1b[2J", PeerError),
+        (404, b"", PeerError),
+    ],
+)
+def test_what_another_program_answers_is_a_harmless_sentence(
+    status: int, body: bytes, error: type[CyberError]
+) -> None:
+    with pytest.raises(error) as raised:
+        _decoded(status, body, PairingReply)
+    assert "\x1b" not in str(raised.value)

@@ -215,7 +215,7 @@ class BoxesDialog(ModalScreen[None]):
         )
 
     def action_wait(self) -> None:
-        """Show a code, and wait for the box that is told it."""
+        """Show a code, and wait for a box that has it."""
         self._ask_role(lambda role: self.cyber.do(self._wait(role)))
 
     async def _wait(self, role: Role) -> None:
