@@ -67,6 +67,11 @@ def add_admin(table: RouteTable, service: Service) -> None:
 
     _add_records(table, service)
 
+    table.answer(endpoints.BENCH, lambda call: service.bench.status)
+    table.answer(endpoints.START_BENCH, lambda call: service.bench.start(call.body))
+    table.answer(endpoints.CANCEL_BENCH, lambda call: service.bench.cancel())
+    table.answer(endpoints.BENCH_RESULTS, lambda call: service.history.benches(call.query))
+
     table.answer(endpoints.KEYS, lambda call: service.key_records())
     table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))
     table.answer(endpoints.REMOVE_KEY, lambda call: service.keys.remove(call.name))

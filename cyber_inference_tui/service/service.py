@@ -55,6 +55,9 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog
+from cyber_inference_tui.service.bench.job import Bench
+from cyber_inference_tui.service.bench.measure import Measurer
+from cyber_inference_tui.service.bench.power_modes import PowerModes
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.extra_ports import ExtraPorts
@@ -173,6 +176,22 @@ class Service:
             now=utc_now,
             on_sample=self.trends.add,
         )
+        self.measurer = Measurer(
+            self.scheduler,
+            read_machine=self.monitoring.latest,
+            # Nothing integrates the power over time yet.
+            joules=lambda since, until: None,
+        )
+        self.bench = Bench(
+            self.scheduler,
+            self.measurer,
+            PowerModes(root, environ),
+            resolve=self.models.resolve,
+            build=lambda: self._binary.version if self._binary else None,
+            keep=self.history.add_bench,
+            publish=partial(self.events.publish, "bench"),
+            now=utc_now,
+        )
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
@@ -283,6 +302,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.bench.close()
         await self.discovery.close()
         await self.peers.close()
         await self.models.close()
