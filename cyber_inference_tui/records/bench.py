@@ -51,7 +51,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The end of its last round."""
     model: str
     build: str | None = None
-    """The version of llama-server."""
+    """The build of llama-server, such as ``b11669``."""
     device: str | None = None
     power_mode: str | None = None
     context_size: int | None = None

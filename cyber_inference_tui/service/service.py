@@ -187,7 +187,7 @@ class Service:
             self.measurer,
             PowerModes(root, environ),
             resolve=self.models.resolve,
-            build=lambda: self._binary.version if self._binary else None,
+            build=self._build,
             keep=self.history.add_bench,
             publish=partial(self.events.publish, "bench"),
             now=utc_now,
@@ -358,6 +358,13 @@ class Service:
         """Find the llama-server for the status, which also reports why there is none."""
         with contextlib.suppress(CyberError):
             await asyncio.to_thread(self._find_binary)
+
+    def _build(self) -> str | None:
+        """Return the build of the llama-server in use, in the words of its makers."""
+        binary = self._binary
+        if binary is None:
+            return None
+        return binary.version if binary.build is None else f"b{binary.build}"
 
     async def _binary_changed(self) -> None:
         """Find the llama-server again; models use it from their next load on."""

@@ -60,6 +60,7 @@ def test_a_real_server_is_measured_and_the_result_is_kept(start_real: StartReal)
     # Nobody has asked the models, as far as anybody is told.
     assert service.get("/admin/requests").json() == []
     assert service.get("/admin/totals").json() == []
+    assert [one["requests"] for one in service.get("/admin/sessions").json()] == [0, 0]
 
 
 def test_requests_at_once_are_measured_together(start_real: StartReal) -> None:

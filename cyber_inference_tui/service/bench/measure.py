@@ -143,6 +143,7 @@ class Measurer:
         self._own += 1
         try:
             with await self._scheduler.acquire(model) as lease:
+                lease.leave_uncounted()
                 yield lease
         finally:
             self._own -= 1
