@@ -37,6 +37,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.DELETE_MODEL, lambda call: models.delete(call.name))
     table.answer(endpoints.LOAD, lambda call: models.load(call.name, wait=call.query.wait))
     table.answer(endpoints.UNLOAD, lambda call: models.unload(call.name, force=call.query.force))
+    table.answer(endpoints.CHECK_MODEL, lambda call: service.checker.check(call.name))
     table.answer(endpoints.PIN, lambda call: models.pin(call.name, True))
     table.answer(endpoints.UNPIN, lambda call: models.pin(call.name, False))
     table.answer(endpoints.ADD_DEMO, lambda call: models.add_demo())

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchStatus
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import (
     DownloadRecord,
@@ -294,6 +295,11 @@ UNLOAD = _asking(
     UnloadQuery,
     ModelRecord,
     "unloads a model after its requests, with `force=1` at once",
+)
+CHECK_MODEL = _plain(
+    "POST /admin/models/{id}/check",
+    ModelCheck,
+    "tries what a model can do, and answers with the results",
 )
 PIN = _plain(
     "POST /admin/models/{id}/pin",

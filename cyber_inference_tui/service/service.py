@@ -59,6 +59,8 @@ from cyber_inference_tui.service.bench.job import Bench
 from cyber_inference_tui.service.bench.measure import Measurer
 from cyber_inference_tui.service.bench.power_modes import PowerModes
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
+from cyber_inference_tui.service.checks.checker import Checker
+from cyber_inference_tui.service.checks.kept_checks import KeptChecks
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
@@ -159,6 +161,7 @@ class Service:
             read_memory=self._read_memory,
             load_history=self._load_history,
         )
+        self._checks = KeptChecks(data_dir)
         self.models = Models(
             current=current,
             environ=environ,
@@ -167,6 +170,15 @@ class Service:
             launcher=self._launcher,
             notifier=self._notifier,
             audit=self.audit,
+            checked=lambda model, spec: self._checks.of(model, spec, self._build()),
+        )
+        self.checker = Checker(
+            self.scheduler,
+            self._checks,
+            resolve=self.models.resolve,
+            build=self._build,
+            changed=self._notifier.detail_changed,
+            now=utc_now,
         )
         self.monitoring = Monitoring(
             current=current,
@@ -271,6 +283,7 @@ class Service:
             ) from error
         await self.keys.read()
         await self.peers.read()
+        await self._checks.read()
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()

@@ -85,6 +85,7 @@ from cyber_inference_tui.records.bench import (
     BenchState,
     BenchStatus,
 )
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
 from cyber_inference_tui.records.queries import (
@@ -98,6 +99,7 @@ from cyber_inference_tui.records.queries import (
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.bench.job import Bench
+from cyber_inference_tui.service.checks.checker import Checker
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -144,6 +146,7 @@ class World:
     rooms: list[MemoryPool] = field(default_factory=list)
     bench: BenchStatus = field(default_factory=BenchStatus)
     benches: list[BenchResult] = field(default_factory=list)
+    check: ModelCheck | None = None
     active: list[ActiveRequestRecord] = field(default_factory=list)
     waiting: list[WaitingRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
@@ -524,6 +527,21 @@ class _Bench(Bench):
         return ended
 
 
+class _Checker(Checker):
+    """Nothing is tried: a test sets ``World.check``."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def check(self, name: str) -> ModelCheck:
+        self._service.change("check", name)
+        world = self._service.world
+        assert world.check is not None
+        details = world.details.get(name) or ModelDetails(model=world.models[name])
+        world.details[name] = msgspec.structs.replace(details, check=world.check)
+        return world.check
+
+
 class _Peers(Peers):
     def __init__(self, service: FakeService) -> None:
         super().__init__(
@@ -682,6 +700,7 @@ class FakeService(Service):
         self.configuration = _Configuration(self)
         self.installation = _Installation(self)
         self.bench = _Bench(self)
+        self.checker = _Checker(self)
         self.models = _Models(self)
         self.history = _History(self)
         self.keys = _Keys(self)
