@@ -61,6 +61,8 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
             "model_commands", "load", "Load a model and wait until it is ready.", True
         ),
         "unload": CommandEntry("model_commands", "unload", "Unload a model.", True),
+        "check": CommandEntry("model_commands", "check", "Try what a model can do.", True),
+        "bench": CommandEntry("bench_command", "bench", "Measure models and compare them.", True),
         "search-models": CommandEntry(
             "hub_commands", "search_models", "Search the hub for models.", True
         ),

@@ -1,4 +1,4 @@
-"""``list-models``, ``delete-model``, ``load`` and ``unload``."""
+"""``list-models``, ``delete-model``, ``load``, ``unload`` and ``check``."""
 
 from __future__ import annotations
 
@@ -115,6 +115,28 @@ def unload(options: GlobalOptions, model_id: str, force: bool, as_json: bool) ->
     with ProgressLine(stderr_terminal(options.environ)) as progress:
         record = unload_model(options, model_id, progress, force=force)
     _print_outcome(record, options, as_json)
+
+
+@click.command()
+@model_argument()
+@json_option
+@click.pass_obj
+def check(options: GlobalOptions, model_id: str, as_json: bool) -> None:
+    """Try what the model ID can do: stream, call a tool, obey a schema, see, think, embed.
+
+    The model is loaded, and asked a few short questions. The results replace what its file claims,
+    until its files, its settings or llama-server change.
+    """
+    from cyber_inference_tui.cli.service_calls import check_model
+
+    with ProgressLine(stderr_terminal(options.environ)) as progress:
+        found = check_model(options, model_id, progress)
+    if as_json:
+        print_json(found)
+        return
+    from cyber_inference_tui.cli.model_tables import trial_table
+
+    print_lines(trial_table(found.trials, stdout_terminal(options.environ)))
 
 
 def _print_outcome(record: ModelRecord, options: GlobalOptions, as_json: bool) -> None:

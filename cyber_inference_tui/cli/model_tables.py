@@ -7,9 +7,10 @@ from datetime import datetime
 
 from cyber_inference_tui.cli.text_table import render_table
 from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.records.checks import Trial
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal
-from cyber_inference_tui.terminal.tone import STATUS_TONES
+from cyber_inference_tui.terminal.tone import OUTCOME_TONES, STATUS_TONES
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.units import contexts_text, count_text, duration_text, size_text
 
@@ -75,6 +76,20 @@ def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal
         *_problem_columns(records),
     ]
     return render_table(columns, records, terminal)
+
+
+def trial_table(trials: Sequence[Trial], terminal: Terminal) -> list[str]:
+    """Return what was tried with a model: ability, result, evidence."""
+    columns: list[Column[Trial, Terminal]] = [
+        Column("ability", "ABILITY", value=lambda trial: trial.ability.value),
+        Column(
+            "result",
+            "RESULT",
+            cell=lambda trial, _: Cell(trial.outcome.value, OUTCOME_TONES[trial.outcome]),
+        ),
+        Column("evidence", "EVIDENCE", least=20, cell=lambda trial, _: Cell(trial.evidence, "dim")),
+    ]
+    return render_table(columns, trials, terminal)
 
 
 def _text(shown: object) -> Cell | str:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
     from cyber_inference_tui.cli.output import ProgressLine
     from cyber_inference_tui.client.service_client import ServiceClient
+    from cyber_inference_tui.records.checks import ModelCheck
 
 T = TypeVar("T")
 
@@ -265,6 +266,16 @@ def unload_model(
             return await client.call(
                 endpoints.UNLOAD, model_id, query=queries.UnloadQuery(force=force), timeout=_DAY
             )
+
+    return with_client(options, act)
+
+
+def check_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -> ModelCheck:
+    """Load a model and try what it can do; wait a day at most."""
+
+    async def act(client: ServiceClient) -> ModelCheck:
+        progress.show(f"checking {model_id}")
+        return await client.call(endpoints.CHECK_MODEL, model_id, timeout=_DAY)
 
     return with_client(options, act)
 

@@ -37,6 +37,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.DELETE_MODEL, lambda call: models.delete(call.name))
     table.answer(endpoints.LOAD, lambda call: models.load(call.name, wait=call.query.wait))
     table.answer(endpoints.UNLOAD, lambda call: models.unload(call.name, force=call.query.force))
+    table.answer(endpoints.CHECK_MODEL, lambda call: service.checker.check(call.name))
     table.answer(endpoints.PIN, lambda call: models.pin(call.name, True))
     table.answer(endpoints.UNPIN, lambda call: models.pin(call.name, False))
     table.answer(endpoints.ADD_DEMO, lambda call: models.add_demo())
@@ -66,6 +67,11 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.RETRY_DOWNLOAD, lambda call: service.hub.downloads.retry(call.name))
 
     _add_records(table, service)
+
+    table.answer(endpoints.BENCH, lambda call: service.bench.status)
+    table.answer(endpoints.START_BENCH, lambda call: service.bench.start(call.body))
+    table.answer(endpoints.CANCEL_BENCH, lambda call: service.bench.cancel())
+    table.answer(endpoints.BENCH_RESULTS, lambda call: service.history.benches(call.query))
 
     table.answer(endpoints.KEYS, lambda call: service.key_records())
     table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))

@@ -277,6 +277,7 @@ async def _started(service: Service, stop: asyncio.Event) -> bool:
 async def _wind_down(service: Service, hurry: asyncio.Event) -> None:
     """Wait for running answers, with a time limit, or until a second signal."""
     service.scheduler.begin_shutdown()
+    await service.bench.close()
     _logger.info("shutting down: %d requests in flight", service.scheduler.in_flight)
     drained = asyncio.ensure_future(service.scheduler.drain(service.settings.shutdown_timeout))
     hurried = asyncio.ensure_future(hurry.wait())

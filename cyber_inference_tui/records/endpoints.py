@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchStatus
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.events import RecentEvent
 from cyber_inference_tui.records.hub import (
     DownloadRecord,
@@ -294,6 +296,11 @@ UNLOAD = _asking(
     ModelRecord,
     "unloads a model after its requests, with `force=1` at once",
 )
+CHECK_MODEL = _plain(
+    "POST /admin/models/{id}/check",
+    ModelCheck,
+    "tries what a model can do, and answers with the results",
+)
 PIN = _plain(
     "POST /admin/models/{id}/pin",
     ModelRecord,
@@ -381,6 +388,22 @@ SPEED_TOTALS = _asking(
     SpeedQuery,
     list[SpeedTotals],
     "sums and speeds by model, client, key or day",
+)
+BENCH = _plain("GET /admin/bench", BenchStatus, "the bench that runs, or the last one")
+START_BENCH = Endpoint(
+    "POST /admin/bench",
+    Nothing,
+    BenchRequest,
+    BenchStatus,
+    "measures models in turns, unless a request runs; stops when one arrives",
+    status=202,
+)
+CANCEL_BENCH = _plain("DELETE /admin/bench", BenchStatus, "ends the bench that runs")
+BENCH_RESULTS = _asking(
+    "GET /admin/bench/results",
+    HistoryQuery,
+    list[BenchResult],
+    "the results of benches, newest first",
 )
 KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
 ADD_KEY = Endpoint(

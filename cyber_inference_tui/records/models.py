@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from cyber_inference_tui.records.checks import ModelCheck
+
 
 class ModelStatus(StrEnum):
     """The state of a model, in the order that a model goes through."""
@@ -175,3 +177,5 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     command_problem: str | None = None
     """The reason why there is no command."""
     settings: tuple[ModelSettingRecord, ...] = ()
+    check: ModelCheck | None = None
+    """What was tried with it; ``None`` = nothing, or its files, settings or build have changed."""

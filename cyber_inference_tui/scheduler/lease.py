@@ -97,6 +97,11 @@ class Lease:
             session.tokens_in += tokens_in or 0
             session.tokens_out += tokens_out or 0
 
+    def leave_uncounted(self) -> None:
+        """Take the request out of the session's number of requests: no client has sent it."""
+        if self._session is not None:
+            self._session.requests -= 1
+
     def keep_loaded(self, idle_timeout: float) -> None:
         """Set the model's idle timeout until it is unloaded, in seconds; 0 = never.
 

@@ -6,7 +6,8 @@ Everything runs on one event loop, whose clock is the time; a loop with a virtua
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -177,6 +178,22 @@ class Scheduler:
         )
         if self._memory_tracker.is_enabled and not busy and not self.closing:
             await asyncio.wait({self._loop.read_memory()})
+
+    @contextmanager
+    def watched(self, look: Callable[[], None]) -> Iterator[None]:
+        """Call ``look`` within this block at each change of a model's numbers, such as a request
+        that arrives, before anything else happens."""
+        tell = self._loop.on_detail
+
+        def tell_both(model_id: str) -> None:
+            tell(model_id)
+            look()
+
+        self._loop.on_detail = tell_both
+        try:
+            yield
+        finally:
+            self._loop.on_detail = tell
 
     # Changes of settings and models
 

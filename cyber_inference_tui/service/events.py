@@ -19,7 +19,7 @@ import msgspec
 from cyber_inference_tui.records import GapEvent, LogEvent, to_json
 
 TOPICS = frozenset(
-    {"model", "log", "resources", "request", "download", "config", "service", "peers"}
+    {"model", "log", "resources", "request", "download", "config", "service", "peers", "bench"}
 )
 """The topics of subscriptions."""
 

@@ -28,7 +28,9 @@ from cyber_inference_tui.records import (
     SessionRecord,
     SpeedTotals,
     TrendMark,
+    to_json,
 )
+from cyber_inference_tui.records.bench import BenchResult
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery, SpeedQuery
 from cyber_inference_tui.service.history_file import (
     FAULTS,
@@ -42,7 +44,9 @@ from cyber_inference_tui.service.history_file import (
     write,
 )
 from cyber_inference_tui.service.history_rows import (
+    BenchRow,
     Record,
+    select_benches,
     select_marks,
     select_measurements,
     select_minutes,
@@ -86,11 +90,11 @@ class History:
     """Keeps records in the file ``path``; ``start`` and ``stop`` it on the event loop that uses it.
 
     Records are written after ``batch_seconds``, or sooner when many are pending. Requests and
-    sessions older than ``max_age_days`` are removed (minutes and marks after 7 days), and the
-    oldest while the file exceeds ``max_bytes``: at the start, every hour and when it has grown. An
-    unusable file is set aside at the start, and when damage shows later. If no file can be opened,
-    that is logged, nothing is kept, and there is nothing to read. ``now`` is called on the
-    history's thread.
+    sessions older than ``max_age_days`` are removed (minutes and marks after 7 days; of benches
+    the newest are kept), and the oldest while the file exceeds ``max_bytes``: at the start, every
+    hour and when it has grown. An unusable file is set aside at the start, and when damage shows
+    later. If no file can be opened, that is logged, nothing is kept, and there is nothing to read.
+    ``now`` is called on the history's thread.
     """
 
     def __init__(
@@ -164,6 +168,10 @@ class History:
         with contextlib.suppress(ShuttingDownError):
             await self._read(lambda connection: [], limit=_FLUSH_SECONDS)
 
+    def add_bench(self, result: BenchResult) -> None:
+        """Keep the result of a bench, as ``add`` does; its ``id`` is given later."""
+        self.add(BenchRow(at=result.at, model=result.model, result=to_json(result)))
+
     async def requests(self, query: RequestQuery = _NEWEST) -> list[RequestRecord]:
         """Return finished requests, newest first; ``before`` is the last id of the previous page.
 
@@ -187,6 +195,10 @@ class History:
     async def marks(self, since: datetime, until: datetime) -> list[TrendMark]:
         """Return the marks between two times, oldest first."""
         return await self._read(lambda connection: select_marks(connection, since, until))
+
+    async def benches(self, query: HistoryQuery = _NEWEST) -> list[BenchResult]:
+        """Return results of benches, newest first."""
+        return await self._read(lambda connection: select_benches(connection, query))
 
     async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
         """Return the clients of each port, the latest first."""

@@ -6,6 +6,7 @@ valid record is left out.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,7 @@ from cyber_inference_tui.records import (
     SessionRecord,
     TrendMark,
 )
+from cyber_inference_tui.records.bench import BenchResult
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.trend_points import Minute
 
@@ -38,6 +40,8 @@ MAX_MARKS = 1_000
 """Marks of one answer."""
 _STORED_MARKS = 10_000
 """A model that crashes again and again makes many."""
+STORED_BENCHES = 1_000
+"""The newest are kept, however old: a build is compared with that of last year."""
 MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -99,12 +103,27 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE requests ADD COLUMN box TEXT",),
     ("ALTER TABLE requests ADD COLUMN tokens_counted INTEGER",),
+    (
+        """CREATE TABLE benches (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, model TEXT NOT NULL,
+            result BLOB NOT NULL)""",
+    ),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
 
 
-Record = RequestRecord | SessionRecord | Measurement | Minute | TrendMark
+class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``BenchResult`` as the history stores it."""
+
+    id: int = 0
+    at: datetime
+    model: str
+    result: bytes
+    """As JSON. Its fields have no columns of their own, because nothing searches by them."""
+
+
+Record = RequestRecord | SessionRecord | Measurement | Minute | TrendMark | BenchRow
 
 _TABLES = {
     RequestRecord: "requests",
@@ -112,6 +131,7 @@ _TABLES = {
     Measurement: "measurements",
     Minute: "minutes",
     TrendMark: "marks",
+    BenchRow: "benches",
 }
 """A new field of one of these records needs a new step."""
 _AGES = {
@@ -201,6 +221,7 @@ def samples(at: datetime) -> tuple[Record, ...]:
         ),
         Minute(at=at, point=b""),
         TrendMark(at=at, kind="loaded", subject="", text=""),
+        BenchRow(at=at, model="", result=b"{}"),
     )
 
 
@@ -272,8 +293,23 @@ def select_marks(
     return sorted(records_of(rows, TrendMark), key=lambda mark: mark.at)
 
 
+def select_benches(connection: sqlite3.Connection, query: HistoryQuery) -> list[BenchResult]:
+    """Return results of benches, newest first."""
+    rows = connection.execute(
+        "SELECT * FROM benches WHERE id < :before AND (:model IS NULL OR model = :model)"
+        " AND at >= :since ORDER BY id DESC LIMIT :limit",
+        _filters(query),
+    )
+    found = []
+    for row in records_of(rows, BenchRow):
+        with contextlib.suppress(msgspec.MsgspecError):
+            result = msgspec.json.decode(row.result, type=thread_safe(BenchResult))
+            found.append(msgspec.structs.replace(result, id=row.id))
+    return found
+
+
 def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) -> None:
-    """Remove records from before ``than``, and all but the newest measurements.
+    """Remove records from before ``than``, and all but the newest measurements and benches.
 
     Minutes and marks are kept for ``_TREND_AGE`` at most, and of marks the newest.
 
@@ -301,13 +337,17 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
         "DELETE FROM marks WHERE id NOT IN (SELECT id FROM marks ORDER BY id DESC LIMIT ?)",
         (_STORED_MARKS,),
     )
+    connection.execute(
+        "DELETE FROM benches WHERE id NOT IN (SELECT id FROM benches ORDER BY id DESC LIMIT ?)",
+        (STORED_BENCHES,),
+    )
 
 
 def delete_oldest(connection: sqlite3.Connection) -> bool:
     """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
-    Without requests it removes an eighth of the sessions, then of the marks, the minutes and the
-    measurements. Returns false if nothing is left to remove.
+    Without requests it removes an eighth of the sessions, then of the marks, the minutes, the
+    benches and the measurements. Returns false if nothing is left to remove.
     """
     (count,) = connection.execute("SELECT count(*) FROM requests").fetchone()
     (last, until) = connection.execute(
@@ -331,7 +371,7 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
         *(
             f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id"  # noqa: S608
             f" LIMIT (SELECT max(1, count(*) / 8) FROM {table}))"
-            for table in ("marks", "minutes")
+            for table in ("marks", "minutes", "benches")
         ),
         "DELETE FROM measurements WHERE signature IN (SELECT signature FROM measurements"
         " ORDER BY at LIMIT (SELECT max(1, count(*) / 8) FROM measurements))",

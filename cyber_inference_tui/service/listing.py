@@ -18,6 +18,7 @@ from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.scheduler.fit import Verdict
 from cyber_inference_tui.scheduler.state import ModelState, idle_timeout
 from cyber_inference_tui.service.capabilities import capabilities_of, makes_vectors
@@ -72,11 +73,20 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((settings.models_dir, *settings.model_dirs, settings.data_dir)))
 
 
-def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
-    """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
+def unloaded_record(
+    model: LocalModel,
+    spec: ServerSpec,
+    need: Need | None = None,
+    *,
+    check: ModelCheck | None = None,
+) -> ModelRecord:
+    """Return the record of a model that nobody has asked for yet.
+
+    ``need`` is its estimate, ``check`` the results of its check, if it is valid.
+    """
     estimated = need is not None and need.source is not NeedSource.UNKNOWN and not model.problem
     facts = model.metadata
-    can = capabilities_of(model, spec)
+    can = capabilities_of(model, spec, check=check)
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
@@ -108,11 +118,12 @@ def record_with_state(
     need: Need | None,
     *,
     wait: float | None,
+    check: ModelCheck | None = None,
 ) -> ModelRecord:
     """Return the record of a model with a state in the scheduler.
 
-    ``need`` is its estimate; ``wait`` is the expected wait of a request that arrives now, in
-    seconds.
+    ``wait`` is the expected wait of a request that arrives now, in seconds; the others are those of
+    ``unloaded_record``.
     """
     server = state.server
     record = unloaded_record(model, state.next_spec, need)
@@ -126,7 +137,7 @@ def record_with_state(
         port=server.address.port if server else None,
         context_length=(server.context_length if server else None) or record.context_length,
         context_size=server.context_size if server else record.context_size,
-        capabilities=capabilities_of(model, state.next_spec, template),
+        capabilities=capabilities_of(model, state.next_spec, template, check),
         slots=(server.slots if server else None) or record.slots,
         pid=server.pid if server else None,
         pinned=state.is_pinned,

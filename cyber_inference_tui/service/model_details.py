@@ -25,6 +25,7 @@ from cyber_inference_tui.records import (
     ModelSettingRecord,
     ModelStatus,
 )
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.settings.load import LoadedSettings, plain_value
@@ -46,6 +47,7 @@ async def details_of(
     *,
     state: ModelState | None,
     spec: ServerSpec,
+    check: ModelCheck | None,
     loaded: LoadedSettings,
     launcher: Launcher,
     fit_check: FitCheck,
@@ -66,6 +68,7 @@ async def details_of(
         command=tuple(command),
         command_problem=problem,
         settings=settings_of(model, state, loaded),
+        check=check,
     )
 
 

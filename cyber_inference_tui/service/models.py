@@ -23,6 +23,7 @@ from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.gguf.reader import Header, read_header
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launcher import Launcher
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import (
     Fit,
     MemoryPool,
@@ -31,6 +32,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     ProblemRecord,
 )
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
@@ -71,7 +73,8 @@ _logger = logging.getLogger(__name__)
 class Models:
     """Combines the library's catalog with the scheduler's states.
 
-    ``demo`` adds the built-in model.
+    ``demo`` adds the built-in model. ``checked`` returns the results of a model's check, if it is
+    valid.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Models:
         launcher: Launcher,
         notifier: ChangeNotifier,
         audit: AuditLog,
+        checked: Callable[[LocalModel, ServerSpec], ModelCheck | None],
     ) -> None:
         self._current = current
         self._environ = environ
@@ -92,6 +96,7 @@ class Models:
         self._launcher = launcher
         self._notifier = notifier
         self._audit = audit
+        self._checked = checked
         self._library = library_for(self._settings, demo=demo, environ=environ)
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """By id: the fit of the model at the last update, and its context size."""
@@ -269,10 +274,12 @@ class Models:
         state = self._scheduler.state(model.id)
         need = self._scheduler.need(model.id)
         if state is None:
-            record = unloaded_record(model, self._scheduler.spec(model), need)
+            spec = self._scheduler.spec(model)
+            record = unloaded_record(model, spec, need, check=self._checked(model, spec))
         else:
+            check = self._checked(model, state.next_spec)
             wait = self._scheduler.waits.seconds_of_next(state)
-            record = record_with_state(model, self._settings, state, need, wait=wait)
+            record = record_with_state(model, self._settings, state, need, wait=wait, check=check)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
@@ -299,7 +306,8 @@ class Models:
         state = self._scheduler.state(model.id)
         server = state.server if state is not None else None
         template = server.template if server is not None else None
-        return capabilities_of(model, self._scheduler.spec(model), template)
+        spec = self._scheduler.spec(model)
+        return capabilities_of(model, spec, template, self._checked(model, spec))
 
     def auto_record(self) -> ModelRecord | None:
         """Return the record of the model that ``auto`` means; ``None`` without a default model."""
@@ -318,11 +326,13 @@ class Models:
         """Return all details of a model; raises ``ModelNotFoundError``."""
         model = self.catalog.resolve(model_id)
         state = self._scheduler.state(model.id)
+        spec = state.next_spec if state is not None else self._scheduler.spec(model)
         return await details_of(
             model,
             self._record(model),
             state=state,
-            spec=state.next_spec if state is not None else self._scheduler.spec(model),
+            spec=spec,
+            check=self._checked(model, spec),
             loaded=self._current.loaded,
             launcher=self._launcher,
             fit_check=self._scheduler.fit_check(),

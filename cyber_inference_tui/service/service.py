@@ -55,7 +55,12 @@ from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog
+from cyber_inference_tui.service.bench.job import Bench
+from cyber_inference_tui.service.bench.measure import Measurer
+from cyber_inference_tui.service.bench.power_modes import PowerModes
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
+from cyber_inference_tui.service.checks.checker import Checker
+from cyber_inference_tui.service.checks.kept_checks import KeptChecks
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
@@ -156,6 +161,7 @@ class Service:
             read_memory=self._read_memory,
             load_history=self._load_history,
         )
+        self._checks = KeptChecks(data_dir)
         self.models = Models(
             current=current,
             environ=environ,
@@ -164,6 +170,15 @@ class Service:
             launcher=self._launcher,
             notifier=self._notifier,
             audit=self.audit,
+            checked=lambda model, spec: self._checks.of(model, spec, self._build()),
+        )
+        self.checker = Checker(
+            self.scheduler,
+            self._checks,
+            resolve=self.models.resolve,
+            build=self._build,
+            changed=self._notifier.detail_changed,
+            now=utc_now,
         )
         self.monitoring = Monitoring(
             current=current,
@@ -172,6 +187,22 @@ class Service:
             events=self.events,
             now=utc_now,
             on_sample=self.trends.add,
+        )
+        self.measurer = Measurer(
+            self.scheduler,
+            read_machine=self.monitoring.latest,
+            # Nothing integrates the power over time yet.
+            joules=lambda since, until: None,
+        )
+        self.bench = Bench(
+            self.scheduler,
+            self.measurer,
+            PowerModes(root, environ),
+            resolve=self.models.resolve,
+            build=self._build,
+            keep=self.history.add_bench,
+            publish=partial(self.events.publish, "bench"),
+            now=utc_now,
         )
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
@@ -252,6 +283,7 @@ class Service:
             ) from error
         await self.keys.read()
         await self.peers.read()
+        await self._checks.read()
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()
@@ -283,6 +315,7 @@ class Service:
         for task in self._loop_tasks:
             task.cancel()
         await asyncio.gather(*self._loop_tasks, return_exceptions=True)
+        await self.bench.close()
         await self.discovery.close()
         await self.peers.close()
         await self.models.close()
@@ -338,6 +371,13 @@ class Service:
         """Find the llama-server for the status, which also reports why there is none."""
         with contextlib.suppress(CyberError):
             await asyncio.to_thread(self._find_binary)
+
+    def _build(self) -> str | None:
+        """Return the build of the llama-server in use, in the words of its makers."""
+        binary = self._binary
+        if binary is None:
+            return None
+        return binary.version if binary.build is None else f"b{binary.build}"
 
     async def _binary_changed(self) -> None:
         """Find the llama-server again; models use it from their next load on."""

@@ -56,6 +56,11 @@ class Charset:
         return "≈" if self.unicode else "~"
 
     @property
+    def plus_minus(self) -> str:
+        """The sign between a value and its noise."""
+        return "±" if self.unicode else "+-"
+
+    @property
     def dots(self) -> str:
         """Three dots, for something that takes time or goes on."""
         return "…" if self.unicode else "..."

@@ -16,3 +16,6 @@ STATUS_TONES: dict[str, Tone] = {
     "failed": "bad",
 }
 """The tone of a model's state."""
+
+OUTCOME_TONES: dict[str, Tone] = {"yes": "good", "no": "bad", "not tried": "dim"}
+"""The tone of the result of a trial."""

@@ -31,7 +31,15 @@ _EXAMPLE = re.compile(
 )
 _HOME = "/home/me"
 _DATA = f"{_HOME}/.local/share/{PROGRAM}"
-_ASK_THE_SERVICE = ("list-models", "load", "unload", "download-model", "delete-model", "status")
+_ASK_THE_SERVICE = (
+    "list-models",
+    "load",
+    "unload",
+    "check",
+    "download-model",
+    "delete-model",
+    "status",
+)
 _ACTIVE = (
     *("LoadState=loaded", "UnitFileState=enabled", "ActiveState=active", "SubState=running"),
     "MainPID=4242",

@@ -51,6 +51,8 @@ SWITCHES: dict[str, Any] = {
     "slot_tokens": False,  # /slots reports the tokens of answers under way
     "state": None,  # a file; one JSON line per start and per end is appended
     "memory_mib": 0,  # that much resident memory
+    "speeds": None,  # of /completion: {"prompt": tokens/s, "generation": tokens/s}
+    "heat": None,  # {"path": file, "each": share}: each answer of all servers slows the next ones
     "answer": {},  # defaults of ANSWER_SWITCHES for every request
 }
 ANSWER_SWITCHES: dict[str, Any] = {
@@ -354,6 +356,20 @@ class Fake:
         entry["ended"] = time.time()
         return keep and not last
 
+    def speeds(self) -> dict[str, float]:
+        """The speeds of an answer now; each makes the machine warmer, and is a little off."""
+        import random  # not for the start
+
+        warm = 0
+        slower = 1.0
+        if heat := self.switches["heat"]:
+            with open(heat["path"], "ab") as file:  # noqa: PTH123
+                warm = file.tell()
+                file.write(b".")
+            slower += heat["each"] * warm
+        off = random.Random(warm).uniform(0.998, 1.002)
+        return {name: speed / slower * off for name, speed in self.switches["speeds"].items()}
+
     def report(self) -> dict[str, Any]:
         with self.lock:
             return {
@@ -410,6 +426,10 @@ class Answer:
             return self.whole(self.slots())
         if path.endswith("/embeddings"):
             return self.embedding()
+        if path == "/tokenize":
+            return self.whole({"tokens": list(range(len(self.request.asked["content"].split())))})
+        if path == "/completion":
+            return self.native()
         if path.endswith("completions"):
             return self.stream() if self.request.asked.get("stream") else self.completion()
         problem = {"message": "File Not Found", "type": "not_found_error", "code": 404}
@@ -583,6 +603,25 @@ class Answer:
         if (self.request.asked.get("stream_options") or {}).get("include_usage"):
             self.event([], usage=self.usage())
         self.chunk(b"data: [DONE]\n\n")
+        return self.end()
+
+    def native(self) -> bool:
+        """llama-server's own completion, streamed, with the speeds of the switches."""
+        count = self.request.asked["n_predict"]
+        prompt = len(self.request.asked["prompt"])
+        speeds = self.fake.speeds()
+        self.head("text/event-stream", None)
+        for number in range(count):
+            if number:
+                self.pause(self.switches["interval"])
+            self.chunk(b'data: {"content":"tok ","tokens":[1]}\n\n')
+        timings = {
+            "prompt_n": prompt,
+            "prompt_ms": prompt / speeds["prompt"] * 1000,
+            "predicted_n": count,
+            "predicted_ms": count / speeds["generation"] * 1000,
+        }
+        self.chunk(b"data: " + json.dumps({"timings": timings}).encode() + b"\n\n")
         return self.end()
 
     def event(self, choices: list[dict[str, Any]], **more: object) -> None:

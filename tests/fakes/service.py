@@ -79,6 +79,13 @@ from cyber_inference_tui.records import (
     WaitingRecord,
     to_json,
 )
+from cyber_inference_tui.records.bench import (
+    BenchRequest,
+    BenchResult,
+    BenchState,
+    BenchStatus,
+)
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
 from cyber_inference_tui.records.queries import (
@@ -91,6 +98,8 @@ from cyber_inference_tui.records.queries import (
 )
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
+from cyber_inference_tui.service.bench.job import Bench
+from cyber_inference_tui.service.checks.checker import Checker
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -135,6 +144,9 @@ class World:
     trends: dict[int, Trend] = field(default_factory=dict)
     """By the seconds that they span."""
     rooms: list[MemoryPool] = field(default_factory=list)
+    bench: BenchStatus = field(default_factory=BenchStatus)
+    benches: list[BenchResult] = field(default_factory=list)
+    check: ModelCheck | None = None
     active: list[ActiveRequestRecord] = field(default_factory=list)
     waiting: list[WaitingRecord] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
@@ -423,6 +435,10 @@ class _History(History):
         ]
         return self._service.read("requests", found[: query.limit], query)
 
+    async def benches(self, query: HistoryQuery = _NEWEST) -> list[BenchResult]:
+        found = [one for one in self._service.world.benches if query.model in {None, one.model}]
+        return self._service.read("benches", found[: query.limit], query)
+
     async def clients(self, query: ClientsQuery) -> list[ClientRecord]:
         return self._service.read("clients", self._service.world.clients[: query.limit])
 
@@ -485,6 +501,45 @@ class _Logs(Logs):
                 reached = lines[-1].number + 1 if forwards else lines[0].number
         page = LogPage(log=log, lines=tuple(lines), searched_to=reached)
         return self._service.read("log_lines", page, log_id, query)
+
+
+class _Bench(Bench):
+    """Nothing is measured: a test sets ``World.bench`` and ``World.benches``."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    @property
+    def status(self) -> BenchStatus:
+        return self._service.read("bench", self._service.world.bench)
+
+    def start(self, request: BenchRequest) -> BenchStatus:
+        self._service.change("start_bench", request)
+        running = BenchStatus(state=BenchState.RUNNING, request=request, step="beginning")
+        self._service.world.bench = running
+        return running
+
+    async def cancel(self) -> BenchStatus:
+        self._service.change("cancel_bench")
+        before = self._service.world.bench
+        ended = msgspec.structs.replace(before, state=BenchState.CANCELLED, step=None)
+        self._service.world.bench = ended
+        return ended
+
+
+class _Checker(Checker):
+    """Nothing is tried: a test sets ``World.check``."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def check(self, name: str) -> ModelCheck:
+        self._service.change("check", name)
+        world = self._service.world
+        assert world.check is not None
+        details = world.details.get(name) or ModelDetails(model=world.models[name])
+        world.details[name] = msgspec.structs.replace(details, check=world.check)
+        return world.check
 
 
 class _Peers(Peers):
@@ -644,6 +699,8 @@ class FakeService(Service):
         self.audit = _Audit(self)
         self.configuration = _Configuration(self)
         self.installation = _Installation(self)
+        self.bench = _Bench(self)
+        self.checker = _Checker(self)
         self.models = _Models(self)
         self.history = _History(self)
         self.keys = _Keys(self)

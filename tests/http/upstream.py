@@ -207,6 +207,7 @@ class _Models(Models):
         self._settings = settings
         self._scheduler = scheduler
         self._tasks = set()
+        self._checked = lambda model, spec: None
         self.catalog = catalog
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cyber_inference_tui.llama.needs import Footprint, Measurement
 from cyber_inference_tui.records import RequestRecord, SessionRecord
+from cyber_inference_tui.records.bench import BenchResult
 from cyber_inference_tui.service.history import History
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89, tzinfo=UTC)
@@ -30,6 +31,12 @@ def request(number: int = 0, **fields: Any) -> RequestRecord:
         "duration_seconds": 1.5,
     }
     return RequestRecord(**{**base, **fields})
+
+
+def bench(number: int = 0, **fields: Any) -> BenchResult:
+    at = NOW + timedelta(seconds=number)
+    base: dict[str, Any] = {"run": NOW, "at": at, "model": "m", "prompt": number, "tokens": 8}
+    return BenchResult(**{**base, **fields})
 
 
 def session(number: int = 0, **fields: Any) -> SessionRecord:

@@ -19,13 +19,15 @@ import pytest
 from cyber_inference_tui.errors import ShuttingDownError
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecord
+from cyber_inference_tui.records.bench import BenchFigure
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history import MAX_PENDING, History
-from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT
+from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT, STORED_BENCHES
 from tests.waiting import eventually
 
 from .history_records import (
     NOW,
+    bench,
     measurement,
     now,
     numbers,
@@ -425,6 +427,33 @@ async def test_the_newest_measurements_are_kept(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         (count,) = connection.execute("SELECT count(*) FROM measurements").fetchone()
     assert count == MAX_MEASUREMENTS
+
+
+async def test_the_newest_benches_are_kept_however_old(path: Path) -> None:
+    async with open_history(path) as history:
+        for number in range(STORED_BENCHES + 5):
+            history.add_bench(bench(number, at=NOW - timedelta(days=400)))
+        await history.flush()
+    async with open_history(path) as history:
+        found = await history.benches(HistoryQuery(limit=STORED_BENCHES + 5))
+        assert [one.prompt for one in found] == list(range(STORED_BENCHES + 4, 4, -1))
+
+
+async def test_benches_come_back_whole_newest_first_and_by_model(path: Path) -> None:
+    speed = BenchFigure(median=2.0, spread=0.5, values=(1.5, 2.0, 3.0))
+    full = bench(1, model="other", tokens_per_second=speed, throttled=("cpu: temperature",))
+    async with open_history(path) as history:
+        history.add_bench(bench(0))
+        history.add_bench(full)
+        found = await history.benches()
+        assert [one.prompt for one in found] == [1, 0]
+        assert found[0] == msgspec.structs.replace(full, id=2)
+        assert await history.benches(HistoryQuery(model="m")) == found[1:]
+        assert await history.benches(HistoryQuery(before=2)) == found[1:]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE benches SET result = '{' WHERE id = 1")
+    async with open_history(path) as history:
+        assert [one.id for one in await history.benches()] == [2]
 
 
 async def test_the_queue_is_bounded_and_says_so_once(

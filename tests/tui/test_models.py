@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.records import Fit, ModelStatus, ProblemRecord, ServiceEvent
+from cyber_inference_tui.records.checks import Ability, ModelCheck, Outcome, Trial
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.pages.dashboard.page import DashboardPage
@@ -23,7 +24,7 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import busy_world, empty_world, model
+from tests.tui.world import NOW, busy_world, empty_world, model
 
 GEMMA, NOMIC, PHI, BIG, QWEN = (
     "gemma-3-4b-it-q4_k_m",
@@ -530,7 +531,7 @@ async def test_each_action_has_the_same_key_and_question_on_the_dashboard() -> N
             for kind in (DashboardPage, ModelsPage)
         ]
         both = keys[0].keys() & keys[1].keys() & MODEL_ACTIONS
-        assert both == MODEL_ACTIONS - {"details", "copy_command"}
+        assert both == MODEL_ACTIONS - {"details", "copy_command", "check"}
         assert all(keys[0][action] == keys[1][action] for action in both)
         assert app.screen.query_one("#models", LiveTable).move_to(BIG)
         await pilot.press("x")
@@ -545,3 +546,21 @@ async def test_a_short_terminal_shows_the_whole_sentence() -> None:
     world.models = {"big": model("big", fits=Fit.NEVER, fits_reason=why)}
     async with on_models(world, size=(60, 20)) as (app, _, pilot):
         await shows(app, pilot, "too big", "unused")
+
+
+async def test_a_check_shows_what_the_model_can_do() -> None:
+    world = busy_world()
+    world.check = ModelCheck(
+        at=NOW,
+        build="b11669",
+        trials=(
+            Trial(ability=Ability.STREAM, outcome=Outcome.YES, evidence="64 parts"),
+            Trial(ability=Ability.TOOLS, outcome=Outcome.NO, evidence="no call, but “Hello”"),
+        ),
+    )
+    async with on_models(world) as (app, client, pilot):
+        await at(app, pilot, NOMIC)
+        await pilot.press("K")
+        await shows(app, pilot, f"{NOMIC} passed: stream. It failed: tools.")
+        await shows(app, pilot, "CHECK", "64 parts", "no call, but “Hello”")
+        assert ("check", NOMIC) in client.calls

@@ -10,9 +10,10 @@ from typing import Any
 from textual.content import Content
 
 from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cells, cut, fit, fold, plain
-from cyber_inference_tui.terminal.tone import Tone
+from cyber_inference_tui.terminal.tone import OUTCOME_TONES, Tone
 from cyber_inference_tui.text import clean_line, clean_text
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
@@ -57,6 +58,7 @@ def details_content(
         return Content.assemble(*parts)
     parts += _memory(details.memory, charset, width)
     parts += _command(details, record, width)
+    parts += _check(details.check, width)
     parts += _settings(details, charset, width, keys)
     parts += _facts(details.facts, width)
     parts += _files(details, charset, width)
@@ -185,6 +187,25 @@ def command_lines(command: Sequence[str], width: int) -> list[str]:
 
 def _is_number(text: str) -> bool:
     return text[1:].replace(".", "", 1).isdigit()
+
+
+# The check
+
+
+def _check(check: ModelCheck | None, width: int) -> Parts:
+    if check is None or not check.trials:
+        return []
+    parts = _heading("CHECK", "what it can do")
+    left = max(len(trial.ability.value) for trial in check.trials) + 2
+    for trial in check.trials:
+        outcome = trial.outcome
+        parts += [
+            (trial.ability.value.ljust(left), ""),
+            (f"{outcome.value}\n", STYLES[OUTCOME_TONES[outcome]]),
+        ]
+        for piece in fold(plain(trial.evidence), max(8, width - 2)):
+            parts.append((f"  {piece}\n", _MUTED))
+    return parts
 
 
 # Settings, facts and files

@@ -10,6 +10,7 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
+from cyber_inference_tui.records.checks import Outcome
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
@@ -18,8 +19,22 @@ from cyber_inference_tui.units import counted, size_text
 
 INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """States of a model without a server that is neither loading nor queued."""
+_CHECK_SECONDS = 3600.0
+"""Time for a load and some answers on a slow machine."""
 MODEL_ACTIONS = frozenset(
-    {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
+    {
+        "load",
+        "unload",
+        "pin",
+        "check",
+        "details",
+        "edit",
+        "log",
+        "chat",
+        "copy_command",
+        "copy_id",
+        "delete",
+    }
 )
 
 
@@ -58,7 +73,7 @@ class ModelActions(Page):
     """A page with a selected model. A page binds keys to the actions that it offers."""
 
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"load", "unload", "pin", "delete", "edit", "chat"}
+        {"load", "unload", "pin", "check", "delete", "edit", "chat"}
     )
 
     def chosen_details(self) -> ModelDetails | None:
@@ -148,6 +163,22 @@ class ModelActions(Page):
             client, there = self.cyber.at(model.id)
             endpoint = endpoints.UNPIN if model.pinned else endpoints.PIN
             self.cyber.do(client.call(endpoint, there))
+
+    def action_check(self) -> None:
+        """Try what the model can do, which loads it."""
+        if (model := self._usable()) is not None:
+            name = clean_line(model.id, limit=200)
+            self.cyber.show_message(f"Trying what {name} can do. The details will say it.")
+            self.cyber.do(self._check(model, name))
+
+    async def _check(self, model: ModelRecord, name: str) -> None:
+        client, there = self.cyber.at(model.id)
+        check = await client.call(endpoints.CHECK_MODEL, there, timeout=_CHECK_SECONDS)
+        can = [one.ability.value for one in check.trials if one.outcome is Outcome.YES]
+        cannot = [one.ability.value for one in check.trials if one.outcome is Outcome.NO]
+        failed = f" It failed: {', '.join(cannot)}." if cannot else ""
+        self.cyber.show_message(f"{name} passed: {', '.join(can) or 'nothing'}.{failed}")
+        self.edited()
 
     def action_delete(self) -> None:
         """Delete the model's files after a question."""

@@ -70,6 +70,14 @@ class ModelsPage(MarkedModels):
             id="models.mark",
             tooltip="for an action on several models, and to see whether they fit together",
         ),
+        Binding(
+            "K",
+            "check",
+            "Check",
+            show=False,
+            id="models.check",
+            tooltip="try what the model can do",
+        ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
             "escape",

@@ -1,0 +1,1 @@
+"""Measures the speed, energy and memory of models."""

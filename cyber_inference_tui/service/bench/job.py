@@ -1,0 +1,201 @@
+"""The bench: measures models in turns while nobody else is served, and keeps the results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import msgspec
+
+from cyber_inference_tui.cancellation import to_its_end
+from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchState, BenchStatus
+from cyber_inference_tui.rounds import in_turns
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.service.bench.measure import Measurer, Sample
+from cyber_inference_tui.service.bench.power_modes import PowerModes
+from cyber_inference_tui.service.bench.results import result_of
+from cyber_inference_tui.service.bench.workload import Workload
+from cyber_inference_tui.units import counted
+
+_logger = logging.getLogger(__name__)
+
+
+class Bench:
+    """Runs at most one bench at a time, and keeps the status of the last one.
+
+    It makes way for people: it does not begin while a request runs or waits, and stops when one
+    arrives. ``resolve`` finds a model by its name, ``build`` returns the version of llama-server,
+    ``keep`` stores a result, and ``publish`` is called with each new status.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        measurer: Measurer,
+        power: PowerModes,
+        *,
+        resolve: Callable[[str], LocalModel],
+        build: Callable[[], str | None],
+        keep: Callable[[BenchResult], None],
+        publish: Callable[[BenchStatus], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._scheduler = scheduler
+        self._measurer = measurer
+        self._power = power
+        self._resolve = resolve
+        self._build = build
+        self._keep = keep
+        self._publish = publish
+        self._now = now
+        self._status = BenchStatus()
+        self._task: asyncio.Task[None] | None = None
+        self._ending: tuple[BenchState, str | None] | None = None
+        """The reason why the task is being cancelled."""
+        self._closed = False
+
+    @property
+    def status(self) -> BenchStatus:
+        """The bench that runs, or the last one."""
+        return self._status
+
+    def start(self, request: BenchRequest) -> BenchStatus:
+        """Begin to measure.
+
+        Raises ``ConflictError`` while a bench or a request is under way, ``ModelNotFoundError``.
+        """
+        if self._closed:
+            raise ShuttingDownError("The service is stopping.")
+        if self._is_running:
+            raise ConflictError("A bench is running already.", hint="Wait for it, or stop it.")
+        models = list({model.id: model for model in map(self._resolve, request.models)}.values())
+        if others := self._measurer.others:
+            verb = "is" if others == 1 else "are"
+            raise ConflictError(
+                f"{counted(others, 'request')} {verb} running or waiting, and a bench would slow"
+                " that down.",
+                hint="Try again when nobody is served.",
+            )
+        self._ending = None
+        self._status = BenchStatus(
+            state=BenchState.RUNNING,
+            request=request,
+            step="beginning",
+            total=len(models) * request.rounds,
+            started_at=self._now(),
+        )
+        self._publish(self._status)
+        self._task = asyncio.create_task(self._run(request, models), name="bench")
+        return self._status
+
+    async def cancel(self) -> BenchStatus:
+        """End the bench that is running, if any."""
+        self._end(BenchState.CANCELLED, None)
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        return self._status
+
+    async def close(self) -> None:
+        """End the bench; none can be started afterwards."""
+        self._closed = True
+        await self.cancel()
+
+    @property
+    def _is_running(self) -> bool:
+        return self._status.state is BenchState.RUNNING
+
+    def _end(self, state: BenchState, reason: str | None) -> None:
+        if self._task is not None and self._is_running and self._ending is None:
+            self._ending = state, reason
+            self._task.cancel()
+
+    def _look(self) -> None:
+        if self._measurer.others > 0:
+            self._end(
+                BenchState.STOPPED,
+                f"A request came after {self._status.done} of {self._status.total} measurements.",
+            )
+
+    async def _run(self, request: BenchRequest, models: Sequence[LocalModel]) -> None:
+        results: list[BenchResult] = []
+        state, reason = BenchState.DONE, None
+        try:
+            with self._scheduler.watched(self._look):
+                await self._measure_all(request, models, results)
+        except asyncio.CancelledError:
+            if self._ending is None:
+                raise
+            state, reason = self._ending
+        except CyberError as error:
+            state, reason = BenchState.FAILED, str(error)
+        except TimeoutError:
+            state, reason = BenchState.FAILED, "A measurement took more than an hour."
+        except Exception:
+            _logger.exception("the bench failed")
+            state, reason = BenchState.FAILED, "Something unexpected happened; see the log."
+        for result in results:
+            self._keep(result)
+        self._tell(
+            state=state, step=None, error=reason, ended_at=self._now(), results=tuple(results)
+        )
+
+    async def _measure_all(
+        self, request: BenchRequest, models: Sequence[LocalModel], results: list[BenchResult]
+    ) -> None:
+        """Measure all models in turns, in each power mode if that is asked for.
+
+        ``results`` gets those of a power mode once it is over.
+        """
+        if not request.power_modes:
+            results += await self._in_turns(request, models, None)
+            return
+        present, modes = await self._power.read()
+        self._tell(total=self._status.total * len(modes))
+        async with self._returning_to(present):
+            for number, name in modes.items():
+                self._tell(step=f"setting the power mode {name}")
+                for model in models:
+                    # A server starts as many threads as there are cores in its mode.
+                    await self._scheduler.unload(model)
+                await to_its_end(self._power.set(number))
+                results += await self._in_turns(request, models, name)
+
+    @asynccontextmanager
+    async def _returning_to(self, mode: int) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await to_its_end(self._power.set(mode))
+
+    async def _in_turns(
+        self, request: BenchRequest, models: Sequence[LocalModel], mode: str | None
+    ) -> tuple[BenchResult, ...]:
+        workload = Workload(prompt=request.prompt, tokens=request.tokens, parallel=request.parallel)
+        samples: dict[str, list[Sample]] = {model.id: [] for model in models}
+        where = f", {mode}" if mode else ""
+        for number, model in in_turns(models, request.rounds):
+            self._tell(step=f"{model.id}, round {number + 1} of {request.rounds}{where}")
+            samples[model.id].append(await self._measurer.measure(model, workload))
+            self._tell(done=self._status.done + 1)
+        started = self._status.started_at or self._now()
+        return tuple(
+            result_of(
+                model_id,
+                taken,
+                workload,
+                run=started,
+                at=self._now(),
+                build=self._build(),
+                power_mode=mode,
+            )
+            for model_id, taken in samples.items()
+        )
+
+    def _tell(self, **changes: object) -> None:
+        self._status = msgspec.structs.replace(self._status, **changes)
+        self._publish(self._status)

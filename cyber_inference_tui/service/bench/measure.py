@@ -1,0 +1,197 @@
+"""Measures one model: has it loaded, sends it a workload, and looks at the machine meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import msgspec
+
+from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequestError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.spec import ServerSpec
+from cyber_inference_tui.records import ResourceSample
+from cyber_inference_tui.scheduler.lease import Lease
+from cyber_inference_tui.scheduler.scheduler import Scheduler
+from cyber_inference_tui.scheduler.server_interface import Server
+from cyber_inference_tui.service.bench.workload import LlamaClient, Speeds, Workload, speeds_of
+
+_LOOK_SECONDS = 1.0
+_LONGEST = 3600.0
+"""Seconds of one measurement at most."""
+
+Joules = Callable[[datetime, datetime], float | None]
+"""Returns the energy of this machine between two times; ``None`` = nothing measures it."""
+
+
+class Machine(msgspec.Struct, kw_only=True):
+    """The most that was seen of the machine while it worked."""
+
+    memory_bytes: int | None = None
+    temperature_c: float | None = None
+    throttled: set[str] = set()
+    device: str | None = None
+    power_mode: str | None = None
+
+    def look(self, sample: ResourceSample, model_id: str) -> None:
+        """Take a sample into account."""
+        self.device = sample.device.name or self.device
+        self.power_mode = sample.device.power_mode or self.power_mode
+        usage = next((model for model in sample.models if model.id == model_id), None)
+        if usage is not None:
+            parts = usage.memory_private_bytes, usage.memory_mapped_bytes, usage.gpu_memory_bytes
+            self.memory_bytes = (
+                max(self.memory_bytes or 0, sum(part or 0 for part in parts)) or None
+            )
+        degrees = [*sample.temperatures.values(), *(gpu.temperature_c for gpu in sample.gpus)]
+        known = [one for one in (self.temperature_c, *degrees) if one is not None]
+        self.temperature_c = max(known, default=None)
+        slow = {**sample.throttling, **{gpu.name: gpu.throttled_by for gpu in sample.gpus}}
+        self.throttled |= {f"{part}: {why.value}" for part, all_ in slow.items() for why in all_}
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one measurement."""
+
+    speeds: Speeds
+    joules_per_token: float | None
+    machine: Machine
+    spec: ServerSpec
+    """The specification of the server that was measured."""
+    context_size: int | None
+    slots: int | None
+
+
+class Measurer:
+    """Measures models, one at a time.
+
+    Requests take places at the scheduler as all others do, so that nothing is unloaded under them,
+    but go straight to the model's server: rules for requests and other boxes do not change them,
+    and no client has sent them. ``read_machine`` returns the newest sample of the machine.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        read_machine: Callable[[], Awaitable[ResourceSample]],
+        joules: Joules,
+    ) -> None:
+        self._scheduler = scheduler
+        self._read_machine = read_machine
+        self._joules = joules
+        self._own = 0
+        self._warm: dict[str, Server] = {}
+        """By model: the server that has answered, so that its caches are warm."""
+
+    @property
+    def others(self) -> int:
+        """The number of requests that are not its own, and run or wait, over all models."""
+        return self._scheduler.in_flight + self._scheduler.waiting - self._own
+
+    async def measure(self, model: LocalModel, workload: Workload) -> Sample:
+        """Load a model, and measure it once.
+
+        A server that is new gets the workload once more before, which does not count. ``model`` may
+        have other settings than those in force: it is loaded with them. Call ``restore`` then.
+        Raises ``CyberError`` if it cannot be loaded or measured.
+        """
+        state = self._scheduler.state(model.id)
+        if state is None or state.model.settings != model.settings:
+            self._scheduler.refresh(model)
+        async with AsyncExitStack() as places:
+            leases = [
+                await places.enter_async_context(self._place(model))
+                for _ in range(workload.parallel)
+            ]
+            lease = leases[0]
+            state = self._scheduler.state(model.id)
+            if state is None or state.model.settings != model.settings:
+                raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
+            _check_room(model.id, lease, state.spec, workload)
+            silence = lease.stall_seconds(self._scheduler.settings)
+            client = await places.enter_async_context(LlamaClient(lease.address, model.id, silence))
+            await places.enter_async_context(asyncio.timeout(_LONGEST))
+            if self._warm.get(model.id) is not lease.server:
+                await self._run(client, workload)
+                self._warm[model.id] = lease.server
+            machine = Machine()
+            began = datetime.now(UTC)
+            async with self._looking(machine, model.id):
+                speeds = await self._run(client, workload)
+            joules = self._joules(began, datetime.now(UTC))
+            tokens = workload.parallel * (workload.prompt + workload.tokens)
+            return Sample(
+                speeds=speeds,
+                joules_per_token=None if joules is None else joules / tokens,
+                machine=machine,
+                spec=state.spec,
+                context_size=lease.server.context_size,
+                slots=lease.server.slots,
+            )
+
+    def restore(self, model: LocalModel) -> None:
+        """Return a model to the settings in force; its server restarts if it has others."""
+        self._scheduler.refresh(model)
+
+    @asynccontextmanager
+    async def _place(self, model: LocalModel) -> AsyncIterator[Lease]:
+        # The request counts from its arrival on, which is before ``acquire`` waits.
+        self._own += 1
+        try:
+            with await self._scheduler.acquire(model) as lease:
+                lease.leave_uncounted()
+                yield lease
+        finally:
+            self._own -= 1
+
+    async def _run(self, client: LlamaClient, workload: Workload) -> Speeds:
+        prompts = [await client.prompt(workload.prompt) for _ in range(workload.parallel)]
+        asked = [asyncio.ensure_future(client.ask(prompt, workload.tokens)) for prompt in prompts]
+        try:
+            return speeds_of(await asyncio.gather(*asked), workload)
+        finally:
+            # After an error of one, the others go on.
+            for task in asked:
+                task.cancel()
+
+    @asynccontextmanager
+    async def _looking(self, machine: Machine, model_id: str) -> AsyncIterator[None]:
+        """Look at the machine now and then within this block, and at its end."""
+
+        async def look() -> None:
+            # A machine that cannot be read is measured without it.
+            with contextlib.suppress(CyberError):
+                machine.look(await self._read_machine(), model_id)
+
+        async def look_again() -> None:
+            while True:
+                await look()
+                await asyncio.sleep(_LOOK_SECONDS)
+
+        task = asyncio.create_task(look_again(), name="look at the machine")
+        try:
+            yield
+            await look()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _check_room(model_id: str, lease: Lease, spec: ServerSpec, workload: Workload) -> None:
+    if spec.command:
+        raise InvalidRequestError(
+            f"{model_id} has a command of its own: only models on llama-server can be measured."
+        )
+    if spec.options.embedding:
+        raise InvalidRequestError(f"{model_id} makes embeddings, and writes no answers.")
+    room, needed = lease.server.context_length, workload.prompt + workload.tokens
+    if room is not None and needed > room:
+        raise InvalidRequestError(
+            f"{model_id} has a context of {room:,} tokens for each request, and"
+            f" {workload.prompt:,} + {workload.tokens:,} are asked for.",
+            hint="Measure with fewer tokens, or load it with a larger context_size.",
+        )

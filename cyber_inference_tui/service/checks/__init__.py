@@ -1,0 +1,1 @@
+"""Tries what a model can do, and keeps the results."""

@@ -1,0 +1,117 @@
+"""Measuring inside the service: other settings for a while, and energy."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.gguf.demo import write_demo
+from cyber_inference_tui.llama.log import Log
+from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.service.bench.measure import Measurer
+from cyber_inference_tui.service.bench.workload import Answer, Workload, speeds_of
+from cyber_inference_tui.service.service import Service, utc_now
+from cyber_inference_tui.settings.load import load
+from tests.fakes.launcher import write_fake_llama
+from tests.waiting import LIMIT, until
+
+WORKLOAD = Workload(prompt=8, tokens=4)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    switches = {"demo": {"speeds": {"prompt": 1000.0, "generation": 100.0}}}
+    program = write_fake_llama(tmp_path / "fake/llama-server", switches=switches)
+    (tmp_path / "data/models").mkdir(parents=True)
+    write_demo(tmp_path / "data/models/demo.gguf")
+    (tmp_path / "config.toml").write_text(
+        f"llama_server_path = '{program}'\nllama_server_base_port = 0\n[models.demo]\nthreads = 2\n"
+    )
+    environ = {"HOME": str(tmp_path), "PATH": ""}
+    flags = {"data_dir": str(tmp_path / "data")}
+    return Service(
+        load(config=tmp_path / "config.toml", environ=environ, flags=flags),
+        demo=False,
+        environ=environ,
+        flags=flags,
+        service_log=Log(now=utc_now),
+    )
+
+
+def threads(service: Service) -> str:
+    state = service.scheduler.state("demo")
+    assert state is not None
+    assert state.server is not None
+    argv = state.server.argv
+    return argv[argv.index("--threads") + 1]
+
+
+async def test_a_model_is_measured_with_other_settings_and_returns_to_its_own(
+    service: Service, tmp_path: Path
+) -> None:
+    written = (tmp_path / "config.toml").read_text()
+    async with service, asyncio.timeout(LIMIT):
+        model = service.models.resolve("demo")
+        own = await service.measurer.measure(model, WORKLOAD)
+        assert (own.spec.threads, threads(service)) == (2, "2")
+
+        other = msgspec.structs.replace(
+            model, settings=msgspec.structs.replace(model.settings, threads=5)
+        )
+        sample = await service.measurer.measure(other, WORKLOAD)
+        assert (sample.spec.threads, threads(service)) == (5, "5")
+        assert sample.speeds.generation == pytest.approx(100.0, rel=0.01)
+
+        service.measurer.restore(model)
+        await service.models.load("demo", wait=True)
+        assert threads(service) == "2"
+    assert (tmp_path / "config.toml").read_text() == written
+
+
+async def test_a_model_that_somebody_changes_meanwhile_is_not_measured(service: Service) -> None:
+    async with service, asyncio.timeout(LIMIT):
+        model = service.models.resolve("demo")
+        other = msgspec.structs.replace(
+            model, settings=msgspec.structs.replace(model.settings, threads=5)
+        )
+        measuring = asyncio.create_task(service.measurer.measure(other, WORKLOAD))
+        await until(lambda: service.models.record("demo").status is ModelStatus.LOADING)
+        service.scheduler.refresh(model)
+        with pytest.raises(ConflictError, match="settings of demo were changed"):
+            await measuring
+
+
+async def test_energy_is_divided_by_all_tokens_of_the_measurement(service: Service) -> None:
+    spans: list[tuple[datetime, datetime]] = []
+
+    def joules(since: datetime, until: datetime) -> float:
+        spans.append((since, until))
+        return 24.0
+
+    async with service, asyncio.timeout(LIMIT):
+        measurer = Measurer(
+            service.scheduler, read_machine=service.monitoring.latest, joules=joules
+        )
+        sample = await measurer.measure(service.models.resolve("demo"), WORKLOAD)
+    assert sample.joules_per_token == 24.0 / (8 + 4)
+    # Not for the one before, which does not count.
+    ((since, until),) = spans
+    assert since < until
+
+
+def test_the_speed_of_requests_at_once_is_that_of_all() -> None:
+    first = Answer(sent=0.0, first=1.0, last=3.0, prompt_speed=500.0, speed=50.0)
+    second = Answer(sent=0.0, first=2.0, last=4.0, prompt_speed=500.0, speed=50.0)
+    workload = Workload(prompt=100, tokens=31, parallel=2)
+    speeds = speeds_of([first, second], workload)
+    assert speeds.prompt == 200 / 2.0
+    assert speeds.generation == 60 / 3.0
+    assert speeds.first_token == 1.5
+    # Alone, the server's own times count; without these the clock's.
+    assert speeds_of([first], workload)[:2] == (500.0, 50.0)
+    assert speeds_of([first._replace(speed=None)], workload)[:2] == (100.0, 15.0)
