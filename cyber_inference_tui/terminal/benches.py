@@ -123,12 +123,15 @@ def change_text(found: Difference | None, charset: Charset) -> str:
 
 
 def figure_text(figure: BenchFigure | None, charset: Charset, *, decimals: int = 1) -> str:
-    """Return the median and its spread: ``21.4 ± 0.3``; without decimals from 100 on."""
+    """Return the median and its spread: ``21.4 ± 0.3``; without decimals from 100 on.
+
+    One round has no spread.
+    """
     if figure is None:
         return charset.missing
     decimals = decimals if figure.median < 99.95 else 0
-    shown = [number_text(one, decimals=decimals) for one in (figure.median, figure.spread)]
-    return f" {charset.plus_minus} ".join(shown)
+    known = (figure.median, figure.spread) if len(figure.values) > 1 else (figure.median,)
+    return f" {charset.plus_minus} ".join(number_text(one, decimals=decimals) for one in known)
 
 
 def slow_text(results: Sequence[BenchResult]) -> list[str]:

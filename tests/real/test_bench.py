@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cyber_inference_tui.rounds import paired
-from tests.real.conftest import Starter, StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal, with_states
 from tests.real.service_process import ServiceProcess, chat_body
+from tests.real.test_admin import read_events
 from tests.waiting import eventually
 
 SPEEDS = {"prompt": 1000.0, "generation": 100.0}
@@ -102,6 +103,51 @@ def test_a_request_stops_the_bench_and_is_answered(start_fake: StartFake) -> Non
     # Its own request was ended at the server, too, and took no place any more.
     eventually(lambda: "running" not in _states(service, "a"), what="the end at the server")
     assert service.get("/admin/status").json()["requests_in_flight"] == 0
+
+
+def test_a_pinned_model_is_not_unloaded_for_a_bench(start_fake: StartFake) -> None:
+    tables = {"b": {"pinned": True}}
+    models: dict[str, dict[str, Any]] = {"a": {"speeds": SPEEDS}, "b": {}}
+    service = start_fake(models, tables=tables, config={"max_loaded_models": 1})
+    assert service.post("/admin/models/b/load").status_code == 200
+    start(service, "a")
+    status = ended(service)
+    assert (status["state"], status["done"]) == ("failed", 0)
+    assert "a" in status["error"]
+    assert service.model("b")["status"] == "loaded"
+
+
+def test_models_that_do_not_fit_together_are_loaded_in_turns(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    """Each new server answers once before it counts."""
+    models = with_states(tmp_path, {"a": {"speeds": SPEEDS}, "b": {"speeds": SPEEDS}})
+    service = start_fake(models, config={"max_loaded_models": 1})
+    start(service, "a", "b", rounds=2, prompt=4, tokens=4)
+    assert ended(service)["state"] == "done"
+    # a b, b a
+    starts = [(tmp_path / f"{name}.state").read_text().count('"start"') for name in ("a", "b")]
+    assert starts == [2, 1]
+    assert _states(service, "a") == ["done", "done"]
+
+
+def test_the_progress_comes_as_events(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS}})
+    seen = []
+    with (
+        service.client() as client,
+        client.stream("GET", "/admin/events?topics=bench") as response,
+    ):
+        events = read_events(response)
+        start(service, "a", rounds=2, prompt=4, tokens=4)
+        for _, topic, data in events:
+            assert topic == "bench"
+            seen.append((data["state"], data["done"]))
+            if data["state"] != "running":
+                break
+    assert seen[0] == ("running", 0)
+    assert seen[-1] == ("done", 2)
+    assert seen == sorted(seen, key=lambda one: (one[0] == "done", one[1]))
 
 
 def test_no_bench_begins_while_a_request_runs_and_only_one_at_a_time(start_fake: StartFake) -> None:

@@ -95,8 +95,9 @@ def test_settings_and_figures_in_a_few_words() -> None:
     full = result(context_size=8192, slots=4, cache_type_k="q8_0", cache_type_v="q8_0", threads=1)
     assert settings_text(full) == "8K  4 slots  q8_0  1 thread"
     assert settings_text(result()) == ""
-    assert figure_text(figure(21.4), UNICODE) == "21.4 ± 0.1"
-    assert figure_text(figure(2140.0), UNICODE) == "2,140 ± 0"
+    assert figure_text(figure(21.4, 21.4), UNICODE) == "21.4 ± 0.1"
+    assert figure_text(figure(2140.0, 2140.0), ASCII) == "2,140 +- 0"
+    assert figure_text(figure(21.4), UNICODE) == "21.4"
     assert figure_text(None, ASCII) == "-"
     hot = result(throttled=("cpu: temperature",))
     assert slow_text([full, hot]) == ["m: the machine was slowed down (cpu: temperature)."]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,8 +23,22 @@ _LOOK_SECONDS = 1.0
 _LONGEST = 3600.0
 """Seconds of one measurement at most."""
 
-Joules = Callable[[datetime, datetime], float | None]
-"""Returns the energy of this machine between two times; ``None`` = nothing measures it."""
+
+class Energy(NamedTuple):
+    """The meter of this machine's energy."""
+
+    read: Callable[[], Awaitable[Any]]
+    """Returns a reading of this moment."""
+    joules: Callable[[Any, Any], float | None]
+    """Returns the energy from one reading to another; ``None`` = it is not known."""
+
+
+async def _no_reading() -> None:
+    """Return no reading."""
+
+
+NO_ENERGY = Energy(_no_reading, lambda before, after: None)
+"""Nothing measures the energy."""
 
 
 class Machine(msgspec.Struct, kw_only=True):
@@ -78,11 +92,11 @@ class Measurer:
         scheduler: Scheduler,
         *,
         read_machine: Callable[[], Awaitable[ResourceSample]],
-        joules: Joules,
+        energy: Energy = NO_ENERGY,
     ) -> None:
         self._scheduler = scheduler
         self._read_machine = read_machine
-        self._joules = joules
+        self._energy = energy
         self._own = 0
         self._warm: dict[str, Server] = {}
         """By model: the server that has answered, so that its caches are warm."""
@@ -119,10 +133,10 @@ class Measurer:
                 await self._run(client, workload)
                 self._warm[model.id] = lease.server
             machine = Machine()
-            began = datetime.now(UTC)
+            before = await self._energy.read()
             async with self._looking(machine, model.id):
                 speeds = await self._run(client, workload)
-            joules = self._joules(began, datetime.now(UTC))
+            joules = self._energy.joules(before, await self._energy.read())
             tokens = workload.parallel * (workload.prompt + workload.tokens)
             return Sample(
                 speeds=speeds,
