@@ -179,9 +179,9 @@ class Service:
         self.measurer = Measurer(self.scheduler, read_machine=self.monitoring.latest)
         self.bench = Bench(
             self.scheduler,
+            self.models,
             self.measurer,
             PowerModes(root, environ),
-            resolve=self.models.resolve,
             build=self._build,
             keep=self.history.add_bench,
             publish=partial(self.events.publish, "bench"),

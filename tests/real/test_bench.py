@@ -105,6 +105,26 @@ def test_a_request_stops_the_bench_and_is_answered(start_fake: StartFake) -> Non
     assert service.get("/admin/status").json()["requests_in_flight"] == 0
 
 
+def test_more_requests_at_once_than_a_model_takes_are_refused(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS}}, tables={"a": {"max_concurrent_requests": 1}})
+    start(service, "a", parallel=2)
+    status = ended(service)
+    assert status["state"] == "failed"
+    assert "a answers 1 request at once, and 2 are asked for." in status["error"]
+
+
+def test_a_model_whose_settings_change_is_not_measured_further(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS, "answer": {"interval": 0.05}}})
+    start(service, "a", rounds=100, prompt=4, tokens=4)
+    eventually(lambda: service.get("/admin/bench").json()["done"] > 0)
+    with service.owner() as owner:
+        changed = owner.put("/admin/config/models.a.threads", json={"value": 3})
+        assert changed.status_code == 200
+    status = ended(service)
+    assert status["error"] == "The settings of a were changed meanwhile."
+    assert service.get("/admin/bench/results").json() == []
+
+
 def test_a_pinned_model_is_not_unloaded_for_a_bench(start_fake: StartFake) -> None:
     tables = {"b": {"pinned": True}}
     models: dict[str, dict[str, Any]] = {"a": {"speeds": SPEEDS}, "b": {}}
@@ -206,7 +226,9 @@ printf 'pmode:%04d' "$2" > {root}/var/lib/nvpmodel/status
 """
 
 
-def jetson(starter: Starter, folder: Path, *, refuses: str = "") -> ServiceProcess:
+def jetson(
+    starter: Starter, folder: Path, *, refuses: str = "", answer: dict[str, Any] | None = None
+) -> ServiceProcess:
     """A service on a machine with two power modes, of which 15W is set."""
     root, programs = folder / "machine", folder / "programs"
     for name, text in {
@@ -249,6 +271,22 @@ def test_a_power_mode_that_may_not_be_set_is_a_clear_end(starter: Starter, tmp_p
     assert status["state"] == "failed"
     assert "The power mode MAXN cannot be set: sudo: a password is required." in status["error"]
     assert "NOPASSWD" in status["error"]
+
+
+def test_a_request_during_another_power_mode_brings_the_present_one_back(
+    starter: Starter, tmp_path: Path
+) -> None:
+    service = jetson(starter, tmp_path, answer={"interval": 3600.0})
+    start(service, "a", power_modes=True)
+    eventually(lambda: _sent(service, "a"), what="a request of the bench")
+    assert (tmp_path / "machine/var/lib/nvpmodel/status").read_text() == "pmode:0000"
+    # Its own answer comes at once.
+    body = chat_body("a", fake={"interval": 0.0})
+    assert service.post("/v1/chat/completions", json=body).status_code == 200
+    assert ended(service)["state"] == "stopped"
+    assert (tmp_path / "machine/var/lib/nvpmodel/status").read_text() == "pmode:0001"
+    # It had as many threads as the other mode has cores.
+    service.wait_status("a", "unloaded")
 
 
 def test_a_machine_without_power_modes_says_so(start_fake: StartFake) -> None:

@@ -177,6 +177,8 @@ class LlamaClient:
                 found = msgspec.json.decode(await answer.read(), type=thread_safe(_Tokens))
         except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
             raise self._failure(str(error)) from error
+        if len(found.tokens) < tokens:
+            raise self._failure("its tokenizer makes less than a token of a word")
         return found.tokens[:tokens]
 
     async def ask(self, prompt: list[int], tokens: int) -> Answer:
