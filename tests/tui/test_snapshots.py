@@ -526,12 +526,12 @@ def _bench_world() -> World:
 
 @pytest.mark.parametrize("size", [SMALL, WIDE])
 def test_bench(looks: Callable[..., None], size: tuple[int, int]) -> None:
-    steps = shows("compared with", "round 3", keys=("m", "down"))
+    steps = shows("faster than", "round 3", keys=("m", "down"))
     looks(_bench_world(), steps, first_page="models", size=size)
 
 
 def test_bench_light(looks: Callable[..., None]) -> None:
-    steps = shows("compared with", "round 3", keys=("m", "down"))
+    steps = shows("faster than", "round 3", keys=("m", "down"))
     looks(_bench_world(), steps, first_page="models", size=(200, 60), theme=LIGHT.name)
 
 
