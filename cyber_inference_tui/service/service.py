@@ -188,17 +188,12 @@ class Service:
             now=utc_now,
             on_sample=self.trends.add,
         )
-        self.measurer = Measurer(
-            self.scheduler,
-            read_machine=self.monitoring.latest,
-            # Nothing integrates the power over time yet.
-            joules=lambda since, until: None,
-        )
+        self.measurer = Measurer(self.scheduler, read_machine=self.monitoring.latest)
         self.bench = Bench(
             self.scheduler,
+            self.models,
             self.measurer,
             PowerModes(root, environ),
-            resolve=self.models.resolve,
             build=self._build,
             keep=self.history.add_bench,
             publish=partial(self.events.publish, "bench"),

@@ -67,25 +67,34 @@ def differences(reference: BenchResult, other: BenchResult) -> dict[str, Differe
 
 
 def verdict(reference: BenchResult, other: BenchResult, charset: Charset) -> str:
-    """Return a sentence: ``b11669, compared with b11500: generation 6 % slower (± 2 %).``"""
+    """Return a sentence: ``b11669 is 6.1 % slower than b11500 (± 1.2 %); prompts the same …``."""
     name, reference_name = names(reference, other)
-    parts = []
-    for one in _COMPARED:
-        found = difference(reference, other, one.field)
-        if found is None:
-            continue
-        noise = percent(found.noise)
-        if found.noise == math.inf:
-            parts.append(f"{one.name} unknown, from too few rounds")
-        elif found.is_real:
-            word = one.more if found.change > 0 else one.less
-            much = percent(abs(found.change))
-            parts.append(f"{one.name} {much} {word} ({charset.plus_minus} {noise})")
-        else:
-            parts.append(f"{one.name} the same within {noise}")
-    if not parts:
-        return f"{name} and {reference_name} cannot be compared."
-    return f"{name}, compared with {reference_name}: {', '.join(parts)}."
+    found = differences(reference, other)
+    speed = found[_COMPARED[0].name]
+    if speed is None:
+        return f"{name} cannot be compared with {reference_name}: other tokens were asked for."
+    if speed.noise == math.inf:
+        return f"{name} cannot be compared with {reference_name}: there were too few rounds."
+    noise = percent(speed.noise)
+    first = f"{name} is as fast as {reference_name}, within {noise}"
+    if speed.is_real:
+        word = _COMPARED[0].more if speed.change > 0 else _COMPARED[0].less
+        much = percent(abs(speed.change))
+        first = f"{name} is {much} {word} than {reference_name} ({charset.plus_minus} {noise})"
+    parts = [first]
+    for one in _COMPARED[1:]:
+        change = found[one.name]
+        if change is not None and change.noise < math.inf:
+            parts.append(f"{one.name} {_change_words(one, change, charset)}")
+    return f"{'; '.join(parts)}."
+
+
+def _change_words(of: _Compared, found: Difference, charset: Charset) -> str:
+    noise = percent(found.noise)
+    if not found.is_real:
+        return f"the same within {noise}"
+    word = of.more if found.change > 0 else of.less
+    return f"{percent(abs(found.change))} {word} ({charset.plus_minus} {noise})"
 
 
 def names(reference: BenchResult, other: BenchResult) -> tuple[str, str]:
@@ -123,12 +132,15 @@ def change_text(found: Difference | None, charset: Charset) -> str:
 
 
 def figure_text(figure: BenchFigure | None, charset: Charset, *, decimals: int = 1) -> str:
-    """Return the median and its spread: ``21.4 ± 0.3``; without decimals from 100 on."""
+    """Return the median and its spread: ``21.4 ± 0.3``; without decimals from 100 on.
+
+    One round has no spread.
+    """
     if figure is None:
         return charset.missing
     decimals = decimals if figure.median < 99.95 else 0
-    shown = [number_text(one, decimals=decimals) for one in (figure.median, figure.spread)]
-    return f" {charset.plus_minus} ".join(shown)
+    known = (figure.median, figure.spread) if len(figure.values) > 1 else (figure.median,)
+    return f" {charset.plus_minus} ".join(number_text(one, decimals=decimals) for one in known)
 
 
 def slow_text(results: Sequence[BenchResult]) -> list[str]:

@@ -60,7 +60,7 @@ def test_models_are_measured_and_compared(
     assert "+20 %" in second
     assert notes == [
         "fast: the machine was slowed down (cpu: temperature).",
-        "fast, compared with slow: generation 20 % faster (± 0.6 %).",
+        "fast is 20 % faster than slow (± 0.6 %).",
     ]
     rows = json.loads(call("bench", "slow", "fast", "--json", *at).out)
     assert [row["result"]["model"] for row in rows] == ["slow", "fast"]
@@ -99,7 +99,7 @@ def test_earlier_results_are_listed_and_compared(
     assert "CHANGE" not in listed[0]
     assert json.loads(call("bench", "--list", "SLOW", "--json", *at).out)[0]["model"] == "slow"
     compared = call("bench", "--compare", *at).out
-    assert "compared with" in compared
+    assert " than " in compared
     stand_in.answers[ALL] = []
     nothing = call("bench", "--compare", *at)
     assert (nothing.code, nothing.out) == (0, "")

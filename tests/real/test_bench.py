@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cyber_inference_tui.rounds import paired
-from tests.real.conftest import Starter, StartFake, StartReal
+from tests.real.conftest import Starter, StartFake, StartReal, with_states
 from tests.real.service_process import ServiceProcess, chat_body
+from tests.real.test_admin import read_events
 from tests.waiting import eventually
 
 SPEEDS = {"prompt": 1000.0, "generation": 100.0}
@@ -57,6 +59,11 @@ def test_a_real_server_is_measured_and_the_result_is_kept(start_real: StartReal)
             figure = result[name]
             assert len(figure["values"]) == 3
             assert sorted(figure["values"])[1] == figure["median"] > 0
+    # By its own log, the server read each prompt whole, and wrote each answer whole; the first one
+    # did not count.
+    log = service.get("/admin/logs/demo?lines=5000").text
+    assert re.findall(r"prompt eval time = .*? / +(\d+) tokens", log) == ["48"] * 4
+    assert re.findall(r"(?<!prompt) eval time = .*? / +(\d+) tokens", log) == ["8"] * 4
     # Nobody has asked the models, as far as anybody is told.
     assert service.get("/admin/requests").json() == []
     assert service.get("/admin/totals").json() == []
@@ -102,6 +109,71 @@ def test_a_request_stops_the_bench_and_is_answered(start_fake: StartFake) -> Non
     # Its own request was ended at the server, too, and took no place any more.
     eventually(lambda: "running" not in _states(service, "a"), what="the end at the server")
     assert service.get("/admin/status").json()["requests_in_flight"] == 0
+
+
+def test_more_requests_at_once_than_a_model_takes_are_refused(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS}}, tables={"a": {"max_concurrent_requests": 1}})
+    start(service, "a", parallel=2)
+    status = ended(service)
+    assert status["state"] == "failed"
+    assert "a answers 1 request at once, and 2 are asked for." in status["error"]
+
+
+def test_a_model_whose_settings_change_is_not_measured_further(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS, "answer": {"interval": 0.05}}})
+    start(service, "a", rounds=100, prompt=4, tokens=4)
+    eventually(lambda: service.get("/admin/bench").json()["done"] > 0)
+    with service.owner() as owner:
+        changed = owner.put("/admin/config/models.a.threads", json={"value": 3})
+        assert changed.status_code == 200
+    status = ended(service)
+    assert status["error"] == "The settings of a were changed meanwhile."
+    assert service.get("/admin/bench/results").json() == []
+
+
+def test_a_pinned_model_is_not_unloaded_for_a_bench(start_fake: StartFake) -> None:
+    tables = {"b": {"pinned": True}}
+    models: dict[str, dict[str, Any]] = {"a": {"speeds": SPEEDS}, "b": {}}
+    service = start_fake(models, tables=tables, config={"max_loaded_models": 1})
+    assert service.post("/admin/models/b/load").status_code == 200
+    start(service, "a")
+    status = ended(service)
+    assert (status["state"], status["done"]) == ("failed", 0)
+    assert "a" in status["error"]
+    assert service.model("b")["status"] == "loaded"
+
+
+def test_models_that_do_not_fit_together_are_loaded_in_turns(
+    start_fake: StartFake, tmp_path: Path
+) -> None:
+    """Each new server answers once before it counts."""
+    models = with_states(tmp_path, {"a": {"speeds": SPEEDS}, "b": {"speeds": SPEEDS}})
+    service = start_fake(models, config={"max_loaded_models": 1})
+    start(service, "a", "b", rounds=2, prompt=4, tokens=4)
+    assert ended(service)["state"] == "done"
+    # a b, b a
+    starts = [(tmp_path / f"{name}.state").read_text().count('"start"') for name in ("a", "b")]
+    assert starts == [2, 1]
+    assert _states(service, "a") == ["done", "done"]
+
+
+def test_the_progress_comes_as_events(start_fake: StartFake) -> None:
+    service = start_fake({"a": {"speeds": SPEEDS}})
+    seen = []
+    with (
+        service.client() as client,
+        client.stream("GET", "/admin/events?topics=bench") as response,
+    ):
+        events = read_events(response)
+        start(service, "a", rounds=2, prompt=4, tokens=4)
+        for _, topic, data in events:
+            assert topic == "bench"
+            seen.append((data["state"], data["done"]))
+            if data["state"] != "running":
+                break
+    assert seen[0] == ("running", 0)
+    assert seen[-1] == ("done", 2)
+    assert seen == sorted(seen, key=lambda one: (one[0] == "done", one[1]))
 
 
 def test_no_bench_begins_while_a_request_runs_and_only_one_at_a_time(start_fake: StartFake) -> None:
@@ -160,7 +232,9 @@ printf 'pmode:%04d' "$2" > {root}/var/lib/nvpmodel/status
 """
 
 
-def jetson(starter: Starter, folder: Path, *, refuses: str = "") -> ServiceProcess:
+def jetson(
+    starter: Starter, folder: Path, *, refuses: str = "", answer: dict[str, Any] | None = None
+) -> ServiceProcess:
     """A service on a machine with two power modes, of which 15W is set."""
     root, programs = folder / "machine", folder / "programs"
     for name, text in {
@@ -203,6 +277,22 @@ def test_a_power_mode_that_may_not_be_set_is_a_clear_end(starter: Starter, tmp_p
     assert status["state"] == "failed"
     assert "The power mode MAXN cannot be set: sudo: a password is required." in status["error"]
     assert "NOPASSWD" in status["error"]
+
+
+def test_a_request_during_another_power_mode_brings_the_present_one_back(
+    starter: Starter, tmp_path: Path
+) -> None:
+    service = jetson(starter, tmp_path, answer={"interval": 3600.0})
+    start(service, "a", power_modes=True)
+    eventually(lambda: _sent(service, "a"), what="a request of the bench")
+    assert (tmp_path / "machine/var/lib/nvpmodel/status").read_text() == "pmode:0000"
+    # Its own answer comes at once.
+    body = chat_body("a", fake={"interval": 0.0})
+    assert service.post("/v1/chat/completions", json=body).status_code == 200
+    assert ended(service)["state"] == "stopped"
+    assert (tmp_path / "machine/var/lib/nvpmodel/status").read_text() == "pmode:0001"
+    # It had as many threads as the other mode has cores.
+    service.wait_status("a", "unloaded")
 
 
 def test_a_machine_without_power_modes_says_so(start_fake: StartFake) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -12,12 +11,13 @@ import pytest
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.llama.log import Log
-from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.service.bench.measure import Measurer
+from cyber_inference_tui.records import GpuRecord, ModelStatus, ModelUsage, ThrottleReason
+from cyber_inference_tui.service.bench.measure import Energy, Machine, Measurer
 from cyber_inference_tui.service.bench.workload import Answer, Workload, speeds_of
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
 from tests.fakes.launcher import write_fake_llama
+from tests.fakes.service import SAMPLE
 from tests.waiting import LIMIT, until
 
 WORKLOAD = Workload(prompt=8, tokens=4)
@@ -87,21 +87,20 @@ async def test_a_model_that_somebody_changes_meanwhile_is_not_measured(service: 
 
 
 async def test_energy_is_divided_by_all_tokens_of_the_measurement(service: Service) -> None:
-    spans: list[tuple[datetime, datetime]] = []
+    readings = iter([100.0, 124.0])
 
-    def joules(since: datetime, until: datetime) -> float:
-        spans.append((since, until))
-        return 24.0
+    async def read() -> float:
+        return next(readings)
 
     async with service, asyncio.timeout(LIMIT):
         measurer = Measurer(
-            service.scheduler, read_machine=service.monitoring.latest, joules=joules
+            service.scheduler,
+            read_machine=service.monitoring.latest,
+            energy=Energy(read, lambda before, after: after - before),
         )
+        # Read twice only: the run before, which does not count, is not metered.
         sample = await measurer.measure(service.models.resolve("demo"), WORKLOAD)
     assert sample.joules_per_token == 24.0 / (8 + 4)
-    # Not for the one before, which does not count.
-    ((since, until),) = spans
-    assert since < until
 
 
 def test_the_speed_of_requests_at_once_is_that_of_all() -> None:
@@ -115,3 +114,26 @@ def test_the_speed_of_requests_at_once_is_that_of_all() -> None:
     # Alone, the server's own times count; without these the clock's.
     assert speeds_of([first], workload)[:2] == (500.0, 50.0)
     assert speeds_of([first._replace(speed=None)], workload)[:2] == (100.0, 15.0)
+
+
+def test_the_most_that_was_seen_of_the_machine_counts() -> None:
+    machine = Machine()
+    for memory, degrees, gpu_degrees in ((100, 50.0, None), (300, None, 71.0), (200, 60.0, None)):
+        usage = ModelUsage(
+            id="m", pid=1, memory_private_bytes=memory, memory_mapped_bytes=7, gpu_memory_bytes=None
+        )
+        sample = msgspec.structs.replace(
+            SAMPLE,
+            models=(usage, ModelUsage(id="other", pid=2, memory_private_bytes=1 << 40)),
+            temperatures={"cpu": degrees},
+            gpus=(GpuRecord(name="g", temperature_c=gpu_degrees),),
+        )
+        machine.look(sample, "m")
+    assert (machine.memory_bytes, machine.temperature_c) == (307, 71.0)
+    assert machine.throttled == set()
+    hot = ThrottleReason.TEMPERATURE
+    slow = msgspec.structs.replace(
+        SAMPLE, throttling={"cpu": (hot,)}, gpus=(GpuRecord(name="g", throttled_by=(hot,)),)
+    )
+    machine.look(slow, "m")
+    assert machine.throttled == {"cpu: temperature", "g: temperature"}

@@ -12,6 +12,7 @@ from textual.widgets import Button, Static
 
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.dialogs.api_keys import ApiKeysDialog
+from cyber_inference_tui.tui.dialogs.bench import BenchDialog
 from cyber_inference_tui.tui.dialogs.choice import choose_theme
 from cyber_inference_tui.tui.dialogs.connect import ConnectDialog
 from cyber_inference_tui.tui.dialogs.keys import Keys
@@ -56,6 +57,7 @@ DIALOGS: dict[str, Callable[[CyberApp], ModalScreen[Any]]] = {
     "sampling": lambda _: SamplingForm(Sampling()),
     "keys": lambda app: Keys(app.screen),
     "API keys": lambda _: ApiKeysDialog(),
+    "bench": lambda _: BenchDialog((NAME,)),
     "sort": lambda _: SortMenu({f"{n}": f"column {n}" for n in range(16)}, "3", descending=True),
     "new key": lambda _: NewKeyForm(),
     "theme": themes,

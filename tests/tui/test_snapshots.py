@@ -24,6 +24,7 @@ from cyber_inference_tui.records import (
     ModelStatus,
     PortRecord,
 )
+from cyber_inference_tui.records.bench import BenchRequest, BenchState, BenchStatus
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
@@ -40,6 +41,7 @@ from tests.tui.fake_hosts import hosts_of
 from tests.tui.world import (
     GIB,
     ago,
+    bench_results,
     busy_world,
     empty_world,
     hot_world,
@@ -511,6 +513,26 @@ def test_boxes_small(looks: Callable[..., None]) -> None:
 
 def test_boxes_dialog(looks: Callable[..., None]) -> None:
     looks(several_boxes_world(), shows("It does not answer", keys=("B",)), size=SMALL)
+
+
+def _bench_world() -> World:
+    world = busy_world()
+    world.benches = bench_results()
+    request = BenchRequest(models=("qwen3-4b-q4_k_m",))
+    step = "qwen3-4b-q4_k_m, round 3 of 6"
+    world.bench = BenchStatus(state=BenchState.RUNNING, request=request, step=step, done=2, total=6)
+    return world
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE])
+def test_bench(looks: Callable[..., None], size: tuple[int, int]) -> None:
+    steps = shows("faster than", "round 3", keys=("m", "down"))
+    looks(_bench_world(), steps, first_page="models", size=size)
+
+
+def test_bench_light(looks: Callable[..., None]) -> None:
+    steps = shows("faster than", "round 3", keys=("m", "down"))
+    looks(_bench_world(), steps, first_page="models", size=(200, 60), theme=LIGHT.name)
 
 
 def test_the_question_at_the_end(looks: Callable[..., None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -52,6 +53,7 @@ from cyber_inference_tui.records import (
     TrendMark,
     TrendPoint,
 )
+from cyber_inference_tui.records.bench import BenchFigure, BenchResult
 from cyber_inference_tui.records.peers import PeerRecord, PeerState, Role
 from cyber_inference_tui.settings.schema import KEYS
 from tests.fakes.service import World
@@ -807,6 +809,48 @@ def _past(seconds: int, points: int, sizes: dict[str, float]) -> Trend:
         TrendMark(at=ago(seconds * 0.2), kind="failed", subject="phi-4-mini-q4_k_m", text="failed"),
     )
     return Trend(step_seconds=step, points=tuple(found), marks=marks)
+
+
+def _bench_figure(median: float, spread: float) -> BenchFigure:
+    values = (median, median - spread, median + spread, median)
+    return BenchFigure(median=median, spread=spread, values=values)
+
+
+def _bench_result(number: int, model: str, speed: float, **more: Any) -> BenchResult:
+    at = NOW - timedelta(hours=30 - 9 * number)
+    base: dict[str, Any] = {
+        "id": number,
+        "run": at,
+        "at": at,
+        "model": model,
+        "build": "b11669",
+        "power_mode": "25W",
+        "context_size": 8192,
+        "slots": 2,
+        "prompt": 512,
+        "tokens": 128,
+        "tokens_per_second": _bench_figure(speed, speed / 100),
+        "prompt_tokens_per_second": _bench_figure(30 * speed, speed / 4),
+        "time_to_first_token_seconds": _bench_figure(17 / speed, 0.01),
+        "peak_memory_bytes": 3 << 30,
+        "peak_temperature_c": 61.4,
+    }
+    return BenchResult(**{**base, **more})
+
+
+def bench_results() -> list[BenchResult]:
+    """Two builds and two models, measured on three days."""
+    return [
+        _bench_result(3, "qwen3-4b-q4_k_m", 20.1),
+        _bench_result(2, "gemma-3-4b-it-q4_k_m", 24.9, throttled=("cpu: temperature",)),
+        _bench_result(
+            1,
+            "qwen3-4b-q4_k_m",
+            21.4,
+            build="b11500",
+            joules_per_token=_bench_figure(0.52, 0.01),
+        ),
+    ]
 
 
 def _details(record: ModelRecord) -> ModelDetails:

@@ -12,7 +12,6 @@ import msgspec
 
 from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
-from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchState, BenchStatus
 from cyber_inference_tui.rounds import in_turns
 from cyber_inference_tui.scheduler.scheduler import Scheduler
@@ -20,6 +19,7 @@ from cyber_inference_tui.service.bench.measure import Measurer, Sample
 from cyber_inference_tui.service.bench.power_modes import PowerModes
 from cyber_inference_tui.service.bench.results import result_of
 from cyber_inference_tui.service.bench.workload import Workload
+from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.units import counted
 
 _logger = logging.getLogger(__name__)
@@ -29,26 +29,26 @@ class Bench:
     """Runs at most one bench at a time, and keeps the status of the last one.
 
     It makes way for people: it does not begin while a request runs or waits, and stops when one
-    arrives. ``resolve`` finds a model by its name, ``build`` returns the version of llama-server,
-    ``keep`` stores a result, and ``publish`` is called with each new status.
+    arrives. ``build`` returns the build of llama-server, ``keep`` stores a result, and ``publish``
+    is called with each new status.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
+        models: Models,
         measurer: Measurer,
         power: PowerModes,
         *,
-        resolve: Callable[[str], LocalModel],
         build: Callable[[], str | None],
         keep: Callable[[BenchResult], None],
         publish: Callable[[BenchStatus], None],
         now: Callable[[], datetime],
     ) -> None:
         self._scheduler = scheduler
+        self._models = models
         self._measurer = measurer
         self._power = power
-        self._resolve = resolve
         self._build = build
         self._keep = keep
         self._publish = publish
@@ -73,7 +73,7 @@ class Bench:
             raise ShuttingDownError("The service is stopping.")
         if self._is_running:
             raise ConflictError("A bench is running already.", hint="Wait for it, or stop it.")
-        models = list({model.id: model for model in map(self._resolve, request.models)}.values())
+        ids = list(dict.fromkeys(self._models.resolve(name).id for name in request.models))
         if others := self._measurer.others:
             verb = "is" if others == 1 else "are"
             raise ConflictError(
@@ -86,11 +86,11 @@ class Bench:
             state=BenchState.RUNNING,
             request=request,
             step="beginning",
-            total=len(models) * request.rounds,
+            total=len(ids) * request.rounds,
             started_at=self._now(),
         )
         self._publish(self._status)
-        self._task = asyncio.create_task(self._run(request, models), name="bench")
+        self._task = asyncio.create_task(self._run(request, ids), name="bench")
         return self._status
 
     async def cancel(self) -> BenchStatus:
@@ -98,6 +98,9 @@ class Bench:
         self._end(BenchState.CANCELLED, None)
         if self._task is not None:
             await asyncio.wait({self._task})
+        if self._is_running:
+            # The task was cancelled before it began.
+            self._tell(state=BenchState.CANCELLED, step=None, ended_at=self._now())
         return self._status
 
     async def close(self) -> None:
@@ -121,12 +124,12 @@ class Bench:
                 f"A request came after {self._status.done} of {self._status.total} measurements.",
             )
 
-    async def _run(self, request: BenchRequest, models: Sequence[LocalModel]) -> None:
+    async def _run(self, request: BenchRequest, ids: Sequence[str]) -> None:
         results: list[BenchResult] = []
         state, reason = BenchState.DONE, None
         try:
             with self._scheduler.watched(self._look):
-                await self._measure_all(request, models, results)
+                await self._measure_all(request, ids, results)
         except asyncio.CancelledError:
             if self._ending is None:
                 raise
@@ -145,45 +148,53 @@ class Bench:
         )
 
     async def _measure_all(
-        self, request: BenchRequest, models: Sequence[LocalModel], results: list[BenchResult]
+        self, request: BenchRequest, ids: Sequence[str], results: list[BenchResult]
     ) -> None:
         """Measure all models in turns, in each power mode if that is asked for.
 
         ``results`` gets those of a power mode once it is over.
         """
         if not request.power_modes:
-            results += await self._in_turns(request, models, None)
+            results += await self._in_turns(request, ids, None)
             return
-        present, modes = await self._power.read()
-        self._tell(total=self._status.total * len(modes))
-        async with self._returning_to(present):
-            for number, name in modes.items():
-                self._tell(step=f"setting the power mode {name}")
-                for model in models:
+        present, names = await self._power.read()
+        self._tell(total=self._status.total * len(names))
+        async with self._returning_to(present, ids):
+            # The present mode last, so that the servers of the last one stay as they are.
+            for number in sorted(names, key=lambda one: (one == present, one)):
+                self._tell(step=f"setting the power mode {names[number]}")
+                for model_id in ids:
                     # A server starts as many threads as there are cores in its mode.
-                    await self._scheduler.unload(model)
+                    await self._scheduler.unload(self._models.resolve(model_id))
                 await to_its_end(self._power.set(number))
-                results += await self._in_turns(request, models, name)
+                results += await self._in_turns(request, ids, names[number])
 
     @asynccontextmanager
-    async def _returning_to(self, mode: int) -> AsyncIterator[None]:
+    async def _returning_to(self, mode: int, ids: Sequence[str]) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await to_its_end(self._power.set(mode))
+            if (await self._power.read())[0] != mode:
+                await to_its_end(self._power.set(mode))
+                for model_id in ids:
+                    self._models.begin_unload(model_id)
 
     async def _in_turns(
-        self, request: BenchRequest, models: Sequence[LocalModel], mode: str | None
-    ) -> tuple[BenchResult, ...]:
+        self, request: BenchRequest, ids: Sequence[str], mode: str | None
+    ) -> list[BenchResult]:
         workload = Workload(prompt=request.prompt, tokens=request.tokens, parallel=request.parallel)
-        samples: dict[str, list[Sample]] = {model.id: [] for model in models}
+        samples: dict[str, list[Sample]] = {model_id: [] for model_id in ids}
         where = f", {mode}" if mode else ""
-        for number, model in in_turns(models, request.rounds):
-            self._tell(step=f"{model.id}, round {number + 1} of {request.rounds}{where}")
-            samples[model.id].append(await self._measurer.measure(model, workload))
+        for number, model_id in in_turns(ids, request.rounds):
+            self._tell(step=f"{model_id}, round {number + 1} of {request.rounds}{where}")
+            sample = await self._measurer.measure(self._models.resolve(model_id), workload)
+            taken = samples[model_id]
+            taken.append(sample)
+            if sample.spec.signature != taken[0].spec.signature:
+                raise ConflictError(f"The settings of {model_id} were changed meanwhile.")
             self._tell(done=self._status.done + 1)
         started = self._status.started_at or self._now()
-        return tuple(
+        return [
             result_of(
                 model_id,
                 taken,
@@ -194,7 +205,7 @@ class Bench:
                 power_mode=mode,
             )
             for model_id, taken in samples.items()
-        )
+        ]
 
     def _tell(self, **changes: object) -> None:
         self._status = msgspec.structs.replace(self._status, **changes)

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
 from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequestError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.records import ResourceSample
+from cyber_inference_tui.records import ResourceSample, ThrottleReason
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.scheduler.server_interface import Server
+from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.bench.workload import LlamaClient, Speeds, Workload, speeds_of
+from cyber_inference_tui.units import counted
 
 _LOOK_SECONDS = 1.0
 _LONGEST = 3600.0
 """Seconds of one measurement at most."""
 
-Joules = Callable[[datetime, datetime], float | None]
-"""Returns the energy of this machine between two times; ``None`` = nothing measures it."""
+
+class Energy(NamedTuple):
+    """The meter of this machine's energy."""
+
+    read: Callable[[], Awaitable[Any]]
+    """Returns a reading of this moment."""
+    joules: Callable[[Any, Any], float | None]
+    """Returns the energy from one reading to another; ``None`` = it is not known."""
+
+
+async def _no_reading() -> None:
+    """Return no reading."""
+
+
+NO_ENERGY = Energy(_no_reading, lambda before, after: None)
+"""Nothing measures the energy."""
 
 
 class Machine(msgspec.Struct, kw_only=True):
@@ -50,7 +67,13 @@ class Machine(msgspec.Struct, kw_only=True):
         known = [one for one in (self.temperature_c, *degrees) if one is not None]
         self.temperature_c = max(known, default=None)
         slow = {**sample.throttling, **{gpu.name: gpu.throttled_by for gpu in sample.gpus}}
-        self.throttled |= {f"{part}: {why.value}" for part, all_ in slow.items() for why in all_}
+        self.throttled |= {
+            f"{part}: {reason.value}"
+            for part, reasons in slow.items()
+            for reason in reasons
+            # A busy GPU works at its power limit.
+            if reason is not ThrottleReason.POWER
+        }
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +101,14 @@ class Measurer:
         scheduler: Scheduler,
         *,
         read_machine: Callable[[], Awaitable[ResourceSample]],
-        joules: Joules,
+        energy: Energy = NO_ENERGY,
     ) -> None:
         self._scheduler = scheduler
         self._read_machine = read_machine
-        self._joules = joules
+        self._energy = energy
         self._own = 0
-        self._warm: dict[str, Server] = {}
-        """By model: the server that has answered, so that its caches are warm."""
+        self._warm: dict[str, int] = {}
+        """By model: the process of the server that has answered, so that its caches are warm."""
 
     @property
     def others(self) -> int:
@@ -103,26 +126,24 @@ class Measurer:
         if state is None or state.model.settings != model.settings:
             self._scheduler.refresh(model)
         async with AsyncExitStack() as places:
-            leases = [
-                await places.enter_async_context(self._place(model))
-                for _ in range(workload.parallel)
-            ]
-            lease = leases[0]
+            lease = await places.enter_async_context(self._place(model))
             state = self._scheduler.state(model.id)
             if state is None or state.model.settings != model.settings:
                 raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
-            _check_room(model.id, lease, state.spec, workload)
+            _check(workload, state, lease.server)
+            for _ in range(1, workload.parallel):
+                await places.enter_async_context(self._place(model))
             silence = lease.stall_seconds(self._scheduler.settings)
             client = await places.enter_async_context(LlamaClient(lease.address, model.id, silence))
             await places.enter_async_context(asyncio.timeout(_LONGEST))
-            if self._warm.get(model.id) is not lease.server:
+            if self._warm.get(model.id) != lease.server.pid:
                 await self._run(client, workload)
-                self._warm[model.id] = lease.server
+                self._warm[model.id] = lease.server.pid
             machine = Machine()
-            began = datetime.now(UTC)
+            before = await self._energy.read()
             async with self._looking(machine, model.id):
                 speeds = await self._run(client, workload)
-            joules = self._joules(began, datetime.now(UTC))
+            joules = self._energy.joules(before, await self._energy.read())
             tokens = workload.parallel * (workload.prompt + workload.tokens)
             return Sample(
                 speeds=speeds,
@@ -134,7 +155,7 @@ class Measurer:
             )
 
     def restore(self, model: LocalModel) -> None:
-        """Return a model to the settings in force; its server restarts if it has others."""
+        """Return a model to its settings in the catalog; its server restarts if it has others."""
         self._scheduler.refresh(model)
 
     @asynccontextmanager
@@ -181,14 +202,23 @@ class Measurer:
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _check_room(model_id: str, lease: Lease, spec: ServerSpec, workload: Workload) -> None:
+def _check(workload: Workload, state: ModelState, server: Server) -> None:
+    """Raise ``InvalidRequestError`` if this server cannot answer the workload."""
+    model_id, spec = state.model.id, state.spec
     if spec.command:
         raise InvalidRequestError(
             f"{model_id} has a command of its own: only models on llama-server can be measured."
         )
     if spec.options.embedding:
         raise InvalidRequestError(f"{model_id} makes embeddings, and writes no answers.")
-    room, needed = lease.server.context_length, workload.prompt + workload.tokens
+    most = min(state.places, server.slots or math.inf)
+    if workload.parallel > most:
+        raise InvalidRequestError(
+            f"{model_id} answers {counted(int(most), 'request')} at once, and {workload.parallel}"
+            " are asked for.",
+            hint="Measure with fewer, or set parallel in its table.",
+        )
+    room, needed = server.context_length, workload.prompt + workload.tokens
     if room is not None and needed > room:
         raise InvalidRequestError(
             f"{model_id} has a context of {room:,} tokens for each request, and"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import string
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NamedTuple
@@ -18,48 +19,8 @@ from cyber_inference_tui.text import clean_line
 
 _CONNECT_SECONDS = 10.0
 _MOST_ERROR = 500
-_WORDS = (
-    "above",
-    "answer",
-    "apple",
-    "become",
-    "bridge",
-    "carry",
-    "colour",
-    "country",
-    "draw",
-    "early",
-    "example",
-    "field",
-    "follow",
-    "garden",
-    "glass",
-    "house",
-    "island",
-    "journey",
-    "letter",
-    "light",
-    "mountain",
-    "night",
-    "number",
-    "paper",
-    "picture",
-    "plant",
-    "river",
-    "school",
-    "second",
-    "silver",
-    "sound",
-    "stone",
-    "summer",
-    "table",
-    "travel",
-    "tree",
-    "under",
-    "water",
-    "winter",
-    "world",
-)
+_LETTERS = 4
+"""Letters of a word in a prompt."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,15 +129,19 @@ class LlamaClient:
         await self._session.close()
 
     async def prompt(self, tokens: int) -> list[int]:
-        """Return a new prompt of so many tokens, from words in random order."""
+        """Return a new prompt of so many tokens, from words of random letters."""
         # A word has one token at least.
-        text = " ".join(self._random.choices(_WORDS, k=tokens))
+        letters = self._random.choices(string.ascii_lowercase, k=_LETTERS * tokens)
+        words = ("".join(letters[at : at + _LETTERS]) for at in range(0, len(letters), _LETTERS))
+        text = " ".join(words)
         try:
             async with self._session.post("/tokenize", json={"content": text}) as answer:
                 await self._check(answer)
                 found = msgspec.json.decode(await answer.read(), type=thread_safe(_Tokens))
         except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
             raise self._failure(str(error)) from error
+        if len(found.tokens) < tokens:
+            raise self._failure("its tokenizer makes less than a token of a word")
         return found.tokens[:tokens]
 
     async def ask(self, prompt: list[int], tokens: int) -> Answer:

@@ -78,6 +78,14 @@ class ModelsPage(MarkedModels):
             id="models.check",
             tooltip="try what the model can do",
         ),
+        Binding(
+            "m",
+            "bench",
+            "Bench",
+            show=False,
+            id="models.bench",
+            tooltip="measure speed, energy and memory, and compare",
+        ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
             "escape",
@@ -281,6 +289,9 @@ class ModelsPage(MarkedModels):
             return there and (self._side_by_side or not self._open)
         if action == "mark":
             return not isinstance(self.chosen(), RemoteModel)
+        if action == "bench":
+            chosen = self.chosen()
+            return bool(self.marks) or not (chosen is None or isinstance(chosen, RemoteModel))
         if action == "back":
             inside = self._in_place or self.query_one(DetailsPane).has_focus
             return inside or bool(self.marks) or bool(self._wanted)
@@ -316,6 +327,15 @@ class ModelsPage(MarkedModels):
     def action_mark(self) -> None:
         """Mark the selected model, or remove its mark, and go to the next one."""
         self.mark(toggled(self.marks, self._table))
+
+    def action_bench(self) -> None:
+        """Open the results of benches, to measure the marked models, or the selected one."""
+        from cyber_inference_tui.tui.dialogs.bench import BenchDialog  # noqa: PLC0415 - seldom
+
+        chosen = self.chosen()
+        models = tuple(one.id for one in self.marked()) or ((chosen.id,) if chosen else ())
+        if models:
+            self.app.push_screen(BenchDialog(models))
 
     def action_filter(self) -> None:
         """Open the filter."""
