@@ -76,7 +76,7 @@ def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
         return []
     if key.names_file:
         return [CompletionItem(typed, type="file")]
-    words = ("true", "false") if key.bare_type is bool else key.choices
+    words = ("true", "false") if key.bare_type is bool else (*key.choices, *key.words)
     return matching([CompletionItem(word) for word in words], typed)
 
 

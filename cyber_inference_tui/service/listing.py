@@ -73,7 +73,7 @@ def disk_paths(settings: Settings) -> tuple[Path, ...]:
 
 
 def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = None) -> ModelRecord:
-    """Return the record of a model that nobody has asked for yet; ``need`` is its estimate."""
+    """Return the record of a model without its state; ``spec`` and ``need`` are of a load now."""
     estimated = need is not None and need.source is not NeedSource.UNKNOWN and not model.problem
     facts = model.metadata
     can = capabilities_of(model, spec)
@@ -102,20 +102,19 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
 
 
 def record_with_state(
+    record: ModelRecord,
     model: LocalModel,
     settings: Settings,
     state: ModelState,
-    need: Need | None,
     *,
     wait: float | None,
 ) -> ModelRecord:
     """Return the record of a model with a state in the scheduler.
 
-    ``need`` is its estimate; ``wait`` is the expected wait of a request that arrives now, in
-    seconds.
+    ``record`` is its record without one; ``wait`` is the expected wait of a request that arrives
+    now, in seconds.
     """
     server = state.server
-    record = unloaded_record(model, state.next_spec, need)
     template = server.template if server else None
     failure = state.failure
     return msgspec.structs.replace(

@@ -14,7 +14,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.needs import NeedSource
-from cyber_inference_tui.llama.spec import ServerSpec, resolve
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import (
     FileRecord,
     Fit,
@@ -65,7 +65,7 @@ async def details_of(
         memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
-        settings=settings_of(model, state, loaded),
+        settings=settings_of(model, state, spec, loaded),
     )
 
 
@@ -168,10 +168,12 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
 
 
 def settings_of(
-    model: LocalModel, state: ModelState | None, loaded: LoadedSettings
+    model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> tuple[ModelSettingRecord, ...]:
-    """Return every key of a model's table, with the value in force and its source."""
-    spec = resolve(model, loaded.settings)
+    """Return every key of a model's table, with the value in force and its source.
+
+    ``spec`` is that of the next server.
+    """
     return tuple(_setting(key, model, state, spec, loaded) for key in MODEL_KEYS.values())
 
 

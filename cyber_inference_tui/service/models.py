@@ -239,14 +239,15 @@ class Models:
         former, self._fits = self._fits, {}
         for model_id, model in self.catalog.models.items():
             state = self._scheduler.state(model_id)
+            spec, need = self._scheduler.next_load(model, fit_check)
             if model.problem:
                 fit = None
             elif state is not None and state.status in _IN_MEMORY:
                 # Its record has no fit.
                 fit = former[model_id][0] if model_id in former else None
             else:
-                fit = fit_check.fit(model_id, self._scheduler.need(model_id))
-            self._fits[model_id] = fit, self._scheduler.spec(model).context_size
+                fit = fit_check.fit(model_id, need)
+            self._fits[model_id] = fit, spec.context_size
             if self._fits[model_id] != former.get(model_id):
                 self._notifier.detail_changed(model_id)
 
@@ -267,12 +268,11 @@ class Models:
 
     def _record(self, model: LocalModel, fit_check: FitCheck | None = None) -> ModelRecord:
         state = self._scheduler.state(model.id)
-        need = self._scheduler.need(model.id)
-        if state is None:
-            record = unloaded_record(model, self._scheduler.spec(model), need)
-        else:
+        spec, need = self._scheduler.next_load(model, fit_check)
+        record = unloaded_record(model, spec, need)
+        if state is not None:
             wait = self._scheduler.waits.seconds_of_next(state)
-            record = record_with_state(model, self._settings, state, need, wait=wait)
+            record = record_with_state(record, model, self._settings, state, wait=wait)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
@@ -317,15 +317,16 @@ class Models:
     async def details(self, model_id: str) -> ModelDetails:
         """Return all details of a model; raises ``ModelNotFoundError``."""
         model = self.catalog.resolve(model_id)
-        state = self._scheduler.state(model.id)
+        fit_check = self._scheduler.fit_check()
+        spec, _ = self._scheduler.next_load(model, fit_check)
         return await details_of(
             model,
-            self._record(model),
-            state=state,
-            spec=state.next_spec if state is not None else self._scheduler.spec(model),
+            self._record(model, fit_check),
+            state=self._scheduler.state(model.id),
+            spec=spec,
             loaded=self._current.loaded,
             launcher=self._launcher,
-            fit_check=self._scheduler.fit_check(),
+            fit_check=fit_check,
             storages=self._storages,
         )
 

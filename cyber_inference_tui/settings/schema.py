@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -154,9 +154,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     context_size: Annotated[
-        int | None,
+        int | Literal["auto"] | None,
         setting(
-            "Tokens of context; 0 = the model's own. Not capped by the maximum.",
+            'Tokens of context; 0 = the model\'s own, "auto" = as many as memory holds, at least '
+            "8192. Not capped by the maximum.",
             general="default_context_size",
             example=16384,
             ge=0,
@@ -707,8 +708,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bare_type(self) -> Any:
-        """The type without its annotations."""
-        return _bare(self.type)
+        """The type without its annotations, and without the words beside a number."""
+        return _bare(_bounded(self.type))
 
     @property
     def is_table(self) -> bool:
@@ -745,6 +746,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return get_args(self.bare_type) if get_origin(self.bare_type) is Literal else ()
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words that are allowed beside a number."""
+        if _bounded(self.type) is self.type:
+            return ()
+        return tuple(word for part in get_args(self.type)[1:] for word in get_args(part))
+
+    @property
     def expected(self) -> str:
         """A description of a valid value, to follow the word "expected"."""
         if self.form == ALIASES:
@@ -756,10 +764,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_table:
             return "a table of strings" if self.form == "variable" else "a table"
         words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-        return words.get(self.bare_type, "a string") + self._bounds()
+        others = "".join(f', or "{word}"' for word in self.words)
+        return words.get(self.bare_type, "a string") + self._bounds() + others
 
     def _bounds(self) -> str:
-        meta = _meta(self.type)
+        meta = _meta(_bounded(self.type))
         if meta is None:
             return ""
         if meta.min_length:
@@ -781,13 +790,19 @@ def _meta(annotated: Any) -> Meta | None:
     return next((part for part in get_args(annotated)[1:] if isinstance(part, Meta)), None)
 
 
+def _bounded(kind: Any) -> Any:
+    """Return the type that has the bounds: of a number or words, that of the number."""
+    return get_args(kind)[0] if get_origin(kind) is Union else kind
+
+
 def _without_none(annotated: Any, meta: Meta) -> Any:
     """Return the type of a value that is set: TOML has no null, and bounds need a plain type."""
     bare = _bare(annotated)
     inner = [part for part in get_args(bare) if part is not type(None)]
-    if type(None) in get_args(bare) and len(inner) == 1:
-        return Annotated[inner[0], meta]
-    return annotated
+    if type(None) not in get_args(bare):
+        return annotated
+    bounded: Any = Annotated[inner[0], meta]
+    return Union[bounded, *inner[1:]]
 
 
 def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:

@@ -323,6 +323,7 @@ def test_settings(complete: Complete, ids: StandIn) -> None:
     ]
     assert complete("config", "set", "discover", "") == ["true", "false"]
     assert complete("config", "set", "log_level", "w") == ["warning"]
+    assert complete("config", "set", "models.a.context_size", "") == ["auto"]
     assert complete("config", "set", "port", "") == []
     assert complete("config", "set", "nonsense", "") == []
     found = complete("--port", str(ids.port), "config", "set", 'models."Plain-Q4".pi')
