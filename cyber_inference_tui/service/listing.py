@@ -80,6 +80,7 @@ def unloaded_record(model: LocalModel, spec: ServerSpec, need: Need | None = Non
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
+        preset_of=model.preset_of or None,
         path=path_text(model.path) if model.path else None,
         size_bytes=model.size_bytes,
         architecture=facts.architecture if facts else None,

@@ -31,6 +31,7 @@ from cyber_inference_tui.settings.load import LoadedSettings, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
     MODEL_KEYS,
+    PRESET_KEYS,
     Key,
     ModelSettings,
     effective,
@@ -174,7 +175,8 @@ def settings_of(
 
     ``spec`` is that of the next server.
     """
-    return tuple(_setting(key, model, state, spec, loaded) for key in MODEL_KEYS.values())
+    keys = PRESET_KEYS if model.preset_of else MODEL_KEYS
+    return tuple(_setting(key, model, state, spec, loaded) for key in keys.values())
 
 
 _BLANK = ModelSettings()
@@ -183,16 +185,24 @@ _BLANK = ModelSettings()
 def _setting(
     key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> ModelSettingRecord:
-    own = getattr(model.settings, key.name)
-    is_set = own != getattr(_BLANK, key.name)
+    own = merged = getattr(model.settings, key.name)
+    blank = getattr(_BLANK, key.name)
+    if model.preset_of:
+        own = model.preset_keys.get(key.name, blank)
+    is_set = own != blank
     general = key.general
     if key.name == "context_size" and spec.context_size is not None:
         # An argument of the user may decide it.
-        general, is_set = spec.context_source, not spec.context_source
-    source = "model" if is_set else "default" if not general else loaded.sources[general].value
+        general, is_set = spec.context_source, not spec.context_source and own is not None
+    if is_set:
+        source = "model"
+    elif model.preset_of and merged != blank:
+        source = "base"
+    else:
+        source = loaded.sources[general].value if general else "default"
     return ModelSettingRecord(
         key=key.name,
-        value=None if own == getattr(_BLANK, key.name) else _shown(key, own),
+        value=None if own == blank else _shown(key, own),
         effective=_shown(key, _effective(key, model, state, spec, loaded)),
         source=source,
         help=key.help,

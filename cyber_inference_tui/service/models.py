@@ -63,6 +63,7 @@ _DELETE_SECONDS = 10.0
 
 _MOST_LOGGED = 20
 """Unusable files that one scan logs by name."""
+_WITHOUT_PROCESS = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 _IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
 
 _logger = logging.getLogger(__name__)
@@ -354,8 +355,15 @@ class Models:
 
         The first ones get the free memory.
         """
-        tables = self._settings.models
-        self._to_preload = [model_id for model_id, table in tables.items() if table.preload]
+        self._to_preload = []
+        for model_id, own in self._settings.models.items():
+            if own.preload:
+                self._to_preload.append(model_id)
+            self._to_preload += [
+                f"{model_id}:{preset}"
+                for preset, keys in own.presets.items()
+                if keys.get("preload")
+            ]
         self._preload_found()
 
     def _preload_found(self) -> None:
@@ -398,8 +406,12 @@ class Models:
         """Delete an unloaded model's files in ``models_dir`` and return its last record."""
         model = self.catalog.resolve(model_id)
         record = self._record(model)
-        if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
+        if record.status not in _WITHOUT_PROCESS:
             raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
+        for other in self.catalog.models.values():
+            status = self._record(other).status
+            if other.preset_of == model.id and status not in _WITHOUT_PROCESS:
+                raise ConflictError(f"{other.id} is {status.value}.", hint="Unload it first.")
         await to_its_end(self._delete_files(model))
         return record
 

@@ -260,18 +260,48 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
 
+    presets: dict[str, dict[str, Any]] = {}
+    """By name the keys that a table ``[models."ID".presets.NAME]`` sets, all of ``PRESET_KEYS``."""
+
     def request_rules(self, alias: str | None = None) -> RequestRules:
         """Return the rules for requests under this alias: the alias' merged over the model's.
 
         The alias wins where both set a field; a field that either strips is stripped.
         """
         own = self.aliases.get(alias) if alias and isinstance(self.aliases, dict) else None
-        if own is None:
-            own = _NO_RULES
+        return self._with_rules(own or _NO_RULES)
+
+    def preset_rules(self, preset: str) -> RequestRules:
+        """Return the rules for requests with this preset, merged as those of an alias."""
+        own = self.presets[preset].items()
+        rules = {key: value for key, value in own if key in ALIAS_KEYS}
+        return self._with_rules(RequestRules(**rules))
+
+    def _with_rules(self, own: RequestRules) -> RequestRules:
         return RequestRules(
             request_defaults={**self.request_defaults, **own.request_defaults},
             request_overrides={**self.request_overrides, **own.request_overrides},
             request_strip=(*self.request_strip, *own.request_strip),
+        )
+
+    def with_preset(self, preset: str) -> ModelSettings:
+        """Return this table with the keys of a preset merged over it.
+
+        Variables are merged one by one. A preset does not take over what makes the model stay.
+        """
+        own = self.presets[preset]
+        stay: dict[str, Any] = {"aliases": (), "pinned": False, "preload": False, "presets": {}}
+        rules = msgspec.structs.asdict(self.preset_rules(preset))
+        env = {**self.env, **own.get("env", {})}
+        return msgspec.structs.replace(self, **stay | own | rules | {"env": env})
+
+    def changes_server(self, preset: str) -> bool:
+        """Return whether a preset needs a server of its own: it changes more than requests."""
+        changed = self.with_preset(preset)
+        return any(
+            getattr(changed, key) != getattr(self, key)
+            for key in self.presets[preset]
+            if key not in ALIAS_KEYS
         )
 
 
@@ -830,6 +860,11 @@ MODEL_KEYS = _keys(ModelSettings, "models")
 PEER_KEYS = _keys(PeerSettings, "peers")
 """Every key of a ``[peers."NAME"]`` table."""
 
+PRESET_KEYS = {
+    name: key for name, key in MODEL_KEYS.items() if name not in {"path", "aliases", "mmproj"}
+}
+"""Every key of a ``[models."ID".presets.NAME]`` table: all but those that say what a model is."""
+
 TABLES = {"models": MODEL_KEYS, "peers": PEER_KEYS}
 """The keys of the tables that have names, by the key of all of them."""
 _BLANK: dict[str, ModelSettings | PeerSettings] = {
@@ -837,12 +872,37 @@ _BLANK: dict[str, ModelSettings | PeerSettings] = {
     "peers": PeerSettings(),
 }
 
+PRESETS = "presets"
+TablePath = tuple[str, ...]
+"""A table of the file: ``()`` is the top level, others are ``("models", ID)``, ``("models", ID,
+"presets", NAME)`` and ``("peers", NAME)``."""
 
-def table_of(settings: Settings, key: Key, name: str) -> ModelSettings | PeerSettings:
-    """Return the table with this name that the key belongs to; a blank one if there is none."""
-    tables: dict[str, Any] = getattr(settings, key.table)
-    found: ModelSettings | PeerSettings = tables.get(name, _BLANK[key.table])
-    return found
+
+def keys_of(table: TablePath) -> dict[str, Key]:
+    """Return the keys that a table may have."""
+    if not table:
+        return KEYS
+    return TABLES[table[0]] if len(table) == 2 else PRESET_KEYS
+
+
+def tables_of(settings: Settings) -> list[TablePath]:
+    """Return all tables but the top level."""
+    found: list[TablePath] = []
+    for model_id, own in settings.models.items():
+        found.append(("models", model_id))
+        found += [("models", model_id, PRESETS, preset) for preset in own.presets]
+    return found + [("peers", name) for name in settings.peers]
+
+
+def value_in(settings: Settings, table: TablePath, key: Key) -> Any:
+    """Return the value that a table gives to a key, or the key's default."""
+    if not table:
+        return getattr(settings, key.name)
+    tables: dict[str, Any] = getattr(settings, table[0])
+    own = tables.get(table[1], _BLANK[table[0]])
+    if len(table) == 2:
+        return getattr(own, key.name)
+    return own.presets.get(table[3], {}).get(key.name, key.default)
 
 
 ALIAS_KEYS = _keys(RequestRules)

@@ -189,7 +189,7 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
 async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str) -> None:
     text = "max_queue = 64\n"
     desk = Desk(path, text=text)
-    _, known = split_key(key)
+    table, known = split_key(key)
     value: Any = {"A": "b"} if known.is_table else ["/x"] if known.is_list else "/x"
     value = False if known.bare_type is bool else value
     value = "https://x.example" if known.form == "url" else value
@@ -203,14 +203,9 @@ async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str
     assert path.read_text() == text
     await desk.configuration.check(key, value, by_owner=True)
     await desk.configuration.set(key, value, by_owner=True)
-    assert desk.configuration.loaded.record(known, desk_model(key)).source == "file"
+    assert desk.configuration.loaded.record(known, table).source == "file"
     await desk.configuration.unset(key, by_owner=True)
-    assert desk.configuration.loaded.record(known, desk_model(key)).source == "default"
-
-
-def desk_model(key: str) -> str | None:
-    """The model whose table has this key."""
-    return "m" if key.startswith("models.") else None
+    assert desk.configuration.loaded.record(known, table).source == "default"
 
 
 def test_every_setting_that_names_a_program_or_a_path_is_guarded() -> None:

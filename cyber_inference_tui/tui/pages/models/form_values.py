@@ -15,6 +15,7 @@ from cyber_inference_tui.tui.setting_text import number, parse, to_text, whole_n
 
 SOURCES = {
     "model": "this model",
+    "base": "the model",
     "default": "default",
     "file": "file",
     "env": "environment",
