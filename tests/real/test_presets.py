@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.conftest import StartReal
+from tests.real.conftest import StartFake, StartReal
 from tests.real.service_process import ServiceProcess
 from tests.waiting import eventually
 
@@ -82,6 +82,22 @@ def test_every_list_has_them(start_real: StartReal) -> None:
     answer = service.post("/api/copy", json={"source": "demo:long", "destination": "x"})
     assert answer.status_code == 409
     assert "demo:long is a preset of demo" in answer.text
+
+
+def test_a_preset_may_be_preloaded_and_its_files_are_in_use(start_fake: StartFake) -> None:
+    table = {"preload": True, "pinned": True, "presets": {"p": {"threads": 1, "preload": True}}}
+    service = start_fake({"a": {}}, tables={"a": table})
+    for name in ("a", "a:p"):
+        service.wait_status(name, "loaded")
+    assert (service.model("a")["pinned"], service.model("a:p")["pinned"]) == (True, False)
+    assert service.post("/admin/models/a/unload", json={}).status_code == 200
+    with service.client() as client:
+        answer = client.delete("/admin/models/a")
+        assert answer.status_code == 409
+        assert "a:p is loaded." in answer.text
+        assert client.post("/admin/models/a:p/unload", json={}).status_code == 200
+        assert client.delete("/admin/models/a").status_code == 200
+    assert service.models() == {}
 
 
 @pytest.mark.real

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.errors import ConfigError, GuardedSettingError, NotFoundError
@@ -263,6 +264,16 @@ def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
     assert changed.mmproj == tmp_path / "p.gguf"
     back = reconfigured(changed, settings)
     assert (back.settings.threads, back.mmproj) == (None, None)
+
+
+def test_a_preset_as_other_settings_would_have_it(tmp_path: Path) -> None:
+    text = '[models."M"]\nthreads = 2\npresets.long.parallel = 1\n'
+    settings = Desk(tmp_path / "config.toml", text=text).configuration.loaded.settings
+    long = msgspec.structs.replace(model("m:long"), preset_of="m")
+    changed = reconfigured(long, settings).settings
+    assert (changed.threads, changed.parallel) == (2, 1)
+    gone = msgspec.structs.replace(model("m:gone"), preset_of="m")
+    assert reconfigured(gone, settings) == gone
 
 
 GUARDED = """\

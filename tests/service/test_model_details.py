@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.library.catalog import LocalModel
@@ -12,7 +13,7 @@ from cyber_inference_tui.records import ModelSettingRecord
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.model_details import context_sizes, settings_of
 from cyber_inference_tui.settings.load import LoadedSettings, load_text
-from cyber_inference_tui.settings.schema import MODEL_KEYS
+from cyber_inference_tui.settings.schema import MODEL_KEYS, PRESET_KEYS, ModelSettings
 from tests.scheduler.virtual import model
 
 
@@ -78,6 +79,27 @@ def test_an_argument_for_the_context_size_wins() -> None:
         one = model("m", context_size=512, args=args)
         (setting,) = [row for row in rows(one, loaded(text)) if row.key == "context_size"]
         assert (setting.value, setting.effective, setting.source) == (512, size, source)
+
+
+def test_a_preset_has_its_own_keys_and_those_of_its_model() -> None:
+    table = ModelSettings(
+        threads=3, parallel=2, presets={"long": {"context_size": 65536, "parallel": 1}}
+    )
+    one = msgspec.structs.replace(
+        model("m:long"),
+        preset_of="m",
+        preset_keys=table.presets["long"],
+        settings=table.with_preset("long"),
+    )
+    shown = {
+        row.key: (row.value, row.effective, row.source)
+        for row in rows(one, loaded("llama_threads = 9\n"))
+    }
+    assert set(shown) == set(PRESET_KEYS)
+    assert shown["context_size"] == (65536, 65536, "model")
+    assert shown["parallel"] == (1, 1, "model")
+    assert shown["threads"] == (None, 3, "base")
+    assert shown["gpu_layers"] == (None, -1, "default")
 
 
 def test_a_pin_of_this_run_wins() -> None:

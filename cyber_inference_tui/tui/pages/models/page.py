@@ -84,7 +84,7 @@ class ModelsPage(MarkedModels):
             "Favourite",
             show=False,
             id="models.favourite",
-            tooltip="let the model come first in lists, or not any more",
+            tooltip="let it come first in lists",
         ),
         Binding(
             "P",
