@@ -421,7 +421,7 @@ class ControlLoop:
         return True
 
     def _halve_context(self, state: ModelState) -> bool:
-        """Halve the context of the next load, if the settings allow it and enough is left."""
+        """Halve the context of the next load, if it is not a given number and enough is left."""
         spec, size = state.spec, state.spec.context_size or 0
         if spec.least_context is not None:
             half = max(size // 2, spec.least_context)

@@ -193,11 +193,11 @@ def _setting(
     general = key.general
     if key.name == "context_size" and spec.context_size is not None:
         # An argument of the user may decide it.
-        general, is_set = spec.context_source, not spec.context_source and own is not None
-    if is_set:
-        source = "model"
-    elif model.preset_of and merged != blank:
+        general, is_set = spec.context_source, not spec.context_source
+    if model.preset_of and own == blank != merged:
         source = "base"
+    elif is_set:
+        source = "model"
     else:
         source = loaded.sources[general].value if general else "default"
     return ModelSettingRecord(

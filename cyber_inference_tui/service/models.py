@@ -409,9 +409,10 @@ class Models:
         if record.status not in _WITHOUT_PROCESS:
             raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
         for other in self.catalog.models.values():
-            status = self._record(other).status
-            if other.preset_of == model.id and status not in _WITHOUT_PROCESS:
-                raise ConflictError(f"{other.id} is {status.value}.", hint="Unload it first.")
+            if other.preset_of == model.id:
+                status = self._record(other).status
+                if status not in _WITHOUT_PROCESS:
+                    raise ConflictError(f"{other.id} is {status.value}.", hint="Unload it first.")
         await to_its_end(self._delete_files(model))
         return record
 

@@ -287,7 +287,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     def with_preset(self, preset: str) -> ModelSettings:
         """Return this table with the keys of a preset merged over it.
 
-        Variables are merged one by one. A preset does not take over what makes the model stay.
+        Variables are merged one by one. A preset has names of its own, and does not take over what
+        makes the model stay.
         """
         own = self.presets[preset]
         stay: dict[str, Any] = {"aliases": (), "pinned": False, "preload": False, "presets": {}}
@@ -715,8 +716,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One setting as the schema describes it."""
 
     name: str
-    table: str = ""
-    """``models`` or ``peers`` for a key of a table in there; empty for a top-level key."""
     type: Any
     """The annotated type, as ``msgspec.convert`` takes it."""
     default: Any
@@ -835,13 +834,12 @@ def _without_none(annotated: Any, meta: Meta) -> Any:
     return Union[bounded, *inner[1:]]
 
 
-def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:
+def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
     hints = get_type_hints(struct, include_extras=True)
     blank = struct()
     return {
         name: Key(
             name=name,
-            table=table,
             type=_without_none(hints[name], meta),
             default=getattr(blank, name),
             **(meta.extra or {}),
@@ -854,10 +852,10 @@ def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:
 KEYS = _keys(Settings)
 """Every top-level key but ``models`` and ``peers``, in the order of the file."""
 
-MODEL_KEYS = _keys(ModelSettings, "models")
+MODEL_KEYS = _keys(ModelSettings)
 """Every key of a ``[models."ID"]`` table."""
 
-PEER_KEYS = _keys(PeerSettings, "peers")
+PEER_KEYS = _keys(PeerSettings)
 """Every key of a ``[peers."NAME"]`` table."""
 
 PRESET_KEYS = {

@@ -104,5 +104,7 @@ def test_a_preset_may_be_preloaded_and_its_files_are_in_use(start_fake: StartFak
 def test_a_request_without_a_name_means_the_only_model(start_real: StartReal) -> None:
     service = start_real({"models": {"demo": TABLE}})
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
-    assert service.post("/v1/chat/completions", json=body).json()["model"] == "demo"
-    assert service.post("/v1/chat/completions", json={**body, "model": "auto"}).is_success
+    for named in ({"model": "auto"}, {}):
+        answer = service.post("/v1/chat/completions", json=body | named)
+        assert answer.json()["model"] == "demo"
+        assert service.post("/admin/models/demo/unload", json={}).status_code == 200
