@@ -33,6 +33,7 @@ class _Model(msgspec.Struct):
 
     id: str
     state: str
+    preset_of: str = ""
 
 
 class _Models(msgspec.Struct):
@@ -53,17 +54,24 @@ def model_ids(
 
 def setting_keys(ctx: click.Context, typed: str) -> list[CompletionItem]:
     """Return the keys of settings; those of models once "models." is typed."""
-    from cyber_inference_tui.settings.example import toml_value
-    from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS
+    from cyber_inference_tui.settings.load import key_name
+    from cyber_inference_tui.settings.schema import KEYS, keys_of
 
     found = {name: key.help for name, key in KEYS.items()}
     if typed.startswith("models."):
         found = {
-            f"models.{toml_value(model.id)}.{name}": key.help
+            key_name((*table, name)): key.help
             for model in _models(ctx)
-            for name, key in MODEL_KEYS.items()
+            for table in [_table_of(model)]
+            for name, key in keys_of(table).items()
         }
     return matching([CompletionItem(name, help=text) for name, text in found.items()], typed)
+
+
+def _table_of(model: _Model) -> tuple[str, ...]:
+    if not model.preset_of:
+        return "models", model.id
+    return "models", model.preset_of, "presets", model.id.removeprefix(f"{model.preset_of}:")
 
 
 def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
@@ -76,7 +84,7 @@ def setting_values(ctx: click.Context, typed: str) -> list[CompletionItem]:
         return []
     if key.names_file:
         return [CompletionItem(typed, type="file")]
-    words = ("true", "false") if key.bare_type is bool else key.choices
+    words = ("true", "false") if key.bare_type is bool else (*key.choices, *key.words)
     return matching([CompletionItem(word) for word in words], typed)
 
 

@@ -129,8 +129,8 @@ def get(options: GlobalOptions, key: str, reveal: bool, as_json: bool) -> None:
 
     split_key(key)  # report an unknown key before mistakes in the file
     loaded = options.load()
-    _, entry, known = key_in(loaded.settings, key)
-    record = loaded.record(known, entry, reveal=reveal)
+    _, table, known = key_in(loaded.settings, key)
+    record = loaded.record(known, table, reveal=reveal)
     if as_json:
         print_json(record)
     elif isinstance(record.value, list):
@@ -186,12 +186,12 @@ def set_(options: GlobalOptions, key: str, value: str | None, from_stdin: bool) 
     except ConfigError:
         # This command may correct the mistake; others are reported when the file is written.
         present = load_text("", path, environ=environ, flags={})
-    key, entry, known = key_in(present.settings, key)
-    new = unmasked_value(key, known, _from_here(known, value), present.value(known, entry))
+    key, table, known = key_in(present.settings, key)
+    new = unmasked_value(key, known, _from_here(known, value), present.value(known, table))
     set_value(path, key, new)
     click.echo(clean_line(f"{path}: {key} is set"), err=True)
     name = f"{ENV_PREFIX}{known.name.upper()}"
-    if entry is None and variable(options.environ, name):
+    if not table and variable(options.environ, name):
         click.echo(f"warning: {name} is also set, and overrides the file", err=True)
     if holds_secret(known, new) and path.stat().st_mode & 0o077:
         click.echo(f"warning: others may read this secret; `chmod 600 {path}` helps", err=True)

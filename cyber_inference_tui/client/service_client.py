@@ -164,8 +164,17 @@ class _BoxClient(ServiceClient):
             yield response
 
 
-def model_key(model_id: str, key: str) -> str:
-    """Return the name of a setting in a model's table, as in TOML: ``models."a/b.c".key``."""
+def model_key(model_id: str, key: str, preset_of: str | None = None) -> str:
+    """Return the name of a setting in a model's table, as in TOML: ``models."a/b.c".key``.
+
+    ``preset_of`` is the model of a preset, whose id is ``MODEL:PRESET``.
+    """
+    if not preset_of:
+        return f"models.{_quoted(model_id)}.{key}"
+    preset = model_id.removeprefix(f"{preset_of}:")
+    return f"models.{_quoted(preset_of)}.presets.{_quoted(preset)}.{key}"
+
+
+def _quoted(name: str) -> str:
     # JSON strings are TOML basic strings, except that TOML wants DEL escaped.
-    quoted = json.dumps(model_id, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"models.{quoted}.{key}"
+    return json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")

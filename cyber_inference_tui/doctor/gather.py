@@ -45,9 +45,9 @@ from cyber_inference_tui.settings.credentials import (
     check_credentials_possible,
     missing_credentials,
 )
-from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, config_path
+from cyber_inference_tui.settings.load import LoadedSettings, SettingSource, config_path, key_name
 from cyber_inference_tui.settings.masks import holds_secret
-from cyber_inference_tui.settings.schema import KEYS, MODEL_KEYS, Settings
+from cyber_inference_tui.settings.schema import KEYS, Settings, keys_of, tables_of
 from cyber_inference_tui.sockets import is_loopback
 from cyber_inference_tui.storage import Storages
 from cyber_inference_tui.text import clean_line
@@ -166,10 +166,10 @@ def configuration_facts(loaded: LoadedSettings) -> ConfigurationFacts:
         if loaded.sources[name] is SettingSource.FILE and holds_secret(key, getattr(settings, name))
     ]
     secrets += [
-        f'models."{clean_line(model_id)}".{name}'
-        for model_id, table in settings.models.items()
-        for name, key in MODEL_KEYS.items()
-        if holds_secret(key, getattr(table, name))
+        clean_line(key_name((*table, name)))
+        for table in tables_of(settings)
+        for name, key in keys_of(table).items()
+        if holds_secret(key, loaded.value(key, table))
     ]
     return ConfigurationFacts(
         path=path,

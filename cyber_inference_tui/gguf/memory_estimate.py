@@ -160,16 +160,24 @@ def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | Non
     the trained length (``n_ctx_slot`` in tools/server), scaled by YaRN if that is on; with ``-c 0``
     each slot gets all of it.
     """
-    most = trained
-    if trained is not None and cache.yarn:
-        most = int(trained * max(1.0, cache.rope_scale))
-    tokens = most
+    most = tokens = longest_request(cache, trained)
     if cache.context_size:
-        # Slots whose number llama-server chooses share one cache.
-        shared = cache.unified or not cache.slots
-        tokens = _cells(cache.context_size, 1 if shared else cache.slots)
+        tokens = _cells(cache.context_size, separate_caches(cache))
     known = [size for size in (tokens, most, cache.slot_context) if size is not None]
     return min(known, default=None)
+
+
+def longest_request(cache: ServerOptions, trained: int | None) -> int | None:
+    """Return the most tokens of context that any ``context_size`` gives to one request."""
+    if trained is None or not cache.yarn:
+        return trained
+    return int(trained * max(1.0, cache.rope_scale))
+
+
+def separate_caches(cache: ServerOptions) -> int:
+    """Return the number of caches that share the context size: 1, or one for each slot."""
+    # Slots whose number llama-server chooses share one cache.
+    return 1 if cache.unified or not cache.slots else cache.slots
 
 
 def _cells(context: int, streams: int) -> int:

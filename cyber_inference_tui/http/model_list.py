@@ -6,6 +6,7 @@ llama.cpp, build 11669; ``tests/real/test_router.py`` compares them with a real 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from cyber_inference_tui.errors import ModelNotFoundError
@@ -44,7 +45,11 @@ def model_list(
     ``auto`` comes first if a default model is set.
     """
     records = models.records()
-    entries = [entry_of(models, record, peers) for record in records if allows(limits, record)]
+    entries = []
+    for record in records:
+        if allows(limits, record):
+            entry = entry_of(models, record, peers)
+            entries += [entry, *_presets(models, record, entry)]
     if peers:
         entries += [
             remote_entry(remote)
@@ -55,6 +60,16 @@ def model_list(
         aliases = models.catalog.auto_aliases
         entries.insert(0, {**entry_of(models, auto), "id": AUTO, "aliases": aliases})
     return {"object": "list", "data": entries}
+
+
+def _presets(
+    models: Models, record: ModelRecord, entry: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Return an entry for each preset that the model's own server answers."""
+    model = models.local(record.id)
+    for name, preset in model.presets.items() if model is not None else ():
+        if name == f"{record.id}:{preset}":
+            yield {**entry, "id": name, "aliases": [], "preset_of": record.id}
 
 
 def listed_model(
@@ -104,6 +119,7 @@ def entry_of(models: Models, record: ModelRecord, peers: Peers | None = None) ->
 
 
 def _entry(record: ModelRecord, model: LocalModel | None) -> dict[str, Any]:
+    preset = {"preset_of": record.preset_of} if record.preset_of else {}
     status: dict[str, Any] = {
         "value": status_value(record),
         # The router shows its command line and preset. They would show the paths of this machine.
@@ -139,6 +155,7 @@ def _entry(record: ModelRecord, model: LocalModel | None) -> dict[str, Any]:
         "pinned": record.pinned,
         "in_flight": record.in_flight,
         "queued": record.queued,
+        **preset,
     }
 
 

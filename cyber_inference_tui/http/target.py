@@ -338,10 +338,11 @@ class TargetFinder:
         if refusal is not None and len(models) != 1:
             raise refusal
         loaded = [one for one in self._service.scheduler.loaded_ids if one in models]
+        models = {key: model for key, model in models.items() if not model.preset_of}
         here = sorted(loaded) or [one.id for one in models.values() if not one.problem]
         here = here or list(models)
         if len(here) == 1:
-            return models[here[0]]
+            return self._service.models.resolve(here[0])
         if not here:
             raise ModelNotFoundError(
                 "There is no model yet.", hint="Download one, or start with --demo."

@@ -11,6 +11,7 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.ids import AUTO, RESERVED, NamedModel, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
+from cyber_inference_tui.library.presets import with_presets
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
@@ -123,6 +124,8 @@ class Assembly:
             self._report_unread(given.path, given.unread, kept=bool(given.files))
         for path, projector in self._projectors.items():
             self._report_unread(path, projector.unread, kept=projector.file is not None)
+        models, unnamed = with_presets(models, taken=(AUTO, *RESERVED, *self._auto_aliases))
+        self._problems += unnamed
         by_id = {model.id: model for model in models}
         return Catalog(by_id, self._problems, parts=self._parts, auto_aliases=self._auto_aliases)
 

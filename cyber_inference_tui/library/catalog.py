@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -61,17 +61,28 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
     """The reason why it cannot be used."""
     settings: ModelSettings = ModelSettings()
+    preset_of: str = ""
+    """The id of the model whose preset this is, with a server of its own."""
+    preset_keys: Mapping[str, Any] = {}
+    """The keys that this preset sets."""
+    presets: Mapping[str, str] = {}
+    """The aliases that are presets of this model which change only requests, with their names in
+    the settings."""
     removable: bool = False
     """All its files are under ``models_dir``, where models may be deleted."""
     origin: Origin = Origin.MODELS_DIR
 
     def request_rules(self, name: str | None) -> RequestRules:
         """Return the changes to a request that uses this name; ``None`` = it uses no name."""
-        if name is None or name == self.id or not isinstance(self.settings.aliases, dict):
+        has_rules = self.presets or isinstance(self.settings.aliases, dict)
+        if name is None or name == self.id or not has_rules:
             return self.settings.request_rules()
         folded = _folded(name)
         alike = (alias for alias in self.aliases if _folded(alias) == folded != _folded(self.id))
-        return self.settings.request_rules(name if name in self.aliases else next(alike, None))
+        alias = name if name in self.aliases else next(alike, None)
+        if alias is not None and alias in self.presets:
+            return self.settings.preset_rules(self.presets[alias])
+        return self.settings.request_rules(alias)
 
 
 class Catalog:

@@ -316,7 +316,16 @@ class Library:
         is not under ``models_dir``, if another model uses its files, or if the system refuses.
         """
         model = catalog.resolve(model_id)
-        others = [other for other in catalog.models.values() if other.id != model.id]
+        if model.preset_of:
+            raise ConflictError(
+                f"{model.id} is a preset of {model.preset_of} and has no files of its own.",
+                hint="Remove its table from the configuration file.",
+            )
+        others = [
+            other
+            for other in catalog.models.values()
+            if model.id not in {other.id, other.preset_of}
+        ]
         if not model.removable:
             raise ConflictError(
                 f"{model.id} cannot be deleted: its files do not lie in {self._models_dir}.",

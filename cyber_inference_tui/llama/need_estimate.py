@@ -5,6 +5,7 @@ Measurements with the same arguments come first, then ``llama-fit-params``, then
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
 from cyber_inference_tui.llama.needs import Footprint, Need, NeedSource
 from cyber_inference_tui.llama.placement import Placement, placement
-from cyber_inference_tui.llama.spec import ServerSpec
+from cyber_inference_tui.llama.spec import ServerSpec, smaller_contexts
 
 _MOST_KEPT = 512
 
@@ -57,7 +58,16 @@ class NeedEstimator:
         that.
         """
         found = await self._need(spec, binary, ask_engine=ask_engine)
-        return msgspec.structs.replace(found, visible=spec.visible_gpus)
+        found = msgspec.structs.replace(found, visible=spec.visible_gpus)
+        if spec.least_context is None or found.source is NeedSource.UNKNOWN:
+            return found
+        devices = binary.devices if binary is not None else ()
+
+        def formula(one: ServerSpec) -> Footprint:
+            return formula_need(one, devices=devices, processor=self._processor).footprint
+
+        # For 64 contexts it takes some ten milliseconds.
+        return await asyncio.to_thread(with_smaller_contexts, found, spec, formula)
 
     async def _need(
         self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool
@@ -132,6 +142,35 @@ class NeedEstimator:
             needed=frozenset({"--parallel"}) if _depends_on_slots(spec) else frozenset(),
             ruleset=ruleset,
         )
+
+
+def with_smaller_contexts(
+    need: Need, spec: ServerSpec, formula: Callable[[ServerSpec], Footprint]
+) -> Need:
+    """Return the need of a server whose context the service chooses, with those to choose from.
+
+    The ``formula`` says how much less it is with a smaller context. No larger context than the
+    least moves parts of the model from GPUs to main memory.
+    """
+    most = formula(spec)
+    smaller = []
+    for size in smaller_contexts(spec):
+        one = formula(spec.with_context(size))
+        footprint = Footprint(
+            mapped=max(0, need.footprint.mapped - most.mapped + one.mapped),
+            host=max(0, need.footprint.host - most.host + one.host),
+            device=max(0, need.footprint.device - most.device + one.device),
+        )
+        spills = need.spills and size == spec.least_context
+        smaller.append(
+            msgspec.structs.replace(need, footprint=footprint, spills=spills, context=size)
+        )
+    return msgspec.structs.replace(
+        need,
+        spills=need.spills and not smaller,
+        context=spec.context_size or 0,
+        smaller=tuple(smaller),
+    )
 
 
 def _depends_on_slots(spec: ServerSpec) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -58,6 +59,20 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     visible: str | None = None
     """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees the cards that the service sees.
     """
+    context: int = 0
+    """The tokens of context, if the service chooses them (``context_size = "auto"``)."""
+    smaller: tuple[Need, ...] = ()
+    """The needs with the smaller contexts that it may choose, ascending."""
+
+
+def largest_context(needs: Sequence[Need], fits: Callable[[Need], bool]) -> Need:
+    """Return the need with the largest context that fits, or with the least if none does.
+
+    ``needs`` are ascending by context. ``fits`` must hold for every smaller context than one for
+    which it holds.
+    """
+    first_too_large = bisect_left(needs, True, key=lambda need: not fits(need))
+    return needs[max(0, first_too_large - 1)]
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

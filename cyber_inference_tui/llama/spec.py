@@ -6,11 +6,17 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, words_of_variables
-from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, context_of_a_request
+from cyber_inference_tui.gguf.memory_estimate import (
+    DEFAULT_SLOTS,
+    context_of_a_request,
+    longest_request,
+    separate_caches,
+)
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.embedding_options import embedding_options
@@ -18,6 +24,11 @@ from cyber_inference_tui.settings.schema import ModelSettings, Settings, effecti
 
 STREAMS = 256
 """Requests that a llama-server takes at once, unless the settings say otherwise."""
+
+LEAST_CHOSEN_CONTEXT = 8192
+"""Tokens for one request that a model with ``context_size = "auto"`` gets at least."""
+_LEAST_STEP = 256
+"""llama-server's contexts are multiples of this."""
 
 SPARE_THREADS = 8
 """HTTP threads of llama-server beyond its requests. Every open connection holds a thread: an idle
@@ -59,6 +70,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Tokens; ``None`` for another program's model."""
     context_source: str = ""
     """The general setting that decided ``context_size``; empty = the model's own table."""
+    least_context: int | None = None
+    """The service chooses the context of a load: from this many tokens to ``context_size``.
+    ``None`` = ``context_size`` is given."""
     limited: bool = False
     """The context is smaller than the settings ask for, for lack of memory."""
     gpu_layers: int = -1
@@ -88,12 +102,14 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         A loaded model restarts when its signature changes, and measurements are valid for one
         signature.
         """
-        facts = (
+        facts: tuple[tuple[Any, ...], ...] = (
             (self.model_id, self.path, self.projector, self.size_bytes),
             (self.command, sorted(self.environment.items()), self.arguments),
             (self.context_size, self.overrides_context),
             (self.gpu_layers, self.threads, self.slots, self.embedding_options),
         )
+        if self.least_context is not None:
+            facts = (*facts, (self.least_context,))
         encoded = msgspec.json.encode(facts, enc_hook=str)
         return hashlib.sha256(encoded).hexdigest()[:16]
 
@@ -155,12 +171,16 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
     )
     asked = read_options([*words, *arguments], base=base)
     context_size, source = _context(model, settings, asked)
+    least_context = None
+    if own.context_size == "auto" and asked.context_size is None:
+        least_context, context_size = _context_range(asked, context_size)
     return _complete(
         msgspec.structs.replace(
             spec,
             arguments=arguments,
             context_size=context_size,
             context_source=source,
+            least_context=least_context,
             gpu_layers=gpu_layers,
             threads=effective(own, settings, "threads"),
             slots=slots,
@@ -194,10 +214,37 @@ def _context(model: LocalModel, settings: Settings, asked: ServerOptions) -> tup
         mine = read_options(model.settings.args).context_size is not None
         size = asked.context_size or trained or settings.max_context_size
         return size, "" if mine else "llama_args"
-    if model.settings.context_size is not None:
-        return model.settings.context_size or trained or settings.max_context_size, ""
+    own = model.settings.context_size
+    if own is not None:
+        return (own if isinstance(own, int) and own else trained or settings.max_context_size), ""
     wanted = settings.default_context_size or trained or settings.max_context_size
     return min(wanted, settings.max_context_size, trained or wanted), "default_context_size"
+
+
+def _context_range(asked: ServerOptions, trained: int) -> tuple[int, int]:
+    """Return the least and the most context to choose, so that each request can have
+    ``LEAST_CHOSEN_CONTEXT`` tokens, or all that the model was trained with."""
+    longest = longest_request(asked, trained) or trained
+    caches = separate_caches(asked)
+    return min(LEAST_CHOSEN_CONTEXT, longest) * caches, longest * caches
+
+
+def smaller_contexts(spec: ServerSpec) -> list[int]:
+    """Return the smaller contexts among which a load chooses, ascending.
+
+    Each is at most a sixteenth larger than the one before. So the same size is chosen again though
+    the free memory differs a little, and what was measured with it stays valid.
+    """
+    if spec.least_context is None or spec.context_size is None:
+        return []
+    caches = separate_caches(spec.asked)
+    least, most = spec.least_context // caches, spec.context_size // caches
+    sizes = []
+    while least < most:
+        sizes.append(least * caches)
+        step = max(_LEAST_STEP, 1 << least.bit_length() - 1 >> 4)
+        least = (least // step + 1) * step
+    return sizes
 
 
 def _complete(spec: ServerSpec) -> ServerSpec:

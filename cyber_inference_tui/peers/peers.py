@@ -339,7 +339,8 @@ class Peers:
                 )
             for home in found:
                 name = f"{home.box}/{model_id}"
-                record = msgspec.structs.replace(home.record, id=name, aliases=())
+                base = home.record.preset_of and f"{home.box}/{home.record.preset_of}"
+                record = msgspec.structs.replace(home.record, id=name, aliases=(), preset_of=base)
                 named.setdefault(name, Remote(name, record, (home.box,), model_id))
         return named
 

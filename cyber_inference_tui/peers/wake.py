@@ -53,6 +53,7 @@ def asleep(models: Mapping[str, ModelRecord]) -> tuple[ModelRecord, ...]:
         ModelRecord(
             id=one.id,
             aliases=one.aliases,
+            preset_of=one.preset_of,
             size_bytes=one.size_bytes,
             architecture=one.architecture,
             parameters=one.parameters,

@@ -38,6 +38,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     aliases: tuple[str, ...] = ()
+    preset_of: str | None = None
+    """The id of the model of which it is a preset, with a server of its own."""
     path: str | None = None
     size_bytes: int | None = None
     architecture: str | None = None
@@ -156,8 +158,8 @@ class ModelSettingRecord(msgspec.Struct, frozen=True, kw_only=True):
     effective: Any
     """The value that applies to the model."""
     source: str
-    """``model`` (its own table), or the source of the general setting: ``default``, ``file``,
-    ``env``, ``flag``."""
+    """``model`` (its own table), ``base`` (that of the model whose preset it is), or the source of
+    the general setting: ``default``, ``file``, ``env``, ``flag``."""
     help: str
 
 

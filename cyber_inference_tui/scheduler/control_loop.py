@@ -14,11 +14,17 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from cyber_inference_tui.errors import CyberError, ModelLoadError
-from cyber_inference_tui.llama.needs import Footprint, Measurement, NeedSource
+from cyber_inference_tui.llama.needs import (
+    Footprint,
+    Measurement,
+    Need,
+    NeedSource,
+    largest_context,
+)
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
-from cyber_inference_tui.scheduler.free_memory import footprint_by_change
+from cyber_inference_tui.scheduler.free_memory import Amount, footprint_by_change, needed_amount
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
@@ -369,6 +375,10 @@ class ControlLoop:
     def _refuse(self, state: ModelState, refusal: Refusal) -> None:
         """Handle a model that cannot get enough memory: reduce its context, or fail it."""
         model_id = state.model.id
+        if refusal.free_at_best is not None and self._choose_context(state, refusal.free_at_best):
+            _logger.info("%s gets %d tokens of context", model_id, state.spec.context_size)
+            self.step()
+            return
         if all(waiter.reason == "preload" for waiter in state.waiters):
             _logger.warning("%s is not preloaded: there is no room left for it", model_id)
             self.fail_all(state, ModelLoadError(f"There is no room to preload {model_id}."))
@@ -387,7 +397,7 @@ class ControlLoop:
             list(self.states.values()),
             self._memory_tracker.reading,
             self.settings,
-            at_most=state.need is not None and state.need.source is NeedSource.UPPER_BOUND,
+            need=state.need or Need(),
         )
         state.plan(state.configured_spec)
         _logger.warning("%s", error)
@@ -395,14 +405,36 @@ class ControlLoop:
         # A later estimate may need less.
         state.need = None
 
-    def _halve_context(self, state: ModelState) -> bool:
-        """Halve the context of the next load, if the settings allow it and enough is left."""
-        size = state.spec.context_size
-        if not self.settings.allow_smaller_context or size is None or size // 2 < LEAST_CONTEXT:
+    def _choose_context(self, state: ModelState, free: Amount) -> bool:
+        """Plan the next load with the largest context that fits into ``free``, if the service
+        chooses it and it has more than the least."""
+        need = state.need
+        if need is None or not need.smaller:
             return False
-        state.plan(state.spec.with_context(size // 2))
-        self.estimate(state)
+        cards = self._memory_tracker.memory.cards_for(need.visible)
+
+        def fits(one: Need) -> bool:
+            return free.covers(needed_amount(one, cards=cards, device_at_most=free.device))
+
+        # This need does not fit: it was refused.
+        self._reduce_context(state, largest_context(need.smaller, fits).context)
         return True
+
+    def _halve_context(self, state: ModelState) -> bool:
+        """Halve the context of the next load, if it is not a given number and enough is left."""
+        spec, size = state.spec, state.spec.context_size or 0
+        if spec.least_context is not None:
+            half = max(size // 2, spec.least_context)
+        else:
+            half = size // 2 if self.settings.allow_smaller_context else 0
+        if half < LEAST_CONTEXT or half == size:
+            return False
+        self._reduce_context(state, half)
+        return True
+
+    def _reduce_context(self, state: ModelState, size: int) -> None:
+        state.plan(state.spec.with_context(size))
+        self.estimate(state)
 
     # Events
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from cyber_inference_tui.llama.needs import Need, NeedSource
+from cyber_inference_tui.llama.needs import Need, NeedSource, largest_context
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryPool, ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
@@ -86,6 +86,15 @@ class FitCheck:
             return Fit.NOW
         return Fit.AFTER_UNLOADING if self._plan.could_fit(model) else Fit.NEVER
 
+    def chosen(self, model_id: str, need: Need) -> Need:
+        """Return the need with the context that a load would choose now, if it chooses."""
+        if not need.smaller or self._free is None:
+            return need
+        return largest_context(
+            (*need.smaller, need),
+            lambda one: self._plan.could_fit(self._candidate(model_id, one)),
+        )
+
     def verdict(self, model_id: str, need: Need | None, *, reload: bool = False) -> Verdict | None:
         """Return whether a model with this need fits; ``None`` = its need or the memory is unknown.
 
@@ -99,7 +108,7 @@ class FitCheck:
         victims = plan.victims_for(model)
         if victims is None and not plan.could_fit(model):
             error = refusal_error(
-                plan.refusal(model), self._states, self._reading, self._settings, at_most=at_most
+                plan.refusal(model), self._states, self._reading, self._settings, need=need
             )
             return Verdict(Fit.NEVER, error.message)
         cards = self._memory.cards_for(need.visible)

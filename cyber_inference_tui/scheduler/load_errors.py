@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
+from cyber_inference_tui.llama.needs import Need, NeedSource
 from cyber_inference_tui.monitor.memory_reading import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Excess, in_words
@@ -39,9 +40,9 @@ def refusal_error(
     reading: MemoryReading | None,
     settings: Settings,
     *,
-    at_most: bool,
+    need: Need,
 ) -> CyberError:
-    """Return the error of a refused load; with ``at_most`` the model may need less."""
+    """Return the error of a refused load of a model with this need."""
     pinned = [state for state in states if state.is_pinned and state.status is ModelStatus.LOADED]
     names = ", ".join(sorted(state.model.id for state in pinned))
     if refusal.free_at_best is None or reading is None:
@@ -67,8 +68,14 @@ def refusal_error(
     if caches := caches_in_words(reading.cache, reading.zfs_cache):
         holders.append(f"{caches} counted as free")
     held = f"; {', '.join(holders)}" if holders else ""
+    at_most = "up to " if need.source is NeedSource.UPPER_BOUND else ""
+    least = (
+        f" with {need.context:,} tokens of context, the least that auto chooses"
+        if need.context
+        else ""
+    )
     return InsufficientMemoryError(
-        f"{refusal.id} needs {'up to ' if at_most else ''}{needed}, and at best {best} can be free"
+        f"{refusal.id} needs {at_most}{needed}{least}, and at best {best} can be free"
         f"{own}: of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be"
         f" used (max_memory_percent){held}.",
         hint="Free some, choose a smaller context_size or quantization, or raise the limit.",

@@ -198,7 +198,7 @@ class MemoryPlan:
 
     def refusal(self, model: ModelView) -> Refusal:
         """Return why it could not fit."""
-        everything = self._idle + self._busy
+        everything = [] if model.only_if_free else self._idle + self._busy
         lacks_memory = not self._memory_allows(model, everything)
         return Refusal(
             id=model.id,

@@ -149,6 +149,19 @@ class Scheduler:
         # Without a server, the need at the last load may be out of date.
         return (estimate or state.need) if state.has_no_process else state.need
 
+    def next_load(
+        self, model: LocalModel, fit_check: FitCheck | None = None
+    ) -> tuple[ServerSpec, Need | None]:
+        """Return the specification of the server that a load of the model would start now, and
+        its need."""
+        state, need = self._states.get(model.id), self.need(model.id)
+        spec = self.spec(model) if state is None else state.next_spec
+        waits = state is None or state.has_no_process or state.status is ModelStatus.QUEUED
+        if need is None or not need.smaller or not waits:
+            return spec, need
+        need = (fit_check or self.fit_check()).chosen(model.id, need)
+        return spec.with_context(min(need.context, spec.context_size or need.context)), need
+
     async def estimate(self, models: Iterable[LocalModel], max_age: float = 0.0) -> None:
         """Estimate the need of these models, which are all there are, and read the memory if the
         last reading is older than ``max_age`` seconds."""

@@ -178,7 +178,9 @@ class ModelState:
     def limit(self, spec: ServerSpec) -> ServerSpec:
         """Return ``spec`` with no more context than memory allowed at the last load."""
         limit, asked = self.spec.context_size, spec.context_size
-        if self.spec.limited and limit is not None and asked is not None:
+        # A size that is asked for now is not limited by one that was chosen, and vice versa.
+        alike = self.spec.least_context == spec.least_context
+        if self.spec.limited and alike and limit is not None and asked is not None:
             return spec.with_context(min(limit, asked))
         return spec
 

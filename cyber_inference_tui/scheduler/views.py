@@ -96,8 +96,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     needed: Amount
     free_at_best: Amount | None
-    """The free memory if every model that can be unloaded were gone; ``None`` if memory is not the
-    problem."""
+    """The free memory if every model were gone that may be unloaded for it; ``None`` if memory is
+    not the problem."""
     visible: str | None = None
     """The model's own ``CUDA_VISIBLE_DEVICES``, which restricts it to some cards."""
 

@@ -52,8 +52,9 @@ def auto_model(
                 param="model",
                 name=AUTO,
             ) from None
-    if len(usable) == 1:
-        return usable[0]
+    whole = [model for model in usable if not model.preset_of]
+    if len(whole) == 1:
+        return whole[0]
     raise ModelNotFoundError(
         f'"{AUTO}" means no model now: none is loaded or pinned.',
         hint="Name a model, or set default_model to one.",

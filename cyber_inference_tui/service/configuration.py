@@ -43,7 +43,7 @@ from cyber_inference_tui.settings.load import (
     usual_models_dir,
 )
 from cyber_inference_tui.settings.masks import unmasked_value
-from cyber_inference_tui.settings.schema import KEYS, Key, ModelSettings, Settings
+from cyber_inference_tui.settings.schema import KEYS, Key, ModelSettings, Settings, TablePath
 from cyber_inference_tui.settings.watch import FileWatch
 
 _WATCH_INTERVAL = 1.0
@@ -167,31 +167,31 @@ class Configuration:
 
     def value(self, key: str) -> Any:
         """Return a setting as the file has it now; raises ``NotFoundError`` for an unknown key."""
-        _, entry, known = self._named(key)
-        return self.loaded.value(known, entry)
+        _, table, known = self._named(key)
+        return self.loaded.value(known, table)
 
     async def set(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigValueRecord:
         """Write a setting to the configuration file and apply it.
 
         A guarded one changes only ``by_owner``; otherwise it raises ``GuardedSettingError``.
         """
-        key, entry, known = self._named(key)
-        value = self._unmasked(key, known, entry, value)
+        key, table, known = self._named(key)
+        value = self._unmasked(key, known, table, value)
         check_valid(self._path, key, value)
         _check_owner(key, known, by_owner=by_owner)
-        if entry is None and known.name in CREDENTIALS and not check_value(known.name, value):
+        if not table and known.name in CREDENTIALS and not check_value(known.name, value):
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(set_value, self._path, key, value)))
-        return self.loaded.record(known, entry)
+        return self.loaded.record(known, table)
 
     async def unset(self, key: str, *, by_owner: bool = False) -> ConfigValueRecord:
         """Remove a setting from the configuration file, so that its default applies again."""
-        key, entry, known = self._named(key)
+        key, table, known = self._named(key)
         _check_owner(key, known, by_owner=by_owner)
-        if entry is None and known.name in CREDENTIALS:
+        if not table and known.name in CREDENTIALS:
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(unset_value, self._path, key)))
-        return self.loaded.record(known, entry)
+        return self.loaded.record(known, table)
 
     async def set_table(self, kind: str, name: str, values: Mapping[str, Any] | None) -> None:
         """Replace the table ``[kind."name"]`` in the file, or remove it, and apply the change."""
@@ -205,19 +205,19 @@ class Configuration:
 
     async def check(self, key: str, value: Any, *, by_owner: bool = False) -> ConfigCheckRecord:
         """Return what ``set`` would do, or raise what it would raise; writes nothing."""
-        key, entry, known = self._named(key)
-        value = self._unmasked(key, known, entry, value)
+        key, table, known = self._named(key)
+        value = self._unmasked(key, known, table, value)
         check_valid(self._path, key, value)
         _check_owner(key, known, by_owner=by_owner)
         written, after = await asyncio.to_thread(self._preview, key, value)
         self._check_kept(after.settings)
         applicable = self._applicable(after).settings
         restarted = self._would_restart(applicable, lambda model: reconfigured(model, applicable))
-        record = written.record(known, entry)
+        record = written.record(known, table)
         return ConfigCheckRecord(
             key=record.key,
             value=record.value,
-            effect=_effect(self.loaded, written, after, known, entry, restarted=bool(restarted)),
+            effect=_effect(self.loaded, written, after, known, table, restarted=bool(restarted)),
             models=tuple(restarted),
         )
 
@@ -294,17 +294,17 @@ class Configuration:
     def _path(self) -> Path:
         return self.loaded.config_path
 
-    def _named(self, key: str) -> tuple[str, str | None, Key]:
+    def _named(self, key: str) -> tuple[str, TablePath, Key]:
         """Return the key as the file has it, and its parts."""
         return key_in(self.loaded.settings, key)
 
-    def _unmasked(self, key: str, known: Key, entry: str | None, value: Any) -> Any:
+    def _unmasked(self, key: str, known: Key, table: TablePath, value: Any) -> Any:
         """Return the value with the present secrets in place of masks."""
         given = {SettingSource.ENV, SettingSource.FLAG}
-        if entry is None and self.loaded.sources[known.name] in given:
+        if not table and self.loaded.sources[known.name] in given:
             # A secret from the environment is never copied into the file.
             return unmasked_value(key, known, value, ())
-        return unmasked_value(key, known, value, self.loaded.value(known, entry))
+        return unmasked_value(key, known, value, self.loaded.value(known, table))
 
 
 def _check_owner(key: str, known: Key, *, by_owner: bool) -> None:
@@ -331,14 +331,14 @@ def _effect(
     written: LoadedSettings,
     after: LoadedSettings,
     known: Key,
-    entry: str | None,
+    table: TablePath,
     *,
     restarted: bool,
 ) -> SettingEffect:
     """Return the effect of a change: the file will make ``written``, and ``after`` will apply."""
-    if before.value(known, entry) == written.value(known, entry):
+    if before.value(known, table) == written.value(known, table):
         return SettingEffect.NOTHING
-    if entry is None and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
+    if not table and after.sources[known.name] in {SettingSource.ENV, SettingSource.FLAG}:
         return SettingEffect.OVERRIDDEN
     if not known.live or known.name == "preload":
         return SettingEffect.RESTARTS_SERVICE
@@ -352,9 +352,15 @@ def reconfigured(model: LocalModel, settings: Settings) -> LocalModel:
     there may be one beside the model.
     """
     tables = settings.models
-    alike = [name for name in tables if name.casefold() == model.id.casefold()]
-    name = model.id if model.id in tables or len(alike) != 1 else alike[0]
+    base = model.preset_of or model.id
+    alike = [name for name in tables if name.casefold() == base.casefold()]
+    name = base if base in tables or len(alike) != 1 else alike[0]
     table = tables.get(name, ModelSettings())
+    if model.preset_of:
+        preset = model.id.removeprefix(f"{model.preset_of}:")
+        if preset not in table.presets:
+            return model  # it ends, and is not restarted
+        table = table.with_preset(preset)
     path, mmproj = model.path, model.mmproj
     if table.path is not None:
         path = settings.models_dir / table.path

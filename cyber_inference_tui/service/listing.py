@@ -80,9 +80,10 @@ def unloaded_record(
     *,
     check: ModelCheck | None = None,
 ) -> ModelRecord:
-    """Return the record of a model that nobody has asked for yet.
+    """Return the record of a model without its state.
 
-    ``need`` is its estimate, ``check`` the results of its check, if it is valid.
+    ``spec`` and ``need`` are of a load now, ``check`` are the results of its check if they are
+    valid.
     """
     estimated = need is not None and need.source is not NeedSource.UNKNOWN and not model.problem
     facts = model.metadata
@@ -90,6 +91,7 @@ def unloaded_record(
     return ModelRecord(
         id=model.id,
         aliases=model.aliases,
+        preset_of=model.preset_of or None,
         path=path_text(model.path) if model.path else None,
         size_bytes=model.size_bytes,
         architecture=facts.architecture if facts else None,
@@ -112,21 +114,20 @@ def unloaded_record(
 
 
 def record_with_state(
+    record: ModelRecord,
     model: LocalModel,
     settings: Settings,
     state: ModelState,
-    need: Need | None,
     *,
     wait: float | None,
     check: ModelCheck | None = None,
 ) -> ModelRecord:
     """Return the record of a model with a state in the scheduler.
 
-    ``wait`` is the expected wait of a request that arrives now, in seconds; the others are those of
-    ``unloaded_record``.
+    ``record`` is its record without one; ``wait`` is the expected wait of a request that arrives
+    now, in seconds; ``check`` as in ``unloaded_record``.
     """
     server = state.server
-    record = unloaded_record(model, state.next_spec, need)
     template = server.template if server else None
     failure = state.failure
     return msgspec.structs.replace(

@@ -14,7 +14,7 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.llama.needs import NeedSource
-from cyber_inference_tui.llama.spec import ServerSpec, resolve
+from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import (
     FileRecord,
     Fit,
@@ -32,6 +32,7 @@ from cyber_inference_tui.settings.load import LoadedSettings, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
     MODEL_KEYS,
+    PRESET_KEYS,
     Key,
     ModelSettings,
     effective,
@@ -67,7 +68,7 @@ async def details_of(
         memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
-        settings=settings_of(model, state, loaded),
+        settings=settings_of(model, state, spec, loaded),
         check=check,
     )
 
@@ -171,11 +172,14 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
 
 
 def settings_of(
-    model: LocalModel, state: ModelState | None, loaded: LoadedSettings
+    model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> tuple[ModelSettingRecord, ...]:
-    """Return every key of a model's table, with the value in force and its source."""
-    spec = resolve(model, loaded.settings)
-    return tuple(_setting(key, model, state, spec, loaded) for key in MODEL_KEYS.values())
+    """Return every key of a model's table, with the value in force and its source.
+
+    ``spec`` is that of the next server.
+    """
+    keys = PRESET_KEYS if model.preset_of else MODEL_KEYS
+    return tuple(_setting(key, model, state, spec, loaded) for key in keys.values())
 
 
 _BLANK = ModelSettings()
@@ -184,16 +188,24 @@ _BLANK = ModelSettings()
 def _setting(
     key: Key, model: LocalModel, state: ModelState | None, spec: ServerSpec, loaded: LoadedSettings
 ) -> ModelSettingRecord:
-    own = getattr(model.settings, key.name)
-    is_set = own != getattr(_BLANK, key.name)
+    own = merged = getattr(model.settings, key.name)
+    blank = getattr(_BLANK, key.name)
+    if model.preset_of:
+        own = model.preset_keys.get(key.name, blank)
+    is_set = own != blank
     general = key.general
     if key.name == "context_size" and spec.context_size is not None:
         # An argument of the user may decide it.
         general, is_set = spec.context_source, not spec.context_source
-    source = "model" if is_set else "default" if not general else loaded.sources[general].value
+    if model.preset_of and own == blank != merged:
+        source = "base"
+    elif is_set:
+        source = "model"
+    else:
+        source = loaded.sources[general].value if general else "default"
     return ModelSettingRecord(
         key=key.name,
-        value=None if own == getattr(_BLANK, key.name) else _shown(key, own),
+        value=None if own == blank else _shown(key, own),
         effective=_shown(key, _effective(key, model, state, spec, loaded)),
         source=source,
         help=key.help,

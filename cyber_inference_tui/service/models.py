@@ -23,7 +23,6 @@ from cyber_inference_tui.gguf.demo import DEMO_ID
 from cyber_inference_tui.gguf.reader import Header, read_header
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launcher import Launcher
-from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import (
     Fit,
     MemoryPool,
@@ -65,6 +64,7 @@ _DELETE_SECONDS = 10.0
 
 _MOST_LOGGED = 20
 """Unusable files that one scan logs by name."""
+_WITHOUT_PROCESS = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 _IN_MEMORY = frozenset({ModelStatus.LOADING, ModelStatus.LOADED})
 
 _logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Models:
         launcher: Launcher,
         notifier: ChangeNotifier,
         audit: AuditLog,
-        checked: Callable[[LocalModel, ServerSpec], ModelCheck | None],
+        checked: Callable[[LocalModel], ModelCheck | None],
     ) -> None:
         self._current = current
         self._environ = environ
@@ -244,14 +244,15 @@ class Models:
         former, self._fits = self._fits, {}
         for model_id, model in self.catalog.models.items():
             state = self._scheduler.state(model_id)
+            spec, need = self._scheduler.next_load(model, fit_check)
             if model.problem:
                 fit = None
             elif state is not None and state.status in _IN_MEMORY:
                 # Its record has no fit.
                 fit = former[model_id][0] if model_id in former else None
             else:
-                fit = fit_check.fit(model_id, self._scheduler.need(model_id))
-            self._fits[model_id] = fit, self._scheduler.spec(model).context_size
+                fit = fit_check.fit(model_id, need)
+            self._fits[model_id] = fit, spec.context_size
             if self._fits[model_id] != former.get(model_id):
                 self._notifier.detail_changed(model_id)
 
@@ -272,14 +273,12 @@ class Models:
 
     def _record(self, model: LocalModel, fit_check: FitCheck | None = None) -> ModelRecord:
         state = self._scheduler.state(model.id)
-        need = self._scheduler.need(model.id)
-        if state is None:
-            spec = self._scheduler.spec(model)
-            record = unloaded_record(model, spec, need, check=self._checked(model, spec))
-        else:
-            check = self._checked(model, state.next_spec)
+        spec, need = self._scheduler.next_load(model, fit_check)
+        check = self._checked(model)
+        record = unloaded_record(model, spec, need, check=check)
+        if state is not None:
             wait = self._scheduler.waits.seconds_of_next(state)
-            record = record_with_state(model, self._settings, state, need, wait=wait, check=check)
+            record = record_with_state(record, model, self._settings, state, wait=wait, check=check)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
@@ -307,7 +306,7 @@ class Models:
         server = state.server if state is not None else None
         template = server.template if server is not None else None
         spec = self._scheduler.spec(model)
-        return capabilities_of(model, spec, template, self._checked(model, spec))
+        return capabilities_of(model, spec, template, self._checked(model))
 
     def auto_record(self) -> ModelRecord | None:
         """Return the record of the model that ``auto`` means; ``None`` without a default model."""
@@ -325,17 +324,17 @@ class Models:
     async def details(self, model_id: str) -> ModelDetails:
         """Return all details of a model; raises ``ModelNotFoundError``."""
         model = self.catalog.resolve(model_id)
-        state = self._scheduler.state(model.id)
-        spec = state.next_spec if state is not None else self._scheduler.spec(model)
+        fit_check = self._scheduler.fit_check()
+        spec, _ = self._scheduler.next_load(model, fit_check)
         return await details_of(
             model,
-            self._record(model),
-            state=state,
+            self._record(model, fit_check),
+            state=self._scheduler.state(model.id),
             spec=spec,
-            check=self._checked(model, spec),
+            check=self._checked(model),
             loaded=self._current.loaded,
             launcher=self._launcher,
-            fit_check=self._scheduler.fit_check(),
+            fit_check=fit_check,
             storages=self._storages,
         )
 
@@ -363,8 +362,15 @@ class Models:
 
         The first ones get the free memory.
         """
-        tables = self._settings.models
-        self._to_preload = [model_id for model_id, table in tables.items() if table.preload]
+        self._to_preload = []
+        for model_id, own in self._settings.models.items():
+            if own.preload:
+                self._to_preload.append(model_id)
+            self._to_preload += [
+                f"{model_id}:{preset}"
+                for preset, keys in own.presets.items()
+                if keys.get("preload")
+            ]
         self._preload_found()
 
     def _preload_found(self) -> None:
@@ -407,8 +413,13 @@ class Models:
         """Delete an unloaded model's files in ``models_dir`` and return its last record."""
         model = self.catalog.resolve(model_id)
         record = self._record(model)
-        if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
+        if record.status not in _WITHOUT_PROCESS:
             raise ConflictError(f"{model.id} is {record.status.value}.", hint="Unload it first.")
+        for other in self.catalog.models.values():
+            if other.preset_of == model.id:
+                status = self._record(other).status
+                if status not in _WITHOUT_PROCESS:
+                    raise ConflictError(f"{other.id} is {status.value}.", hint="Unload it first.")
         await to_its_end(self._delete_files(model))
         return record
 

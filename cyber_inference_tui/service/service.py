@@ -170,7 +170,7 @@ class Service:
             launcher=self._launcher,
             notifier=self._notifier,
             audit=self.audit,
-            checked=lambda model, spec: self._checks.of(model, spec, self._build()),
+            checked=lambda model: self._checks.of(model, self.scheduler.spec(model), self._build()),
         )
         self.checker = Checker(
             self.scheduler,

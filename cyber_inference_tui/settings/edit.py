@@ -20,10 +20,19 @@ from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictEr
 from cyber_inference_tui.files import rewrite_file
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
-from cyber_inference_tui.settings.load import MAX_FILE, load_text, read_config
+from cyber_inference_tui.settings.load import MAX_FILE, key_name, load_text, read_config
 from cyber_inference_tui.settings.password_hash import hashed
 from cyber_inference_tui.settings.positions import key_lines, key_path
-from cyber_inference_tui.settings.schema import KEYS, PASSWORD, TABLES, Key, Settings
+from cyber_inference_tui.settings.schema import (
+    KEYS,
+    PASSWORD,
+    PRESETS,
+    TABLES,
+    Key,
+    Settings,
+    TablePath,
+    keys_of,
+)
 from cyber_inference_tui.settings.values import InvalidValueError, convert, nearest, parsed
 from cyber_inference_tui.text import escaped
 
@@ -31,16 +40,16 @@ _LOCK_TIMEOUT = 5.0
 """Seconds to wait for another edit, which takes milliseconds."""
 
 
-def split_key(key: str) -> tuple[str | None, Key]:
-    """Return the name of the key's table (or ``None``) and the key; raises ``NotFoundError``."""
-    parts = key_path(key) or (key,)
-    if parts[0] in TABLES and len(parts) == 3:
-        kind, entry, name = parts
-        if name in TABLES[kind]:
-            return entry, TABLES[kind][name]
-        near = nearest(name, TABLES[kind])
-    elif len(parts) == 1 and parts[0] in KEYS:
-        return None, KEYS[parts[0]]
+def split_key(key: str) -> tuple[TablePath, Key]:
+    """Return the key's table and the key; raises ``NotFoundError``."""
+    *names, name = key_path(key) or (key,)
+    table = tuple(names)
+    is_preset = len(table) == 4 and table[0] == "models" and table[2] == PRESETS
+    if not table or (table[0] in TABLES and len(table) == 2) or is_preset:
+        keys = keys_of(table)
+        if name in keys:
+            return table, keys[name]
+        near = nearest(name, keys)
     else:
         near = nearest(key, KEYS)
     raise NotFoundError(
@@ -50,20 +59,20 @@ def split_key(key: str) -> tuple[str | None, Key]:
     )
 
 
-def key_in(settings: Settings, key: str) -> tuple[str, str | None, Key]:
+def key_in(settings: Settings, key: str) -> tuple[str, TablePath, Key]:
     """Return the key as it is written in the file of these settings, and its parts.
 
     A table whose name differs from the model's id only in case is the model's, too. Raises
     ``NotFoundError``.
     """
-    entry, known = split_key(key)
-    if entry is None:
-        return known.name, None, known
-    tables: dict[str, Any] = getattr(settings, known.table)
-    if entry not in tables:
+    table, known = split_key(key)
+    if table:
+        kind, entry, *rest = table
+        tables: dict[str, Any] = getattr(settings, kind)
         alike = [name for name in tables if name.casefold() == entry.casefold()]
-        entry = alike[0] if len(alike) == 1 else entry
-    return f"{known.table}.{toml_value(entry)}.{known.name}", entry, known
+        if entry not in tables and len(alike) == 1:
+            table = (kind, alike[0], *rest)
+    return key_name((*table, known.name)), table, known
 
 
 def write_default(path: Path) -> bool:
@@ -157,19 +166,19 @@ def with_key(text: str, path: Path, key: str, value: Any) -> str:
     A password becomes a hash. Raises ``ConfigError`` if the text is not TOML or the result would be
     invalid. The text itself may be invalid: the change may correct it.
     """
-    entry, known = split_key(key)
+    table, known = split_key(key)
     _check_syntax(text, path)
     new = _plain(parsed(known, value))
     if known.form == PASSWORD and new and isinstance(new, str):
         new = hashed(new)
-    return _checked(_with_value(text, entry, known, new), path, key)
+    return _checked(_with_value(text, (*table, known.name), new), path, key)
 
 
 def without_key(text: str, path: Path, key: str) -> str:
     """Return the text of the file ``path`` without one key; raises as ``with_key`` does."""
-    entry, known = split_key(key)
+    table, known = split_key(key)
     _check_syntax(text, path)
-    return _checked(_without_value(text, entry, known), path, key)
+    return _checked(_without_value(text, (*table, known.name)), path, key)
 
 
 def _check_syntax(text: str, path: Path) -> None:
@@ -227,16 +236,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _with_value(text: str, entry: str | None, key: Key, value: Any) -> str | None:
+def _with_value(text: str, path: tuple[str, ...], value: Any) -> str | None:
     """Return the text with one value set, or ``None`` if no notation changes only that."""
-    path = (key.name,) if entry is None else (key.table, entry, key.name)
     before = tomllib.loads(text)
     wanted = copy.deepcopy(before)
     table = wanted
     for name in path[:-1]:
         table = table.setdefault(name, {})
-    is_new = key.name not in table
-    table[key.name] = value
+    is_new = path[-1] not in table
+    table[path[-1]] = value
     ways = [
         _assigned(text, path, value, as_table=False),
         _assigned(text, path, value, as_table=True),
@@ -247,28 +255,27 @@ def _with_value(text: str, entry: str | None, key: Key, value: Any) -> str | Non
     return next((new for new in ways if new is not None and _reads_as(new, wanted)), None)
 
 
-def _without_value(text: str, entry: str | None, key: Key) -> str | None:
+def _without_value(text: str, path: tuple[str, ...]) -> str | None:
     """Return the text without one value, or ``None`` if no notation changes only that."""
-    path = (key.name,) if entry is None else (key.table, entry, key.name)
-    wanted = copy.deepcopy(tomllib.loads(text))
-    table: Any = wanted
+    wanted = tomllib.loads(text)
+    parents: list[Any] = [wanted]
     for name in path[:-1]:
-        table = table.get(name, {})
-    if key.name not in table:
+        parents.append(parents[-1].get(name, {}))
+    if path[-1] not in parents[-1]:
         return text
-    del table[key.name]
-    emptied = copy.deepcopy(wanted)
-    if entry is not None and not table:
-        # Dotted keys imply their tables, which vanish with the last key.
-        del emptied[key.table][entry]
-        if not emptied[key.table]:
-            del emptied[key.table]
+    del parents[-1][path[-1]]
+    readings = [copy.deepcopy(wanted)]
+    # Dotted keys imply their tables, which vanish with the last key.
+    for parent, name in reversed(list(zip(parents, path[:-1], strict=False))):
+        if not parent[name]:
+            del parent[name]
+            readings.append(copy.deepcopy(wanted))
     ways = (_line_cut(text, path), _removed(text, path))
     return next(
         (
             new
             for new in ways
-            if new is not None and (_reads_as(new, wanted) or _reads_as(new, emptied))
+            if new is not None and any(_reads_as(new, reading) for reading in readings)
         ),
         None,
     )
@@ -346,7 +353,9 @@ def _assigned(text: str, path: tuple[str, ...], value: Any, *, as_table: bool) -
             if name not in table:
                 inline = isinstance(table, tomlkit.items.InlineTable)
                 table[name] = (
-                    tomlkit.inline_table() if inline else tomlkit.table(is_super_table=depth == 0)
+                    tomlkit.inline_table()
+                    if inline
+                    else tomlkit.table(is_super_table=depth < len(path) - 2)
                 )
             table = table[name]
         table[path[-1]] = value if as_table else tomlkit.value(toml_value(value))

@@ -20,6 +20,12 @@ _MODELS = """\
 # The id is the file's name without ".gguf" (see `cyber-inference-tui list-models`).
 #[models."my-model-Q4_K_M"]
 """
+_PRESET = """
+# Another set of settings for the same model, which requests name as "my-model-Q4_K_M:long": any of
+# these keys but path, aliases and mmproj.
+#[models."my-model-Q4_K_M".presets.long]
+#context_size = 65536
+"""
 _PEERS = """
 # ── Another box ──────────────────────────────────────────────────────────────
 # `cyber-inference-tui peers add` writes this table, and keeps the keys elsewhere.
@@ -38,7 +44,7 @@ def render() -> str:
             lines.append(f"\n{title}{'─' * (79 - len(title))}")
         lines += _comment(key)
         lines.append(f"#{key.name} = {toml_value(_shown_default(key))}\n")
-    for head, keys in ((_MODELS, MODEL_KEYS), (_PEERS, PEER_KEYS)):
+    for head, keys in ((_MODELS, MODEL_KEYS), (_PRESET, {}), (_PEERS, PEER_KEYS)):
         lines.append(head.rstrip("\n"))
         for key in keys.values():
             lines += _comment(key)

@@ -31,7 +31,7 @@ from cyber_inference_tui.settings.environment import (
     unquoted,
     variable,
 )
-from cyber_inference_tui.settings.example import toml_value
+from cyber_inference_tui.settings.example import toml_key, toml_value
 from cyber_inference_tui.settings.masks import masked_value
 from cyber_inference_tui.settings.owned_options import is_option_variable, owned_variable_problem
 from cyber_inference_tui.settings.peer_address import address_problem
@@ -39,12 +39,16 @@ from cyber_inference_tui.settings.positions import KeyPath, key_lines, key_path
 from cyber_inference_tui.settings.schema import (
     ALIASES,
     KEYS,
+    PRESETS,
     TABLES,
     Key,
     ModelSettings,
     PeerSettings,
     Settings,
-    table_of,
+    TablePath,
+    keys_of,
+    tables_of,
+    value_in,
 )
 from cyber_inference_tui.settings.values import (
     InvalidValueError,
@@ -65,6 +69,9 @@ MAX_FILE = 1 << 20
 
 # Variables of this prefix that are no settings.
 _NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}HOME"})
+
+_PRESET_NAME = re.compile(r"(?!latest$)[A-Za-z0-9._-]{1,64}")
+"""Ollama's clients add the tag ``latest`` to any name without a tag."""
 
 
 class SettingSource(StrEnum):
@@ -88,38 +95,31 @@ class LoadedSettings(msgspec.Struct, frozen=True):
     def records(self, *, reveal: bool = False) -> list[ConfigValueRecord]:
         """Return the record of every setting; secrets are masked unless ``reveal``."""
         shown = [self.record(key, reveal=reveal) for key in KEYS.values()]
-        for name, keys in TABLES.items():
-            for entry in getattr(self.settings, name):
-                shown += [
-                    self.record(key, entry, reveal=reveal)
-                    for key in keys.values()
-                    if self.value(key, entry) != key.default
-                ]
+        for table in tables_of(self.settings):
+            shown += [
+                self.record(key, table, reveal=reveal)
+                for key in keys_of(table).values()
+                if self.value(key, table) != key.default
+            ]
         return shown
 
-    def value(self, key: Key, entry: str | None = None) -> Any:
-        """Return the value of a setting; ``entry`` is the name of the table that it is in."""
-        if entry is None:
-            return getattr(self.settings, key.name)
-        return getattr(table_of(self.settings, key, entry), key.name)
+    def value(self, key: Key, table: TablePath = ()) -> Any:
+        """Return the value of a setting in a table."""
+        return value_in(self.settings, table, key)
 
-    def record(
-        self, key: Key, entry: str | None = None, *, reveal: bool = False
-    ) -> ConfigValueRecord:
-        """Return the record of a setting; ``reveal`` shows a secret as it is."""
-        value = self.value(key, entry)
-        if entry is None:
-            name, source = key.name, self.sources[key.name]
-        else:
-            name = f"{key.table}.{toml_value(entry)}.{key.name}"
-            source = SettingSource.DEFAULT if value == key.default else SettingSource.FILE
+    def record(self, key: Key, table: TablePath = (), *, reveal: bool = False) -> ConfigValueRecord:
+        """Return the record of a setting in a table; ``reveal`` shows a secret as it is."""
+        value = self.value(key, table)
+        source = SettingSource.DEFAULT if value == key.default else SettingSource.FILE
+        if not table:
+            source = self.sources[key.name]
         if not reveal:
             value = masked_value(key, value)
         default = key.default
         if key is KEYS["models_dir"]:
             default = usual_models_dir(self.settings.data_dir)
         return ConfigValueRecord(
-            key=name,
+            key=key_name((*table, key.name)),
             value=plain_value(value),
             source=source.value,
             default=plain_value(default),
@@ -348,25 +348,54 @@ class _Reader:
             if not isinstance(table, dict):
                 self._note(path, "expected a table, found ", table)
                 continue
-            values = {
-                key: typed
-                for key, value in table.items()
-                if (typed := self._from_file(path, key, value, TABLES[kind])) is not None
-            }
             if kind == "models":
-                self._take_model(name, ModelSettings(**values))
+                self._take_model(name, table)
             else:
-                self._take_peer(name, PeerSettings(**values))
+                self._take_peer(name, PeerSettings(**self._typed(path, table)))
 
-    def _take_model(self, model_id: str, own: ModelSettings) -> None:
+    def _typed(self, path: TablePath, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the typed values of a table, without those that are mistakes."""
+        keys = keys_of(path)
+        return {
+            key: typed
+            for key, value in table.items()
+            if (typed := self._from_file(path, key, value, keys)) is not None
+        }
+
+    def _take_model(self, model_id: str, table: dict[str, Any]) -> None:
         path = ("models", model_id)
+        presets = table.pop(PRESETS, {})
+        own = ModelSettings(**self._typed(path, table), presets=self._presets(path, presets))
         if not model_id.isprintable() or model_id != model_id.strip() or not model_id:
             self._note(path, "expected a model's id (visible characters)")
         self._models[model_id] = own
+        self._check_variables(path, own.command, own.env)
+        for name, values in own.presets.items():
+            command = values.get("command", own.command)
+            self._check_variables((*path, PRESETS, name), command, values.get("env", {}))
+
+    def _presets(self, model: TablePath, tables: Any) -> dict[str, dict[str, Any]]:
+        if not isinstance(tables, dict):
+            self._note((*model, PRESETS), "expected tables like presets.long, found ", tables)
+            return {}
+        presets = {}
+        for name, table in tables.items():
+            path = (*model, PRESETS, name)
+            if not _PRESET_NAME.fullmatch(name):
+                self._note(path, 'expected a name of letters, digits, ".", "_" and "-", not latest')
+            elif not isinstance(table, dict):
+                self._note(path, "expected a table, found ", table)
+            else:
+                presets[name] = self._typed(path, table)
+        return presets
+
+    def _check_variables(
+        self, table: TablePath, command: Sequence[str], variables: Mapping[str, str]
+    ) -> None:
         # The variables of another program are not checked.
-        for given in () if own.command else own.env:
+        for given in () if command else variables:
             if (why := owned_variable_problem(given)) is not None:
-                self._note((*path, "env"), why, at=(*path, "env", given))
+                self._note((*table, "env"), why, at=(*table, "env", given))
 
     def _take_peer(self, name: str, own: PeerSettings) -> None:
         path = ("peers", name)
@@ -386,6 +415,8 @@ class _Reader:
         path = (*table, name)
         if key is None:
             other = "; it is a setting of the whole service" if name in KEYS else ""
+            if table and name in TABLES[table[0]]:
+                other = "; it belongs into the model's own table"
             self._note(path, f"unknown setting{other or nearest(name, keys)}")
             return None
         folder = self._path.parent
@@ -435,17 +466,19 @@ class _Reader:
         place = str(self._path) if line is None else f"{self._path}:{line}"
         if value is not msgspec.UNSET:
             message += in_words(value)
-        self._mistakes.append(f"{place}: {_named(path)}: {message}")
+        self._mistakes.append(f"{place}: {key_name(path)}: {message}")
 
 
-def _named(path: Sequence[str]) -> str:
-    """Return a key for a message: ``host``, ``models."ID".path``, ``….aliases."NAME".…``."""
+def key_name(path: Sequence[str]) -> str:
+    """Return a key for messages and records: ``host``, ``models."ID".path``,
+    ``….aliases."NAME".…``, ``….presets.NAME.…``."""
     if path[0] not in TABLES:
         return path[0]
-    names = {1, 3}  # of models or boxes, and of aliases
-    return ".".join(
-        toml_value(part) if number in names else part for number, part in enumerate(path)
-    )
+    parts = list(path)
+    for number in range(1, min(len(parts), 4), 2):
+        is_preset = number == 3 and parts[2] == PRESETS
+        parts[number] = toml_key(path[number]) if is_preset else toml_value(path[number])
+    return ".".join(parts)
 
 
 def _line_of(error: tomllib.TOMLDecodeError, text: str) -> int:

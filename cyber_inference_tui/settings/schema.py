@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -154,9 +154,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     context_size: Annotated[
-        int | None,
+        int | Literal["auto"] | None,
         setting(
-            "Tokens of context; 0 = the model's own. Not capped by the maximum.",
+            'Tokens of context; 0 = the model\'s own, "auto" = as many as memory holds, at least '
+            "8192. Not capped by the maximum.",
             general="default_context_size",
             example=16384,
             ge=0,
@@ -259,18 +260,49 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ()
 
+    presets: dict[str, dict[str, Any]] = {}
+    """By name the keys that a table ``[models."ID".presets.NAME]`` sets, all of ``PRESET_KEYS``."""
+
     def request_rules(self, alias: str | None = None) -> RequestRules:
         """Return the rules for requests under this alias: the alias' merged over the model's.
 
         The alias wins where both set a field; a field that either strips is stripped.
         """
         own = self.aliases.get(alias) if alias and isinstance(self.aliases, dict) else None
-        if own is None:
-            own = _NO_RULES
+        return self._with_rules(own or _NO_RULES)
+
+    def preset_rules(self, preset: str) -> RequestRules:
+        """Return the rules for requests with this preset, merged as those of an alias."""
+        own = self.presets[preset].items()
+        rules = {key: value for key, value in own if key in ALIAS_KEYS}
+        return self._with_rules(RequestRules(**rules))
+
+    def _with_rules(self, own: RequestRules) -> RequestRules:
         return RequestRules(
             request_defaults={**self.request_defaults, **own.request_defaults},
             request_overrides={**self.request_overrides, **own.request_overrides},
             request_strip=(*self.request_strip, *own.request_strip),
+        )
+
+    def with_preset(self, preset: str) -> ModelSettings:
+        """Return this table with the keys of a preset merged over it.
+
+        Variables are merged one by one. A preset has names of its own, and does not take over what
+        makes the model stay.
+        """
+        own = self.presets[preset]
+        stay: dict[str, Any] = {"aliases": (), "pinned": False, "preload": False, "presets": {}}
+        rules = msgspec.structs.asdict(self.preset_rules(preset))
+        env = {**self.env, **own.get("env", {})}
+        return msgspec.structs.replace(self, **stay | own | rules | {"env": env})
+
+    def changes_server(self, preset: str) -> bool:
+        """Return whether a preset needs a server of its own: it changes more than requests."""
+        changed = self.with_preset(preset)
+        return any(
+            getattr(changed, key) != getattr(self, key)
+            for key in self.presets[preset]
+            if key not in ALIAS_KEYS
         )
 
 
@@ -684,8 +716,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One setting as the schema describes it."""
 
     name: str
-    table: str = ""
-    """``models`` or ``peers`` for a key of a table in there; empty for a top-level key."""
     type: Any
     """The annotated type, as ``msgspec.convert`` takes it."""
     default: Any
@@ -707,8 +737,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bare_type(self) -> Any:
-        """The type without its annotations."""
-        return _bare(self.type)
+        """The type without its annotations, and without the words beside a number."""
+        return _bare(_bounded(self.type))
 
     @property
     def is_table(self) -> bool:
@@ -745,6 +775,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         return get_args(self.bare_type) if get_origin(self.bare_type) is Literal else ()
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words that are allowed beside a number."""
+        if _bounded(self.type) is self.type:
+            return ()
+        return tuple(word for part in get_args(self.type)[1:] for word in get_args(part))
+
+    @property
     def expected(self) -> str:
         """A description of a valid value, to follow the word "expected"."""
         if self.form == ALIASES:
@@ -756,10 +793,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_table:
             return "a table of strings" if self.form == "variable" else "a table"
         words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-        return words.get(self.bare_type, "a string") + self._bounds()
+        others = "".join(f', or "{word}"' for word in self.words)
+        return words.get(self.bare_type, "a string") + self._bounds() + others
 
     def _bounds(self) -> str:
-        meta = _meta(self.type)
+        meta = _meta(_bounded(self.type))
         if meta is None:
             return ""
         if meta.min_length:
@@ -781,22 +819,27 @@ def _meta(annotated: Any) -> Meta | None:
     return next((part for part in get_args(annotated)[1:] if isinstance(part, Meta)), None)
 
 
+def _bounded(kind: Any) -> Any:
+    """Return the type that has the bounds: of a number or words, that of the number."""
+    return get_args(kind)[0] if get_origin(kind) is Union else kind
+
+
 def _without_none(annotated: Any, meta: Meta) -> Any:
     """Return the type of a value that is set: TOML has no null, and bounds need a plain type."""
     bare = _bare(annotated)
     inner = [part for part in get_args(bare) if part is not type(None)]
-    if type(None) in get_args(bare) and len(inner) == 1:
-        return Annotated[inner[0], meta]
-    return annotated
+    if type(None) not in get_args(bare):
+        return annotated
+    bounded: Any = Annotated[inner[0], meta]
+    return Union[bounded, *inner[1:]]
 
 
-def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:
+def _keys(struct: type[msgspec.Struct]) -> dict[str, Key]:
     hints = get_type_hints(struct, include_extras=True)
     blank = struct()
     return {
         name: Key(
             name=name,
-            table=table,
             type=_without_none(hints[name], meta),
             default=getattr(blank, name),
             **(meta.extra or {}),
@@ -809,11 +852,16 @@ def _keys(struct: type[msgspec.Struct], table: str = "") -> dict[str, Key]:
 KEYS = _keys(Settings)
 """Every top-level key but ``models`` and ``peers``, in the order of the file."""
 
-MODEL_KEYS = _keys(ModelSettings, "models")
+MODEL_KEYS = _keys(ModelSettings)
 """Every key of a ``[models."ID"]`` table."""
 
-PEER_KEYS = _keys(PeerSettings, "peers")
+PEER_KEYS = _keys(PeerSettings)
 """Every key of a ``[peers."NAME"]`` table."""
+
+PRESET_KEYS = {
+    name: key for name, key in MODEL_KEYS.items() if name not in {"path", "aliases", "mmproj"}
+}
+"""Every key of a ``[models."ID".presets.NAME]`` table: all but those that say what a model is."""
 
 TABLES = {"models": MODEL_KEYS, "peers": PEER_KEYS}
 """The keys of the tables that have names, by the key of all of them."""
@@ -822,12 +870,37 @@ _BLANK: dict[str, ModelSettings | PeerSettings] = {
     "peers": PeerSettings(),
 }
 
+PRESETS = "presets"
+TablePath = tuple[str, ...]
+"""A table of the file: ``()`` is the top level, others are ``("models", ID)``, ``("models", ID,
+"presets", NAME)`` and ``("peers", NAME)``."""
 
-def table_of(settings: Settings, key: Key, name: str) -> ModelSettings | PeerSettings:
-    """Return the table with this name that the key belongs to; a blank one if there is none."""
-    tables: dict[str, Any] = getattr(settings, key.table)
-    found: ModelSettings | PeerSettings = tables.get(name, _BLANK[key.table])
-    return found
+
+def keys_of(table: TablePath) -> dict[str, Key]:
+    """Return the keys that a table may have."""
+    if not table:
+        return KEYS
+    return TABLES[table[0]] if len(table) == 2 else PRESET_KEYS
+
+
+def tables_of(settings: Settings) -> list[TablePath]:
+    """Return all tables but the top level."""
+    found: list[TablePath] = []
+    for model_id, own in settings.models.items():
+        found.append(("models", model_id))
+        found += [("models", model_id, PRESETS, preset) for preset in own.presets]
+    return found + [("peers", name) for name in settings.peers]
+
+
+def value_in(settings: Settings, table: TablePath, key: Key) -> Any:
+    """Return the value that a table gives to a key, or the key's default."""
+    if not table:
+        return getattr(settings, key.name)
+    tables: dict[str, Any] = getattr(settings, table[0])
+    own = tables.get(table[1], _BLANK[table[0]])
+    if len(table) == 2:
+        return getattr(own, key.name)
+    return own.presets.get(table[3], {}).get(key.name, key.default)
 
 
 ALIAS_KEYS = _keys(RequestRules)

@@ -88,7 +88,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
     from ``folder`` (``None`` = the working directory); ``home`` replaces ``~``.
     """
     given = value
-    if key.choices and isinstance(value, str):
+    if (key.choices or key.words) and isinstance(value, str):
         value = value.strip().lower()
     if is_text:
         value = parsed(key, value)
@@ -113,7 +113,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         if key.form == "variable" and isinstance(value, dict):
             name = next((name for name in value if not isinstance(value[name], str)), "")
             raise InvalidValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
-        near = nearest(str(value), key.choices)
+        near = nearest(str(value), (*key.choices, *key.words))
         raise InvalidValueError(
             f"expected {key.expected}, found {in_words(given, key)}{near}"
         ) from None

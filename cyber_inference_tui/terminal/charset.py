@@ -37,6 +37,7 @@ class Charset:
     dot: str
     """Between two remarks on one line."""
     pin: str
+    favourite: str
     mark: str
     """The tick on a meter."""
     bar: tuple[str, str]
@@ -97,6 +98,7 @@ UNICODE = Charset(
     check="✔",
     dot="·",
     pin="◆",
+    favourite="★",
     mark="┊",
     bar=("█", "░"),
     signs={
@@ -119,6 +121,7 @@ ASCII = Charset(
     check="+",
     dot="-",
     pin="P",
+    favourite="*",
     mark="|",
     bar=("#", "."),
     signs={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -34,6 +34,8 @@ class RenderContext:
 
     charset: Charset
     now: datetime
+    favourites: Collection[str] = ()
+    """The ids of the models with the sign of a favourite."""
 
 
 Record = TypeVar("Record")

@@ -323,8 +323,14 @@ def test_settings(complete: Complete, ids: StandIn) -> None:
     ]
     assert complete("config", "set", "discover", "") == ["true", "false"]
     assert complete("config", "set", "log_level", "w") == ["warning"]
+    assert complete("config", "set", "models.a.context_size", "") == ["auto"]
     assert complete("config", "set", "port", "") == []
     assert complete("config", "set", "nonsense", "") == []
+    ids.answers["GET", "/v1/models"]["data"].append(
+        {"id": "Plain-Q4:long", "state": "loaded", "preset_of": "Plain-Q4"}
+    )
+    found = complete("--port", str(ids.port), "config", "set", 'models."Plain-Q4".presets.long.pi')
+    assert found == ['models."Plain-Q4".presets.long.pinned']
     found = complete("--port", str(ids.port), "config", "set", 'models."Plain-Q4".pi')
     assert found == ['models."Plain-Q4".pinned']
 

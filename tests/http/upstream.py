@@ -207,7 +207,7 @@ class _Models(Models):
         self._settings = settings
         self._scheduler = scheduler
         self._tasks = set()
-        self._checked = lambda model, spec: None
+        self._checked = lambda model: None
         self.catalog = catalog
 
 

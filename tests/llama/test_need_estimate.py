@@ -118,6 +118,27 @@ async def test_the_engine_comes_next_and_is_asked_once(demo: LocalModel, tmp_pat
     ]
 
 
+async def test_a_chosen_context_has_the_needs_of_smaller_ones(
+    demo: LocalModel, tmp_path: Path
+) -> None:
+    write_fit_params(tmp_path, row="CUDA0 7 200 30")
+    spec = spec_of(with_settings(demo, context_size="auto"))
+    found = await expectations().need(spec, build(tmp_path, devices=("CUDA0",)))
+    assert (found.source, found.context, found.spills) == (NeedSource.ENGINE, 32768, False)
+    sizes = [one.footprint.device for one in found.smaller]
+    assert sizes == sorted(sizes)
+    # The formula has the difference, the engine the rest.
+    half, least = found.smaller[16], found.smaller[0]
+    assert (least.context, half.context) == (8192, 16384)
+    formula = {
+        size: formula_need(spec.with_context(size), devices=("CUDA0",)).footprint.device
+        for size in (8192, 32768)
+    }
+    assert found.footprint.device - least.footprint.device == formula[32768] - formula[8192]
+    # Only the least moves layers to main memory.
+    assert [one.spills for one in found.smaller] == [True] + [False] * (len(found.smaller) - 1)
+
+
 async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path: Path) -> None:
     write_fit_params(tmp_path)
     mmproj = projector().write(tmp_path / "mmproj.gguf")

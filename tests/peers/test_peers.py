@@ -30,7 +30,10 @@ async def test_the_models_of_a_box_are_unknown_as_soon_as_it_is_removed(tmp_path
     await peers.configure({**others, "jetson": PeerSettings(url="http://127.0.0.1:9")})
     peer = peers.peer("jetson")
     model = ModelRecord(id="two", aliases=("zwei",), size_bytes=1)
-    peer._take(PeerUpdate(version="1\x1b[2J", models=(model,)))
+    preset = ModelRecord(id="two:long", preset_of="two", size_bytes=1)
+    peer._take(PeerUpdate(version="1\x1b[2J", models=(model, preset)))
+    assert peers.remotes()["two:long"].record.preset_of == "two"
+    assert peers.remotes()["jetson/two:long"].record.preset_of == "jetson/two"
     assert "\x1b" not in str(peer.record().version)
     found = peers.find("ZWEI")
     assert found is not None

@@ -53,13 +53,18 @@ def test_the_setting_is_checked(text: str, is_valid: bool) -> None:
 
 def test_the_models_of_a_box_are_remembered_as_not_loaded(tmp_path: Path) -> None:
     loaded = ModelRecord(
-        id="a", size_bytes=5, aliases=("b",), status=ModelStatus.LOADED, in_flight=3, pid=7
+        id="a:p",
+        size_bytes=5,
+        aliases=("b",),
+        preset_of="a",
+        status=ModelStatus.LOADED,
+        in_flight=3,
+        pid=7,
     )
     large = ModelRecord(id="c", fits=Fit.NEVER)
-    write_known(tmp_path, {"box": asleep({"a": loaded, "c": large})})
-    assert read_known(tmp_path) == {
-        "box": (ModelRecord(id="a", size_bytes=5, aliases=("b",)), large)
-    }
+    write_known(tmp_path, {"box": asleep({"a:p": loaded, "c": large})})
+    known = ModelRecord(id="a:p", size_bytes=5, aliases=("b",), preset_of="a")
+    assert read_known(tmp_path) == {"box": (known, large)}
 
 
 @pytest.mark.parametrize("content", [b"", b"no JSON", b"[" * 100_000, b'{"box": 1}'])

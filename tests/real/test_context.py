@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ TABLES: dict[str, tuple[dict[str, Any], int]] = {
     "own": ({"context_size": 4096}, 4096),
     "odd": ({"context_size": 1000}, 1024),
     "trained": ({"context_size": 0}, TRAINED),
+    "chosen": ({"context_size": "auto"}, TRAINED),
+    "chosen-split": ({"context_size": "auto", "parallel": 2}, TRAINED),
+    "chosen-argument": ({"context_size": "auto", "args": ["-c", "2048"]}, 2048),
     "too-much": ({"context_size": 100_000}, TRAINED),
     "argument": ({"context_size": 4096, "args": ["-c", "2048"]}, 2048),
     "argument-zero": ({"args": ["--ctx-size", "0"]}, TRAINED),
@@ -65,7 +69,8 @@ def test_the_context_is_the_same_before_and_after_a_load_and_what_the_server_say
     service = start_real({"models": models})
     for name, (_, expected) in TABLES.items():
         assert set(told_of(service, name)) == {expected}, f"{name} before its load"
-        assert service.post(f"/admin/models/{name}/load", json={}).status_code == 200
+        answer = service.post(f"/admin/models/{name}/load", json={})
+        assert answer.status_code == 200, answer.text
         assert set(told_of(service, name)) == {expected}, f"{name} after its load"
         props = service.upstream(name, "/props")
         assert props["default_generation_settings"]["n_ctx"] == expected, name
@@ -98,6 +103,48 @@ def test_the_general_settings_count_alike(
     assert set(told_of(service, "demo")) == {expected}
     props = service.upstream("demo", "/props")
     assert props["default_generation_settings"]["n_ctx"] == expected
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="its machine is a copy of /proc")
+def test_a_chosen_context_fits_and_is_told_before_the_load(
+    start_real: StartReal, tmp_path: Path
+) -> None:
+    meminfo = tmp_path / "machine/proc/meminfo"
+    meminfo.parent.mkdir(parents=True)
+
+    def leave(size: int) -> None:
+        """Leave so many bytes under the limit."""
+        total, free = 16_000_000, size // 1024 + 3_200_000
+        meminfo.write_text(f"MemTotal: {total} kB\nMemAvailable: {free} kB\n")
+
+    leave(1 << 30)
+    service = start_real(
+        {
+            "system_root": str(tmp_path / "machine"),
+            "max_memory_percent": 80,
+            "models": {"demo": {"context_size": "auto"}},
+        }
+    )
+    rows = service.get("/admin/models/demo/details").json()["memory"]
+    needs = {row["context_size"]: row["total_bytes"] for row in rows}
+    room = (needs[8192] + needs[TRAINED]) // 2
+    leave(room)
+    eventually(lambda: set(told_of(service, "demo")) != {TRAINED})
+    (chosen,) = set(told_of(service, "demo"))
+    assert 8192 < chosen < TRAINED
+    answer = service.chat("demo")
+    assert answer.status_code == 200, answer.text
+    assert set(told_of(service, "demo")) == {chosen}
+    assert service.upstream("demo", "/props")["default_generation_settings"]["n_ctx"] == chosen
+    assert service.model("demo")["memory_bytes"] <= room
+    # It is kept while the model is loaded, and too little is refused with the numbers.
+    leave(0)
+    assert set(told_of(service, "demo")) == {chosen}
+    assert service.post("/admin/models/demo/unload", json={}).status_code == 200
+    answer = service.chat("demo")
+    assert answer.status_code == 503
+    assert "with 8,192 tokens of context, the least" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_a_refusal_names_the_cards_that_the_model_may_see() -> None:
             total=4 << 30, available=2 << 30, gpus=(LARGE,), gpus_by_variable={"GPU-a": (SMALL,)}
         ),
         Settings(),
-        at_most=False,
+        need=Need(),
     )
     assert "2.00 GiB of GPU memory can be free with CUDA_VISIBLE_DEVICES=GPU-a" in error.message
 
@@ -224,7 +224,7 @@ def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
         [],
         MemoryReading(total=4 << 30, available=2 << 30, cache=1 << 30, zfs_cache=1 << 20),
         Settings(),
-        at_most=False,
+        need=Need(),
     )
     assert "1.00 GiB of file cache and 1.00 MiB of ZFS cache counted as free" in error.message
 

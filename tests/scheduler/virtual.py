@@ -17,6 +17,7 @@ from cyber_inference_tui.errors import CyberError, ModelLoadError
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.need_estimate import with_smaller_contexts
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.monitor.memory_reading import GpuMemory, MemoryReading, ProcessMemory
@@ -232,16 +233,22 @@ class VirtualLauncher:
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         need = self.needs.get(spec.model_id, Need())
-        full = self.full_contexts.setdefault(spec.model_id, spec.context_size or 1)
+        self.full_contexts.setdefault(spec.model_id, spec.context_size or 1)
+        found = msgspec.structs.replace(need, footprint=self._with_context(spec))
+        if spec.least_context is None:
+            return found
+        return with_smaller_contexts(found, spec, self._with_context)
+
+    def _with_context(self, spec: ServerSpec) -> Footprint:
+        footprint = self.needs.get(spec.model_id, Need()).footprint
         if not spec.limited or spec.context_size is None:
-            return need
-        share = spec.context_size / full
-        footprint = Footprint(
-            mapped=need.footprint.mapped,
-            host=int(need.footprint.host * share),
-            device=int(need.footprint.device * share),
+            return footprint
+        share = spec.context_size / self.full_contexts[spec.model_id]
+        return Footprint(
+            mapped=footprint.mapped,
+            host=int(footprint.host * share),
+            device=int(footprint.device * share),
         )
-        return msgspec.structs.replace(need, footprint=footprint)
 
     async def launch(
         self,

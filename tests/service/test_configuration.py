@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.errors import ConfigError, GuardedSettingError, NotFoundError
@@ -189,7 +190,7 @@ async def test_masks_of_secrets_stand_for_what_they_hide(path: Path) -> None:
 async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str) -> None:
     text = "max_queue = 64\n"
     desk = Desk(path, text=text)
-    _, known = split_key(key)
+    table, known = split_key(key)
     value: Any = {"A": "b"} if known.is_table else ["/x"] if known.is_list else "/x"
     value = False if known.bare_type is bool else value
     value = "https://x.example" if known.form == "url" else value
@@ -203,14 +204,9 @@ async def test_only_the_owner_changes_what_the_service_runs(path: Path, key: str
     assert path.read_text() == text
     await desk.configuration.check(key, value, by_owner=True)
     await desk.configuration.set(key, value, by_owner=True)
-    assert desk.configuration.loaded.record(known, desk_model(key)).source == "file"
+    assert desk.configuration.loaded.record(known, table).source == "file"
     await desk.configuration.unset(key, by_owner=True)
-    assert desk.configuration.loaded.record(known, desk_model(key)).source == "default"
-
-
-def desk_model(key: str) -> str | None:
-    """The model whose table has this key."""
-    return "m" if key.startswith("models.") else None
+    assert desk.configuration.loaded.record(known, table).source == "default"
 
 
 def test_every_setting_that_names_a_program_or_a_path_is_guarded() -> None:
@@ -268,6 +264,16 @@ def test_a_model_as_other_settings_would_have_it(tmp_path: Path) -> None:
     assert changed.mmproj == tmp_path / "p.gguf"
     back = reconfigured(changed, settings)
     assert (back.settings.threads, back.mmproj) == (None, None)
+
+
+def test_a_preset_as_other_settings_would_have_it(tmp_path: Path) -> None:
+    text = '[models."M"]\nthreads = 2\npresets.long.parallel = 1\n'
+    settings = Desk(tmp_path / "config.toml", text=text).configuration.loaded.settings
+    long = msgspec.structs.replace(model("m:long"), preset_of="m")
+    changed = reconfigured(long, settings).settings
+    assert (changed.threads, changed.parallel) == (2, 1)
+    gone = msgspec.structs.replace(model("m:gone"), preset_of="m")
+    assert reconfigured(gone, settings) == gone
 
 
 GUARDED = """\

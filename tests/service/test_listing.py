@@ -20,6 +20,7 @@ from cyber_inference_tui.service.listing import record_with_state, unloaded_reco
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.scheduler.virtual import model
 
+DEFAULTS = Settings()
 USED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -34,6 +35,11 @@ def state_of(one: LocalModel, **fields: Any) -> ModelState:
 
 def record_of(one: LocalModel, settings: Settings) -> ModelRecord:
     return unloaded_record(one, resolve(one, settings))
+
+
+def with_state(one: LocalModel, state: ModelState, settings: Settings = DEFAULTS) -> ModelRecord:
+    record = unloaded_record(one, state.next_spec)
+    return record_with_state(record, one, settings, state, wait=None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +62,7 @@ def test_the_time_of_the_idle_timeout(
 ) -> None:
     one = model("m", **own)
     settings = Settings(model_idle_timeout=general)
-    record = record_with_state(one, settings, state_of(one, **fields), None, wait=None)
+    record = with_state(one, state_of(one, **fields), settings)
     expected = None if seconds is None else USED + timedelta(seconds=seconds)
     assert record.unload_at == expected
 
@@ -90,7 +96,7 @@ def test_the_record_has_the_context_that_memory_allows() -> None:
     for limit in (None, 4000):
         if limit is not None:
             state.plan(state.configured_spec.with_context(limit))
-        record = record_with_state(one, Settings(), state, None, wait=None)
+        record = with_state(one, state)
         lengths.append((record.context_length, record.trained_context_length))
     assert lengths == [(4096, 32768), (2048, 32768)]
 
@@ -100,7 +106,7 @@ def test_an_unreadable_file_stays_so_after_a_try_to_load_it() -> None:
     record = record_of(one, Settings())
     assert (record.unreadable, record.error) == (True, "it is cut short")
     failed = state_of(one, status=ModelStatus.FAILED, failure=ModelLoadError("m failed."))
-    record = record_with_state(one, Settings(), failed, None, wait=None)
+    record = with_state(one, failed)
     assert (record.unreadable, record.error) == (True, "it is cut short")
     assert not record_of(model("m"), Settings()).unreadable
 

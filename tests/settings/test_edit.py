@@ -118,17 +118,30 @@ def test_a_new_value_stands_under_its_commented_default(config: Path) -> None:
         ("[models]\nx.threads = 1", "models.y.parallel"),
         ("[models.a]\n[models.b]\n[models.a.env]\n", "models.a.threads"),
         ("[models.a.env]\nX = '1'", "models.a.threads"),
+        ("[models.a]", "models.a.presets.long.threads"),
+        ("[models.a.presets.long]\n[models.b]", "models.a.presets.long.threads"),
+        ("[models.a]\npresets.long.parallel = 1", "models.a.presets.long.threads"),
+        ("[models.a]\npresets.long = { parallel = 1 }\n", "models.a.presets.long.threads"),
+        ("[models.a]\npresets.long = { parallel = 1 }\n", "models.a.presets.other.threads"),
+        ("models = {x = {threads = 1}}", "models.x.presets.long.threads"),
+        ("port = 1", "models.a.presets.'1.5'.threads"),
         ("[models.a]", "models.'b \"c\" [d] #'.threads"),
     ],
 )
 def test_whatever_the_file_looks_like(config: Path, text: str, key: str) -> None:
     after = tomllib.loads(written(config, text, key, 7))
-    model_id, known = split_key(key)
-    table = after if model_id is None else after["models"][model_id]
+    path, known = split_key(key)
+    table = after
+    for name in path:
+        table = table[name]
     assert table.pop(known.name) == 7
-    if model_id is not None and not table and model_id not in tomllib.loads(text)["models"]:
-        del after["models"][model_id]
-    assert after == tomllib.loads(text)
+    assert _filled(after) == _filled(tomllib.loads(text))
+
+
+def _filled(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table without the empty tables in it."""
+    inner = {name: _filled(one) if isinstance(one, dict) else one for name, one in table.items()}
+    return {name: one for name, one in inner.items() if one != {}}
 
 
 def test_line_ends_of_windows_stay(config: Path) -> None:
@@ -357,6 +370,12 @@ CHANGES = st.one_of(
         seconds,
     ),
     st.tuples(
+        st.tuples(ids, st.from_regex(r"[a-z0-9._-]{1,6}", fullmatch=True)).map(
+            lambda names: f"models.{toml_key(names[0])}.presets.{toml_key(names[1])}.parallel"
+        ),
+        st.integers(0, 256),
+    ),
+    st.tuples(
         st.sampled_from(["models.small", 'models."b/Name-Q4_K_M"', "models.new"]).map(
             lambda table: f"{table}.request_defaults"
         ),
@@ -375,10 +394,8 @@ def test_what_is_set_is_read_back(tmp_path: Path, text: str, change: tuple[str, 
     key, value = change
     config = tmp_path / "config.toml"
     after = written(config, text, key, value)
-    model_id, known = split_key(key)
-    loaded = load(config=config, environ={}, flags={}).settings
-    holder: Any = loaded if model_id is None else loaded.models[model_id]
-    got = getattr(holder, known.name)
+    table, known = split_key(key)
+    got = load(config=config, environ={}, flags={}).value(known, table)
     if key == "admin_password" and value:
         assert matches(value, got)
     else:

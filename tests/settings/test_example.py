@@ -42,7 +42,7 @@ def test_the_example_says_the_defaults(tmp_path: Path) -> None:
 def test_the_whole_example_is_valid(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=[a-z_]+ = |\[)", "", render(), flags=re.MULTILINE)
     (table,) = tomllib.loads(text)["models"].values()
-    assert set(table) == set(MODEL_KEYS)
+    assert set(table) == {*MODEL_KEYS, "presets"}
     config = tmp_path / "config.toml"
     config.write_text(text, "utf-8")
     assert load(config=config, environ={"HOME": str(tmp_path)}, flags={}).warnings == ()

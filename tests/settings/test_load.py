@@ -402,7 +402,7 @@ x = 1
         "3: port: expected a whole number of at least 0 and at most 65535, found 70000",
         "6: api_keys: expected a list of strings, but item 2 is a number, not a string",
         '9: models."a # b".context_size: expected a whole number of at least 0 and at most'
-        ' 2147483647, found "4k"',
+        ' 2147483647, or "auto", found "4k"',
         '10: models."a # b".ctx_size: unknown setting; did you mean context_size?',
         '11: models."a # b".port: unknown setting; it is a setting of the whole service',
         '12: models."plain".env: A: expected a string in quotes',
@@ -556,7 +556,7 @@ def test_records_name_sources_and_mask_secrets() -> None:
     assert not records["port"].live
     revealed = loaded.record(KEYS["api_keys"], reveal=True)
     assert revealed.value == ["sk-1"]
-    unset = loaded.record(MODEL_KEYS["threads"], "unknown")
+    unset = loaded.record(MODEL_KEYS["threads"], ("models", "unknown"))
     assert (unset.value, unset.source) == (None, "default")
 
 

@@ -56,7 +56,7 @@ async def test_it_shows_what_the_table_says_and_what_holds_without_it() -> None:
         assert line(app, "context_size").input.value == "8192"
         assert not line(app, "context_size").input.cursor_blink
         assert line(app, "idle_timeout").input.value == ""
-        await shows(app, pilot, "Tokens of context; 0 = the model's own.", "Type a whole number.")
+        await shows(app, pilot, "Tokens of context; 0 = the model's own", 'or "auto".')
         await pilot.press("down")
         await shows(app, pilot, "Further names under which clients may ask for it.")
         await pilot.press("enter")
@@ -98,6 +98,16 @@ async def test_saving_writes_only_what_was_changed() -> None:
         await pilot.press("ctrl+s")
         await until(pilot, lambda: not isinstance(app.screen, ModelForm))
         assert client.calls == [("set_config", f'models."{QWEN}".context_size', 4096)]
+
+
+async def test_the_context_may_be_left_to_the_service() -> None:
+    async with on_models(busy_world()) as (app, client, pilot):
+        await opened(app, pilot)
+        await type_in(app, pilot, "context_size", "auto")
+        await shows(app, pilot, "Saving context_size")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: not isinstance(app.screen, ModelForm))
+        assert client.calls == [("set_config", f'models."{QWEN}".context_size', "auto")]
 
 
 async def test_only_what_can_be_saved_is_saved() -> None:
@@ -189,7 +199,7 @@ async def test_a_small_terminal_scrolls_the_lines_and_keeps_the_words_below() ->
     world.details[QWEN] = msgspec.structs.replace(details, settings=(*details.settings, *more))
     async with on_models(world, size=SMALL) as (app, _, pilot):
         await opened(app, pilot)
-        await shows(app, pilot, "context_size", "ctrl+s saves", "Type a whole number.")
+        await shows(app, pilot, "context_size", "ctrl+s saves", "Type a whole number")
         assert "further_19" not in screen_text(app)
         await pilot.press("up")
         await shows(app, pilot, "further_19", "ctrl+s saves")

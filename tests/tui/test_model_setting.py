@@ -42,7 +42,7 @@ def record(key: str, value: Any = None, effective: Any = None) -> ModelSettingRe
 )
 def test_the_service_reads_the_key_of_any_id(model_id: str) -> None:
     path = model_key(model_id, "context_size")
-    assert split_key(path) == (model_id, MODEL_KEYS["context_size"])
+    assert split_key(path) == (("models", model_id), MODEL_KEYS["context_size"])
     assert tomllib.loads(f"{path} = 1") == {"models": {model_id: {"context_size": 1}}}
 
 

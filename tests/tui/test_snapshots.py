@@ -33,11 +33,13 @@ from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.page import LogsPage
 from cyber_inference_tui.tui.theme import LIGHT
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from tests.fakes.service import World
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
+from tests.tui.test_presets import LONG, world_with_presets
 from tests.tui.world import (
     GIB,
     ago,
@@ -277,6 +279,18 @@ def test_model_details(looks: Callable[..., None]) -> None:
         await until(pilot, lambda: "COMMAND" in screen_text(app))
 
     looks(busy_world(), steps, first_page="models")
+
+
+def test_presets(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await until(pilot, lambda: LONG in screen_text(app))
+        app.screen.query_one("#table", LiveTable).move_to(LONG)
+        await pilot.press("f")
+        await until(pilot, lambda: f"★ {LONG}" in screen_text(app))
+        await pilot.press("P")
+        await until(pilot, lambda: "Load a preset" in screen_text(app))
+
+    looks(world_with_presets(), steps, first_page="models", size=SMALL)
 
 
 def test_marked_models(looks: Callable[..., None]) -> None:

@@ -89,7 +89,15 @@ class Aliases:
         await models.delete(model.id)
 
     def _owner(self, model: LocalModel, name: str) -> str:
-        """Return the table that has this name: that of the model, or of ``auto``."""
+        """Return the table that has this name: that of the model, or of ``auto``.
+
+        Raises ``ConflictError`` for a preset, which has no names of its own to change.
+        """
+        if model.preset_of or spelling(name, model.presets) is not None:
+            raise ConflictError(
+                f"{escaped(name, limit=200)} is a preset of {model.preset_of or model.id}.",
+                hint="Change its table in the configuration file.",
+            )
         return AUTO if self._service.models.catalog.is_auto(name) else model.id
 
     def _table(self, owner: str) -> AliasTable:

@@ -79,7 +79,8 @@ class Checker:
             if lease.server_exited:
                 raise UpstreamError(f"{model.id} failed to answer: {lease.exit_reason()}.")
         found = ModelCheck(at=self._now(), build=self._build(), trials=trials)
-        await self._kept.keep(model, spec, found)
+        # A load may choose another context, which changes no result.
+        await self._kept.keep(model, self._scheduler.spec(model), found)
         self._changed(model.id)
         return found
 

@@ -29,8 +29,15 @@ _ORDER = (
     ModelStatus.FAILED,
 )
 
+
+def _name_cell(model: ModelRecord, context: RenderContext) -> str:
+    # With the box of a model of another one.
+    sign = f"{context.charset.favourite} " if model.id in context.favourites else ""
+    return plain(f"{sign}{model.id}")
+
+
 COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
-    Column("model", "MODEL", least=20, value=lambda m: m.id),
+    Column("model", "MODEL", least=20, value=lambda m: m.id, cell=_name_cell),
     Column("state", "STATE", 14, cell=lambda m, context: state_cell(m, context.charset)),
     Column("memory", "MEMORY", 10, right=True, priority=1, cell=memory_cell),
     Column("fits", "FITS", 9, cell=fits_cell),
@@ -55,8 +62,9 @@ def chat_models(models: Sequence[ModelRecord]) -> list[ModelRecord]:
 
 
 def model_rows(models: Sequence[ModelRecord], context: RenderContext) -> list[Row]:
-    """Return the rows to choose from."""
-    return [row_of(model.id, model, COLUMNS, context) for model in chat_models(models)]
+    """Return the rows to choose from, favourites first."""
+    ordered = sorted(chat_models(models), key=lambda model: model.id not in context.favourites)
+    return [row_of(model.id, model, COLUMNS, context) for model in ordered]
 
 
 def title_content(

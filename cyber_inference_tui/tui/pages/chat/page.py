@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual import on
@@ -41,6 +42,7 @@ from cyber_inference_tui.tui.pages.chat.rows import talk_word
 from cyber_inference_tui.tui.pages.chat.sampling import Sampling
 from cyber_inference_tui.tui.pages.chat.sampling_form import SamplingForm
 from cyber_inference_tui.tui.pages.chat.talk import Talk, fastest_of
+from cyber_inference_tui.tui.pages.models.favourites import favourites
 from cyber_inference_tui.tui.pages.models.sentences import unreadable_text
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import EVERYWHERE, Snapshot
@@ -346,7 +348,8 @@ class ChatPage(KeepingPage):
 
         options = self.cyber.options
         models = self.cyber.snapshot.models_of(EVERYWHERE)
-        rows, charset = model_rows(models, options.render_context()), options.charset
+        context = replace(options.render_context(), favourites=favourites(self))
+        rows, charset = model_rows(models, context), options.charset
         dialog = ChoiceDialog(title, COLUMNS, rows, chosen=first, charset=charset)
         self.app.push_screen(dialog, checked)
 

@@ -137,6 +137,7 @@ class ModelForm(ModalScreen[str | None]):
     def __init__(self, details: ModelDetails, *, config_path: str = "") -> None:
         super().__init__()
         self._model_id = details.model.id
+        self._preset_of = details.model.preset_of
         self._settings = details.settings
         self._config_path = config_path
         self._saving = False
@@ -144,7 +145,7 @@ class ModelForm(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """Compose the lines, the help and the effect of saving."""
         name = clean_line(self._model_id, limit=200)
-        table = clean_line(model_key(self._model_id, "")[:-1], limit=200)
+        table = clean_line(self._key("")[:-1], limit=200)
         where = f" in {clean_line(self._config_path)}" if self._config_path else ""
         with Vertical(id="box"):
             yield Static(Content.styled(f"Settings of {name}", "bold"), id="title")
@@ -172,6 +173,9 @@ class ModelForm(ModalScreen[str | None]):
 
     def _fit(self) -> None:
         limit_height(self, "#lines", least=3)
+
+    def _key(self, name: str) -> str:
+        return model_key(self._model_id, name, self._preset_of)
 
     def _lines(self) -> list[SettingLine]:
         return list(self.query(SettingLine))
@@ -234,7 +238,7 @@ class ModelForm(ModalScreen[str | None]):
             elif change.unset:
                 line.show_result(effect="removed from the file")
             else:
-                path = model_key(self._model_id, change.key)
+                path = self._key(change.key)
                 check = await self._app.client.check_config(path, change.value)
                 warns = check.effect not in {SettingEffect.NOW, SettingEffect.NOTHING}
                 line.show_result(effect=effect_text(check), warns=warns)
@@ -340,7 +344,7 @@ class ModelForm(ModalScreen[str | None]):
         )
 
     async def _put(self, change: Change) -> None:
-        path = model_key(self._model_id, change.key)
+        path = self._key(change.key)
         client = self._app.client
         if change.unset:
             await client.call(endpoints.UNSET_CONFIG, path)

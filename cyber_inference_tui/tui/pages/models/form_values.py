@@ -15,6 +15,7 @@ from cyber_inference_tui.tui.setting_text import number, parse, to_text, whole_n
 
 SOURCES = {
     "model": "this model",
+    "base": "the model",
     "default": "default",
     "file": "file",
     "env": "environment",
@@ -133,6 +134,10 @@ def _show_arguments(value: Any) -> str:
     return joined if plain else json.dumps(list(value), ensure_ascii=False)
 
 
+def _context(text: str) -> Any:
+    return text if text == "auto" else whole_number(text)
+
+
 def _switch(text: str) -> Any:
     return parse(text, False)
 
@@ -143,6 +148,7 @@ def _table(text: str) -> Any:
 
 _SWITCH = _Kind(_switch, "true or false")
 _WHOLE = _Kind(whole_number, "a whole number")
+_CONTEXT = _Kind(_context, 'a whole number, or "auto"')
 _NUMBER = _Kind(number, "a number")
 _NAMES = _Kind(_names, "names separated by commas")
 _ALIASES = _Kind(_aliases, "names separated by commas, or a JSON table")
@@ -154,7 +160,7 @@ _TEXT = _Kind(str, "text")
 _KINDS = {
     "path": _TEXT,
     "aliases": _ALIASES,
-    "context_size": _WHOLE,
+    "context_size": _CONTEXT,
     "gpu_layers": _WHOLE,
     "parallel": _WHOLE,
     "threads": _WHOLE,

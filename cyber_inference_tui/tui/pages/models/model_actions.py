@@ -73,7 +73,7 @@ class ModelActions(Page):
     """A page with a selected model. A page binds keys to the actions that it offers."""
 
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"load", "unload", "pin", "check", "delete", "edit", "chat"}
+        {"load", "unload", "pin", "check", "delete", "edit", "chat", "presets"}
     )
 
     def chosen_details(self) -> ModelDetails | None:
@@ -94,6 +94,8 @@ class ModelActions(Page):
             return False
         if action in {"edit", "delete"} and isinstance(model, RemoteModel):
             return False  # that is done on its own box
+        if action == "delete" and model.preset_of:
+            return False  # its files are those of its model
         if action == "load":
             return model.status in INACTIVE
         if action == "unload":
@@ -118,8 +120,12 @@ class ModelActions(Page):
     def action_load(self) -> None:
         """Load the model."""
         if (model := self._usable()) is not None:
-            client, there = self.cyber.at(model.id)
-            self.cyber.do(client.call(endpoints.LOAD, there, query=queries.LoadQuery(wait=False)))
+            self.load(model.id)
+
+    def load(self, model_id: str) -> None:
+        """Load the model with this id."""
+        client, there = self.cyber.at(model_id)
+        self.cyber.do(client.call(endpoints.LOAD, there, query=queries.LoadQuery(wait=False)))
 
     def action_unload(self) -> None:
         """Unload the model; ask first if it has running or waiting requests."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
@@ -19,8 +21,14 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.marks import toggled
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
+from cyber_inference_tui.tui.pages.models.favourites import favourites, toggle_favourite
 from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
 from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
+from cyber_inference_tui.tui.pages.models.presets import (
+    ask_preset,
+    with_presets,
+    without_unused,
+)
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, box_text, title_text
 from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, update_static
@@ -85,6 +93,21 @@ class ModelsPage(MarkedModels):
             show=False,
             id="models.bench",
             tooltip="measure speed, energy and memory, and compare",
+        ),
+        Binding(
+            "f",
+            "favourite",
+            "Favourite",
+            show=False,
+            id="models.favourite",
+            tooltip="let it come first in lists",
+        ),
+        Binding(
+            "P",
+            "presets",
+            "Presets",
+            id="models.presets",
+            tooltip="load the model with another set of settings",
         ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
         Binding(
@@ -173,7 +196,7 @@ class ModelsPage(MarkedModels):
             self._select = None
         self._table.show_empty(self._empty(snapshot))
         box = self.cyber.box_shown
-        title = title_text(len(self._table.rows), len(snapshot.models_of(box)), self._wanted)
+        title = title_text(len(self._table.rows), len(self._listed(snapshot)), self._wanted)
         if snapshot.boxes:
             title += f"  {box_text(box)}"
         counts = (title + self._hidden_order(), "not bold")
@@ -200,14 +223,23 @@ class ModelsPage(MarkedModels):
 
     def _show_rows(self, snapshot: Snapshot) -> None:
         rows = self._rows.of(
-            snapshot.models_of(self.cyber.box_shown),
+            self._listed(snapshot),
             wanted=self._wanted,
             order=self._order,
             now=self.cyber.options.now(),
+            favourites=favourites(self),
         )
         self._table.leave_out(() if snapshot.boxes else {"box"})
         self._table.show(rows)
         self._table.show_sort(self._order.column.key, descending=self._order.descending)
+
+    def _listed(self, snapshot: Snapshot) -> Sequence[ModelRecord]:
+        """Return the models of the boxes shown; the filter searches all their presets."""
+        models = snapshot.models_of(self.cyber.box_shown)
+        if self._wanted:
+            return models
+        keep = {*self.marks, *favourites(self), self._select, self._table.cursor_key}
+        return without_unused(models, keep)
 
     def _hidden_order(self) -> str:
         """Return the order in words if its column is hidden."""
@@ -255,6 +287,7 @@ class ModelsPage(MarkedModels):
             bool(self._wanted),
             self._side_by_side,
             len(self.marks),
+            len(self._presets()) > 1,
         )
         if offered != self._offered:
             self._offered = offered
@@ -287,6 +320,10 @@ class ModelsPage(MarkedModels):
         if action in _TABLE_ACTIONS:
             there = bool(self._table.rows) or bool(self._wanted)
             return there and (self._side_by_side or not self._open)
+        if action == "favourite":
+            return self.chosen() is not None
+        if action == "presets":
+            return len(self._presets()) > 1
         if action == "mark":
             return not isinstance(self.chosen(), RemoteModel)
         if action == "bench":
@@ -336,6 +373,28 @@ class ModelsPage(MarkedModels):
         models = tuple(one.id for one in self.marked()) or ((chosen.id,) if chosen else ())
         if models:
             self.app.push_screen(BenchDialog(models))
+
+    def action_favourite(self) -> None:
+        """Make the selected model a favourite, or none."""
+        if (model := self.chosen()) is not None:
+            toggle_favourite(self, model.id)
+            self.redraw()
+
+    def _presets(self) -> Sequence[ModelRecord]:
+        """Return the selected model and its presets."""
+        model = self.chosen()
+        models = self.cyber.snapshot.models_of(self.cyber.box_shown)
+        return () if model is None else with_presets(model, models)
+
+    def action_presets(self) -> None:
+        """Choose the model or one of its presets, and load it."""
+
+        def chosen(model_id: str) -> None:
+            self.select(model_id)
+            self.load(model_id)
+
+        context = replace(self.cyber.options.render_context(), favourites=favourites(self))
+        ask_preset(self, self._presets(), context, chosen)
 
     def action_filter(self) -> None:
         """Open the filter."""

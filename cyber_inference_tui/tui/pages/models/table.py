@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from functools import partial
 
@@ -86,9 +86,10 @@ def memory_cell(model: ModelRecord, context: RenderContext) -> Cell:
     return Cell(text, "dim" if estimate else "none")
 
 
-def name_cell(model: ModelRecord, _: RenderContext) -> str:
-    """Return its id on its box."""
-    return plain(model.there if isinstance(model, RemoteModel) else model.id)
+def name_cell(model: ModelRecord, context: RenderContext) -> str:
+    """Return its id on its box, behind the sign of a favourite."""
+    name = plain(model.there if isinstance(model, RemoteModel) else model.id)
+    return f"{context.charset.favourite} {name}" if model.id in context.favourites else name
 
 
 def box_cell(model: ModelRecord, _: RenderContext) -> Cell:
@@ -155,9 +156,12 @@ COLUMNS: tuple[Column[ModelRecord, RenderContext], ...] = (
 )
 
 
-def sorted_models(models: Iterable[ModelRecord], order: Order[ModelRecord]) -> list[ModelRecord]:
-    """Sort ``models`` by ``order``, then by name."""
-    return order.sort(sorted(models, key=lambda model: model.id.casefold()))
+def sorted_models(
+    models: Iterable[ModelRecord], order: Order[ModelRecord], favourites: Collection[str] = ()
+) -> list[ModelRecord]:
+    """Sort ``models`` by ``order``, then by name; ``favourites`` come first."""
+    found = order.sort(sorted(models, key=lambda model: model.id.casefold()))
+    return sorted(found, key=lambda model: model.id not in favourites)
 
 
 def matches(model: ModelRecord, wanted: str) -> bool:
@@ -197,7 +201,7 @@ class Rows:
 
     def __init__(self, charset: Charset) -> None:
         self._charset = charset
-        self._made: dict[str, tuple[ModelRecord, str, Row]] = {}
+        self._made: dict[str, tuple[ModelRecord, tuple[str, bool], Row]] = {}
 
     def of(
         self,
@@ -206,16 +210,17 @@ class Rows:
         wanted: str,
         order: Order[ModelRecord],
         now: datetime,
+        favourites: Collection[str] = (),
     ) -> list[Row]:
         """Return the rows of the matching models in order."""
-        context = RenderContext(self._charset, now)
-        chosen = sorted_models((model for model in models if matches(model, wanted)), order)
+        context = RenderContext(self._charset, now, favourites)
+        matching = (model for model in models if matches(model, wanted))
         made = {}
-        for model in chosen:
-            age = _age_text(model, context)
+        for model in sorted_models(matching, order, favourites):
+            beside = _age_text(model, context), model.id in favourites
             known = self._made.get(model.id)
-            if known is None or known[1] != age or (known[0] is not model and known[0] != model):
-                known = (model, age, model_row(model, context))
+            if known is None or known[1] != beside or (known[0] is not model and known[0] != model):
+                known = (model, beside, model_row(model, context))
             made[model.id] = known
         self._made = made
         return [row for _, _, row in made.values()]
