@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+J_PER_KWH = 3_600_000.0
+
 
 def size_text(size: int, *, estimate: bool = False) -> str:
     """Format bytes with three significant digits: ``512 B``, ``49.1 MiB``, ``1.30 GiB``.
@@ -61,6 +63,13 @@ def count_text(number: int) -> str:
 def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:
     """Format a number with thousands separators: ``8,192``, ``21.4``, ``63 %``, ``4.8 W``."""
     return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
+
+
+def energy_text(joules: float) -> str:
+    """Format an energy: ``0.42 J``, ``850 J``, from 10 kJ on ``2.8 Wh``, ``3,217 Wh``."""
+    value, unit = (joules, "J") if joules < 9_999.5 else (joules / J_PER_KWH * 1000, "Wh")
+    decimals = sum(value < limit for limit in (9.995, 99.95))
+    return number_text(value, decimals=decimals, unit=unit)
 
 
 def percent_text(share: float) -> str:

@@ -26,6 +26,7 @@ class EnergyShares:
 
     __slots__ = (
         "_joules",
+        "_last_price",
         "_marks",
         "_moved_at",
         "_priced_at",
@@ -53,6 +54,8 @@ class EnergyShares:
         """The time and the energy of the meter that the last of them belong to."""
         self._read_at = self._joules = 0.0
         """The time and the energy of the last reading of the meter."""
+        self._last_price = 0.0
+        """What a second up to the last of ``_marks`` costs, in J."""
         self._watts: float | None = None
         """The mean power before it."""
 
@@ -101,8 +104,8 @@ class EnergyShares:
         """Price the seconds up to ``mark``: ``joules`` were used since the last priced time."""
         marks, sums = self._marks, self._sums
         if mark > marks[-1]:
-            watts = joules / (at - self._priced_at)
-            sums.append(sums[-1] + watts * (mark - marks[-1]))
+            price = self._last_price = joules / (at - self._priced_at)
+            sums.append(sums[-1] + price * (mark - marks[-1]))
             marks.append(mark)
             if len(marks) > MOST_POINTS:
                 del marks[1 : MOST_POINTS // 2 : 2], sums[1 : MOST_POINTS // 2 : 2]
@@ -119,6 +122,11 @@ class EnergyShares:
             return None
         if end > self._marks[-1] and not self._hold():
             return None
+        if begin == end:
+            return 0.0
+        if begin >= self._marks[-2]:
+            # Most requests are short.
+            return (end - begin) * self._last_price
         return self._sum(end) - self._sum(begin)
 
     def _hold(self) -> bool:

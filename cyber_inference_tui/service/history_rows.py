@@ -99,6 +99,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE requests ADD COLUMN box TEXT",),
     ("ALTER TABLE requests ADD COLUMN tokens_counted INTEGER",),
+    ("ALTER TABLE requests ADD COLUMN energy_j REAL",),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""

@@ -160,6 +160,14 @@ def _counted(counters: Mapping[str, ModelCounters]) -> Iterator[_Family]:
                 for values, count in model_counters.counters[name].items()
             ],
         )
+    yield _counter(
+        "energy_joules",
+        "Its requests' shares of the energy that the machine used.",
+        (
+            _Sample(model_counters.energy_j, {"model": model})
+            for model, model_counters in counters.items()
+        ),
+    )
     for name, (text, _) in HISTOGRAMS.items():
         samples = [
             sample
@@ -198,6 +206,11 @@ def _keys(keys: Mapping[str, KeyCounters]) -> Iterator[_Family]:
                 ("output", counters.tokens_out),
             )
         ),
+    )
+    yield _counter(
+        "key_energy_joules",
+        "Energy of its requests, by the name of the API key.",
+        (_Sample(counters.energy_j, {"key": key}) for key, counters in keys.items()),
     )
 
 
@@ -270,6 +283,11 @@ def _host(sample: ResourceSample | None) -> Iterator[_Family]:
         "host_power_watts",
         "Power, by rail.",
         *(_Sample(watts, {"rail": label(name)}) for name, watts in power),
+    )
+    yield _counter(
+        "host_energy_joules",
+        "Energy that the machine used while it was measured.",
+        [_Sample(sample.energy.joules if sample and sample.energy else None)],
     )
     yield _gauge(
         "host_disk_total_bytes",

@@ -31,6 +31,7 @@ from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.monitor.power import PowerSensor
 from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.peers.discovery import Announced, Discovery
 from cyber_inference_tui.peers.peers import Peers, own_name
@@ -57,6 +58,7 @@ from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog
 from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.configuration import Configuration
+from cyber_inference_tui.service.energy import EnergyReadings, in_thread
 from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -172,6 +174,12 @@ class Service:
             events=self.events,
             now=utc_now,
             on_sample=self.trends.add,
+            energy=lambda: self.energy.record,
+        )
+        self.energy = EnergyReadings(
+            in_thread(PowerSensor(root, nvml).read),
+            self.scheduler.energy,
+            running=lambda: self.scheduler.in_flight,
         )
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
@@ -217,7 +225,7 @@ class Service:
             measured=lambda: recent_speeds(self.monitoring.last, utc_now()),
         )
         self.active.on_add = self.live.look_soon
-        self.finished = FinishedRequests(self.note_requests)
+        self.finished = FinishedRequests(self.note_requests, when_due=self.energy.when_read)
         self._loop_tasks: list[asyncio.Task[None]] = []
         service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
@@ -265,6 +273,7 @@ class Service:
         ]
         self.models.preload()
         self.monitoring.start()
+        self.energy.start()
         await self.hub.start()
         await self.peers.configure(self.settings.peers)
         await self._discover(self.settings)
@@ -289,6 +298,7 @@ class Service:
         await self.hub.stop()
         await self.shared_files.close()
         await self.monitoring.stop()
+        await self.energy.stop()
         await self.installation.close()
         await self.scheduler.close()
         await self._launcher.close()
