@@ -66,10 +66,17 @@ def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:
 
 
 def energy_text(joules: float) -> str:
-    """Format an energy: ``0.42 J``, ``850 J``, from 10 kJ on ``2.8 Wh``, ``3,217 Wh``."""
-    value, unit = (joules, "J") if joules < 9_999.5 else (joules / J_PER_KWH * 1000, "Wh")
-    decimals = sum(value < limit for limit in (9.995, 99.95))
-    return number_text(value, decimals=decimals, unit=unit)
+    """Format an energy: ``0.42 J``, ``9,850 J``, from 10 kJ on in Wh: ``2.78 Wh``."""
+    return _three_digits(joules, "J") if joules < 9_999.5 else watt_hours_text(joules)
+
+
+def watt_hours_text(joules: float) -> str:
+    """Format an energy in Wh, so that a column has one unit: ``0.71 Wh``, ``3,217 Wh``."""
+    return _three_digits(joules / J_PER_KWH * 1000, "Wh")
+
+
+def _three_digits(value: float, unit: str) -> str:
+    return number_text(value, decimals=sum(value < most for most in (9.995, 99.95)), unit=unit)
 
 
 def percent_text(share: float) -> str:
