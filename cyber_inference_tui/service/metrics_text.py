@@ -16,7 +16,13 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelRecord, ModelStatus, ResourceSample, SessionRecord
+from cyber_inference_tui.records import (
+    EnergyRecord,
+    ModelRecord,
+    ModelStatus,
+    ResourceSample,
+    SessionRecord,
+)
 from cyber_inference_tui.service.metric_counters import (
     COUNTERS,
     HISTOGRAMS,
@@ -55,6 +61,8 @@ class MetricsState(msgspec.Struct, frozen=True, kw_only=True):
     """The last reading that a decision of the scheduler was based on."""
     sample: ResourceSample | None
     """The machine; ``None`` = not known."""
+    energy: EnergyRecord | None = None
+    """The energy up to the last reading, which is newer than ``sample``."""
 
 
 class _Sample(NamedTuple):
@@ -143,6 +151,11 @@ def _families(
     yield from _models(state.models)
     yield from _scheduler_memory(state.memory)
     yield from _host(state.sample)
+    yield _counter(
+        "host_energy_joules",
+        "Energy that the machine used while it was measured.",
+        [_Sample(None if state.energy is None else state.energy.joules)],
+    )
     yield from _gpus(state.sample)
     # Without a free descriptor nothing can be read; the other figures are wanted most then.
     with suppress(OSError, psutil.Error):
@@ -283,11 +296,6 @@ def _host(sample: ResourceSample | None) -> Iterator[_Family]:
         "host_power_watts",
         "Power, by rail.",
         *(_Sample(watts, {"rail": label(name)}) for name, watts in power),
-    )
-    yield _counter(
-        "host_energy_joules",
-        "Energy that the machine used while it was measured.",
-        [_Sample(sample.energy.joules if sample and sample.energy else None)],
     )
     yield _gauge(
         "host_disk_total_bytes",

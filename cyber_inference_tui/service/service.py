@@ -505,6 +505,7 @@ class Service:
             running=self.scheduler.sessions(),
             memory=self.scheduler.memory_reading,
             sample=self.monitoring.last,
+            energy=self.energy.record,
         )
 
     # The hub

@@ -57,8 +57,7 @@ def test_requests_share_the_energy_of_the_board(start_real: StartReal, tmp_path:
     samples = scrape(service)
     total = sum(record["energy_j"] or 0.0 for record in records)
     assert value(samples, "energy_joules_total", model="demo") == pytest.approx(total, rel=1e-4)
-    measured = value(samples, "host_energy_joules_total")
-    assert measured is not None
+    assert (value(samples, "host_energy_joules_total") or 0.0) >= total
     (of_model,) = service.get("/admin/totals/speed?by=model").json()
     assert of_model["energy_j"] == pytest.approx(total, rel=1e-4)
     assert of_model["cost"] == pytest.approx(total / 3_600_000 * 0.5, rel=1e-4)

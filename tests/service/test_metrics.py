@@ -54,10 +54,11 @@ SAMPLE = ResourceSample(
     ),
     temperatures={"cpu": 50.0, "broken": None},
     power={"total": 12.5},
-    energy=EnergyRecord(joules=800.0, seconds=64.0, covers=("board",)),
     disks=(DiskRecord(path="/", total=1000, available=400),),
 )
 """A machine with all sensors."""
+
+ENERGY = EnergyRecord(joules=800.0, seconds=64.0, covers=("board",))
 
 Labels = dict[str, str]
 
@@ -115,7 +116,7 @@ def full() -> Counting:
     failed = request(status=502, key_name="alice", energy_j=1.5)
     counting.metrics.note_request(failed, "upstream_failed")
     counting.metrics.note_session(session())
-    counting.change(memory=MemoryReading(total=100, available=30), sample=SAMPLE)
+    counting.change(memory=MemoryReading(total=100, available=30), sample=SAMPLE, energy=ENERGY)
     return counting
 
 
@@ -145,7 +146,7 @@ async def test_energy_is_summed_and_not_exported_where_nothing_is_known() -> Non
     assert await counting.values("energy_joules_total") == [({"model": "m"}, 6.5)]
     assert await counting.values("key_energy_joules_total") == [({"key": "alice"}, 2.5)]
     assert await counting.values("host_energy_joules_total") == []
-    counting.change(sample=SAMPLE)
+    counting.change(energy=ENERGY)
     assert await counting.values("host_energy_joules_total") == [({}, 800.0)]
 
 
