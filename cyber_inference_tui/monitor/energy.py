@@ -22,7 +22,7 @@ class Part(NamedTuple):
     """A reading of a part of the machine: its power in W, or its counter in J."""
 
     name: str
-    """Such as ``board``, ``CPU`` or the name of a GPU; each part of a machine has another one."""
+    """``board``, ``CPU`` or the name of a GPU; no two parts of a machine have the same."""
     watts: float | None = None
     counter_j: float | None = None
     wraps_at_j: float | None = None

@@ -59,24 +59,29 @@ class EnergyShares:
         self._watts: float | None = None
         """The mean power before it."""
 
-    def move(self, now: float, running: int) -> None:
-        """Move ``mark`` on to the time at which a request begins or ends: the hot path.
+    def begin(self, now: float, running: int) -> None:
+        """Note that a request begins beside those that are running: the hot path."""
+        self.move(now, running)
+        if not running and now >= self.due:
+            self._edge()
 
-        ``running`` is the number of requests up to now.
-        """
+    def end(self, now: float, running: int) -> None:
+        """Note that one of the running requests ends: the hot path."""
+        self.move(now, running)
+        if running == 1 and now >= self.due:
+            self._edge()
+
+    def move(self, now: float, running: int) -> None:
+        """Move ``mark`` on to the present time."""
         seconds = now - self._moved_at
         if seconds > 0.0:
             if running:
                 self.mark += seconds / running
             self._moved_at = now
-        if not running:
-            self.edge(now)
 
-    def edge(self, now: float) -> None:
-        """Ask for a reading, because the first request begins or the last one has ended."""
-        if now >= self.due:
-            self.due = inf
-            self.on_edge()
+    def _edge(self) -> None:
+        self.due = inf
+        self.on_edge()
 
     @property
     def is_priced(self) -> bool:

@@ -13,8 +13,6 @@ from cyber_inference_tui.monitor.sensors.nvidia import NvidiaSensor
 from cyber_inference_tui.monitor.sensors.packages import PackageSensor
 from cyber_inference_tui.monitor.sensors.rails import RailSensor
 
-BOARD = "board"
-
 
 class PowerSensor:
     """Reads all parts of the machine. ``read`` blocks: call it in a thread, one call at a time.
@@ -40,7 +38,7 @@ class PowerSensor:
         parts = list(packages)
         if rails is not None and rails.total is not None:
             # The board's own processors and GPU are in it; cards have a supply of their own.
-            parts = [Part(BOARD, watts=rails.total)]
+            parts = [Part("board", watts=rails.total)]
         parts += self._nvidia.read_energy()
         parts += [
             Part(gpu.name, watts=gpu.power_w)

@@ -230,7 +230,7 @@ class ControlLoop:
         if self.closing or server is None or not self.admission.try_take_place(state, priority):
             return None
         now = self.now()
-        self.energy.move(now, self.admission.in_flight - 1)
+        self.energy.begin(now, self.admission.in_flight - 1)
         state.last_used = now
         self.on_detail(state.model.id)
         return self._lease(state, server, now, priority)
@@ -262,7 +262,7 @@ class ControlLoop:
             # Counted now, so that nothing can slip in before the request continues.
             self.admission.take_place(state, request.arrival, request.priority)
             state.last_used = now = self.now()
-            self.energy.move(now, self.admission.in_flight - 1)
+            self.energy.begin(now, self.admission.in_flight - 1)
             self.on_detail(state.model.id)
             request.future.set_result(None)
 
@@ -272,11 +272,9 @@ class ControlLoop:
         Return the mark of ``energy`` at its end.
         """
         admission = self.admission
-        self.energy.move(now, admission.in_flight)
+        self.energy.end(now, admission.in_flight)
         mark = self.energy.mark
         admission.free_place(state, now - since)
-        if not admission.in_flight:
-            self.energy.edge(now)
         state.last_used = now
         self.on_detail(state.model.id)
         # If nobody waits and the model is not leaving, nothing can follow but its idle timeout and

@@ -60,7 +60,7 @@ class Places:
         admission = control.admission
         if admission.waiting and not admission.may_overtake(state):
             return False
-        self._energy.move(now, admission.in_flight)
+        self._energy.begin(now, admission.in_flight)
         state.in_flight += 1
         admission.in_flight += 1
         session.requests += 1

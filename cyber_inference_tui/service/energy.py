@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
@@ -11,6 +12,8 @@ from typing import NamedTuple
 from cyber_inference_tui.monitor.energy import EnergyMeter, Part
 from cyber_inference_tui.monitor.energy_shares import EnergyShares
 from cyber_inference_tui.records import EnergyRecord
+
+_logger = logging.getLogger(__name__)
 
 IDLE_INTERVAL = 10.0
 """Seconds between two readings while no request runs."""
@@ -83,6 +86,7 @@ class EnergyReadings:
         self._meter = EnergyMeter()
         self._taken_at = self._busy_at = -inf
         self._wake = asyncio.Event()
+        self._failing = False
         self._loop_task: asyncio.Task[None] | None = None
         self._taking: asyncio.Task[None] | None = None
         """The reading in progress; there is at most one."""
@@ -163,9 +167,16 @@ class EnergyReadings:
 
     async def _take(self) -> None:
         shares, meter = self._shares, self._meter
-        shares.due = inf
         before = self._moment()
-        at, parts = await self._read_power()
+        try:
+            at, parts = await self._read_power()
+        except Exception:
+            # A fault of this machine's sensors must not fill the log.
+            if not self._failing:
+                _logger.exception("the energy cannot be read")
+            self._failing = True
+            return
+        self._failing = False
         after = self._moment()
         self._taken_at = after.now
         if not parts:

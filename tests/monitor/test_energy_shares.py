@@ -29,12 +29,12 @@ class Machine:
             self.idle_seconds += seconds
 
     def begin(self) -> float:
-        self.shares.move(self.now, self.running)
+        self.shares.begin(self.now, self.running)
         self.running += 1
         return self.shares.mark
 
     def end(self) -> float:
-        self.shares.move(self.now, self.running)
+        self.shares.end(self.now, self.running)
         self.running -= 1
         return self.shares.mark
 
@@ -188,15 +188,16 @@ def test_a_reading_is_asked_for_once_at_the_edge_of_a_rest() -> None:
     shares = EnergyShares()
     asked: list[float] = []
     shares.on_edge = lambda: asked.append(shares.due)
-    shares.move(1.0, 0)
+    shares.begin(1.0, 0)
+    shares.end(1.5, 1)
     shares.due = 2.0
-    shares.move(1.5, 0)
-    shares.move(2.5, 1)
+    shares.begin(1.6, 0)
+    shares.begin(2.5, 1)
+    shares.end(3.0, 2)
     assert asked == []
-    shares.move(3.0, 0)
-    shares.move(4.0, 0)
+    shares.end(3.5, 1)
+    shares.begin(4.0, 0)
     assert len(asked) == 1
     shares.due = 5.0
-    shares.edge(4.5)
-    shares.edge(5.5)
+    shares.begin(5.5, 0)
     assert len(asked) == 2

@@ -64,13 +64,16 @@ class Meter:
         """In place of the curve."""
         self.hangs = False
         self.delays: Iterator[float] = itertools.repeat(0.001)
-        """Seconds until each reading."""
+        """Seconds until each reading; a negative number is a defect."""
 
     async def read(self) -> tuple[float, Sequence[Part]]:
         self.read_at.append(now())
         if self.hangs:
             await asyncio.sleep(3600)
-        await asyncio.sleep(next(self.delays))
+        delay = next(self.delays)
+        if delay < 0:
+            raise ValueError("a defect")
+        await asyncio.sleep(delay)
         if self.parts is not None:
             return now(), self.parts
         if self.counts:
@@ -225,6 +228,37 @@ def test_a_meter_that_hangs_delays_records_but_loses_none() -> None:
             assert metered.energies() == [None]
 
     run(main())
+
+
+def test_a_request_that_begins_during_a_reading_is_measured_from_then_on() -> None:
+    async def main() -> None:
+        async with Metered(lambda at: 20.0) as metered:
+            await asyncio.sleep(30.0 - now())
+            metered.meter.delays = itertools.repeat(0.2)
+            reading = asyncio.create_task(metered.readings.read())
+            await metered.use(A, 30.1, 32.0)
+            await reading
+            during = [at for at in metered.meter.read_at if 30.1 < at < 32.0]
+            assert len(during) >= 4
+
+    run(main())
+
+
+def test_a_fault_of_a_sensor_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with Metered() as metered:
+            await asyncio.sleep(8.0)
+            metered.meter.delays = itertools.repeat(-1.0)
+            await metered.use(A, 10.0, 12.0)
+            await asyncio.sleep(1.0)
+            assert metered.energies() == [None]
+            metered.meter.delays = itertools.repeat(0.001)
+            await metered.use(A, 20.0, 22.0)
+            await asyncio.sleep(1.0)
+            assert metered.energies()[1] is not None
+
+    run(main())
+    assert caplog.text.count("the energy cannot be read") == 1
 
 
 def test_the_end_of_the_service_does_not_lose_records() -> None:
