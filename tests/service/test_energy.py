@@ -233,12 +233,12 @@ def test_a_meter_that_hangs_delays_records_but_loses_none() -> None:
 def test_a_request_that_begins_during_a_reading_is_measured_from_then_on() -> None:
     async def main() -> None:
         async with Metered(lambda at: 20.0) as metered:
-            await asyncio.sleep(30.0 - now())
+            await asyncio.sleep(33.0 - now())
             metered.meter.delays = itertools.repeat(0.2)
             reading = asyncio.create_task(metered.readings.read())
-            await metered.use(A, 30.1, 32.0)
+            await metered.use(A, 33.1, 35.0)
             await reading
-            during = [at for at in metered.meter.read_at if 30.1 < at < 32.0]
+            during = [at for at in metered.meter.read_at if 33.1 < at < 35.0]
             assert len(during) >= 4
 
     run(main())
