@@ -13,19 +13,22 @@ from cyber_inference_tui.monitor.energy import EnergyMeter, Part
 from cyber_inference_tui.monitor.energy_shares import EnergyShares
 from cyber_inference_tui.records import EnergyRecord
 
-_logger = logging.getLogger(__name__)
-
 IDLE_INTERVAL = 10.0
 """Seconds between two readings while no request runs."""
 BUSY_INTERVAL = 0.25
+"""Seconds between two readings while requests run."""
 COOLING_SECONDS = 5.0
 """Seconds after a request in which the power falls, and readings are as frequent as before."""
 SHORTEST_INTERVAL = 0.1
+"""Seconds after a reading in which the begin and the end of requests cause no other."""
 UNMETERED_INTERVAL = 60.0
 """Seconds between two looks at a machine that measures nothing."""
 READ_TIMEOUT = 1.0
+"""Seconds that a caller waits for a reading."""
 
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_logger = logging.getLogger(__name__)
 
 ReadPower = Callable[[], Awaitable[tuple[float, Sequence[Part]]]]
 """Returns what measures power or energy, with the time of ``boot_time`` at which it was read."""
