@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+J_PER_KWH = 3_600_000.0
+
 
 def size_text(size: int, *, estimate: bool = False) -> str:
     """Format bytes with three significant digits: ``512 B``, ``49.1 MiB``, ``1.30 GiB``.
@@ -61,6 +63,20 @@ def count_text(number: int) -> str:
 def number_text(value: float, *, decimals: int = 0, unit: str = "") -> str:
     """Format a number with thousands separators: ``8,192``, ``21.4``, ``63 %``, ``4.8 W``."""
     return f"{value:,.{decimals}f}" + (f" {unit}" if unit else "")
+
+
+def energy_text(joules: float) -> str:
+    """Format an energy: ``0.42 J``, ``9,850 J``, from 10 kJ on in Wh: ``2.78 Wh``."""
+    return _three_digits(joules, "J") if joules < 9_999.5 else watt_hours_text(joules)
+
+
+def watt_hours_text(joules: float) -> str:
+    """Format an energy in Wh, so that a column has one unit: ``0.71 Wh``, ``3,217 Wh``."""
+    return _three_digits(joules / J_PER_KWH * 1000, "Wh")
+
+
+def _three_digits(value: float, unit: str) -> str:
+    return number_text(value, decimals=sum(value < most for most in (9.995, 99.95)), unit=unit)
 
 
 def percent_text(share: float) -> str:

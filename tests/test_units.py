@@ -96,3 +96,20 @@ def test_the_context_in_force_and_the_trained_one(
     context: int | None, trained: int | None, text: str | None
 ) -> None:
     assert units.contexts_text(context, trained) == text
+
+
+@pytest.mark.parametrize(
+    ("joules", "text", "watt_hours"),
+    [
+        (0.0, "0.00 J", "0.00 Wh"),
+        (0.418, "0.42 J", "0.00 Wh"),
+        (9.996, "10.0 J", "0.00 Wh"),
+        (99.96, "100 J", "0.03 Wh"),
+        (2560.0, "2,560 J", "0.71 Wh"),
+        (9_999.6, "2.78 Wh", "2.78 Wh"),
+        (11_581_200.0, "3,217 Wh", "3,217 Wh"),
+    ],
+)
+def test_energies(joules: float, text: str, watt_hours: str) -> None:
+    assert units.energy_text(joules) == text
+    assert units.watt_hours_text(joules) == watt_hours

@@ -58,7 +58,8 @@ def requests(
 ) -> None:
     """List the requests in progress and the latest finished ones, newest first.
 
-    CLIENT is the program as it calls itself, and in brackets the name of its key. With --json,
+    CLIENT is the program as it calls itself, and in brackets the name of its key. ENERGY is there
+    if the machine measures it: the request's share of what the machine used. With --json,
     each finished request has all its fields; with --running --json, each in progress.
     """
     from cyber_inference_tui.cli.service_calls import (
@@ -118,7 +119,7 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
     from cyber_inference_tui.terminal.clients import client_name
     from cyber_inference_tui.terminal.columns import Cell, Column
     from cyber_inference_tui.terminal.phases import tokens_out_text
-    from cyber_inference_tui.units import number_text, seconds_text, speed_text
+    from cyber_inference_tui.units import energy_text, number_text, seconds_text, speed_text
 
     now = datetime.now(UTC)
 
@@ -147,6 +148,10 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
         if isinstance(record, RequestRecord):
             return tokens_out_text(record, terminal.charset)
         return known(record.tokens_out, number_text(record.tokens_out or 0))
+
+    def energy(record: ActiveRequestRecord | RequestRecord, _: Terminal) -> str:
+        joules = record.energy_j if isinstance(record, RequestRecord) else None
+        return known(joules, energy_text(joules or 0.0))
 
     def known(value: float | None, text: str) -> str:
         return "-" if value is None else text
@@ -190,4 +195,6 @@ def _table(records: Sequence[ActiveRequestRecord | RequestRecord], terminal: Ter
             cell=lambda one, _: known(one.port, str(one.port)),
         ),
     ]
+    if any(energy(one, terminal) != "-" for one in records):
+        columns.insert(-2, Column("energy", "ENERGY", right=True, priority=1, cell=energy))
     return render_table(columns, records, terminal)

@@ -118,7 +118,10 @@ def _add_records(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CLIENTS, lambda call: service.past.clients(call.query))
     table.answer(endpoints.TOTALS, lambda call: service.past.totals())
     table.answer(endpoints.KEY_TOTALS, lambda call: service.past.key_totals())
-    table.answer(endpoints.SPEED_TOTALS, lambda call: service.past.speed_totals(call.query))
+    table.answer(
+        endpoints.SPEED_TOTALS,
+        lambda call: service.past.speed_totals(call.query, service.settings.price_per_kwh),
+    )
 
 
 def is_model_name(service: Service, name: str) -> bool:

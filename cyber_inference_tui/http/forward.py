@@ -133,6 +133,7 @@ class Forwarder:
         self.spool = Spool(service.settings.data_dir)
         self._prompts = PromptPrefixes()
         self.finished = finished
+        self.energy = service.scheduler.energy
 
     async def close(self) -> None:
         """Close the idle connections, and record the last requests."""

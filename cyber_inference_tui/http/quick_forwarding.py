@@ -111,10 +111,12 @@ class QuickForwarding:
 
     __slots__ = (
         "_arrived",
+        "_begin",
         "_body",
         "_body_seconds",
         "_client",
         "_differs",
+        "_end",
         "_ended_at",
         "_forwarding",
         "_places",
@@ -128,6 +130,10 @@ class QuickForwarding:
 
     _status: int
     _ended_at: float
+    _begin: float
+    """The mark of ``EnergyShares`` when it took its place."""
+    _end: float
+    """The mark when it gave it back."""
 
     def __init__(
         self,
@@ -172,6 +178,7 @@ class QuickForwarding:
                 return False
         connections = target.connections
         self._places = places
+        self._begin = places.mark
         server = self._server = connections.take_idle()
         head = b"%b%b\r\n\r\n" % (target.server_head, self._request_id)
         server.begin("POST", head, body, self, now)
@@ -205,7 +212,7 @@ class QuickForwarding:
             )
             forwarding.quick_client = self._client
             if server is not None and self._places is not None:
-                forwarding.adopt(self._places.lease(self._arrived), server)
+                forwarding.adopt(self._places.lease(self._arrived, self._begin), server)
         return forwarding
 
     def leave(self) -> None:
@@ -241,9 +248,10 @@ class QuickForwarding:
             self._status, self._ended_at, self._usage = answer.status, now, usage
             # It is kept until its record is made.
             self._server, self._places, self._body = None, None, b""
-            forwarder.finished.add(self)
         server.complete(now, answer.most_requests)
-        places.give_back(self._arrived, now, usage.tokens_in, usage.tokens_out)
+        self._end = places.give_back(self._arrived, now, usage.tokens_in, usage.tokens_out)
+        if target.is_work:
+            forwarder.finished.add(self)
         client.answered(now, keep_alive)
         return True
 
@@ -271,6 +279,7 @@ class QuickForwarding:
         target, usage = self._target, self._usage
         # The answer came with one read, so its first byte is at its end.
         seconds = int((self._ended_at - self._arrived) * 1e6 + 0.5) / 1e6
+        joules = target.forwarder.energy.joules(self._begin, self._end)
         record = RequestRecord(
             at=target.forwarder.time_of(self._arrived),
             model=target.model.id,
@@ -286,6 +295,7 @@ class QuickForwarding:
             key_name=target.request.key_name,
             port=self._client.local_port,
             request_id=self._request_id.decode(),
+            energy_j=None if joules is None else round(joules, 6),
         )
         # With more than 15 names, a call takes three times as long. Embeddings have no more.
         differs = self._differs

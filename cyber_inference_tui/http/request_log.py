@@ -14,6 +14,7 @@ from cyber_inference_tui.http.model_request import ClientSide, RequestHead, clie
 from cyber_inference_tui.http.request_id import id_of
 from cyber_inference_tui.http.target import Target
 from cyber_inference_tui.http.usage import NO_USAGE
+from cyber_inference_tui.monitor.energy_shares import EnergyShares
 from cyber_inference_tui.records import ActiveRequestRecord, RequestPhase, RequestRecord
 from cyber_inference_tui.scheduler.state import ModelState, Waiter
 from cyber_inference_tui.service.prompt_prefixes import Difference
@@ -78,6 +79,8 @@ class RequestLog:
     _speed: AnswerSpeed | None = None
     usage = NO_USAGE
     """The figures that the server reported."""
+    marks: tuple[float, float] | None = None
+    """The marks of ``EnergyShares`` at the begin and the end of its last place here."""
 
     def __init__(
         self,
@@ -92,8 +95,10 @@ class RequestLog:
         body_seconds: float | None,
         differs: Difference | None,
         clock: Callable[[], float],
+        energy: EnergyShares,
     ) -> None:
         self._clock = clock
+        self._energy = energy
         self._request = request
         self._client = client
         # Not the target, which has the body.
@@ -225,6 +230,7 @@ class RequestLog:
             prompt_differs_in=None if self._differs is None else self._differs.part,
             stall_seconds=_rounded(answer.stall_seconds or None),
             box=self.box,
+            energy_j=_rounded(None if self.marks is None else self._energy.joules(*self.marks)),
             error=self._sentence(),
         )
 

@@ -113,6 +113,7 @@ class ServerExchange:
             body_seconds=body_seconds,
             differs=differs,
             clock=forwarder.loop.time,
+            energy=forwarder.energy,
         )
         self._number = self._service.active.add(self)
 
@@ -246,7 +247,11 @@ class ServerExchange:
         translation = self._target.translation
         if translation is not None and translation.idle_timeout is not None:
             lease.keep_loaded(translation.idle_timeout)
-        lease.release()
+        if isinstance(lease, Lease):
+            self._log.marks = lease.release()
+        else:
+            self._log.marks = None
+            lease.release()
 
     def _close(self) -> None:
         """Give everything back, and record the request."""

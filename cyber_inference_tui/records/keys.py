@@ -85,5 +85,7 @@ class KeyTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Requests with a status of 400 or more, or with an error."""
     tokens_in: int
     tokens_out: int
+    energy_j: float | None = None
+    """The sum over requests whose energy is known, in J; ``None`` = of none."""
     last_used_at: datetime
     """The arrival of the latest request."""

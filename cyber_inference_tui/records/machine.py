@@ -180,6 +180,19 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     """The rate for all its requests together."""
 
 
+class EnergyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The energy that the machine has used since the service began to measure it."""
+
+    joules: float
+    seconds: float
+    """The time in which ``joules`` were used, without gaps."""
+    covers: tuple[str, ...]
+    """What is measured: ``board``, or names of GPUs and ``CPU`` (its package)."""
+    gaps: int = 0
+    """How often nothing was measured for a time: its energy is in no sum."""
+    longest_gap_seconds: float = 0.0
+
+
 class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     """The machine at one moment (``GET /admin/resources``), in °C and W."""
 
@@ -196,6 +209,8 @@ class ResourceSample(msgspec.Struct, frozen=True, kw_only=True):
     """By rail; ``total`` is that of the whole board."""
     power_limits: dict[str, float] = {}
     """By rail: the power at which its monitor raises an alarm, at the present voltage."""
+    energy: EnergyRecord | None = None
+    """``None`` = nothing measures it."""
     throttling: dict[str, tuple[ThrottleReason, ...]] = {}
     """By part (``cpu``, ``board`` and so on, without GPUs): the reasons why it is slowed down."""
     fan: FanRecord | None = None

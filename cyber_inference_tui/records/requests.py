@@ -155,6 +155,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``message 3``."""
     box: str | None = None
     """The other box that has answered; ``None`` = this one."""
+    energy_j: float | None = None
+    """Its share of the energy that this machine used, in J; ``None`` = not measured."""
     error: str | None = None
     """The error, in one sentence."""
 
@@ -233,5 +235,7 @@ class ModelTotals(msgspec.Struct, frozen=True, kw_only=True):
     tokens_in: int
     """The sum over requests whose number of tokens is known."""
     tokens_out: int
+    energy_j: float | None = None
+    """The sum over requests whose energy is known, in J; ``None`` = of none."""
     last_used_at: datetime
     """The arrival of the latest request."""

@@ -80,5 +80,9 @@ class SpeedTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The speed that 95 of 100 answers reach: the slow end."""
     first_token_seconds_p50: float | None = None
     first_token_seconds_p95: float | None = None
+    energy_j: float | None = None
+    """The sum over requests whose energy is known, in J; ``None`` = of none."""
+    cost: float | None = None
+    """What that energy costs at ``price_per_kwh``; ``None`` without a price."""
     last_used_at: datetime
     """The arrival of the latest request."""

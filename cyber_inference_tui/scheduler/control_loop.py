@@ -21,6 +21,7 @@ from cyber_inference_tui.llama.needs import (
     NeedSource,
     largest_context,
 )
+from cyber_inference_tui.monitor.energy_shares import EnergyShares
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
@@ -82,6 +83,7 @@ class ControlLoop:
         self.settings = settings
         self.states: dict[str, ModelState] = {}
         self.admission = Admission(self.states, max_overtake=settings.max_overtake)
+        self.energy = EnergyShares()
         self.closing = False
         self._on_state = on_state
         self.on_detail = on_detail
@@ -234,16 +236,26 @@ class ControlLoop:
         if self.closing or server is None or not self.admission.try_take_place(state, priority):
             return None
         now = self.now()
+        self.energy.begin(now, self.admission.in_flight - 1)
         state.last_used = now
         self.on_detail(state.model.id)
-        return Lease(self.release, state, server, now, state.session, priority=priority)
+        return self._lease(state, server, now, priority)
 
     def lease(self, state: ModelState, now: float, priority: Priority) -> Lease | None:
         """Return the lease for a place that was taken; ``None`` if the server is gone."""
         server = state.server
-        if server is None:
-            return None
-        return Lease(self.release, state, server, now, state.session, priority=priority)
+        return None if server is None else self._lease(state, server, now, priority)
+
+    def _lease(self, state: ModelState, server: Server, now: float, priority: Priority) -> Lease:
+        return Lease(
+            self.release,
+            state,
+            server,
+            now,
+            state.session,
+            begin=self.energy.mark,
+            priority=priority,
+        )
 
     def places(self, state: ModelState) -> Places | None:
         """Return the places at the model's present server, if it has one."""
@@ -255,13 +267,19 @@ class ControlLoop:
         while (request := self.admission.pop_admitted(state)) is not None:
             # Counted now, so that nothing can slip in before the request continues.
             self.admission.take_place(state, request.arrival, request.priority)
-            state.last_used = self.now()
+            state.last_used = now = self.now()
+            self.energy.begin(now, self.admission.in_flight - 1)
             self.on_detail(state.model.id)
             request.future.set_result(None)
 
-    def release(self, state: ModelState, since: float, now: float) -> None:
-        """Free the place that a request took at ``since``: the hot path."""
+    def release(self, state: ModelState, since: float, now: float) -> float:
+        """Free the place that a request took at ``since``: the hot path.
+
+        Return the mark of ``energy`` at its end.
+        """
         admission = self.admission
+        self.energy.end(now, admission.in_flight)
+        mark = self.energy.mark
         admission.free_place(state, now - since)
         state.last_used = now
         self.on_detail(state.model.id)
@@ -273,6 +291,7 @@ class ControlLoop:
             or not (state.in_flight or self._timer_is_early(state))
         ):
             self.step()
+        return mark
 
     def _timer_is_early(self, state: ModelState) -> bool:
         """Return whether the next step is not after the end of the model's idle timeout."""

@@ -19,6 +19,7 @@ class Lease:
     """A request's place at a loaded model, which is not unloaded until ``release``."""
 
     __slots__ = (
+        "_begin",
         "_is_retry",
         "_priority",
         "_released",
@@ -32,21 +33,24 @@ class Lease:
 
     def __init__(
         self,
-        released: Callable[[ModelState, float, float], None],
+        released: Callable[[ModelState, float, float], float],
         state: ModelState,
         server: Server,
         since: float,
         session: Session | None,
         *,
+        begin: float,
         is_sent: bool = False,
         priority: Priority = Priority.NORMAL,
     ) -> None:
-        self._released: Callable[[ModelState, float, float], None] | None = released
+        self._released: Callable[[ModelState, float, float], float] | None = released
         self._state = state
         self.server = server
         """The server, which may have exited."""
         self._since = since
         self._session = session
+        self._begin = begin
+        """The mark of ``EnergyShares`` when it took the place."""
         self._is_retry = False
         self._waits = self._was_sent = is_sent
         self._priority = priority
@@ -158,8 +162,11 @@ class Lease:
         if self._session is not None:
             self._session.answered = True
 
-    def release(self) -> None:
-        """Give the place back when the request has ended. Further calls have no effect."""
+    def release(self) -> tuple[float, float] | None:
+        """Give the place back when the request has ended. Further calls have no effect.
+
+        Return the marks of ``EnergyShares`` at its begin and its end.
+        """
         released, self._released = self._released, None
         if released is not None:
             if self._waits:
@@ -168,7 +175,9 @@ class Lease:
                 self._session.retries -= 1
             if self._state.shares is not None:
                 self._state.shares.end(self._priority)
-            released(self._state, self._since, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            return self._begin, released(self._state, self._since, now)
+        return None
 
     def __enter__(self) -> Self:
         return self

@@ -21,7 +21,7 @@ class Places:
     with a ``Lease``. After the end of the server ``take`` always returns ``False``.
     """
 
-    __slots__ = ("_control", "_exited", "_session", "_state", "server")
+    __slots__ = ("_control", "_energy", "_exited", "_session", "_state", "server")
 
     def __init__(self, control: ControlLoop, state: ModelState, server: Server) -> None:
         self._control = control
@@ -29,6 +29,7 @@ class Places:
         self._session = state.session
         self.server = server
         self._exited = server.exited.done
+        self._energy = control.energy
 
     @property
     def on_forced_unload(self) -> set[Callable[[], None]]:
@@ -59,6 +60,7 @@ class Places:
         admission = control.admission
         if admission.waiting and not admission.may_overtake(state):
             return False
+        self._energy.begin(now, admission.in_flight)
         state.in_flight += 1
         admission.in_flight += 1
         session.requests += 1
@@ -67,10 +69,18 @@ class Places:
         control.on_detail(state.model.id)
         return True
 
+    @property
+    def mark(self) -> float:
+        """The mark of ``EnergyShares`` when the last request took a place or gave it back."""
+        return self._energy.mark
+
     def give_back(
         self, since: float, now: float, tokens_in: int | None, tokens_out: int | None
-    ) -> None:
-        """Count a complete answer with so many tokens to a request of the time ``since``."""
+    ) -> float:
+        """Count a complete answer with so many tokens to a request of the time ``since``.
+
+        Return the mark of ``EnergyShares`` at its end.
+        """
         session = self._session
         if session is not None:
             session.answered = True
@@ -82,10 +92,19 @@ class Places:
             if session.retries and not session.unanswered:
                 # A request may ``wait_alone``.
                 self._state.changed.set()
-        self._control.release(self._state, since, now)
+        return self._control.release(self._state, since, now)
 
-    def lease(self, since: float) -> Lease:
-        """Return a lease for a request that took its place at ``since`` and has no answer yet."""
+    def lease(self, since: float, begin: float) -> Lease:
+        """Return a lease for a request without an answer that took its place at ``since``.
+
+        ``begin`` is the ``mark`` of that time.
+        """
         return Lease(
-            self._control.release, self._state, self.server, since, self._session, is_sent=True
+            self._control.release,
+            self._state,
+            self.server,
+            since,
+            self._session,
+            begin=begin,
+            is_sent=True,
         )

@@ -82,6 +82,8 @@ class Scheduler:
         )
         self._states = self._loop.states
         self._admission = self._loop.admission
+        self.energy = self._loop.energy
+        """The shares of the requests at the models' servers."""
         self.waits = WaitEstimator(self._states, self._admission, load_history)
 
     async def __aenter__(self) -> Self:

@@ -31,12 +31,21 @@ class Finished(Protocol):
 class FinishedRequests:
     """Keeps finished requests for ``pause`` seconds, and then gives their records to ``note``.
 
+    After the pause, ``when_due`` is called with a function that does so, and calls it when the
+    energy of these requests is known.
     A small request takes less time than its record, and many records at once take less than one by
     one. Whoever reads what ``note`` writes calls ``flush`` before.
     """
 
-    def __init__(self, note: Callable[[list[Noted]], None], *, pause: float = _PAUSE) -> None:
+    def __init__(
+        self,
+        note: Callable[[list[Noted]], None],
+        *,
+        pause: float = _PAUSE,
+        when_due: Callable[[Callable[[], None]], None] = lambda flush: flush(),
+    ) -> None:
         self._note = note
+        self._when_due = when_due
         self._pause = pause
         self._finished: list[Finished] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -46,7 +55,9 @@ class FinishedRequests:
         finished = self._finished
         finished.append(request)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._pause, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(
+                self._pause, self._when_due, self.flush
+            )
         elif len(finished) >= _BATCH:
             self.flush()
 

@@ -215,9 +215,16 @@ class History:
         """
         return await self._read(lambda connection: select_key_totals(connection, since))
 
-    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
-        """Return sums and speeds over the requests that are kept, by name."""
-        return await self._read(lambda connection: select_speed_totals(connection, query))
+    async def speed_totals(
+        self, query: SpeedQuery, price_per_kwh: float = 0.0
+    ) -> list[SpeedTotals]:
+        """Return sums and speeds over the requests that are kept, by name, and the energy's cost.
+
+        A price of 0 = not known.
+        """
+        return await self._read(
+            lambda connection: select_speed_totals(connection, query, price_per_kwh)
+        )
 
     async def _read(
         self, ask: Callable[[sqlite3.Connection], list[T]], limit: float = _READ_SECONDS

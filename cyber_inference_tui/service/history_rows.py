@@ -108,6 +108,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, model TEXT NOT NULL,
             result BLOB NOT NULL)""",
     ),
+    ("ALTER TABLE requests ADD COLUMN energy_j REAL",),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""

@@ -15,6 +15,7 @@ from cyber_inference_tui.records import ClientRecord, KeyTotals, ModelTotals, Sp
 from cyber_inference_tui.records.queries import ClientsQuery, SpeedQuery
 from cyber_inference_tui.service.history_rows import bounds, earliest, records_of
 from cyber_inference_tui.text import program
+from cyber_inference_tui.units import J_PER_KWH
 
 MAX_SPEEDS = 20_000
 """Requests of one name whose speeds are compared: the newest."""
@@ -32,7 +33,8 @@ _SUMS = (
     "count(*) AS requests,"
     " count(CASE WHEN status >= 400 OR error IS NOT NULL THEN 1 END) AS failures,"
     " CAST(total(tokens_in) AS INTEGER) AS tokens_in,"
-    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at"
+    " CAST(total(tokens_out) AS INTEGER) AS tokens_out, max(at) AS last_used_at,"
+    " CASE WHEN count(energy_j) THEN total(energy_j) END AS energy_j"
 )
 
 
@@ -77,8 +79,10 @@ def select_key_totals(
     return records_of(rows, KeyTotals)
 
 
-def select_speed_totals(connection: sqlite3.Connection, query: SpeedQuery) -> list[SpeedTotals]:
-    """Return sums and speeds over the requests that are kept, by name."""
+def select_speed_totals(
+    connection: sqlite3.Connection, query: SpeedQuery, price_per_kwh: float = 0.0
+) -> list[SpeedTotals]:
+    """Return sums and speeds over the requests that are kept, by name, and the energy's cost."""
     connection.create_function("program", 1, _program, deterministic=True)
     name, since = _NAMES[query.by], {"since": earliest(query.since), "limit": MAX_NAMES}
     rows = connection.execute(
@@ -102,7 +106,7 @@ def select_speed_totals(connection: sqlite3.Connection, query: SpeedQuery) -> li
                 # A damaged row may hold anything.
                 if type(figure) is float and len(kept) < MAX_SPEEDS:
                     kept.append(figure)
-    return [_with_speeds(one, speeds[one.name]) for one in totals]
+    return [_with_cost(_with_speeds(one, speeds[one.name]), price_per_kwh) for one in totals]
 
 
 @lru_cache(maxsize=256)
@@ -120,6 +124,12 @@ def _with_speeds(totals: SpeedTotals, speeds: _Speeds) -> SpeedTotals:
         first_token_seconds_p50=_at_percent(50, soonest_first),
         first_token_seconds_p95=_at_percent(95, soonest_first),
     )
+
+
+def _with_cost(totals: SpeedTotals, price_per_kwh: float) -> SpeedTotals:
+    if totals.energy_j is None or not price_per_kwh:
+        return totals
+    return msgspec.structs.replace(totals, cost=totals.energy_j / J_PER_KWH * price_per_kwh)
 
 
 def _at_percent(part: Literal[50, 95], best_first: Sequence[float]) -> float | None:

@@ -131,12 +131,14 @@ class Histogram:
 class ModelCounters:
     """The counters and histograms of one model, by the names of their families."""
 
-    __slots__ = ("counters", "histograms")
+    __slots__ = ("counters", "energy_j", "histograms")
 
     def __init__(self) -> None:
         self.counters: dict[str, Counter[tuple[str, ...]]] = {name: Counter() for name in COUNTERS}
         """Each by the values of its labels."""
         self.histograms = {name: Histogram(family.bounds) for name, family in HISTOGRAMS.items()}
+        self.energy_j: float | None = None
+        """The shares of its requests; ``None`` = of none it is known."""
         # rate() does not see a counter's first event if the counter begins with it.
         self.counters["tokens"].update({("input",): 0, ("output",): 0})
         self.counters["loads"].update({(reason,): 0 for reason in LOAD_REASONS})
@@ -151,6 +153,9 @@ class ModelCounters:
         tokens = self.counters["tokens"]
         tokens[("input",)] += sum([one.tokens_in or 0 for one in records])
         tokens[("output",)] += sum([one.tokens_out or 0 for one in records])
+        energies = [one.energy_j for one in records if one.energy_j is not None]
+        if energies:
+            self.energy_j = (self.energy_j or 0.0) + sum(energies)
         for name, values in (
             ("time_to_first_token_seconds", [one.time_to_first_token_seconds for one in records]),
             ("request_duration_seconds", [one.duration_seconds for one in records]),
@@ -173,6 +178,7 @@ class ModelCounters:
     def copy(self) -> ModelCounters:
         """Return counters that do not change with these."""
         copied = ModelCounters.__new__(ModelCounters)
+        copied.energy_j = self.energy_j
         copied.counters = {name: counter.copy() for name, counter in self.counters.items()}
         copied.histograms = {name: histogram.copy() for name, histogram in self.histograms.items()}
         return copied
@@ -181,24 +187,29 @@ class ModelCounters:
 class KeyCounters:
     """The counters of one API key."""
 
-    __slots__ = ("requests", "tokens_in", "tokens_out")
+    __slots__ = ("energy_j", "requests", "tokens_in", "tokens_out")
 
     def __init__(self) -> None:
         self.requests = 0
         self.tokens_in = 0
         self.tokens_out = 0
+        self.energy_j: float | None = None
+        """The shares of its requests; ``None`` = of none it is known."""
 
     def add_request(self, record: RequestRecord) -> None:
         """Count a finished request."""
         self.requests += 1
         self.tokens_in += record.tokens_in or 0
         self.tokens_out += record.tokens_out or 0
+        if record.energy_j is not None:
+            self.energy_j = (self.energy_j or 0.0) + record.energy_j
 
     def copy(self) -> KeyCounters:
         """Return counters that do not change with these."""
         copied = KeyCounters()
         copied.requests = self.requests
         copied.tokens_in, copied.tokens_out = self.tokens_in, self.tokens_out
+        copied.energy_j = self.energy_j
         return copied
 
 

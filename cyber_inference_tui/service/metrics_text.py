@@ -16,7 +16,13 @@ import msgspec
 import psutil
 
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
-from cyber_inference_tui.records import ModelRecord, ModelStatus, ResourceSample, SessionRecord
+from cyber_inference_tui.records import (
+    EnergyRecord,
+    ModelRecord,
+    ModelStatus,
+    ResourceSample,
+    SessionRecord,
+)
 from cyber_inference_tui.service.metric_counters import (
     COUNTERS,
     HISTOGRAMS,
@@ -55,6 +61,8 @@ class MetricsState(msgspec.Struct, frozen=True, kw_only=True):
     """The last reading that a decision of the scheduler was based on."""
     sample: ResourceSample | None
     """The machine; ``None`` = not known."""
+    energy: EnergyRecord | None = None
+    """The energy up to the last reading, which is newer than ``sample``."""
 
 
 class _Sample(NamedTuple):
@@ -143,6 +151,11 @@ def _families(
     yield from _models(state.models)
     yield from _scheduler_memory(state.memory)
     yield from _host(state.sample)
+    yield _counter(
+        "host_energy_joules",
+        "Energy that the machine used while it was measured.",
+        [_Sample(None if state.energy is None else state.energy.joules)],
+    )
     yield from _gpus(state.sample)
     # Without a free descriptor nothing can be read; the other figures are wanted most then.
     with suppress(OSError, psutil.Error):
@@ -160,6 +173,14 @@ def _counted(counters: Mapping[str, ModelCounters]) -> Iterator[_Family]:
                 for values, count in model_counters.counters[name].items()
             ],
         )
+    yield _counter(
+        "energy_joules",
+        "Its requests' shares of the energy that the machine used.",
+        (
+            _Sample(model_counters.energy_j, {"model": model})
+            for model, model_counters in counters.items()
+        ),
+    )
     for name, (text, _) in HISTOGRAMS.items():
         samples = [
             sample
@@ -198,6 +219,11 @@ def _keys(keys: Mapping[str, KeyCounters]) -> Iterator[_Family]:
                 ("output", counters.tokens_out),
             )
         ),
+    )
+    yield _counter(
+        "key_energy_joules",
+        "Energy of its requests, by the name of the API key.",
+        (_Sample(counters.energy_j, {"key": key}) for key, counters in keys.items()),
     )
 
 

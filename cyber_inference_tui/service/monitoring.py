@@ -16,7 +16,7 @@ from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.slots import Task, ask_slots
 from cyber_inference_tui.monitor.processes import ProcessUsage
 from cyber_inference_tui.monitor.ring import RECENT, SampleRing
-from cyber_inference_tui.records import ResourceSample, to_json
+from cyber_inference_tui.records import EnergyRecord, ResourceSample, to_json
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.service.listing import disk_paths
@@ -60,7 +60,7 @@ class Monitoring:
     ``make_sampler`` is called in a thread with the paths whose disks to sample, again when they
     change; ``states`` is called for each sample. ``now`` returns the time of day, ``clock``
     monotonic seconds, ``sleep`` sleeps seconds of that clock, and ``ask`` asks a server for its
-    tasks. ``on_sample`` gets each sample.
+    tasks. ``on_sample`` gets each sample. ``energy`` returns the energy so far.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Monitoring:
         events: EventBus,
         now: Callable[[], datetime],
         on_sample: Callable[[ResourceSample], None] = lambda sample: None,
+        energy: Callable[[], EnergyRecord | None] = lambda: None,
         ask: AskSlots = _ask_slots,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -82,6 +83,7 @@ class Monitoring:
         self._events = events
         self._now = now
         self._on_sample = on_sample
+        self._energy = energy
         self._clock = clock
         self._sleep = sleep
         self._ring: SampleRing[bytes] = SampleRing()
@@ -183,7 +185,9 @@ class Monitoring:
         sample, processes, ours = await asyncio.to_thread(self._read_machine, disks, pids)
         gpus = sample.gpus if ours else ()
         return msgspec.structs.replace(
-            sample, models=compose_usage(models, processes, gpus, tokens)
+            sample,
+            energy=self._energy(),
+            models=compose_usage(models, processes, gpus, tokens),
         )
 
     def _read_machine(

@@ -31,6 +31,7 @@ from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.monitor.power import PowerSensor
 from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.peers.discovery import Announced, Discovery
 from cyber_inference_tui.peers.peers import Peers, own_name
@@ -62,6 +63,7 @@ from cyber_inference_tui.service.change_notifier import ChangeNotifier
 from cyber_inference_tui.service.checks.checker import Checker
 from cyber_inference_tui.service.checks.kept_checks import KeptChecks
 from cyber_inference_tui.service.configuration import Configuration
+from cyber_inference_tui.service.energy import EnergyReadings, in_thread
 from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
@@ -187,8 +189,18 @@ class Service:
             events=self.events,
             now=utc_now,
             on_sample=self.trends.add,
+            energy=lambda: self.energy.record,
         )
-        self.measurer = Measurer(self.scheduler, read_machine=self.monitoring.latest)
+        self.energy = EnergyReadings(
+            in_thread(PowerSensor(root, nvml).read),
+            self.scheduler.energy,
+            running=lambda: self.scheduler.in_flight,
+        )
+        self.measurer = Measurer(
+            self.scheduler,
+            read_machine=self.monitoring.latest,
+            read_energy=self.energy.read,
+        )
         self.bench = Bench(
             self.scheduler,
             self.models,
@@ -243,7 +255,7 @@ class Service:
             measured=lambda: recent_speeds(self.monitoring.last, utc_now()),
         )
         self.active.on_add = self.live.look_soon
-        self.finished = FinishedRequests(self.note_requests)
+        self.finished = FinishedRequests(self.note_requests, when_due=self.energy.when_read)
         self._loop_tasks: list[asyncio.Task[None]] = []
         service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
@@ -292,6 +304,7 @@ class Service:
         ]
         self.models.preload()
         self.monitoring.start()
+        self.energy.start()
         await self.hub.start()
         await self.peers.configure(self.settings.peers)
         await self._discover(self.settings)
@@ -317,6 +330,7 @@ class Service:
         await self.hub.stop()
         await self.shared_files.close()
         await self.monitoring.stop()
+        await self.energy.stop()
         await self.installation.close()
         await self.scheduler.close()
         await self._launcher.close()
@@ -530,6 +544,7 @@ class Service:
             running=self.scheduler.sessions(),
             memory=self.scheduler.memory_reading,
             sample=self.monitoring.last,
+            energy=self.energy.record,
         )
 
     # The hub

@@ -685,6 +685,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=60,
         ),
     ] = 1.0
+    price_per_kwh: Annotated[
+        float,
+        setting(
+            "What a kWh costs, for the cost of energy in totals; 0 = show none.",
+            Group.SERVICE,
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 0.0
     system_root: Annotated[
         Path,
         setting(

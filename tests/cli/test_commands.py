@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cyber_inference_tui import __version__, errors
@@ -218,6 +219,13 @@ def test_requests_show_their_clients(call: CommandLine, at: list[str], stand_in:
     rows = json.loads(call("requests", "--json", *at).out)
     assert set(rows[0]) == set(RequestRecord.__struct_fields__)
     assert (rows[0]["user_agent"], rows[0]["key_name"]) == (record.user_agent, "2")
+    assert "ENERGY" not in header
+    metered = msgspec.structs.replace(record, energy_j=87.43)
+    stand_in.answers["GET", "/admin/requests?limit=20"] = [metered, refused]
+    header, _, first, second = call("requests", *at).out.splitlines()
+    assert header.split()[-3:] == ["ENERGY", "CLIENT", "PORT"]
+    assert "1.50 s  87.4 J  claude-cli" in first
+    assert second.split()[-3:] == ["s", "-", "-"]
     stand_in.answers["GET", "/admin/requests?limit=5&model=x&failed=1"] = []
     empty = call("requests", "-n", "5", "--model", "x", "--failed", *at)
     assert (empty.code, empty.out) == (0, "")

@@ -448,7 +448,9 @@ class _History(History):
     async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
         return self._service.read("key_totals", list(self._service.world.key_totals))
 
-    async def speed_totals(self, query: SpeedQuery) -> list[SpeedTotals]:
+    async def speed_totals(
+        self, query: SpeedQuery, price_per_kwh: float = 0.0
+    ) -> list[SpeedTotals]:
         found = self._service.world.speed_totals.get(query.by, [])
         return self._service.read("speed_totals", found, query)
 

@@ -31,6 +31,8 @@ class FakeGpu:
     utilization: int | None = 37
     temperature: int | None = 61
     power: int | None = 215_400
+    energy: int | None = 3_600_000
+    """In mJ, since the driver was loaded."""
     clock: int | None = 2520
     memory_clock: int | None = 10501
     max_clock: int | None = 3105
@@ -120,6 +122,9 @@ class FakeNvml:
 
     def nvmlDeviceGetPowerUsage(self, gpu: FakeGpu) -> int:
         return supported(gpu.power)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: FakeGpu) -> int:
+        return supported(gpu.energy)
 
     def nvmlDeviceGetClockInfo(self, gpu: FakeGpu, clock: int) -> int:
         return supported({0: gpu.clock, 2: gpu.memory_clock}[clock])

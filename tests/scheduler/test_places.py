@@ -55,10 +55,10 @@ def test_a_request_continues_with_a_lease() -> None:
         world = World()
         async with world.scheduler as scheduler:
             places = await places_of(scheduler)
-            session = places.lease(now())._session
+            session = places.lease(now(), places.mark)._session
             assert session is not None
             assert places.take(now())
-            lease = places.lease(now())
+            lease = places.lease(now(), places.mark)
             # It is counted once.
             lease.sent()
             assert (scheduler.in_flight, session.unanswered) == (1, 1)

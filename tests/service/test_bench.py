@@ -11,8 +11,14 @@ import pytest
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.gguf.demo import write_demo
 from cyber_inference_tui.llama.log import Log
-from cyber_inference_tui.records import GpuRecord, ModelStatus, ModelUsage, ThrottleReason
-from cyber_inference_tui.service.bench.measure import Energy, Machine, Measurer
+from cyber_inference_tui.records import (
+    EnergyRecord,
+    GpuRecord,
+    ModelStatus,
+    ModelUsage,
+    ThrottleReason,
+)
+from cyber_inference_tui.service.bench.measure import Machine, Measurer
 from cyber_inference_tui.service.bench.workload import Answer, Workload, speeds_of
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
@@ -89,14 +95,14 @@ async def test_a_model_that_somebody_changes_meanwhile_is_not_measured(service: 
 async def test_energy_is_divided_by_all_tokens_of_the_measurement(service: Service) -> None:
     readings = iter([100.0, 124.0])
 
-    async def read() -> float:
-        return next(readings)
+    async def read() -> EnergyRecord:
+        return EnergyRecord(joules=next(readings), seconds=1.0, covers=("board",))
 
     async with service, asyncio.timeout(LIMIT):
         measurer = Measurer(
             service.scheduler,
             read_machine=service.monitoring.latest,
-            energy=Energy(read, lambda before, after: after - before),
+            read_energy=read,
         )
         # Read twice only: the run before, which does not count, is not metered.
         sample = await measurer.measure(service.models.resolve("demo"), WORKLOAD)

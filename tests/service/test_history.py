@@ -85,6 +85,7 @@ async def test_a_record_is_read_at_once_with_every_field(path: Path) -> None:
         prompt_differs_at=72,
         prompt_differs_in="the system prompt",
         box="jetson",
+        energy_j=48.5,
         error="It failed.",
     )
     full_session = SessionRecord(

@@ -110,3 +110,24 @@ async def test_the_work_is_bounded(path: Path) -> None:
         names = {one.name for one in await history.speed_totals(SpeedQuery(by="client"))}
     assert len(names) == MAX_NAMES
     assert "scanner0" not in names
+
+
+async def test_known_energies_are_summed_and_have_a_cost(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add_all(
+            [
+                answer(energy_j=1_000_000.0, key_name="k"),
+                answer(energy_j=800_000.0),
+                answer(),
+                answer(model="unknown", key_name="k"),
+            ]
+        )
+        found = await history.speed_totals(SpeedQuery(), price_per_kwh=0.4)
+        assert [(one.name, one.energy_j, one.cost) for one in found] == [
+            ("m", 1_800_000.0, pytest.approx(0.2)),
+            ("unknown", None, None),
+        ]
+        (free,) = await history.speed_totals(SpeedQuery(by="key"))
+        assert (free.energy_j, free.cost) == (1_000_000.0, None)
+        assert [one.energy_j for one in await history.totals()] == [1_800_000.0, None]
+        assert [one.energy_j for one in await history.key_totals()] == [1_000_000.0]

@@ -19,6 +19,7 @@ from cyber_inference_tui.records import (
     CpuRecord,
     DeviceRecord,
     DiskRecord,
+    EnergyRecord,
     GpuRecord,
     MemoryRecord,
     ModelRecord,
@@ -56,6 +57,8 @@ SAMPLE = ResourceSample(
     disks=(DiskRecord(path="/", total=1000, available=400),),
 )
 """A machine with all sensors."""
+
+ENERGY = EnergyRecord(joules=800.0, seconds=64.0, covers=("board",))
 
 Labels = dict[str, str]
 
@@ -110,9 +113,10 @@ def full() -> Counting:
     counting.metrics.note_request(
         request(3, tokens_out=4, tokens_per_second=9.0, time_to_first_token_seconds=0.3)
     )
-    counting.metrics.note_request(request(status=502, key_name="alice"), "upstream_failed")
+    failed = request(status=502, key_name="alice", energy_j=1.5)
+    counting.metrics.note_request(failed, "upstream_failed")
     counting.metrics.note_session(session())
-    counting.change(memory=MemoryReading(total=100, available=30), sample=SAMPLE)
+    counting.change(memory=MemoryReading(total=100, available=30), sample=SAMPLE, energy=ENERGY)
     return counting
 
 
@@ -131,6 +135,19 @@ async def test_requests_are_counted_by_model_endpoint_and_status() -> None:
     embedded = {"model": "n", "endpoint": "embeddings", "status": "4xx"}
     assert await counting.value("requests_total", **embedded) == 1
     assert len(await counting.values("requests_total")) == 3
+
+
+async def test_energy_is_summed_and_not_exported_where_nothing_is_known() -> None:
+    counting = Counting(ModelRecord(id="m"), ModelRecord(id="n"))
+    counting.metrics.note_request(request(energy_j=2.5, key_name="alice"))
+    counting.metrics.note_request(request(key_name="alice"))
+    counting.metrics.note_request(request(energy_j=4.0))
+    counting.metrics.note_request(request(model="n", key_name="bob"))
+    assert await counting.values("energy_joules_total") == [({"model": "m"}, 6.5)]
+    assert await counting.values("key_energy_joules_total") == [({"key": "alice"}, 2.5)]
+    assert await counting.values("host_energy_joules_total") == []
+    counting.change(energy=ENERGY)
+    assert await counting.values("host_energy_joules_total") == [({}, 800.0)]
 
 
 async def test_tokens_are_summed_and_unknown_ones_left_out() -> None:

@@ -13,6 +13,7 @@ from textual.geometry import Region
 from cyber_inference_tui.records import (
     CpuRecord,
     DiskRecord,
+    EnergyRecord,
     GpuRecord,
     MemoryRecord,
     ResourceSample,
@@ -36,6 +37,7 @@ from tests.tui.world import (
     busy_world,
     hot_world,
     jetson_sample,
+    measured,
     plain_world,
     streaming_world,
 )
@@ -108,6 +110,20 @@ async def test_only_changed_cells_are_painted(monkeypatch: pytest.MonkeyPatch) -
         await until(pilot, lambda: bool(painted))
         assert {region.height for region in painted} == {1}
         assert sum(region.area for region in painted) < 80
+
+
+async def test_the_energy_is_said_with_what_it_covers_and_its_gaps() -> None:
+    async with running(measured(busy_world()), first_page="machine") as (app, _, pilot):
+        await until(pilot, lambda: "357 Wh of the board since the service" in screen_text(app))
+        assert "gap, the longest 1 min 2 s" in screen_text(app)
+
+
+def test_a_processor_with_a_counter_only_has_a_power_section() -> None:
+    energy = EnergyRecord(joules=720.0, seconds=60.0, covers=("CPU",))
+    snapshot = Snapshot(sample=msgspec.structs.replace(bare_sample(), energy=energy))
+    found = {one.title: one for one in sections(snapshot, UNICODE)}
+    assert found["POWER"].notes == (("energy", "720 J of the CPU since the service started"),)
+    assert "power" not in dict(found["NOT REPORTED HERE"].notes)
 
 
 async def test_throttling_is_said_in_words() -> None:

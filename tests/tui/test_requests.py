@@ -37,9 +37,9 @@ from cyber_inference_tui.tui.pages.requests.table import (
 )
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from tests.fakes.service import World
-from tests.tui.driving import SMALL, running, screen_text, until
+from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
-from tests.tui.world import NOW, ago, busy_world, empty_world, request, streaming_world
+from tests.tui.world import NOW, ago, busy_world, empty_world, measured, request, streaming_world
 
 on_page = partial(running, first_page="requests")
 
@@ -115,8 +115,8 @@ def test_unknown_values_are_dashes() -> None:
     row = request_row(
         request(1, tokens_in=None, tokens_out=None, tokens_per_second=None, client=None), CONTEXT
     )
-    texts = [row.cell(place)[0] for place in range(12)]
-    assert texts[4] == texts[5] == texts[7] == texts[11] == UNICODE.missing
+    texts = [row.cell(place)[0] for place in range(13)]
+    assert texts[4] == texts[5] == texts[7] == texts[10] == texts[12] == UNICODE.missing
 
 
 @pytest.mark.parametrize(("charset", "text"), [(UNICODE, "≈ 148"), (ASCII, "~ 148")])
@@ -505,6 +505,26 @@ async def test_a_waiting_request_that_gets_its_turn_stays_where_it_is() -> None:
         )
         await until(pilot, lambda: cell(app, 2, 3) == "◐ processing")
         assert table(app).cursor_key == key
+
+
+async def test_energy_has_columns_where_it_is_measured_and_else_is_not_mentioned() -> None:
+    async with on_page(busy_world(), size=WIDE) as (app, _, pilot):
+        await open_page(app, pilot)
+        await pilot.press("s")
+        await until(pilot, lambda: "Sort by" in screen_text(app))
+        assert "ENERGY" not in screen_text(app)
+        await pilot.press("escape", "t")
+        await until(pilot, lambda: "688,010" in screen_text(app))
+        assert "ENERGY" not in screen_text(app)
+    async with on_page(measured(busy_world()), size=(200, 60)) as (app, _, pilot):
+        await open_page(app, pilot)
+        await until(pilot, lambda: "ENERGY" in screen_text(app))
+        assert "146 J" in screen_text(app)
+        await pilot.press("s", "r")
+        await until(pilot, lambda: "ENERGY ▼" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "233 Wh" in screen_text(app))
+        assert "0.0655" in screen_text(app)
 
 
 async def test_it_works_small_and_in_ascii_with_hostile_names() -> None:

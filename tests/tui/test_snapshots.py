@@ -47,6 +47,7 @@ from tests.tui.world import (
     busy_world,
     empty_world,
     hot_world,
+    measured,
     plain_world,
     several_boxes_world,
     slow_world,
@@ -428,6 +429,10 @@ def test_slow_request(looks: Callable[..., None]) -> None:
 
 def test_request_totals(looks: Callable[..., None]) -> None:
     looks(busy_world(), shows("14.2", keys=("t",)), size=SMALL, first_page="requests")
+
+
+def test_request_energy(looks: Callable[..., None]) -> None:
+    looks(measured(busy_world()), shows("0.0655", keys=("t",)), first_page="requests")
 
 
 def test_failed_request_small(looks: Callable[..., None]) -> None:

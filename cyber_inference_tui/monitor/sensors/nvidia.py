@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cyber_inference_tui.monitor.energy import Part
 from cyber_inference_tui.monitor.gpu_memory import is_integrated, is_tegra, tells_its_load
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.records import GpuRecord, ThrottleReason
@@ -38,9 +39,29 @@ class NvidiaSensor:
         handles = self._nvml.gpus()
         return tuple(self._gpu(handle) for handle in handles if handle is not None) or None
 
+    def read_energy(self) -> list[Part]:
+        """Return the energy or the power of each GPU, which is faster than ``read``."""
+        parts = [self._part(handle) for handle in self._nvml.gpus() if handle is not None]
+        return [part for part in parts if part is not None]
+
+    def _part(self, handle: Any) -> Part | None:
+        name = self._name(handle)
+        if is_tegra(name):
+            return None
+        # From Volta on there is a counter, in mJ since the driver was loaded.
+        millijoules = self._nvml.number("nvmlDeviceGetTotalEnergyConsumption", handle)
+        if millijoules is not None:
+            return Part(name, counter_j=millijoules / 1000)
+        watts = _watts(self._nvml.number("nvmlDeviceGetPowerUsage", handle))
+        return None if watts is None else Part(name, watts=watts)
+
+    def _name(self, handle: Any) -> str:
+        text = self._nvml.text("nvmlDeviceGetName", handle) or ""
+        return clean_line(text, limit=100) or "NVIDIA GPU"
+
     def _gpu(self, handle: Any) -> GpuRecord:
         nvml = self._nvml
-        name = clean_line(nvml.text("nvmlDeviceGetName", handle) or "", limit=100) or "NVIDIA GPU"
+        name = self._name(handle)
         if is_tegra(name) and not tells_its_load(name):
             return GpuRecord(name=name, shared_memory=True)
         rates = nvml.call("nvmlDeviceGetUtilizationRates", handle)

@@ -7,14 +7,14 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple
 
 import msgspec
 
 from cyber_inference_tui.errors import ConflictError, CyberError, InvalidRequestError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.records import ResourceSample, ThrottleReason
+from cyber_inference_tui.monitor.energy import energy_between
+from cyber_inference_tui.records import EnergyRecord, ResourceSample, ThrottleReason
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.scheduler.server_interface import Server
@@ -25,23 +25,6 @@ from cyber_inference_tui.units import counted
 _LOOK_SECONDS = 1.0
 _LONGEST = 3600.0
 """Seconds of one measurement at most."""
-
-
-class Energy(NamedTuple):
-    """The meter of this machine's energy."""
-
-    read: Callable[[], Awaitable[Any]]
-    """Returns a reading of this moment."""
-    joules: Callable[[Any, Any], float | None]
-    """Returns the energy from one reading to another; ``None`` = it is not known."""
-
-
-async def _no_reading() -> None:
-    """Return no reading."""
-
-
-NO_ENERGY = Energy(_no_reading, lambda before, after: None)
-"""Nothing measures the energy."""
 
 
 class Machine(msgspec.Struct, kw_only=True):
@@ -93,7 +76,8 @@ class Measurer:
 
     Requests take places at the scheduler as all others do, so that nothing is unloaded under them,
     but go straight to the model's server: rules for requests and other boxes do not change them,
-    and no client has sent them. ``read_machine`` returns the newest sample of the machine.
+    and no client has sent them. ``read_machine`` returns the newest sample of the machine,
+    ``read_energy`` the energy up to now.
     """
 
     def __init__(
@@ -101,11 +85,11 @@ class Measurer:
         scheduler: Scheduler,
         *,
         read_machine: Callable[[], Awaitable[ResourceSample]],
-        energy: Energy = NO_ENERGY,
+        read_energy: Callable[[], Awaitable[EnergyRecord | None]],
     ) -> None:
         self._scheduler = scheduler
         self._read_machine = read_machine
-        self._energy = energy
+        self._read_energy = read_energy
         self._own = 0
         self._warm: dict[str, int] = {}
         """By model: the process of the server that has answered, so that its caches are warm."""
@@ -140,10 +124,10 @@ class Measurer:
                 await self._run(client, workload)
                 self._warm[model.id] = lease.server.pid
             machine = Machine()
-            before = await self._energy.read()
+            before = await self._read_energy()
             async with self._looking(machine, model.id):
                 speeds = await self._run(client, workload)
-            joules = self._energy.joules(before, await self._energy.read())
+            joules = energy_between(before, await self._read_energy())
             tokens = workload.parallel * (workload.prompt + workload.tokens)
             return Sample(
                 speeds=speeds,

@@ -10,6 +10,7 @@ from cyber_inference_tui.records import (
     CpuRecord,
     DeviceKind,
     DiskRecord,
+    EnergyRecord,
     ResourceSample,
     SwapRecord,
     ThrottleReason,
@@ -30,7 +31,7 @@ from cyber_inference_tui.tui.pages.machine.rows import (
     watts_row,
 )
 from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
-from cyber_inference_tui.units import counted, duration_text, number_text, size_text
+from cyber_inference_tui.units import counted, duration_text, energy_text, number_text, size_text
 
 _FULL, _TOO_FULL = 90.0, 97.0
 """Percent of a disk that are a problem."""
@@ -64,7 +65,8 @@ def sections(snapshot: Snapshot, charset: Charset) -> list[Section]:
     found = [_gpu(sample, number, charset) for number in range(len(sample.gpus))]
     found.append(_cpu(sample.cpu, known["cpu"], charset))
     found.append(_memory(sample, known.get("memory"), charset))
-    if total_power(sample) is not None or sample.power or any(mode_commands(sample.device)):
+    is_measured = total_power(sample) is not None or sample.power or sample.energy is not None
+    if is_measured or any(mode_commands(sample.device)):
         found.append(_power(sample, known.get("power"), charset))
     if hottest(sample) is not None or sample.fan is not None:
         found.append(_temperatures(sample, known.get("temperature"), charset))
@@ -216,8 +218,19 @@ def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) ->
             for rail, power in sample.power.items()
             if rail != "total"
         ),
+        notes=() if sample.energy is None else (("energy", _energy_text(sample.energy)),),
         commands=tuple(mode_commands(device)),
     )
+
+
+def _energy_text(energy: EnergyRecord) -> str:
+    """Return how much was used, of what, and how long nothing was measured."""
+    parts = ", ".join(plain(part, limit=60) for part in energy.covers)
+    text = f"{energy_text(energy.joules)} of the {parts} since the service started"
+    if not energy.gaps:
+        return text
+    longest = duration_text(energy.longest_gap_seconds)
+    return f"{text}; {counted(energy.gaps, 'gap')}, the longest {longest}"
 
 
 def _temperatures(sample: ResourceSample, measure: Measure | None, charset: Charset) -> Section:
@@ -297,7 +310,8 @@ def _missing(sample: ResourceSample) -> list[tuple[str, str]]:
         found.append(("CPU clocks", "the kernel does not report them here"))
     if sample.memory_clock_hz is None and is_jetson:
         found.append(("EMC clock", "only root may read it"))
-    if not sample.power and not any(gpu.power_w is not None for gpu in sample.gpus):
+    powers = (sample.energy, *(gpu.power_w for gpu in sample.gpus))
+    if not sample.power and all(one is None for one in powers):
         found.append(("power", "no power monitor here"))
     if hottest(sample) is None:
         found.append(("temperature", "no sensor here; a virtual machine has none"))

@@ -20,7 +20,7 @@ from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line, program
 from cyber_inference_tui.tui.pages.requests.request_status import CLIENT_LEFT, failed
 from cyber_inference_tui.tui.ways_out import with_keys
-from cyber_inference_tui.units import number_text, seconds_text, speed_text
+from cyber_inference_tui.units import energy_text, number_text, seconds_text, speed_text
 
 _NAME = 15
 _LONGEST_ERROR = 4000
@@ -63,6 +63,8 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
             ("tokens out", tokens_out_text(record, charset)),
             ("tokens/s", charset.known(record.tokens_per_second, speed_text)),
         ]
+        if record.energy_j is not None:
+            lines.append(("energy", energy_text(record.energy_j)))
         if record.tokens_drafted is not None:
             accepted = charset.known(record.tokens_accepted, number_text)
             lines.append(("drafted", f"{number_text(record.tokens_drafted)}, {accepted} accepted"))

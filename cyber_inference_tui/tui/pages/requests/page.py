@@ -127,6 +127,8 @@ class RequestsPage(Page):
         self._finished: list[Row] = []
         self._rows: FinishedRows | None = None
         self._by_key: dict[str, RequestRecord] = {}
+        self._unknown = {"energy"}
+        """Columns without a figure, as no request's energy is known."""
         self._live: dict[str, ActiveRequestRecord] = {}
         self._fetching = False
         self._problem = ""
@@ -225,6 +227,7 @@ class RequestsPage(Page):
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
             self._by_key = {row_key(one): one for one in records}
+            self._unknown = {"energy"} if all(one.energy_j is None for one in records) else set()
         live = [one for one in live if row_key(one) not in self._by_key]
         self._live = {row_key(one): one for one in live}
         # The cursor follows the newest request unless the details are open.
@@ -232,7 +235,7 @@ class RequestsPage(Page):
         context = RenderContext(charset, now)
         sparks = rate_sparks(snapshot.rates, SPARK, charset)
         rows = [live_row(one, context, sparks.get(one.number, "")) for one in live]
-        table.leave_out(() if snapshot.boxes else {"box"})
+        table.leave_out(self._unknown if snapshot.boxes else self._unknown | {"box"})
         table.show([*rows, *self._finished])
         table.show_sort(self._order.column.key, descending=self._order.descending)
         table.show_empty(self._empty(needle))
@@ -424,7 +427,8 @@ class RequestsPage(Page):
 
     def action_sort(self) -> None:
         """Choose the column to sort by."""
-        ask_order(self, COLUMNS, self._order, self._sort)
+        known = [column for column in COLUMNS if column.key not in self._unknown]
+        ask_order(self, known, self._order, self._sort)
 
     def action_reverse(self) -> None:
         """Reverse the order."""

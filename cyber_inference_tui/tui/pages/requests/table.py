@@ -21,7 +21,7 @@ from cyber_inference_tui.tui.pages.requests.request_status import (
 from cyber_inference_tui.tui.snapshot import RequestIdentity, request_identity
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.tui.widgets.live_table import Row, row_of
-from cyber_inference_tui.units import number_text, seconds_text, speed_text
+from cyber_inference_tui.units import energy_text, number_text, seconds_text, speed_text
 
 AnyRequest = ActiveRequestRecord | RequestRecord
 
@@ -36,6 +36,10 @@ def first_token(record: AnyRequest) -> float | None:
 
 def _tokens_in(record: AnyRequest) -> int | None:
     return record.tokens_in if isinstance(record, RequestRecord) else None
+
+
+def _energy(record: AnyRequest) -> float | None:
+    return record.energy_j if isinstance(record, RequestRecord) else None
 
 
 def _tokens_out_cell(record: AnyRequest, context: RenderContext) -> str:
@@ -106,6 +110,7 @@ COLUMNS: tuple[Column[Any, RenderContext], ...] = (
     Column(
         "took", "TOOK", 8, lambda r: r.duration_seconds, right=True, priority=1, cell=_took_cell
     ),
+    Column("energy", "ENERGY", 8, _energy, right=True, priority=4, text=energy_text),
     Column(
         "queue", "QUEUED", 7, lambda r: r.queue_seconds, right=True, priority=8, cell=_queued_cell
     ),

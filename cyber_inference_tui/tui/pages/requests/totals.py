@@ -20,7 +20,13 @@ from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderCont
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
-from cyber_inference_tui.units import age_text, number_text, seconds_text, speed_text
+from cyber_inference_tui.units import (
+    age_text,
+    number_text,
+    seconds_text,
+    speed_text,
+    watt_hours_text,
+)
 
 By = Literal["model", "client", "key", "day"]
 _BY: tuple[By, ...] = ("model", "client", "key", "day")
@@ -50,6 +56,10 @@ def _used_cell(totals: SpeedTotals, context: RenderContext) -> str:
 
 def _failures_cell(totals: SpeedTotals, context: RenderContext) -> Cell:
     return Cell(number_text(totals.failures), "bad" if totals.failures else "dim")
+
+
+def _cost_text(cost: float) -> str:
+    return number_text(cost, decimals=2 if cost >= 0.995 else 4)
 
 
 COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
@@ -105,6 +115,10 @@ COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
         text=seconds_text,
     ),
     Column(
+        "energy", "ENERGY", 9, lambda t: t.energy_j, right=True, priority=3, text=watt_hours_text
+    ),
+    Column("cost", "COST", 8, lambda t: t.cost, right=True, priority=3, text=_cost_text),
+    Column(
         "used",
         "LAST USED",
         11,
@@ -115,6 +129,12 @@ COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
     ),
 )
 _LAST_USED: Order[SpeedTotals] = Order(COLUMNS[-1], descending=True)
+
+
+def _unknown(totals: Sequence[SpeedTotals]) -> set[str]:
+    """Return the columns without a figure, because no energy is measured, or it has no price."""
+    found = {"energy"} if all(one.energy_j is None for one in totals) else set()
+    return found | {"cost"} if all(one.cost is None for one in totals) else found
 
 
 def total_rows(
@@ -191,6 +211,7 @@ class TotalsTable(LiveTable):
             self.show_empty(Content.styled(text, "$error" if self._problem else "$text-muted"))
         else:
             context = page.cyber.options.render_context()
+            self.leave_out(_unknown(self._totals))
             self.show(total_rows(self._totals, self._order, context))
             headline, hint = _NOTHING[self.by]
             self.show_empty(
@@ -254,7 +275,9 @@ class TotalsTable(LiveTable):
 
     def action_sort(self) -> None:
         """Choose the column to sort by."""
-        ask_order(self._page, COLUMNS, self._order, self._sort_by)
+        unknown = _unknown(self._totals or [])
+        known = [column for column in COLUMNS if column.key not in unknown]
+        ask_order(self._page, known, self._order, self._sort_by)
 
     def action_reverse(self) -> None:
         """Reverse the order."""
