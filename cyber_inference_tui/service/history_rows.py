@@ -38,6 +38,8 @@ MAX_MARKS = 1_000
 """Marks of one answer."""
 _STORED_MARKS = 10_000
 """A model that crashes again and again makes many."""
+_MAX_USES = 10_000
+"""Models whose last use is kept."""
 MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -99,6 +101,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE requests ADD COLUMN box TEXT",),
     ("ALTER TABLE requests ADD COLUMN tokens_counted INTEGER",),
+    ("CREATE TABLE uses (model TEXT PRIMARY KEY NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
@@ -249,6 +252,42 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
     return records_of(rows, Measurement)
 
 
+class ModelUse(msgspec.Struct, frozen=True):
+    """The last request that a model answered on this machine."""
+
+    model: str
+    at: datetime
+
+
+_USES = (
+    "SELECT model, max(at) AS at FROM requests WHERE box IS NULL AND status < 400"
+    " AND at BETWEEN :first AND :now GROUP BY model"
+)
+
+
+def select_last_uses(connection: sqlite3.Connection, now: datetime) -> list[ModelUse]:
+    """Return the last use of every model, also those whose requests are gone by now."""
+    rows = connection.execute(
+        f"SELECT model, max(at) AS at FROM (SELECT * FROM uses UNION ALL {_USES})"  # noqa: S608
+        " GROUP BY model",
+        {"first": _storable(_FIRST), "now": _storable(now)},
+    )
+    return records_of(rows, ModelUse)
+
+
+def _keep_uses(connection: sqlite3.Connection, now: datetime) -> None:
+    """Note the last use of every model before requests are removed."""
+    connection.execute(
+        f"INSERT INTO uses SELECT * FROM ({_USES}) WHERE true"  # noqa: S608
+        " ON CONFLICT (model) DO UPDATE SET at = max(at, excluded.at)",
+        {"first": _storable(_FIRST), "now": _storable(now)},
+    )
+    connection.execute(
+        "DELETE FROM uses WHERE model NOT IN (SELECT model FROM uses ORDER BY at DESC LIMIT ?)",
+        (_MAX_USES,),
+    )
+
+
 def select_minutes(
     connection: sqlite3.Connection, since: datetime, until: datetime
 ) -> list[Minute]:
@@ -282,6 +321,7 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
     jumped far ahead removes nothing. Measurements do not age: a model that is used once a year
     still takes as much memory.
     """
+    _keep_uses(connection, now)
     times = {"first": _storable(_FIRST), "now": _storable(now)}
     for table, (find_old, find_kept, delete) in _PRUNE.items():
         of_trend = table in {"minutes", "marks"}
