@@ -193,7 +193,9 @@ def files_in_settings(settings: Settings) -> list[Path]:
     """Return the absolute paths in the models' tables and the arguments for every server."""
     tables = [*settings.models.values(), settings.llama_args]
     words = [word for table in tables for text in texts_of(table) for word in text.split("=")]
-    return [settings.models_dir / word for word in words if word.startswith("/")]
+    return [
+        settings.models_dir / word for word in words if word.startswith("/") and "\0" not in word
+    ]
 
 
 def _delete_staged(paths: Iterable[Path], facts: Facts, stop: Path) -> Deleted:

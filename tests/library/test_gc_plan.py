@@ -91,6 +91,12 @@ def test_of_two_copies_the_one_used_last_stays() -> None:
     there = facts([model("a", age=5), model("b", age=9)], digests=digests)
     (item,) = make_plan(there, Wish()).own
     assert (item.holder.name, item.reason, item.copy_of) == ("b", Reason.DUPLICATE, "a")
+    theirs = [model("a", age=5), model("b", age=9, other_program=True)]
+    plan = make_plan(facts(theirs, digests=digests), Wish())
+    assert (names(plan.own), names(plan.others)) == ([], ["b"])
+    theirs = [model("a", age=9), model("b", age=5, other_program=True)]
+    plan = make_plan(facts(theirs, digests=digests), Wish())
+    assert (names(plan.own), names(plan.others)) == ([], ["b"]), "ours stays"
     kept = [model("a", age=5), model("b", age=9, keep="it is loaded")]
     assert names(make_plan(facts(kept, digests=digests), Wish()).own) == ["a"]
 
@@ -104,6 +110,13 @@ def test_models_with_other_contents_are_no_duplicates() -> None:
     linked = entry("a", 7, links=2), entry("b", 7, links=2)
     same = {Path("a"): "x", Path("b"): "x"}
     assert make_plan(facts([model("a"), model("b")], *linked, digests=same), Wish()) == Plan()
+
+
+def test_a_model_is_in_use_while_a_copy_of_it_is() -> None:
+    digests = {Path("ours"): "x", Path("theirs"): "x"}
+    both = [model("ours", age=500), model("theirs", age=1, other_program=True)]
+    plan = make_plan(facts(both, digests=digests), UNUSED)
+    assert (names(plan.own), names(plan.others)) == ([], ["theirs"])
 
 
 def test_a_copy_does_not_go_because_of_one_that_has_gone() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -108,25 +108,33 @@ def _candidates(facts: Facts, wish: Wish, remaining: Remaining, *, others: bool)
     holders = [
         holder for holder in facts.holders if not holder.keep and holder.other_program is others
     ]
-    holders.sort(key=lambda holder: (holder.idle_since, holder.key))
+    contents = {one.key: _contents(facts, one) for one in facts.holders}
+    idle = {holder.key: _idle_since(facts, holder, contents) for holder in holders}
+    holders.sort(key=lambda holder: (idle[holder.key], holder.key))
     for kind, reason in (
         (HolderKind.PARTIAL, Reason.PARTIAL),
         (HolderKind.REVISION, Reason.OUTDATED),
     ):
         yield from (Item(holder=one, reason=reason) for one in holders if one.kind is kind)
     models = [holder for holder in holders if holder.kind is HolderKind.MODEL]
-    contents = {one.key: _contents(facts, one) for one in facts.holders}
     for holder in models:
         twin = _twin(facts, holder, remaining, contents)
         if twin is not None:
             yield Item(holder=holder, reason=Reason.DUPLICATE, copy_of=twin.name)
+    if wish.room is None and wish.unused_before is None:
+        return
     for holder in models:
-        if holder.key not in remaining.holders:
-            continue
-        if wish.room is None and wish.unused_before is None:
-            continue
-        if wish.unused_before is None or holder.idle_since < wish.unused_before:
+        if holder.key in remaining.holders and (
+            wish.unused_before is None or idle[holder.key] < wish.unused_before
+        ):
             yield Item(holder=holder, reason=Reason.UNUSED)
+
+
+def _idle_since(facts: Facts, holder: Holder, contents: Mapping[str, frozenset[str]]) -> float:
+    """Return when a model or a copy of it was last used."""
+    mine = contents[holder.key]
+    copies = (one.idle_since for one in facts.holders if mine and mine <= contents[one.key])
+    return max([holder.idle_since, *copies])
 
 
 def _contents(facts: Facts, holder: Holder) -> frozenset[str]:
@@ -138,10 +146,10 @@ def _contents(facts: Facts, holder: Holder) -> frozenset[str]:
 
 
 def _twin(
-    facts: Facts, holder: Holder, remaining: Remaining, contents: dict[str, frozenset[str]]
+    facts: Facts, holder: Holder, remaining: Remaining, contents: Mapping[str, frozenset[str]]
 ) -> Holder | None:
     """Return a model with a copy of these contents that is rather kept: one that has to stay, else
-    the one used last, else ours."""
+    ours, else the one used last."""
     mine, files = contents[holder.key], _inodes(facts, holder)
     if not mine:
         return None
@@ -155,8 +163,8 @@ def _twin(
     return max(better, key=_rank, default=None)
 
 
-def _rank(holder: Holder) -> tuple[bool, float, bool, str]:
-    return bool(holder.keep), holder.idle_since, not holder.other_program, holder.key
+def _rank(holder: Holder) -> tuple[bool, bool, float, str]:
+    return bool(holder.keep), not holder.other_program, holder.idle_since, holder.key
 
 
 def _is_on(facts: Facts, holder: Holder) -> bool:

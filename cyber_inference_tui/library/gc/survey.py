@@ -5,6 +5,7 @@ Wherever something cannot be read, the files of other programs stay: it might ne
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
+from cyber_inference_tui.library.disk import NOWHERE
 from cyber_inference_tui.library.gc.facts import Entry, Facts, Holder, HolderKind
 from cyber_inference_tui.library.library import has_projector_beside
 from cyber_inference_tui.library.ollama import blobs_of_manifests
@@ -77,8 +79,8 @@ class _Survey:
         disk = os.statvfs(self._given.models_dir)
         self._own_models()
         self._links()
-        for path in self._given.named_files:
-            self._other(f"setting {path}", self._chain(path))
+        for chain in self._chains(self._given.named_files):
+            self._other(f"named {chain[0]}", chain)
         for root in self._given.partials:
             self._partial(
                 root,
@@ -153,10 +155,9 @@ class _Survey:
         for path in paths:
             try:
                 chains.append(self._chain(path))
-            except FileNotFoundError:
-                continue
-            except OSError:
-                self._is_whole = False
+            except OSError as error:
+                if error.errno not in NOWHERE | {errno.ENAMETOOLONG}:
+                    self._is_whole = False
         return chains
 
     # Holders
@@ -192,7 +193,7 @@ class _Survey:
         names = [model.id for model in models]
         needs = {path for model in models for path in self._files_of(model)}
         needs |= {path for model in models for path in model.shards}
-        data = tuple(dict.fromkeys(data))
+        data, owns = tuple(dict.fromkeys(data)), tuple(dict.fromkeys(owns))
         changed = [self._changed(path, accessed=other_program) for path in data]
         uses = [given.last_uses[name] for name in names if name in given.last_uses]
         reasons = [reason for name in names if (reason := given.keep.get(name))]
@@ -205,9 +206,9 @@ class _Survey:
                 models=tuple(names),
                 origin=models[0].origin.value,
                 other_program=other_program,
-                owns=tuple(dict.fromkeys(owns)),
+                owns=owns,
                 needs=frozenset(
-                    [*data, *(path for chain in self._chains(needs) for path in chain)]
+                    [*data, *owns, *(path for chain in self._chains(needs) for path in chain)]
                 ),
                 data=data,
                 stop=stop,
