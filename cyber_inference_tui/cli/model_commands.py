@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -53,7 +54,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     from cyber_inference_tui.cli.model_tables import library_table, problem_lines
 
     terminal = stdout_terminal(options.environ)
-    lines = library_table(found.records, terminal) if found.records else []
+    lines = library_table(found.records, datetime.now(UTC), terminal) if found.records else []
     if found.problems:
         lines += [*([""] if lines else []), *problem_lines(found.problems, terminal)]
     print_lines(lines)

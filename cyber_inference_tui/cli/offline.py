@@ -34,6 +34,7 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.records.gc import GcPlan, GcQuery
 from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog, Caller
 from cyber_inference_tui.service.history import HISTORY_FILE, History
+from cyber_inference_tui.service.history_file import read_last_uses
 from cyber_inference_tui.service.housekeeping import Housekeeping
 from cyber_inference_tui.service.key_file import (
     read_keys,
@@ -70,8 +71,11 @@ def local_records(
 ) -> tuple[list[ModelRecord], list[ProblemRecord]]:
     """Scan the model directories: return the models, all unloaded, and the unusable files."""
     catalog = library_for(settings, demo=demo, environ=environ).scan()
+    uses = read_last_uses(settings.data_dir / HISTORY_FILE, _now())
     records = {
-        model_id: unloaded_record(model, resolve(model, settings))
+        model_id: msgspec.structs.replace(
+            unloaded_record(model, resolve(model, settings)), last_used_at=uses.get(model_id)
+        )
         for model_id, model in catalog.models.items()
     }
     if demo and DEMO_ID not in records:
