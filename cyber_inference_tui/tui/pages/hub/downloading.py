@@ -20,6 +20,8 @@ from cyber_inference_tui.units import counted, size_text
 
 Wanted = tuple[str, HubFilesRecord]
 """A repository, and a model of it."""
+_MARGIN = 256 << 20
+"""Bytes that a download leaves free."""
 
 
 class Downloading(Finding):
@@ -46,6 +48,12 @@ class Downloading(Finding):
                 free -= bytes_to_come(snapshot.downloads)
             sizes = [one.size_bytes for _, one in self._marked.values()]
             update_static(line, marked_content(sizes, free, self.cyber.options.charset))
+
+    def wished_room(self) -> int | None:
+        """Return the bytes that the marked models and the downloads under way need."""
+        sizes = [one.size_bytes or 0 for _, one in self._marked.values()]
+        needed = sum(sizes) + bytes_to_come(self.cyber.snapshot.downloads)
+        return needed + _MARGIN if needed else None
 
     def _marks_of_selection(self) -> list[tuple[str, str]]:
         """Return the marks of the selected model, or in the list of all in the repository."""

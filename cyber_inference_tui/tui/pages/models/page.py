@@ -20,7 +20,7 @@ from cyber_inference_tui.tui.pages.marks import toggled
 from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
-from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
+from cyber_inference_tui.tui.pages.models.model_actions import model_bindings, room_binding
 from cyber_inference_tui.tui.pages.models.sentences import chosen_content, problems_content
 from cyber_inference_tui.tui.pages.models.table import COLUMNS, Rows, box_text, title_text
 from cyber_inference_tui.tui.pages.page import SIDE_BY_SIDE, update_static
@@ -71,6 +71,7 @@ class ModelsPage(MarkedModels):
             tooltip="for an action on several models, and to see whether they fit together",
         ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
+        room_binding("models"),
         Binding(
             "escape",
             "back",
