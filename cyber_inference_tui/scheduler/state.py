@@ -176,7 +176,9 @@ class ModelState:
         return self.limit(self.configured_spec)
 
     def limit(self, spec: ServerSpec) -> ServerSpec:
-        """Return ``spec`` with no more context than memory allowed at the last load."""
+        """Return ``spec`` with no more than memory allowed at the last load."""
+        if self.spec.projector_kept_back:
+            spec = spec.with_projector_kept_back()
         limit, asked = self.spec.context_size, spec.context_size
         if self.spec.limited and limit is not None and asked is not None:
             return spec.with_context(min(limit, asked))

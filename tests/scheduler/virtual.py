@@ -211,6 +211,10 @@ class VirtualLauncher:
         self.slots: dict[str, int] = {}
         """By model: the slots of its server, if it reports them."""
         self.full_contexts: dict[str, int] = {}
+        self.projectors: dict[str, int] = {}
+        """By model: the bytes of its projector, a part of its need on the GPU."""
+        self.kept_back: list[bool] = []
+        """By launch: whether its projector stays in main memory."""
         self.contexts: list[int | None] = []
         """By launch: the context if it was less than the settings ask for, else ``None``."""
         self.problems: list[str] = []
@@ -232,6 +236,12 @@ class VirtualLauncher:
 
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         need = self.needs.get(spec.model_id, Need())
+        if spec.projector_kept_back:
+            projector, there = self.projectors.get(spec.model_id, 0), need.footprint
+            moved = msgspec.structs.replace(
+                there, host=there.host + projector, device=there.device - projector
+            )
+            need = msgspec.structs.replace(need, footprint=moved)
         full = self.full_contexts.setdefault(spec.model_id, spec.context_size or 1)
         if not spec.limited or spec.context_size is None:
             return need
@@ -259,6 +269,7 @@ class VirtualLauncher:
         if model_id in {server.model_id for server in self.alive}:
             self.problems.append(f"{model_id} is loaded twice")
         self.launched.append(model_id)
+        self.kept_back.append(spec.projector_kept_back)
         self.contexts.append(spec.context_size if spec.limited else None)
         self.loading.add(model_id)
         need = await self.need(spec)
