@@ -118,7 +118,7 @@ def prune(
         # Leave some room, or the next batch would begin it all over.
         while used_bytes(connection) > max_bytes * 0.9:
             with _transaction(connection):
-                if not delete_oldest(connection):
+                if not delete_oldest(connection, now):
                     break
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free:

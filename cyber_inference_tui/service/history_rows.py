@@ -321,7 +321,6 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
     jumped far ahead removes nothing. Measurements do not age: a model that is used once a year
     still takes as much memory.
     """
-    _keep_uses(connection, now)
     times = {"first": _storable(_FIRST), "now": _storable(now)}
     for table, (find_old, find_kept, delete) in _PRUNE.items():
         of_trend = table in {"minutes", "marks"}
@@ -331,6 +330,8 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
             continue
         (kept,) = connection.execute(find_kept, times).fetchone()
         if (times["now"] if kept is None else kept) - old <= _JUMP // _MICROSECOND:
+            if table == "requests":
+                _keep_uses(connection, now)
             connection.execute(delete, {**times, "last": last})
     connection.execute(
         "DELETE FROM measurements WHERE signature NOT IN"
@@ -343,7 +344,7 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
     )
 
 
-def delete_oldest(connection: sqlite3.Connection) -> bool:
+def delete_oldest(connection: sqlite3.Connection, now: datetime) -> bool:
     """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
     Without requests it removes an eighth of the sessions, then of the marks, the minutes and the
@@ -363,6 +364,7 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
         connection.execute(
             "DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (until,)
         )
+        _keep_uses(connection, now)
         deleted = connection.execute("DELETE FROM requests WHERE id <= ?", (last,))
         return deleted.rowcount > 0
     for statement in (
