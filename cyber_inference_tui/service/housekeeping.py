@@ -163,7 +163,8 @@ class Housekeeping:
         wish = Wish(
             unused_before=None if days is None else now - days * _DAY, room=query.room_bytes
         )
-        return facts, make_plan(facts, wish), len(alike) - len(digests)
+        plan = await asyncio.to_thread(make_plan, facts, wish)
+        return facts, plan, len(alike) - len(digests)
 
     def _reason_to_keep(self, model_id: str, catalog: Catalog) -> str:
         settings = self._settings()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -108,8 +109,9 @@ def _candidates(facts: Facts, wish: Wish, remaining: Remaining, *, others: bool)
     holders = [
         holder for holder in facts.holders if not holder.keep and holder.other_program is others
     ]
-    contents = {one.key: _contents(facts, one) for one in facts.holders}
-    idle = {holder.key: _idle_since(facts, holder, contents) for holder in holders}
+    copies = _copies(facts)
+    # A model is in use while a copy of it is.
+    idle = {one.key: max(copy.idle_since for copy in copies.get(one.key, [one])) for one in holders}
     holders.sort(key=lambda holder: (idle[holder.key], holder.key))
     for kind, reason in (
         (HolderKind.PARTIAL, Reason.PARTIAL),
@@ -118,7 +120,8 @@ def _candidates(facts: Facts, wish: Wish, remaining: Remaining, *, others: bool)
         yield from (Item(holder=one, reason=reason) for one in holders if one.kind is kind)
     models = [holder for holder in holders if holder.kind is HolderKind.MODEL]
     for holder in models:
-        twin = _twin(facts, holder, remaining, contents)
+        better = [one for one in copies.get(holder.key, []) if one.key in remaining.holders]
+        twin = max((one for one in better if _rank(one) > _rank(holder)), key=_rank, default=None)
         if twin is not None:
             yield Item(holder=holder, reason=Reason.DUPLICATE, copy_of=twin.name)
     if wish.room is None and wish.unused_before is None:
@@ -130,11 +133,17 @@ def _candidates(facts: Facts, wish: Wish, remaining: Remaining, *, others: bool)
             yield Item(holder=holder, reason=Reason.UNUSED)
 
 
-def _idle_since(facts: Facts, holder: Holder, contents: Mapping[str, frozenset[str]]) -> float:
-    """Return when a model or a copy of it was last used."""
-    mine = contents[holder.key]
-    copies = (one.idle_since for one in facts.holders if mine and mine <= contents[one.key])
-    return max([holder.idle_since, *copies])
+def _copies(facts: Facts) -> dict[str, list[Holder]]:
+    """Return by key the models that have everything that a model has, itself among them."""
+    contents = {one.key: found for one in facts.holders if (found := _contents(facts, one))}
+    having: dict[str, list[Holder]] = defaultdict(list)
+    for holder in facts.holders:
+        for digest in contents.get(holder.key, ()):
+            having[digest].append(holder)
+    return {
+        key: [one for one in having[next(iter(mine))] if mine <= contents[one.key]]
+        for key, mine in contents.items()
+    }
 
 
 def _contents(facts: Facts, holder: Holder) -> frozenset[str]:
@@ -145,25 +154,8 @@ def _contents(facts: Facts, holder: Holder) -> frozenset[str]:
     return frozenset(found) if all(found) else frozenset()
 
 
-def _twin(
-    facts: Facts, holder: Holder, remaining: Remaining, contents: Mapping[str, frozenset[str]]
-) -> Holder | None:
-    """Return a model with a copy of these contents that is rather kept: one that has to stay, else
-    ours, else the one used last."""
-    mine, files = contents[holder.key], _inodes(facts, holder)
-    if not mine:
-        return None
-    better = (
-        one
-        for one in remaining.holders.values()
-        if _rank(one) > _rank(holder)
-        and mine <= contents[one.key]
-        and files.isdisjoint(_inodes(facts, one))
-    )
-    return max(better, key=_rank, default=None)
-
-
 def _rank(holder: Holder) -> tuple[bool, bool, float, str]:
+    """Order copies: those that have to stay above all others, then ours, then the last used."""
     return bool(holder.keep), not holder.other_program, holder.idle_since, holder.key
 
 

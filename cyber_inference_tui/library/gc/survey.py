@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -311,7 +311,11 @@ class _Survey:
 
         https://huggingface.co/docs/huggingface_hub/guides/manage-cache
         """
-        models = [model for model in self._models if model.origin is Origin.HUB_CACHE]
+        models: dict[Path, list[LocalModel]] = {}
+        for model in self._models:
+            if model.origin is Origin.HUB_CACHE and model.path is not None:
+                for above in _real(model.path.parent).parents:
+                    models.setdefault(above, []).append(model)
         for folder in sorted(cache.iterdir()):
             if not folder.name.startswith(_REPO_PREFIX) or not folder.is_dir():
                 continue
@@ -319,17 +323,18 @@ class _Survey:
             name = folder.name.removeprefix(_REPO_PREFIX).replace("--", "/")
             snapshots = repo / "snapshots"
             commits = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
-            current = set()
-            for model in models:
+            current, begin = set(), len(self._holders)
+            for model in models.get(snapshots, []):
                 commit = _below(model.path, snapshots)
                 if commit is not None:
                     current.add(commit)
                     self._model(model, repo, stop=commit)
+            known = {path for holder in self._holders[begin:] for path in holder.owns}
             for commit in commits:
                 if self._is_outdated(commit, commits, repo / "refs") and commit not in current:
                     self._revision(commit, name, repo)
                 else:
-                    self._rest_of(commit)
+                    self._rest_of(commit, known)
             self._old_partials(repo / "blobs", _HF_PARTIAL, Origin.HUB_CACHE)
 
     def _is_outdated(self, commit: Path, commits: Sequence[Path], refs: Path) -> bool:
@@ -357,9 +362,8 @@ class _Survey:
             )
         )
 
-    def _rest_of(self, commit: Path) -> None:
-        """Add all of a commit that is not a file of a model."""
-        known = {path for one in self._holders for path in one.owns if one.other_program}
+    def _rest_of(self, commit: Path, known: Container[Path]) -> None:
+        """Add all of a commit that is not among the ``known`` files of models."""
         rest = [path for path in self._walk(commit) if not path.is_dir() and path not in known]
         self._other(f"commit {commit}", (path for chain in self._chains(rest) for path in chain))
 
