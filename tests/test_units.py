@@ -96,3 +96,24 @@ def test_the_context_in_force_and_the_trained_one(
     context: int | None, trained: int | None, text: str | None
 ) -> None:
     assert units.contexts_text(context, trained) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12GB", 12 * 10**9),
+        (" 1.5 gb ", 1_500_000_000),
+        ("12G", 12 * _GIB),
+        ("12 GiB", 12 * _GIB),
+        ("800", 800),
+        ("800 B", 800),
+        ("2T", 2048 * _GIB),
+        ("", None),
+        ("GB", None),
+        ("12 apples", None),
+        ("-1 GB", None),
+        ("1e9", None),
+    ],
+)
+def test_a_size_that_a_person_types(text: str, size: int | None) -> None:
+    assert units.bytes_of(text) == size

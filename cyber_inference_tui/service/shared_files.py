@@ -188,7 +188,7 @@ def _hashed(path: Path, ended: threading.Event) -> _Digest | None:
         return None
     digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
+        with os.fdopen(_opened(path), "rb", buffering=0) as file:
             while data := file.read(_BLOCK):
                 if ended.is_set():
                     return None
@@ -199,6 +199,17 @@ def _hashed(path: Path, ended: threading.Event) -> _Digest | None:
         return _digest(before, "")
     same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     return _digest(after, digest.hexdigest()) if same else None
+
+
+def _opened(path: Path) -> int:
+    """Open a file to read it, without changing when it was last read if the system allows that.
+
+    Otherwise hashing would count as a use of other programs' models.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # open(2): only its owner may do that
+        return os.open(path, os.O_RDONLY)
 
 
 def _read(file: Path) -> dict[str, _Digest]:

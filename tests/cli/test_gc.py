@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from cyber_inference_tui.records import RequestRecord
+from cyber_inference_tui.service.history import HISTORY_FILE, History
 from cyber_inference_tui.service.runtime import DataDirectoryLock
 from tests.cli.conftest import CommandLine, Spawn
 from tests.cli.test_process import read_terminal
@@ -120,3 +124,29 @@ def test_nothing_is_deleted_behind_a_service_that_does_not_answer(
     assert done.code == 1
     assert f"A service runs in {tmp_path / 'data'}" in done.err
     assert len(list(models.iterdir())) == 2
+
+
+def test_the_list_shows_the_last_use_without_a_service(
+    call: CommandLine, models: Path, tmp_path: Path
+) -> None:
+    used = RequestRecord(
+        at=datetime.now(UTC) - timedelta(days=3),
+        model="one",
+        path="/",
+        status=200,
+        duration_seconds=1,
+    )
+
+    async def use() -> None:
+        history = History(tmp_path / "data" / HISTORY_FILE, now=lambda: datetime.now(UTC))
+        await history.start()
+        history.add(used)
+        await history.stop()
+
+    asyncio.run(use())
+    one, two = call("list-models", *PORT).out.splitlines()[1:]
+    assert (one.endswith("3 d ago"), two.endswith("-")) == (True, True)
+    plan = json.loads(call("gc", "--dry-run", "--room", "900TB", "--json", *PORT).out)
+    at = {item["name"]: item["last_used_at"] for item in plan["own"]["items"]}
+    assert at["two"] is None
+    assert datetime.fromisoformat(at["one"]) == used.at

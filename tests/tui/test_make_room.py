@@ -8,7 +8,10 @@ import msgspec
 from textual.widgets import Input
 
 from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.records import DownloadStatus
 from cyber_inference_tui.records.gc import GcItem, GcPart, GcPlan, GcQuery
+from cyber_inference_tui.tui.widgets.live_table import LiveTable
+from cyber_inference_tui.units import bytes_of
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.world import NOW, busy_world
 
@@ -110,3 +113,21 @@ async def test_a_reader_makes_no_room() -> None:
         await pilot.press("R")
         await until(pilot, lambda: "MODELS" in screen_text(app))
         assert "How much should be free?" not in screen_text(app)
+
+
+async def test_the_hub_page_asks_for_what_its_downloads_need() -> None:
+    world = busy_world()
+    world.gc = PLAN
+    async with running(world, first_page="hub") as (app, _, pilot):
+        await until(pilot, lambda: len(app.screen.query_one("#results", LiveTable).rows) > 0)
+        needed = sum(
+            (one.bytes_total or 0) - one.bytes_done
+            for one in app.snapshot.downloads
+            if one.status not in {DownloadStatus.DONE, DownloadStatus.CANCELLED}
+        )
+        assert needed > 0
+        await pilot.press("R")
+        await until(pilot, lambda: "How much should be free?" in screen_text(app))
+        wished = bytes_of(app.screen.query_one(Input).value)
+        assert wished is not None
+        assert wished >= needed + (256 << 20)

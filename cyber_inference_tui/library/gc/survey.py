@@ -95,11 +95,7 @@ class _Survey:
             (self._ollama, stores.ollama),
         ):
             for root in roots:
-                try:
-                    if root.is_dir():
-                        work(_real(root))
-                except (OSError, ValueError):
-                    self._is_whole = False
+                self._look(work, root)
         holders = [self._checked(holder) for holder in self._holders]
         return Facts(
             holders=tuple(holders),
@@ -107,6 +103,20 @@ class _Survey:
             device=self._given.models_dir.stat().st_dev,
             free=disk.f_bavail * disk.f_frsize,
         )
+
+    def _look(self, work: Callable[[Path], None], root: Path) -> None:
+        """Survey the folder of another program, if there is one that this user may read."""
+        try:
+            is_there = any(root.iterdir())
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return
+        except OSError:
+            is_there = self._is_whole = False
+        try:
+            if is_there:
+                work(_real(root))
+        except (OSError, ValueError):
+            self._is_whole = False
 
     def _checked(self, holder: Holder) -> Holder:
         """Return the holder with the reason why it has to stay, if there is one."""

@@ -35,7 +35,7 @@ def make_room(app: CyberApp, wished: int | None = None) -> None:
     disks = app.snapshot.sample.disks if app.snapshot.sample is not None else ()
     # The first one is that of the models.
     free = disks[0].available if disks else None
-    now = "" if free is None else f"{size_text(free)} are free on the disk of the models. "
+    now = "" if free is None else f"The disk of the models has {size_text(free)} free. "
     plans: list[tuple[int, GcPlan]] = []
 
     async def accept(text: str) -> None:
