@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -251,16 +251,17 @@ def staged_by(entries: Iterable[JournalEntry]) -> Staged:
     return Staged(frozenset(roots), frozenset(targets))
 
 
-def abandoned(models_dir: Path, in_use: Container[Path], *, before: float) -> tuple[Path, ...]:
+def abandoned(models_dir: Path, in_use: Iterable[Path], *, before: float) -> tuple[Path, ...]:
     """Return the staging directories that are not in use, and unchanged since ``before``.
 
     ``before`` is in seconds since 1970. A service with another journal may use the same
     ``models_dir``: what it has written to lately is not returned.
     """
     found = []
+    used = {os.path.realpath(root) for root in in_use}
     for root in _entries(models_dir / STAGING):
         with contextlib.suppress(OSError):
-            if root not in in_use and root.is_dir() and _last_change(root) < before:
+            if os.path.realpath(root) not in used and root.is_dir() and _last_change(root) < before:
                 found.append(root)
     return tuple(sorted(found))
 

@@ -43,7 +43,7 @@ class GcItem(msgspec.Struct, frozen=True, kw_only=True):
     last_used_at: datetime | None = None
     """The last request to the model here; ``None`` = there was none."""
     copy_of: str | None = None
-    """The model with the same contents that stays."""
+    """Another model with the same contents."""
 
 
 class GcPart(msgspec.Struct, frozen=True, kw_only=True):

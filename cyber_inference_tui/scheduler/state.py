@@ -177,7 +177,7 @@ class ModelState:
 
     def limit(self, spec: ServerSpec) -> ServerSpec:
         """Return ``spec`` with no more than memory allowed at the last load."""
-        if self.spec.projector_kept_back:
+        if self.spec.projector_kept_back and spec.projector is not None:
             spec = spec.with_projector_kept_back()
         limit, asked = self.spec.context_size, spec.context_size
         if self.spec.limited and limit is not None and asked is not None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from cyber_inference_tui.cancellation import to_its_end
-from cyber_inference_tui.errors import ConflictError
+from cyber_inference_tui.errors import ConflictError, StorageError
 from cyber_inference_tui.hub.staging import PathLock, Staged, abandoned
 from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.library.gc.delete import Deleted, delete_entries
@@ -34,14 +34,15 @@ from cyber_inference_tui.storage import Storages
 _DAY: Final = 86400.0
 _SURVEY_SECONDS: Final = 60.0
 _DELETE_SECONDS: Final = 60.0
+_NAMED: Final = "the settings name it"
 
 
 class Housekeeping:
-    """Plans and deletes.
+    """Plans what to delete, and deletes it.
 
     ``catalog`` returns the models now on the disk, ``in_use`` the reason why a model is in use
     (empty = it is not), ``files_in_use`` the files of running servers, ``last_uses`` the last use
-    of each model, ``staged`` the files of downloads. ``on_deleted`` is told the names of what was
+    of each model, ``staged`` the files of downloads. ``on_deleted`` gets the names of what was
     deleted.
     """
 
@@ -123,19 +124,32 @@ class Housekeeping:
             work = partial(delete_entries, paths, facts.entries, holder.stop)
             if holder.kind is HolderKind.PARTIAL and not holder.other_program:
                 work = partial(_delete_staged, paths, facts, holder.stop)
-            done = await self._storages.ask_async(holder.stop, work, _DELETE_SECONDS)
+            try:
+                done = await self._storages.ask_async(holder.stop, work, _DELETE_SECONDS)
+            except StorageError as error:
+                done = Deleted(0, error.message.rstrip("."))
             freed += done.freed
-            if done.problem:
-                problems.append(f"{done.problem}.")
-            else:
+            if not done.problem:
                 deleted.append(_item(item))
+                continue
+            problems.append(f"{done.problem}.")
+            if holder.kind is not HolderKind.PARTIAL:
+                # It may still need files that the rest of the plan deletes.
+                break
         return GcResult(freed_bytes=freed, deleted=tuple(deleted), problems=tuple(problems))
 
     async def _planned(self, query: GcQuery) -> tuple[Facts, Plan, int]:
         """Return the facts, the plan, and how many files are still to be hashed."""
         settings, catalog, now = self._settings(), self._catalog(), self._now().timestamp()
         staged = self._staged()
-        keep = {model_id: self._reason_to_keep(model_id, catalog) for model_id in catalog.models}
+        tables = settings.models
+        words = {settings.default_model, *tables}
+        words |= {text for table in tables.values() for text in texts_of(table)}
+        keep = {
+            model.id: self._in_use(model.id)
+            or (_NAMED if words & {model.id, *model.aliases} else "")
+            for model in catalog.models.values()
+        }
         named = [*staged.targets, *self._files_in_use(), *files_in_settings(settings)]
         uses = {model_id: at.timestamp() for model_id, at in self._last_uses().items()}
 
@@ -166,13 +180,6 @@ class Housekeeping:
         plan = await asyncio.to_thread(make_plan, facts, wish)
         return facts, plan, len(alike) - len(digests)
 
-    def _reason_to_keep(self, model_id: str, catalog: Catalog) -> str:
-        settings = self._settings()
-        names = {model_id, *catalog.models[model_id].aliases}
-        named = settings.models.keys() | {settings.default_model}
-        named |= {text for table in settings.models.values() for text in texts_of(table)}
-        return self._in_use(model_id) or ("the settings name it" if names & named else "")
-
 
 def texts_of(value: Any) -> Iterator[str]:
     """Yield every text in the settings of a model, at any depth."""
@@ -194,9 +201,7 @@ def files_in_settings(settings: Settings) -> list[Path]:
     """Return the absolute paths in the models' tables and the arguments for every server."""
     tables = [*settings.models.values(), settings.llama_args]
     words = [word for table in tables for text in texts_of(table) for word in text.split("=")]
-    return [
-        settings.models_dir / word for word in words if word.startswith("/") and "\0" not in word
-    ]
+    return [Path(word) for word in words if word.startswith("/") and "\0" not in word]
 
 
 def _delete_staged(paths: Iterable[Path], facts: Facts, stop: Path) -> Deleted:

@@ -14,7 +14,7 @@ import pytest
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile
 from cyber_inference_tui.hub.journal import JournalEntry, encoded
-from cyber_inference_tui.hub.staging import PathLock, Staging
+from cyber_inference_tui.hub.staging import PathLock, Staging, abandoned
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.records import DownloadStatus, RequestRecord
 from cyber_inference_tui.records.gc import GcOrder, GcPlan, GcQuery, GcResult
@@ -198,6 +198,36 @@ async def test_an_abandoned_download_goes(box: Box) -> None:
         assert (await carry_out(service, GcQuery())).freed_bytes == plan.own.freed_bytes > 0
     assert not abandoned.root.exists()
     assert wanted.root.exists()
+
+
+async def test_a_download_is_known_by_any_path_of_its_folder(box: Box) -> None:
+    staging = box.stage("wanted.gguf")
+    alias = box.home / "alias"
+    alias.symlink_to(box.models)
+    assert abandoned(alias, {staging.root}, before=1e12) == ()
+    assert abandoned(alias, set(), before=1e12) == (alias / ".downloads" / staging.root.name,)
+
+
+async def test_after_a_failure_the_rest_stays(
+    service: Service, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may need what the others share with it."""
+    plan = await service.housekeeping.plan(UNUSED)
+    delete = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "a.gguf":
+            raise PermissionError(1, "Operation not permitted")
+        delete(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    order = GcOrder(unused_days=30, token=plan.own.token)
+    result = await service.housekeeping.delete(order)
+    assert (result.freed_bytes, result.deleted) == (0, ())
+    assert result.problems == (
+        f"{box.models / 'a.gguf'} cannot be deleted: Operation not permitted.",
+    )
+    assert (box.models / "b.gguf").exists()
 
 
 async def test_the_target_of_a_download_stays(box: Box) -> None:

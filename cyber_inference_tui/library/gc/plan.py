@@ -43,7 +43,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     holder: Holder
     reason: Reason
     copy_of: str = ""
-    """The model with the same contents that stays."""
+    """Another model with the same contents."""
     freed: int = 0
     """Bytes that are free after it and all items before it."""
 
