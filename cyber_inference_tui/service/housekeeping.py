@@ -19,6 +19,7 @@ from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import ConflictError, StorageError
 from cyber_inference_tui.hub.staging import PathLock, Staged, abandoned
 from cyber_inference_tui.library.catalog import Catalog
+from cyber_inference_tui.library.disk import error_text
 from cyber_inference_tui.library.gc.delete import Deleted, delete_entries
 from cyber_inference_tui.library.gc.facts import Facts, HolderKind, Remaining, same_size_files
 from cyber_inference_tui.library.gc.plan import Item, Plan, Wish, make_plan, token_of
@@ -139,7 +140,10 @@ class Housekeeping:
         return GcResult(freed_bytes=freed, deleted=tuple(deleted), problems=tuple(problems))
 
     async def _planned(self, query: GcQuery) -> tuple[Facts, Plan, int]:
-        """Return the facts, the plan, and how many files are still to be hashed."""
+        """Return the facts, the plan, and how many files are still to be hashed.
+
+        Raises ``StorageError`` if ``models_dir`` cannot be read.
+        """
         settings, catalog, now = self._settings(), self._catalog(), self._now().timestamp()
         staged = self._staged()
         tables = settings.models
@@ -166,7 +170,13 @@ class Housekeeping:
             )
             return survey(catalog, given, lambda model: resolve(model, settings).files)
 
-        facts = await self._storages.ask_async(settings.models_dir, look, _SURVEY_SECONDS)
+        folder = settings.models_dir
+        try:
+            facts = await self._storages.ask_async(folder, look, _SURVEY_SECONDS)
+        except OSError as error:
+            raise StorageError(
+                f"{path_text(folder)} cannot be read: {error_text(error)}."
+            ) from error
         alike = {
             path: (facts.entries[path].size, facts.entries[path].modified)
             for path in same_size_files(facts)

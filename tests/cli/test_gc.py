@@ -46,6 +46,13 @@ def blob(environ: Mapping[str, str]) -> Path:
     return blob
 
 
+def test_without_a_models_directory_it_says_so(call: CommandLine, tmp_path: Path) -> None:
+    done = call("gc", *PORT)
+    folder = tmp_path / "data" / "models"
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"{folder} cannot be read: No such file or directory.")
+
+
 def test_a_dry_run_deletes_nothing(call: CommandLine, models: Path) -> None:
     done = call("gc", "--dry-run", *PORT)
     assert done.code == 0
