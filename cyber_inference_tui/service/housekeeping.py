@@ -22,8 +22,10 @@ from cyber_inference_tui.library.catalog import Catalog
 from cyber_inference_tui.library.disk import error_text
 from cyber_inference_tui.library.gc.delete import Deleted, delete_entries
 from cyber_inference_tui.library.gc.facts import Facts, HolderKind, Remaining, same_size_files
+from cyber_inference_tui.library.gc.holders import Given
+from cyber_inference_tui.library.gc.others import ABANDONED
 from cyber_inference_tui.library.gc.plan import Item, Plan, Wish, make_plan, token_of
-from cyber_inference_tui.library.gc.survey import ABANDONED, Given, survey
+from cyber_inference_tui.library.gc.survey import survey
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.stores import Stores, find_stores
 from cyber_inference_tui.llama.spec import resolve

@@ -13,8 +13,9 @@ import pytest
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.library.gc.delete import Deleted, delete_entries
 from cyber_inference_tui.library.gc.facts import Facts, HolderKind, Remaining
+from cyber_inference_tui.library.gc.holders import Given
 from cyber_inference_tui.library.gc.plan import Item, Plan, Wish, make_plan
-from cyber_inference_tui.library.gc.survey import Given, survey
+from cyber_inference_tui.library.gc.survey import survey
 from cyber_inference_tui.library.stores import Stores
 from cyber_inference_tui.settings.schema import ModelSettings
 from tests.library.conftest import Home
@@ -157,6 +158,18 @@ def test_a_blob_of_ollama_goes_with_the_last_model_that_names_it(disk: Disk) -> 
     disk.delete()
     assert not list((disk.ollama.root / "blobs").iterdir())
     assert not list((disk.ollama.root / "manifests").iterdir())
+
+
+def test_a_store_with_two_paths_counts_once(disk: Disk) -> None:
+    disk.ollama.add("registry.ollama.ai/library/one/latest", model=disk.ollama.blob("one"))
+    (disk.ollama.root / "blobs/sha256-12-partial").write_bytes(b"x" * 9000)
+    alias = disk.home.root / "alias"
+    alias.symlink_to(disk.ollama.root)
+    stores = Stores(ollama=(disk.ollama.root, alias))
+    facts = disk.facts(stores=stores)
+    plan = make_plan(facts, EVERYTHING)
+    assert [item.holder.kind for item in plan.others] == [HolderKind.PARTIAL, HolderKind.MODEL]
+    carry_out(facts, plan.others)
 
 
 def test_an_unreadable_manifest_may_need_any_blob(disk: Disk) -> None:
