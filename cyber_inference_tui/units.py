@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*(?:([kmgt])(i?b)?|b)?", re.IGNORECASE)
+
 J_PER_KWH = 3_600_000.0
 
 
@@ -31,6 +35,20 @@ def contexts_text(context: int | None, trained: int | None) -> str | None:
     """Format the context in force and the trained one: ``8K / 32K``; ``None`` if it is unknown."""
     known = [context_text(tokens) for tokens in (context, trained) if tokens]
     return " / ".join(known) if context else None
+
+
+def bytes_of(text: str) -> int | None:
+    """Return the bytes that a person means by ``12GB``, ``12 GiB``, ``12G`` or ``800000``.
+
+    ``GB`` are powers of 1,000, ``G`` and ``GiB`` of 1,024. ``None`` = it is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, unit, ending = found.groups()
+    base = 1000 if (ending or "").casefold() == "b" else 1024
+    power = "kmgt".index(unit.casefold()) + 1 if unit else 0
+    return int(float(number) * base**power)
 
 
 def duration_text(seconds: float) -> str:

@@ -113,3 +113,24 @@ def test_the_context_in_force_and_the_trained_one(
 def test_energies(joules: float, text: str, watt_hours: str) -> None:
     assert units.energy_text(joules) == text
     assert units.watt_hours_text(joules) == watt_hours
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12GB", 12 * 10**9),
+        (" 1.5 gb ", 1_500_000_000),
+        ("12G", 12 * _GIB),
+        ("12 GiB", 12 * _GIB),
+        ("800", 800),
+        ("800 B", 800),
+        ("2T", 2048 * _GIB),
+        ("", None),
+        ("GB", None),
+        ("12 apples", None),
+        ("-1 GB", None),
+        ("1e9", None),
+    ],
+)
+def test_a_size_that_a_person_types(text: str, size: int | None) -> None:
+    assert units.bytes_of(text) == size

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
-from cyber_inference_tui.cli.output import print_json, print_line, print_lines, print_note
+from cyber_inference_tui.cli.output import confirm, print_json, print_line, print_lines, print_note
 from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.terminal.stream import DIM, GREEN, RED, stderr_terminal, stdout_terminal
 from cyber_inference_tui.text import clean_line, clean_text
@@ -185,7 +185,7 @@ def _connect(
     )
     if any(change.after != change.before for change in changes):
         _show(changes, notes, connection.key)
-        _ask(f"Connect {client.title}?", notes, yes=yes)
+        confirm(f"Connect {client.title}?", notes, yes=yes)
     record = connected.write(record, changes)
     if as_json:
         print_json(_facts(record, connected))
@@ -215,7 +215,7 @@ def _undo(options: GlobalOptions, client: Client, *, yes: bool, as_json: bool) -
     settings = options.load().settings
     if any(change.after != change.before for change in changes):
         _show(changes, notes, *settings.api_keys)
-        _ask(f"Disconnect {client.title}?", notes, yes=yes)
+        confirm(f"Disconnect {client.title}?", notes, yes=yes)
     connected.undo(client.name, changes)
     if as_json:
         print_json({"client": client.name, "files": [str(change.path) for change in changes]})
@@ -230,16 +230,6 @@ def _show(changes: Sequence[Change], terminal: Terminal, *secrets: str) -> None:
             code = DIM if line.startswith(("--- ", "+++ ")) else colors.get(line[:1])
             shown = clean_line(line)
             click.echo(terminal.paint(shown, code) if code else shown, err=True, color=True)
-
-
-def _ask(question: str, terminal: Terminal, *, yes: bool) -> None:
-    if yes:
-        return
-    if not terminal.interactive:
-        raise click.UsageError("There is no terminal to ask on: give --yes.")
-    answer = click.prompt(f"{question} [y/N]", default="", show_default=False, err=True)
-    if answer.strip().casefold() not in {"y", "yes"}:
-        raise click.Abort
 
 
 def _print_notes(client: Client, connection: Connection, terminal: Terminal) -> None:

@@ -70,6 +70,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "delete-model": CommandEntry(
             "model_commands", "delete_model", "Delete a model's files.", True
         ),
+        "gc": CommandEntry("gc_command", "gc", "Free the disk of what nobody needs.", True),
     },
     "Watch": {
         "status": CommandEntry(

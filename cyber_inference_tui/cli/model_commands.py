@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from cyber_inference_tui.cli.options import GlobalOptions, json_option, model_argument
 from cyber_inference_tui.cli.output import (
     ProgressLine,
+    confirm,
     print_json,
     print_line,
     print_lines,
@@ -52,7 +54,7 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
     from cyber_inference_tui.cli.model_tables import library_table, problem_lines
 
     terminal = stdout_terminal(options.environ)
-    lines = library_table(found.records, terminal) if found.records else []
+    lines = library_table(found.records, datetime.now(UTC), terminal) if found.records else []
     if found.problems:
         lines += [*([""] if lines else []), *problem_lines(found.problems, terminal)]
     print_lines(lines)
@@ -72,14 +74,8 @@ def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool
     from cyber_inference_tui.cli.service_calls import deletable_model
 
     record, delete = deletable_model(options, model_id)
-    if not yes:
-        if not stderr_terminal(options.environ).interactive:
-            raise click.UsageError("There is no terminal to ask on: give --yes.")
-        size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
-        question = f"Delete {clean_line(record.id)}{size}? [y/N]"
-        answer = click.prompt(question, default="", show_default=False, err=True)
-        if answer.strip().casefold() not in {"y", "yes"}:
-            raise click.Abort
+    size = f" ({size_text(record.size_bytes)})" if record.size_bytes is not None else ""
+    confirm(f"Delete {clean_line(record.id)}{size}?", stderr_terminal(options.environ), yes=yes)
     deleted = delete()
     if as_json:
         print_json(deleted)

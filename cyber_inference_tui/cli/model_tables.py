@@ -17,8 +17,9 @@ from cyber_inference_tui.units import contexts_text, count_text, duration_text, 
 _NOTHING = Cell("-", "dim")
 
 
-def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[str]:
-    """Return all local models: id, state, quantization, size, context, memory, origin, problem."""
+def library_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal) -> list[str]:
+    """Return all local models: id, state, quantization, size, context, memory, origin, last use,
+    problem."""
     columns: list[Column[ModelRecord, Terminal]] = [
         _ID,
         _STATE,
@@ -29,6 +30,7 @@ def library_table(records: Sequence[ModelRecord], terminal: Terminal) -> list[st
         Column("context", "CONTEXT", right=True, priority=3, cell=_context_cell),
         _MEMORY,
         Column("origin", "ORIGIN", priority=4, cell=lambda model, _: Cell(model.origin, "dim")),
+        _used_column(now),
         *_problem_columns(records),
     ]
     return render_table(columns, records, terminal)
@@ -66,13 +68,7 @@ def busy_table(records: Sequence[ModelRecord], now: datetime, terminal: Terminal
         ),
         Column("port", "PORT", right=True, priority=4, cell=lambda model, _: _text(model.port)),
         _MEMORY,
-        Column(
-            "used",
-            "LAST USED",
-            right=True,
-            priority=3,
-            cell=lambda model, _: _ago(model.last_used_at, now),
-        ),
+        _used_column(now),
         *_problem_columns(records),
     ]
     return render_table(columns, records, terminal)
@@ -102,6 +98,16 @@ def _number(number: int | None) -> Cell | str:
 
 def _size(size: int | None) -> Cell | str:
     return _NOTHING if size is None else size_text(size)
+
+
+def _used_column(now: datetime) -> Column[ModelRecord, Terminal]:
+    return Column(
+        "used",
+        "LAST USED",
+        right=True,
+        priority=3,
+        cell=lambda model, _: _ago(model.last_used_at, now),
+    )
 
 
 def _ago(moment: datetime | None, now: datetime) -> Cell | str:

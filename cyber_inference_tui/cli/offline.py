@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 
+from cyber_inference_tui.cli.service_calls import Housekeeper
 from cyber_inference_tui.client.service_url import base_url
 from cyber_inference_tui.errors import ConflictError, ModelNotFoundError
 from cyber_inference_tui.files import write_problem
 from cyber_inference_tui.gguf.demo import DEMO_ID
+from cyber_inference_tui.hub.journal import JOURNAL, Journal
+from cyber_inference_tui.hub.staging import staged_by
 from cyber_inference_tui.library.catalog import Origin
 from cyber_inference_tui.llama.log_files import LogLimits, open_log
 from cyber_inference_tui.llama.log_reading import read_lines
@@ -27,7 +31,11 @@ from cyber_inference_tui.records import (
     NewKey,
     ProblemRecord,
 )
+from cyber_inference_tui.records.gc import GcPlan, GcQuery
 from cyber_inference_tui.service.audit_log import AUDIT_FILE, AuditLog, Caller
+from cyber_inference_tui.service.history import HISTORY_FILE, History
+from cyber_inference_tui.service.history_file import read_last_uses
+from cyber_inference_tui.service.housekeeping import Housekeeping
 from cyber_inference_tui.service.key_file import (
     read_keys,
     record_of,
@@ -38,12 +46,16 @@ from cyber_inference_tui.service.key_file import (
 from cyber_inference_tui.service.listing import library_for, problem_records, unloaded_record
 from cyber_inference_tui.service.logs import LOGS, stem_of
 from cyber_inference_tui.service.runtime import DataDirectoryLock, data_directory_holder
+from cyber_inference_tui.service.shared_files import SharedFiles
 from cyber_inference_tui.settings.load import SettingSource
 from cyber_inference_tui.sockets import is_loopback
 
 if TYPE_CHECKING:
     from cyber_inference_tui.settings.load import LoadedSettings
     from cyber_inference_tui.settings.schema import Settings
+
+
+T = TypeVar("T")
 
 
 class LocalLog(NamedTuple):
@@ -59,8 +71,11 @@ def local_records(
 ) -> tuple[list[ModelRecord], list[ProblemRecord]]:
     """Scan the model directories: return the models, all unloaded, and the unusable files."""
     catalog = library_for(settings, demo=demo, environ=environ).scan()
+    uses = read_last_uses(settings.data_dir / HISTORY_FILE, _now())
     records = {
-        model_id: unloaded_record(model, resolve(model, settings))
+        model_id: msgspec.structs.replace(
+            unloaded_record(model, resolve(model, settings)), last_used_at=uses.get(model_id)
+        )
         for model_id, model in catalog.models.items()
     }
     if demo and DEMO_ID not in records:
@@ -89,6 +104,62 @@ def local_deletion(
         return record
 
     return record, delete
+
+
+def local_housekeeper(settings: Settings, *, demo: bool, environ: Mapping[str, str]) -> Housekeeper:
+    """Return a housekeeper that reads and deletes in this process.
+
+    It raises ``ConflictError`` while a service that does not answer uses the data directory.
+    """
+
+    async def carry_out(work: Callable[[Housekeeping, SharedFiles], Awaitable[T]]) -> T:
+        history = History(settings.data_dir / HISTORY_FILE, now=_now)
+        shared_files = SharedFiles(settings.data_dir, dict)
+        await history.start()
+        try:
+            uses = await history.last_uses()
+            catalog = library_for(settings, demo=demo, environ=environ).scan()
+            staged = staged_by(Journal(settings.data_dir / JOURNAL).load())
+            keeping = Housekeeping(
+                settings=lambda: settings,
+                environ=environ,
+                catalog=lambda: catalog,
+                in_use=lambda model_id: "",
+                files_in_use=list,
+                last_uses=lambda: uses,
+                staged=lambda: staged,
+                shared_files=shared_files,
+                on_deleted=note_deleted,
+                now=_now,
+            )
+            return await work(keeping, shared_files)
+        finally:
+            await shared_files.close()
+            await history.stop()
+
+    async def note_deleted(names: list[str]) -> None:
+        note_offline(settings, "gc", deleted=names)
+
+    def run(work: Callable[[Housekeeping, SharedFiles], Awaitable[T]]) -> T:
+        _check_no_service(settings)
+        with DataDirectoryLock(settings.data_dir):
+            return asyncio.run(carry_out(work))
+
+    async def whole_plan(keeping: Housekeeping, files: SharedFiles, query: GcQuery) -> GcPlan:
+        plan = await keeping.plan(query)
+        if plan.hashing:
+            await files.settled()
+            plan = await keeping.plan(query)
+        return plan
+
+    return Housekeeper(
+        lambda query: run(lambda keeping, files: whole_plan(keeping, files, query)),
+        lambda order: run(lambda keeping, _: keeping.delete(order)),
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _check_no_service(settings: Settings) -> None:

@@ -41,6 +41,20 @@ def print_note(text: str, terminal: Terminal) -> None:
     click.echo(terminal.paint(text, DIM), err=True, color=True)
 
 
+def confirm(question: str, terminal: Terminal, *, yes: bool = False) -> None:
+    """Ask a question on standard error unless ``yes``.
+
+    Raises ``click.Abort`` if the answer is not yes, ``UsageError`` if there is no terminal.
+    """
+    if yes:
+        return
+    if not terminal.interactive:
+        raise click.UsageError("There is no terminal to ask on: give --yes.")
+    answer = click.prompt(f"{question} [y/N]", default="", show_default=False, err=True)
+    if answer.strip().casefold() not in {"y", "yes"}:
+        raise click.Abort
+
+
 def bar_text(share: float, terminal: Terminal) -> str:
     """Return a bar for ``share`` (0 to 1), and the share in percent."""
     return f"{terminal.charset.bar_text(share, _BAR)} {int(100 * share):3d} %"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -43,7 +44,9 @@ from cyber_inference_tui.records import (
     endpoints,
     queries,
 )
+from cyber_inference_tui.records.gc import GcOrder, GcPlan, GcQuery, GcResult
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import counted
 
 if TYPE_CHECKING:
     from cyber_inference_tui.cli.options import GlobalOptions
@@ -58,6 +61,10 @@ ANSWER_LIMIT = 5.0
 _DAY = 86400.0
 _MARGIN = 60.0
 _CLIENTS = 20
+_GC_SECONDS = 600.0
+_POLL = 0.3
+_HASHING_SECONDS = 600.0
+"""Seconds for one file to be read; after that the plan leaves it out."""
 
 
 class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +166,49 @@ def deletable_model(
     found = next((record for record in records if is_called(record, model_id)), None)
     # The service refuses an unknown name, and suggests similar ones.
     return found or ModelRecord(id=model_id), delete
+
+
+class Housekeeper(NamedTuple):
+    """Plans what to delete, and deletes it; both raise ``CyberError``."""
+
+    plan: Callable[[GcQuery], GcPlan]
+    delete: Callable[[GcOrder], GcResult]
+
+
+def housekeeper(options: GlobalOptions, progress: ProgressLine) -> Housekeeper:
+    """Return the housekeeper of the service, or of this process if none answers.
+
+    A plan waits until all files that may be duplicates are read, and reports that to ``progress``.
+    """
+    settings = options.load().settings
+
+    async def whole_plan(client: ServiceClient, query: GcQuery) -> GcPlan:
+        hashing, since = 0, time.monotonic()
+        while True:
+            plan = await client.call(endpoints.GC, query=query, timeout=_GC_SECONDS)
+            if plan.hashing != hashing:
+                hashing, since = plan.hashing, time.monotonic()
+            if not hashing or time.monotonic() > since + _HASHING_SECONDS:
+                return plan
+            progress.show(f"comparing {counted(hashing, 'file')} of the same size")
+            await asyncio.sleep(_POLL)
+
+    def plan(query: GcQuery) -> GcPlan:
+        return with_client(options, lambda client: whole_plan(client, query))
+
+    def delete(order: GcOrder) -> GcResult:
+        return with_client(
+            options, lambda client: client.call(endpoints.DO_GC, body=order, timeout=_GC_SECONDS)
+        )
+
+    try:
+        with_client(options, lambda client: client.call(endpoints.HEALTH))
+    except NoServiceError:
+        from cyber_inference_tui.cli.offline import local_housekeeper
+
+        progress.show("looking at the disk")
+        return local_housekeeper(settings, demo=options.demo, environ=options.environ)
+    return Housekeeper(plan, delete)
 
 
 def all_keys(options: GlobalOptions) -> list[KeyRecord]:

@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.doctor import checks, gather, gather_network, hardware_checks
+from cyber_inference_tui.doctor import (
+    checks,
+    gather,
+    gather_memory,
+    gather_network,
+    hardware_checks,
+)
 from cyber_inference_tui.doctor.facts import ConfigurationFacts, MachineReport
 from cyber_inference_tui.doctor.records import Finding
 from cyber_inference_tui.records import DeviceKind
@@ -50,7 +56,7 @@ def examine(
     groups: dict[str, Callable[[], Any]] = {
         "machine": partial(gather.machine_facts, root),
         "gpus": partial(gather.gpu_facts, root, environ),
-        "memory": partial(gather.memory_facts, root, container),
+        "memory": partial(gather_memory.memory_facts, root, container),
     }
     if loaded is None:
         groups["configuration"] = lambda: broken
@@ -104,7 +110,7 @@ def judge(report: MachineReport) -> tuple[Finding, ...]:
     machine, configuration = report.machine, report.configuration
     if machine is not None:
         found += hardware_checks.check_machine(machine)
-        found += hardware_checks.check_jetson(machine)
+        found += hardware_checks.check_jetson(machine, report.memory)
     if report.gpus is not None:
         found += hardware_checks.check_gpus(report.gpus, report.llama)
     if report.memory is not None:

@@ -149,6 +149,11 @@ class MemoryFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Swap on disks."""
     zram: int | None = None
     """Swap compressed in main memory."""
+    swap_on_sd_card: bool = False
+    desktop: tuple[str, ...] = ()
+    """The programs of a running desktop."""
+    desktop_bytes: int = 0
+    """The memory that only these use."""
 
 
 class ModelFact(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ from cyber_inference_tui.doctor.facts import (
     DirectoryFacts,
     GpuFacts,
     LlamaFacts,
-    MemoryFacts,
     ModelFact,
     ModelsFacts,
 )
@@ -36,10 +35,8 @@ from cyber_inference_tui.llama.install.layout import Layout, update_of
 from cyber_inference_tui.monitor.device import read_device
 from cyber_inference_tui.monitor.gpu_memory import amd_memory, nvidia_memory
 from cyber_inference_tui.monitor.kernel_files import entries, read_bytes, read_integer, read_line
-from cyber_inference_tui.monitor.main_memory import MainMemory, meminfo
 from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
-from cyber_inference_tui.monitor.sensors.swap import SwapSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
 from cyber_inference_tui.settings.credentials import (
     check_credentials_possible,
@@ -262,21 +259,6 @@ def mount_table(content: bytes) -> dict[str, str]:
 def file_system_of(path: Path, mounts: Mapping[str, str]) -> str | None:
     """Return the type of the file system of ``path`` (absolute, no links)."""
     return next((mounts[str(one)] for one in (path, *path.parents) if str(one) in mounts), None)
-
-
-def memory_facts(root: Path, container: Path) -> MemoryFacts:
-    """Describe main memory and swap."""
-    main = MainMemory(root, container).read()
-    swap = SwapSensor(root).read()
-    return MemoryFacts(
-        machine_total=meminfo(read_bytes(root / "proc/meminfo") or b"").get("MemTotal"),
-        total=main.total if main else None,
-        available=main.available if main else None,
-        cache=main.cache if main else 0,
-        zfs_cache=main.zfs_cache if main else 0,
-        swap=swap.disk.total if swap else None,
-        zram=(swap.zram.total if swap.zram else 0) if swap else None,
-    )
 
 
 def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:

@@ -44,11 +44,21 @@ def check_machine(facts: DeviceFacts) -> list[Finding]:
     return [Finding.ok("machine", f"{name}: {details}.")]
 
 
-def check_jetson(facts: DeviceFacts) -> list[Finding]:
+def check_jetson(facts: DeviceFacts, memory: MemoryFacts | None = None) -> list[Finding]:
     """Judge a Jetson's configuration; no findings on other machines."""
     if facts.device.kind is not DeviceKind.JETSON:
         return []
     found = [_power_mode(facts)]
+    if memory is not None and memory.zram:
+        found.append(
+            Finding.hint(
+                "jetson",
+                f"zram may compress {size_text(memory.zram)} of memory: that takes processor "
+                "time, and the weights of models hardly compress.",
+                "`sudo systemctl disable nvzramconfig`, a swap file on an SSD, and a reboot leave "
+                "more for models.",
+            )
+        )
     if facts.clocks_pinned is False:
         found.append(
             Finding.hint(
@@ -236,6 +246,24 @@ def check_memory(facts: MemoryFacts, models: ModelsFacts | None, *, board: bool)
                 f"A limit lets us use {size_text(facts.total)} of the machine's "
                 f"{size_text(facts.machine_total)}.",
                 "Raise the limit of the container or the systemd unit for larger models.",
+            )
+        )
+    if board and facts.desktop:
+        found.append(
+            Finding.hint(
+                "memory",
+                f"A desktop runs ({', '.join(facts.desktop)}) and holds "
+                f"{size_text(facts.desktop_bytes)} that models could use.",
+                "`sudo systemctl isolate multi-user.target` ends it, `sudo systemctl set-default "
+                "multi-user.target` starts without one from the next boot on.",
+            )
+        )
+    if facts.swap_on_sd_card:
+        found.append(
+            Finding.hint(
+                "memory",
+                "There is swap on an SD card: it is very slow, and the card wears out.",
+                "Put the swap file on an SSD, or use smaller quantizations.",
             )
         )
     return found + _swap(facts, facts.total, models, board=board)

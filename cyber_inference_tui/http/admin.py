@@ -42,6 +42,9 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.UNPIN, lambda call: models.pin(call.name, False))
     table.answer(endpoints.ADD_DEMO, lambda call: models.add_demo())
 
+    table.answer(endpoints.GC, lambda call: service.housekeeping.plan(call.query))
+    table.answer(endpoints.DO_GC, lambda call: service.housekeeping.delete(call.body))
+
     table.answer(endpoints.SEARCH, lambda call: _search(service, call.query))
     table.answer(
         endpoints.HUB_FILES,

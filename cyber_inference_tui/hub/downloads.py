@@ -23,6 +23,7 @@ from cyber_inference_tui.errors import (
 from cyber_inference_tui.hub.download import Download
 from cyber_inference_tui.hub.download_plan import DownloadPlan, Resolve, check_plan
 from cyber_inference_tui.hub.journal import Journal, JournalEntry, encoded
+from cyber_inference_tui.hub.staging import Staged, staged_by
 from cyber_inference_tui.hub.transfer import TransferContext
 from cyber_inference_tui.records import DownloadRecord, DownloadStatus
 from cyber_inference_tui.text import clean_line
@@ -122,6 +123,10 @@ class Downloads:
     def records(self) -> list[DownloadRecord]:
         """Return all downloads, the oldest first."""
         return [download.record() for download in self._known()]
+
+    def staged(self) -> Staged:
+        """Return the files of the downloads in the list."""
+        return staged_by(download.entry for download in self._downloads.values())
 
     # Acting
 

@@ -20,6 +20,8 @@ from cyber_inference_tui.hub.download_plan import DownloadPlan, check_plan
 from cyber_inference_tui.hub.partial import write_durably
 from cyber_inference_tui.records import DownloadStatus
 
+JOURNAL = "downloads.json"
+"""Its name in the data directory."""
 _LIMIT = 64 << 20
 _ID = re.compile(r"[0-9a-f]{8,32}")
 

@@ -437,7 +437,8 @@ def _full(directory: Path, needed: int, free: int, missing: int) -> DiskFullErro
     more = f"at least {size_text(missing)} more" if missing else "some room"
     return DiskFullError(
         f"{size_text(needed)} are still to come, and {directory} has {size_text(free)} free.",
-        hint=f"Make {more} there, then try again: the bytes that have arrived are kept.",
+        hint=f"Make {more} there (`cyber-inference-tui gc`, or R in the app), then try again: the "
+        "bytes that have arrived are kept.",
     )
 
 

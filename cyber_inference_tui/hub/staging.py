@@ -15,12 +15,13 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, local_path
+from cyber_inference_tui.hub.journal import JournalEntry
 from cyber_inference_tui.hub.partial import (
     NOTE,
     PART,
@@ -33,6 +34,7 @@ from cyber_inference_tui.hub.partial import (
     sync_directory,
     write_error,
 )
+from cyber_inference_tui.records import DownloadStatus
 
 STAGING = ".downloads"
 _LOCK = ".lock"
@@ -226,6 +228,50 @@ class Staging:
         with contextlib.suppress(OSError):
             # It is not empty while there are other downloads.
             self.root.parent.rmdir()
+
+
+class Staged(NamedTuple):
+    """The files of downloads in a list."""
+
+    roots: frozenset[Path]
+    """Their staging directories."""
+    targets: frozenset[Path]
+    """The final paths of those that are not over."""
+
+
+def staged_by(entries: Iterable[JournalEntry]) -> Staged:
+    """Return the files of the downloads in a journal."""
+    roots: set[Path] = set()
+    targets: set[Path] = set()
+    for entry in entries:
+        staging = Staging(Path(entry.models_dir), entry.plan)
+        roots.add(staging.root)
+        if entry.status in {DownloadStatus.QUEUED, DownloadStatus.PAUSED}:
+            targets.update(staging.final_path(file) for file in entry.plan.files)
+    return Staged(frozenset(roots), frozenset(targets))
+
+
+def abandoned(models_dir: Path, in_use: Iterable[Path], *, before: float) -> tuple[Path, ...]:
+    """Return the staging directories that are not in use, and unchanged since ``before``.
+
+    ``before`` is in seconds since 1970. A service with another journal may use the same
+    ``models_dir``: what it has written to lately is not returned.
+    """
+    found = []
+    used = {os.path.realpath(root) for root in in_use}
+    for root in _entries(models_dir / STAGING):
+        with contextlib.suppress(OSError):
+            if os.path.realpath(root) not in used and root.is_dir() and _last_change(root) < before:
+                found.append(root)
+    return tuple(sorted(found))
+
+
+def _last_change(root: Path) -> float:
+    """Return the latest change below a directory. Raises ``OSError``."""
+    times = [root.stat().st_mtime]
+    for folder, _, names in os.walk(root):
+        times += [Path(folder, name).lstat().st_mtime for name in names]
+    return max(times)
 
 
 class LocalCopy(NamedTuple):

@@ -339,7 +339,8 @@ class Library:
             raise ConflictError(f"{model.id} cannot be deleted: {sharing} uses the same file.")
         # The last shard first: after a failure half-way the rest is recognizably incomplete.
         doomed = list(reversed(model.shards))
-        if model.mmproj is not None and _only_its_own(model, others):
+        shared = any(other.mmproj == model.mmproj for other in others)
+        if model.mmproj is not None and has_projector_beside(model) and not shared:
             doomed.append(model.mmproj)
         for path in doomed:
             if not self._is_inside(path):
@@ -427,12 +428,11 @@ class Library:
         )
 
 
-def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:
-    """Return whether the projector is beside or above the model, and no other model uses it."""
+def has_projector_beside(model: LocalModel) -> bool:
+    """Return whether its projector is beside or above the model, so that it goes with the model."""
     if model.path is None or model.mmproj is None:
         return False
     folder = model.mmproj.parent
-    near = folder == model.path.parent or (
+    return folder == model.path.parent or (
         model.settings.mmproj is None and model.path.is_relative_to(folder)
     )
-    return near and all(other.mmproj != model.mmproj for other in others)

@@ -40,13 +40,14 @@ class OllamaModel(NamedTuple):
     manifest: Path
 
 
-class _Layer(msgspec.Struct, rename={"media_type": "mediaType"}):
+class _Layer(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}):
     media_type: str = ""
     digest: str = ""
 
 
 class _Manifest(msgspec.Struct):
     layers: list[_Layer] = []
+    config: _Layer = _Layer()
 
 
 class OllamaFound(NamedTuple):
@@ -88,6 +89,27 @@ def ollama_models(
     return found
 
 
+def blobs_of_manifests(root: Path) -> dict[Path, tuple[Path, ...]]:
+    """Return every manifest of a directory, with all blobs that it names.
+
+    Raises ``OSError`` or ``ValueError`` if one cannot be read: then any blob may be needed.
+    """
+    unread: list[Unread] = []
+    disk = Disk()
+    found: dict[Path, tuple[Path, ...]] = {}
+    for path in _manifests(root / "manifests", lambda _: None, disk, unread):
+        manifest = msgspec.json.decode(
+            disk.beginning(path, _MAX_MANIFEST + 1), type=thread_safe(_Manifest)
+        )
+        digests = (layer.digest for layer in (*manifest.layers, manifest.config))
+        found[path] = tuple(
+            _blob_path(root, digest) for digest in digests if _DIGEST.fullmatch(digest)
+        )
+    if unread:
+        raise OSError(f"{path_text(unread[0].path)} cannot be read")
+    return found
+
+
 def _model(root: Path, path: Path, name: str, host: str, disk: Disk) -> OllamaModel | str | None:
     """Return the model of a manifest, or the reason why it is unusable; ``None`` = it has no model.
 
@@ -125,7 +147,11 @@ def _blob(root: Path, digest: str, disk: Disk) -> ModelFile | None:
     """Return the file of a digest; ``None`` = it is gone. Raises ``OSError``."""
     if not _DIGEST.fullmatch(digest):
         return None
-    return stat_file(root / "blobs" / digest.replace(":", "-"), root / "blobs", disk=disk)
+    return stat_file(_blob_path(root, digest), root / "blobs", disk=disk)
+
+
+def _blob_path(root: Path, digest: str) -> Path:
+    return root / "blobs" / digest.replace(":", "-")
 
 
 def _manifests(

@@ -35,6 +35,7 @@ SPARE_THREADS = 8
 connection for up to 5 s, a check of its health or slots, an answer whose client has left."""
 
 _THREADS_HTTP_VARIABLE = "LLAMA_ARG_THREADS_HTTP"
+_PROJECTOR_KEPT_BACK = "--no-mmproj-offload"
 _DEFAULTS = ServerOptions()
 
 
@@ -75,6 +76,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     ``None`` = ``context_size`` is given."""
     limited: bool = False
     """The context is smaller than the settings ask for, for lack of memory."""
+    projector_kept_back: bool = False
+    """The projector stays in main memory, for lack of memory on the GPU."""
     gpu_layers: int = -1
     """Layers that ``--gpu-layers`` asks for; -1 = llama-server decides."""
     threads: int = 0
@@ -134,6 +137,17 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def with_context(self, tokens: int) -> ServerSpec:
         """Return the same server with this context, regardless of settings and arguments."""
         return _complete(msgspec.structs.replace(self, context_size=tokens, limited=True))
+
+    def with_projector_kept_back(self) -> ServerSpec:
+        """Return the same server with its projector in main memory instead of on the GPU."""
+        return _complete(
+            msgspec.structs.replace(
+                self,
+                arguments=(*self.arguments, _PROJECTOR_KEPT_BACK),
+                asked=msgspec.structs.replace(self.asked, projector_on_gpu=False),
+                projector_kept_back=True,
+            )
+        )
 
 
 def resolve(model: LocalModel, settings: Settings) -> ServerSpec:

@@ -15,6 +15,7 @@ import msgspec
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchStatus
 from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.events import RecentEvent
+from cyber_inference_tui.records.gc import GcOrder, GcPlan, GcQuery, GcResult
 from cyber_inference_tui.records.hub import (
     DownloadRecord,
     HubCardRecord,
@@ -307,6 +308,16 @@ PIN = _plain(
     "keeps a model from being evicted or unloaded when idle, until the service ends",
 )
 UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "undoes `pin`")
+GC = _asking(
+    "GET /admin/gc",
+    GcQuery,
+    GcPlan,
+    "what can be deleted to free the disk: partial downloads, outdated revisions, duplicates, and "
+    "models that nobody uses",
+)
+DO_GC = Endpoint(
+    "POST /admin/gc", Nothing, GcOrder, GcResult, "deletes a part of this plan, by its token"
+)
 SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
 HUB_FILES = _asking(
     "GET /admin/hub/files",

@@ -403,6 +403,14 @@ class ControlLoop:
             self.fail_all(state, ModelLoadError(f"There is no room to preload {model_id}."))
             self.reset(state)
             return
+        reading = self._memory_tracker.reading
+        if reading is not None and reading.gpus and self._keep_projector_back(state):
+            _logger.warning(
+                "%s does not fit into memory: it is tried with its projector in main memory",
+                model_id,
+            )
+            self.step()
+            return
         if refusal.free_at_best is not None and self._halve_context(state):
             _logger.warning(
                 "%s does not fit into memory: it is tried with %d tokens of context",
@@ -423,6 +431,16 @@ class ControlLoop:
         self._fail(state, error, error)
         # A later estimate may need less.
         state.need = None
+
+    def _keep_projector_back(self, state: ModelState) -> bool:
+        """Keep the projector of the next load off the GPU, if it would go there."""
+        spec, need = state.spec, state.need
+        on_gpu = spec.options.projector_on_gpu and need is not None and need.footprint.device > 0
+        if spec.projector is None or not on_gpu:
+            return False
+        state.plan(spec.with_projector_kept_back())
+        self.estimate(state)
+        return True
 
     def _choose_context(self, state: ModelState, free: Amount) -> bool:
         """Plan the next load with the largest context that fits into ``free``, if the service
@@ -565,19 +583,21 @@ class ControlLoop:
         self._fail(state, error, error)
 
     def _retry(self, state: ModelState, error: CyberError) -> bool:
-        """Queue a model that ran out of memory once more: after others have made room, or with
-        less context where the settings allow that."""
-        if not (isinstance(error, ModelLoadError) and error.out_of_memory) or state.retried:
+        """Queue a model that ran out of memory once more: after others have made room, with its
+        projector in main memory, or with less context where the settings allow that."""
+        if not (isinstance(error, ModelLoadError) and error.out_of_memory):
             return False
-        others = self._evictable()
+        others = () if state.retried else self._evictable()
         if others:
-            state.needs_exclusive_memory = True
+            state.needs_exclusive_memory = state.retried = True
             how = f"when {', '.join(others)} made room"
-        elif self._halve_context(state):
+        elif self._keep_projector_back(state):
+            how = "with its projector in main memory"
+        elif not state.retried and self._halve_context(state):
+            state.retried = True
             how = f"with {state.spec.context_size:,} tokens of context"
         else:
             return False
-        state.retried = True
         _logger.warning("%s It is tried once more %s.", error, how)
         self._requeue(state)
         return True

@@ -176,7 +176,9 @@ class ModelState:
         return self.limit(self.configured_spec)
 
     def limit(self, spec: ServerSpec) -> ServerSpec:
-        """Return ``spec`` with no more context than memory allowed at the last load."""
+        """Return ``spec`` with no more than memory allowed at the last load."""
+        if self.spec.projector_kept_back and spec.projector is not None:
+            spec = spec.with_projector_kept_back()
         limit, asked = self.spec.context_size, spec.context_size
         # A size that is asked for now is not limited by one that was chosen, and vice versa.
         alike = self.spec.least_context == spec.least_context

@@ -47,6 +47,7 @@ from cyber_inference_tui.service.history_rows import (
     BenchRow,
     Record,
     select_benches,
+    select_last_uses,
     select_marks,
     select_measurements,
     select_minutes,
@@ -62,6 +63,8 @@ from cyber_inference_tui.service.history_sums import (
 from cyber_inference_tui.service.trend_points import Minute
 
 T = TypeVar("T")
+
+HISTORY_FILE = "history.sqlite3"
 
 MAX_PENDING = 10_000
 """Records that may wait to be written."""
@@ -187,6 +190,12 @@ class History:
     async def measurements(self) -> list[Measurement]:
         """Return the latest measurement of each signature, newest first."""
         return await self._read(select_measurements)
+
+    async def last_uses(self) -> dict[str, datetime]:
+        """Return the last use of every model on this machine, by its id."""
+        now = self._now()
+        uses = await self._read(lambda connection: select_last_uses(connection, now))
+        return {use.model: use.at for use in uses}
 
     async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
         """Return the minutes between two times, oldest first."""

@@ -25,6 +25,7 @@ from cyber_inference_tui.service.history_rows import (
     insert,
     last_id,
     samples,
+    select_last_uses,
 )
 from cyber_inference_tui.text import clean_line
 
@@ -86,6 +87,21 @@ def open_history(
     return connection
 
 
+def read_last_uses(path: Path, now: datetime) -> dict[str, datetime]:
+    """Return the last use of every model by its id, without writing; nothing if that fails.
+
+    For commands beside no service: the history's own thread would repair the file first.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            connection.row_factory = sqlite3.Row
+            return {use.model: use.at for use in select_last_uses(connection, now)}
+    except FAULTS:
+        return {}
+
+
 def write(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
     """Add records, all or none."""
     with _transaction(connection):
@@ -102,7 +118,7 @@ def prune(
         # Leave some room, or the next batch would begin it all over.
         while used_bytes(connection) > max_bytes * 0.9:
             with _transaction(connection):
-                if not delete_oldest(connection):
+                if not delete_oldest(connection, now):
                     break
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free:

@@ -42,6 +42,8 @@ _STORED_MARKS = 10_000
 """A model that crashes again and again makes many."""
 STORED_BENCHES = 1_000
 """The newest are kept, however old: a build is compared with that of last year."""
+_MAX_USES = 10_000
+"""Models whose last use is kept."""
 MAX_MINUTES = 7 * 24 * 60 + 1
 MAX_ID = 1 << 53
 """The largest whole number that every JSON reader can hold."""
@@ -109,6 +111,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
             result BLOB NOT NULL)""",
     ),
     ("ALTER TABLE requests ADD COLUMN energy_j REAL",),
+    ("CREATE TABLE uses (model TEXT PRIMARY KEY NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",),
 )
 """Statements that bring a file from version N to N + 1; a file's version is ``user_version``.
 A released step is never changed: a new version is a new step."""
@@ -271,6 +274,42 @@ def select_measurements(connection: sqlite3.Connection) -> list[Measurement]:
     return records_of(rows, Measurement)
 
 
+class ModelUse(msgspec.Struct, frozen=True):
+    """The last request that a model answered on this machine."""
+
+    model: str
+    at: datetime
+
+
+_USES = (
+    "SELECT model, max(at) AS at FROM requests WHERE box IS NULL AND status < 400"
+    " AND at BETWEEN :first AND :now GROUP BY model"
+)
+
+
+def select_last_uses(connection: sqlite3.Connection, now: datetime) -> list[ModelUse]:
+    """Return the last use of every model, also those whose requests are gone by now."""
+    rows = connection.execute(
+        f"SELECT model, max(at) AS at FROM (SELECT * FROM uses UNION ALL {_USES})"  # noqa: S608
+        " GROUP BY model",
+        {"first": _storable(_FIRST), "now": _storable(now)},
+    )
+    return records_of(rows, ModelUse)
+
+
+def _keep_uses(connection: sqlite3.Connection, now: datetime) -> None:
+    """Note the last use of every model before requests are removed."""
+    connection.execute(
+        f"INSERT INTO uses SELECT * FROM ({_USES}) WHERE true"  # noqa: S608
+        " ON CONFLICT (model) DO UPDATE SET at = max(at, excluded.at)",
+        {"first": _storable(_FIRST), "now": _storable(now)},
+    )
+    connection.execute(
+        "DELETE FROM uses WHERE model NOT IN (SELECT model FROM uses ORDER BY at DESC LIMIT ?)",
+        (_MAX_USES,),
+    )
+
+
 def select_minutes(
     connection: sqlite3.Connection, since: datetime, until: datetime
 ) -> list[Minute]:
@@ -328,6 +367,8 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
             continue
         (kept,) = connection.execute(find_kept, times).fetchone()
         if (times["now"] if kept is None else kept) - old <= _JUMP // _MICROSECOND:
+            if table == "requests":
+                _keep_uses(connection, now)
             connection.execute(delete, {**times, "last": last})
     connection.execute(
         "DELETE FROM measurements WHERE signature NOT IN"
@@ -344,7 +385,7 @@ def delete_older(connection: sqlite3.Connection, than: datetime, now: datetime) 
     )
 
 
-def delete_oldest(connection: sqlite3.Connection) -> bool:
+def delete_oldest(connection: sqlite3.Connection, now: datetime) -> bool:
     """Remove the oldest eighth of the requests, and the sessions that ended before the rest.
 
     Without requests it removes an eighth of the sessions, then of the marks, the minutes, the
@@ -364,6 +405,7 @@ def delete_oldest(connection: sqlite3.Connection) -> bool:
         connection.execute(
             "DELETE FROM sessions WHERE coalesce(unloaded_at, loaded_at) < ?", (until,)
         )
+        _keep_uses(connection, now)
         deleted = connection.execute("DELETE FROM requests WHERE id <= ?", (last,))
         return deleted.rowcount > 0
     for statement in (

@@ -16,6 +16,8 @@ from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.hub.endpoint import HubEndpoint, read_endpoint
+from cyber_inference_tui.hub.journal import JOURNAL
+from cyber_inference_tui.hub.staging import Staged
 from cyber_inference_tui.hub.transfer import TransferContext, TransferLimits, open_session
 from cyber_inference_tui.kernel import boot_id
 from cyber_inference_tui.library.catalog import Catalog
@@ -23,7 +25,6 @@ from cyber_inference_tui.records import DownloadRecord
 from cyber_inference_tui.service.events import EventBus
 from cyber_inference_tui.settings.load import CurrentSettings
 
-_JOURNAL = "downloads.json"
 _THREADS = 8
 _START_TIME = 3.0
 _STOP_TIME = 20.0
@@ -70,6 +71,12 @@ class Hub:
             raise ShuttingDownError("The service takes no downloads now.")
         return self._downloads
 
+    def staged(self) -> Staged:
+        """Return the files of the downloads in the list. Raises ``ShuttingDownError``."""
+        if self._starting is None or not self._starting.done():
+            raise ShuttingDownError("The list of downloads is not read yet.")
+        return self.downloads.staged()
+
     async def start(self) -> None:
         """Start, and resume the downloads of an earlier service."""
         pace = TransferLimits()
@@ -86,7 +93,7 @@ class Hub:
             boxes=self._boxes,
         )
         self._downloads = Downloads(
-            journal=self._current.settings.data_dir / _JOURNAL,
+            journal=self._current.settings.data_dir / JOURNAL,
             models_dir=lambda: self._current.settings.models_dir,
             transport=transport,
             resolve=self.browse.resolve,

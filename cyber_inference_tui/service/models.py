@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import (
@@ -104,6 +107,8 @@ class Models:
         self._tasks: set[asyncio.Task[None]] = set()
         self._storages = Storages()
         self._to_preload: list[str] = []
+        self.former_uses: Mapping[str, datetime] = {}
+        """By id: the last use of each model by earlier services."""
         self.catalog = Catalog(models={}, problems=())
         """The models on the disk; replaced as a whole."""
 
@@ -279,6 +284,8 @@ class Models:
         if state is not None:
             wait = self._scheduler.waits.seconds_of_next(state)
             record = record_with_state(record, model, self._settings, state, wait=wait, check=check)
+        if record.last_used_at is None and model.id in self.former_uses:
+            record = msgspec.structs.replace(record, last_used_at=self.former_uses[model.id])
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()
@@ -354,6 +361,25 @@ class Models:
     def memory_rooms(self) -> list[MemoryPool]:
         """Return the limits and the free memory for models."""
         return self._scheduler.fit_check().rooms()
+
+    def last_uses(self) -> dict[str, datetime]:
+        """Return the last use of each model, by its id."""
+        states = self._scheduler.states()
+        now = {state.model.id: at for state in states if (at := state.last_used_at) is not None}
+        return {**self.former_uses, **now}
+
+    def reason_in_use(self, model_id: str) -> str:
+        """Return why a model may not be deleted now, in words; empty if it may."""
+        state = self._scheduler.state(model_id)
+        if state is None:
+            return ""
+        if not state.has_no_process or state.waiters:
+            return f"it is {state.status.value}"
+        return "it is pinned" if state.is_pinned else ""
+
+    def files_in_use(self) -> list[Path]:
+        """Return the files of the running servers."""
+        return [file for one in self._scheduler.states() if one.server for file in one.spec.files]
 
     # Acting
 

@@ -66,7 +66,8 @@ from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.energy import EnergyReadings, in_thread
 from cyber_inference_tui.service.extra_ports import ExtraPorts
 from cyber_inference_tui.service.finished_requests import FinishedRequests
-from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.history import HISTORY_FILE, History
+from cyber_inference_tui.service.housekeeping import Housekeeping
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import INSTALL_LOG, Installation
 from cyber_inference_tui.service.install_context import InstallContext
@@ -118,7 +119,7 @@ class Service:
         self._began = time.monotonic()
         self.address: tuple[str, int] = (loaded.settings.host, loaded.settings.port)
         data_dir = loaded.settings.data_dir
-        self.history = History(data_dir / "history.sqlite3", now=utc_now)
+        self.history = History(data_dir / HISTORY_FILE, now=utc_now)
         self.trends = Trends(self.history, now=utc_now)
         self.events = RecentEvents(now=utc_now, on_mark=self.trends.mark)
         pids = PidRecord(data_dir / "servers.json")
@@ -246,6 +247,18 @@ class Service:
             boxes=self.peers.nearby,
             on_files=self.shared_files.note,
         )
+        self.housekeeping = Housekeeping(
+            settings=lambda: self.settings,
+            environ=environ,
+            catalog=lambda: self.models.catalog,
+            in_use=self.models.reason_in_use,
+            files_in_use=self.models.files_in_use,
+            last_uses=self.models.last_uses,
+            staged=self.hub.staged,
+            shared_files=self.shared_files,
+            on_deleted=self._files_deleted,
+            now=utc_now,
+        )
         self.discovery = Discovery()
         self.extra_ports = ExtraPorts()
         self.active = ActiveRequests()
@@ -294,6 +307,7 @@ class Service:
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()
+        await self._restore_uses()
         await self._launcher.start()
         await self.models.scan(_FIRST_SCAN)
         self.events.begin(self.models.records())
@@ -401,6 +415,17 @@ class Service:
                 self._load_history.recall(measurement)
         except CyberError as error:
             _logger.warning("earlier measurements of loads are not known: %s", error)
+
+    async def _restore_uses(self) -> None:
+        """Take over when earlier runs used each model last."""
+        try:
+            self.models.former_uses = await self.history.last_uses()
+        except CyberError as error:
+            _logger.warning("when models were used last is not known: %s", error)
+
+    async def _files_deleted(self, names: list[str]) -> None:
+        await self.audit.note("gc", deleted=names)
+        await self.models.scan()
 
     async def _read_memory(self, pids: Collection[int]) -> MemoryReading | None:
         variables = {

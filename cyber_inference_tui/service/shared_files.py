@@ -1,7 +1,8 @@
 """The model files that other boxes may copy, found by their SHA-256.
 
 The digest of a downloaded file is known. Any other file is hashed when a box asks for a file of its
-size, in the background and one at a time; nothing is hashed at the start. ``digests.json`` in the
+size or duplicates are looked for, in the background and one at a time; nothing is hashed at the
+start. ``digests.json`` in the
 data directory keeps each digest until its file changes.
 """
 
@@ -75,10 +76,28 @@ class SharedFiles:
                 return path
         if not unknown:
             raise NotFoundError("This box has no such file.")
-        self._to_hash.update(dict.fromkeys(unknown))
-        if self._hashing is None or self._hashing.done():
-            self._hashing = asyncio.create_task(self._hash(), name="hash model files")
+        self._begin_to_hash(unknown)
         raise FileNotReadyError("This box has files of this size and is still hashing them.")
+
+    async def digests(self, files: Mapping[Path, tuple[int, int]]) -> dict[Path, str]:
+        """Return the digests of files with these sizes and times (in nanoseconds since 1970).
+
+        A file whose digest is not known yet is left out and hashed; that of a file that cannot be
+        read is empty.
+        """
+        known = await self._known()
+        found = {
+            path: digest.sha256
+            for path, status in files.items()
+            if (digest := known.get(str(path))) and (digest.size, digest.modified) == status
+        }
+        self._begin_to_hash(files.keys() - found.keys())
+        return found
+
+    async def settled(self) -> None:
+        """Wait until no file is being hashed any more."""
+        if self._hashing is not None:
+            await self._hashing
 
     async def note(self, files: Mapping[Path, str | None]) -> None:
         """Keep the digests of files that were downloaded and verified."""
@@ -94,6 +113,11 @@ class SharedFiles:
         if self._hashing is not None:
             self._hashing.cancel()
             await asyncio.gather(self._hashing, return_exceptions=True)
+
+    def _begin_to_hash(self, paths: Iterable[Path]) -> None:
+        self._to_hash.update(dict.fromkeys(paths))
+        if self._to_hash and (self._hashing is None or self._hashing.done()):
+            self._hashing = asyncio.create_task(self._hash(), name="hash model files")
 
     async def _of_size(self, size: int) -> list[tuple[Path, os.stat_result]]:
         """Return the files of usable models with this size. A storage that hangs has none."""
@@ -164,7 +188,7 @@ def _hashed(path: Path, ended: threading.Event) -> _Digest | None:
         return None
     digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
+        with os.fdopen(_opened(path), "rb", buffering=0) as file:
             while data := file.read(_BLOCK):
                 if ended.is_set():
                     return None
@@ -175,6 +199,17 @@ def _hashed(path: Path, ended: threading.Event) -> _Digest | None:
         return _digest(before, "")
     same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     return _digest(after, digest.hexdigest()) if same else None
+
+
+def _opened(path: Path) -> int:
+    """Open a file to read it, without changing when it was last read if the system allows that.
+
+    Otherwise hashing would count as a use of other programs' models.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NOATIME", 0))
+    except PermissionError:  # open(2): only its owner may do that
+        return os.open(path, os.O_RDONLY)
 
 
 def _read(file: Path) -> dict[str, _Digest]:

@@ -22,6 +22,7 @@ from cyber_inference_tui.records import (
     RequestRecord,
     ResourceSample,
     StatusRecord,
+    SwapRecord,
     TrendPoint,
 )
 from cyber_inference_tui.records.peers import PeerRecord, PeerState
@@ -175,7 +176,7 @@ def trend_point(sample: ResourceSample) -> TrendPoint:
         cpu_percent=sample.cpu.percent,
         memory_used=sample.memory.used,
         memory_total=sample.memory.total,
-        swap_used=sample.swap.used,
+        swap_used=all_swap(sample).used,
         power_w=total_power(sample),
         temperature_c=hottest(sample),
         fan_percent=None if sample.fan is None else sample.fan.percent,
@@ -194,6 +195,14 @@ def trend_point(sample: ResourceSample) -> TrendPoint:
             usage.id: usage.tokens_per_second for usage in sample.models if usage.tokens_per_second
         },
     )
+
+
+def all_swap(sample: ResourceSample) -> SwapRecord:
+    """Return the sum of the swap on disks and in zram, as far as known."""
+    kinds = [kind for kind in (sample.swap, sample.zram) if kind is not None]
+    used = [kind.used for kind in kinds if kind.used is not None]
+    total = [kind.total for kind in kinds if kind.total is not None]
+    return SwapRecord(total=sum(total) if total else None, used=sum(used) if used else None)
 
 
 def total_power(sample: ResourceSample) -> float | None:

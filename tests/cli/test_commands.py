@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -49,7 +49,7 @@ LOADED = ModelRecord(
     port=8338,
     in_flight=2,
     memory_bytes=5_000_000_000,
-    last_used_at=datetime(2024, 1, 1, tzinfo=UTC),
+    last_used_at=datetime.now(UTC) - timedelta(days=3),
 )
 BROKEN = ModelRecord(id="broken", status=ModelStatus.FAILED, error="Its file ends too early.")
 
@@ -74,11 +74,12 @@ def test_list_models_in_a_pipe_is_a_plain_table(call: CommandLine, at: list[str]
     assert outcome.code == 0
     assert outcome.err == ""
     assert outcome.out.splitlines() == [
-        "ID               STATE     QUANT       SIZE  CONTEXT    MEMORY  ORIGIN      PROBLEM",
-        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.19 GiB     128K  4.66 GiB  models_dir",
-        "broken           failed    -              -        -         -  models_dir"
+        "ID               STATE     QUANT       SIZE  CONTEXT    MEMORY  ORIGIN      LAST USED"
+        "  PROBLEM",
+        "sub/Tiny-Q4_K_M  loaded    Q4_K_M  4.19 GiB     128K  4.66 GiB  models_dir    3 d ago",
+        "broken           failed    -              -        -         -  models_dir          -"
         "  Its file ends too early.",
-        "other            unloaded  -              -        -         -  models_dir",
+        "other            unloaded  -              -        -         -  models_dir          -",
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import unicodedata
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -158,7 +159,7 @@ def states(terminal: Terminal) -> list[str]:
     """Return the cells of the state, as in a table of models."""
     records = [ModelRecord(id="a", status=status) for status in ModelStatus]
     records.append(ModelRecord(id="a", unreadable=True))
-    words = [line.split() for line in library_table(records, terminal)[1:]]
+    words = [line.split() for line in library_table(records, datetime.now(UTC), terminal)[1:]]
     return [" ".join(line[1 : 3 if terminal.interactive else 2]) for line in words]
 
 

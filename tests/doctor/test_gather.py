@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cyber_inference_tui.doctor.examination import examine, gather_all, judge
-from cyber_inference_tui.doctor.gather import file_system_of, gpu_facts, memory_facts, mount_table
+from cyber_inference_tui.doctor.gather import file_system_of, gpu_facts, mount_table
+from cyber_inference_tui.doctor.gather_memory import memory_facts
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.settings.load import LoadedSettings, load_text
@@ -73,7 +74,8 @@ def test_an_orin_nano_that_saves_power(
     (machine,) = of(findings, "machine")
     assert machine.message.startswith("NVIDIA Orin Nano Developer Kit: Ubuntu 20.04.6 LTS")
     assert "L4T 35.3.1, JetPack 5.1.1" in machine.message
-    mode, clocks = of(findings, "jetson")
+    mode, zram, clocks = of(findings, "jetson")
+    assert zram.message.startswith("zram may compress 1.86 GiB")
     assert "power mode is 7W; the board has 15W" in mode.message
     assert mode.fix is not None
     assert "nvpmodel -m 0" in mode.fix
@@ -146,6 +148,57 @@ def test_swap_by_kind(tmp_path: Path) -> None:
     facts = memory_facts(tmp_path, tmp_path)
     assert (facts.swap, facts.zram) == (4 * GIB, 1950720 * 1024)
     assert facts.machine_total == facts.total == 7802880 * 1024
+
+
+SWAPS = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+
+
+@pytest.mark.parametrize(
+    ("swap", "kind", "is_sd"),
+    [
+        ("/dev/mmcblk1p2 partition", "SD", True),
+        ("/dev/mmcblk1p2 partition", "MMC", False),
+        ("/var/swapfile file", "SD", True),
+        ("/boot/swapfile file", "SD", False),
+        ("/dev/zram0 partition", "SD", False),
+    ],
+)
+def test_swap_on_an_sd_card(tmp_path: Path, swap: str, kind: str, is_sd: bool) -> None:
+    trees.orin_nano_jetpack5(tmp_path)
+    trees.write(
+        tmp_path,
+        {
+            "proc/swaps": f"{SWAPS}{swap}\t4194304\t0\t-2\n",
+            "proc/mounts": "/dev/mmcblk1p1 / ext4 rw 0 0\n/dev/nvme0n1p1 /boot ext4 rw 0 0\n",
+            "sys/devices/mmc/mmcblk1/device/type": f"{kind}\n",
+            "sys/devices/mmc/mmcblk1/mmcblk1p1/partition": "1\n",
+            "sys/devices/mmc/mmcblk1/mmcblk1p2/partition": "2\n",
+        },
+    )
+    (tmp_path / "sys/class/block").mkdir(parents=True, exist_ok=True)
+    for part in ("mmcblk1p1", "mmcblk1p2"):
+        link = tmp_path / "sys/class/block" / part
+        link.symlink_to(f"../../devices/mmc/mmcblk1/{part}")
+    assert memory_facts(tmp_path, tmp_path).swap_on_sd_card is is_sd
+
+
+def test_a_running_desktop(tmp_path: Path) -> None:
+    trees.orin_nano_jetpack5(tmp_path)
+    assert memory_facts(tmp_path, tmp_path).desktop == ()
+    trees.write(
+        tmp_path,
+        {
+            "proc/812/comm": "Xorg\n",
+            "proc/812/statm": "9000 3000 1000 1 0 1 0\n",
+            "proc/900/comm": "gnome-shell\n",
+            "proc/900/statm": "9000 500 1000 1 0 1 0\n",
+            "proc/901/comm": "llama-server\n",
+            "proc/901/statm": "9000 5000 1000 1 0 1 0\n",
+        },
+    )
+    facts = memory_facts(tmp_path, tmp_path)
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert (facts.desktop, facts.desktop_bytes) == (("Xorg", "gnome-shell"), 2000 * page)
 
 
 def test_models_on_a_stick(

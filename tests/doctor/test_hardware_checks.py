@@ -127,6 +127,29 @@ def test_nvmap_failures_since_a_release(release: str, warns: bool) -> None:
     assert any("NvMap" in finding.message for finding in found) is warns
 
 
+def test_zram_on_a_jetson() -> None:
+    found = bad(check_jetson(JETSON, MEMORY))
+    assert found.level is Level.HINT
+    assert "zram may compress 2.00 GiB" in found.message
+    assert "nvzramconfig" in (found.fix or "")
+    assert levels(check_jetson(JETSON, msgspec.structs.replace(MEMORY, zram=0))) == [Level.OK]
+
+
+def test_a_desktop_on_a_board() -> None:
+    facts = msgspec.structs.replace(MEMORY, desktop=("Xorg",), desktop_bytes=GIB)
+    found = bad(check_memory(facts, None, board=True))
+    assert found.message == "A desktop runs (Xorg) and holds 1.00 GiB that models could use."
+    assert "multi-user.target" in (found.fix or "")
+    assert set(levels(check_memory(facts, None, board=False))) == {Level.OK}
+
+
+def test_swap_on_an_sd_card() -> None:
+    found = bad(
+        check_memory(msgspec.structs.replace(MEMORY, swap_on_sd_card=True), None, board=True)
+    )
+    assert (found.level, "SD card" in found.message) == (Level.HINT, True)
+
+
 def test_a_computer_is_no_jetson() -> None:
     computer = msgspec.structs.replace(JETSON, device=DeviceRecord(), clocks_pinned=False)
     assert check_jetson(computer) == []

@@ -86,6 +86,7 @@ from cyber_inference_tui.records.bench import (
     BenchStatus,
 )
 from cyber_inference_tui.records.checks import ModelCheck
+from cyber_inference_tui.records.gc import GcOrder, GcPart, GcPlan, GcQuery, GcResult
 from cyber_inference_tui.records.logs import message_of
 from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
 from cyber_inference_tui.records.queries import (
@@ -103,6 +104,7 @@ from cyber_inference_tui.service.checks.checker import Checker
 from cyber_inference_tui.service.configuration import Configuration
 from cyber_inference_tui.service.finished_requests import FinishedRequests
 from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.housekeeping import Housekeeping
 from cyber_inference_tui.service.hub import Hub
 from cyber_inference_tui.service.install import Installation
 from cyber_inference_tui.service.key_file import Keys
@@ -165,6 +167,7 @@ class World:
     hub_cards: dict[str, HubCardRecord] = field(default_factory=dict)
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
     boxes: list[PeerRecord] = field(default_factory=list)
+    gc: GcPlan = field(default_factory=lambda: GcPlan(own=GcPart(), others=GcPart(), free_bytes=0))
     install: InstallRecord = field(default_factory=InstallRecord)
     answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
     thinking: tuple[str, ...] = ()
@@ -205,6 +208,23 @@ def small_world(*ids: str) -> World:
 def make_settings(**changes: Any) -> Settings:
     """Settings that are the same everywhere; bodies may have 1 MiB."""
     return Settings(**{"max_body_size": 1 << 20, **changes})
+
+
+class _Housekeeping(Housekeeping):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def plan(self, query: GcQuery) -> GcPlan:
+        return self._service.read("plan_gc", self._service.world.gc, query)
+
+    async def delete(self, order: GcOrder) -> GcResult:
+        """Delete a part, so that the next plan has only the other one."""
+        world = self._service.world
+        name = "own" if order.token == world.gc.own.token else "others"
+        part = getattr(world.gc, name)
+        self._service.change("gc", order.token)
+        world.gc = msgspec.structs.replace(world.gc, **{name: GcPart()})
+        return GcResult(freed_bytes=part.freed_bytes, deleted=part.items)
 
 
 class _Installation(Installation):
@@ -700,6 +720,7 @@ class FakeService(Service):
         """The events of the audit log."""
         self.audit = _Audit(self)
         self.configuration = _Configuration(self)
+        self.housekeeping = _Housekeeping(self)
         self.installation = _Installation(self)
         self.bench = _Bench(self)
         self.checker = _Checker(self)

@@ -85,6 +85,7 @@ RULES = {
     "/admin/models": Rule.ADMIN,
     "/admin/models/{id}": Rule.ADMIN,
     "/admin/demo": Rule.ADMIN,
+    "/admin/gc": Rule.ADMIN,
     "/admin/hub/search": Rule.ADMIN,
     "/admin/hub/files": Rule.ADMIN,
     "/admin/hub/card": Rule.ADMIN,

@@ -38,6 +38,7 @@ ORIN_NANO = msgspec.structs.replace(
     gpus=(Gpu.JETSON,),
     nvcc=Path("/usr/local/cuda/bin/nvcc"),
     cuda=(12, 6),
+    shared_memory=True,
     tegra="87",
     cores=6,
     memory_total=int(7.4 * GIB),
@@ -59,11 +60,13 @@ def test_a_small_jetson() -> None:
     assert plan.path == "/usr/local/cuda/bin"
 
 
-def test_a_large_jetson_keeps_its_memory_pool() -> None:
+def test_a_gpu_with_shared_memory_has_no_virtual_memory_pool() -> None:
     large = msgspec.structs.replace(ORIN_NANO, memory_total=62 * GIB, memory_available=50 * GIB)
     plan = plan_build(large)
-    assert "-DGGML_CUDA_NO_VMM=ON" not in plan.options
+    assert "-DGGML_CUDA_NO_VMM=ON" in plan.options
     assert plan.jobs == 6
+    card = msgspec.structs.replace(BOX, gpus=(Gpu.NVIDIA,), nvcc=Path("/bin/nvcc"))
+    assert "-DGGML_CUDA_NO_VMM=ON" not in plan_build(card).options
 
 
 @pytest.mark.parametrize(("cuda", "architecture"), [((12, 9), "101"), ((13, 0), "110")])

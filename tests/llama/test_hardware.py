@@ -12,6 +12,7 @@ from cyber_inference_tui.llama.install.hardware import (
     Gpu,
     gpus,
     has_render_device,
+    has_shared_memory,
     has_vulkan_driver,
     tegra_architecture,
     unused_gpus,
@@ -70,6 +71,19 @@ def test_metal_has_an_old_and_a_new_name(device: str) -> None:
 def test_the_architecture_of_a_jetson(tmp_path: Path, tree: str) -> None:
     assert tegra_architecture(tmp_path) is None
     assert tegra_architecture(root_with(tmp_path, {f"{tree}/compatible": ORIN})) == "87"
+
+
+@pytest.mark.parametrize(
+    ("files", "shared"),
+    [
+        ({"proc/device-tree/compatible": ORIN}, True),
+        ({"proc/driver/nvidia/gpus/0009:01:00.0/information": b"Model: \t NVIDIA GB10\n"}, True),
+        ({"proc/driver/nvidia/gpus/0000:01:00.0/information": b"Model: \t NVIDIA L4\n"}, False),
+        ({}, False),
+    ],
+)
+def test_shared_memory(tmp_path: Path, files: dict[str, bytes], shared: bool) -> None:
+    assert has_shared_memory(root_with(tmp_path, files)) is shared
 
 
 def test_vulkan_driver(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ def make_world(
     machine = VirtualMachine(int(total * GB), back_seconds=back_seconds)
     sizes = sizes or {"a": need(9), "b": need(9), "c": need(2)}
     return World(
-        launcher=VirtualLauncher(machine=machine, needs=sizes, **(launcher or {})),
+        launcher=VirtualLauncher(**{"machine": machine, "needs": sizes, **(launcher or {})}),
         model_idle_timeout=0,
         **settings,
     )
@@ -343,6 +344,55 @@ def test_a_model_gets_a_smaller_context_if_the_settings_allow_it(
 
     run(main())
     assert "it is tried with 4096 tokens of context" in caplog.text
+
+
+SEES = msgspec.structs.replace(A, mmproj=Path("mmproj.gguf"))
+
+
+def test_a_projector_stays_in_main_memory_before_a_vision_model_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        sizes = {"a": Need(footprint=Footprint(device=8 * GB), source=NeedSource.FORMULA)}
+        cards = {"machine": VirtualMachine(20 * GB, cards=(8 * GB,))}
+        world = make_world(sizes=sizes, launcher=cards)
+        world.launcher.projectors["a"] = 2 * GB
+        async with world.scheduler:
+            await world.use(SEES)
+            assert world.launcher.kept_back == [True]
+            state = world.scheduler.state("a")
+            assert state is not None
+            assert state.spec.arguments == ("--no-mmproj-offload",)
+            assert state.restart_reason(SEES, state.next_spec) is None
+        cards = {"machine": VirtualMachine(20 * GB, cards=(8 * GB,))}
+        world = make_world(sizes=sizes, launcher=cards)
+        async with world.scheduler as scheduler:
+            with pytest.raises(InsufficientMemoryError):
+                await scheduler.acquire(A)
+
+    run(main())
+    assert "it is tried with its projector in main memory" in caplog.text
+
+
+def test_a_vision_model_that_runs_out_of_shared_memory_is_tried_without_its_projector(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        sizes = {"a": Need(footprint=Footprint(device=2 * GB), source=NeedSource.FORMULA)}
+        world = make_world(sizes=sizes)
+        short = ModelLoadError("NvMap error 12", out_of_memory=True)
+        world.launcher.failures["a"] = [short]
+        async with world.scheduler as scheduler:
+            await world.use(SEES)
+            assert world.launcher.kept_back == [False, True]
+            world.launcher.failures["a"] = [short, short]
+            await scheduler.unload(SEES)
+            with pytest.raises(ModelLoadError, match="NvMap"):
+                await scheduler.acquire(SEES)
+            assert world.launcher.kept_back == [False, True, False, True]
+
+    run(main())
+    assert "tried once more with its projector in main memory" in caplog.text
 
 
 def test_models_are_preloaded_into_free_memory_and_evict_nobody() -> None:

@@ -212,6 +212,10 @@ class VirtualLauncher:
         self.slots: dict[str, int] = {}
         """By model: the slots of its server, if it reports them."""
         self.full_contexts: dict[str, int] = {}
+        self.projectors: dict[str, int] = {}
+        """By model: the bytes of its projector, a part of its need on the GPU."""
+        self.kept_back: list[bool] = []
+        """By launch: whether its projector stays in main memory."""
         self.contexts: list[int | None] = []
         """By launch: the context if it was less than the settings ask for, else ``None``."""
         self.problems: list[str] = []
@@ -241,6 +245,13 @@ class VirtualLauncher:
 
     def _with_context(self, spec: ServerSpec) -> Footprint:
         footprint = self.needs.get(spec.model_id, Need()).footprint
+        if spec.projector_kept_back:
+            projector = self.projectors.get(spec.model_id, 0)
+            footprint = msgspec.structs.replace(
+                footprint,
+                host=footprint.host + projector,
+                device=footprint.device - projector,
+            )
         if not spec.limited or spec.context_size is None:
             return footprint
         share = spec.context_size / self.full_contexts[spec.model_id]
@@ -266,6 +277,7 @@ class VirtualLauncher:
         if model_id in {server.model_id for server in self.alive}:
             self.problems.append(f"{model_id} is loaded twice")
         self.launched.append(model_id)
+        self.kept_back.append(spec.projector_kept_back)
         self.contexts.append(spec.context_size if spec.limited else None)
         self.loading.add(model_id)
         need = await self.need(spec)

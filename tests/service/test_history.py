@@ -625,3 +625,20 @@ async def test_clients_are_found_by_port_program_key_and_address(path: Path) -> 
         since = ClientsQuery(since=NOW + timedelta(seconds=2), limit=5)
         assert [one.requests for one in await history.clients(since)] == [1, 1, 1, 1]
         assert await history.clients(ClientsQuery(limit=1)) == found[:1]
+
+
+async def test_the_last_use_of_a_model_outlives_its_requests(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add(request(0, model="old"))
+        history.add(request(5, model="old"))
+        history.add(request(6, model="old", status=404))
+        history.add(request(7, model="elsewhere", box="jetson"))
+        old = {"old": NOW}
+        assert await history.last_uses() == old, "the later ones lie in the future"
+    later = NOW + timedelta(days=40)
+    async with open_history(path, now=lambda: later) as history:
+        assert await history.requests() == []
+        assert await history.last_uses() == {"old": NOW + timedelta(seconds=5)}
+        history.add(request(model="old", at=later - timedelta(days=1)))
+        history.add(request(model="new", at=later))
+        assert await history.last_uses() == {"old": later - timedelta(days=1), "new": later}

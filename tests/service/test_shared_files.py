@@ -135,12 +135,12 @@ async def test_a_file_that_cannot_be_read_is_not_awaited(
 ) -> None:
     path = box.add("a.gguf", b"content")
 
-    def refuse(self: Path, *args: object, **kwargs: object) -> object:
+    def refuse(path: Path) -> int:
         raise PermissionError(13, "Permission denied")
 
     files = box.files()
     with monkeypatch.context() as unreadable:
-        unreadable.setattr(Path, "open", refuse)
+        unreadable.setattr(module, "_opened", refuse)
         assert await found(files, sha256(b"content"), 7) is None
     assert box.hashed == ["a.gguf"]
     assert await found(files, sha256(b"content"), 7) is None
@@ -164,4 +164,21 @@ async def test_a_damaged_list_only_costs_time(box: Box) -> None:
     (box.folder / "digests.json").write_text("{")
     files = box.files()
     assert await found(files, sha256(b"content"), 7) == path
+    await files.close()
+
+
+async def test_hashing_is_no_use_of_a_model(box: Box) -> None:
+    """Another program's model that nobody reads is a candidate for ``gc``."""
+    path = box.add("a.gguf", b"abc")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    files = box.files()
+    status = path.stat()
+    key = {path: (status.st_size, status.st_mtime_ns)}
+    assert await files.digests(key) == {}
+    await files.settled()
+    assert await files.digests(key) == {path: sha256(b"abc")}
+    assert path.stat().st_atime == 1_000_000_000
+    os.utime(path, (1_000_000_000, 1_000_000_001))
+    status = path.stat()
+    assert await files.digests({path: (status.st_size, status.st_mtime_ns)}) == {}
     await files.close()

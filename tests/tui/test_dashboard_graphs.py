@@ -15,6 +15,7 @@ from cyber_inference_tui.records import (
     LiveRequest,
     LiveRequests,
     RequestPhase,
+    SwapRecord,
     TrendMark,
     TrendPoint,
 )
@@ -141,6 +142,10 @@ def test_swap_has_a_graph_when_it_is_used() -> None:
     sample = jetson_sample()
     used = msgspec.structs.replace(sample.swap, used=GIB)
     sample = msgspec.structs.replace(sample, swap=used, zram=used)
+    assert texts_of(snapshot_of(sample=sample))["Swap, zram"] == ("2.00 GiB", "of 8.00 GiB")
+    assert trend_point(sample).swap_used == 2 * GIB
+    none = SwapRecord(total=0, used=0)
+    sample = msgspec.structs.replace(sample, swap=none, zram=used)
     assert texts_of(snapshot_of(sample=sample))["Swap, zram"] == ("1.00 GiB", "of 4.00 GiB")
 
 

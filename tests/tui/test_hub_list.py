@@ -278,6 +278,7 @@ async def test_marked_models_of_several_repositories_are_downloaded_together() -
         await until(pilot, lambda: "QUANT" in screen_text(app))
         await pilot.press("j", "space")
         await until(pilot, lambda: "3 marked  10.0 GiB  ✖ the disk lacks" in screen_text(app))
+        assert "R makes room" in screen_text(app)
         await pilot.press("space")
         await until(pilot, lambda: "2 marked" in screen_text(app))
         await pilot.press("d")

@@ -14,14 +14,16 @@ import psutil
 
 from cyber_inference_tui.errors import InstallError
 from cyber_inference_tui.kernel import on_macos
-from cyber_inference_tui.llama.install.hardware import Gpu, gpus, tegra_architecture
+from cyber_inference_tui.llama.install.hardware import (
+    Gpu,
+    gpus,
+    has_shared_memory,
+    tegra_architecture,
+)
 from cyber_inference_tui.llama.install.tools import run_tool
 
 _MEMORY_PER_JOB = 2 << 30
 """Bytes that one compiler may use, CUDA's above all."""
-
-_SMALL_BOARD = 9 << 30
-"""Below this size a Jetson has 8 GB, where CUDA's virtual memory pool fails."""
 
 _CMAKE = (3, 18)
 """The oldest version for llama.cpp's CUDA part and its scripts; JetPack 5 has an older one."""
@@ -79,6 +81,8 @@ class BuildFacts(msgspec.Struct, frozen=True, kw_only=True):
     """CUDA's compiler."""
     cuda: tuple[int, int] | None = None
     """Its version."""
+    shared_memory: bool = False
+    """The NVIDIA GPU has no memory of its own."""
     tegra: str | None = None
     """A Jetson's CUDA architecture, from its device tree."""
     cmake: tuple[int, int] | None = None
@@ -134,7 +138,8 @@ def plan_build(facts: BuildFacts) -> BuildPlan:
         architecture = _architecture(facts)
         if architecture is not None:
             options.append(f"-DCMAKE_CUDA_ARCHITECTURES={architecture}")
-        if Gpu.JETSON in facts.gpus and facts.memory_total < _SMALL_BOARD:
+        if facts.shared_memory:
+            # CUDA's virtual memory pool fails there, on boards with 8 GB above all.
             options.append("-DGGML_CUDA_NO_VMM=ON")
     elif nvidia:
         package = "nvidia-jetpack" if Gpu.JETSON in facts.gpus else "nvidia-cuda-toolkit"
@@ -179,6 +184,7 @@ def gather_build_facts(root: Path, environ: Mapping[str, str]) -> BuildFacts:
         gpus=found,
         nvcc=nvcc,
         cuda=_version([str(nvcc), "--version"], r"release (\d+)\.(\d+)", environ) if nvcc else None,
+        shared_memory=has_shared_memory(root),
         tegra=tegra_architecture(root) if Gpu.JETSON in found else None,
         cmake=_version(["cmake", "--version"], r"cmake version (\d+)\.(\d+)", environ),
         missing=missing_tools(root, environ),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cyber_inference_tui.kernel import on_apple_silicon
 
 _READ_LIMIT = 65536
+_GB10 = re.compile(rb"^Model:\s*.*\bGB10\b", re.MULTILINE)
 _VENDORS = frozenset({b"0x1002", b"0x8086", b"0x10de"})
 """PCI vendors: AMD, Intel, NVIDIA."""
 
@@ -50,6 +51,15 @@ def gpus(root: Path) -> tuple[Gpu, ...]:
     if root == Path("/") and on_apple_silicon():
         found.append(Gpu.APPLE)
     return tuple(found)
+
+
+def has_shared_memory(root: Path) -> bool:
+    """Return whether an NVIDIA GPU shares the machine's memory: a Jetson's, or that of a GB10.
+
+    The driver names the model of each GPU in ``/proc/driver/nvidia/gpus/*/information``.
+    """
+    names = (root / "proc/driver/nvidia/gpus").glob("*/information")
+    return Gpu.JETSON in gpus(root) or any(_GB10.search(_read(name)) for name in names)
 
 
 def has_vulkan_driver(root: Path) -> bool:

@@ -16,7 +16,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.tui.pages.dashboard.timeline import Reading
-from cyber_inference_tui.tui.snapshot import Snapshot, hottest, total_power
+from cyber_inference_tui.tui.snapshot import Snapshot, all_swap, hottest, total_power
 from cyber_inference_tui.units import counted, number_text, seconds_text, size_text
 
 _GPUS = 4
@@ -299,7 +299,8 @@ def _temperature(
 
 def _swap(sample: ResourceSample, points: Sequence[TrendPoint]) -> list[Measure]:
     """Return the swap, if any is or was in use."""
-    used, total = sample.swap.used, sample.swap.total
+    swap = all_swap(sample)
+    used, total = swap.used, swap.total
     if not total or not (used or any(point.swap_used for point in points)):
         return []
     title = "Swap" if sample.zram is None else "Swap, zram"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.widgets import Static
 
 from cyber_inference_tui.errors import CyberError
-from cyber_inference_tui.records import HubFilesRecord, endpoints, queries
+from cyber_inference_tui.records import DownloadStatus, HubFilesRecord, endpoints, queries
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.question import Answer
 from cyber_inference_tui.tui.pages.hub.finding import Finding
@@ -20,6 +20,8 @@ from cyber_inference_tui.units import counted, size_text
 
 Wanted = tuple[str, HubFilesRecord]
 """A repository, and a model of it."""
+_MARGIN = 256 << 20
+"""Bytes that a download leaves free."""
 
 
 class Downloading(Finding):
@@ -46,6 +48,17 @@ class Downloading(Finding):
                 free -= bytes_to_come(snapshot.downloads)
             sizes = [one.size_bytes for _, one in self._marked.values()]
             update_static(line, marked_content(sizes, free, self.cyber.options.charset))
+
+    def wished_room(self) -> int | None:
+        """Return the bytes that the downloads need, and the marked models or the selected one."""
+        downloads = self.cyber.snapshot.downloads
+        failed = (one for one in downloads if one.status is DownloadStatus.FAILED)
+        needed = bytes_to_come(downloads) + sum(
+            max(0, (one.bytes_total or 0) - one.bytes_done) for one in failed
+        )
+        wanted = list(self._marked.values()) or ([self._target] if self._target else [])
+        needed += sum(one.size_bytes or 0 for _, one in wanted if one.local_id is None)
+        return needed + _MARGIN if needed else None
 
     def _marks_of_selection(self) -> list[tuple[str, str]]:
         """Return the marks of the selected model, or in the list of all in the repository."""

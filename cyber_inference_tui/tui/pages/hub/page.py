@@ -38,6 +38,7 @@ from cyber_inference_tui.tui.pages.hub.table import (
     file_rows,
     result_rows,
 )
+from cyber_inference_tui.tui.pages.models.model_actions import room_binding
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
@@ -103,6 +104,7 @@ class HubPage(Downloading):
         Binding("escape", "back", "Back", id="hub.back", tooltip="one level up"),
         Binding("s", "sort", "Sort", id="hub.sort", tooltip="by downloads, likes, trend or age"),
         Binding("r", "retry", "Retry", id="hub.retry", tooltip="repeat the failed search"),
+        room_binding("hub"),
         Binding(
             "right_square_bracket",
             "pane(1)",

@@ -118,6 +118,7 @@ def marked_content(sizes: Sequence[int | None], free: int | None, charset: Chars
     elif free is not None:
         sign = fit_cell(Fit.NEVER, charset).text[:1]
         parts.append((f"  {sign} the disk lacks {size_text(size - free)}", "$text-error"))
+        parts += [("  R", "bold $accent"), (" makes room", "$text-muted")]
     return Content.assemble(*parts)
 
 

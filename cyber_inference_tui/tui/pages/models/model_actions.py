@@ -62,6 +62,18 @@ def model_bindings(page: str) -> list[BindingType]:
     ]
 
 
+def room_binding(page: str) -> Binding:
+    """Return the key that makes room on the disk."""
+    return Binding(
+        "R",
+        "make_room",
+        "Make room",
+        show=False,
+        id=f"{page}.make-room",
+        tooltip="delete what nobody needs, then the models unused for the longest time",
+    )
+
+
 def box_binding(page: str) -> Binding:
     """Return the key that chooses the boxes whose rows are shown."""
     return Binding(
@@ -73,7 +85,17 @@ class ModelActions(Page):
     """A page with a selected model. A page binds keys to the actions that it offers."""
 
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"load", "unload", "pin", "check", "delete", "edit", "chat", "presets"}
+        {
+            "load",
+            "unload",
+            "pin",
+            "check",
+            "delete",
+            "edit",
+            "chat",
+            "presets",
+            "make_room",
+        }
     )
 
     def chosen_details(self) -> ModelDetails | None:
@@ -232,6 +254,16 @@ class ModelActions(Page):
             ),
             answered,
         )
+
+    def wished_room(self) -> int | None:
+        """Return the bytes that should be free, if the page knows."""
+        return None
+
+    def action_make_room(self) -> None:
+        """Make room on the disk."""
+        from cyber_inference_tui.tui.dialogs.make_room import make_room  # noqa: PLC0415 - seldom
+
+        make_room(self.cyber, self.wished_room())
 
     def action_edit(self) -> None:
         """Edit the model's own settings."""

@@ -23,7 +23,7 @@ from cyber_inference_tui.tui.pages.models.details import details_content
 from cyber_inference_tui.tui.pages.models.details_pane import DetailsPane, DetailsReader
 from cyber_inference_tui.tui.pages.models.favourites import favourites, toggle_favourite
 from cyber_inference_tui.tui.pages.models.marked_models import MarkedModels
-from cyber_inference_tui.tui.pages.models.model_actions import model_bindings
+from cyber_inference_tui.tui.pages.models.model_actions import model_bindings, room_binding
 from cyber_inference_tui.tui.pages.models.presets import (
     ask_preset,
     with_presets,
@@ -110,6 +110,7 @@ class ModelsPage(MarkedModels):
             tooltip="load the model with another set of settings",
         ),
         Binding("S", "reverse", "Reverse order", show=False, id="models.turn"),
+        room_binding("models"),
         Binding(
             "escape",
             "back",
