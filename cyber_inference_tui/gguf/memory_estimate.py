@@ -64,11 +64,16 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """A short phrase on why it is an upper bound."""
     repacked: int = 0
     """The bytes of repacked weights: allocated, not mapped from the file."""
+    draft: int = 0
+    """What drafts the answers: its weights, cache and buffers."""
+    adapters: int = 0
+    """The weights of LoRA adapters."""
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
-        return self.weights + self.kv_cache + self.projector + self.compute
+        own = self.weights + self.kv_cache + self.projector + self.compute
+        return own + self.draft + self.adapters
 
 
 class _Batch(NamedTuple):

@@ -93,16 +93,15 @@ class NeedEstimator:
         if fitted is None:
             return formula
         # llama-fit-params leaves out projectors and repacked weights: common_fit_print adds up the
-        # buffers of GPUs and the plain buffer of the CPU.
+        # buffers of GPUs and the plain buffer of the CPU. It is not asked for companions.
         where = placement(spec, devices)
         found = _estimate(spec, where, self._processor)
+        host, device = _beside(found, where)
         return Need(
             footprint=Footprint(
                 mapped=fitted.mapped,
-                host=fitted.host
-                + found.repacked
-                + (0 if where.projector_on_device else found.projector),
-                device=fitted.device + (found.projector if where.projector_on_device else 0),
+                host=fitted.host + found.repacked + host,
+                device=fitted.device + device,
             ),
             source=NeedSource.ENGINE,
             spills=formula.spills,
@@ -110,6 +109,7 @@ class NeedEstimator:
 
     async def _ask_engine(self, spec: ServerSpec, binary: LlamaBinary) -> Footprint | None:
         options = spec.options
+        spec = msgspec.structs.replace(spec, draft=None, adapters=())
         try:
             ruleset = await self._ruleset(spec, binary) if self._ruleset is not None else None
         except StorageError:
@@ -168,20 +168,29 @@ def formula_need(
         device += found.compute
     else:
         host += found.compute
-    if where.projector_on_device:
-        device += found.projector
-    else:
-        host += found.projector
+    more_host, more_device = _beside(found, where)
     return Need(
         footprint=Footprint(
             mapped=mapped,
-            host=host,
-            device=device,
+            host=host + more_host,
+            device=device + more_device,
         ),
         source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
         spills=where.spills,
         visible=spec.visible_gpus,
     )
+
+
+def _beside(found: MemoryEstimate, where: Placement) -> tuple[int, int]:
+    """Divide the memory of the projector, the draft and the adapters between host and device.
+
+    llama-server puts as many layers of a draft on GPUs as it can, and an adapter beside the layers
+    that it changes.
+    """
+    companions = found.draft + found.adapters
+    on_device = companions if where.share > 0 else 0
+    on_device += found.projector if where.projector_on_device else 0
+    return found.projector + companions - on_device, on_device
 
 
 def memory_parts(
@@ -205,7 +214,8 @@ def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> Memor
             upper_bound=True,
             note="its header is not known",
         )
-    return estimate(
+    processor = processor if where.repacked and options.repack else Processor.PLAIN
+    own = estimate(
         facts,
         weights_bytes=facts.tensor_bytes or files,
         projector_bytes=spec.projector_bytes,
@@ -221,5 +231,44 @@ def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> Memor
         flash_attention=options.flash_attention,
         embedding=options.embedding,
         pooling=options.pooling,
-        processor=processor if where.repacked and options.repack else Processor.PLAIN,
+        processor=processor,
     )
+    return msgspec.structs.replace(
+        own,
+        draft=_draft_bytes(spec, processor),
+        adapters=sum(adapter.size_bytes for adapter in spec.adapters),
+    )
+
+
+def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
+    """Return the memory of the draft: a context of its own, as large as the model's.
+
+    Source: the log of build 11669, and ``common_speculative_init_result`` in llama.cpp's
+    common/speculative.cpp. Its cache has 16 bits, whatever the model's has.
+    """
+    if spec.draft is None:
+        return 0
+    facts, options = spec.draft.metadata, spec.options
+    if not spec.draft.files and facts.predict_layers:
+        # The last layers of the model's file. They attend to all tokens.
+        last = facts.predict_layers
+        facts = msgspec.structs.replace(
+            facts,
+            layers=last,
+            predict_layers=None,
+            kv_heads=facts.kv_heads[-last:] if facts.kv_heads else None,
+            recurrent=None,
+            recurrent_layers=None,
+            matrices=(),
+        )
+    return estimate(
+        facts,
+        weights_bytes=spec.draft.size_bytes,
+        context_size=spec.context_size or 0,
+        slots=options.slots,
+        unified=options.unified,
+        batch_size=options.batch_size,
+        ubatch_size=options.ubatch_size,
+        flash_attention=options.flash_attention,
+        processor=processor,
+    ).total
