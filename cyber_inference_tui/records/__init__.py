@@ -53,6 +53,9 @@ from cyber_inference_tui.records.machine import (
     ThrottleReason,
 )
 from cyber_inference_tui.records.models import (
+    AdapterRecord,
+    DraftRecord,
+    DraftTotals,
     FileRecord,
     Fit,
     MemoryAtContext,
@@ -104,6 +107,7 @@ __all__ = [
     "EVENTS_KEPT",
     "OFFERED_PORTS",
     "ActiveRequestRecord",
+    "AdapterRecord",
     "ClientRecord",
     "ConfigCheckRecord",
     "ConfigValueRecord",
@@ -114,6 +118,8 @@ __all__ = [
     "DiskRecord",
     "DownloadRecord",
     "DownloadStatus",
+    "DraftRecord",
+    "DraftTotals",
     "FanRecord",
     "FileRecord",
     "Fit",

@@ -23,6 +23,7 @@ from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, N
 from cyber_inference_tui.records.logs import LogMatches, LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
+    AdapterRecord,
     ModelDetails,
     ModelRecord,
     ProblemRecord,
@@ -54,6 +55,7 @@ from cyber_inference_tui.records.queries import (
     LoadQuery,
     LogEventsQuery,
     ModelName,
+    NewScale,
     NewValue,
     Nothing,
     OllamaCopy,
@@ -300,6 +302,13 @@ PIN = _plain(
     "keeps a model from being evicted or unloaded when idle, until the service ends",
 )
 UNPIN = _plain("POST /admin/models/{id}/unpin", ModelRecord, "undoes `pin`")
+SCALE_ADAPTER = Endpoint(
+    "POST /admin/models/{id}/lora",
+    Nothing,
+    NewScale,
+    list[AdapterRecord],
+    "sets the strength of a loaded model's LoRA adapter until its server ends, without a reload",
+)
 SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
 HUB_FILES = _asking(
     "GET /admin/hub/files",

@@ -230,6 +230,13 @@ class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Any
 
 
+class NewScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The new strength of a LoRA adapter of a loaded model, by its number."""
+
+    id: Annotated[int, Meta(ge=0, le=1000)]
+    scale: Annotated[float, Meta(ge=-1000.0, le=1000.0)]
+
+
 class DownloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A model to download."""
 

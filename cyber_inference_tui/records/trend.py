@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from cyber_inference_tui.records.models import DraftTotals
+
 MarkKind = Literal["loaded", "unloaded", "failed", "throttled"]
 
 
@@ -80,5 +82,7 @@ class SpeedTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The speed that 95 of 100 answers reach: the slow end."""
     first_token_seconds_p50: float | None = None
     first_token_seconds_p95: float | None = None
+    drafted: DraftTotals | None = None
+    """Of a model; ``None`` = none of its requests had a draft."""
     last_used_at: datetime
     """The arrival of the latest request."""

@@ -5,11 +5,19 @@ An action imports what it needs when it is used, because the first frame shows t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
-from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
+from cyber_inference_tui.records import (
+    AdapterRecord,
+    ModelDetails,
+    ModelRecord,
+    ModelStatus,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
 from cyber_inference_tui.tui.pages.page import Page
@@ -20,6 +28,7 @@ INACTIVE = frozenset({ModelStatus.UNLOADED, ModelStatus.FAILED})
 """States of a model without a server that is neither loading nor queued."""
 MODEL_ACTIONS = frozenset(
     {"load", "unload", "pin", "details", "edit", "log", "chat", "copy_command", "copy_id", "delete"}
+    | {"adapters"}
 )
 
 
@@ -58,7 +67,7 @@ class ModelActions(Page):
     """A page with a selected model. A page binds keys to the actions that it offers."""
 
     STEERING: ClassVar[frozenset[str]] = frozenset(
-        {"load", "unload", "pin", "delete", "edit", "chat"}
+        {"load", "unload", "pin", "delete", "edit", "chat", "adapters"}
     )
 
     def chosen_details(self) -> ModelDetails | None:
@@ -88,6 +97,9 @@ class ModelActions(Page):
         if action == "copy_command":
             details = self.chosen_details()
             return details is not None and bool(details.command)
+        if action == "adapters":
+            details = self.chosen_details()
+            return details is not None and bool(details.adapters)
         return True
 
     def _usable(self) -> ModelRecord | None:
@@ -218,6 +230,32 @@ class ModelActions(Page):
 
         path = status.config_path if status is not None else None
         self.app.push_screen(ModelForm(details, config_path=path or ""), left)
+
+    def action_adapters(self) -> None:
+        """Change the strengths of the model's LoRA adapters."""
+        from cyber_inference_tui.tui.dialogs.adapters import AdaptersDialog  # noqa: PLC0415 - seldom
+
+        model, details = self.chosen(), self.chosen_details()
+        if model is None or details is None:
+            return
+        if model.status is not ModelStatus.LOADED:
+            name = clean_line(model.id, limit=200)
+            self.cyber.show_message(
+                f"{name} is not loaded. Load it first (l); lora in its settings (e) sets the"
+                " strengths of every start.",
+                "warning",
+            )
+            return
+        client, there = self.cyber.at(model.id)
+
+        def change(number: int, scale: float) -> Awaitable[list[AdapterRecord]]:
+            new = queries.NewScale(id=number, scale=scale)
+            return client.call(endpoints.SCALE_ADAPTER, there, body=new)
+
+        charset = self.cyber.options.charset
+        self.app.push_screen(
+            AdaptersDialog(details.adapters, change, charset=charset), lambda _: self.edited()
+        )
 
     def action_copy_id(self) -> None:
         """Copy the model's id."""

@@ -17,6 +17,7 @@ from cyber_inference_tui.records import RequestRecord, SpeedTotals, endpoints
 from cyber_inference_tui.records.queries import SpeedQuery
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
+from cyber_inference_tui.terminal.drafts import accepted_text, gain, gain_text
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
@@ -50,6 +51,15 @@ def _used_cell(totals: SpeedTotals, context: RenderContext) -> str:
 
 def _failures_cell(totals: SpeedTotals, context: RenderContext) -> Cell:
     return Cell(number_text(totals.failures), "bad" if totals.failures else "dim")
+
+
+def _accepted_cell(totals: SpeedTotals, context: RenderContext) -> str:
+    drafted = totals.drafted
+    return accepted_text(drafted.tokens_drafted, drafted.tokens_accepted) if drafted else ""
+
+
+def _gain_cell(totals: SpeedTotals, context: RenderContext) -> str:
+    return gain_text(totals.drafted) if totals.drafted else ""
 
 
 COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
@@ -103,6 +113,24 @@ COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
         right=True,
         priority=4,
         text=seconds_text,
+    ),
+    Column(
+        "accepted",
+        "ACCEPTED",
+        8,
+        lambda t: t.drafted and t.drafted.tokens_accepted / t.drafted.tokens_drafted,
+        right=True,
+        priority=9,
+        cell=_accepted_cell,
+    ),
+    Column(
+        "gain",
+        "GAIN",
+        7,
+        lambda t: t.drafted and gain(t.drafted),
+        right=True,
+        priority=10,
+        cell=_gain_cell,
     ),
     Column(
         "used",

@@ -1,0 +1,102 @@
+"""The draft and the LoRA adapters of a model: their records, and the strength of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyber_inference_tui.errors import ConflictError, CyberError, NotFoundError
+from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.companions import Draft
+from cyber_inference_tui.library.drafts import OFF
+from cyber_inference_tui.library.scan import path_text
+from cyber_inference_tui.llama.companion_options import can_adapt, can_draft
+from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.lora import LoadedAdapter, ask_adapters, set_scales
+from cyber_inference_tui.llama.spec import ServerSpec
+from cyber_inference_tui.records import AdapterRecord, DraftRecord, FileRecord
+
+_TIMEOUT = 5.0
+"""Seconds for one question to a model's server."""
+
+
+def draft_record(model: LocalModel, spec: ServerSpec, flags: frozenset[str]) -> DraftRecord | None:
+    """Return what drafts a model's answers, or could; ``flags`` are those of the build in use."""
+    draft = model.draft
+    if draft is None:
+        return None
+    return DraftRecord(
+        kind=draft.kind.value,
+        name=draft.name,
+        files=tuple(FileRecord(path=path_text(path)) for path in draft.files),
+        unused_because=_unused(model, draft, spec, flags),
+    )
+
+
+def _unused(model: LocalModel, draft: Draft, spec: ServerSpec, flags: frozenset[str]) -> str | None:
+    if model.settings.draft == OFF:
+        return 'found, and off: draft = "auto" in its table uses it'
+    if spec.draft is None:
+        return "its arguments choose another draft"
+    if not can_draft(draft, flags):
+        return f"this build of llama-server has no {draft.kind.value}"
+    return None
+
+
+async def adapter_records(
+    model: LocalModel, server: ServerAddress | None, flags: frozenset[str]
+) -> tuple[AdapterRecord, ...]:
+    """Return the adapters that the model's ``server`` has, else those of its next start."""
+    loaded = await ask_adapters(server, _TIMEOUT) if server is not None else None
+    if loaded is None:
+        expected = model.adapters if can_adapt(flags) else ()
+        loaded = tuple(
+            LoadedAdapter(number, str(one.path), one.scale) for number, one in enumerate(expected)
+        )
+    return _records(model, loaded)
+
+
+def _records(model: LocalModel, loaded: Sequence[LoadedAdapter]) -> tuple[AdapterRecord, ...]:
+    known = {str(one.path): one for one in model.adapters}
+    records = []
+    for one in loaded:
+        own = known.get(one.path)
+        path = path_text(one.path)
+        records.append(
+            AdapterRecord(
+                id=one.id,
+                name=path_text(own.name) if own else path.rpartition("/")[2].removesuffix(".gguf"),
+                path=path,
+                size_bytes=own.size_bytes if own else None,
+                scale=one.scale,
+                initial_scale=own.scale if own else None,
+            )
+        )
+    return tuple(records)
+
+
+async def scaled_adapters(
+    model: LocalModel, server: ServerAddress | None, number: int, scale: float
+) -> list[AdapterRecord]:
+    """Set the strength of one adapter of a loaded model, and return all of them.
+
+    Raises ``ConflictError`` if the model has no server now, ``NotFoundError`` if that has no such
+    adapter, ``CyberError`` if it does not answer.
+    """
+    if server is None:
+        raise ConflictError(
+            f"{model.id} is not loaded.",
+            hint="Load it first; lora in its table sets the strength for every start.",
+        )
+    loaded = await ask_adapters(server, _TIMEOUT)
+    if loaded is not None and number not in {one.id for one in loaded}:
+        raise NotFoundError(
+            f"{model.id} has no adapter {number}.",
+            hint="Its details list the adapters with their numbers.",
+        )
+    scales = {one.id: scale if one.id == number else one.scale for one in loaded or ()}
+    if loaded is None or not await set_scales(server, scales, _TIMEOUT):
+        raise CyberError(
+            f"The server of {model.id} did not change its adapters.", hint="Its log may say why."
+        )
+    now = [LoadedAdapter(one.id, one.path, scales[one.id]) for one in loaded]
+    return list(_records(model, now))
