@@ -143,7 +143,7 @@ def estimate(
         cache_type_v=cache_type_v,
         flash_attention=flash_attention,
     )
-    state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
+    state = state_bytes(metadata, batch.slots)
     note = _note(metadata, kept, batch.cells)
     found = repacked(metadata.matrices, processor, has_output=metadata.architecture not in ENCODERS)
     copies = _bounded(found.copies)
@@ -156,6 +156,12 @@ def estimate(
         note=note,
         repacked=copies,
     )
+
+
+def state_bytes(metadata: ModelMetadata, slots: int) -> int:
+    """Return the size of the states of all recurrent layers; ``slots`` 0 is the default number."""
+    recurrent = sum(layer.recurrent for layer in layers(metadata))
+    return _bounded((slots or DEFAULT_SLOTS) * _F32 * state_numbers(metadata) * recurrent)
 
 
 def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | None:

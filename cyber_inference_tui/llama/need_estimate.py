@@ -11,9 +11,15 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import StorageError
-from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import (
+    DEFAULT_SLOTS,
+    MemoryEstimate,
+    estimate,
+    state_bytes,
+)
 from cyber_inference_tui.gguf.repacking import Processor
 from cyber_inference_tui.kernel import Ruleset
+from cyber_inference_tui.library.companions import DraftKind
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
@@ -22,6 +28,9 @@ from cyber_inference_tui.llama.placement import Placement, placement
 from cyber_inference_tui.llama.spec import ServerSpec
 
 _MOST_KEPT = 512
+_F32 = 4
+_DRAFTED = 3
+"""Tokens of a draft: llama-server's default of ``--spec-draft-n-max``."""
 
 
 class NeedEstimator:
@@ -243,15 +252,20 @@ def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> Memor
 def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
     """Return the memory of the draft: a context of its own, as large as the model's.
 
-    Source: the log of build 11669, and ``common_speculative_init_result`` in llama.cpp's
-    common/speculative.cpp. Its cache has 16 bits, whatever the model's has.
+    Its cache has 16 bits, whatever the model's has. A head reads the model's hidden states beside
+    the embeddings, and llama-server keeps the states of a model with a head as they were before
+    each drafted token, to return to them (``n_rs_seq`` in the log of build 11669).
     """
-    if spec.draft is None:
+    draft, options = spec.draft, spec.options
+    if draft is None:
         return 0
-    facts, options = spec.draft.metadata, spec.options
-    if not spec.draft.files and facts.predict_layers:
-        # The last layers of the model's file. They attend to all tokens.
-        last = facts.predict_layers
+    facts, beside = draft.metadata, 0
+    if draft.kind is not DraftKind.MODEL:
+        states = state_bytes(spec.metadata, options.slots) if spec.metadata else 0
+        inputs = 3 * (facts.embedding_length or 0) * options.ubatch_size * _F32
+        beside = _DRAFTED * states + inputs
+    if draft.kind is DraftKind.MTP and (last := facts.predict_layers):
+        # The last layers of the model, which attend to all tokens.
         facts = msgspec.structs.replace(
             facts,
             layers=last,
@@ -261,9 +275,9 @@ def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
             recurrent_layers=None,
             matrices=(),
         )
-    return estimate(
+    own = estimate(
         facts,
-        weights_bytes=spec.draft.size_bytes,
+        weights_bytes=draft.size_bytes,
         context_size=spec.context_size or 0,
         slots=options.slots,
         unified=options.unified,
@@ -271,4 +285,5 @@ def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
         ubatch_size=options.ubatch_size,
         flash_attention=options.flash_attention,
         processor=processor,
-    ).total
+    )
+    return own.total + beside

@@ -1,4 +1,4 @@
-"""Files that go with the demo model: a LoRA adapter, and a larger model that it drafts for."""
+"""Files that go together: the demo with a LoRA adapter and a larger model, a model with a head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from collections.abc import Sequence
 
 from cyber_inference_tui.gguf.demo import _Demo
 from cyber_inference_tui.gguf.file_writer import Row, Tensor, gguf_bytes, q8_0_matrix
+from tests.gguf.synthetic import (
+    FEED_FORWARD,
+    WIDTH,
+    Synthetic,
+    attention,
+    ends,
+    feed_forward_part,
+    zeros,
+)
+from tests.gguf.synthetic_recurrent import qwen35
 
 WORD = " and"
 """With the adapter at full strength, the demo model writes only this."""
@@ -55,6 +65,33 @@ def demo_lora() -> bytes:
 def large_demo() -> bytes:
     """Return a model with nine times the demo's parameters that writes the same: most are zero."""
     return _LargeDemo().file()
+
+
+def hybrid_with_head() -> tuple[Synthetic, Synthetic]:
+    """Return a qwen35 of zeros, and the head of its prediction layer as a file of its own."""
+    layer, width, length, vocabulary = 8, WIDTH, 64, 1024
+    trunk = qwen35(layers=layer, vocabulary=vocabulary)
+    head = ends(width, vocabulary)
+    head += [
+        zeros(tensor.name, width, 2 * 8 * length) if "attn_q.weight" in tensor.name else tensor
+        for tensor in (
+            *attention(layer, width, heads=8, kv_heads=2, key=length, value=length),
+            *feed_forward_part(layer, width, FEED_FORWARD),
+        )
+        if not tensor.name.endswith("ffn_norm.weight")
+    ]
+    for name, *shape in (
+        ("post_attention_norm", width),
+        ("attn_q_norm", length),
+        ("attn_k_norm", length),
+        ("nextn.eh_proj", 2 * width, width),
+        ("nextn.enorm", width),
+        ("nextn.hnorm", width),
+        ("nextn.shared_head_norm", width),
+    ):
+        head.append(zeros(f"blk.{layer}.{name}.weight", *shape))
+    header = {"qwen35.block_count": layer + 1, "qwen35.nextn_predict_layers": 1}
+    return trunk, Synthetic({**trunk.metadata, **header}, head)
 
 
 class _LargeDemo(_Demo):

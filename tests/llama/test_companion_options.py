@@ -171,9 +171,13 @@ def test_the_memory_of_both_is_counted() -> None:
     # A context of its own, as large as the model's.
     assert full.draft == SMALL.size_bytes + plain.kv_cache + plain.compute
     assert full.total == plain.total + full.draft + full.adapters
-    inside = memory_parts(spec(INSIDE))
-    # The cache of one layer of four.
-    assert plain.kv_cache // 4 < inside.draft <= plain.kv_cache // 4 + plain.compute
+
+
+def test_the_memory_of_prediction_layers_is_that_of_one_layer_and_its_inputs() -> None:
+    plain, inside = memory_parts(spec(None)), memory_parts(spec(INSIDE))
+    inputs = 3 * 256 * 512 * 4
+    cache = plain.kv_cache // 4
+    assert cache + inputs < inside.draft <= cache + inputs + plain.compute
 
 
 @pytest.mark.parametrize(

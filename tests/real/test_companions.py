@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.gguf.companions import WORD, demo_lora, large_demo
+from tests.gguf.companions import WORD, demo_lora, hybrid_with_head, large_demo
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess, chat_body
 
@@ -20,16 +20,21 @@ ONLY_WORD = WORD * 4
 def service(
     llama_server: Path, demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
-    """A service with the models ``large``, which ``small`` drafts for, and ``styled``."""
+    """A service with ``large``, which ``small`` drafts for, ``Hybrid-F16`` and ``styled``."""
     starter = Starter(tmp_path_factory.mktemp("companions"), demo_gguf)
     folder = tmp_path_factory.mktemp("files")
     (folder / "large.gguf").write_bytes(large_demo())
     (folder / "named.gguf").write_bytes(demo_lora())
+    (folder / "heads").mkdir()
+    trunk, head = hybrid_with_head()
+    trunk.write(folder / "heads" / "Hybrid-F16.gguf")
+    head.write(folder / "heads" / "mtp-Hybrid-F16.gguf")
     (folder / "beside").mkdir()
     (folder / "beside" / "styled.gguf").write_bytes(demo_gguf.read_bytes())
     (folder / "beside" / "and.gguf").write_bytes(demo_lora())
     tables = {
         "large": {"draft": "auto", "context_size": 2048},
+        "Hybrid-F16": {"draft": "auto"},
         "small": {"lora": [f"{folder / 'named.gguf'}:0.9"], "context_size": 2048},
     }
     config: dict[str, Any] = {
@@ -105,6 +110,19 @@ def test_a_small_model_drafts_the_answers_of_a_large_one(service: ServiceProcess
     totals = rows["large"]
     assert totals["drafted"]["tokens_per_second_p50"] == drafted["tokens_per_second_p50"]
     assert totals["drafted"]["undrafted_tokens_per_second_p50"] > 0
+
+
+@pytest.mark.real
+def test_a_head_drafts_the_answers_of_the_model_beside_it(service: ServiceProcess) -> None:
+    before = details(service, "Hybrid-F16")
+    assert before["draft"]["kind"] == "draft-mtp"
+    assert before["draft"]["files"][0]["path"].endswith("/heads/mtp-Hybrid-F16.gguf")
+    asked = {"model": "Hybrid-F16", "prompt": [5, 6, 7], "n_predict": 12}
+    got = service.post("/completion", json=asked)
+    assert got.json()["timings"]["draft_n"] > 0, got.text
+    expected = next(one for one in before["memory"] if one["current"])["total_bytes"]
+    measured = details(service, "Hybrid-F16")["model"]["memory_bytes"]
+    assert measured == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.real
