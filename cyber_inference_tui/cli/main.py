@@ -61,6 +61,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
             "model_commands", "load", "Load a model and wait until it is ready.", True
         ),
         "unload": CommandEntry("model_commands", "unload", "Unload a model.", True),
+        "lora": CommandEntry("lora_command", "lora", "List and scale LoRA adapters.", True),
         "search-models": CommandEntry(
             "hub_commands", "search_models", "Search the hub for models.", True
         ),

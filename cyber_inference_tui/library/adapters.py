@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.scan import ModelFile
+from cyber_inference_tui.records.queries import MOST_SCALE
 
 MOST_BESIDE: Final = 8
 """Adapters beside a model that are loaded with it; more have to be named in its table."""
-_MOST_SCALE: Final = 1000.0
 
 
 class AdapterFile(NamedTuple):
@@ -42,7 +42,7 @@ def path_and_scale(entry: Path) -> tuple[Path, float]:
         scale = float(number) if name else math.nan
     except ValueError:
         scale = math.nan
-    return (entry.with_name(name), scale) if abs(scale) <= _MOST_SCALE else (entry, 1.0)
+    return (entry.with_name(name), scale) if abs(scale) <= MOST_SCALE else (entry, 1.0)
 
 
 def path_problem(path: Path) -> str | None:
