@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -201,10 +202,12 @@ def test_a_draft_model_stays_when_its_large_model_is_deleted(home: Home) -> None
 def test_a_changed_draft_counts_as_a_change_only_in_use(home: Home) -> None:
     large(home, "Big.gguf")
     small = home.model("Small.gguf", TOKENS)
+    later = small.stat().st_mtime + 60
+    os.utime(small, (later, later))
     off, auto = (model(home, "Big", draft=draft).modified for draft in ("off", "auto"))
-    assert off is not None
     assert auto == small.stat().st_mtime_ns
-    assert off <= auto
+    assert off is not None
+    assert off < auto
 
 
 # Adapters
