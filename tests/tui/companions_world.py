@@ -9,6 +9,7 @@ from cyber_inference_tui.records import (
     DraftRecord,
     DraftTotals,
     FileRecord,
+    MemoryPart,
     ModelDetails,
     RequestRecord,
 )
@@ -50,8 +51,12 @@ ADAPTERS = (
 def companions_world(**changes: object) -> World:
     """Return the world; ``changes`` are those of the model's details."""
     world = busy_world()
-    with_all: dict[str, object] = {"draft": HEAD, "drafted": DRAFTED, "adapters": ADAPTERS}
     details: ModelDetails = world.details[QWEN]
+    with_all: dict[str, object] = {"draft": HEAD, "drafted": DRAFTED, "adapters": ADAPTERS}
+    with_all["memory"] = tuple(
+        msgspec.structs.replace(row, parts=(*row.parts, MemoryPart(name="draft", size_bytes=MIB)))
+        for row in details.memory
+    )
     world.details[QWEN] = msgspec.structs.replace(details, **(with_all | changes))
     qwen, *others = world.speed_totals["model"]
     world.speed_totals["model"] = [msgspec.structs.replace(qwen, drafted=DRAFTED), *others]

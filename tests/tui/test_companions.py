@@ -23,6 +23,8 @@ def without_gain(**changes: Any) -> DraftTotals:
 async def test_details_show_the_draft_with_its_gain_and_the_adapters() -> None:
     async with on_models(companions_world()) as (app, _, pilot):
         await at(app, pilot, QWEN)
+        # All parts of the memory have no room; the first two have.
+        await shows(app, pilot, "CONTEXT   WEIGHTS  KV CACHE     TOTAL  FITS")
         await shows(app, pilot, "DRAFT  by an EAGLE-3 head", "eagle3-Qwen3-4B.gguf")
         await shows(app, pilot, "70 % of 51,204 tokens accepted")
         await shows(app, pilot, "+42 %: 30.2 tok/s, 21.3 without drafts")

@@ -92,9 +92,9 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
 
 
 def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
-    """Return the table with its parts if it fits, else only with the totals."""
+    """Return the table with its parts if it fits, else with the first two, else with the totals."""
     names = list(dict.fromkeys(part.name for row in rows for part in row.parts))
-    for shown in (names, []):
+    for shown in (names, names[:2], []):
         lines = _memory_cells(rows, shown, charset)
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         for gap in (2, 1):
