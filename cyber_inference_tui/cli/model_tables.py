@@ -54,15 +54,20 @@ def adapter_table(records: Sequence[AdapterRecord], terminal: Terminal) -> list[
         Column("number", "NUMBER", right=True, cell=lambda one, _: str(one.id)),
         Column("name", "ADAPTER", least=12, cell=lambda one, _: one.name),
         Column("size", "SIZE", right=True, priority=2, cell=lambda one, _: _size(one.size_bytes)),
-        Column("scale", "STRENGTH", right=True, cell=lambda one, _: f"{one.scale:.4g}"),
-        Column("initial", "AT START", right=True, priority=1, cell=_initial_cell),
+        Column("scale", "STRENGTH", right=True, cell=lambda one, _: _scale(one.scale)),
+        Column(
+            "initial",
+            "AT START",
+            right=True,
+            priority=1,
+            cell=lambda one, _: _scale(one.initial_scale),
+        ),
     ]
     return render_table(columns, records, terminal)
 
 
-def _initial_cell(adapter: AdapterRecord, terminal: Terminal) -> Cell:
-    known = adapter.initial_scale
-    return _NOTHING if known is None else Cell(f"{known:.4g}", "dim")
+def _scale(scale: float | None) -> Cell:
+    return _NOTHING if scale is None else Cell(f"{scale:.4g}")
 
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:

@@ -33,6 +33,11 @@ def names_draft(arguments: Sequence[str], environment: Mapping[str, str]) -> boo
     return not (_OWN.isdisjoint(words) and _OWN_VARIABLES.isdisjoint(environment))
 
 
+def names_adapters(arguments: Sequence[str]) -> bool:
+    """Return whether the user's own arguments name LoRA adapters."""
+    return any(word.startswith("--lora") for word in arguments)
+
+
 def companion_flags(help_text: str) -> set[str]:
     """Return what a ``--help`` says about the values of these options, as entries of the flags.
 

@@ -160,8 +160,9 @@ class AdapterRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     path: str
     size_bytes: int | None = None
-    scale: float
-    """The strength for requests that name none: of the running server, else of the next start."""
+    scale: float | None
+    """The strength for requests that name none: of the running server, else of the next start.
+    ``None`` = the server did not answer in time."""
     initial_scale: float | None = None
     """The strength at each start; ``None`` = the model's own arguments name the adapter."""
 

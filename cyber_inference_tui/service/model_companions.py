@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from cyber_inference_tui.errors import ConflictError, CyberError, NotFoundError
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.companions import Draft
 from cyber_inference_tui.library.drafts import OFF
 from cyber_inference_tui.library.scan import path_text
-from cyber_inference_tui.llama.companion_options import can_adapt, can_draft
+from cyber_inference_tui.llama.companion_options import can_adapt, can_draft, names_adapters
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.lora import LoadedAdapter, ask_adapters, set_scales
 from cyber_inference_tui.llama.spec import ServerSpec
@@ -43,16 +45,20 @@ def _unused(model: LocalModel, draft: Draft, spec: ServerSpec, flags: frozenset[
 
 
 async def adapter_records(
-    model: LocalModel, server: ServerAddress | None, flags: frozenset[str]
+    model: LocalModel, spec: ServerSpec, server: ServerAddress | None, flags: frozenset[str]
 ) -> tuple[AdapterRecord, ...]:
     """Return the adapters that the model's ``server`` has, else those of its next start."""
+    if not model.adapters and not names_adapters(spec.arguments):
+        return ()
     loaded = await ask_adapters(server, _TIMEOUT) if server is not None else None
-    if loaded is None:
-        expected = model.adapters if can_adapt(flags) else ()
-        loaded = tuple(
-            LoadedAdapter(number, str(one.path), one.scale) for number, one in enumerate(expected)
-        )
-    return _records(model, loaded)
+    if loaded is not None:
+        return _records(model, loaded)
+    expected = model.adapters if can_adapt(flags) else ()
+    at_start = [LoadedAdapter(i, str(one.path), one.scale) for i, one in enumerate(expected)]
+    records = _records(model, at_start)
+    if server is None:
+        return records
+    return tuple(msgspec.structs.replace(one, scale=None) for one in records)
 
 
 def _records(model: LocalModel, loaded: Sequence[LoadedAdapter]) -> tuple[AdapterRecord, ...]:

@@ -74,7 +74,7 @@ async def details_of(
         files=files,
         projector=projector,
         draft=draft_record(model, spec, flags),
-        adapters=await adapter_records(model, server, flags),
+        adapters=await adapter_records(model, spec, server, flags),
         memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,

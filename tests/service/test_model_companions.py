@@ -19,6 +19,7 @@ from cyber_inference_tui.service.model_companions import (
     scaled_adapters,
 )
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
+from tests.llama.test_lora import server
 
 KNOWN = frozenset({"--spec-type", "--spec-type draft-simple", "--model-draft"})
 LISTS = frozenset({"--lora-scaled FNAME:SCALE"})
@@ -65,11 +66,27 @@ def test_a_model_without_a_draft_has_no_record() -> None:
 
 
 async def test_adapters_of_the_next_start() -> None:
-    assert await adapter_records(model(), None, LISTS) == (
+    one = model()
+    assert await adapter_records(one, resolve(one, Settings()), None, LISTS) == (
         AdapterRecord(id=0, name="a", path="/a.gguf", size_bytes=7, scale=0.5, initial_scale=0.5),
     )
     # An older build gets none.
-    assert await adapter_records(model(), None, frozenset()) == ()
+    assert await adapter_records(one, resolve(one, Settings()), None, frozenset()) == ()
+
+
+async def test_the_strengths_of_a_server_that_is_busy_are_not_known() -> None:
+    one = model()
+    async with server(b"") as (address, asked):
+        (record,) = await adapter_records(one, resolve(one, Settings()), address, LISTS)
+    assert (record.scale, record.initial_scale) == (None, 0.5)
+    assert len(asked) == 1
+
+
+async def test_a_server_without_adapters_is_not_asked() -> None:
+    one = LocalModel(id="m")
+    async with server(b"") as (address, asked):
+        assert await adapter_records(one, resolve(one, Settings()), address, LISTS) == ()
+    assert not asked
 
 
 async def test_only_a_loaded_model_has_strengths_to_change() -> None:

@@ -90,14 +90,14 @@ class AdaptersDialog(ModalScreen[None]):
         rows = []
         for one in self._adapters.values():
             size = self._charset.known(one.size_bytes, size_text)
-            scale = Cell(scale_text(one), "accent" if one.scale else "dim")
+            scale = Cell(scale_text(one, self._charset), "accent" if one.scale else "dim")
             rows.append(Row(str(one.id), (plain(one.name), Cell(size, "dim"), scale)))
         self.query_one(LiveTable).show(rows)
 
     def action_scale(self, steps: int) -> None:
         """Make the adapter under the cursor stronger or weaker."""
         if (one := self._chosen()) is not None:
-            self._set(one, min(_MOST, max(0.0, round(one.scale + steps * STEP, 3))))
+            self._set(one, min(_MOST, max(0.0, round((one.scale or 0.0) + steps * STEP, 3))))
 
     def action_switch(self) -> None:
         """Switch the adapter off, or on with the strength of its start, else 1."""

@@ -63,14 +63,14 @@ def adapter_parts(details: ModelDetails, charset: Charset, width: int, remark: s
             (f"{one.id:>2}  ", MUTED),
             (f"{name}{space}", ""),
             (f"{size:>8}", MUTED),
-            (f"{scale_text(one):>6}\n", "bold" if one.scale else MUTED),
+            (f"{scale_text(one, charset):>6}\n", "bold" if one.scale else MUTED),
         ]
     return parts
 
 
-def scale_text(adapter: AdapterRecord) -> str:
+def scale_text(adapter: AdapterRecord, charset: Charset) -> str:
     """Return an adapter's strength."""
-    return f"{adapter.scale:.4g}" if adapter.scale else "off"
+    return "off" if adapter.scale == 0 else charset.known(adapter.scale, "{:.4g}".format)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
