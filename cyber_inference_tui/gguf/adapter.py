@@ -13,6 +13,8 @@ import msgspec
 ADAPTER: Final = "adapter"
 """``general.type`` of an adapter's file."""
 
+_MOST: Final = 64
+"""Shapes of matrices that are kept."""
 _PART: Final = re.compile(
     r"^(?:blk\.(?P<block>\d{1,4})\.)?(?P<matrix>\w+)\.weight\.lora_(?P<half>[ab])$"
 )
@@ -60,5 +62,9 @@ class AdaptedTensors:
 
     @property
     def matrices(self) -> tuple[AdaptedMatrix, ...]:
-        """Each shape of each kind of matrix once, in the order of the file."""
-        return tuple(dict.fromkeys(self._found.values()))
+        """Each shape of each kind of matrix once, in the order of the file.
+
+        No model has as many as the bound: the last one then stands for others, and fits no model.
+        """
+        found = list(dict.fromkeys(self._found.values()))
+        return tuple(found if len(found) <= _MOST else [*found[:_MOST], AdaptedMatrix("")])

@@ -7,7 +7,7 @@ library. Importance matrices are left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -17,7 +17,7 @@ from cyber_inference_tui.errors import HubError, HubNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.quantization import named_quantization
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, safe_path
-from cyber_inference_tui.library.drafts import is_near, model_words
+from cyber_inference_tui.library.drafts import GOOD, is_near, model_words
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
@@ -92,8 +92,7 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
     whole: list[RepoModel] = []
     shards: dict[tuple[PurePosixPath, str, int], dict[int, PlannedFile]] = {}
     projectors: dict[PurePosixPath, list[PlannedFile]] = {}
-    heads: list[PurePosixPath] = []
-    by_path: dict[PurePosixPath, PlannedFile] = {}
+    heads: dict[PurePosixPath, PlannedFile] = {}
     for file in files:
         path = _gguf_path(file.path)
         if path is None:
@@ -102,8 +101,7 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
         if is_projector_name(stem):
             projectors.setdefault(path.parent, []).append(file)
         elif _HEAD.search(stem):
-            heads.append(path)
-            by_path[path] = file
+            heads[path] = file
         elif not _NO_MODEL.search(stem):
             shard = shard_of(stem)
             if shard is None:
@@ -116,9 +114,8 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
             whole.append(_model(name, folder, tuple(parts[at] for at in sorted(parts))))
     whole.sort(key=lambda model: model.filename)
     return tuple(
-        msgspec.structs.replace(model, draft=by_path[head]) if head is not None else model
+        msgspec.structs.replace(model, draft=_head_of(model, heads))
         for model in _with_projectors(whole, projectors)
-        for head in [_head_of(model, heads)]
     )
 
 
@@ -191,21 +188,21 @@ def _model(name: str, folder: PurePosixPath, files: tuple[PlannedFile, ...]) -> 
     return RepoModel(name=name, quantization=quantization, files=files)
 
 
-def _head_of(model: RepoModel, heads: Iterable[PurePosixPath]) -> PurePosixPath | None:
-    """Return the draft head beside a model and named after it, of its quantization if there is."""
-    path = PurePosixPath(model.filename)
+def _head_of(model: RepoModel, heads: Mapping[PurePosixPath, PlannedFile]) -> PlannedFile | None:
+    """Return the draft head beside a model and named after it, chosen as in the library."""
+    place, words = PurePosixPath(model.filename), model_words(model.name)
 
-    def order(head: PurePosixPath) -> tuple[int, bool, str]:
+    def order(head: PurePosixPath) -> tuple[int, bool, bool, int, str]:
         kind = _HEAD.search(head.name)
         number = _HEAD_KINDS.index(kind[1].lower()) if kind else len(_HEAD_KINDS)
-        return number, named_quantization(head.stem) != model.quantization, head.name
+        quantization = named_quantization(head.stem)
+        same, good = quantization == model.quantization, quantization == GOOD
+        return number, not same, not good, heads[head].size_bytes or 0, head.name
 
     fitting = [
-        head
-        for head in heads
-        if is_near(head, path) and model_words(head.stem) in ([], model_words(model.name))
+        head for head in heads if is_near(head, place) and model_words(head.stem) in ([], words)
     ]
-    return min(fitting, key=order, default=None)
+    return heads[min(fitting, key=order)] if fitting else None
 
 
 def _with_projectors(

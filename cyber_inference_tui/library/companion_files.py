@@ -17,6 +17,7 @@ from cyber_inference_tui.library.drafts import (
     AUTO,
     OFF,
     Head,
+    by_tokens,
     find_draft,
     head_kind,
     named_draft,
@@ -70,7 +71,8 @@ class CompanionFiles:
 
     def given_to(self, models: Sequence[LocalModel]) -> list[LocalModel]:
         """Return the models with their drafts and adapters, or with why they cannot have them."""
-        return [self._with_draft(self._with_adapters(model), models) for model in models]
+        alike = by_tokens(models)
+        return [self._with_draft(self._with_adapters(model), models, alike) for model in models]
 
     def reports(self, models: Sequence[LocalModel]) -> tuple[list[Problem], list[Problem]]:
         """Return the files that no model uses, and those that one does, each with a sentence."""
@@ -88,9 +90,14 @@ class CompanionFiles:
                 (parts if is_used else unused).append(problem)
         return unused, parts
 
-    def _with_draft(self, model: LocalModel, models: Sequence[LocalModel]) -> LocalModel:
+    def _with_draft(
+        self,
+        model: LocalModel,
+        models: Sequence[LocalModel],
+        alike: Mapping[str, Sequence[LocalModel]],
+    ) -> LocalModel:
         if model.settings.draft in {AUTO, OFF}:
-            found = find_draft(model, self._heads, models)
+            found = find_draft(model, self._heads, alike)
         else:
             named = named_draft(model, self._heads, models)
             if isinstance(named, str):

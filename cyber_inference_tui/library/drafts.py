@@ -8,7 +8,7 @@ made for the model beside it (MTP, EAGLE-3, DFlash), or a small model with the s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
@@ -21,6 +21,8 @@ from cyber_inference_tui.library.scan import ModelFile
 
 OFF: Final = "off"
 AUTO: Final = "auto"
+GOOD: Final = "Q8_0"
+"""The quantization of a head that is as good as larger ones."""
 
 _HEADS: Final = {
     "eagle3": DraftKind.EAGLE3,
@@ -65,10 +67,25 @@ def head_kind(facts: ModelMetadata) -> DraftKind | None:
     return None
 
 
+def by_tokens(models: Iterable[LocalModel]) -> dict[str, list[LocalModel]]:
+    """Return the models that can draft for larger ones, by the digest of their vocabulary."""
+    found: dict[str, list[LocalModel]] = {}
+    for model in models:
+        facts = model.metadata
+        if facts is None or facts.vocabulary_digest is None or not model.shards:
+            continue
+        if model.problem is None and not is_embedding_model(facts):
+            found.setdefault(facts.vocabulary_digest, []).append(model)
+    return found
+
+
 def find_draft(
-    model: LocalModel, heads: Iterable[Head], models: Iterable[LocalModel]
+    model: LocalModel, heads: Iterable[Head], alike: Mapping[str, Sequence[LocalModel]]
 ) -> Draft | None:
-    """Return what certainly can draft the model's answers: what was made for it comes first."""
+    """Return what certainly can draft the model's answers: what was made for it comes first.
+
+    ``alike`` are models by the digest of their vocabulary.
+    """
     facts = model.metadata
     if facts is None or model.settings.command or is_embedding_model(facts):
         return None
@@ -77,7 +94,8 @@ def find_draft(
     fitting = [head for head in heads if _made_for(head, model, facts)]
     if fitting:
         return _of_head(min(fitting, key=lambda head: _order(head, facts)))
-    small = [one for one in models if _can_draft(one, facts)]
+    same = alike.get(facts.vocabulary_digest or "", ())
+    small = [one for one in same if _is_small(one, facts)]
     return _of_model(min(small, key=_size)) if small else None
 
 
@@ -177,22 +195,17 @@ def _trunk(facts: ModelMetadata) -> int:
     return (facts.layers or 0) - (facts.predict_layers or 0)
 
 
-def _order(head: Head, model: ModelMetadata) -> tuple[int, bool, str]:
+def _order(head: Head, model: ModelMetadata) -> tuple[int, bool, bool, int, str]:
+    """Order heads by kind, then the model's quantization, then a good one, then a small one."""
     kind = head_kind(head.metadata) or DraftKind.MODEL
-    other = head.metadata.quantization != model.quantization
-    return list(DraftKind).index(kind), other, head.file.path.name
+    quantization = head.metadata.quantization
+    same, good = quantization == model.quantization, quantization == GOOD
+    return list(DraftKind).index(kind), not same, not good, head.file.size, head.file.path.name
 
 
-def _can_draft(small: LocalModel, model: ModelMetadata) -> bool:
-    facts = small.metadata
-    return (
-        facts is not None
-        and small.problem is None
-        and not is_embedding_model(facts)
-        and facts.vocabulary_digest is not None
-        and facts.vocabulary_digest == model.vocabulary_digest
-        and 0 < _TIMES_SMALLER * (facts.parameters or 0) <= (model.parameters or 0)
-    )
+def _is_small(small: LocalModel, model: ModelMetadata) -> bool:
+    parameters = small.metadata.parameters if small.metadata else None
+    return 0 < _TIMES_SMALLER * (parameters or 0) <= (model.parameters or 0)
 
 
 def _size(model: LocalModel) -> tuple[int, str]:

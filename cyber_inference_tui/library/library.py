@@ -16,6 +16,7 @@ from cyber_inference_tui.library.assemble import Assembly, Configured
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.companions import DraftKind
 from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.drafts import is_near
 from cyber_inference_tui.library.folder_reader import FolderReader, wait_for
 from cyber_inference_tui.library.headers import Fetched, HeaderCache
 from cyber_inference_tui.library.ollama import OllamaModel
@@ -436,10 +437,10 @@ def _only_its_own(model: LocalModel, others: Sequence[LocalModel]) -> bool:
 
 
 def _its_own_head(model: LocalModel, others: Sequence[LocalModel]) -> tuple[Path, ...]:
-    """Return the files of the draft head beside the model, if no other model has it."""
+    """Return the files of the draft head that is the model's, if no other model has it."""
     draft = model.draft
     if draft is None or draft.kind is DraftKind.MODEL or model.path is None:
         return ()
-    beside = all(path.parent == model.path.parent for path in draft.files)
+    near = all(is_near(path, model.path) for path in draft.files)
     shared = any(other.draft and other.draft.files == draft.files for other in others)
-    return draft.files if beside and not shared else ()
+    return draft.files if near and not shared else ()

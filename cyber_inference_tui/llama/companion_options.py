@@ -1,7 +1,7 @@
 """The options of llama-server for drafts and LoRA adapters. Pure.
 
-Names: ``common/arg.cpp`` of llama.cpp. Builds before ``--spec-type`` draft as soon as they have a
-draft model, and know no other kind.
+Names: ``common/arg.cpp`` of llama.cpp. Builds whose ``--spec-type`` has no ``draft-simple`` draft
+as soon as they have a draft model.
 """
 
 from __future__ import annotations
@@ -51,16 +51,15 @@ def companion_flags(help_text: str) -> set[str]:
 
 def can_draft(draft: Draft, flags: frozenset[str]) -> bool:
     """Return whether a build with these flags knows this kind of draft."""
-    if f"{_KIND} {draft.kind}" in flags:
-        return not draft.files or _MODEL in flags
-    return draft.kind is DraftKind.MODEL and _KIND not in flags and _MODEL in flags
+    known = draft.kind is DraftKind.MODEL or f"{_KIND} {draft.kind}" in flags
+    return known and (not draft.files or _MODEL in flags)
 
 
 def draft_options(draft: Draft | None, flags: frozenset[str]) -> list[str]:
     """Return the options for a draft; none if the build does not know its kind."""
     if draft is None or not can_draft(draft, flags):
         return []
-    kind = [_KIND, draft.kind.value] if _KIND in flags else []
+    kind = [_KIND, draft.kind.value] if f"{_KIND} {draft.kind}" in flags else []
     return kind + ([_MODEL, str(draft.files[0])] if draft.files else [])
 
 

@@ -26,10 +26,11 @@ def draft_record(model: LocalModel, spec: ServerSpec, flags: frozenset[str]) -> 
     draft = model.draft
     if draft is None:
         return None
+    size = draft.size_bytes if len(draft.files) == 1 else None
     return DraftRecord(
         kind=draft.kind.value,
         name=draft.name,
-        files=tuple(FileRecord(path=path_text(path)) for path in draft.files),
+        files=tuple(FileRecord(path=path_text(path), size_bytes=size) for path in draft.files),
         unused_because=_unused(model, draft, spec, flags),
     )
 

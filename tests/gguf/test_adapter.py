@@ -38,6 +38,14 @@ def test_the_matrices_that_an_adapter_changes(tmp_path: Path) -> None:
     )
 
 
+def test_an_adapter_with_countless_matrices_keeps_few(tmp_path: Path) -> None:
+    parts = [zeros(f"odd{number}.weight.lora_a", 8, 1) for number in range(200)]
+    facts = read_metadata(write_gguf(tmp_path / "a.gguf", lora_header(), parts)).adapter
+    assert facts is not None
+    assert len(facts.matrices) == 65
+    assert facts.matrices[-1] == AdaptedMatrix("")
+
+
 def test_a_model_is_no_adapter(tmp_path: Path) -> None:
     assert of(tmp_path / "a.gguf", demo_bytes()).adapter is None
     facts = of(tmp_path / "b.gguf", demo_lora())

@@ -170,6 +170,7 @@ def test_quantizations_of_one_model_are_one_family() -> None:
         (["mtp-Tiny-BF16.gguf", "mtp-Tiny-Q4_K_M.gguf"], "mtp-Tiny-Q4_K_M.gguf"),
         (["eagle3-Tiny-Q8_0.gguf", "mtp-Tiny-BF16.gguf"], "mtp-Tiny-BF16.gguf"),
         (["MTP/mtp-Tiny-Q8_0.gguf"], "MTP/mtp-Tiny-Q8_0.gguf"),
+        (["mtp-Tiny-BF16.gguf", "mtp-Tiny-Q8_0.gguf"], "mtp-Tiny-Q8_0.gguf"),
         (["mtp-Q8_0.gguf"], "mtp-Q8_0.gguf"),
         (["mtp-Other-Q8_0.gguf", "sub/mtp-Tiny-Q8_0.gguf", "dspark-Tiny-Q8_0.gguf"], None),
     ],

@@ -191,6 +191,16 @@ def test_a_head_is_deleted_with_its_last_model(home: Home) -> None:
     assert not mtp.exists()
 
 
+def test_a_head_of_a_good_quantization_comes_first(home: Home) -> None:
+    large(home, "Qwen-Q4_K_M.gguf", QWEN)
+    for name, file_type in (("BF16", 32), ("Q8_0", 7), ("Q2_K", 10)):
+        header = {**EAGLE, "general.file_type": file_type}
+        write_gguf(home.models_dir / f"eagle3-Qwen-{name}.gguf", header)
+    draft = model(home, "Qwen-Q4_K_M").draft
+    assert draft is not None
+    assert draft.name == "eagle3-Qwen-Q8_0"
+
+
 def test_a_draft_model_stays_when_its_large_model_is_deleted(home: Home) -> None:
     large(home, "Big.gguf")
     small = home.model("Small.gguf", TOKENS)

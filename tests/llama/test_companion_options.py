@@ -34,6 +34,7 @@ HELP = """\
 FLAGS = frozenset({"--model-draft", "--spec-type", *companion_flags(HELP)})
 OLD = frozenset({"--model-draft", "--lora-scaled"})
 """A build before the kinds of drafts, whose --lora-scaled takes two words."""
+NGRAMS = OLD | {"--spec-type", *companion_flags("--spec-type [none|ngram-cache]")}
 
 FACTS = ModelMetadata(
     architecture="llama",
@@ -104,14 +105,15 @@ def test_the_kinds_in_the_help_of_a_build() -> None:
         (EAGLE, FLAGS, []),
         (SMALL, frozenset(), []),
         # The kinds of that build draft without a model, and only if no model is given.
-        (SMALL, OLD | companion_flags("--spec-type [none|ngram-cache]"), ["--model-draft"]),
+        (SMALL, NGRAMS, ["--model-draft", "/d/small-1.gguf"]),
+        (INSIDE, NGRAMS, []),
         (None, FLAGS, []),
     ],
 )
 def test_a_draft_has_only_options_that_the_build_knows(
     draft: Draft | None, flags: frozenset[str], words: list[str]
 ) -> None:
-    assert draft_options(draft, flags)[: len(words) or None] == words
+    assert draft_options(draft, flags) == words
 
 
 def test_adapters_are_one_list_in_their_order() -> None:

@@ -12,7 +12,7 @@ from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.companions import Adapter, Draft, DraftKind
 from cyber_inference_tui.llama.spec import resolve
-from cyber_inference_tui.records import AdapterRecord
+from cyber_inference_tui.records import AdapterRecord, FileRecord
 from cyber_inference_tui.service.model_companions import (
     adapter_records,
     draft_record,
@@ -33,6 +33,7 @@ def model(**own: Any) -> LocalModel:
             kind=DraftKind.MODEL,
             name="small",
             files=(Path("/s.gguf"),),
+            size_bytes=9,
             metadata=ModelMetadata(),
         ),
         adapters=(Adapter(name="a\x1b[1m", path=Path("/a.gguf"), size_bytes=7, scale=0.5),),
@@ -56,7 +57,7 @@ def test_why_a_draft_is_not_used(
     record = draft_record(one, resolve(one, Settings()), flags)
     assert record is not None
     assert (record.kind, record.name) == ("draft-simple", "small")
-    assert [file.path for file in record.files] == ["/s.gguf"]
+    assert record.files == (FileRecord(path="/s.gguf", size_bytes=9),)
     assert record.unused_because == reason
 
 

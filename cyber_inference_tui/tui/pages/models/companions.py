@@ -10,11 +10,13 @@ from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.pages.models.parts import MUTED, Parts, file_parts, heading
 from cyber_inference_tui.units import number_text, size_text, speed_text
 
+SMALL_MODEL = "draft-simple"
+"""The kind of a draft that is a model of its own."""
 _KINDS = {
     "draft-mtp": "its prediction layers (MTP)",
     "draft-eagle3": "an EAGLE-3 head",
     "draft-dflash": "a DFlash head",
-    "draft-simple": "a small model",
+    SMALL_MODEL: "a small model",
 }
 
 
@@ -25,7 +27,7 @@ def draft_parts(details: ModelDetails, charset: Charset, width: int) -> Parts:
         return []
     parts = heading("DRAFT", f"by {_KINDS.get(draft.kind, plain(draft.kind))}" if draft else "")
     if draft is not None:
-        if draft.kind == "draft-simple":
+        if draft.kind == SMALL_MODEL:
             parts.append((f"{cut(plain(draft.name), width, charset.ellipsis)}\n", ""))
         else:
             for file in draft.files:

@@ -14,7 +14,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cells, cut, fit, fold, plain
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line, clean_text
-from cyber_inference_tui.tui.pages.models.companions import adapter_parts, draft_parts
+from cyber_inference_tui.tui.pages.models.companions import SMALL_MODEL, adapter_parts, draft_parts
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
 from cyber_inference_tui.tui.pages.models.parts import HEADING, MUTED, Parts, file_parts, heading
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
@@ -262,4 +262,8 @@ def files_to_delete_text(details: ModelDetails, *, most: int = 6) -> str:
     if details.projector is not None:
         path = clean_line(details.projector.path, limit=300)
         paths.append(f"{path} (unless another model uses it)")
+    if details.draft is not None and details.draft.kind != SMALL_MODEL:
+        for file in details.draft.files:
+            path = clean_line(file.path, limit=300)
+            paths.append(f"{path} (unless another model uses it)")
     return "\n".join(paths)
