@@ -11,6 +11,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import DraftTotals, ModelStatus
 from cyber_inference_tui.terminal.drafts import gain_text
 from cyber_inference_tui.tui.dialogs.adapters import AdaptersDialog
+from cyber_inference_tui.tui.pages.models.details import files_to_delete_text
 from tests.tui.companions_world import DRAFTED, HEAD, QWEN, companions_world
 from tests.tui.driving import SMALL, running, screen_text, until
 from tests.tui.test_models import at, on_models, shows
@@ -39,6 +40,14 @@ async def test_a_gain_that_was_not_measured_is_not_shown() -> None:
         await at(app, pilot, QWEN)
         await shows(app, pilot, "found, and off", "70 % of 51,204 tokens accepted")
         assert "without drafts" not in screen_text(app)
+
+
+def test_deleting_a_model_names_its_head_but_no_draft_model() -> None:
+    details = companions_world().details[QWEN]
+    assert "eagle3-Qwen3-4B.gguf (unless another model uses it)" in files_to_delete_text(details)
+    small = msgspec.structs.replace(HEAD, kind="draft-simple")
+    details = msgspec.structs.replace(details, draft=small)
+    assert "eagle3" not in files_to_delete_text(details)
 
 
 @pytest.mark.parametrize(
