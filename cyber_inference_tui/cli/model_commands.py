@@ -68,8 +68,8 @@ def list_models(options: GlobalOptions, as_json: bool) -> None:
 def delete_model(options: GlobalOptions, model_id: str, yes: bool, as_json: bool) -> None:
     """Delete the files of the model ID.
 
-    Only models in the models directory can be deleted, and none that is loaded. A projector is
-    deleted with its last model.
+    Only models in the models directory can be deleted, and none that is loaded. A projector and a
+    draft head are deleted with their last model.
     """
     from cyber_inference_tui.cli.service_calls import deletable_model
 

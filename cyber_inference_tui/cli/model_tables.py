@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cyber_inference_tui.cli.text_table import render_table
-from cyber_inference_tui.records import HubModelRecord, ModelRecord, ModelStatus, ProblemRecord
+from cyber_inference_tui.records import (
+    AdapterRecord,
+    HubModelRecord,
+    ModelRecord,
+    ModelStatus,
+    ProblemRecord,
+)
 from cyber_inference_tui.records.checks import Trial
 from cyber_inference_tui.terminal.columns import Cell, Column
 from cyber_inference_tui.terminal.stream import DIM, RED, Terminal
@@ -43,6 +49,28 @@ def problem_lines(problems: Sequence[ProblemRecord], terminal: Terminal) -> list
         lines.append(clean_line(problem.where))
         lines.append(f"  {terminal.paint(clean_line(problem.reason), RED)}")
     return lines
+
+
+def adapter_table(records: Sequence[AdapterRecord], terminal: Terminal) -> list[str]:
+    """Return LoRA adapters: number, name, size, strength, and the strength at each start."""
+    columns: list[Column[AdapterRecord, Terminal]] = [
+        Column("number", "NUMBER", right=True, cell=lambda one, _: str(one.id)),
+        Column("name", "ADAPTER", least=12, cell=lambda one, _: one.name),
+        Column("size", "SIZE", right=True, priority=2, cell=lambda one, _: _size(one.size_bytes)),
+        Column("scale", "STRENGTH", right=True, cell=lambda one, _: _scale(one.scale)),
+        Column(
+            "initial",
+            "AT START",
+            right=True,
+            priority=1,
+            cell=lambda one, _: _scale(one.initial_scale),
+        ),
+    ]
+    return render_table(columns, records, terminal)
+
+
+def _scale(scale: float | None) -> Cell:
+    return _NOTHING if scale is None else Cell(f"{scale:.4g}")
 
 
 def hub_table(records: Sequence[HubModelRecord], terminal: Terminal) -> list[str]:

@@ -31,6 +31,7 @@ from cyber_inference_tui.errors import (
 )
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    AdapterRecord,
     ClientRecord,
     CreatedKey,
     KeyRecord,
@@ -328,6 +329,22 @@ def check_model(options: GlobalOptions, model_id: str, progress: ProgressLine) -
         return await client.call(endpoints.CHECK_MODEL, model_id, timeout=_DAY)
 
     return with_client(options, act)
+
+
+def adapters_of(options: GlobalOptions, model_id: str) -> list[AdapterRecord]:
+    """Return the LoRA adapters of a model. Raises ``ModelNotFoundError``."""
+    found = with_client(options, lambda client: client.call(endpoints.DETAILS, model_id))
+    return list(found.adapters)
+
+
+def scale_adapter(
+    options: GlobalOptions, model_id: str, number: int, scale: float
+) -> list[AdapterRecord]:
+    """Set the strength of a loaded model's adapter, and return all. Raises ``ConflictError``."""
+    new = queries.NewScale(id=number, scale=scale)
+    return with_client(
+        options, lambda client: client.call(endpoints.SCALE_ADAPTER, model_id, body=new)
+    )
 
 
 def is_called(record: ModelRecord, name: str) -> bool:

@@ -64,11 +64,16 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """A short phrase on why it is an upper bound."""
     repacked: int = 0
     """The bytes of repacked weights: allocated, not mapped from the file."""
+    draft: int = 0
+    """What drafts the answers: its weights, cache and buffers."""
+    adapters: int = 0
+    """The weights of LoRA adapters."""
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
-        return self.weights + self.kv_cache + self.projector + self.compute
+        own = self.weights + self.kv_cache + self.projector + self.compute
+        return own + self.draft + self.adapters
 
 
 class _Batch(NamedTuple):
@@ -138,7 +143,7 @@ def estimate(
         cache_type_v=cache_type_v,
         flash_attention=flash_attention,
     )
-    state = batch.slots * _F32 * state_numbers(metadata) * sum(layer.recurrent for layer in kept)
+    state = state_bytes(metadata, batch.slots)
     note = _note(metadata, kept, batch.cells)
     found = repacked(metadata.matrices, processor, has_output=metadata.architecture not in ENCODERS)
     copies = _bounded(found.copies)
@@ -151,6 +156,12 @@ def estimate(
         note=note,
         repacked=copies,
     )
+
+
+def state_bytes(metadata: ModelMetadata, slots: int) -> int:
+    """Return the size of the states of all recurrent layers; ``slots`` 0 is the default number."""
+    recurrent = sum(layer.recurrent for layer in layers(metadata))
+    return _bounded((slots or DEFAULT_SLOTS) * _F32 * state_numbers(metadata) * recurrent)
 
 
 def context_of_a_request(cache: ServerOptions, trained: int | None) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from cyber_inference_tui.gguf.adapter import ADAPTER, AdapterFacts
 from cyber_inference_tui.gguf.chat_template import TemplateFacts, read_template
 from cyber_inference_tui.gguf.quantization import file_type_name
 from cyber_inference_tui.gguf.reader import Header, Value, read_header
@@ -97,6 +99,10 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """The number of last layers that use the cache of earlier ones."""
     predict_layers: int | None = None
     """The number of prediction layers at the end (``nextn_predict_layers``)."""
+    predicts: bool = False
+    """The tensors of a prediction layer are in the file."""
+    target_width: int | None = None
+    """Of a draft head: the embedding length of its model (``target_hidden_size``)."""
     recurrent: RecurrentFacts | None = None
     recurrent_layers: tuple[bool, ...] | None = None
     """For each layer whether it is recurrent."""
@@ -112,11 +118,15 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """The abilities that the chat template shows; ``None`` = the file has no template."""
     tokenizer: str | None = None
     """``tokenizer.ggml.model``: ``llama``, ``gpt2``, ``bert`` …"""
+    vocabulary_digest: str | None = None
+    """Equal for models that read and write the same tokens; ``None`` = there are none."""
     infill: bool = False
     """Its vocabulary has the token that begins a text with a gap to fill."""
     pooling: str | None = None
     is_projector: bool = False
     projector: ProjectorFacts | None = None
+    adapter: AdapterFacts | None = None
+    """Of an adapter."""
     split_count: int = 1
     """The number of files of the model."""
     split_number: int = 0
@@ -175,6 +185,8 @@ def metadata_of(header: Header) -> ModelMetadata:
         sliding_window_layers=_flags(pattern),
         shared_kv_layers=_count(of_model("attention.shared_kv_layers")),
         predict_layers=_count(of_model("nextn_predict_layers")) or None,
+        predicts=header.tensors.predicts,
+        target_width=_count(of_model("target_hidden_size")),
         recurrent=_recurrent(of_model),
         recurrent_layers=_flags(of_model("attention.recurrent_layers")),
         full_attention_interval=_count(of_model("full_attention_interval")) or None,
@@ -185,12 +197,14 @@ def metadata_of(header: Header) -> ModelMetadata:
         chat_template=chat_template,
         template=read_template(chat_template) if chat_template is not None else None,
         tokenizer=_text(values.get("tokenizer.ggml.model")),
+        vocabulary_digest=_vocabulary_digest(header),
         infill=header.infill,
         pooling=_POOLING.get(_count(of_model("pooling_type")) or 0)
         if of_model("pooling_type") is not None
         else None,
         is_projector=is_projector,
         projector=_projector(values) if is_projector else None,
+        adapter=_adapter(header) if kind == ADAPTER else None,
         split_count=_count(values.get("split.count")) or 1,
         split_number=_count(values.get("split.no")) or 0,
         tensor_count=header.tensors.count,
@@ -260,6 +274,34 @@ def _quantization(header: Header) -> str | None:
         return named
     sizes = {name: size for name, size in header.tensors.size_by_type.items() if name != "?"}
     return max(sizes, key=sizes.__getitem__, default=None)
+
+
+def _vocabulary_digest(header: Header) -> str | None:
+    """Return a digest of all that llama.cpp compares of a draft model's vocabulary.
+
+    Source: ``common_speculative_are_compatible`` in common/speculative.cpp. Files that leave a
+    flag to the tokenizer's default count as different from those that state it.
+    """
+    if header.tokens_digest is None:
+        return None
+    values = header.values
+    bos, eos = (values.get(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos"))
+    facts = [
+        *(values.get("tokenizer.ggml.model"), bos, eos),
+        # Some tokenizers add the first one by default, none the last one.
+        None if bos is False else values.get("tokenizer.ggml.bos_token_id"),
+        values.get("tokenizer.ggml.eos_token_id") if eos is True else None,
+    ]
+    compared = f"{header.tokens_digest} {facts}"
+    return hashlib.blake2b(compared.encode(), digest_size=16).hexdigest()
+
+
+def _adapter(header: Header) -> AdapterFacts:
+    return AdapterFacts(
+        kind=_text(header.values.get("adapter.type")),
+        matrices=header.tensors.adapted,
+        blocks=header.tensors.adapted_blocks,
+    )
 
 
 def _projector(values: dict[str, Value]) -> ProjectorFacts:

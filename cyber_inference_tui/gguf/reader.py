@@ -8,6 +8,7 @@ a ``GGUFError``.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from cyber_inference_tui.errors import GGUFError
+from cyber_inference_tui.gguf.adapter import AdaptedMatrix, AdaptedTensors
 from cyber_inference_tui.gguf.quantization import TENSOR_TYPES
 from cyber_inference_tui.gguf.repacking import Matrices, Role, matrix_kind
 from cyber_inference_tui.text import clean_line
@@ -57,6 +59,8 @@ _INFILL_TOKENS: Final = tuple(
         "<|prefix|>",
     )
 )
+# llama.cpp recognizes a prediction layer by this tensor (common/speculative.cpp).
+_PREDICTION: Final = ".nextn.eh_proj.weight"
 _LONGEST_TOKEN: Final = max(map(len, _INFILL_TOKENS))
 
 _UINT32 = struct.Struct("<I")
@@ -89,6 +93,12 @@ class Tensors:
     """``"?"`` = unknown types, with 0 bytes."""
     matrices: tuple[Matrices, ...] = ()
     """The matrices of the model's multiplications."""
+    adapted: tuple[AdaptedMatrix, ...] = ()
+    """Of a LoRA adapter: the matrices that it changes."""
+    adapted_blocks: int = 0
+    """Of a LoRA adapter: the number of the last block that it changes, from 1."""
+    predicts: bool = False
+    """There are the tensors of a prediction layer (MTP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,8 @@ class Header:
     tensors: Tensors
     infill: bool = False
     """The vocabulary has a token that begins a text with a gap to fill."""
+    tokens_digest: str | None = None
+    """A digest of the texts of all tokens, in order; ``None`` = it has none."""
 
 
 def read_header(path: Path) -> Header:
@@ -205,11 +217,26 @@ class _Cursor:
         Their bytes are read a second time. No text is longer than ``_LONGEST_TOKEN``.
         """
         while start < self.position:
-            chunk = os.pread(self._descriptor, min(_CHUNK, self.position - start), start)
-            if any(text in chunk for text in texts):
+            if any(text in self._again(start) for text in texts):
                 return True
             start += _CHUNK - _LONGEST_TOKEN
         return False
+
+    def digest_since(self, start: int) -> str:
+        """Return a digest of the bytes from ``start`` to the position, which are read again."""
+        digest = hashlib.blake2b(digest_size=16)
+        while start < self.position:
+            chunk = self._again(start)
+            digest.update(chunk)
+            start += len(chunk)
+        return digest.hexdigest()
+
+    def _again(self, start: int) -> bytes:
+        """Return bytes from ``start`` on, up to the position and a chunk at most."""
+        chunk = os.pread(self._descriptor, min(_CHUNK, self.position - start), start)
+        if not chunk:  # the file became shorter since it was opened
+            raise self.cut_short()
+        return chunk
 
     def array_length(self) -> int:
         """Return the number of items of the array that begins here; stay at the position."""
@@ -275,8 +302,8 @@ class _Beginning(_Cursor):
     def _fill(self, count: int) -> None:
         raise self.cut_short()
 
-    def has_passed(self, start: int, texts: tuple[bytes, ...]) -> bool:
-        return any(text in self._chunk[start : self._at] for text in texts)
+    def _again(self, start: int) -> bytes:
+        return self._chunk[start : min(self._at, start + _CHUNK)]
 
     def cut_short(self) -> GGUFError:
         return _BeginningEndsError("its beginning ends here")
@@ -304,21 +331,21 @@ def _read(cursor: _Cursor) -> Header:
     version, tensors, entries = _counts(cursor)
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
-    infill = _read_metadata(cursor, entries, values, lengths)
+    infill, tokens = _read_metadata(cursor, entries, values, lengths)
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or not _is_power_of_two(alignment):
         raise GGUFError("its general.alignment is not a power of two")
-    return Header(version, values, lengths, _tensors(cursor, tensors, alignment), infill)
+    return Header(version, values, lengths, _tensors(cursor, tensors, alignment), infill, tokens)
 
 
 def _read_metadata(
     cursor: _Cursor, entries: int, values: dict[str, Value], lengths: dict[str, int]
-) -> bool:
+) -> tuple[bool, str | None]:
     """Fill in ``values`` and ``lengths``; an array has a length even if its items are cut off.
 
-    Return whether the vocabulary has a token for infilling.
+    Return whether the vocabulary has a token for infilling, and the digest of its tokens.
     """
-    kept, infill = 0, False
+    kept, infill, tokens = 0, False, None
     for _ in range(entries):
         key = cursor.key()
         kind = cursor.uint32()
@@ -328,6 +355,7 @@ def _read_metadata(
         value = _value(cursor, kind)
         if key == _TOKENS:
             infill = cursor.has_passed(start, _INFILL_TOKENS)
+            tokens = cursor.digest_since(start)
         kept += len(key) + _weight(value)
         if kept > _MAX_KEPT:
             raise GGUFError("its metadata is larger than 4 MiB beside the vocabulary")
@@ -335,7 +363,7 @@ def _read_metadata(
             if key in values:
                 raise GGUFError(f"its header holds {clean_line(key, limit=100)} twice")
             values[key] = value
-    return infill or any(key in values for key in _INFILL_KEYS)
+    return infill or any(key in values for key in _INFILL_KEYS), tokens
 
 
 def _weight(value: Value | None) -> int:
@@ -392,6 +420,8 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
     parameters = total = end = 0
     by_type: dict[str, int] = {}
     matrices: dict[tuple[str, Role, int], int] = {}
+    adapted = AdaptedTensors()
+    predicts = False
     for _ in range(count):
         name = cursor.name()
         dimensions = cursor.uint32()
@@ -404,6 +434,8 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
         if offset % alignment:
             raise GGUFError("one of its tensors is not aligned")
         known = TENSOR_TYPES.get(kind)
+        adapted.add(name, shape)
+        predicts = predicts or name.endswith(_PREDICTION)
         size = 0
         if known is not None:
             if (shape[0] if shape else 1) % known.values:
@@ -424,7 +456,9 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> Tensors:
     if "?" in by_type:  # all other bytes belong to the unknown types
         total = cursor.size - start
     alike = tuple(Matrices(*kind, size) for kind, size in matrices.items())
-    return Tensors(count, parameters, total, by_type, alike)
+    return Tensors(
+        count, parameters, total, by_type, alike, adapted.matrices, adapted.blocks, predicts
+    )
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -11,9 +11,10 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.http.routing import Call, RouteTable, WithHeaders
-from cyber_inference_tui.records import HubModelRecord, endpoints, queries
+from cyber_inference_tui.records import HubModelRecord, ModelDetails, endpoints, queries
 from cyber_inference_tui.records.endpoints import LOG_POSITION, NEXT_CURSOR
 from cyber_inference_tui.records.queries import SearchQuery, TailQuery
+from cyber_inference_tui.service.model_details import with_drafted
 from cyber_inference_tui.service.why import why_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.QUEUE, lambda call: service.queue())
     table.answer(endpoints.PROBLEMS, lambda call: models.problems())
     table.answer(endpoints.MODELS, lambda call: models.records())
-    table.answer(endpoints.DETAILS, lambda call: models.details(call.name))
+    table.answer(endpoints.DETAILS, lambda call: _details(service, call.name))
     table.answer(endpoints.MODEL, lambda call: models.record(call.name))
     table.answer(endpoints.DELETE_MODEL, lambda call: models.delete(call.name))
     table.answer(endpoints.LOAD, lambda call: models.load(call.name, wait=call.query.wait))
@@ -40,6 +41,7 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.CHECK_MODEL, lambda call: service.checker.check(call.name))
     table.answer(endpoints.PIN, lambda call: models.pin(call.name, True))
     table.answer(endpoints.UNPIN, lambda call: models.pin(call.name, False))
+    table.answer(endpoints.SCALE_ADAPTER, lambda call: models.scale_adapter(call.name, call.body))
     table.answer(endpoints.ADD_DEMO, lambda call: models.add_demo())
 
     table.answer(endpoints.GC, lambda call: service.housekeeping.plan(call.query))
@@ -138,6 +140,10 @@ def is_model_name(service: Service, name: str) -> bool:
 
 def _samples(service: Service, seconds: int) -> msgspec.Raw:
     return msgspec.Raw(b"[%b]" % b",".join(service.monitoring.history(seconds)))
+
+
+async def _details(service: Service, name: str) -> ModelDetails:
+    return await with_drafted(await service.models.details(name), service.past)
 
 
 async def _search(service: Service, query: SearchQuery) -> WithHeaders[list[HubModelRecord]]:

@@ -46,7 +46,7 @@ class PlannedFile(msgspec.Struct, frozen=True):
 
 
 class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A model with all its files: shards and projector."""
+    """A model with all its files: shards, projector and draft head."""
 
     repo: str
     revision: str

@@ -1,13 +1,13 @@
 """Find the models of a repository by its file names. Pure.
 
-Shards form one model if all exist. Projectors go to the same models as in the library. Importance
-matrices and draft models are left out.
+Shards form one model if all exist. Projectors and draft heads go to the same models as in the
+library. Importance matrices are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -17,6 +17,7 @@ from cyber_inference_tui.errors import HubError, HubNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata
 from cyber_inference_tui.gguf.quantization import named_quantization
 from cyber_inference_tui.hub.download_plan import DownloadPlan, PlannedFile, safe_path
+from cyber_inference_tui.library.drafts import GOOD, is_near, model_words
 from cyber_inference_tui.library.projectors import (
     Candidate,
     Projector,
@@ -29,7 +30,10 @@ from cyber_inference_tui.records import HubModelRecord
 
 _SUFFIX: Final = ".gguf"
 # Other files that converters publish beside models.
-_NO_MODEL: Final = re.compile(r"imatrix|^(?:mtp|eagle3)[-_.]|^ggml-vocab-", re.IGNORECASE)
+_NO_MODEL: Final = re.compile(r"imatrix|^dspark[-_.]|^ggml-vocab-", re.IGNORECASE)
+# Draft heads, as llama.cpp looks for them beside a model (common/arg.cpp), the first kind first.
+_HEAD: Final = re.compile(r"^(mtp|eagle3|dflash)[-_.]", re.IGNORECASE)
+_HEAD_KINDS: Final = ("mtp", "eagle3", "dflash")
 _DEFAULTS: Final = ("Q4_K_M", "Q8_0")
 """Chosen when no quantization is named: small and good, then larger and better."""
 _MAX_SHOWN: Final = 8
@@ -44,6 +48,8 @@ class RepoModel(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[PlannedFile, ...]
     """All shards, in order."""
     projector: PlannedFile | None = None
+    draft: PlannedFile | None = None
+    """The head that drafts its answers."""
 
     @property
     def filename(self) -> str:
@@ -57,8 +63,14 @@ class RepoModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes of its files and its projector."""
-        return _sum((*self.files, self.projector) if self.projector else self.files)
+        """Bytes of all files."""
+        return _sum(self.all_files)
+
+    @property
+    def all_files(self) -> tuple[PlannedFile, ...]:
+        """Its files, its projector and its draft head."""
+        more = (self.projector, self.draft)
+        return (*self.files, *(file for file in more if file is not None))
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +92,7 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
     whole: list[RepoModel] = []
     shards: dict[tuple[PurePosixPath, str, int], dict[int, PlannedFile]] = {}
     projectors: dict[PurePosixPath, list[PlannedFile]] = {}
+    heads: dict[PurePosixPath, PlannedFile] = {}
     for file in files:
         path = _gguf_path(file.path)
         if path is None:
@@ -87,6 +100,8 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
         stem = path.name[: -len(_SUFFIX)]
         if is_projector_name(stem):
             projectors.setdefault(path.parent, []).append(file)
+        elif _HEAD.search(stem):
+            heads[path] = file
         elif not _NO_MODEL.search(stem):
             shard = shard_of(stem)
             if shard is None:
@@ -98,7 +113,10 @@ def models_of(files: Iterable[PlannedFile]) -> tuple[RepoModel, ...]:
         if len(parts) == count:
             whole.append(_model(name, folder, tuple(parts[at] for at in sorted(parts))))
     whole.sort(key=lambda model: model.filename)
-    return _with_projectors(whole, projectors)
+    return tuple(
+        msgspec.structs.replace(model, draft=_head_of(model, heads))
+        for model in _with_projectors(whole, projectors)
+    )
 
 
 def choose(repository: Repository, wanted: str | None) -> RepoModel:
@@ -146,11 +164,11 @@ def family(model: RepoModel) -> str:
 
 
 def plan_of(repository: Repository, model: RepoModel) -> DownloadPlan:
-    """Return the plan to download ``model`` and its projector from this commit."""
+    """Return the plan to download ``model``, its projector and its draft head from this commit."""
     return DownloadPlan(
         repo=repository.repo,
         revision=repository.revision,
-        files=(*model.files, model.projector) if model.projector else model.files,
+        files=model.all_files,
         quantization=model.quantization,
         filename=model.filename,
     )
@@ -168,6 +186,23 @@ def _gguf_path(text: str) -> PurePosixPath | None:
 def _model(name: str, folder: PurePosixPath, files: tuple[PlannedFile, ...]) -> RepoModel:
     quantization = named_quantization(name) or named_quantization(folder.name)
     return RepoModel(name=name, quantization=quantization, files=files)
+
+
+def _head_of(model: RepoModel, heads: Mapping[PurePosixPath, PlannedFile]) -> PlannedFile | None:
+    """Return the draft head beside a model and named after it, chosen as in the library."""
+    place, words = PurePosixPath(model.filename), model_words(model.name)
+
+    def order(head: PurePosixPath) -> tuple[int, bool, bool, int, str]:
+        kind = _HEAD.search(head.name)
+        number = _HEAD_KINDS.index(kind[1].lower()) if kind else len(_HEAD_KINDS)
+        quantization = named_quantization(head.stem)
+        same, good = quantization == model.quantization, quantization == GOOD
+        return number, not same, not good, heads[head].size_bytes or 0, head.name
+
+    fitting = [
+        head for head in heads if is_near(head, place) and model_words(head.stem) in ([], words)
+    ]
+    return heads[min(fitting, key=order)] if fitting else None
 
 
 def _with_projectors(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cyber_inference_tui.errors import GGUFError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
+from cyber_inference_tui.library.companion_files import CompanionFiles
 from cyber_inference_tui.library.ids import AUTO, RESERVED, NamedModel, assign_ids
 from cyber_inference_tui.library.ollama import OllamaModel
 from cyber_inference_tui.library.presets import with_presets
@@ -18,7 +19,7 @@ from cyber_inference_tui.library.projectors import (
     is_projector_name,
     placed,
 )
-from cyber_inference_tui.library.scan import Found, ModelFile, Unread, path_text
+from cyber_inference_tui.library.scan import Found, ModelFile, NamedPath, Unread, path_text
 from cyber_inference_tui.library.shards import (
     FileSet,
     combined,
@@ -31,7 +32,6 @@ from cyber_inference_tui.library.unusable_files import Problem
 from cyber_inference_tui.settings.schema import ModelSettings
 
 _NO_MODELS = {
-    "adapter": "it is an adapter (LoRA), not a model: name it in a model's args, with --lora",
     "controlvector": "it is a control vector, not a model: name it in a model's args, with"
     " --control-vector",
     "imatrix": "it is an importance matrix, not a model",
@@ -62,15 +62,6 @@ class Configured(NamedTuple):
     """The reason why its files cannot be read now: ``files`` are the earlier ones."""
 
 
-class NamedPath(NamedTuple):
-    """The file or directory at a path that a table names."""
-
-    file: ModelFile | None = None
-    is_directory: bool = False
-    unread: str = ""
-    """The reason why it cannot be read now: ``file`` is the earlier one."""
-
-
 class _Read(NamedTuple):
     """A model's files and the content of their headers."""
 
@@ -80,23 +71,32 @@ class _Read(NamedTuple):
 
 
 class Assembly:
-    """Builds a catalog. ``read`` returns a file's header or raises ``GGUFError``."""
+    """Builds a catalog. ``read`` returns a file's header or raises ``GGUFError``.
+
+    ``companions`` are the projectors and adapters that tables name.
+    """
 
     def __init__(
         self,
         *,
         models_dir: Path,
         model_settings: Mapping[str, ModelSettings],
-        projectors: Mapping[Path, NamedPath],
+        companions: Mapping[Path, NamedPath],
         read: Callable[[ModelFile], ModelMetadata],
     ) -> None:
         self._models_dir = models_dir
         self._settings = model_settings
-        self._projectors = projectors
+        self._companions = companions
         self._read_header = read
         self._problems: list[Problem] = []
         self._parts: list[Problem] = []
         self._auto_aliases: tuple[str, ...] = ()
+        self._companion_files = self._no_companion_files()
+
+    def _no_companion_files(self) -> CompanionFiles:
+        return CompanionFiles(
+            models_dir=self._models_dir, named=self._companions, read=self._read_header
+        )
 
     def catalog(
         self, found: Found, configured: Sequence[Configured], elsewhere: Elsewhere = NOTHING
@@ -105,6 +105,7 @@ class Assembly:
         self._problems = [*found.problems, *elsewhere.problems]
         self._parts = []
         self._auto_aliases = ()
+        self._companion_files = self._no_companion_files()
         listed = self._listed(found.files)
         models = [self._configured(given) for given in configured]
         ids = {model.id for model in models}
@@ -122,10 +123,14 @@ class Assembly:
         models += self._without_file(model.id for model in models)
         for given in configured:
             self._report_unread(given.path, given.unread, kept=bool(given.files))
-        for path, projector in self._projectors.items():
-            self._report_unread(path, projector.unread, kept=projector.file is not None)
+        for path, named in self._companions.items():
+            self._report_unread(path, named.unread, kept=named.file is not None)
         models, unnamed = with_presets(models, taken=(AUTO, *RESERVED, *self._auto_aliases))
         self._problems += unnamed
+        models = self._companion_files.given_to(models)
+        unused, used = self._companion_files.reports(models)
+        self._problems += unused
+        self._parts += used
         by_id = {model.id: model for model in models}
         return Catalog(by_id, self._problems, parts=self._parts, auto_aliases=self._auto_aliases)
 
@@ -227,6 +232,8 @@ class Assembly:
             file, facts = read.files.files[0], read.metadata
             if facts is not None and facts.is_projector:
                 projectors.append(Projector(file, facts))
+            elif facts is not None and self._companion_files.takes(file, facts):
+                continue
             elif (reason := _no_model(read)) is not None:
                 self._problems.append(Problem(where=path_text(file.path), reason=reason))
             else:
@@ -244,7 +251,7 @@ class Assembly:
         used = {one.file.path.parent for one in chosen if one is not None}
         for projector in projectors:
             path = projector.file.path
-            in_use = path.parent in used or path in self._projectors
+            in_use = path.parent in used or path in self._companions
             where, reason = path_text(path), _USED_PROJECTOR if in_use else _UNUSED_PROJECTOR
             (self._parts if in_use else self._problems).append(Problem(where=where, reason=reason))
         return list(zip(models, chosen, strict=True))
@@ -378,7 +385,7 @@ class Assembly:
         written += [projector.file.modified] if projector else []
         if settings.mmproj is not None:
             mmproj = self._models_dir / settings.mmproj
-            given = self._projectors[mmproj]
+            given = self._companions[mmproj]
             if given.file is not None:
                 projector_bytes = given.file.size
                 projector_facts = self._projector_facts(given.file)

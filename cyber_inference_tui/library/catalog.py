@@ -13,6 +13,7 @@ import msgspec
 
 from cyber_inference_tui.errors import ModelNotFoundError
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
+from cyber_inference_tui.library.companions import Adapter, Draft
 from cyber_inference_tui.library.ids import AUTO
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.unusable_files import Problem, Unusable
@@ -54,6 +55,11 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     projector_bytes: int = 0
     """The size of the projector."""
     projector_facts: ProjectorFacts | None = None
+    draft: Draft | None = None
+    """What drafts its answers, or could if its table said so: what the table names, else what is
+    found."""
+    adapters: tuple[Adapter, ...] = ()
+    """The LoRA adapters that are loaded with it, in the order of their numbers in requests."""
     modified: int | None = None
     """The last modification of these files, in nanoseconds since 1970."""
     metadata: ModelMetadata | None = None

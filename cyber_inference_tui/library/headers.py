@@ -18,7 +18,7 @@ from cyber_inference_tui.library.scan import ModelFile, unread_above
 
 _logger = logging.getLogger(__name__)
 
-_VERSION: Final = 4
+_VERSION: Final = 5
 _MAX_CACHE_FILE: Final = 64 * 2**20
 # A file that changed this recently may change again within one tick of its file system's clock.
 _SETTLED: Final = 2_000_000_000

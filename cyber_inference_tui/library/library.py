@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cyber_inference_tui.errors import ConflictError
-from cyber_inference_tui.library.assemble import Assembly, Configured, NamedPath
+from cyber_inference_tui.library.adapters import path_and_scale
+from cyber_inference_tui.library.assemble import Assembly, Configured
 from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
+from cyber_inference_tui.library.companions import DraftKind
 from cyber_inference_tui.library.disk import Disk, error_text
+from cyber_inference_tui.library.drafts import is_near
 from cyber_inference_tui.library.folder_reader import FolderReader, wait_for
 from cyber_inference_tui.library.headers import Fetched, HeaderCache
 from cyber_inference_tui.library.ollama import OllamaModel
@@ -21,6 +24,7 @@ from cyber_inference_tui.library.scan import (
     SLOW,
     Found,
     ModelFile,
+    NamedPath,
     Unread,
     find_files,
     model_file,
@@ -52,14 +56,14 @@ class _Seen(NamedTuple):
 
     found: Found = Found()
     configured: tuple[Configured, ...] = ()
-    projectors: Mapping[Path, NamedPath] = {}
-    """The projectors that tables name."""
+    companions: Mapping[Path, NamedPath] = {}
+    """The projectors and adapters that tables name."""
     elsewhere: Elsewhere = Elsewhere()
 
     def files(self) -> dict[Path, ModelFile]:
         """Return every file of our own directories and tables."""
         given = [file for one in self.configured for file in one.files]
-        given += [one.file for one in self.projectors.values() if one.file is not None]
+        given += [one.file for one in self.companions.values() if one.file is not None]
         return {file.path: file for file in (*given, *self.found.files)}
 
     def without(self, paths: Collection[Path]) -> _Seen:
@@ -153,7 +157,7 @@ class Library:
             assembly = Assembly(
                 models_dir=self._models_dir,
                 model_settings=self._model_settings,
-                projectors=seen.projectors,
+                companions=seen.companions,
                 read=self._headers.read,
             )
             catalog = assembly.catalog(seen.found, seen.configured, seen.elsewhere)
@@ -197,10 +201,10 @@ class Library:
         ]
         files.sort(key=lambda file: (self._roots.index(file.root), file.path))
         named = self._named(paths, before)
-        projectors = {path: named[path] for path in self._mmprojs()}
+        companions = {path: named[path] for path in self._companions()}
         configured = tuple(self._configured(*one, named) for one in given)
         found = found._replace(files=tuple(files))
-        seen = _Seen(found, configured, projectors, self._elsewhere())
+        seen = _Seen(found, configured, companions, self._elsewhere())
         return seen, [one.folder for one in readers if one.found is None]
 
     @staticmethod
@@ -310,7 +314,7 @@ class Library:
         return next(root for root in self._roots if path.is_relative_to(root))
 
     def delete(self, catalog: Catalog, model_id: str) -> tuple[Path, ...]:
-        """Delete a model's files, and its projector unless another model uses it.
+        """Delete a model's files, and its projector and draft head unless another model has them.
 
         Returns the deleted paths. Raises ``ModelNotFoundError``, and ``ConflictError`` if the model
         is not under ``models_dir``, if another model uses its files, or if the system refuses.
@@ -342,6 +346,7 @@ class Library:
         shared = any(other.mmproj == model.mmproj for other in others)
         if model.mmproj is not None and has_projector_beside(model) and not shared:
             doomed.append(model.mmproj)
+        doomed += _its_own_head(model, others)
         for path in doomed:
             if not self._is_inside(path):
                 raise ConflictError(f"{path_text(path)} does not lie in {self._models_dir}.")
@@ -395,16 +400,18 @@ class Library:
                 given.append((model_id, path, settings, Origin.SETTINGS))
         return given
 
-    def _mmprojs(self) -> list[Path]:
-        """Return the projectors that tables name."""
+    def _companions(self) -> list[Path]:
+        """Return the projectors and adapters that tables name."""
         tables = self._model_settings.values()
-        return [self._models_dir / one.mmproj for one in tables if one.mmproj is not None]
+        found = [one.mmproj for one in tables if one.mmproj is not None]
+        found += [path_and_scale(entry)[0] for one in tables for entry in one.lora or ()]
+        return [self._models_dir / path for path in found]
 
     def _given_paths(self) -> dict[Path, list[Path]]:
         """Return every file that is named, by its folder."""
         by_folder: dict[Path, list[Path]] = {}
         shards = [shard for _, path, _, _ in self._given() for shard in shard_names(path)]
-        for path in dict.fromkeys((*shards, *self._mmprojs())):
+        for path in dict.fromkeys((*shards, *self._companions())):
             by_folder.setdefault(path.parent, []).append(path)
         return by_folder
 
@@ -436,3 +443,13 @@ def has_projector_beside(model: LocalModel) -> bool:
     return folder == model.path.parent or (
         model.settings.mmproj is None and model.path.is_relative_to(folder)
     )
+
+
+def _its_own_head(model: LocalModel, others: Sequence[LocalModel]) -> tuple[Path, ...]:
+    """Return the files of the draft head that is the model's, if no other model has it."""
+    draft = model.draft
+    if draft is None or draft.kind is DraftKind.MODEL or model.path is None:
+        return ()
+    near = all(is_near(path, model.path) for path in draft.files)
+    shared = any(other.draft and other.draft.files == draft.files for other in others)
+    return draft.files if near and not shared else ()

@@ -49,6 +49,15 @@ class ModelFile(NamedTuple):
         return self.path.name[: -len(SUFFIX)]
 
 
+class NamedPath(NamedTuple):
+    """The file or directory at a path that a table names."""
+
+    file: ModelFile | None = None
+    is_directory: bool = False
+    unread: str = ""
+    """The reason why it cannot be read now: ``file`` is the earlier one."""
+
+
 class Unread(NamedTuple):
     """A file or folder that exists, or may exist, and cannot be read now."""
 

@@ -99,4 +99,5 @@ def combined(headers: Sequence[ModelMetadata]) -> ModelMetadata:
         tensor_count=sum(header.tensor_count for header in headers),
         tensor_bytes=sum(header.tensor_bytes for header in headers),
         matrices=tuple(one for header in headers for one in header.matrices),
+        predicts=any(header.predicts for header in headers),
     )

@@ -18,6 +18,7 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import NoLlamaServerError
 from cyber_inference_tui.files import read_file, replace_file
 from cyber_inference_tui.llama.command import child_environment
+from cyber_inference_tui.llama.companion_options import companion_flags
 from cyber_inference_tui.llama.footprint import is_host
 from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
@@ -32,7 +33,7 @@ _NONE_AGE = 3600.0
 """Seconds until the next probe of a build that listed no GPU."""
 _UNSURE_AGE = 60.0
 """Seconds until the next probe after the list of GPUs failed. It doubles up to ``_NONE_AGE``."""
-_PROBE_FORMAT = 6
+_PROBE_FORMAT = 7
 """Raise it when a probe has other fields: older records are ignored then."""
 _MAX_RECORD = 1 << 20
 
@@ -57,7 +58,7 @@ class LlamaBinary(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     build: int | None = None
     flags: frozenset[str] = frozenset()
-    """The names of the options in its ``--help``."""
+    """The names of the options in its ``--help``, and the entries of ``companion_flags``."""
     trace_level: int | None = None
     """The ``--verbosity`` that logs allocations; ``None`` = the build has no such level."""
     devices: tuple[str, ...] | None = ()
@@ -239,7 +240,7 @@ def examine(
     found = _VERSION.search(version)
     trace = _TRACE_LEVEL.search(options)
     build = _BUILD.search(version) or re.search(r"version:\s*(\d{3,})", version)
-    flags = frozenset(option_names(options))
+    flags = frozenset({*option_names(options), *companion_flags(options)})
     gpus: tuple[str, ...] | None = ()
     problem = ""
     if "--list-devices" in flags:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from cyber_inference_tui.llama.companion_options import adapter_options, draft_options
 from cyber_inference_tui.llama.descendants import MARK
 from cyber_inference_tui.llama.spec import ServerSpec
 
@@ -94,6 +95,7 @@ def llama_argv(
     argv += ["--model", str(spec.path)]
     if spec.projector is not None:
         argv += ["--mmproj", str(spec.projector)]
+    argv += draft_options(spec.draft, flags) + adapter_options(spec.adapters, flags)
     context = ["--ctx-size", str(spec.context_size)]
     argv += context
     for option, value, unset in (

@@ -28,19 +28,27 @@ class ServerAddress(NamedTuple):
 
 
 async def http_get(
-    server: ServerAddress, path: str, *, timeout: float, most_bytes: int
+    server: ServerAddress,
+    path: str,
+    *,
+    timeout: float,
+    most_bytes: int,
+    post: bytes | None = None,
 ) -> tuple[int, bytes]:
     """Return the status and the body of ``GET path``, over a new connection.
 
-    The status is 0 if the answer is not HTTP. Headers and body are read up to about ``most_bytes``;
-    with 0 they are not awaited. Raises ``OSError``, such as ``TimeoutError`` after ``timeout``
-    seconds.
+    With ``post`` it is a POST of this JSON. The status is 0 if the answer is not HTTP. Headers and
+    body are read up to about ``most_bytes``; with 0 they are not awaited. Raises ``OSError``, such
+    as ``TimeoutError`` after ``timeout`` seconds.
     """
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(*server[:2], limit=_MOST_STATUS_LINE)
         try:
-            request = b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n"
-            writer.write(request % (path.encode("ascii"), server.headers))
+            head = b"%b %b HTTP/1.1\r\n%bConnection: close\r\n"
+            head %= (b"GET" if post is None else b"POST", path.encode("ascii"), server.headers)
+            if post is not None:
+                head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(post)
+            writer.write(b"%b\r\n%b" % (head, post or b""))
             try:
                 version, _, rest = (await reader.readline()).partition(b" ")
             except ValueError:

@@ -229,6 +229,12 @@ class Launcher:
             return (await asyncio.to_thread(self._find_binary)).devices
         return ()
 
+    async def flags(self) -> frozenset[str]:
+        """Return the flags of the build that the next server gets; none without a llama-server."""
+        with contextlib.suppress(NoLlamaServerError):
+            return (await asyncio.to_thread(self._find_binary)).flags
+        return frozenset()
+
     async def memory_at(
         self, spec: ServerSpec, sizes: Sequence[int]
     ) -> list[tuple[int, MemoryEstimate, Need]]:

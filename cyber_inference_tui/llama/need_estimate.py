@@ -12,9 +12,15 @@ from pathlib import Path
 import msgspec
 
 from cyber_inference_tui.errors import StorageError
-from cyber_inference_tui.gguf.memory_estimate import DEFAULT_SLOTS, MemoryEstimate, estimate
+from cyber_inference_tui.gguf.memory_estimate import (
+    DEFAULT_SLOTS,
+    MemoryEstimate,
+    estimate,
+    state_bytes,
+)
 from cyber_inference_tui.gguf.repacking import Processor
 from cyber_inference_tui.kernel import Ruleset
+from cyber_inference_tui.library.companions import DraftKind
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.command import child_environment, llama_argv
 from cyber_inference_tui.llama.fit_params import fitted_footprint
@@ -23,6 +29,9 @@ from cyber_inference_tui.llama.placement import Placement, placement
 from cyber_inference_tui.llama.spec import ServerSpec, smaller_contexts
 
 _MOST_KEPT = 512
+_F32 = 4
+_DRAFTED = 3
+"""Tokens of a draft: llama-server's default of ``--spec-draft-n-max``."""
 
 
 class NeedEstimator:
@@ -103,16 +112,15 @@ class NeedEstimator:
         if fitted is None:
             return formula
         # llama-fit-params leaves out projectors and repacked weights: common_fit_print adds up the
-        # buffers of GPUs and the plain buffer of the CPU.
+        # buffers of GPUs and the plain buffer of the CPU. It is not asked for companions.
         where = placement(spec, devices)
         found = _estimate(spec, where, self._processor)
+        host, device = _beside(found, where)
         return Need(
             footprint=Footprint(
                 mapped=fitted.mapped,
-                host=fitted.host
-                + found.repacked
-                + (0 if where.projector_on_device else found.projector),
-                device=fitted.device + (found.projector if where.projector_on_device else 0),
+                host=fitted.host + found.repacked + host,
+                device=fitted.device + device,
             ),
             source=NeedSource.ENGINE,
             spills=formula.spills,
@@ -120,6 +128,7 @@ class NeedEstimator:
 
     async def _ask_engine(self, spec: ServerSpec, binary: LlamaBinary) -> Footprint | None:
         options = spec.options
+        spec = msgspec.structs.replace(spec, draft=None, adapters=())
         try:
             ruleset = await self._ruleset(spec, binary) if self._ruleset is not None else None
         except StorageError:
@@ -207,20 +216,29 @@ def formula_need(
         device += found.compute
     else:
         host += found.compute
-    if where.projector_on_device:
-        device += found.projector
-    else:
-        host += found.projector
+    more_host, more_device = _beside(found, where)
     return Need(
         footprint=Footprint(
             mapped=mapped,
-            host=host,
-            device=device,
+            host=host + more_host,
+            device=device + more_device,
         ),
         source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
         spills=where.spills,
         visible=spec.visible_gpus,
     )
+
+
+def _beside(found: MemoryEstimate, where: Placement) -> tuple[int, int]:
+    """Divide the memory of the projector, the draft and the adapters between host and device.
+
+    llama-server puts as many layers of a draft on GPUs as it can, and an adapter beside the layers
+    that it changes.
+    """
+    companions = found.draft + found.adapters
+    on_device = companions if where.share > 0 else 0
+    on_device += found.projector if where.projector_on_device else 0
+    return found.projector + companions - on_device, on_device
 
 
 def memory_parts(
@@ -244,7 +262,8 @@ def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> Memor
             upper_bound=True,
             note="its header is not known",
         )
-    return estimate(
+    processor = processor if where.repacked and options.repack else Processor.PLAIN
+    own = estimate(
         facts,
         weights_bytes=facts.tensor_bytes or files,
         projector_bytes=spec.projector_bytes,
@@ -260,5 +279,50 @@ def _estimate(spec: ServerSpec, where: Placement, processor: Processor) -> Memor
         flash_attention=options.flash_attention,
         embedding=options.embedding,
         pooling=options.pooling,
-        processor=processor if where.repacked and options.repack else Processor.PLAIN,
+        processor=processor,
     )
+    return msgspec.structs.replace(
+        own,
+        draft=_draft_bytes(spec, processor),
+        adapters=sum(adapter.size_bytes for adapter in spec.adapters),
+    )
+
+
+def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
+    """Return the memory of the draft: a context of its own, as large as the model's.
+
+    Its cache has 16 bits, whatever the model's has. A head reads the model's hidden states beside
+    the embeddings, and llama-server keeps the states of a model with a head as they were before
+    each drafted token, to return to them (``n_rs_seq`` in the log of build 11669).
+    """
+    draft, options = spec.draft, spec.options
+    if draft is None:
+        return 0
+    facts, beside = draft.metadata, 0
+    if draft.kind is not DraftKind.MODEL:
+        states = state_bytes(spec.metadata, options.slots) if spec.metadata else 0
+        inputs = 3 * (facts.embedding_length or 0) * options.ubatch_size * _F32
+        beside = _DRAFTED * states + inputs
+    if draft.kind is DraftKind.MTP and (last := facts.predict_layers):
+        # The last layers of the model, which attend to all tokens.
+        facts = msgspec.structs.replace(
+            facts,
+            layers=last,
+            predict_layers=None,
+            kv_heads=facts.kv_heads[-last:] if facts.kv_heads else None,
+            recurrent=None,
+            recurrent_layers=None,
+            matrices=(),
+        )
+    own = estimate(
+        facts,
+        weights_bytes=draft.size_bytes,
+        context_size=spec.context_size or 0,
+        slots=options.slots,
+        unified=options.unified,
+        batch_size=options.batch_size,
+        ubatch_size=options.ubatch_size,
+        flash_attention=options.flash_attention,
+        processor=processor,
+    )
+    return own.total + beside

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -19,6 +18,9 @@ from cyber_inference_tui.gguf.memory_estimate import (
 )
 from cyber_inference_tui.gguf.metadata import ModelMetadata, ProjectorFacts
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.library.companions import Adapter, Draft
+from cyber_inference_tui.library.drafts import OFF
+from cyber_inference_tui.llama.companion_options import names_draft
 from cyber_inference_tui.llama.embedding_options import embedding_options
 from cyber_inference_tui.settings.schema import ModelSettings, Settings, effective
 
@@ -60,6 +62,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     weights_bytes: int | None = None
     projector_bytes: int = 0
     projector_facts: ProjectorFacts | None = None
+    draft: Draft | None = None
+    """What drafts its answers; ``None`` = nothing, or what the user's arguments say."""
+    adapters: tuple[Adapter, ...] = ()
 
     command: tuple[str, ...] = ()
     """The command line of another program, with placeholders; empty = llama-server."""
@@ -105,14 +110,20 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         A loaded model restarts when its signature changes, and measurements are valid for one
         signature.
         """
-        facts: tuple[tuple[Any, ...], ...] = (
+        facts: tuple[object, ...] = (
             (self.model_id, self.path, self.projector, self.size_bytes),
             (self.command, sorted(self.environment.items()), self.arguments),
             (self.context_size, self.overrides_context),
             (self.gpu_layers, self.threads, self.slots, self.embedding_options),
         )
         if self.least_context is not None:
-            facts = (*facts, (self.least_context,))
+            facts += ((self.least_context,),)
+        if self.draft is not None or self.adapters:
+            draft = self.draft
+            facts += (
+                (draft.kind, draft.files, draft.size_bytes) if draft is not None else (),
+                tuple((one.path, one.size_bytes, one.scale) for one in self.adapters),
+            )
         encoded = msgspec.json.encode(facts, enc_hook=str)
         return hashlib.sha256(encoded).hexdigest()[:16]
 
@@ -201,6 +212,8 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
             http_threads=_http_threads(own, settings),
             confined=settings.confine_servers,
             asked=asked,
+            draft=None if own.draft == OFF or names_draft(arguments, own.env) else model.draft,
+            adapters=model.adapters,
         )
     )
 

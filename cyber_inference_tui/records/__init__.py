@@ -54,6 +54,9 @@ from cyber_inference_tui.records.machine import (
     ThrottleReason,
 )
 from cyber_inference_tui.records.models import (
+    AdapterRecord,
+    DraftRecord,
+    DraftTotals,
     FileRecord,
     Fit,
     MemoryAtContext,
@@ -105,6 +108,7 @@ __all__ = [
     "EVENTS_KEPT",
     "OFFERED_PORTS",
     "ActiveRequestRecord",
+    "AdapterRecord",
     "ClientRecord",
     "ConfigCheckRecord",
     "ConfigValueRecord",
@@ -115,6 +119,8 @@ __all__ = [
     "DiskRecord",
     "DownloadRecord",
     "DownloadStatus",
+    "DraftRecord",
+    "DraftTotals",
     "EnergyRecord",
     "FanRecord",
     "FileRecord",

@@ -26,6 +26,7 @@ from cyber_inference_tui.records.keys import CreatedKey, KeyRecord, KeyTotals, N
 from cyber_inference_tui.records.logs import LogMatches, LogPage, LogRecord
 from cyber_inference_tui.records.machine import MemoryPool, ResourceSample
 from cyber_inference_tui.records.models import (
+    AdapterRecord,
     ModelDetails,
     ModelRecord,
     ProblemRecord,
@@ -57,6 +58,7 @@ from cyber_inference_tui.records.queries import (
     LoadQuery,
     LogEventsQuery,
     ModelName,
+    NewScale,
     NewValue,
     Nothing,
     OllamaCopy,
@@ -317,6 +319,13 @@ GC = _asking(
 )
 DO_GC = Endpoint(
     "POST /admin/gc", Nothing, GcOrder, GcResult, "deletes a part of this plan, by its token"
+)
+SCALE_ADAPTER = Endpoint(
+    "POST /admin/models/{id}/lora",
+    Nothing,
+    NewScale,
+    list[AdapterRecord],
+    "sets the strength of a loaded model's LoRA adapter until its server ends, without a reload",
 )
 SEARCH = _asking("GET /admin/hub/search", SearchQuery, list[HubModelRecord], "models on the hub")
 HUB_FILES = _asking(

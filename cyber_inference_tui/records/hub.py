@@ -50,9 +50,11 @@ class HubFilesRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The ``filename`` of a download: the path of the first file."""
     quantization: str | None = None
     size_bytes: int | None = None
-    """The size of all files and the projector."""
+    """The size of all files, with the projector and the draft head."""
     files: tuple[HubFileRecord, ...]
     projector: HubFileRecord | None = None
+    draft: HubFileRecord | None = None
+    """The head that drafts its answers."""
     memory_estimate_bytes: int | None = None
     fits: Fit | None = None
     evicts: tuple[str, ...] = ()

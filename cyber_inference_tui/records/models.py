@@ -131,6 +131,46 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
 
 
+class DraftRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What drafts a model's answers, or could."""
+
+    kind: str
+    """As in llama-server's ``--spec-type``: ``draft-mtp``, ``draft-eagle3``, ``draft-dflash`` (all
+    made for the model) or ``draft-simple`` (a small model)."""
+    name: str
+    """The small model's id, or the name of the head's file."""
+    files: tuple[FileRecord, ...] = ()
+    """None if it is in the model's own file."""
+    unused_because: str | None = None
+    """Why it does not draft; ``None`` = it does, from the next load on."""
+
+
+class DraftTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """The drafts of a model's requests in the history, and the speeds with and without them."""
+
+    tokens_drafted: int
+    tokens_accepted: int
+    tokens_per_second_p50: float | None = None
+    """Half of the answers with drafts reach it; ``None`` = there are fewer than five."""
+    undrafted_tokens_per_second_p50: float | None = None
+    """The same of answers without drafts."""
+
+
+class AdapterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter of a model."""
+
+    id: int
+    """Its number in requests: ``"lora": [{"id": 0, "scale": 0.5}]``."""
+    name: str
+    path: str
+    size_bytes: int | None = None
+    scale: float | None
+    """The strength for requests that name none: of the running server, else of the next start.
+    ``None`` = the server did not answer in time."""
+    initial_scale: float | None = None
+    """The strength at each start; ``None`` = the model's own arguments name the adapter."""
+
+
 class MemoryPart(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a model's memory, such as ``weights`` or ``KV cache``."""
 
@@ -171,6 +211,10 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of the file's header, by names such as ``layers`` or ``attention heads``."""
     files: tuple[FileRecord, ...] = ()
     projector: FileRecord | None = None
+    draft: DraftRecord | None = None
+    drafted: DraftTotals | None = None
+    """``None`` = none of its requests in the history had a draft."""
+    adapters: tuple[AdapterRecord, ...] = ()
     memory: tuple[MemoryAtContext, ...] = ()
     """Estimates for several context sizes, smallest first."""
     command: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ The service treats a number above its bound ``le`` as ``le``.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -228,6 +228,17 @@ class NewValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A setting's new value."""
 
     value: Any
+
+
+MOST_SCALE: Final = 1000.0
+"""The bound of an adapter's strength, in both directions."""
+
+
+class NewScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The new strength of a LoRA adapter of a loaded model, by its number."""
+
+    id: Annotated[int, Meta(ge=0, le=1000)]
+    scale: Annotated[float, Meta(ge=-MOST_SCALE, le=MOST_SCALE)]
 
 
 class DownloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

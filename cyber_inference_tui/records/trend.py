@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from cyber_inference_tui.records.models import DraftTotals
+
 MarkKind = Literal["loaded", "unloaded", "failed", "throttled"]
 
 
@@ -84,5 +86,7 @@ class SpeedTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The sum over requests whose energy is known, in J; ``None`` = of none."""
     cost: float | None = None
     """What that energy costs at ``price_per_kwh``; ``None`` without a price."""
+    drafted: DraftTotals | None = None
+    """Of a model; ``None`` = none of its requests had a draft."""
     last_used_at: datetime
     """The arrival of the latest request."""

@@ -22,6 +22,7 @@ from cyber_inference_tui.errors import CyberError, ShuttingDownError
 from cyber_inference_tui.llama.needs import Measurement
 from cyber_inference_tui.records import (
     ClientRecord,
+    DraftTotals,
     KeyTotals,
     ModelTotals,
     RequestRecord,
@@ -56,6 +57,7 @@ from cyber_inference_tui.service.history_rows import (
 )
 from cyber_inference_tui.service.history_sums import (
     select_clients,
+    select_drafted,
     select_key_totals,
     select_speed_totals,
     select_totals,
@@ -223,6 +225,11 @@ class History:
         ``since``: those that arrived then or later.
         """
         return await self._read(lambda connection: select_key_totals(connection, since))
+
+    async def drafted(self, model: str) -> DraftTotals | None:
+        """Return the drafts of a model's newest requests; ``None`` = none of them had one."""
+        found = await self._read(lambda connection: select_drafted(connection, model))
+        return found[0] if found else None
 
     async def speed_totals(
         self, query: SpeedQuery, price_per_kwh: float = 0.0

@@ -11,7 +11,13 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from cyber_inference_tui.records import ClientRecord, KeyTotals, ModelTotals, SpeedTotals
+from cyber_inference_tui.records import (
+    ClientRecord,
+    DraftTotals,
+    KeyTotals,
+    ModelTotals,
+    SpeedTotals,
+)
 from cyber_inference_tui.records.queries import ClientsQuery, SpeedQuery
 from cyber_inference_tui.service.history_rows import bounds, earliest, records_of
 from cyber_inference_tui.text import program
@@ -19,6 +25,9 @@ from cyber_inference_tui.units import J_PER_KWH
 
 MAX_SPEEDS = 20_000
 """Requests of one name whose speeds are compared: the newest."""
+LEAST_COMPARED = 5
+"""Fewer answers have no speed that is compared with that of answers without a draft."""
+_MOST_TOKENS = 1 << 40
 MAX_NAMES = 1_000
 """Names in one answer, those used last: any client can call itself anything."""
 
@@ -43,6 +52,40 @@ class _Speeds(NamedTuple):
 
     tokens_per_second: array[float]
     first_token_seconds: array[float]
+
+
+class _Drafted:
+    """Sums up the drafts of requests, and keeps the speeds with and without them."""
+
+    def __init__(self) -> None:
+        self.drafted = self.accepted = 0
+        self.speeds = {True: array("d"), False: array("d")}
+
+    def add(self, speed: object, drafted: object, accepted: object) -> None:
+        """Add a request; a damaged row may hold anything."""
+        has_draft = isinstance(drafted, int) and 0 < drafted < _MOST_TOKENS
+        if isinstance(drafted, int) and has_draft:
+            self.drafted += drafted
+            self.accepted += min(accepted, drafted) if isinstance(accepted, int) else 0
+        if isinstance(speed, float) and len(self.speeds[has_draft]) < MAX_SPEEDS:
+            self.speeds[has_draft].append(speed)
+
+    def totals(self) -> DraftTotals | None:
+        """Return the totals; ``None`` = no request had a draft."""
+        if not self.drafted:
+            return None
+        return DraftTotals(
+            tokens_drafted=self.drafted,
+            tokens_accepted=self.accepted,
+            tokens_per_second_p50=self._median(has_draft=True),
+            undrafted_tokens_per_second_p50=self._median(has_draft=False),
+        )
+
+    def _median(self, *, has_draft: bool) -> float | None:
+        speeds = self.speeds[has_draft]
+        return (
+            _at_percent(50, sorted(speeds, reverse=True)) if len(speeds) >= LEAST_COMPARED else None
+        )
 
 
 def select_clients(connection: sqlite3.Connection, query: ClientsQuery) -> list[ClientRecord]:
@@ -79,6 +122,20 @@ def select_key_totals(
     return records_of(rows, KeyTotals)
 
 
+def select_drafted(connection: sqlite3.Connection, model: str) -> list[DraftTotals]:
+    """Return the drafts of a model's newest requests; nothing if none had one."""
+    drafted = _Drafted()
+    for row in connection.execute(
+        "SELECT tokens_per_second, tokens_drafted, tokens_accepted FROM requests"
+        " WHERE model = :model AND status < 400 AND tokens_per_second IS NOT NULL"
+        " ORDER BY id DESC LIMIT :limit",
+        {"model": model, "limit": MAX_SPEEDS},
+    ):
+        drafted.add(*row)
+    totals = drafted.totals()
+    return [totals] if totals is not None else []
+
+
 def select_speed_totals(
     connection: sqlite3.Connection, query: SpeedQuery, price_per_kwh: float = 0.0
 ) -> list[SpeedTotals]:
@@ -93,9 +150,11 @@ def select_speed_totals(
     )
     totals = records_of(rows, SpeedTotals)
     speeds = {one.name: _Speeds(array("d"), array("d")) for one in totals}
+    # Different models have different speeds, so only a model's are compared.
+    drafts = {one.name: _Drafted() for one in totals} if query.by == "model" else {}
     # Sorting in SQLite takes three times as long, and writes temporary files.
-    for found, *figures in connection.execute(
-        f"SELECT {name}, tokens_per_second,"  # noqa: S608 - from above
+    for found, drafted, accepted, *figures in connection.execute(
+        f"SELECT {name}, tokens_drafted, tokens_accepted, tokens_per_second,"  # noqa: S608 - above
         " CASE WHEN stream THEN time_to_first_token_seconds END FROM requests"
         " WHERE +at >= :since AND status < 400"
         " AND (tokens_per_second IS NOT NULL OR stream) ORDER BY id DESC",
@@ -106,7 +165,15 @@ def select_speed_totals(
                 # A damaged row may hold anything.
                 if type(figure) is float and len(kept) < MAX_SPEEDS:
                     kept.append(figure)
-    return [_with_cost(_with_speeds(one, speeds[one.name]), price_per_kwh) for one in totals]
+        if found in drafts:
+            drafts[found].add(figures[0], drafted, accepted)
+    return [
+        msgspec.structs.replace(
+            _with_cost(_with_speeds(one, speeds[one.name]), price_per_kwh),
+            drafted=drafts[one.name].totals() if drafts else None,
+        )
+        for one in totals
+    ]
 
 
 @lru_cache(maxsize=256)

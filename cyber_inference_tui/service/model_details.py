@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.errors import GGUFError, NoLlamaServerError, StorageError
+import msgspec
+
+from cyber_inference_tui.errors import (
+    CyberError,
+    GGUFError,
+    NoLlamaServerError,
+    StorageError,
+)
 from cyber_inference_tui.gguf.header_facts import Fact, facts_of
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.reader import read_header
@@ -28,6 +35,8 @@ from cyber_inference_tui.records import (
 from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.state import ModelState
+from cyber_inference_tui.service.history import History
+from cyber_inference_tui.service.model_companions import adapter_records, draft_record
 from cyber_inference_tui.settings.load import LoadedSettings, plain_value
 from cyber_inference_tui.settings.masks import masked_value, masked_words
 from cyber_inference_tui.settings.schema import (
@@ -60,17 +69,30 @@ async def details_of(
     """
     facts, files, projector = await _read(model, storages)
     command, problem = await _command(state, spec, launcher)
+    flags = await launcher.flags()
+    server = state.server.address if state is not None and state.server is not None else None
     return ModelDetails(
         model=record,
         facts=facts,
         files=files,
         projector=projector,
+        draft=draft_record(model, spec, flags),
+        adapters=await adapter_records(model, spec, server, flags),
         memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
         settings=settings_of(model, state, spec, loaded),
         check=check,
     )
+
+
+async def with_drafted(details: ModelDetails, history: History) -> ModelDetails:
+    """Add what the history says about the model's drafts, if it can be read."""
+    try:
+        drafted = await history.drafted(details.model.id)
+    except CyberError:
+        return details
+    return msgspec.structs.replace(details, drafted=drafted)
 
 
 _Files = tuple[dict[str, Fact], tuple[FileRecord, ...], FileRecord | None]
@@ -167,6 +189,8 @@ def _parts(found: MemoryEstimate) -> tuple[MemoryPart, ...]:
         "KV cache": found.kv_cache,
         "projector": found.projector,
         "compute buffers": found.compute,
+        "draft": found.draft,
+        "adapters": found.adapters,
     }
     return tuple(MemoryPart(name=name, size_bytes=size) for name, size in named.items() if size)
 
@@ -219,6 +243,7 @@ def _effective(
         "path": model.path,
         "mmproj": model.mmproj,
         "aliases": model.aliases,
+        "lora": tuple(f"{one.path}:{one.scale:g}" for one in model.adapters),
         "args": spec.arguments,
         "context_size": spec.context_size,
         "pinned": model.settings.pinned if state is None else state.is_pinned,

@@ -27,6 +27,7 @@ from cyber_inference_tui.gguf.reader import Header, read_header
 from cyber_inference_tui.library.catalog import Catalog, LocalModel
 from cyber_inference_tui.llama.launcher import Launcher
 from cyber_inference_tui.records import (
+    AdapterRecord,
     Fit,
     MemoryPool,
     ModelDetails,
@@ -35,6 +36,7 @@ from cyber_inference_tui.records import (
     ProblemRecord,
 )
 from cyber_inference_tui.records.checks import ModelCheck
+from cyber_inference_tui.records.queries import NewScale
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.policy import MEMORY_WATCH_MOST
 from cyber_inference_tui.scheduler.scheduler import Scheduler
@@ -51,6 +53,7 @@ from cyber_inference_tui.service.listing import (
     with_fit,
     write_demo_for,
 )
+from cyber_inference_tui.service.model_companions import scaled_adapters
 from cyber_inference_tui.service.model_details import details_of
 from cyber_inference_tui.settings.load import CurrentSettings
 from cyber_inference_tui.settings.schema import Settings
@@ -104,6 +107,7 @@ class Models:
         self._fits: dict[str, tuple[Fit | None, int | None]] = {}
         """By id: the fit of the model at the last update, and its context size."""
         self._scanning = asyncio.Lock()
+        self._scaling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._storages = Storages()
         self._to_preload: list[str] = []
@@ -434,6 +438,18 @@ class Models:
         model = self.catalog.resolve(model_id)
         self._scheduler.pin(model, pinned)
         return self._record(model)
+
+    async def scale_adapter(self, model_id: str, change: NewScale) -> list[AdapterRecord]:
+        """Set the strength of an adapter of a loaded model, and return its adapters."""
+        model = self.catalog.resolve(model_id)
+        state = self._scheduler.state(model.id)
+        is_loaded = state is not None and state.status is ModelStatus.LOADED
+        server = state.server.address if is_loaded and state and state.server else None
+        # The server takes the strengths of all adapters at once.
+        async with self._scaling:
+            adapters = await scaled_adapters(model, server, change.id, change.scale)
+        await self._audit.note("adapter_scaled", model=model.id, id=change.id, scale=change.scale)
+        return adapters
 
     async def delete(self, model_id: str) -> ModelRecord:
         """Delete an unloaded model's files in ``models_dir`` and return its last record."""

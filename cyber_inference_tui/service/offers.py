@@ -45,6 +45,7 @@ def offers(
                 size_bytes=model.size_bytes,
                 files=tuple(_file(file) for file in model.files),
                 projector=_file(model.projector) if model.projector else None,
+                draft=_file(model.draft) if model.draft else None,
                 memory_estimate_bytes=need.footprint.total if need else None,
                 fits=verdict.fit if verdict else None,
                 evicts=verdict.unloads

@@ -124,7 +124,8 @@ class SharedFiles:
         folders: dict[Path, set[Path]] = {}
         for model in self._models().values():
             if model.problem is None and (model.size_bytes or 0) >= size:
-                for path in (*model.shards, *([model.mmproj] if model.mmproj else [])):
+                draft = model.draft.files if model.draft else ()
+                for path in (*model.shards, *([model.mmproj] if model.mmproj else []), *draft):
                     folders.setdefault(path.parent, set()).add(path)
         found: list[tuple[Path, os.stat_result]] = []
         for folder, paths in folders.items():

@@ -202,6 +202,25 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             example="/mnt/models/mmproj-my-model.gguf",
         ),
     ] = None
+    draft: Annotated[
+        str,
+        setting(
+            'What drafts its answers to speed them up: "off", "auto" (what certainly fits: '
+            "prediction layers in its file, a head beside it, or a small model with the same "
+            "tokens), or the id of a model.",
+            form="name",
+            example="auto",
+        ),
+    ] = "off"
+    lora: Annotated[
+        tuple[Path, ...] | None,
+        setting(
+            "LoRA adapters, each with its strength behind a colon (1 if there is none). Not set: "
+            "those beside the model that fit are loaded with a strength of 0.",
+            guarded=True,
+            example=["/mnt/models/my-style-lora.gguf:0.5"],
+        ),
+    ] = None
     args: Annotated[
         tuple[str, ...],
         setting(

@@ -40,6 +40,7 @@ from cyber_inference_tui.monitor.ring import RECENT
 from cyber_inference_tui.peers.peers import Peers
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
+    AdapterRecord,
     ClientRecord,
     ConfigCheckRecord,
     ConfigValueRecord,
@@ -47,6 +48,7 @@ from cyber_inference_tui.records import (
     DeviceRecord,
     DownloadRecord,
     DownloadStatus,
+    DraftTotals,
     HubCardRecord,
     HubFilesRecord,
     HubModelRecord,
@@ -93,6 +95,7 @@ from cyber_inference_tui.records.queries import (
     ClientsQuery,
     HistoryQuery,
     LinesQuery,
+    NewScale,
     RequestQuery,
     SpeedQuery,
     TrendQuery,
@@ -426,6 +429,17 @@ class _Models(Models):
     async def pin(self, model_id: str, pinned: bool) -> ModelRecord:
         return self._set(model_id, "pin", pinned, pinned=pinned)
 
+    async def scale_adapter(self, model_id: str, change: NewScale) -> list[AdapterRecord]:
+        self._service.change("scale", model_id, change.id, change.scale)
+        world = self._service.world
+        details = world.details[self.record(model_id).id]
+        adapters = tuple(
+            msgspec.structs.replace(one, scale=change.scale) if one.id == change.id else one
+            for one in details.adapters
+        )
+        world.details[model_id] = msgspec.structs.replace(details, adapters=adapters)
+        return list(adapters)
+
     async def delete(self, model_id: str) -> ModelRecord:
         record = self.record(model_id)
         if record.status not in {ModelStatus.UNLOADED, ModelStatus.FAILED}:
@@ -467,6 +481,10 @@ class _History(History):
 
     async def key_totals(self, since: datetime | None = None) -> list[KeyTotals]:
         return self._service.read("key_totals", list(self._service.world.key_totals))
+
+    async def drafted(self, model: str) -> DraftTotals | None:
+        found = self._service.world.details.get(model)
+        return found.drafted if found is not None else None
 
     async def speed_totals(
         self, query: SpeedQuery, price_per_kwh: float = 0.0

@@ -162,3 +162,25 @@ def test_a_plan_has_all_files_of_the_commit() -> None:
 def test_quantizations_of_one_model_are_one_family() -> None:
     models = repository("T-Q8_0.gguf", "T-Q4_K_M.gguf", "U-Q8_0.gguf").models
     assert len({family(model) for model in models}) == 2
+
+
+@pytest.mark.parametrize(
+    ("heads", "best"),
+    [
+        (["mtp-Tiny-BF16.gguf", "mtp-Tiny-Q4_K_M.gguf"], "mtp-Tiny-Q4_K_M.gguf"),
+        (["eagle3-Tiny-Q8_0.gguf", "mtp-Tiny-BF16.gguf"], "mtp-Tiny-BF16.gguf"),
+        (["MTP/mtp-Tiny-Q8_0.gguf"], "MTP/mtp-Tiny-Q8_0.gguf"),
+        (["mtp-Tiny-BF16.gguf", "mtp-Tiny-Q8_0.gguf"], "mtp-Tiny-Q8_0.gguf"),
+        (["mtp-Q8_0.gguf"], "mtp-Q8_0.gguf"),
+        (["mtp-Other-Q8_0.gguf", "sub/mtp-Tiny-Q8_0.gguf", "dspark-Tiny-Q8_0.gguf"], None),
+    ],
+)
+def test_a_draft_head_goes_with_its_model(heads: list[str], best: str | None) -> None:
+    one = repository("Tiny-Q4_K_M.gguf", *heads)
+    (model,) = one.models
+    assert (model.draft.path if model.draft else None) == best
+    plan = plan_of(one, model)
+    check_plan(plan)
+    assert [file.path for file in plan.files] == ["Tiny-Q4_K_M.gguf", *([best] if best else [])]
+    assert model.size_bytes == 100 * len(plan.files)
+    assert model.weights_bytes == 100

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cyber_inference_tui.records import SpeedTotals
+from cyber_inference_tui.records import DraftTotals, SpeedTotals
 from cyber_inference_tui.records.queries import SpeedQuery
-from cyber_inference_tui.service.history_sums import MAX_NAMES, MAX_SPEEDS
+from cyber_inference_tui.service.history_sums import LEAST_COMPARED, MAX_NAMES, MAX_SPEEDS
 
 from .history_records import NOW, open_history, request
 
@@ -131,3 +131,50 @@ async def test_known_energies_are_summed_and_have_a_cost(path: Path) -> None:
         assert (free.energy_j, free.cost) == (1_000_000.0, None)
         assert [one.energy_j for one in await history.totals()] == [1_800_000.0, None]
         assert [one.energy_j for one in await history.key_totals()] == [1_000_000.0]
+
+
+# Drafts
+
+
+async def test_drafts_are_summed_and_compared_by_model(path: Path) -> None:
+    async with open_history(path) as history:
+        history.add_all(
+            [answer(n, speed=30.0 + n, tokens_drafted=10, tokens_accepted=6) for n in range(5)]
+            + [answer(n, speed=20.0 + n) for n in range(10, 15)]
+            + [answer(20, speed=50.0, model="plain")]
+        )
+        (drafting, plain) = await history.speed_totals(SpeedQuery())
+        (day,) = await history.speed_totals(SpeedQuery(by="day"))
+        alone = await history.drafted("m")
+        nothing = await history.drafted("plain")
+    assert (
+        drafting.drafted
+        == alone
+        == DraftTotals(
+            tokens_drafted=50,
+            tokens_accepted=30,
+            tokens_per_second_p50=32.0,
+            undrafted_tokens_per_second_p50=32.0,
+        )
+    )
+    assert plain.drafted is None
+    assert nothing is None
+    # Models differ in speed, so a day's answers with and without drafts say nothing.
+    assert day.drafted is None
+
+
+async def test_a_gain_needs_enough_answers_of_both_kinds(path: Path) -> None:
+    async with open_history(path) as history:
+        drafts = [
+            answer(n, speed=30.0, tokens_drafted=10, tokens_accepted=0)
+            for n in range(LEAST_COMPARED - 1)
+        ]
+        history.add_all([*drafts, *(answer(n + 10, speed=20.0) for n in range(LEAST_COMPARED))])
+        found = await history.drafted("m")
+        history.add(drafts[0])
+        more = await history.drafted("m")
+    assert found is not None
+    assert (found.tokens_per_second_p50, found.undrafted_tokens_per_second_p50) == (None, 20.0)
+    assert more is not None
+    assert more.tokens_per_second_p50 == 30.0
+    assert more.tokens_accepted == 0

@@ -531,7 +531,7 @@ async def test_each_action_has_the_same_key_and_question_on_the_dashboard() -> N
             for kind in (DashboardPage, ModelsPage)
         ]
         both = keys[0].keys() & keys[1].keys() & MODEL_ACTIONS
-        assert both == MODEL_ACTIONS - {"details", "copy_command", "check"}
+        assert both == MODEL_ACTIONS - {"details", "copy_command", "check", "adapters"}
         assert all(keys[0][action] == keys[1][action] for action in both)
         assert app.screen.query_one("#models", LiveTable).move_to(BIG)
         await pilot.press("x")

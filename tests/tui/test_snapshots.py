@@ -36,6 +36,7 @@ from cyber_inference_tui.tui.theme import LIGHT
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
 from cyber_inference_tui.tui.widgets.log_view import LogView
 from tests.fakes.service import World
+from tests.tui.companions_world import companions_world
 from tests.tui.driving import LAUNCH, SMALL, WIDE, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.fake_hosts import hosts_of
@@ -292,6 +293,22 @@ def test_presets(looks: Callable[..., None]) -> None:
         await until(pilot, lambda: "Load a preset" in screen_text(app))
 
     looks(world_with_presets(), steps, first_page="models", size=SMALL)
+
+
+def test_model_companions(looks: Callable[..., None]) -> None:
+    steps = shows("without drafts", "1  terse", keys=("G",))
+    looks(companions_world(), steps, first_page="models")
+
+
+def test_adapters_small(looks: Callable[..., None]) -> None:
+    async def steps(pilot: Pilot[Any], app: CyberApp, _: FakeClient) -> None:
+        await until(pilot, lambda: "FITS" in screen_text(app))
+        await pilot.press("G", "enter")
+        await until(pilot, lambda: "LORA" in screen_text(app))
+        await pilot.press("a")
+        await until(pilot, lambda: "STRENGTH" in screen_text(app))
+
+    looks(companions_world(), steps, size=SMALL, first_page="models")
 
 
 def test_marked_models(looks: Callable[..., None]) -> None:

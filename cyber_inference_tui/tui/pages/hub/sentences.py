@@ -66,6 +66,8 @@ def file_sentence(one: HubFilesRecord | None, *, gated: bool, keys: str = "") ->
         parts.append("Suggested for this machine.")
     if one.projector is not None:
         parts.append("Its vision projector is downloaded, too.")
+    if one.draft is not None:
+        parts.append("Its draft head is downloaded, too.")
     if gated:
         parts.append(_GATED)
     return " ".join(parts)

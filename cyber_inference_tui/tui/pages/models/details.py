@@ -9,23 +9,21 @@ from typing import Any
 
 from textual.content import Content
 
-from cyber_inference_tui.records import FileRecord, MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.records import MemoryAtContext, ModelDetails, ModelRecord
 from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cells, cut, fit, fold, plain
 from cyber_inference_tui.terminal.tone import OUTCOME_TONES, Tone
 from cyber_inference_tui.text import clean_line, clean_text
+from cyber_inference_tui.tui.pages.models.companions import SMALL_MODEL, adapter_parts, draft_parts
 from cyber_inference_tui.tui.pages.models.form_values import SOURCES, setting_text
+from cyber_inference_tui.tui.pages.models.parts import HEADING, MUTED, Parts, file_parts, heading
 from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_text, model_sentence
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
 from cyber_inference_tui.tui.setting_text import with_unit
 from cyber_inference_tui.tui.ways_out import with_keys
 from cyber_inference_tui.units import context_text, size_text
 
-Parts = list[tuple[str, str]]
-
-_MUTED = "$text-muted"
-_HEADING = "bold $text-muted"
 _SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}
 _VALUE_CHARACTERS = 2000
 _LINES = 12
@@ -49,14 +47,16 @@ def details_content(
     parts = _head(record, now, charset, width)
     if record.error:
         error = clean_text(with_keys(record.error), limit=8000).strip()
-        parts += [*_heading("ERROR"), (f"{error}\n", STYLES["bad"])]
+        parts += [*heading("ERROR"), (f"{error}\n", STYLES["bad"])]
     if details is None:
         if problem:
             parts += [("\n", ""), (f"{clean_line(problem)}\n", STYLES["bad"])]
         else:
-            parts += [("\n", ""), (f"reading its files{charset.ellipsis}\n", _MUTED)]
+            parts += [("\n", ""), (f"reading its files{charset.ellipsis}\n", MUTED)]
         return Content.assemble(*parts)
     parts += _memory(details.memory, charset, width)
+    parts += draft_parts(details, charset, width)
+    parts += adapter_parts(details, charset, width, "a changes their strength" if keys else "")
     parts += _command(details, record, width)
     parts += _check(details.check, width)
     parts += _settings(details, charset, width, keys)
@@ -75,14 +75,10 @@ def _head(record: ModelRecord, now: datetime, charset: Charset, width: int) -> P
     name = plain(record.id, limit=400)
     return [
         *((f"{piece}\n", "bold") for piece in fold(name, width)),
-        (f"{description_text(record, charset)}\n", _MUTED),
+        (f"{description_text(record, charset)}\n", MUTED),
         # The whole error follows below.
         *([] if record.error else [(f"{text}\n", STYLES[tone])]),
     ]
-
-
-def _heading(title: str, remark: str = "") -> Parts:
-    return [(f"\n{title}", _HEADING), (f"  {remark}\n" if remark else "\n", _MUTED)]
 
 
 # Memory
@@ -92,15 +88,15 @@ def _memory(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Pa
     if not rows:
         return []
     return [
-        *_heading("MEMORY", "by context size"),
+        *heading("MEMORY", "by context size"),
         *_memory_table(rows, charset, width),
     ]
 
 
 def _memory_table(rows: Sequence[MemoryAtContext], charset: Charset, width: int) -> Parts:
-    """Return the table with its parts if it fits, else only with the totals."""
+    """Return the table with its parts if it fits, else with the first two, else with the totals."""
     names = list(dict.fromkeys(part.name for row in rows for part in row.parts))
-    for shown in (names, []):
+    for shown in (names, names[:2], []):
         lines = _memory_cells(rows, shown, charset)
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         for gap in (2, 1):
@@ -141,7 +137,7 @@ def _aligned(
         numbers = space.join(
             text.rjust(room) for text, room in zip(line[:-1], widths[:-1], strict=True)
         )
-        style = _HEADING if row is None else "bold" if current else ""
+        style = HEADING if row is None else "bold" if current else ""
         tone: Tone = FIT_TONES[row.fits] if row is not None and row.fits is not None else "dim"
         parts += [
             (f"{charset.cursor if current else ' '} {numbers}{space}", style),
@@ -159,9 +155,9 @@ def _command(details: ModelDetails, record: ModelRecord, width: int) -> Parts:
         if not details.command_problem or details.command_problem == record.error:
             return []
         problem = clean_line(with_keys(details.command_problem))
-        return [*_heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
+        return [*heading("COMMAND"), (f"{problem}\n", STYLES["bad"])]
     pid = f", pid {record.pid}" if record.pid else ""
-    parts = _heading("COMMAND", f"y copies it{pid}")
+    parts = heading("COMMAND", f"y copies it{pid}")
     for line in command_lines(details.command, width):
         parts.append((f"{line}\n", ""))
     return parts
@@ -195,7 +191,7 @@ def _is_number(text: str) -> bool:
 def _check(check: ModelCheck | None, width: int) -> Parts:
     if check is None or not check.trials:
         return []
-    parts = _heading("CHECK", "what it can do")
+    parts = heading("CHECK", "what it can do")
     left = max(len(trial.ability.value) for trial in check.trials) + 2
     for trial in check.trials:
         outcome = trial.outcome
@@ -204,7 +200,7 @@ def _check(check: ModelCheck | None, width: int) -> Parts:
             (f"{outcome.value}\n", STYLES[OUTCOME_TONES[outcome]]),
         ]
         for piece in fold(plain(trial.evidence), max(8, width - 2)):
-            parts.append((f"  {piece}\n", _MUTED))
+            parts.append((f"  {piece}\n", MUTED))
     return parts
 
 
@@ -214,7 +210,7 @@ def _check(check: ModelCheck | None, width: int) -> Parts:
 def _settings(details: ModelDetails, charset: Charset, width: int, keys: bool) -> Parts:
     if not details.settings:
         return []
-    parts = _heading("SETTINGS", "e edits them" if keys else "")
+    parts = heading("SETTINGS", "e edits them" if keys else "")
     names = [plain(setting.key, limit=24) for setting in details.settings]
     left = max(len(name) for name in names) + 2
     right = max(len(word) for word in SOURCES.values())
@@ -229,10 +225,10 @@ def _settings(details: ModelDetails, charset: Charset, width: int, keys: bool) -
         first, *more = _folded(value, room, charset)
         parts += [
             (name.ljust(left), ""),
-            (fit(first, room, "left", charset.ellipsis), "" if own else _MUTED),
-            (f"  {source}\n", STYLES["accent"] if own else _MUTED),
+            (fit(first, room, "left", charset.ellipsis), "" if own else MUTED),
+            (f"  {source}\n", STYLES["accent"] if own else MUTED),
         ]
-        parts += [(f"{' ' * left}{piece}\n", "" if own else _MUTED) for piece in more]
+        parts += [(f"{' ' * left}{piece}\n", "" if own else MUTED) for piece in more]
     return parts
 
 
@@ -249,10 +245,10 @@ def _facts(facts: dict[str, Any], width: int) -> Parts:
     if not known:
         return []
     left = min(max(len(name) for name, _ in known), width // 2) + 2
-    parts = _heading("HEADER")
+    parts = heading("HEADER")
     for name, text in known:
         label = fit(cut(name, left - 2, "."), left, "left", ".")
-        parts += [(label, _MUTED), (f"{cut(text, max(4, width - left), '.')}\n", "")]
+        parts += [(label, MUTED), (f"{cut(text, max(4, width - left), '.')}\n", "")]
     return parts
 
 
@@ -271,21 +267,11 @@ def _fact_text(value: Any) -> str:
 def _files(details: ModelDetails, charset: Charset, width: int) -> Parts:
     if not details.files and details.projector is None:
         return []
-    parts = _heading("FILES")
+    parts = heading("FILES")
     for file in details.files:
-        parts += _file(file, "", charset, width)
+        parts += file_parts(file, "", charset, width)
     if details.projector is not None:
-        parts += _file(details.projector, "  projector", charset, width)
-    return parts
-
-
-def _file(file: FileRecord, remark: str, charset: Charset, width: int) -> Parts:
-    size = charset.known(file.size_bytes, size_text).rjust(9)
-    first, *more = fold(plain(file.path), max(8, width - 11), after="/")
-    parts: Parts = [(f"{size}  ", _MUTED), (f"{first}\n", "")]
-    parts += [(f"{' ' * 11}{piece}\n", "") for piece in more]
-    if remark:
-        parts += [(f"{' ' * 9}{remark}\n", _MUTED)]
+        parts += file_parts(details.projector, "  projector", charset, width)
     return parts
 
 
@@ -297,4 +283,8 @@ def files_to_delete_text(details: ModelDetails, *, most: int = 6) -> str:
     if details.projector is not None:
         path = clean_line(details.projector.path, limit=300)
         paths.append(f"{path} (unless another model uses it)")
+    if details.draft is not None and details.draft.kind != SMALL_MODEL:
+        for file in details.draft.files:
+            path = clean_line(file.path, limit=300)
+            paths.append(f"{path} (unless another model uses it)")
     return "\n".join(paths)

@@ -165,6 +165,8 @@ _KINDS = {
     "parallel": _WHOLE,
     "threads": _WHOLE,
     "mmproj": _TEXT,
+    "draft": _TEXT,
+    "lora": _NAMES,
     "args": _ARGUMENTS,
     "env": _VARIABLES,
     "idle_timeout": _NUMBER,

@@ -5,11 +5,19 @@ An action imports what it needs when it is used, because the first frame shows t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
-from cyber_inference_tui.records import ModelDetails, ModelRecord, ModelStatus, endpoints, queries
+from cyber_inference_tui.records import (
+    AdapterRecord,
+    ModelDetails,
+    ModelRecord,
+    ModelStatus,
+    endpoints,
+    queries,
+)
 from cyber_inference_tui.records.checks import Outcome
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.key_queue import OPENING
@@ -27,6 +35,7 @@ MODEL_ACTIONS = frozenset(
         "unload",
         "pin",
         "check",
+        "adapters",
         "details",
         "edit",
         "log",
@@ -90,6 +99,7 @@ class ModelActions(Page):
             "unload",
             "pin",
             "check",
+            "adapters",
             "delete",
             "edit",
             "chat",
@@ -127,6 +137,9 @@ class ModelActions(Page):
         if action == "copy_command":
             details = self.chosen_details()
             return details is not None and bool(details.command)
+        if action == "adapters":
+            details = self.chosen_details()
+            return details is not None and bool(details.adapters)
         return True
 
     def _usable(self) -> ModelRecord | None:
@@ -287,6 +300,32 @@ class ModelActions(Page):
 
         path = status.config_path if status is not None else None
         self.app.push_screen(ModelForm(details, config_path=path or ""), left)
+
+    def action_adapters(self) -> None:
+        """Change the strengths of the model's LoRA adapters."""
+        from cyber_inference_tui.tui.dialogs.adapters import AdaptersDialog  # noqa: PLC0415 - seldom
+
+        model, details = self.chosen(), self.chosen_details()
+        if model is None or details is None:
+            return
+        if model.status is not ModelStatus.LOADED:
+            name = clean_line(model.id, limit=200)
+            self.cyber.show_message(
+                f"{name} is not loaded. Load it first (l); lora in its settings (e) sets the"
+                " strengths of every start.",
+                "warning",
+            )
+            return
+        client, there = self.cyber.at(model.id)
+
+        def change(number: int, scale: float) -> Awaitable[list[AdapterRecord]]:
+            new = queries.NewScale(id=number, scale=scale)
+            return client.call(endpoints.SCALE_ADAPTER, there, body=new)
+
+        charset = self.cyber.options.charset
+        self.app.push_screen(
+            AdaptersDialog(details.adapters, change, charset=charset), lambda _: self.edited()
+        )
 
     def action_copy_id(self) -> None:
         """Copy the model's id."""

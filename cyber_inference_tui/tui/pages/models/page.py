@@ -70,6 +70,13 @@ class ModelsPage(MarkedModels):
             id="models.copy-command",
             tooltip="the command line of its server",
         ),
+        Binding(
+            "a",
+            "adapters",
+            "Adapters",
+            id="models.adapters",
+            tooltip="the strengths of its LoRA adapters",
+        ),
         Binding("s", "sort", "Sort", id="models.sort", tooltip="choose the column"),
         Binding(
             "space",

@@ -15,6 +15,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.clients import client_name
+from cyber_inference_tui.terminal.drafts import accepted_text
 from cyber_inference_tui.terminal.phases import tokens_out_text
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.text import clean_line, program
@@ -66,8 +67,7 @@ def details(record: ActiveRequestRecord | RequestRecord, now: datetime, charset:
         if record.energy_j is not None:
             lines.append(("energy", energy_text(record.energy_j)))
         if record.tokens_drafted is not None:
-            accepted = charset.known(record.tokens_accepted, number_text)
-            lines.append(("drafted", f"{number_text(record.tokens_drafted)}, {accepted} accepted"))
+            lines.append(("drafted", _drafted(record.tokens_drafted, record, charset)))
     local = record.at.astimezone(now.tzinfo)
     lines += [
         ("received", f"{local:%Y-%m-%d %H:%M:%S}"),
@@ -137,3 +137,16 @@ def details_content(lines: Lines, width: int) -> Content:
 def details_text(lines: Lines) -> str:
     """Return the details as plain text for the clipboard."""
     return "\n".join(f"{name}: {value}" for name, value in lines)
+
+
+def _drafted(drafted: int, record: RequestRecord, charset: Charset) -> str:
+    """Return how many tokens of the answer came from a draft, and so how many each step wrote."""
+    accepted = record.tokens_accepted
+    text = f"{number_text(drafted)}, {charset.known(accepted, number_text)} accepted"
+    if accepted is None or not drafted:
+        return text
+    text += f" ({accepted_text(drafted, accepted)})"
+    steps = (record.tokens_out or 0) - accepted
+    if steps > 0:
+        text += f", {number_text((record.tokens_out or 0) / steps, decimals=1)} tokens a step"
+    return text

@@ -17,6 +17,7 @@ from cyber_inference_tui.records import RequestRecord, SpeedTotals, endpoints
 from cyber_inference_tui.records.queries import SpeedQuery
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, Order, RenderContext
+from cyber_inference_tui.terminal.drafts import accepted_text, gain, gain_text
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row, row_of
@@ -60,6 +61,15 @@ def _failures_cell(totals: SpeedTotals, context: RenderContext) -> Cell:
 
 def _cost_text(cost: float) -> str:
     return number_text(cost, decimals=2 if cost >= 0.995 else 4)
+
+
+def _accepted_cell(totals: SpeedTotals, context: RenderContext) -> str:
+    drafted = totals.drafted
+    return accepted_text(drafted.tokens_drafted, drafted.tokens_accepted) if drafted else ""
+
+
+def _gain_cell(totals: SpeedTotals, context: RenderContext) -> str:
+    return gain_text(totals.drafted) if totals.drafted else ""
 
 
 COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
@@ -118,6 +128,24 @@ COLUMNS: tuple[Column[SpeedTotals, RenderContext], ...] = (
         "energy", "ENERGY", 9, lambda t: t.energy_j, right=True, priority=3, text=watt_hours_text
     ),
     Column("cost", "COST", 8, lambda t: t.cost, right=True, priority=3, text=_cost_text),
+    Column(
+        "accepted",
+        "ACCEPTED",
+        8,
+        lambda t: t.drafted and t.drafted.tokens_accepted / t.drafted.tokens_drafted,
+        right=True,
+        priority=9,
+        cell=_accepted_cell,
+    ),
+    Column(
+        "gain",
+        "GAIN",
+        7,
+        lambda t: t.drafted and gain(t.drafted),
+        right=True,
+        priority=10,
+        cell=_gain_cell,
+    ),
     Column(
         "used",
         "LAST USED",
