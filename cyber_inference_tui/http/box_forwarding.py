@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -18,12 +19,13 @@ from cyber_inference_tui.errors import (
     UpstreamError,
 )
 from cyber_inference_tui.http.body_fields import read_fields, with_fields
-from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError
+from cyber_inference_tui.http.box_place import BoxPlace, BoxRefusedError, seconds_left_in
 from cyber_inference_tui.http.local_forwarding import LocalForwarding
 from cyber_inference_tui.http.upstream import UpstreamLostError
 from cyber_inference_tui.peers.peer import STALE, Peer
 from cyber_inference_tui.peers.routing import HERE, Home
 from cyber_inference_tui.peers.wake import WAKE_SECONDS
+from cyber_inference_tui.records.models import ModelRecord
 
 _KINDS: Mapping[int, type[CyberError]] = {
     413: RequestTooLargeError,
@@ -45,18 +47,19 @@ class BoxForwarding(LocalForwarding):
         the next one.
         """
         homes = self._homes()
+        if homes is not None or self._request.from_box:
+            self._limit_wait()
         if homes is not None and not homes:
             homes = await self._woken()
         if homes is None:
             await self._serve()
             return
-        peers, target = self._service.peers, self._target
-        began, limit = self._shared.loop.time(), self._service.settings.queue_timeout
         failed: CyberError | None = None
-        for home in homes:
+        tried: set[str] = set()
+        while homes and not (failed and self._seconds_left() <= 0):
+            home = homes[0]
+            tried.add(home.box)
             if failed is not None:
-                if limit and self._shared.loop.time() - began > limit:
-                    break
                 _logger.warning(
                     "%s Asking %s (%s).",
                     failed.message,
@@ -70,50 +73,70 @@ class BoxForwarding(LocalForwarding):
                     self._log.box = None
                     await self._serve()
                 else:
-                    await self._serve_at(peers.peer(home.box), home)
+                    await self._serve_at(self._service.peers.peer(home.box), home)
             except CyberError as error:
                 retries = error.status >= 500 or error.status in {404, 413, 429}
                 if self._answer.relayed or not retries or isinstance(error, ShuttingDownError):
                     raise
                 failed = error
-                continue
-            peers.note_served(target.model.id, self._who(), home.box)
-            return
+            else:
+                self._service.peers.note_served(self._target.model.id, self._who(), home.box)
+                return
+            # Others may have been lost meanwhile, too, or be back.
+            homes = [home for home in self._all_homes() if home.box not in tried]
         raise failed or PeerError(
-            f"{target.model.id} is on another box, which does not answer now.",
+            f"{self._target.model.id} is on another box, which does not answer now.",
             hint="`cyber-inference-tui peers list` says why.",
         )
+
+    def _limit_wait(self) -> None:
+        """Limit the time for which the request may wait, on all boxes together."""
+        limit = self._service.settings.queue_timeout or math.inf
+        if self._request.from_box and (left := seconds_left_in(self._request.headers)) < limit:
+            limit = left
+        if limit < math.inf:
+            self._waits_until = self._shared.loop.time() + limit
+
+    def _seconds_left(self) -> float:
+        return (self._waits_until or math.inf) - self._shared.loop.time()
 
     def _homes(self) -> list[Home] | None:
         """Return the boxes that can answer, the best first; ``None`` = only this one."""
         peers, model_id = self._service.peers, self._target.model.id
         if self._target.is_remote:
-            return peers.homes(model_id, None, self._who())
+            return self._all_homes()
         # A box that has asked this one has chosen it: a request makes one hop.
         if not peers or self._request.from_box or not self._target.is_work:
             return None
         if self._lease is not None or self._has_ended:
             return None
-        here = self._service.models.record(model_id)
-        homes = peers.homes(model_id, here, self._who())
-        if not homes and not peers.sleepers(model_id, here):
+        homes = self._all_homes()
+        if not homes and not peers.sleepers(model_id, self._here()):
             return None
         return homes if [home.box for home in homes] != [HERE] else None
+
+    def _all_homes(self) -> list[Home]:
+        return self._service.peers.homes(self._target.model.id, self._here(), self._who())
+
+    def _here(self) -> ModelRecord | None:
+        """Return the model on this box; ``None`` if only others have it."""
+        if self._target.is_remote:
+            return None
+        return self._service.models.record(self._target.model.id)
 
     async def _woken(self) -> list[Home] | None:
         """Wake the boxes that are known to have the model, until one is awake; return the homes.
 
         ``None`` = nobody has come, and this box has the model. Raises ``PeerError``.
         """
-        peers, model_id = self._service.peers, self._target.model.id
-        here = None if self._target.is_remote else self._service.models.record(model_id)
-        seconds = min(WAKE_SECONDS, self._service.settings.queue_timeout or WAKE_SECONDS)
-        sleepers = peers.sleepers(model_id, here)
+        model_id, here = self._target.model.id, self._here()
+        sleepers = self._service.peers.sleepers(model_id, here)
+        seconds = min(WAKE_SECONDS, self._seconds_left())
         self._log.start_waiting()
         try:
             for peer in sleepers:
                 began = self._shared.loop.time()
-                waking = asyncio.ensure_future(peer.wake(seconds))
+                waking = asyncio.ensure_future(peer.wake(min(seconds, self._seconds_left())))
                 if await self._commented(waking, partial(self._waking_text, peer.name, began)):
                     break
         finally:
@@ -121,7 +144,7 @@ class BoxForwarding(LocalForwarding):
         homes = self._homes()
         if here is None and sleepers and not homes:
             names = " and ".join(peer.name for peer in sleepers)
-            raise PeerError(f"{model_id} is on {names}, which did not wake within {seconds:g} s.")
+            raise PeerError(f"{model_id} is on {names}, which did not wake within {seconds:.0f} s.")
         return homes if here is None else homes or None
 
     def _waking_text(self, name: str, began: float) -> str:
@@ -139,7 +162,7 @@ class BoxForwarding(LocalForwarding):
         """
         if not self._target.is_remote:
             self._name_model(home.record.id)
-        place = self._lease = BoxPlace(peer, home.record.id)
+        place = self._lease = BoxPlace(peer, home.record.id, self._waits_until)
         self._log.box = peer.name
         peer.on_lost.add(self._box_lost)
         try:
@@ -148,8 +171,8 @@ class BoxForwarding(LocalForwarding):
             kind = _KINDS.get(refusal.status, PeerError)
             raise kind(f"{peer.name} cannot answer: {refusal}") from None
         except UpstreamError as error:
-            # A client that does not read its answer, or one bad request of many, is no fault of it.
-            if not (place.others_succeed or self._answer.client_is_gone):
+            # One bad request of many is no fault of the box.
+            if not place.others_succeed:
                 peer.rest(error.message)
             raise
         finally:
@@ -174,6 +197,8 @@ class BoxForwarding(LocalForwarding):
         """
         server = self._server
         if server is None:
+            if self._connecting is not None and not self._connecting.expired():
+                self._connecting.reschedule(self._shared.loop.time())
             return
         if not self._answer.relayed:
             server.fail(UpstreamLostError(untouched=False))

@@ -19,10 +19,10 @@ from cyber_inference_tui.http.body_fields import LARGE
 from cyber_inference_tui.http.box_place import BoxPlace
 from cyber_inference_tui.http.framing import BadResponseError
 from cyber_inference_tui.http.retry_queue import LONG_TRIAL, TRIAL, Retry
-from cyber_inference_tui.http.server_connections import StalledError
+from cyber_inference_tui.http.server_connections import ServerConnections, StalledError
 from cyber_inference_tui.http.server_exchange import ServerExchange, ShorterRequest
 from cyber_inference_tui.http.spooled_body import SpooledBody
-from cyber_inference_tui.http.upstream import UpstreamLostError
+from cyber_inference_tui.http.upstream import UpstreamConnection, UpstreamLostError
 from cyber_inference_tui.scheduler.lease import Lease
 from cyber_inference_tui.scheduler.state import Waiter
 
@@ -53,6 +53,10 @@ class LocalForwarding(ServerExchange):
 
     _spooled: SpooledBody | None = None
     """The body, if it is in a file."""
+    _waits_until: float | None = None
+    """The loop's time until which it may wait for a place; ``None`` = as the scheduler says."""
+    _connecting: asyncio.Timeout | None = None
+    """The limit of a connection that is being made."""
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -129,7 +133,12 @@ class LocalForwarding(ServerExchange):
         if not isinstance(self._target.body, memoryview) and len(self._target.body) >= LARGE:
             spooling = asyncio.create_task(self._spool_body(), name="spool a body")
         try:
-            lease = await self._wait_for_place(retry)
+            async with asyncio.timeout_at(self._waits_until):
+                lease = await self._wait_for_place(retry)
+        except TimeoutError:
+            raise QueueTimeoutError(
+                f"{self._target.model.id} was not ready within queue_timeout."
+            ) from None
         finally:
             self._log.stop_waiting(self._service.scheduler.state(self._target.model.id))
             if spooling is not None:
@@ -230,7 +239,7 @@ class LocalForwarding(ServerExchange):
             if server is None:
                 kept = None if fresh else connections.take()
                 try:
-                    self._send(lease, kept or await connections.connect())
+                    self._send(lease, kept or await self._connected(connections))
                 except OSError as error:
                     refused = isinstance(error, ConnectionRefusedError)
                     if refused and connections.end_deaf(lease.server):
@@ -261,6 +270,14 @@ class LocalForwarding(ServerExchange):
                 self._end_exchange()
             lease.answered()
             return
+
+    async def _connected(self, connections: ServerConnections) -> UpstreamConnection:
+        """Return a new connection. Raises ``OSError``."""
+        try:
+            async with asyncio.timeout(None) as self._connecting:
+                return await connections.connect()
+        finally:
+            self._connecting = None
 
     async def _upstream_error(self, lease: Lease | BoxPlace, what: str) -> CyberError:
         """Return the error of a lost server. Its exit is noticed a moment after its connection."""

@@ -81,7 +81,8 @@ class Relay:
         lost = asyncio.timeout(None)
 
         def end() -> None:
-            lost.reschedule(asyncio.get_running_loop().time())
+            if not lost.expired():
+                lost.reschedule(asyncio.get_running_loop().time())
 
         try:
             async with lost:
