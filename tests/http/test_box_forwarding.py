@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
-import msgspec
 import pytest
 
 from cyber_inference_tui.http import client_response
@@ -15,84 +13,19 @@ from cyber_inference_tui.http.server_connections import ServerConnections
 from cyber_inference_tui.http.upstream import UpstreamConnection
 from cyber_inference_tui.peers.peer import Peer
 from cyber_inference_tui.peers.peers import PeerKey
-from cyber_inference_tui.peers.secrets import PeerSecrets
-from cyber_inference_tui.records.models import ModelRecord, ModelStatus
-from cyber_inference_tui.records.peers import PeerState, PeerUpdate, Role
+from cyber_inference_tui.records.peers import PeerState, Role
 from cyber_inference_tui.settings.credentials import digest_of
-from cyber_inference_tui.settings.schema import PeerSettings
 from tests.http.client_side import post
 from tests.http.raw import Answer, converse
+from tests.http.scripted_boxes import Script, answers, refuses_key, scripted
 from tests.http.upstream import EVENTS, Got, Recorder, Talk, World, answer, event, forwarding
 from tests.waiting import LIMIT, until
 
 FAR = {"model": "far"}
-FOLLOWING = answer("Content-Type: text/event-stream", "Content-Length: 1000000")
-UPDATE = PeerUpdate(
-    version="1.0", models=(ModelRecord(id="far", status=ModelStatus.LOADED, size_bytes=1),)
-)
-Script = Callable[[Talk, Got], Awaitable[None]]
 
 
-async def answers(talk: Talk, _: Got) -> None:
-    await talk.say(answer(body=b"{}"))
-
-
-async def refuses_key(talk: Talk, _: Got) -> None:
-    body = b'{"error": {"message": "Wrong key."}}'
-    await talk.say(answer(body=body, status="401 Unauthorized"))
-
-
-@asynccontextmanager
-async def boxes(world: World, **scripts: Script) -> AsyncIterator[list[Peer]]:
-    """Boxes with the model ``far``; each script plays the requests that its box gets."""
-    peers = world.front.service.peers
-    secrets = PeerSecrets(key="k", digest="00" * 32)
-    talking: set[asyncio.Task[None]] = set()
-
-    async def play(
-        script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        talking.add(task)
-        talk = Talk(0, reader, writer)
-        try:
-            while True:
-                got = await talk.request()
-                if got.target == "/peers/events":
-                    await talk.say(FOLLOWING, b"data: %b\n\n" % msgspec.json.encode(UPDATE))
-                else:
-                    await script(talk, got)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.transport.abort()
-
-    servers, tables = [], {}
-    for name, script in scripts.items():
-
-        async def serve(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: Script = script
-        ) -> None:
-            await play(script, reader, writer)
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        servers.append(server)
-        port = server.sockets[0].getsockname()[1]
-        tables[name] = PeerSettings(url=f"http://127.0.0.1:{port}")
-    peers._secrets = dict.fromkeys(scripts, secrets)
-    await peers.configure(tables)
-    found = [peers.peer(name) for name in scripts]
-    try:
-        await until(lambda: all(one.can_be_asked for one in found), what="the boxes")
-        yield found
-    finally:
-        await peers.close()
-        for server in servers:
-            server.close()
-        for task in talking:
-            task.cancel()
-        await asyncio.gather(*talking, return_exceptions=True)
+def boxes(world: World, **scripts: Script) -> AbstractAsyncContextManager[list[Peer]]:
+    return scripted(world.front.service, **scripts)
 
 
 async def ask(world: World, *lines: str, **fields: object) -> Answer:
@@ -114,7 +47,10 @@ async def test_a_connection_to_a_box_is_not_awaited_longer_than_the_box_is_heard
         return await connect(self)
 
     monkeypatch.setattr(ServerConnections, "connect", connect_or_hang)
-    async with forwarding(Recorder()) as world, boxes(world, a=answers, b=answers) as (first, _):
+    async with (
+        forwarding(Recorder()) as world,
+        boxes(world, a=answers, b=answers) as (first, _),
+    ):
         asked = asyncio.create_task(ask(world))
         async with asyncio.timeout(LIMIT):
             await begun.wait()
@@ -157,7 +93,10 @@ async def test_all_boxes_together_have_the_time_of_one_queue() -> None:
         await asyncio.sleep(0.002)
         await talk.say(answer(status="503 Busy"))
 
-    async with forwarding(Recorder(), queue_timeout=50.0) as world, boxes(world, a=fails, b=fails):
+    async with (
+        forwarding(Recorder(), queue_timeout=50.0) as world,
+        boxes(world, a=fails, b=fails),
+    ):
         assert (await ask(world, "X-Queue-Timeout: 0")).status == 503
     assert len(limits) == 2
     assert limits[1] < limits[0] <= 50.0
@@ -171,7 +110,10 @@ async def test_no_further_box_is_asked_once_that_time_is_over() -> None:
         await asyncio.sleep(0.01)
         await talk.say(answer(status="503 Busy"))
 
-    async with forwarding(Recorder(), queue_timeout=0.01) as world, boxes(world, a=fails, b=fails):
+    async with (
+        forwarding(Recorder(), queue_timeout=0.01) as world,
+        boxes(world, a=fails, b=fails),
+    ):
         assert (await ask(world)).status == 503
     assert len(asked) == 1
 
@@ -201,7 +143,10 @@ async def test_a_refused_key_is_no_refusal_of_the_client() -> None:
         got = await ask(world)
         assert (got.status, got.error()["code"]) == (502, "peer_failed")
         assert "Wrong key." in got.error()["message"]
-    async with forwarding(Recorder()) as world, boxes(world, a=refuses_key, b=answers):
+    async with (
+        forwarding(Recorder()) as world,
+        boxes(world, a=refuses_key, b=answers),
+    ):
         assert (await ask(world)).status == 200
 
 

@@ -1,6 +1,7 @@
 """A TCP proxy between two boxes, with faults: partition, delay, loss, slowness, resets and lies.
 
-The boxes talk HTTP without TLS here, so the proxy can tell the stream of updates from requests.
+Faults of answers are for boxes that talk HTTP without TLS: only then can the proxy tell the stream
+of updates from requests.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class TcpProxy:
         """The part of the pieces that come late, as TCP sends again what was lost."""
         self.rate = 0.0
         """Bytes a second of answers; 0 = no limit."""
+        self.passed = bytearray()
+        """All bytes that were passed on, in both directions."""
         self.requests = 0
         """The requests so far, but not those for the stream of updates and for pairing."""
         self._connections: set[asyncio.Task[None]] = set()
@@ -119,6 +122,7 @@ class TcpProxy:
                     self.requests += is_request
                 if is_request and self.fault is not None and self.fault.after < 0:
                     await self._end(self.fault, writer)
+                self.passed += data
                 back.write(data)
                 await back.drain()
 
@@ -131,6 +135,7 @@ class TcpProxy:
                     data = (fault.instead or data)[: max(0, fault.after - sent)]
                 for start in range(0, len(data), 64 if self.rate else _READ):
                     piece = data[start : start + (64 if self.rate else _READ)]
+                    self.passed += piece
                     writer.write(piece)
                     if self.rate:
                         await asyncio.sleep(len(piece) / self.rate)
