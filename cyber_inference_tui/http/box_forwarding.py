@@ -51,6 +51,9 @@ class BoxForwarding(LocalForwarding):
             self._limit_wait()
         if homes is not None and not homes:
             homes = await self._woken()
+            if homes is None:
+                # This box says why it cannot answer, however little time is left.
+                self._waits_until = None
         if homes is None:
             await self._serve()
             return
