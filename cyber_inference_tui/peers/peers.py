@@ -433,10 +433,13 @@ class Peers:
 
 
 def is_same_file(one: ModelRecord, other: ModelRecord) -> bool:
-    """Return whether two boxes have the same model file, by the facts of its header and its size.
+    """Return whether two boxes have the same model file.
 
-    A model with a ``command`` is not a file.
+    The facts of its header and its size say so, unless the SHA-256 is known on both sides and is
+    another one. A model with a ``command`` is not a file.
     """
+    if one.sha256 and other.sha256 and one.sha256 != other.sha256:
+        return False
     facts = ("size_bytes", "architecture", "parameters", "quantization", "trained_context_length")
     return one.size_bytes is not None and all(
         getattr(one, name) == getattr(other, name) for name in facts

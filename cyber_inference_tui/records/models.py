@@ -38,6 +38,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     path: str | None = None
     size_bytes: int | None = None
+    sha256: str | None = None
+    """The SHA-256 of a model in one file, if it was downloaded, or hashed for another box."""
     architecture: str | None = None
     parameters: int | None = None
     quantization: str | None = None

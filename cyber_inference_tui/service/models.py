@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import (
     ConflictError,
@@ -71,7 +73,7 @@ _logger = logging.getLogger(__name__)
 class Models:
     """Combines the library's catalog with the scheduler's states.
 
-    ``demo`` adds the built-in model.
+    ``demo`` adds the built-in model. ``digest`` returns the SHA-256 of a model's file, if known.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Models:
         launcher: Launcher,
         notifier: ChangeNotifier,
         audit: AuditLog,
+        digest: Callable[[LocalModel], str | None],
     ) -> None:
         self._current = current
+        self._digest = digest
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
@@ -273,6 +277,8 @@ class Models:
         else:
             wait = self._scheduler.waits.seconds_of_next(state)
             record = record_with_state(model, self._settings, state, need, wait=wait)
+        if (sha256 := self._digest(model)) is not None:
+            record = msgspec.structs.replace(record, sha256=sha256)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()

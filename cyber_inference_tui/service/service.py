@@ -156,6 +156,7 @@ class Service:
             read_memory=self._read_memory,
             load_history=self._load_history,
         )
+        self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
         self.models = Models(
             current=current,
             environ=environ,
@@ -164,6 +165,7 @@ class Service:
             launcher=self._launcher,
             notifier=self._notifier,
             audit=self.audit,
+            digest=self.shared_files.digest,
         )
         self.monitoring = Monitoring(
             current=current,
@@ -198,7 +200,6 @@ class Service:
             now=utc_now,
             changed=self._notifier.peers_changed,
         )
-        self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
         self.hub = Hub(
             current=current,
             environ=environ,
@@ -252,6 +253,7 @@ class Service:
             ) from error
         await self.keys.read()
         await self.peers.read()
+        await self.shared_files.read()
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()
