@@ -200,8 +200,6 @@ class BoxForwarding(LocalForwarding):
         """
         server = self._server
         if server is None:
-            if self._connecting is not None and not self._connecting.expired():
-                self._connecting.reschedule(self._shared.loop.time())
             return
         if not self._answer.relayed:
             server.fail(UpstreamLostError(untouched=False))

@@ -78,6 +78,11 @@ class BoxPlace:
         return self._peer.server
 
     @property
+    def on_lost(self) -> set[Callable[[], None]]:
+        """The calls for the moment at which the box is lost."""
+        return self._peer.on_lost
+
+    @property
     def model_id(self) -> str:
         """The model and its box, for messages."""
         return f"{self._there} on {self._peer.name}"

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from cyber_inference_tui.cancellation import until_called
 from cyber_inference_tui.errors import (
     CyberError,
     ModelLoadError,
@@ -55,8 +56,6 @@ class LocalForwarding(ServerExchange):
     """The body, if it is in a file."""
     _waits_until: float | None = None
     """The loop's time until which it may wait for a place; ``None`` = as the scheduler says."""
-    _connecting: asyncio.Timeout | None = None
-    """The limit of a connection that is being made."""
 
     async def _serve(self) -> None:
         """Have the request answered, by the next server if the first one crashes.
@@ -239,7 +238,7 @@ class LocalForwarding(ServerExchange):
             if server is None:
                 kept = None if fresh else connections.take()
                 try:
-                    self._send(lease, kept or await self._connected(connections))
+                    self._send(lease, kept or await self._connected(lease, connections))
                 except OSError as error:
                     refused = isinstance(error, ConnectionRefusedError)
                     if refused and connections.end_deaf(lease.server):
@@ -271,13 +270,17 @@ class LocalForwarding(ServerExchange):
             lease.answered()
             return
 
-    async def _connected(self, connections: ServerConnections) -> UpstreamConnection:
-        """Return a new connection. Raises ``OSError``."""
-        try:
-            async with asyncio.timeout(None) as self._connecting:
-                return await connections.connect()
-        finally:
-            self._connecting = None
+    async def _connected(
+        self, lease: Lease | BoxPlace, connections: ServerConnections
+    ) -> UpstreamConnection:
+        """Return a new connection, for which a box has time as long as it is heard of.
+
+        Raises ``OSError``.
+        """
+        if not isinstance(lease, BoxPlace):
+            return await connections.connect()
+        async with until_called(lease.on_lost):
+            return await connections.connect()
 
     async def _upstream_error(self, lease: Lease | BoxPlace, what: str) -> CyberError:
         """Return the error of a lost server. Its exit is noticed a moment after its connection."""

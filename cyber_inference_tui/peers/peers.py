@@ -191,7 +191,7 @@ class Peers:
     def nearby(self) -> list[NearbyBox]:
         """Return the boxes that can be asked for files now."""
         return [
-            NearbyBox(name, *peer.address)
+            NearbyBox(name, *peer.address, on_lost=peer.on_lost)
             for name, peer in sorted(self._present.items())
             if peer.can_be_asked
         ]
