@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
+from math import ceil, inf
 
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.peers.peer import Peer, PeerServer, refusal_in
@@ -32,7 +32,7 @@ def seconds_left_in(headers: Mapping[str, str]) -> float:
     try:
         return float(headers.get(_SECONDS_LEFT, "inf"))
     except ValueError:
-        return math.inf
+        return inf
 
 
 def is_refusal(status: int) -> bool:
@@ -93,10 +93,13 @@ class BoxPlace:
         return self._peer.answers > self._answers_before
 
     def limit_line(self, now: float) -> bytes:
-        """Return the line of the request's head that limits its wait there; empty = no limit."""
+        """Return the line of the request's head that limits its wait there; empty = no limit.
+
+        In whole seconds: the other box remembers heads, and most are the same.
+        """
         if self._waits_until is None:
             return b""
-        return b"%b: %.3f\r\n" % (_SECONDS_LEFT.encode(), max(0.0, self._waits_until - now))
+        return b"%b: %d\r\n" % (_SECONDS_LEFT.encode(), max(0, ceil(self._waits_until - now)))
 
     def stall_seconds(self, settings: Settings) -> float:
         """Return after how many seconds without a byte the box counts as hung; 0 = never.
