@@ -41,11 +41,7 @@ class BoxForwarding(LocalForwarding):
     """The forwarding of a request to this box or to another one."""
 
     async def _serve_somewhere(self) -> None:
-        """Have the request answered by this box, or by another one that is better or able to.
-
-        A box that cannot answer, or fails before the client has a part of the answer, leaves it to
-        the next one.
-        """
+        """Have the request answered by this box, or by another one that is better or able to."""
         homes = self._homes()
         if homes is not None or self._request.from_box:
             self._limit_wait()
@@ -56,7 +52,15 @@ class BoxForwarding(LocalForwarding):
                 self._waits_until = None
         if homes is None:
             await self._serve()
-            return
+        else:
+            await self._serve_at_best(homes)
+
+    async def _serve_at_best(self, homes: list[Home]) -> None:
+        """Have the request answered by the first of these boxes that can.
+
+        A box that cannot answer, or fails before the client has a part of the answer, leaves it to
+        the next one.
+        """
         failed: CyberError | None = None
         tried: set[str] = set()
         while homes and not (failed and self._seconds_left() <= 0):
@@ -119,6 +123,7 @@ class BoxForwarding(LocalForwarding):
         return homes if [home.box for home in homes] != [HERE] else None
 
     def _all_homes(self) -> list[Home]:
+        """Return the boxes that can answer now, the best first."""
         return self._service.peers.homes(self._target.model.id, self._here(), self._who())
 
     def _here(self) -> ModelRecord | None:
