@@ -94,7 +94,7 @@ async def _transfer(place: Place, origin: HubFile, target: Path) -> Outcome:
     boxes = []
     if place.key:
         tls = trusting(place.certificate) if place.certificate else None
-        boxes = [NearbyBox("box", "127.0.0.1", place.port, place.key, tls)]
+        boxes = [NearbyBox("box", "127.0.0.1", place.port, place.key, tls, set())]
     endpoint = HubEndpoint(url=f"http://127.0.0.1:{1 if boxes else place.port}")
     transport = TransferContext(
         session=session,

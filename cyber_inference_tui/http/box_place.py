@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import ceil, inf
 
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.peers.peer import Peer, PeerServer, refusal_in
 from cyber_inference_tui.settings.schema import Settings
 
+_SECONDS_LEFT = "X-Queue-Timeout"
+"""The header in which a box says for how many seconds its request may wait at this one."""
 _MOST_COMMENT = 4096
 _REFUSALS = frozenset({401, 403, 404, 409, 413, 429, 500, 502, 503, 504, 507})
 _OF_THE_WAY_HERE = re.compile(
@@ -22,6 +25,14 @@ own rules for them, which this box has applied already."""
 def without_way(lines: bytes) -> bytes:
     """Return the lines of a request's head without those that are for this box only."""
     return _OF_THE_WAY_HERE.sub(b"", lines)
+
+
+def seconds_left_in(headers: Mapping[str, str]) -> float:
+    """Return for how many more seconds a request of another box may wait; ``inf`` = no limit."""
+    try:
+        return float(headers.get(_SECONDS_LEFT, "inf"))
+    except ValueError:
+        return inf
 
 
 def is_refusal(status: int) -> bool:
@@ -40,13 +51,15 @@ class BoxRefusedError(Exception):
 class BoxPlace:
     """A request's place at another box: what a ``Lease`` is at a model of this one.
 
-    The box has its own queue and limits, so there is nothing to hold here.
+    The box has its own queue and limits, so there is nothing to hold here. The request may wait
+    until ``waits_until``, a time of the loop; ``None`` = without a limit.
     """
 
     stopped_on_purpose = server_exited = was_alone = False
 
-    def __init__(self, peer: Peer, model_id: str) -> None:
+    def __init__(self, peer: Peer, model_id: str, waits_until: float | None) -> None:
         self._peer = peer
+        self._waits_until = waits_until
         self._there = model_id
         self._released = False
         self._answers_before = peer.answers
@@ -65,6 +78,11 @@ class BoxPlace:
         return self._peer.server
 
     @property
+    def on_lost(self) -> set[Callable[[], None]]:
+        """The calls for the moment at which the box is lost."""
+        return self._peer.on_lost
+
+    @property
     def model_id(self) -> str:
         """The model and its box, for messages."""
         return f"{self._there} on {self._peer.name}"
@@ -73,6 +91,15 @@ class BoxPlace:
     def others_succeed(self) -> bool:
         """Return whether the box has answered other requests since this one was sent there."""
         return self._peer.answers > self._answers_before
+
+    def limit_line(self, now: float) -> bytes:
+        """Return the line of the request's head that limits its wait there; empty = no limit.
+
+        In whole seconds: the other box remembers heads, and most are the same.
+        """
+        if self._waits_until is None:
+            return b""
+        return b"%b: %d\r\n" % (_SECONDS_LEFT.encode(), max(0, ceil(self._waits_until - now)))
 
     def stall_seconds(self, settings: Settings) -> float:
         """Return after how many seconds without a byte the box counts as hung; 0 = never.

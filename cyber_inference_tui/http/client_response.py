@@ -119,11 +119,6 @@ class ClientResponse:
         return self._answered or (body_tap is not None and body_tap.first_at is not None)
 
     @property
-    def client_is_gone(self) -> bool:
-        """Return whether the client takes no more of the answer."""
-        return self._transport is None or self._transport.is_closing()
-
-    @property
     def complete(self) -> bool:
         """Return whether the whole answer of the server was passed on."""
         return self._scanner is not None and self._scanner.done

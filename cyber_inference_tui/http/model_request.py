@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The body is passed on decompressed, and a server has a key of its own. With a conversation's id,
 # llama-server would continue to generate after the client has left, for a later request to
-# /v1/stream, unknown to the service.
+# /v1/stream, unknown to the service. X-Queue-Timeout is between boxes.
 _DROPPED = HOP_BY_HOP | {
     b"host",
     b"content-length",
@@ -29,6 +29,7 @@ _DROPPED = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
     b"x-conversation-id",
+    b"x-queue-timeout",
     b"x-request-id",
 }
 _MAX_USER_AGENT = 200

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from yarl import URL
 
+from cyber_inference_tui.cancellation import until_called
 from cyber_inference_tui.errors import NotFoundError, PeerError, PeerRightsError
 from cyber_inference_tui.http.access import is_box
 from cyber_inference_tui.http.body_limits import BODY_LIMITS
@@ -78,30 +79,23 @@ class Relay:
         self, request: web.Request, peer: Peer, url: str, body: bytes
     ) -> web.StreamResponse:
         response: web.StreamResponse | None = None
-        lost = asyncio.timeout(None)
-
-        def end() -> None:
-            lost.reschedule(asyncio.get_running_loop().time())
-
         try:
-            async with lost:
-                peer.on_lost.add(end)
-                try:
-                    async with self._asked(request, peer, url, body) as answer:
-                        if answer.status == 401:
-                            # Otherwise the client would ask for the login of this service.
-                            raise PeerError(f"{peer.name} does not know this box any more.")
-                        response = web.StreamResponse(
-                            status=answer.status, headers=_chosen(answer.headers, _ANSWERED)
-                        )
-                        await response.prepare(request)
-                        async for part in answer.content.iter_any():
-                            if not self._admits(request):
-                                break
-                            await self._send(response, part)
-                        return response
-                finally:
-                    peer.on_lost.discard(end)
+            async with (
+                until_called(peer.on_lost),
+                self._asked(request, peer, url, body) as answer,
+            ):
+                if answer.status == 401:
+                    # Otherwise the client would ask for the login of this service.
+                    raise PeerError(f"{peer.name} does not know this box any more.")
+                response = web.StreamResponse(
+                    status=answer.status, headers=_chosen(answer.headers, _ANSWERED)
+                )
+                await response.prepare(request)
+                async for part in answer.content.iter_any():
+                    if not self._admits(request):
+                        break
+                    await self._send(response, part)
+                return response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if response is None:
                 why = str(error) or "The connection was lost."

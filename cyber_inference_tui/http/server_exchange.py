@@ -134,18 +134,21 @@ class ServerExchange:
     def _send(self, lease: Lease | BoxPlace, server: UpstreamConnection) -> None:
         target = self._target
         request = self._request
+        now, more = self._shared.loop.time(), b""
         self._answer.from_box = isinstance(lease, BoxPlace)
-        if self._answer.from_box:
+        if isinstance(lease, BoxPlace):
             request = request._replace(passed_on=without_way(request.passed_on))
-        head = b"%b%b\r\n\r\n" % (
+            more = lease.limit_line(now)
+        head = b"%b%b\r\n%b\r\n" % (
             server_request(request, target, lease.address),
             self.request_id,
+            more,
         )
         lease.sent()
         if target.translation is not None:
             target.translation.sent()
         self._server, self._error, self._has_ended = server, None, False
-        server.begin(self._request.method, head, target.body, self, self._shared.loop.time())
+        server.begin(self._request.method, head, target.body, self, now)
         server.server.watch(lease, lease.stall_seconds(self._service.settings))
 
     def _set_body(self, body: Body | memoryview) -> None:

@@ -19,6 +19,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from cyber_inference_tui.backoff import backoff
+from cyber_inference_tui.cancellation import until_called
 from cyber_inference_tui.errors import HubAnswerError, HubError, HubUnreachableError
 from cyber_inference_tui.hub.request import (
     FileResponse,
@@ -44,6 +45,8 @@ class NearbyBox(NamedTuple):
     key: str
     tls: ssl.SSLContext | None
     """Accepts the certificate of the box alone; ``None`` = without TLS."""
+    on_lost: set[Callable[[], None]]
+    """The calls for the moment at which nothing is heard of the box any more."""
 
 
 class FileBoxes:
@@ -122,9 +125,12 @@ class FileBoxes:
 
     @asynccontextmanager
     async def get(self, box: NearbyBox, offset: int) -> AsyncIterator[FileResponse]:
-        """Request the file from ``offset`` on. Raises ``HubError``, also while it is read."""
+        """Request the file from ``offset`` on.
+
+        Raises ``HubError``, also while it is read, and as soon as the box is lost.
+        """
         try:
-            async with self._request("GET", box, offset) as answer:
+            async with until_called(box.on_lost), self._request("GET", box, offset) as answer:
                 if answer.status not in {200, 206}:
                     raise HubUnreachableError(f"The box answers with status {answer.status}.")
                 reply = file_response(

@@ -191,7 +191,7 @@ class Peers:
     def nearby(self) -> list[NearbyBox]:
         """Return the boxes that can be asked for files now."""
         return [
-            NearbyBox(name, *peer.address)
+            NearbyBox(name, *peer.address, on_lost=peer.on_lost)
             for name, peer in sorted(self._present.items())
             if peer.can_be_asked
         ]
@@ -434,10 +434,13 @@ class Peers:
 
 
 def is_same_file(one: ModelRecord, other: ModelRecord) -> bool:
-    """Return whether two boxes have the same model file, by the facts of its header and its size.
+    """Return whether two boxes have the same model file.
 
-    A model with a ``command`` is not a file.
+    The facts of its header and its size say so, unless the SHA-256 is known on both sides and is
+    another one. A model with a ``command`` is not a file.
     """
+    if one.sha256 and other.sha256 and one.sha256 != other.sha256:
+        return False
     facts = ("size_bytes", "architecture", "parameters", "quantization", "trained_context_length")
     return one.size_bytes is not None and all(
         getattr(one, name) == getattr(other, name) for name in facts

@@ -42,6 +42,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the model of which it is a preset, with a server of its own."""
     path: str | None = None
     size_bytes: int | None = None
+    sha256: str | None = None
+    """The SHA-256 of a model in one file, if it was downloaded, or hashed for another box."""
     architecture: str | None = None
     parameters: int | None = None
     quantization: str | None = None

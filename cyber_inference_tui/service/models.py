@@ -80,7 +80,7 @@ class Models:
     """Combines the library's catalog with the scheduler's states.
 
     ``demo`` adds the built-in model. ``checked`` returns the results of a model's check, if it is
-    valid.
+    valid, and ``digest`` the SHA-256 of a model's file, if known.
     """
 
     def __init__(
@@ -94,8 +94,10 @@ class Models:
         notifier: ChangeNotifier,
         audit: AuditLog,
         checked: Callable[[LocalModel], ModelCheck | None],
+        digest: Callable[[LocalModel], str | None],
     ) -> None:
         self._current = current
+        self._digest = digest
         self._environ = environ
         self._demo = demo
         self._scheduler = scheduler
@@ -290,6 +292,8 @@ class Models:
             record = record_with_state(record, model, self._settings, state, wait=wait, check=check)
         if record.last_used_at is None and model.id in self.former_uses:
             record = msgspec.structs.replace(record, last_used_at=self.former_uses[model.id])
+        if (sha256 := self._digest(model)) is not None:
+            record = msgspec.structs.replace(record, sha256=sha256)
         if record.status in _IN_MEMORY or model.problem is not None:
             return record
         fit_check = fit_check or self._scheduler.fit_check()

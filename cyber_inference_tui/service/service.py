@@ -164,6 +164,7 @@ class Service:
             read_memory=self._read_memory,
             load_history=self._load_history,
         )
+        self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
         self._checks = KeptChecks(data_dir)
         self.models = Models(
             current=current,
@@ -174,6 +175,7 @@ class Service:
             notifier=self._notifier,
             audit=self.audit,
             checked=lambda model: self._checks.of(model, self.scheduler.spec(model), self._build()),
+            digest=self.shared_files.digest,
         )
         self.checker = Checker(
             self.scheduler,
@@ -237,7 +239,6 @@ class Service:
             now=utc_now,
             changed=self._notifier.peers_changed,
         )
-        self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
         self.hub = Hub(
             current=current,
             environ=environ,
@@ -304,6 +305,7 @@ class Service:
         await self.keys.read()
         await self.peers.read()
         await self._checks.read()
+        await self.shared_files.read()
         await self.history.start()
         await self.keys.recall(self.history)
         await self._restore_measurements()

@@ -61,6 +61,19 @@ class SharedFiles:
         self._hashing: asyncio.Task[None] | None = None
         self._ended = threading.Event()
 
+    async def read(self) -> None:
+        """Read the digests that are kept."""
+        await self._known()
+
+    def digest(self, model: LocalModel) -> str | None:
+        """Return the SHA-256 of a model in one file, as far as it is known."""
+        if self._digests is None or model.path is None or model.shards != (model.path,):
+            return None
+        known = self._digests.get(str(model.path))
+        if known is None or (known.size, known.modified) != (model.size_bytes, model.modified):
+            return None
+        return known.sha256 or None
+
     async def find(self, sha256: str, size: int) -> Path:
         """Return the file with this digest and size in bytes.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
 import msgspec
 
@@ -224,6 +226,7 @@ def hottest(sample: ResourceSample) -> float | None:
     return None
 
 
+_Request = TypeVar("_Request", ActiveRequestRecord, RequestRecord)
 RequestIdentity = tuple[datetime, str, str, str | None]
 
 
@@ -241,6 +244,11 @@ def model_of(record: ActiveRequestRecord | RequestRecord) -> str:
     if record.box is None or record.model.startswith(prefix):
         return record.model
     return f"{prefix}{record.model}"
+
+
+def on_box(records: Iterable[_Request], box: str) -> Sequence[_Request]:
+    """Return the requests that ran on a box, on this one (empty name), or all (``EVERYWHERE``)."""
+    return [one for one in records if box in {EVERYWHERE, one.box or ""}]
 
 
 def would_be_lost(snapshot: Snapshot) -> str:

@@ -37,6 +37,7 @@ from cyber_inference_tui.hub.browse import Browse
 from cyber_inference_tui.hub.downloads import Downloads
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.monitor.ring import RECENT
+from cyber_inference_tui.peers.discovery import Discovery
 from cyber_inference_tui.peers.peers import Peers
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
@@ -90,7 +91,14 @@ from cyber_inference_tui.records.bench import (
 from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.records.gc import GcOrder, GcPart, GcPlan, GcQuery, GcResult
 from cyber_inference_tui.records.logs import message_of
-from cyber_inference_tui.records.peers import Box, NewPeer, PeerChange, PeerRecord, PeerState
+from cyber_inference_tui.records.peers import (
+    Box,
+    NewPeer,
+    PeerChange,
+    PeerRecord,
+    PeerState,
+    PeerSuggestion,
+)
 from cyber_inference_tui.records.queries import (
     ClientsQuery,
     HistoryQuery,
@@ -171,6 +179,7 @@ class World:
     downloads: dict[str, DownloadRecord] = field(default_factory=dict)
     boxes: list[PeerRecord] = field(default_factory=list)
     gc: GcPlan = field(default_factory=lambda: GcPlan(own=GcPart(), others=GcPart(), free_bytes=0))
+    suggestions: list[PeerSuggestion] = field(default_factory=list)
     install: InstallRecord = field(default_factory=InstallRecord)
     answer: tuple[str, ...] = ("Hello", " there", ", I am small.")
     thinking: tuple[str, ...] = ()
@@ -613,6 +622,14 @@ class _Peers(Peers):
         return record
 
 
+class _Discovery(Discovery):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def suggestions(self) -> list[PeerSuggestion]:
+        return self._service.read("suggestions", list(self._service.world.suggestions))
+
+
 class _Monitoring(Monitoring):
     def __init__(self, service: FakeService) -> None:
         self._service = service
@@ -753,6 +770,7 @@ class FakeService(Service):
         self.metrics = _Metrics(self)
         self.hub = _Hub(self)
         self.peers = _Peers(self)
+        self.discovery = _Discovery(self)
 
     def publish(self, topic: str, record: Any) -> None:
         """Publish an event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from cyber_inference_tui.http.error_responses import (
     in_ollama_shape,
 )
 from tests.fakes.service import FakeService, make_settings, serving
+from tests.http.regenerate import PAGE
 from tests.waiting import LIMIT
 
 from .raw import ask, converse, head
@@ -46,6 +48,23 @@ ALL = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, CyberError)
 ]
+
+
+NEVER_SENT = {"no_service", "certificate_changed", "unreadable_model"} | {
+    "install_failed",
+    "install_unusable",
+    "build_failed",
+}
+"""Errors of clients, of files that the library leaves out, and of installations, which have a
+record of their own."""
+
+
+def test_the_docs_have_every_error_that_is_sent() -> None:
+    rows = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    documented = {
+        (code, int(status)) for status, codes in rows for code in codes[1:-1].split("`, `")
+    }
+    assert documented >= {(one.code, one.status) for one in ALL if one.code not in NEVER_SENT}
 
 
 @pytest.mark.parametrize("kind", ALL)

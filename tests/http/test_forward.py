@@ -11,7 +11,7 @@ import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.http import client_response as answers
-from cyber_inference_tui.http import forward
+from cyber_inference_tui.http import local_forwarding
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.raw import ask, converse, head, read_answer
@@ -530,8 +530,8 @@ async def test_a_client_that_leaves_takes_its_request_along(
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.02)
-    monkeypatch.setattr(forward, "COMMENT_INTERVAL", 0.02)
+    monkeypatch.setattr(local_forwarding, "FIRST_COMMENT_AFTER", 0.02)
+    monkeypatch.setattr(local_forwarding, "COMMENT_INTERVAL", 0.02)
 
 
 async def commented(world: World, data: bytes) -> bytes:

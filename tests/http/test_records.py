@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
-from cyber_inference_tui.http import forward
+from cyber_inference_tui.http import local_forwarding
 from cyber_inference_tui.records import ActiveRequestRecord, Priority, RequestRecord
 from tests.fakes.service import make_settings
 from tests.http.client_side import CHAT, post, stream, to_the_end
@@ -278,7 +278,7 @@ async def test_one_too_many_is_recorded() -> None:
 async def test_behind_comments_the_status_is_200(
     reply: bytes, tokens: int | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
+    monkeypatch.setattr(local_forwarding, "FIRST_COMMENT_AFTER", 0.01)
     async with forwarding(saying(reply)) as world:
         world.launcher.gate.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", world.front.port)

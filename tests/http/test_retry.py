@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cyber_inference_tui.errors import ModelLoadError
-from cyber_inference_tui.http import forward
+from cyber_inference_tui.http import local_forwarding
 from tests.http.client_side import CHAT, events_of, post, stream, to_the_end, unchunked
 from tests.http.test_records import recorded
 from tests.http.upstream import EVENTS, LAST, Talk, World, answer, event, forwarding
@@ -112,8 +112,8 @@ async def test_a_request_on_a_kept_connection_is_retried_as_well() -> None:
 async def test_comments_are_no_part_of_the_answer(
     last_words: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
-    monkeypatch.setattr(forward, "COMMENT_INTERVAL", 0.01)
+    monkeypatch.setattr(local_forwarding, "FIRST_COMMENT_AFTER", 0.01)
+    monkeypatch.setattr(local_forwarding, "COMMENT_INTERVAL", 0.01)
     server = Mortal(*last_words)
     async with forwarding(server) as world:
         server.world = world
@@ -282,8 +282,8 @@ async def test_requests_lost_together_again_and_again_have_a_last_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("TRIAL", "LONG_TRIAL"):
-        monkeypatch.setattr(forward, name, 0.01)
-    monkeypatch.setattr(forward, "_MOST_TRIES", 3)
+        monkeypatch.setattr(local_forwarding, name, 0.01)
+    monkeypatch.setattr(local_forwarding, "_MOST_TRIES", 3)
     seen: list[bytes] = []
 
     async def dies_with_two(talk: Talk) -> None:
@@ -322,7 +322,7 @@ async def test_requests_that_wait_for_retries_are_counted() -> None:
 
 
 async def test_a_second_death_behind_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "FIRST_COMMENT_AFTER", 0.01)
+    monkeypatch.setattr(local_forwarding, "FIRST_COMMENT_AFTER", 0.01)
     server = Mortal(answer(*EVENTS), deaths=2)
     async with forwarding(server) as world:
         server.world = world

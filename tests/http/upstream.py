@@ -206,6 +206,7 @@ class _Models(Models):
     def __init__(self, settings: Settings, catalog: Catalog, scheduler: Scheduler) -> None:
         self._settings = settings
         self._scheduler = scheduler
+        self._digest = lambda _: None
         self._tasks = set()
         self._checked = lambda model: None
         self.catalog = catalog

@@ -17,7 +17,7 @@ from cyber_inference_tui.hub.boxes import NearbyBox
 from cyber_inference_tui.hub.endpoint import HubEndpoint
 from cyber_inference_tui.hub.transfer import Transfer, TransferContext, TransferLimits
 from cyber_inference_tui.records import DownloadStatus
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 from .queue import REPO, expected, models, queue, sharded
 from .stand_in_hub import Fault, Repo, StandInHub
@@ -40,6 +40,9 @@ class StandInBox:
         self.asked: list[tuple[str, str | None]] = []
         """Method and range of each request."""
         self.port = 0
+        self.on_lost: set[Callable[[], None]] = set()
+        self.frozen: asyncio.Event | None = None
+        """Set once it has sent the half of a file, and sends no more; ``None`` = it does not."""
 
     @property
     def gets(self) -> list[str | None]:
@@ -47,7 +50,7 @@ class StandInBox:
 
     @property
     def here(self) -> NearbyBox:
-        return NearbyBox(self.name, "127.0.0.1", self.port, "key", None)
+        return NearbyBox(self.name, "127.0.0.1", self.port, "key", None, self.on_lost)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((request.method, request.headers.get("Range")))
@@ -65,6 +68,10 @@ class StandInBox:
             response.headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
         await response.prepare(request)
         if request.method == "GET":
+            if self.frozen is not None:
+                await response.write(content[start : len(content) // 2])
+                self.frozen.set()
+                await asyncio.Event().wait()
             cut = self.cuts.pop(0) if self.cuts else None
             await response.write(content[start : None if cut is None else start + cut])
             if cut is not None:
@@ -125,6 +132,31 @@ async def test_the_box_that_has_a_file_sends_it(
         assert one.asked == [("HEAD", None)]
         assert two.asked == [("HEAD", None), ("GET", None)]
     assert hub.asked == []
+
+
+async def test_a_box_that_is_lost_in_a_copy_is_not_awaited(
+    hub: StandInHub, repo: Repo, tmp_path: Path
+) -> None:
+    patient = msgspec.structs.replace(PACE, stall_timeout=10 * LIMIT)
+    async with boxes("one", "two") as (one, two):
+        for box in (one, two):
+            box.files[repo.sha256(PATH)] = repo.files[PATH]
+        one.frozen = asyncio.Event()
+        present = [one, two]
+        async with near(endpoint_of(hub), lambda: present, pace=patient) as shared:
+            transfer = Transfer(shared, origin_of(repo, PATH), tmp_path / "a")
+            copying = asyncio.create_task(transfer.run())
+            async with asyncio.timeout(LIMIT):
+                await one.frozen.wait()
+                await until(lambda: transfer.done, what="a part of the file")
+                present.remove(one)
+                for call in list(one.on_lost):
+                    call()
+                await copying
+        assert (transfer.source, transfer.received) == ("two", SIZE)
+        assert two.gets != [None]
+        assert not one.on_lost
+    assert (tmp_path / "a").read_bytes() == repo.files[PATH]
 
 
 async def test_without_a_digest_no_box_is_asked(hub: StandInHub, tmp_path: Path) -> None:

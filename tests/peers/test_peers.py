@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cyber_inference_tui.peers.peers import Peers
+import msgspec
+
+from cyber_inference_tui.peers.peers import Peers, is_same_file
 from cyber_inference_tui.records.models import ModelRecord
 from cyber_inference_tui.records.peers import PeerUpdate
 from cyber_inference_tui.settings.schema import PeerSettings
@@ -44,3 +46,13 @@ async def test_the_models_of_a_box_are_unknown_as_soon_as_it_is_removed(tmp_path
     assert seen
     assert set(seen) == {None}
     await peers.close()
+
+
+def test_files_are_the_same_by_their_facts_unless_their_digests_differ() -> None:
+    model = ModelRecord(id="m", size_bytes=1, architecture="llama", quantization="Q4_K_M")
+    known = {one: msgspec.structs.replace(model, sha256=one * 64) for one in ("a", "b")}
+    assert is_same_file(model, model)
+    assert is_same_file(model, known["a"])
+    assert is_same_file(known["a"], known["a"])
+    assert not is_same_file(known["a"], known["b"])
+    assert not is_same_file(model, msgspec.structs.replace(model, size_bytes=2))

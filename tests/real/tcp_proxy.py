@@ -1,12 +1,14 @@
-"""A TCP proxy between two boxes, with faults: partition, delay, slowness, resets and lies.
+"""A TCP proxy between two boxes, with faults: partition, delay, loss, slowness, resets and lies.
 
-The boxes talk HTTP without TLS here, so the proxy can tell the stream of updates from requests.
+Faults of answers are for boxes that talk HTTP without TLS: only then can the proxy tell the stream
+of updates from requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -15,6 +17,8 @@ from typing import Any, Literal, Self
 
 _RESET = struct.pack("ii", 1, 0)
 _READ = 16 << 10
+_SENT_AGAIN_AFTER = 0.3
+"""Seconds until TCP sends a lost piece again, about."""
 _HEADS = (b"GET ", b"POST ")
 
 
@@ -39,8 +43,12 @@ class TcpProxy:
         """What happens to every answer but the stream of updates."""
         self.delay = 0.0
         """Seconds that each piece is late, in both directions."""
+        self.loss = 0.0
+        """The part of the pieces that come late, as TCP sends again what was lost."""
         self.rate = 0.0
         """Bytes a second of answers; 0 = no limit."""
+        self.passed = bytearray()
+        """All bytes that were passed on, in both directions."""
         self.requests = 0
         """The requests so far, but not those for the stream of updates and for pairing."""
         self._connections: set[asyncio.Task[None]] = set()
@@ -79,6 +87,14 @@ class TcpProxy:
         """End the partition."""
         self._loop.call_soon_threadsafe(self._open.set)
 
+    def cut(self) -> None:
+        """Close all connections at once."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        for one in self._connections:
+            one.cancel()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -106,6 +122,7 @@ class TcpProxy:
                     self.requests += is_request
                 if is_request and self.fault is not None and self.fault.after < 0:
                     await self._end(self.fault, writer)
+                self.passed += data
                 back.write(data)
                 await back.drain()
 
@@ -118,6 +135,7 @@ class TcpProxy:
                     data = (fault.instead or data)[: max(0, fault.after - sent)]
                 for start in range(0, len(data), 64 if self.rate else _READ):
                     piece = data[start : start + (64 if self.rate else _READ)]
+                    self.passed += piece
                     writer.write(piece)
                     if self.rate:
                         await asyncio.sleep(len(piece) / self.rate)
@@ -126,20 +144,21 @@ class TcpProxy:
                 if fault is not None and (sent >= fault.after or fault.instead):
                     await self._end(fault, writer)
 
+        both = asyncio.create_task(ask()), asyncio.create_task(answer())
         try:
-            both = asyncio.create_task(ask()), asyncio.create_task(answer())
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-        finally:
             for side in (writer, back):
                 with contextlib.suppress(OSError):
                     side.close()
 
     async def _hold(self) -> None:
-        if self.delay:
-            await asyncio.sleep(self.delay)
+        lost = self.loss > 0 and random.random() < self.loss
+        if late := self.delay + lost * _SENT_AGAIN_AFTER:
+            await asyncio.sleep(late)
         await self._open.wait()
 
     async def _end(self, fault: Fault, writer: asyncio.StreamWriter) -> None:

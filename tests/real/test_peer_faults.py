@@ -373,6 +373,8 @@ def test_a_client_that_leaves_while_its_box_is_silent_is_forgotten(world: World)
 
 def test_a_full_queue_passes_the_request_on(world: World) -> None:
     second, third = world.second, world.third
+    for box in (second, third):
+        assert box.chat("line", fake={"prefill": 0.0}).status_code == 200
     with held(third, "line", 40, fake={"prefill": 200.0}), held(second, "line", 2):
         world.knows(world.third_name, "line", queued=39)
         world.knows(world.second_name, "line", queued=1)

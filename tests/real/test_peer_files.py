@@ -186,9 +186,16 @@ def test_a_download_comes_from_the_box_over_tls_and_is_passed_on(
         assert arrived(here) == content
         assert hub.sent == {}
         # What has arrived was verified, so it is not hashed again.
+        digest = hashlib.sha256(content).hexdigest()
         digests = json.loads((here.data_dir / "digests.json").read_text())
-        assert [one["sha256"] for one in digests.values()] == [hashlib.sha256(content).hexdigest()]
-        assert here.models()["Tiny-Q8_0"]["status"] == "unloaded"
+        assert [one["sha256"] for one in digests.values()] == [digest]
+        model = here.models()["Tiny-Q8_0"]
+        assert (model["status"], model["sha256"]) == ("unloaded", digest)
+        # Both boxes tell it.
+        eventually(
+            lambda: digest in {one["sha256"] for one in peer(here, name)["models"]},
+            what="the digest there",
+        )
 
 
 def test_the_hub_continues_to_the_byte_when_the_box_is_killed(

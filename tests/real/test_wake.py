@@ -82,3 +82,27 @@ def test_a_box_that_does_not_wake_is_not_awaited_for_ever(
     assert answer.status_code == 502
     assert f"{name}, which did not wake within 1 s" in answer.json()["error"]["message"]
     assert card.recv(1000) == PACKET
+
+
+def test_a_box_is_woken_for_a_model_that_never_fits_here(
+    starter: Starter, card: socket.socket
+) -> None:
+    here = box(starter, "127.0.0.1", "two", max_memory_percent=0.1, queue_timeout=1.0)
+    there = box(starter, "127.0.0.2", "two")
+    name = asleep(here, there, card)
+    assert here.model("two")["fits"] == "never"
+
+    # Nobody comes: then it is this box that says why it cannot answer.
+    answer = here.chat("two")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "insufficient_memory")
+    assert card.recv(1000) == PACKET
+
+    with here.owner() as owner:
+        owner.put("/admin/config/queue_timeout", json={"value": LIMIT}).raise_for_status()
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(here.chat, "two")
+        assert card.recv(1000) == PACKET
+        there.start()
+        assert asked.result(LIMIT).status_code == 200
+    (record,) = here.get("/admin/requests?limit=1").json()
+    assert record["box"] == name

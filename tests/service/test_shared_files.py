@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.errors import FileNotReadyError, NotFoundError
@@ -103,6 +104,22 @@ async def test_a_file_is_hashed_when_a_box_asks_for_its_size(box: Box) -> None:
     assert sorted(box.hashed) == ["a.gguf", "a.gguf", "b.gguf"]
     await files.close()
     await again.close()
+
+
+async def test_a_digest_is_told_as_long_as_the_file_is_the_same(box: Box) -> None:
+    path = box.add("a.gguf", b"content")
+    files = box.files()
+    await files.note({path: sha256(b"content")})
+    again = box.files()
+    model = msgspec.structs.replace(box.models["a.gguf"], modified=path.stat().st_mtime_ns)
+    assert again.digest(model) is None
+    await again.read()
+    assert again.digest(model) == sha256(b"content")
+    others = {"modified": 1}, {"size_bytes": 8}, {"shards": (path, path)}, {"path": None}
+    for other in others:
+        assert again.digest(msgspec.structs.replace(model, **other)) is None
+    for one in (files, again):
+        await one.close()
 
 
 async def test_a_download_is_known_without_hashing(box: Box) -> None:

@@ -9,7 +9,7 @@ from cyber_inference_tui.errors import NotFoundError
 from cyber_inference_tui.records import ModelStatus
 from cyber_inference_tui.records.peers import PeerChange, PeerState
 from cyber_inference_tui.tui.app import CyberApp
-from cyber_inference_tui.tui.pages.dashboard.board import Board
+from cyber_inference_tui.tui.pages.dashboard.board import Board, Listing
 from cyber_inference_tui.tui.pages.page import Page
 from cyber_inference_tui.tui.snapshot import EVERYWHERE
 from cyber_inference_tui.tui.widgets.live_table import LiveTable
@@ -171,6 +171,40 @@ async def test_requests_name_the_box_that_answered() -> None:
         await pilot.press("b", "b", "b")
         await until(pilot, lambda: "only on workstation" in screen_text(app))
         assert "nomic-embed" not in screen_text(app)
+
+
+async def test_the_lists_of_the_dashboard_are_those_of_the_chosen_box() -> None:
+    client = client_of_boxes()
+    first = client.world.active[0]
+    there = msgspec.structs.replace(first, number=77, box="workstation", client="10.0.0.9")
+    client.world.active.append(there)
+    async with running(client, size=(160, 50)) as (app, _, pilot):
+
+        def listed(name: str) -> set[str]:
+            rows = app.screen.query_one(name, Listing).rows
+            return {" ".join(row.cell(n)[0] for n in range(len(row.cells))) for row in rows}
+
+        def lists() -> tuple[set[str], set[str]]:
+            return listed("#request-list"), listed("#event-list")
+
+        await until(pilot, lambda: len(box_lines(app)) == 3 and all(lists()))
+        everywhere, events = lists()
+        assert UNLOADED in str(everywhere)
+        await pilot.press("b")
+        await until(pilot, lambda: lists()[0] != everywhere)
+        here, own = lists()
+        assert UNLOADED not in str(here)
+        assert own == events
+        running_here = sum(one.box is None and one.position is None for one in client.world.active)
+        assert f"REQUESTS  {running_here} running" in screen_text(app)
+        await pilot.press("b", "b")
+        await until(pilot, lambda: UNLOADED in str(lists()[0]))
+        elsewhere, events = lists()
+        assert elsewhere | here >= everywhere
+        assert not elsewhere & here
+        assert "REQUESTS  1 running" in screen_text(app)
+        assert events == set()
+        assert "Only events of this box are known here." in screen_text(app)
 
 
 async def test_models_elsewhere_need_no_greeting() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyber_inference_tui.errors import ForbiddenPairingError
-from cyber_inference_tui.records.peers import NewPeer, Role
+from cyber_inference_tui.records.peers import NewPeer, PeerSuggestion, Role
 from cyber_inference_tui.tui.dialogs.boxes import BoxesDialog
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from tests.fakes.service import World
@@ -74,6 +74,57 @@ async def test_a_box_is_added_by_its_address_and_its_code() -> None:
             ("add_peer", NewPeer(url="https://jetson:8337", code="123456", role=Role.SERVE))
         ]
         await until(pilot, lambda: "● connected" in screen_text(app))
+
+
+async def test_a_box_that_is_found_in_the_network_is_added_without_typing_its_address() -> None:
+    world = several_boxes_world()
+    world.suggestions = [
+        PeerSuggestion(name="jet\x1b[2Json", url="http://192.168.1.44:8337"),
+        PeerSuggestion(name="nas", url="https://192.168.1.50:8337"),
+    ]
+    client = owner_of(world)
+    async with running(client) as (app, _, pilot):
+        await until(pilot, lambda: "cellar" in screen_text(app))
+        await pilot.press("B")
+        await until(pilot, lambda: "https://192.168.1.50:8337" in screen_text(app))
+        assert "\x1b" not in screen_text(app)
+        await pilot.press("end")
+        await until(pilot, lambda: "nobody has checked it" in screen_text(app))
+        # There is nothing to remove.
+        assert "removes" not in screen_text(app)
+        await pilot.press("x", "a", "m")
+        await until(pilot, lambda: isinstance(app.screen, Prompt))
+        world.suggestions.pop()
+        await pilot.press("enter", *"123456", "enter")
+        await until(pilot, lambda: isinstance(app.screen, BoxesDialog))
+        assert client.calls == [
+            ("add_peer", NewPeer(url="https://192.168.1.50:8337", code="123456", role=Role.SERVE))
+        ]
+        await until(pilot, lambda: screen_text(app).count("found") == 1)
+
+
+async def test_an_address_without_tls_is_used_only_if_that_is_wanted() -> None:
+    client = owner_of(busy_world())
+    async with running(client) as (app, _, pilot):
+        await pilot.press("B", "a", "m")
+        await until(pilot, lambda: isinstance(app.screen, Prompt))
+        await pilot.press(*"http://[", "enter")
+        await until(pilot, lambda: "This is no address." in screen_text(app))
+        await pilot.press("backspace", *"jetson", "enter")
+        await until(pilot, lambda: "Use http://jetson without TLS?" in screen_text(app))
+        # What has the focus is harmless.
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Prompt))
+        assert "The address of the box" in screen_text(app)
+        await pilot.press("enter", "u", *"123456", "enter")
+        await until(pilot, lambda: isinstance(app.screen, BoxesDialog))
+        assert client.calls == [
+            ("add_peer", NewPeer(url="http://jetson", code="123456", insecure=True))
+        ]
+        client.calls.clear()
+        await pilot.press("a", "m", *"http://127.0.0.1:1", "enter", *"123456", "enter")
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls == [("add_peer", NewPeer(url="http://127.0.0.1:1", code="123456"))]
 
 
 async def test_a_box_is_removed_after_a_question() -> None:

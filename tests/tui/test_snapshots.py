@@ -25,6 +25,7 @@ from cyber_inference_tui.records import (
     PortRecord,
 )
 from cyber_inference_tui.records.bench import BenchRequest, BenchState, BenchStatus
+from cyber_inference_tui.records.peers import PeerSuggestion
 from cyber_inference_tui.terminal.charset import ASCII
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.dialogs.new_key import NewKeyForm
@@ -548,7 +549,9 @@ def test_boxes_small(looks: Callable[..., None]) -> None:
 
 
 def test_boxes_dialog(looks: Callable[..., None]) -> None:
-    looks(several_boxes_world(), shows("It does not answer", keys=("B",)), size=SMALL)
+    world = several_boxes_world()
+    world.suggestions = [PeerSuggestion(name="attic", url="https://192.168.1.50:8337")]
+    looks(world, shows("found", keys=("B",)), size=SMALL)
 
 
 def _bench_world() -> World:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events, on
@@ -13,21 +13,21 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from cyber_inference_tui.errors import CyberError, InvalidRequestError
+from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.peers import (
-    NewPeer,
     PairingQuery,
     PairingRecord,
     PairingRequest,
     PeerRecord,
     PeerState,
+    PeerSuggestion,
     Role,
 )
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.tui.dialogs.add_box import CODE_DIGITS, AddBox, ask_role
 from cyber_inference_tui.tui.dialogs.fit import limit_height
-from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer, Question
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.dashboard.boxes import box_state
@@ -37,34 +37,47 @@ from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
 if TYPE_CHECKING:
     from cyber_inference_tui.tui.app import CyberApp
 
-_ADD_SECONDS = 60.0
 _WAIT_SECONDS = 400.0
 """Longer than a code is valid."""
-_DIGITS = 6
 _NONE_YET = (
     "None yet. On one of two boxes w shows a code, on the other a asks for it. Then each lists and "
     "answers the models of the other."
 )
 
-_COLUMNS: tuple[Column[PeerRecord, RenderContext], ...] = (
-    Column("name", "BOX", 12, cell=lambda one, _: clean_line(one.name)),
-    Column("state", "STATE", 11, cell=lambda one, context: box_state(one.state, context.charset)),
-    Column("role", "MAY HERE", 11, priority=1, cell=lambda one, _: _role_text(one.role)),
-    Column("url", "ADDRESS", least=16, cell=lambda one, _: Cell(clean_line(one.url), "dim")),
+
+AnyBox = PeerRecord | PeerSuggestion
+"""A box that is paired, or one that is only found in the network."""
+
+
+def _state_cell(box: AnyBox, context: RenderContext) -> Cell:
+    if isinstance(box, PeerSuggestion):
+        return Cell("  found", "dim")
+    return box_state(box.state, context.charset)
+
+
+def _role_text(box: AnyBox) -> str:
+    if isinstance(box, PeerSuggestion):
+        return ""
+    return "ask + steer" if box.role is Role.ADMIN else "ask"
+
+
+_COLUMNS: tuple[Column[AnyBox, RenderContext], ...] = (
+    Column("name", "BOX", 12, cell=lambda box, _: clean_line(box.name)),
+    Column("state", "STATE", 11, cell=_state_cell),
+    Column("role", "MAY HERE", 11, priority=1, cell=lambda box, _: _role_text(box)),
+    Column("url", "ADDRESS", least=16, cell=lambda box, _: Cell(clean_line(box.url), "dim")),
 )
 
 
-def _role_text(role: Role) -> str:
-    return "ask + steer" if role is Role.ADMIN else "ask"
-
-
-def _about(record: PeerRecord | None) -> str:
+def _about(box: AnyBox | None) -> str:
     """Return what the table does not say about a box."""
-    if record is None:
+    if box is None:
         return ""
-    if record.state is PeerState.CLIENT:
+    if isinstance(box, PeerSuggestion):
+        return "It announces itself in this network, and nobody has checked it."
+    if box.state is PeerState.CLIENT:
         return "It asks this box, and has no address at which this one could ask it."
-    return clean_line(record.problem or f"Version {record.version}", limit=300)
+    return clean_line(box.problem or f"Version {box.version}", limit=300)
 
 
 class BoxList(LiveTable):
@@ -96,6 +109,8 @@ class BoxesDialog(ModalScreen[None]):
         super().__init__()
         self._pairing: PairingRecord | None = None
         """The code that is shown."""
+        self._found: tuple[PeerSuggestion, ...] = ()
+        """The boxes in the network that are not paired."""
 
     @property
     def cyber(self) -> CyberApp:
@@ -117,6 +132,7 @@ class BoxesDialog(ModalScreen[None]):
         """Show the boxes."""
         self.query_one(BoxList).focus()
         self.draw(None)
+        self._look()
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the table the lines that the other parts leave."""
@@ -132,9 +148,9 @@ class BoxesDialog(ModalScreen[None]):
     def draw(self, _: object) -> None:
         """Draw the boxes; the app calls it, too."""
         context = self.cyber.options.render_context()
-        boxes = self.cyber.snapshot.boxes
+        boxes = self._boxes()
         table = self.query_one(BoxList)
-        table.show([row_of(one.name, one, _COLUMNS, context) for one in boxes])
+        table.show([row_of(key, box, _COLUMNS, context) for key, box in boxes.items()])
         table.styles.height = max(4, len(boxes) + 1)
         about = self.query_one("#about", Static)
         about.display = bool(boxes)
@@ -160,7 +176,7 @@ class BoxesDialog(ModalScreen[None]):
         if self._pairing is None:
             return Content("")
         code = self._pairing.code or ""
-        half = _DIGITS // 2
+        half = CODE_DIGITS // 2
         until, zone = self._pairing.until, self.cyber.options.now().tzinfo
         valid = "" if until is None else f" It is valid until {until.astimezone(zone):%H:%M}."
         return Content.assemble(
@@ -173,9 +189,26 @@ class BoxesDialog(ModalScreen[None]):
             ),
         )
 
-    def _selected(self) -> PeerRecord | None:
-        name = self.query_one(BoxList).cursor_key
-        return next((one for one in self.cyber.snapshot.boxes if one.name == name), None)
+    def _boxes(self) -> dict[str, AnyBox]:
+        """Return the boxes by the keys of their rows, those that are paired first."""
+        found = {f"found {one.url}": one for one in self._found}
+        return {one.name: one for one in self.cyber.snapshot.boxes} | found
+
+    def _selected(self) -> AnyBox | None:
+        return self._boxes().get(self.query_one(BoxList).cursor_key or "")
+
+    def _look(self) -> None:
+        """Ask for the boxes in the network."""
+        self.app.run_worker(self._read_found(), group="found boxes", exclusive=True)
+
+    async def _read_found(self) -> None:
+        # A service that does not look for others, and an older one, say so by an error.
+        with suppress(CyberError):
+            found = await self.cyber.client.call(endpoints.PEER_SUGGESTIONS)
+            if self.is_attached and tuple(found) != self._found:
+                self._found = tuple(found)
+                self.draw(None)
+                self.refresh_bindings()
 
     @on(LiveTable.RowHighlighted)
     def _moved(self) -> None:
@@ -191,32 +224,12 @@ class BoxesDialog(ModalScreen[None]):
         if action == "wait":
             return self._pairing is None
         if action == "remove" and self.is_mounted:
-            return self._selected() is not None
+            return isinstance(self._selected(), PeerRecord)
         return super().check_action(action, parameters)
-
-    def _ask_role(self, then: Callable[[Role], None]) -> None:
-        """Ask what the other box may do here."""
-
-        def answered(value: str | None) -> None:
-            if value is not None:
-                then(Role[value])
-
-        self.app.push_screen(
-            Question(
-                "What may the other box do here?",
-                "It may ask the models of this box. It may also steer it, if you trust its owner "
-                "as yourself: load and unload models, and change settings.",
-                (
-                    Answer(Role.SERVE.name, "m", "Ask models"),
-                    Answer(Role.ADMIN.name, "s", "Ask and steer"),
-                ),
-            ),
-            answered,
-        )
 
     def action_wait(self) -> None:
         """Show a code, and wait for a box that has it."""
-        self._ask_role(lambda role: self.cyber.do(self._wait(role)))
+        ask_role(self.cyber, lambda role: self.cyber.do(self._wait(role)))
 
     async def _wait(self, role: Role) -> None:
         call = self.cyber.client.call
@@ -241,43 +254,15 @@ class BoxesDialog(ModalScreen[None]):
             raise CyberError(ended.problem or "No box came.")
 
     def action_add(self) -> None:
-        """Ask for the address and the code of another box, and pair with it."""
-        self._ask_role(self._ask_address)
-
-    def _ask_address(self, role: Role) -> None:
-        typed: list[str] = []
-
-        async def accept(url: str) -> None:
-            if not url.startswith(("https://", "http://")):
-                raise InvalidRequestError("An address begins with https:// or http://.")
-            typed.append(url)
-
-        def left(_: None) -> None:
-            if typed:
-                self._ask_code(role, typed[-1])
-
-        text = "The address of the box that shows a code."
-        self.app.push_screen(
-            Prompt("Add a box", text, accept, placeholder="https://192.168.1.20:8337"), left
-        )
-
-    def _ask_code(self, role: Role, url: str) -> None:
-        async def accept(typed: str) -> None:
-            code = typed.replace(" ", "")
-            if len(code) != _DIGITS or not (code.isascii() and code.isdecimal()):
-                raise InvalidRequestError(f"The code has {_DIGITS} digits.")
-            new = NewPeer(url=url, code=code, role=role)
-            added = await self.cyber.client.call(endpoints.ADD_PEER, body=new, timeout=_ADD_SECONDS)
-            self.cyber.show_message(f"{clean_line(added.name)} is paired.")
-
-        self.app.push_screen(
-            Prompt("Add a box", f"The code that {clean_line(url, limit=100)} shows.", accept)
-        )
+        """Pair with another box: the selected one, if it is found and not paired."""
+        box = self._selected()
+        url = box.url if isinstance(box, PeerSuggestion) else ""
+        AddBox(self.cyber, added=self._look).ask(url)
 
     def action_remove(self) -> None:
         """Remove the selected box, after a question."""
         record = self._selected()
-        if record is None:
+        if not isinstance(record, PeerRecord):
             return
         name = clean_line(record.name)
 

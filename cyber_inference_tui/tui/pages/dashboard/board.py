@@ -48,7 +48,7 @@ from cyber_inference_tui.tui.pages.dashboard.table import (
 )
 from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Span, Timeline
 from cyber_inference_tui.tui.pages.page import update_static
-from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel, Snapshot, model_of
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, RemoteModel, Snapshot, model_of, on_box
 from cyber_inference_tui.tui.widgets.area import spark
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.graph import Graph
@@ -441,12 +441,13 @@ class Board(Vertical):
         context = RenderContext(self._charset, now)
         needle = self.filter.needle
         narrow, shows_events = (self.screen.has_class(one) for one in ("-narrow", "-events"))
-        waiting = sum(one.position is not None for one in snapshot.active)
-        counts = f"  {len(snapshot.active) - waiting} running, {waiting} waiting"
+        active = on_box(snapshot.active, self._box)
+        waiting = sum(one.position is not None for one in active)
+        counts = f"  {len(active) - waiting} running, {waiting} waiting"
         requests, recent_events = self.query_one("#requests"), self.query_one("#events")
         for place, name in ((requests, "REQUESTS"), (recent_events, "EVENTS")):
             title = place.query_one(".list-title", Static)
-            suffix = counts if snapshot.active and name == "REQUESTS" else ""
+            suffix = counts if active and name == "REQUESTS" else ""
             if narrow:
                 other = "REQUESTS" if name == "EVENTS" else "EVENTS"
                 order = [(name, "$accent"), (other, "$text-muted")]
@@ -457,10 +458,14 @@ class Board(Vertical):
             update_static(title, text)
         if not narrow or not shows_events:
             sparks = rate_sparks(snapshot.rates, SPARK, self._charset)
-            rows = request_rows(snapshot.active, snapshot.finished, context, needle, sparks)
-            self.query_one("#request-list", Listing).show_fitting(rows, len(snapshot.active))
+            finished = on_box(snapshot.finished, self._box)
+            rows = request_rows(active, finished, context, needle, sparks)
+            self.query_one("#request-list", Listing).show_fitting(rows, len(active))
         if not narrow or shows_events:
             table = self.query_one("#event-list", Listing)
             width, height = table.scrollable_content_region.size
-            rows = event_rows(snapshot.recent_events, context, needle, width=width, most=height)
-            table.show_fitting(rows)
+            own = self._box in {EVERYWHERE, ""}
+            recent = snapshot.recent_events if own else ()
+            empty = "No events yet." if own else "Only events of this box are known here."
+            table.show_empty(Content.styled(empty, "$text-muted"))
+            table.show_fitting(event_rows(recent, context, needle, width=width, most=height))

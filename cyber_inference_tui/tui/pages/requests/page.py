@@ -34,7 +34,7 @@ from cyber_inference_tui.tui.pages.requests.table import (
 )
 from cyber_inference_tui.tui.pages.requests.totals import TotalsTable
 from cyber_inference_tui.tui.pages.table_order import ask_order, keep_order, kept_order
-from cyber_inference_tui.tui.snapshot import EVERYWHERE, Link, Snapshot, model_of
+from cyber_inference_tui.tui.snapshot import EVERYWHERE, Link, Snapshot, model_of, on_box
 from cyber_inference_tui.tui.widgets.filter_line import FilterLine
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, Row
 
@@ -209,9 +209,8 @@ class RequestsPage(Page):
         choice, box = self._history.choice, self.cyber.box_shown
         live = [
             one
-            for one in snapshot.active
+            for one in on_box(snapshot.active, box)
             if choice.model in {None, one.model}
-            and box in {EVERYWHERE, one.box or ""}
             and not choice.only_failures
             and (not needle or needle in searchable_text(one, charset))
         ]
@@ -220,9 +219,8 @@ class RequestsPage(Page):
             self._made = made
             records = self._order.sort(
                 one
-                for one in self._history.records
-                if (not needle or needle in searchable_text(one, charset))
-                and box in {EVERYWHERE, one.box or ""}
+                for one in on_box(self._history.records, box)
+                if not needle or needle in searchable_text(one, charset)
             )
             self._rows = self._rows or FinishedRows(charset)
             self._finished = self._rows.rows(records, now)
