@@ -22,9 +22,11 @@ from cyber_inference_tui.records.peers import (
     PeerSuggestion,
     Role,
 )
+from cyber_inference_tui.records.workers import SplitCheck, SplitQuestion
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 from cyber_inference_tui.terminal.tone import Tone
 from cyber_inference_tui.text import clean_line
+from cyber_inference_tui.units import size_text
 
 if TYPE_CHECKING:
     from cyber_inference_tui.client.service_client import ServiceClient
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _WAIT = 330.0
 """Seconds: a little longer than a code is valid."""
 _ADD_SECONDS = 60.0
+_CHECK_SECONDS = 60.0
 
 
 class _Code(click.ParamType[str]):
@@ -187,6 +190,51 @@ def remove(options: GlobalOptions, name: str, as_json: bool) -> None:
         print_json(gone)
         return
     click.echo(f"{clean_line(gone.name)} is removed.")
+
+
+@peers.command(short_help="Check whether a model can be split over this box and another.")
+@click.argument("name", type=FilledText(64))
+@click.option("--model", metavar="ID", type=FilledText(), help="Say how fast this model would be.")
+@json_option
+@click.pass_obj
+def check(options: GlobalOptions, *, name: str, model: str | None, as_json: bool) -> None:
+    """Measure the link to the box NAME, and say whether a model can be split over both boxes.
+
+    It exits with 1 if none can. The setting `split` of a model uses the other box.
+    """
+    from cyber_inference_tui.cli.service_calls import with_client
+
+    asked = SplitQuestion(model=model or "")
+    found = with_client(
+        options,
+        lambda client: client.call(endpoints.CHECK_SPLIT, name, body=asked, timeout=_CHECK_SECONDS),
+    )
+    if as_json:
+        print_json(found)
+    else:
+        for line in _check_lines(found, model):
+            click.echo(line)
+    if found.problems:
+        raise click.exceptions.Exit(1)
+
+
+def _check_lines(found: SplitCheck, model: str | None) -> list[str]:
+    name = clean_line(found.name)
+    lines = [
+        f"{title:<12}{clean_line(text)}"
+        for title, text in (
+            ("llama.cpp", f"{found.build_here or '-'} here, {found.build_there or '-'} there"),
+            ("protocol", f"{found.protocol_here or '-'} here, {found.protocol_there or '-'} there"),
+            ("round trip", f"{found.round_trip_ms:.2f} ms"),
+            ("bandwidth", f"{found.gbit_per_second:.2f} Gbit/s"),
+            ("memory", f"{size_text(found.memory_there_bytes)} there"),
+        )
+    ]
+    if model is not None and found.tokens_per_second is not None:
+        lines.append(f"{'speed':<12}about {found.tokens_per_second:.3g} tokens/s, as estimated")
+    if found.problems:
+        return [*lines, *(clean_line(problem, limit=500) for problem in found.problems)]
+    return [*lines, f"A model can be split over this box and {name}."]
 
 
 def _found(records: list[PeerSuggestion], terminal: Terminal) -> list[str]:

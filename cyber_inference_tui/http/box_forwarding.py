@@ -96,6 +96,28 @@ class BoxForwarding(LocalForwarding):
             hint="`cyber-inference-tui peers list` says why.",
         )
 
+    async def _serve_whole(self) -> bool:
+        """Have a box answer that does not split the model. Return whether one has answered."""
+        peers, model_id = self._service.peers, self._target.model.id
+        if not peers or self._request.from_box or not self._target.is_work:
+            return False
+        for home in self._all_homes():
+            if home.box == HERE or home.record.split:
+                continue
+            self._answer.reset()
+            try:
+                await self._read_back()
+                await self._serve_at(peers.peer(home.box), home)
+            except CyberError as error:
+                if self._answer.relayed:
+                    raise
+                _logger.warning("%s (%s)", error.message, self._log.request_id)
+                self._log.box = None
+                continue
+            peers.note_served(model_id, self._who(), home.box)
+            return True
+        return False
+
     def _limit_wait(self) -> None:
         """Limit the time for which the request may wait, on all boxes together."""
         limit = self._service.settings.queue_timeout or math.inf

@@ -62,10 +62,13 @@ class LocalForwarding(ServerExchange):
 
         That is possible as long as the client has received only comments. If the request was the
         only one at a second server that crashed, it caused the crash, and fails. Otherwise it is
-        sent again, at most ``_MOST_TRIES`` times in total.
+        sent again, at most ``_MOST_TRIES`` times in total. Of a model that is split over two boxes,
+        a box that has the whole of it is asked first.
         """
         lost = await self._try()
         tries = 1
+        if lost is not None and self._target.model.settings.split and await self._serve_whole():
+            return
         while lost is not None:
             if tries > 1 and (lost.alone or tries >= _MOST_TRIES):
                 raise lost.error
@@ -79,6 +82,10 @@ class LocalForwarding(ServerExchange):
                 self._target.model.id, trial, suspect=lost.alone
             ) as retry:
                 lost = await self._try(retry, lost)
+
+    async def _serve_whole(self) -> bool:
+        """Have a box answer that does not split the model. Return whether one has answered."""
+        return False
 
     async def _try(
         self, retry: Retry | None = None, before: _LostServer | None = None

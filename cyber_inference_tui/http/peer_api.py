@@ -11,9 +11,10 @@ from aiohttp import hdrs, web
 
 from cyber_inference_tui import __version__
 from cyber_inference_tui.errors import GuardedSettingError
-from cyber_inference_tui.http.access import client_address, is_box
+from cyber_inference_tui.http.access import ACCESS, box_of, client_address, is_box
 from cyber_inference_tui.http.json_io import json_answer, read_json
 from cyber_inference_tui.http.peer_files import PeerFiles
+from cyber_inference_tui.http.peer_worker import PeerWorkers
 from cyber_inference_tui.http.routing import Call, RouteTable
 from cyber_inference_tui.peers.peer import HEARTBEAT
 from cyber_inference_tui.records import ModelRecord, ResourceSample, endpoints, to_json
@@ -97,6 +98,11 @@ def add_peers(table: RouteTable, service: Service) -> None:
     table.handle(endpoints.PAIR_PROOF, proof)
     table.handle(endpoints.PEER_EVENTS, PeerEvents(service).handle)
     table.handle(endpoints.PEER_FILE, PeerFiles(service).handle)
+    workers = PeerWorkers(service)
+    table.handle(endpoints.PEER_LINK, workers.link)
+    table.handle(endpoints.PEER_WORKER, workers.worker)
+    table.handle(endpoints.PEER_TUNNEL, workers.tunnel)
+    table.answer(endpoints.CHECK_SPLIT, lambda call: service.check_split(call.name, call.body))
 
 
 def _check_owner(by_owner: bool) -> None:
@@ -130,11 +136,13 @@ class PeerEvents:
             while is_box(request):
                 now = {record.id: _public(record) for record in service.models.records()}
                 last = service.monitoring.last
+                box = box_of(request.app[ACCESS].rules, request.headers)
                 update = PeerUpdate(
                     version=version,
                     models=tuple(one for one in now.values() if sent.get(one.id) != one),
                     gone=tuple(sent.keys() - now.keys()),
                     sample=None if last is sample else last,
+                    lends=service.workers.lends(box.name) if box is not None else 0,
                 )
                 sent, sample, version = now, last, None
                 async with asyncio.timeout(_SEND_TIMEOUT):

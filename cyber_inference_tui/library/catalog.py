@@ -77,6 +77,8 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     removable: bool = False
     """All its files are under ``models_dir``, where models may be deleted."""
     origin: Origin = Origin.MODELS_DIR
+    lent_bytes: int = 0
+    """It is no model, but memory that this box lends to one of another box."""
 
     def request_rules(self, name: str | None) -> RequestRules:
         """Return the changes to a request that uses this name; ``None`` = it uses no name."""

@@ -24,6 +24,9 @@ from cyber_inference_tui.llama.program import last_line, read_output
 from cyber_inference_tui.text import clean_line
 
 PROGRAM = "llama-server"
+WORKERS = ("ggml-rpc-server", "rpc-server")
+"""The names, new and old, of llama.cpp's program that lends the memory and the devices of this
+machine to the llama-server of another one."""
 _PROBE_TIMEOUT = 30.0
 _ANOTHER = "`cyber-inference-tui install-llama --force` gets another."
 _DEVICES_TIMEOUT = 10.0

@@ -37,6 +37,8 @@ _WORDS = ("size", "CLIP", "context")
 _MAPPED = re.compile(r"_Mapped$")
 # The CPU's own buffer types (CPU_REPACK, CPU_AARCH64 …), libraries that compute on the CPU, and
 # buffers in main memory that a GPU's driver allocates (CUDA_Host, Vulkan_Host …).
+_REMOTE = re.compile(r"^RPC\d")
+"""Memory of another box."""
 _HOST = re.compile(r"^(CPU|AMX|BLAS|Accelerate|ZenDNN)|(^|_)Host$", re.IGNORECASE)
 
 
@@ -107,6 +109,7 @@ def read_footprint(lines: Iterable[str]) -> Footprint | None:
         buffers += projector.buffers(with_weights=not shared)
     if not any(size for _, size in buffers):
         return None
+    buffers = [buffer for buffer in buffers if not _REMOTE.match(buffer[0])]
     allocated = [buffer for buffer in buffers if not _MAPPED.search(buffer[0])]
     return Footprint(
         mapped=sum(size for where, size in buffers if _MAPPED.search(where)),

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
@@ -43,6 +44,7 @@ from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
     formula_need,
+    lent_footprint,
     memory_parts,
 )
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
@@ -56,6 +58,13 @@ from cyber_inference_tui.llama.server import (
     ServerProcess,
 )
 from cyber_inference_tui.llama.spec import ServerSpec
+from cyber_inference_tui.llama.split import Channel, Splitter
+from cyber_inference_tui.llama.worker import (
+    WorkerFacts,
+    examine_worker,
+    worker_argv,
+    worker_program,
+)
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.schema import MASK, Settings
 from cyber_inference_tui.storage import Storages, touch
@@ -134,6 +143,7 @@ class Launcher:
         health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
         folder: Path = Path("/"),
+        splitter: Splitter | None = None,
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
@@ -150,6 +160,11 @@ class Launcher:
             processor=self.processor,
             ruleset=self._ruleset,
         )
+        self._splitter = splitter
+        self._closing: set[asyncio.Future[None]] = set()
+        """The ends of channels to workers on other boxes."""
+        self._worker: tuple[LlamaBinary, WorkerFacts] | None = None
+        """The last examined worker, with the build that it belongs to."""
         self._health = health
         self._proc = proc
         self._ports = PortPool(SERVER_HOST)
@@ -174,6 +189,7 @@ class Launcher:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
+        await asyncio.gather(*self._closing, return_exceptions=True)
         await self.guard.stop()
         await asyncio.to_thread(sweep, self._pids.mark, (), KILL_TIMEOUT)
 
@@ -208,6 +224,8 @@ class Launcher:
             # The load reports a missing llama-server; the estimate is useful before.
             with contextlib.suppress(NoLlamaServerError):
                 binary = await asyncio.to_thread(self._find_binary)
+        if spec.split and self._splitter is not None:
+            return self._splitter.need(spec, binary, self.processor)
         return await self._estimator.need(spec, binary, ask_engine=ask_engine)
 
     async def command(self, spec: ServerSpec, *, measure: bool = True) -> list[str]:
@@ -234,6 +252,17 @@ class Launcher:
         with contextlib.suppress(NoLlamaServerError):
             return (await asyncio.to_thread(self._find_binary)).flags
         return frozenset()
+
+    async def worker_facts(self) -> WorkerFacts:
+        """Return the facts of the worker that this box can run.
+
+        Raises ``NoLlamaServerError`` without a llama-server.
+        """
+        binary = await asyncio.to_thread(self._find_binary)
+        if self._worker is None or self._worker[0] != binary:
+            facts = await asyncio.to_thread(examine_worker, binary, self._environ)
+            self._worker = binary, facts
+        return self._worker[1]
 
     async def memory_at(
         self, spec: ServerSpec, sizes: Sequence[int]
@@ -269,7 +298,8 @@ class Launcher:
         watched: a server that stops answering is killed. ``busy`` returns whether it has requests;
         the server of another program is not asked meanwhile. ``settings`` give the first port and
         the time limits. ``watch`` runs until the server is ready; if it returns a reason, the
-        process is killed and the reason is raised.
+        process is killed and the reason is raised. For a split model, another box starts a worker
+        first, which ends with the server.
 
         Raises ``ModelLoadError`` with the reason and the last log lines if the server exits
         instead, or shows no progress for ``load_timeout`` seconds, and ``NoLlamaServerError`` if
@@ -280,6 +310,41 @@ class Launcher:
                 f"{spec.model_id} cannot be loaded: {spec.problem.rstrip('.')}.", needs_person=True
             )
         binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
+        if not (spec.split and self._splitter is not None and binary is not None):
+            return await self._launch(
+                spec, binary, settings, progress, measure=measure, busy=busy, watch=watch
+            )
+        spec, channel = await self._splitter.open(spec, binary, self.processor)
+        try:
+            server = await self._launch(
+                spec,
+                binary,
+                settings,
+                progress,
+                measure=measure,
+                busy=busy,
+                watch=watch,
+                lost=channel.lost,
+            )
+        except BaseException:
+            await to_its_end(channel.close())
+            raise
+        server.exited.add_done_callback(lambda _: self._close(channel))
+        return server
+
+    async def _launch(
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary | None,
+        settings: Settings,
+        progress: Callable[[float | None], None],
+        *,
+        measure: bool,
+        busy: Callable[[], bool],
+        watch: LoadWatch | None,
+        lost: asyncio.Future[str] | None = None,
+    ) -> ServerProcess:
+        """Start a server as ``launch`` does. It is killed when ``lost`` is done."""
         avoid: set[int] = set()
         ruleset = await self._ruleset(spec, binary)
         try:
@@ -287,7 +352,9 @@ class Launcher:
                 port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
                 mark = self._log_for(spec.model_id).mark()
                 try:
-                    launch = self._plan(spec, binary, port, measure=measure, ruleset=ruleset)
+                    launch = self._plan(
+                        spec, binary, port, measure=measure, ruleset=ruleset, lost=lost
+                    )
                     server = await self._start_server(
                         launch,
                         settings,
@@ -317,14 +384,15 @@ class Launcher:
 
     async def _ruleset(self, spec: ServerSpec, binary: LlamaBinary | None) -> Ruleset | None:
         """Return the files that the server may use; ``None`` = all, also without Landlock."""
-        if binary is None or spec.path is None:
+        if binary is None or (spec.path is None and not spec.lent_bytes):
             return None
         environment = child_environment(self._environ, binary.env, spec.environment)
         files = confinement(spec, binary, environment, self._working_directory())
         if files is None:
             return None
         try:
-            return await self._storages.ask_async(spec.path.parent, partial(Ruleset, *files))
+            folder = (spec.path or binary.path).parent
+            return await self._storages.ask_async(folder, partial(Ruleset, *files))
         except OSError as error:
             _logger.debug("servers are not confined: %s", error)
             return None
@@ -352,6 +420,7 @@ class Launcher:
         *,
         measure: bool,
         ruleset: Ruleset | None,
+        lost: asyncio.Future[str] | None = None,
     ) -> LaunchPlan:
         address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
         if binary is None:
@@ -366,6 +435,8 @@ class Launcher:
                 by_command=True,
                 working_directory=self._working_directory(),
             )
+        if spec.lent_bytes:
+            return self._worker_plan(spec, binary, address, ruleset)
         argv = self._argv(spec, binary, port, measure=measure)
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
         return LaunchPlan(
@@ -385,6 +456,31 @@ class Launcher:
             context_size=spec.context_size,
             most_requests=spec.most_requests,
             ruleset=ruleset,
+            lost=lost,
+        )
+
+    def _worker_plan(
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary,
+        address: ServerAddress,
+        ruleset: Ruleset | None,
+    ) -> LaunchPlan:
+        """Return what starts a worker. Raises ``ModelLoadError`` if the build has none."""
+        program = worker_program(binary.path)
+        if program is None:
+            raise ModelLoadError("This llama-server comes without ggml-rpc-server.")
+        threads = spec.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        return LaunchPlan(
+            name=spec.model_id,
+            argv=tuple(worker_argv(program, port=address.port, threads=threads)),
+            environment=child_environment(self._environ, binary.env),
+            address=address,
+            speaks_protocol=False,
+            working_directory=self._working_directory(),
+            starter=self._starter,
+            ruleset=ruleset,
+            lent=lent_footprint(spec, binary),
         )
 
     def _working_directory(self) -> Path:
@@ -455,6 +551,12 @@ class Launcher:
             server.footprint()
         except ServerExitedError as error:
             lines = mark.lines()
+            if (why := server.killed_because) is not None:
+                raise ModelLoadError(
+                    f"{launch.name} could not be loaded: {why}.",
+                    log_tail=lines[-LOG_TAIL_LINES:],
+                    server_exit=error.returncode,
+                ) from None
             found = diagnose(error.returncode, lines, left_running=server.left_running)
             kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
             raise kind(
@@ -531,6 +633,11 @@ class Launcher:
             await asyncio.wait(work)
             if not ready.cancelled():
                 ready.exception()
+
+    def _close(self, channel: Channel) -> None:
+        closing = asyncio.ensure_future(channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def _gone(self, server: ServerProcess) -> None:
         self._servers.pop(server.pid, None)

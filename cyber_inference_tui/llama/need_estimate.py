@@ -81,6 +81,8 @@ class NeedEstimator:
     async def _need(
         self, spec: ServerSpec, binary: LlamaBinary | None, *, ask_engine: bool
     ) -> Need:
+        if spec.lent_bytes:
+            return Need(footprint=lent_footprint(spec, binary), source=NeedSource.FORMULA)
         own_program = bool(spec.command)
         devices = binary.devices if binary is not None and not own_program else ()
         if (measured := self._measured(spec.signature)) is not None:
@@ -180,6 +182,17 @@ def with_smaller_contexts(
         context=spec.context_size or 0,
         smaller=tuple(smaller),
     )
+
+
+def lent_footprint(spec: ServerSpec, binary: LlamaBinary | None) -> Footprint:
+    """Return the memory that a worker may use: that of the GPUs, if there are any.
+
+    It allocates main memory bit by bit, and the rest counts as used from the start. Memory of a GPU
+    counts by the readings of the machine, as for any server.
+    """
+    if binary is not None and binary.devices:
+        return Footprint(device=spec.lent_bytes)
+    return Footprint(host=spec.lent_bytes)
 
 
 def _depends_on_slots(spec: ServerSpec) -> bool:

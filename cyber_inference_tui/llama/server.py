@@ -57,6 +57,7 @@ from cyber_inference_tui.llama.standstill import (
     look_at,
     watch_standstill,
 )
+from cyber_inference_tui.llama.worker import watch_stopped
 from cyber_inference_tui.records import LogLevel
 from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import MASK
@@ -104,6 +105,10 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that the server takes at once; ``None`` = no limit."""
     ruleset: Ruleset | None = None
     """The only files that it may use; ``None`` = all of this user's."""
+    lent: Footprint | None = None
+    """The memory of a worker of llama.cpp's RPC, which speaks no HTTP; ``None`` = it is none."""
+    lost: asyncio.Future[str] | None = None
+    """Done with the reason when something is gone without which it hangs: it is killed then."""
 
     @property
     def shown_argv(self) -> tuple[str, ...]:
@@ -233,6 +238,8 @@ class ServerProcess:
             umask=-1 if launch.by_command else MODEL_UMASK,
             ruleset=launch.ruleset,
         )
+        if launch.lost is not None:
+            launch.lost.add_done_callback(lambda lost: server.declare_hung(lost.result()))
         return server
 
     async def wait_ready(self) -> None:
@@ -306,6 +313,8 @@ class ServerProcess:
 
     def footprint(self) -> Footprint | None:
         """Return the memory it reports once it is ready; ``None`` = its log does not say."""
+        if self._launch.lent is not None:
+            return self._launch.lent
         if self._buffers is not None:
             self._footprint = self._buffers.read()
             if self._ready.done():
@@ -327,6 +336,10 @@ class ServerProcess:
         if self._child is not None and self._child.family.loads:
             await asyncio.sleep(_FIRST_REQUEST)
             await self._end_start()
+        if self._launch.lent is not None:
+            await watch_stopped(partial(look_at, self.pid))
+            self.declare_hung("it was stopped, and does not answer")
+            return
         if not self._launch.by_command:
             self.template = await ask_template(self.address, _PROPS_TIMEOUT)
         async with asyncio.TaskGroup() as watches:
@@ -404,6 +417,11 @@ class ServerProcess:
             # Group 0 would be our own, and a released number may belong to another process by now.
             return
         signal_group(self.pid, signal.SIGKILL)
+
+    @property
+    def killed_because(self) -> str | None:
+        """The reason given to ``declare_hung``, if it was killed."""
+        return self._hung
 
     def exit_reason(self) -> tuple[str, tuple[str, ...]]:
         """Return the reason of its end in plain words, and its last log lines."""
@@ -523,7 +541,12 @@ class ServerProcess:
             pause = min(pause * 1.5, _HEALTH_POLL_MOST)
 
     async def _healthy(self) -> bool:
-        """Return whether ``GET /health`` succeeds. A server without that path (404) is ready."""
+        """Return whether ``GET /health`` succeeds. A server without that path (404) is ready.
+
+        A worker is ready when it listens: a question would take the place of its llama-server.
+        """
+        if self._launch.lent is not None:
+            return await self._has_port((self.pid,))
         try:
             return await self._ask(_HEALTH_TIMEOUT) in {200, 204, 404}
         except CannotAskError:

@@ -97,6 +97,10 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Requests that the server takes at once; ``None`` = no limit (a ``command``)."""
     confined: bool = False
     """It gets only the files that it needs, if this machine and its build allow that."""
+    split: tuple[str, ...] = ()
+    """The other box that holds a part of it."""
+    lent_bytes: int = 0
+    """Memory for a model of another box: the server is a worker of llama.cpp's RPC."""
 
     asked: ServerOptions = ServerOptions()
     """The options in the user's settings, arguments and variables; a batch of 0 = not named."""
@@ -124,6 +128,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 (draft.kind, draft.files, draft.size_bytes) if draft is not None else (),
                 tuple((one.path, one.size_bytes, one.scale) for one in self.adapters),
             )
+        if self.split or self.lent_bytes:
+            facts += (self.split, self.lent_bytes)
         encoded = msgspec.json.encode(facts, enc_hook=str)
         return hashlib.sha256(encoded).hexdigest()[:16]
 
@@ -178,8 +184,17 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
         projector_facts=model.projector_facts,
         command=own.command,
         environment=own.env,
+        split=own.split,
     )
     if own.command:
+        return spec
+    spec = msgspec.structs.replace(
+        spec,
+        threads=effective(own, settings, "threads"),
+        confined=settings.confine_servers,
+        lent_bytes=model.lent_bytes,
+    )
+    if model.lent_bytes:
         return spec
     arguments = (*settings.llama_args, *own.args)
     slots = effective(own, settings, "parallel")
@@ -207,10 +222,8 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
             context_source=source,
             least_context=least_context,
             gpu_layers=gpu_layers,
-            threads=effective(own, settings, "threads"),
             slots=slots,
             http_threads=_http_threads(own, settings),
-            confined=settings.confine_servers,
             asked=asked,
             draft=None if own.draft == OFF or names_draft(arguments, own.env) else model.draft,
             adapters=model.adapters,

@@ -99,6 +99,8 @@ class Peer:
         self._packet_at = -math.inf
         self.sample: ResourceSample | None = None
         self.version: str | None = None
+        self.lends = 0
+        """The bytes that it would lend to a model of this box."""
         self._heard = -STALE
         """The loop's time of the last update."""
         self._heard_at: datetime | None = None
@@ -174,6 +176,7 @@ class Peer:
             sample=self.sample,
             heard_at=self._heard_at,
             requests=sum(self.sent.values()),
+            lends=self.lends if self.can_be_asked else 0,
         )
 
     def _state(self) -> PeerState:
@@ -279,6 +282,7 @@ class Peer:
                 self.models[model.id] = model
         if update.sample is not None:
             self.sample = update.sample
+        self.lends = update.lends
         self._refused = False
         self._awake.set()
         self._woken.clear()

@@ -206,6 +206,18 @@ class Peers:
             hint=f"There are: {', '.join(near)}." if near else "Pair one with `peers add URL`.",
         )
 
+    def has(self, peer: Peer) -> bool:
+        """Return whether this is a box still, with the same settings."""
+        return self._present.get(peer.name) is peer
+
+    def lending(self) -> dict[str, int]:
+        """Return the bytes that each box lends to models of this one now, those that lend any."""
+        return {
+            name: peer.lends
+            for name, peer in sorted(self._present.items())
+            if peer.lends and peer.can_be_asked
+        }
+
     def knows(self, box: PeerSuggestion) -> bool:
         """Return whether a box with this address or certificate is paired."""
         certificates = (one.secrets.certificate for one in self._present.values() if one.secrets)

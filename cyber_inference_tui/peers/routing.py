@@ -2,7 +2,7 @@
 
 The cost of a box is the wait that it expects for a new request, in seconds. A load that would
 unload another model costs more, and the box that has read the beginning of this conversation costs
-less. This box wins a tie.
+less. A box that splits the model over two is the last. This box wins a tie.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _EVICTION = 20.0
 """Seconds that an eviction costs: somebody will have to load the other model again."""
 _WARM = 5.0
 """Seconds that a box gains if its cache has the conversation."""
+_SPLIT = 60.0
+"""Seconds that a model across two boxes costs: each token passes through both."""
 _HOP = 0.005
 """Seconds that a request to another box takes longer."""
 _BYTES_PER_SECOND = 300e6
@@ -56,6 +58,8 @@ def cost(home: Home) -> float:
     seconds = _wait(record, home.sent)
     if record.status in _NOT_IN_MEMORY and record.fits is Fit.AFTER_UNLOADING:
         seconds += _EVICTION
+    if record.split:
+        seconds += _SPLIT
     if home.warm:
         seconds -= _WARM
     return seconds + (_HOP if home.box != HERE else 0.0)

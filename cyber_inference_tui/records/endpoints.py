@@ -93,6 +93,7 @@ from cyber_inference_tui.records.service import (
     StatusRecord,
 )
 from cyber_inference_tui.records.trend import SpeedTotals, Trend
+from cyber_inference_tui.records.workers import SplitCheck, SplitQuestion, WorkerQuery
 
 NEXT_CURSOR = "X-Next-Cursor"
 """Header of a page of a search: the ``cursor`` of the next page; missing on the last page."""
@@ -484,6 +485,29 @@ PEER_FILE = _asking(
     bytes,
     "a model file of this box, or a part of it (`Range`), for a box",
     Area.PEER,
+)
+PEER_LINK = _plain(
+    "GET /peers/link", Stream, "a WebSocket to measure the link to this box, for a box", Area.PEER
+)
+PEER_WORKER = _asking(
+    "GET /peers/worker",
+    WorkerQuery,
+    Stream,
+    "a WebSocket; while it is open, a worker lends memory to a model of a box",
+    Area.PEER,
+)
+PEER_TUNNEL = _plain(
+    "GET /peers/worker/{token}",
+    Stream,
+    "a WebSocket with the bytes of a connection to such a worker",
+    Area.PEER,
+)
+CHECK_SPLIT = Endpoint(
+    "POST /admin/peers/{name}/check",
+    Nothing,
+    SplitQuestion,
+    SplitCheck,
+    "measures the link to a box, and says whether a model can be split over both",
 )
 CONFIG = _plain(
     "GET /admin/config",

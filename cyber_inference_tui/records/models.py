@@ -71,6 +71,8 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
     """0 to 1 while loading, if the server reports it."""
     port: int | None = None
     pid: int | None = None
+    split: tuple[str, ...] = ()
+    """The other box that holds, or would hold, a part of it."""
     pinned: bool = False
     in_flight: int = 0
     queued: int = 0

@@ -63,6 +63,8 @@ class PeerRecord(msgspec.Struct, frozen=True, kw_only=True):
     heard_at: datetime | None = None
     requests: int = 0
     """The requests that it is answering for this box now."""
+    lends: int = 0
+    """The bytes that it would lend to a model of this box."""
 
 
 class PeerChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -187,3 +189,5 @@ class PeerUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ids of models that are gone."""
     sample: ResourceSample | None = None
     """The machine, if there is a new sample."""
+    lends: int = 0
+    """The bytes that it would lend to a model of the box that reads this."""

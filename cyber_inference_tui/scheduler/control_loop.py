@@ -27,7 +27,7 @@ from cyber_inference_tui.records import ModelStatus, Priority, SessionRecord
 from cyber_inference_tui.scheduler.admission import Admission
 from cyber_inference_tui.scheduler.free_memory import Amount, footprint_by_change, needed_amount
 from cyber_inference_tui.scheduler.lease import Lease
-from cyber_inference_tui.scheduler.load_errors import refusal_error, retry_later_error
+from cyber_inference_tui.scheduler.load_errors import Lending, refusal_error, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker
 from cyber_inference_tui.scheduler.places import Places
@@ -79,7 +79,9 @@ class ControlLoop:
         memory_tracker: MemoryTracker,
         load_history: LoadHistory,
         policy: Policy,
+        lending: Lending,
     ) -> None:
+        self._lending = lending
         self.settings = settings
         self.states: dict[str, ModelState] = {}
         self.admission = Admission(self.states, max_overtake=settings.max_overtake)
@@ -344,6 +346,9 @@ class ControlLoop:
         """Find out what the model's next load needs, unless that is known or under way."""
         if state.server is None:
             state.plan(state.next_spec)
+            if state.spec.split:
+                # It depends on the memory of another box.
+                state.need = None
         if state.need is None:
             self._tasks.estimate(state)
 
@@ -425,6 +430,7 @@ class ControlLoop:
             self._memory_tracker.reading,
             self.settings,
             need=state.need or Need(),
+            lending=self._lending(model_id),
         )
         state.plan(state.configured_spec)
         _logger.warning("%s", error)
@@ -548,6 +554,9 @@ class ControlLoop:
         state.footprint = footprint
         self._memory_tracker.server_started(state, self.now())
         if footprint is None or state.session is None or state.server is None:
+            return
+        if state.spec.lent_bytes:
+            # What another box has asked for is no measurement.
             return
         self._load_history.learn(
             Measurement(

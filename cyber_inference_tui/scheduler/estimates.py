@@ -43,6 +43,7 @@ class Estimates:
             if (
                 known is None
                 or known[0] != spec.signature
+                or spec.split
                 or measured not in {None, known[1].footprint}
             ):
                 need = await self._launcher.need(spec, ask_engine=False)

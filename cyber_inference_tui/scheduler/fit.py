@@ -13,7 +13,7 @@ from cyber_inference_tui.llama.needs import Need, NeedSource, largest_context
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.records import Fit, MemoryPool, ModelStatus
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory, in_words
-from cyber_inference_tui.scheduler.load_errors import refusal_error
+from cyber_inference_tui.scheduler.load_errors import NOBODY, Lending, refusal_error
 from cyber_inference_tui.scheduler.memory_plan import MemoryPlan, can_unload
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import LoadLimits, ModelView
@@ -34,6 +34,7 @@ class FitCheck:
     """Checks models against the memory of one moment.
 
     ``views`` are the policy's views of ``states``. Without a ``reading`` nothing is known.
+    ``lending`` is as for ``Scheduler``.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class FitCheck:
         reading: MemoryReading | None,
         settings: Settings,
         now: float,
+        lending: Lending = lambda _: NOBODY,
     ) -> None:
+        self._lending = lending
         self._states = states
         self._views = views
         self._limits = limits
@@ -108,7 +111,12 @@ class FitCheck:
         victims = plan.victims_for(model)
         if victims is None and not plan.could_fit(model):
             error = refusal_error(
-                plan.refusal(model), self._states, self._reading, self._settings, need=need
+                plan.refusal(model),
+                self._states,
+                self._reading,
+                self._settings,
+                need=need,
+                lending=self._lending(model_id),
             )
             return Verdict(Fit.NEVER, error.message)
         cards = self._memory.cards_for(need.visible)

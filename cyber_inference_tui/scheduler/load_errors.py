@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from cyber_inference_tui.errors import CyberError, InsufficientMemoryError, ModelLoadError
 from cyber_inference_tui.llama.needs import Need, NeedSource
+from cyber_inference_tui.llama.worker import OVERHEAD
 from cyber_inference_tui.monitor.memory_reading import MemoryReading, caches_in_words
 from cyber_inference_tui.records import ModelStatus
-from cyber_inference_tui.scheduler.free_memory import Excess, in_words
+from cyber_inference_tui.scheduler.free_memory import Amount, Excess, in_words
 from cyber_inference_tui.scheduler.state import ModelState
 from cyber_inference_tui.scheduler.views import Refusal
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.units import size_text
+
+Lending = Callable[[str], Mapping[str, int]]
+"""Returns the bytes that other boxes would lend to a model of this one, by box."""
+NOBODY: Mapping[str, int] = MappingProxyType({})
+"""No box lends memory."""
 
 
 def runaway_error(model_id: str, excess: Excess, total: int, settings: Settings) -> ModelLoadError:
@@ -41,8 +48,12 @@ def refusal_error(
     settings: Settings,
     *,
     need: Need,
+    lending: Mapping[str, int] = NOBODY,
 ) -> CyberError:
-    """Return the error of a refused load of a model with this need."""
+    """Return the error of a refused load of a model with this need.
+
+    ``lending`` are the bytes that other boxes would lend to it.
+    """
     pinned = [state for state in states if state.is_pinned and state.status is ModelStatus.LOADED]
     names = ", ".join(sorted(state.model.id for state in pinned))
     if refusal.free_at_best is None or reading is None:
@@ -74,12 +85,22 @@ def refusal_error(
         if need.context
         else ""
     )
+    offer = _split_offer(refusal.needed, refusal.free_at_best, lending)
     return InsufficientMemoryError(
         f"{refusal.id} needs {at_most}{needed}{least}, and at best {best} can be free"
         f"{own}: of {size_text(reading.total)} of memory {settings.max_memory_percent:g} % may be"
-        f" used (max_memory_percent){held}.",
+        f" used (max_memory_percent){held}.{offer}",
         hint="Free some, choose a smaller context_size or quantization, or raise the limit.",
     )
+
+
+def _split_offer(needed: Amount, best: Amount, lending: Mapping[str, int]) -> str:
+    """Return a sentence with the setting by which a model would fit; empty = it would not."""
+    missing = max(0, needed.host - best.host) + max(0, needed.device - best.device)
+    box = max(lending, key=lambda name: lending[name], default="")
+    if not box or lending[box] < missing + OVERHEAD:
+        return ""
+    return f' It would fit with split = ["{box}"]: {box} lends {size_text(lending[box])}.'
 
 
 def retry_later_error(failure: CyberError, seconds: float) -> ModelLoadError:

@@ -28,7 +28,7 @@ from cyber_inference_tui.scheduler.control_loop import ControlLoop
 from cyber_inference_tui.scheduler.estimates import Estimates
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.lease import Lease
-from cyber_inference_tui.scheduler.load_errors import retry_later_error
+from cyber_inference_tui.scheduler.load_errors import NOBODY, Lending, retry_later_error
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.memory_tracker import MemoryTracker, ReadMemory
 from cyber_inference_tui.scheduler.places import Places
@@ -51,7 +51,8 @@ class Scheduler:
 
     ``on_state`` is called with the id of a model whose status changed, ``on_detail`` if only
     numbers changed (progress, requests), ``on_session`` with the record of every session that
-    ended. Without ``read_memory`` the machine's memory has no influence.
+    ended. Without ``read_memory`` the machine's memory has no influence. ``lending`` returns what
+    other boxes would lend to a model, for the sentence of a refusal.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Scheduler:
         read_memory: ReadMemory | None = None,
         load_history: LoadHistory | None = None,
         policy: Policy = decide,
+        lending: Lending = lambda _: NOBODY,
     ) -> None:
+        self._lending = lending
         load_history = load_history or LoadHistory()
         self._on_state = on_state
         self._memory_tracker = MemoryTracker(read_memory)
@@ -79,6 +82,7 @@ class Scheduler:
             memory_tracker=self._memory_tracker,
             load_history=load_history,
             policy=policy,
+            lending=lending,
         )
         self._states = self._loop.states
         self._admission = self._loop.admission
@@ -180,6 +184,7 @@ class Scheduler:
             reading=self._memory_tracker.reading,
             settings=self.settings,
             now=self._loop.now(),
+            lending=self._lending,
         )
 
     async def refresh_memory(self, max_age: float = 0.0) -> None:
@@ -284,6 +289,12 @@ class Scheduler:
         elif state.status in {ModelStatus.QUEUED, ModelStatus.FAILED}:
             self._loop.reset(state)
         self._loop.step()
+
+    def forget(self, model_id: str) -> None:
+        """Forget a model without a process that is not in the library."""
+        state = self._states.get(model_id)
+        if state is not None and state.has_no_process:
+            del self._states[model_id]
 
     # Requests
 

@@ -107,6 +107,7 @@ def unloaded_record(
         vision="vision" in can,
         embedding=makes_vectors(model, spec),
         origin=model.origin.value,
+        split=model.settings.split,
         pinned=model.settings.pinned,
         error=model.problem,
         unreadable=model.problem is not None,

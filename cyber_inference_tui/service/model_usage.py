@@ -58,7 +58,7 @@ def loaded_models(states: Iterable[ModelState]) -> list[LoadedModel]:
             in_flight=state.in_flight,
             device_bytes=state.footprint.device if state.footprint else None,
             tokens_out=_counter(state.session),
-            has_slots=not state.model.settings.command,
+            has_slots=not (state.model.settings.command or state.model.lent_bytes),
         )
         for state in states
         if state.server is not None

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from cyber_inference_tui import __version__
 from cyber_inference_tui.certificates import fingerprint, read_certificate
 from cyber_inference_tui.errors import CyberError, NoLlamaServerError, StorageError
@@ -28,12 +30,15 @@ from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.program import kill_programs
 from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.llama.split import Lender, Splitter, plan_split
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
 from cyber_inference_tui.monitor.nvml import Nvml
 from cyber_inference_tui.monitor.power import PowerSensor
 from cyber_inference_tui.monitor.sampler import MachineSampler
 from cyber_inference_tui.peers.discovery import Announced, Discovery
+from cyber_inference_tui.peers.lenders import PeerLenders
+from cyber_inference_tui.peers.link import expected_speed
 from cyber_inference_tui.peers.peers import Peers, own_name
 from cyber_inference_tui.records import (
     ActiveRequestRecord,
@@ -51,6 +56,7 @@ from cyber_inference_tui.records.peers import Box, PeerRecord
 from cyber_inference_tui.records.queries import (
     HistoryQuery,
 )
+from cyber_inference_tui.records.workers import SplitCheck, SplitQuestion
 from cyber_inference_tui.scheduler.load_history import LoadHistory
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.active_requests import ActiveRequests
@@ -84,6 +90,7 @@ from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.shared_files import SharedFiles
 from cyber_inference_tui.service.trends import Trends
+from cyber_inference_tui.service.workers import Workers
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import is_loopback
@@ -154,6 +161,10 @@ class Service:
             environ=environ,
             measured=self._load_history.footprint,
             folder=loaded.config_path.parent,
+            splitter=Splitter(
+                lambda: self.lenders,
+                lambda: self.workers.room(),  # noqa: PLW0108 - they are made later
+            ),
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
@@ -163,6 +174,7 @@ class Service:
             on_session=self._session_ended,
             read_memory=self._read_memory,
             load_history=self._load_history,
+            lending=self._lending,
         )
         self.shared_files = SharedFiles(data_dir, lambda: self.models.catalog.models)
         self._checks = KeptChecks(data_dir)
@@ -238,6 +250,10 @@ class Service:
             write=partial(self.configuration.set_table, "peers"),
             now=utc_now,
             changed=self._notifier.peers_changed,
+        )
+        self.lenders = PeerLenders(self.peers, self._launcher.worker_facts)
+        self.workers = Workers(
+            self.scheduler, settings=lambda: self.settings, facts=self._launcher.worker_facts
         )
         self.hub = Hub(
             current=current,
@@ -513,6 +529,41 @@ class Service:
         """Return the other boxes; whoever asks perhaps reads their events next."""
         self.events.expect_reader("peers")
         return self.peers.records()
+
+    def _lending(self, model_id: str) -> Mapping[str, int]:
+        """Return the bytes that other boxes would lend to a model that may be split."""
+        model = self.models.catalog.models.get(model_id)
+        if model is None or model.settings.command or model.settings.split:
+            return {}
+        return self.peers.lending()
+
+    async def check_split(self, box: str, asked: SplitQuestion) -> SplitCheck:
+        """Measure the link to a box, and say whether a model can be split over both.
+
+        Raises ``NotFoundError`` and ``PeerError``, and ``ModelNotFoundError`` for its model.
+        """
+        model = self.models.catalog.resolve(asked.model) if asked.model else None
+        check, there = await self.lenders.measured(box)
+        if model is None or check.problems:
+            return check
+        devices = await self._launcher.devices() or ()
+        plan = plan_split(
+            self.scheduler.spec(model),
+            Lender(memory=there.memory, devices=there.devices),
+            free_here=self.workers.room(),
+            devices=devices,
+            processor=self._launcher.processor,
+        )
+        if plan is None:
+            return check
+        speed = expected_speed(
+            plan.here.total,
+            plan.there,
+            gpu_here=bool(devices),
+            gpu_there=there.has_gpu,
+            round_trip_ms=check.round_trip_ms,
+        )
+        return msgspec.structs.replace(check, tokens_per_second=round(speed, 1))
 
     def _record(self, model_id: str) -> ModelRecord | None:
         return self.models.record(model_id) if model_id in self.models.catalog.models else None

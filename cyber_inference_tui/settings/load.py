@@ -50,6 +50,7 @@ from cyber_inference_tui.settings.schema import (
     tables_of,
     value_in,
 )
+from cyber_inference_tui.settings.split import split_problem, unknown_boxes
 from cyber_inference_tui.settings.values import (
     InvalidValueError,
     alias_tables,
@@ -253,6 +254,7 @@ class _Reader:
 
     def result(self) -> LoadedSettings:
         self._check_names()
+        self._check_splits()
         if self._values.get("tls_key") and not self._values.get("tls_cert"):
             self._note(("tls_key",), "is set, but tls_cert is not")
         if self._mistakes:
@@ -450,6 +452,22 @@ class _Reader:
                     message = f'"{alias}" names the model "{owner}" already'
                     place = alias if isinstance(table.aliases, dict) else number
                     self._note(path, message, at=(*path, place))
+
+    def _check_splits(self) -> None:
+        """Note models that cannot be split as their tables say.
+
+        A box that is not paired is no mistake: removing a box must not break the file.
+        """
+        for model_id, table in self._models.items():
+            path = ("models", model_id, "split")
+            if (why := split_problem(table, self._peers)) is not None:
+                self._note(path, why)
+                continue
+            for name in unknown_boxes(table, self._peers):
+                known = nearest(name, self._peers)
+                self._warnings.append(
+                    clean_line(f'{key_name(path)}: no box "{name}" is paired{known}')
+                )
 
     def _note(
         self,

@@ -265,6 +265,14 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
             le=4096,
         ),
     ] = None
+    split: Annotated[
+        tuple[str, ...],
+        setting(
+            "Another box (a name in [peers]) that holds a part of it in its memory, for a model"
+            " that does not fit on one. Experimental.",
+            example=["workstation"],
+        ),
+    ] = ()
     request_defaults: _Defaults = {}
     request_overrides: _Overrides = {}
     request_strip: _Strip = ()
@@ -373,6 +381,15 @@ class PeerSettings(msgspec.Struct, frozen=True, kw_only=True):
             pattern=_WAKE,
         ),
     ] = ""
+    worker: Annotated[
+        bool,
+        setting(
+            "Lend memory here to models of that box that are split: it may have llama.cpp's RPC"
+            " server run here, which is not hardened against whoever uses it.",
+            guarded=True,
+            example=False,
+        ),
+    ] = False
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

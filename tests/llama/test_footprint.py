@@ -103,12 +103,20 @@ def test_a_draft_model_and_a_second_context_add_up() -> None:
         ("SYCL0", "device"),
         ("MTL0", "device"),
         ("Metal", "device"),
-        ("RPC0[10.0.0.2:50052]", "device"),
     ],
 )
 def test_a_buffers_name_gives_its_place(name: str, place: str) -> None:
     line = f"load_tensors: {name:>12} model buffer size =  1234.50 MiB"
     assert read_footprint([line]) == Footprint(**{place: mib(1234.5)})
+
+
+def test_the_memory_of_another_box_does_not_count() -> None:
+    lines = [
+        "load_tensors:   CPU_Mapped model buffer size =     1.00 MiB",
+        "load_tensors: RPC0[127.0.0.1:27001] model buffer size =     4.00 MiB",
+        "sched_reserve: RPC0[127.0.0.1:27001] compute buffer size =    13.00 MiB",
+    ]
+    assert read_footprint(lines) == Footprint(mapped=mib(1))
 
 
 def test_several_devices_are_summed() -> None:

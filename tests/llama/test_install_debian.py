@@ -19,6 +19,7 @@ from cyber_inference_tui.llama.install.apt import PrivateApt
 from cyber_inference_tui.llama.install.apt_sources import Mirror, find_mirrors
 from cyber_inference_tui.llama.install.debian import DebianSource
 from cyber_inference_tui.llama.install.layout import Layout
+from cyber_inference_tui.llama.worker import examine_worker
 from tests.llama.demo import write_demo
 from tests.llama.install_stand_ins import Steps, installer
 from tests.llama.release_server import ReleaseServer
@@ -63,6 +64,11 @@ def test_the_packages_become_a_server_that_answers(tmp_path: Path) -> None:
     assert binary.build is not None
     assert binary.router_child
     assert "--cache-ram" in binary.flags
+    # The RPC backend, and the worker for models of other boxes.
+    assert "--rpc" in binary.flags
+    worker = examine_worker(binary, os.environ)
+    assert worker.program == Path(record.path).with_name("ggml-rpc-server")
+    assert worker.protocol
 
     model = tmp_path / "demo.gguf"
     write_demo(model)

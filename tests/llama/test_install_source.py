@@ -38,7 +38,7 @@ fi
 build=$2
 source=$(cat "$build/cache")
 if [ "$4" = help ]; then
-    printf '... llama-server\n... llama-fit-params\n'
+    printf '... llama-server\n... llama-fit-params\n... ggml-rpc-server\n'
     exit 0
 fi
 for n in 1 2 3 4; do
@@ -50,6 +50,7 @@ for n in 1 2 3 4; do
 done
 mkdir -p "$build/bin"
 cp "$source/llama-server" "$source/llama-fit-params" "$build/bin/"
+case "$*" in *' ggml-rpc-server '*) echo worker > "$build/bin/ggml-rpc-server" ;; esac
 echo lib > "$build/bin/libllama.so.0"
 ln -sf libllama.so.0 "$build/bin/libllama.so"
 echo other > "$build/bin/llama-bench"
@@ -137,6 +138,8 @@ def test_it_compiles_and_installs(bench: Bench) -> None:
     folder = bench.folder / "data" / "llama" / "source-b6543"
     assert {path.name for path in (folder / "lib").iterdir()} == {
         *("llama-server", "llama-fit-params", "libllama.so", "libllama.so.0"),
+        # The worker for models of other boxes.
+        "ggml-rpc-server",
     }
     assert (folder / "lib" / "libllama.so").readlink() == Path("libllama.so.0")
     assert (folder.parent / "current").readlink() == Path("source-b6543")

@@ -53,6 +53,12 @@ def test_an_eviction_costs() -> None:
     assert cost(home("a", fits=Fit.AFTER_UNLOADING)) == cost(home("a"))
 
 
+def test_a_box_with_the_whole_model_comes_before_one_that_splits_it() -> None:
+    split = home(HERE, split=("a",))
+    assert boxes(split, home("b", UNLOADED, expected_wait_seconds=30.0)) == ["b", HERE]
+    assert boxes(split, home("b", UNLOADED, expected_wait_seconds=90.0)) == [HERE, "b"]
+
+
 def test_the_box_with_the_conversation_is_preferred_until_it_is_too_busy() -> None:
     assert boxes(home(HERE), home("a", warm=True)) == ["a", HERE]
     waits = home("a", warm=True, in_flight=2, expected_wait_seconds=9.0)

@@ -229,6 +229,21 @@ def test_a_refusal_names_the_caches_that_counted_as_free() -> None:
     assert "1.00 GiB of file cache and 1.00 MiB of ZFS cache counted as free" in error.message
 
 
+@pytest.mark.parametrize(("lends", "offered"), [(6 << 30, False), (8 << 30, True)])
+def test_a_refusal_offers_a_box_that_lends_the_missing_memory(lends: int, offered: bool) -> None:
+    error = refusal_error(
+        Refusal(id="big", needed=Amount(9 << 30), free_at_best=Amount(2 << 30)),
+        [],
+        MemoryReading(total=4 << 30, available=2 << 30),
+        Settings(),
+        need=Need(),
+        lending={"small": 1 << 30, "jetson": lends},
+    )
+    offer = 'It would fit with split = ["jetson"]: jetson lends 8.00 GiB.'
+    assert (offer in error.message) is offered
+    assert ("split" in error.message) is offered
+
+
 @given(device=st.integers(0, 100), host=st.integers(0, 100), at_most=st.integers(-10, 100))
 def test_spilling_moves_layers_and_loses_none(device: int, host: int, at_most: int) -> None:
     need = Need(footprint=Footprint(host=host, device=device), spills=True)

@@ -24,6 +24,8 @@ def test_what_it_is() -> None:
         " · pinned · also one, two · from hub cache"
     )
     assert description_text(ModelRecord(id="x"), ASCII) == "No details are known."
+    split = ModelRecord(id="x", split=("jetson",))
+    assert description_text(split, ASCII) == "across this box and jetson"
 
 
 @pytest.mark.parametrize(

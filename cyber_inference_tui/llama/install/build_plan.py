@@ -68,6 +68,7 @@ _OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_BUILD_IS_DEV=OFF",
     "-DLLAMA_CURL=OFF",
+    "-DGGML_RPC=ON",
 )
 
 

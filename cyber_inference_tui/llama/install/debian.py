@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cyber_inference_tui.errors import InstallError
-from cyber_inference_tui.llama.binary import PROGRAM
+from cyber_inference_tui.llama.binary import PROGRAM, WORKERS
 from cyber_inference_tui.llama.install.apt import PrivateApt
 from cyber_inference_tui.llama.install.apt_sources import (
     Mirror,
@@ -33,6 +33,8 @@ SUITE = "unstable"
 """Older suites do not have the package."""
 
 PACKAGE = "llama.cpp-tools"
+_EXTRA = "llama.cpp-tools-extra"
+_RPC = "libggml0-backend-rpc"
 _VULKAN = "libggml0-backend-vulkan"
 _TOOL = "patchelf"
 
@@ -108,7 +110,8 @@ class DebianSource:
         """Download and unpack the packages, and collect the program for ``final``."""
         if self._apt is None:
             raise InstallError(f"No build of {offer.version} has been chosen.")
-        packages = [f"{PACKAGE}={self._full_version}", _TOOL]
+        packages = [f"{name}={self._full_version}" for name in (PACKAGE, _EXTRA)]
+        packages += [_RPC, _TOOL]
         if self._vulkan:
             packages.append(_VULKAN)
         progress.step("downloading packages", upto=0.8)
@@ -157,7 +160,7 @@ class DebianSource:
 
 
 class _Prefix:
-    """Collects a program and its libraries from unpacked packages in one folder.
+    """Collects the programs and their libraries from unpacked packages in one folder.
 
     ``folder`` is the present place of the files, ``final`` their place at run time.
     """
@@ -175,17 +178,21 @@ class _Prefix:
                 if path.parent.name.startswith("backends") and path.suffix == ".so":
                     self._backends.append(path)
         self._program = self._in(unpacked, f"usr/bin/{PROGRAM}")
+        # Older builds may lack it: models then run on one box only.
+        workers = unpacked.glob(f"usr/libexec/*/llama/bin/{WORKERS[0]}")
+        self._programs = [self._program, *(path for path in workers if path.is_file())]
         self._patchelf_program = self._in(unpacked, "usr/bin/patchelf")
         folder.mkdir()
 
     def gather(self) -> None:
-        """Copy the program, its backends and their libraries, and write their places into them."""
+        """Copy the programs, their backends and libraries, and write their places into them."""
         loader = self._loader()
-        queue = [self._program, *self._backends, loader]
+        queue = [*self._programs, *self._backends, loader]
         if not self._backends:
             raise InstallError("Debian's packages hold no ggml backend.")
         copied: dict[str, Path] = {}
         names = {self._program: PROGRAM}
+        programs = {names.get(path, path.name) for path in self._programs}
         while queue:
             path = queue.pop()
             name = names.get(path, path.name)
@@ -196,13 +203,13 @@ class _Prefix:
             needed = self._patchelf("--print-needed", str(path)).split()
             queue += [self._libraries[name] for name in needed if name in self._libraries]
         for name, path in copied.items():
-            path.chmod(0o755 if name in {PROGRAM, loader.name} else 0o644)
+            path.chmod(0o755 if name in {*programs, loader.name} else 0o644)
             if not _UNTOUCHED.match(name):
                 # RPATH, not RUNPATH: an LD_LIBRARY_PATH must not mix in the system's libraries.
                 self._patchelf("--force-rpath", "--set-rpath", "$ORIGIN", str(path))
-        self._patchelf(
-            "--set-interpreter", str(self._final / loader.name), str(self._folder / PROGRAM)
-        )
+        interpreter = str(self._final / loader.name)
+        for name in sorted(programs):
+            self._patchelf("--set-interpreter", interpreter, str(self._folder / name))
 
     def _loader(self) -> Path:
         """Return the dynamic loader that the program names (``ld-linux-x86-64.so.2``)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cyber_inference_tui.errors import BuildError, InstallError
-from cyber_inference_tui.llama.binary import PROGRAM
+from cyber_inference_tui.llama.binary import PROGRAM, WORKERS
 from cyber_inference_tui.llama.fit_params import PROGRAM as FIT_PARAMS
 from cyber_inference_tui.llama.install.archive import ArchiveLimits, unpack_archive
 from cyber_inference_tui.llama.install.build_plan import BuildPlan
@@ -128,7 +128,7 @@ class SourceBuild:
         jobs = f"{plan.jobs} job{'s' if plan.jobs > 1 else ''}"
         progress.step(f"compiling {offer.version} for {device} ({jobs})", upto=0.97)
         build = folder / "build"
-        targets = [PROGRAM, *([FIT_PARAMS] if self._has_target(build, FIT_PARAMS) else [])]
+        targets = [PROGRAM, *self._present_targets(build, (FIT_PARAMS, *WORKERS))]
         command = ["cmake", "--build", str(build), "--target", *targets, "-j", str(plan.jobs)]
         self._compile(command, folder, progress)
         progress.step("putting the program together", upto=0.98)
@@ -200,14 +200,19 @@ class SourceBuild:
             raise
         running.unlink()
 
-    def _has_target(self, build: Path, target: str) -> bool:
+    def _present_targets(self, build: Path, wanted: Sequence[str]) -> list[str]:
+        """Return those of the ``wanted`` programs that this release can build."""
         ended = run_tool(
             ["cmake", "--build", str(build), "--target", "help"],
             environ=self._environ,
             time_limit=_CONFIGURE_TIME,
         )
         # make: "... NAME", ninja: "NAME: phony".
-        return any(re.search(rf"(?:^|\s){target}(?::|$)", line) for line in ended.lines)
+        return [
+            target
+            for target in wanted
+            if any(re.search(rf"(?:^|\s){target}(?::|$)", line) for line in ended.lines)
+        ]
 
     def _run(
         self, command: Sequence[str], folder: Path, time_limit: float, progress: Progress
@@ -267,7 +272,9 @@ def _gather(built: Path, lib: Path) -> None:
     """Copy the program and its libraries, links as links, into the new folder ``lib``."""
     lib.mkdir()
     for path in sorted(built.iterdir()) if built.is_dir() else ():
-        wanted = path.name in {PROGRAM, FIT_PARAMS} or re.search(r"\.(?:so|dylib)\b", path.name)
+        wanted = path.name in {PROGRAM, FIT_PARAMS, *WORKERS} or re.search(
+            r"\.(?:so|dylib)\b", path.name
+        )
         if wanted and path.is_file():
             # Links between the files stay links; any other link is replaced by its target.
             keep = path.is_symlink() and path.readlink().parent == Path()

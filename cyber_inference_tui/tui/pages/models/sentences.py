@@ -51,6 +51,7 @@ def description_text(model: ModelRecord, charset: Charset) -> str:
         None if loaded else _context(model),
         size_text(model.size_bytes) if model.size_bytes is not None else None,
         *(one for one in model.capabilities if one not in _USUAL),
+        f"across this box and {', '.join(model.split)}" if model.split else None,
         "pinned" if model.pinned else None,
         f"also {', '.join(model.aliases[:5])}" if model.aliases else None,
         f"from {model.origin}" if model.origin != "models_dir" else None,
