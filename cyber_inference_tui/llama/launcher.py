@@ -32,7 +32,7 @@ from cyber_inference_tui.llama.command import (
     custom_argv,
     llama_argv,
 )
-from cyber_inference_tui.llama.confinement import confinement, way_out
+from cyber_inference_tui.llama.confinement import confinement, named_files, way_out
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
@@ -48,6 +48,7 @@ from cyber_inference_tui.llama.need_estimate import (
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.prompts import SAVE_OPTION, PromptStore, ServerPrompts
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,
@@ -56,7 +57,7 @@ from cyber_inference_tui.llama.server import (
     ServerProcess,
 )
 from cyber_inference_tui.llama.spec import ServerSpec
-from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.records import KeptPromptsRecord, LogLevel
 from cyber_inference_tui.settings.schema import MASK, Settings
 from cyber_inference_tui.storage import Storages, touch
 
@@ -119,7 +120,7 @@ class Launcher:
     installation takes effect at the next load. ``log_for`` returns a model's log. ``measured``
     returns the memory that a server with a signature was seen to use, if known. ``folder`` is the
     directory of the configuration file: servers run in it, because relative paths in the user's
-    arguments start there.
+    arguments start there. ``prompts`` keeps what is in their slots from one start to the next.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Launcher:
         health: HealthLimits = DEFAULT_LIMITS,
         proc: Path = PROC,
         folder: Path = Path("/"),
+        prompts: PromptStore | None = None,
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
@@ -141,6 +143,7 @@ class Launcher:
         self._environ = pids.marked(environ)
         self._available_memory = available_memory
         self._folder = folder
+        self._prompts = prompts
         self.processor = read_processor(proc / "cpuinfo")
         """The kind of this machine's processor, for llama.cpp."""
         self._estimator = NeedEstimator(
@@ -218,7 +221,11 @@ class Launcher:
         binary = await self._binary_for(spec)
         if binary is None:
             return custom_argv(spec, host=SERVER_HOST, port=NO_PORT, key=MASK)
-        return self._argv(spec, binary, NO_PORT, measure=measure)
+        argv = self._argv(spec, binary, NO_PORT, measure=measure)
+        kept = await self.kept_prompts(spec)
+        if self._prompts is not None and kept is not None and kept.works is not False:
+            argv += [SAVE_OPTION, str(self._prompts.folder(spec.model_id))]
+        return argv
 
     async def devices(self) -> tuple[str, ...] | None:
         """Return the GPUs that the server would use; none without a llama-server.
@@ -275,13 +282,16 @@ class Launcher:
             )
         binary, _ = await asyncio.gather(self._binary_for(spec), self._check_storage(spec))
         avoid: set[int] = set()
-        ruleset = await self._ruleset(spec, binary)
+        prompts = await self._open_prompts(spec, binary)
+        ruleset = await self._ruleset(spec, binary, prompts)
         try:
             while True:
                 port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
                 mark = self._log_for(spec.model_id).mark()
                 try:
-                    launch = self._plan(spec, binary, port, measure=measure, ruleset=ruleset)
+                    launch = self._plan(
+                        spec, binary, port, measure=measure, ruleset=ruleset, prompts=prompts
+                    )
                     server = await self._start_server(
                         launch,
                         settings,
@@ -309,12 +319,47 @@ class Launcher:
             if ruleset is not None:
                 ruleset.close()
 
-    async def _ruleset(self, spec: ServerSpec, binary: LlamaBinary | None) -> Ruleset | None:
+    async def _open_prompts(
+        self, spec: ServerSpec, binary: LlamaBinary | None
+    ) -> ServerPrompts | None:
+        if binary is None or self._prompts is None:
+            return None
+        return await self._prompts.open(spec, binary, self._files(spec, binary))
+
+    async def kept_prompts(self, spec: ServerSpec) -> KeptPromptsRecord | None:
+        """Return what the next server finds of its prompts; ``None`` = it is no llama-server."""
+        with contextlib.suppress(NoLlamaServerError):
+            binary = await self._binary_for(spec)
+            if binary is not None and self._prompts is not None:
+                return await self._prompts.record(spec, binary, self._files(spec, binary))
+        return None
+
+    async def forget_prompts(self, model_id: str) -> None:
+        """Delete the prompts that are kept of a model."""
+        if self._prompts is not None:
+            await self._prompts.forget(model_id)
+
+    def _files(self, spec: ServerSpec, binary: LlamaBinary) -> list[Path]:
+        """Return the files that a server reads, and perhaps some that do not exist."""
+        return [*spec.files, *named_files(spec, binary, self._working_directory())]
+
+    async def _ruleset(
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary | None,
+        prompts: ServerPrompts | None = None,
+    ) -> Ruleset | None:
         """Return the files that the server may use; ``None`` = all, also without Landlock."""
         if binary is None or spec.path is None:
             return None
         environment = child_environment(self._environ, binary.env, spec.environment)
-        files = confinement(spec, binary, environment, self._working_directory())
+        files = confinement(
+            spec,
+            binary,
+            environment,
+            self._working_directory(),
+            prompts=None if prompts is None else prompts.folder,
+        )
         if files is None:
             return None
         try:
@@ -346,6 +391,7 @@ class Launcher:
         *,
         measure: bool,
         ruleset: Ruleset | None,
+        prompts: ServerPrompts | None,
     ) -> LaunchPlan:
         address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
         if binary is None:
@@ -361,6 +407,8 @@ class Launcher:
                 working_directory=self._working_directory(),
             )
         argv = self._argv(spec, binary, port, measure=measure)
+        if prompts is not None:
+            argv += [SAVE_OPTION, str(prompts.folder)]
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
         return LaunchPlan(
             name=spec.model_id,
@@ -379,6 +427,7 @@ class Launcher:
             context_size=spec.context_size,
             most_requests=spec.most_requests,
             ruleset=ruleset,
+            prompts=prompts,
         )
 
     def _working_directory(self) -> Path:
@@ -447,6 +496,8 @@ class Launcher:
             self._record_strays()
             # Read it now: later lines of the log are not parsed any more.
             server.footprint()
+            if launch.prompts is not None:
+                await launch.prompts.restore(server.address)
         except ServerExitedError as error:
             lines = mark.lines()
             found = diagnose(error.returncode, lines, left_running=server.left_running)

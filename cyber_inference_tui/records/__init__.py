@@ -55,6 +55,7 @@ from cyber_inference_tui.records.machine import (
 from cyber_inference_tui.records.models import (
     FileRecord,
     Fit,
+    KeptPromptsRecord,
     MemoryAtContext,
     MemoryPart,
     ModelDetails,
@@ -127,6 +128,7 @@ __all__ = [
     "InstallRecord",
     "InstallSource",
     "InstallState",
+    "KeptPromptsRecord",
     "KeyLimits",
     "KeyRecord",
     "KeyTotals",

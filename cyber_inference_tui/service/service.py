@@ -27,6 +27,7 @@ from cyber_inference_tui.llama.log_files import LogLimits
 from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.program import kill_programs
+from cyber_inference_tui.llama.prompts import PromptStore
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
 from cyber_inference_tui.monitor.memory_reading import MemoryReading
@@ -139,6 +140,9 @@ class Service:
         nvml = Nvml()
         root = loaded.settings.system_root
         self._memory_reader = MemoryReader(root, nvml, environment=environ)
+        self._prompts = PromptStore(
+            data_dir / "prompts", enabled=lambda: self.settings.keep_prompts, now=time.time
+        )
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.logs.log,
@@ -146,6 +150,7 @@ class Service:
             environ=environ,
             measured=self._load_history.footprint,
             folder=loaded.config_path.parent,
+            prompts=self._prompts,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
@@ -256,6 +261,7 @@ class Service:
         await self.keys.recall(self.history)
         await self._restore_measurements()
         await self._launcher.start()
+        await self._prompts.tidy()
         await self.models.scan(_FIRST_SCAN)
         self.events.begin(self.models.records())
         await self._look_for_binary()
@@ -291,6 +297,7 @@ class Service:
         await self.monitoring.stop()
         await self.installation.close()
         await self.scheduler.close()
+        await self._prompts.close()
         await self._launcher.close()
         self.finished.flush()
         self.trends.close()
@@ -367,6 +374,7 @@ class Service:
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self.extra_ports.configure(settings)
         await self.models.configure(settings)
+        await self._prompts.tidy()
         self.scheduler.configure(settings)
         await self.peers.configure(settings.peers)
         await self._discover(settings)
