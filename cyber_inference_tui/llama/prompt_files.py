@@ -82,7 +82,17 @@ def look(folder: Path, server: str) -> Note:
         note = msgspec.json.decode(data, type=thread_safe(Note))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return blank
-    return note if (note.server, note.format) == (server, _FORMAT) else blank
+    if (note.server, note.format) != (server, _FORMAT):
+        return blank
+    there = tuple(one for one in note.prompts if _is_there(folder, one))
+    return msgspec.structs.replace(note, prompts=there)
+
+
+def _is_there(folder: Path, prompt: KeptPrompt) -> bool:
+    try:
+        return (folder / name_of(prompt.slot)).lstat().st_size == prompt.size_bytes
+    except OSError:
+        return False
 
 
 def open_folder(folder: Path, server: str, now: float) -> Note:

@@ -25,7 +25,7 @@ from cyber_inference_tui.llama import prompt_files
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.need_estimate import memory_parts
-from cyber_inference_tui.llama.prompt_files import Note
+from cyber_inference_tui.llama.prompt_files import KeptPrompt, Note
 from cyber_inference_tui.llama.slot_files import (
     SlotFileError,
     restore_slot,
@@ -37,6 +37,7 @@ from cyber_inference_tui.llama.slots import SlotPrompt, ask_prompts
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import KeptPromptsRecord
 from cyber_inference_tui.storage import LIMIT, Storages
+from cyber_inference_tui.units import counted
 
 LEAST_TOKENS: Final = 512
 """A shorter prompt is read again faster than it is worth."""
@@ -134,10 +135,13 @@ class PromptStore:
             await asyncio.wait({task})
         if not self.enabled() or obstacle(spec, binary):
             return None
-        server = await self.on_disk(partial(identity, spec, binary, tuple(files)))
-        if server is None:
-            return None
-        note = await self.on_disk(partial(prompt_files.open_folder, folder, server, self.now()))
+
+        def prepare() -> Note:
+            prompt_files.sweep(self.root, self.now())
+            server = identity(spec, binary, files)
+            return prompt_files.open_folder(folder, server, self.now())
+
+        note = await self.on_disk(prepare)
         if note is None or note.works is False:
             return None
         per_token = memory_parts(spec).kv_cache / max(1, spec.context_size or 0)
@@ -202,7 +206,7 @@ class PromptStore:
         try:
             return await self._storages.ask_async(self.root, work, limit)
         except (OSError, StorageError) as error:
-            _logger.info("prompts are not kept: %s", error)
+            _logger.warning("the files of kept prompts: %s", error)
             return None
 
     async def close(self) -> None:
@@ -233,27 +237,28 @@ class ServerPrompts:
         self._note = note
         self._bytes_per_token = bytes_per_token
         self._is_serving = False
-        self._intact = store.run(folder, self._check())
+        self._intact: tuple[KeptPrompt, ...] = ()
+        self._check = store.run(folder, self._check_files())
 
-    async def _check(self) -> None:
-        """Drop prompts whose files are damaged. It runs while the server loads its model."""
+    async def _check_files(self) -> None:
+        """Find the prompts whose files are whole. It runs while the server loads its model."""
         before = self._note.prompts
         if not before:
             return
         work = partial(prompt_files.intact, self.folder, before)
-        found = await self._store.on_disk(work, _DIGEST_LIMIT) or ()
-        if found != before:
-            lost = len(before) - len(found)
-            _logger.warning("%s: %d kept prompts are damaged: deleted", self._model_id, lost)
-            await self._write(msgspec.structs.replace(self._note, prompts=found))
+        self._intact = await self._store.on_disk(work, _DIGEST_LIMIT) or ()
+        if self._intact != before:
+            lost = counted(len(before) - len(self._intact), "kept prompt")
+            _logger.warning("%s: deleted %s with damaged files", self._model_id, lost)
+            await self._write(msgspec.structs.replace(self._note, prompts=self._intact))
 
     async def restore(self, server: ServerAddress) -> None:
         """Restore the kept prompts of a server that is ready and has no request yet."""
         problem = ""
         try:
             async with asyncio.timeout(RESTORE_LIMIT):
-                await asyncio.wait({self._intact})
-                for prompt in self._note.prompts:
+                await asyncio.wait({self._check})
+                for prompt in self._intact:
                     name = prompt_files.name_of(prompt.slot)
                     tokens = await restore_slot(server, prompt.slot, name)
                     if tokens != prompt.tokens:
@@ -266,6 +271,13 @@ class ServerPrompts:
             await self._write(_failed(self._note, problem))
             _logger.warning("%s: no kept prompt is used: %s", self._model_id, problem)
         self._is_serving = True
+
+    def drop(self) -> None:
+        """Delete the prompts after a crash of the server: what it restored may be the reason."""
+        if self._is_serving and self._intact:
+            self._store.run(
+                self.folder, self._write(msgspec.structs.replace(self._note, prompts=()))
+            )
 
     async def save(self, server: ServerAddress, limit: float) -> None:
         """Save the prompts that are new, within ``limit`` seconds, before the server stops.

@@ -464,6 +464,8 @@ class ServerProcess:
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
             self._watch.cancel()
+        if self._launch.prompts is not None and not self._stopping:
+            self._launch.prompts.drop()
         name = self._launch.name
         self.left_running = bool(descendants.found) and not self._stopping
         if self.left_running:

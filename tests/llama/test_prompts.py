@@ -268,6 +268,18 @@ async def test_a_server_that_dies_while_it_restores_does_not_get_the_file_again(
     assert (await desk.session({})).asked == []
 
 
+async def test_after_a_crash_nothing_is_restored(desk: Desk) -> None:
+    await desk.session({0: LONG})
+    server = SlotServer(desk.folder)
+    kept = await desk.open()
+    assert kept is not None
+    async with server.running() as address:
+        await kept.restore(address)
+    kept.drop()
+    assert (await desk.session({})).asked == []
+    assert (await desk.record()).works is True
+
+
 async def test_a_save_that_hangs_is_given_up(desk: Desk) -> None:
     for failures in range(1, 4):
         server = await desk.session({0: LONG}, limit=0.05, hangs={"save"})

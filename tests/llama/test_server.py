@@ -308,8 +308,12 @@ class _Prompts(ServerPrompts):
     def __init__(self) -> None:
         self.server: ServerProcess
         self.done = asyncio.Event()
+        self.drops = 0
         self.limits: list[float] = []
         self.was_alive: list[bool] = []
+
+    def drop(self) -> None:
+        self.drops += 1
 
     async def save(self, server: ServerAddress, limit: float) -> None:
         self.limits.append(limit)
@@ -328,6 +332,23 @@ def test_a_server_saves_its_prompts_before_it_stops(run: Run) -> None:
         asyncio.get_running_loop().call_soon(prompts.done.set)
         assert await stopping == 0
         assert (prompts.limits, prompts.was_alive) == ([30], [True])
+
+    run(main())
+
+
+def test_a_server_that_dies_drops_what_it_restored(run: Run) -> None:
+    async def main() -> None:
+        for script, drops in ((f"{READY}; exit 1", 1), (f"{READY}; {OBEYS}", 0)):
+            prompts = _Prompts()
+            prompts.done.set()
+            child = await spawn("/bin/sh", "-c", script, prompts=prompts)
+            prompts.server = child.server
+            if drops:
+                await child.server.exited
+            else:
+                await child.server.wait_ready()
+            await child.server.stop(60)
+            assert prompts.drops == drops
 
     run(main())
 

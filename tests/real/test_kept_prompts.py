@@ -80,7 +80,7 @@ def test_a_poisoned_file_is_not_used(start_real: StartReal) -> None:
     after, cached = ask(service)
     assert (after, cached) == (before, 0.0)
     assert slot_files(service) == []
-    assert "damaged" in service.errors_path.read_text()
+    assert "deleted 1 kept prompt with damaged files" in service.errors_path.read_text()
 
 
 def test_a_service_that_is_killed_while_it_saves_leaves_nothing_that_is_used(
