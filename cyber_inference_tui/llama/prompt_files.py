@@ -123,7 +123,7 @@ def intact(folder: Path, prompts: Iterable[KeptPrompt]) -> tuple[KeptPrompt, ...
 
 def _is_intact(path: Path, prompt: KeptPrompt) -> bool:
     try:
-        return not path.is_symlink() and _digest(path) == (prompt.size_bytes, prompt.sha256)
+        return _digest(path) == (prompt.size_bytes, prompt.sha256)
     except OSError:
         return False
 

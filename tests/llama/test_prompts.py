@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Desk:
         self.model.write_bytes(b"weights")
         self.program = folder / "llama-server"
         self.program.write_bytes(b"program")
-        self.now = 1_800_000_000.0
+        self.now = time.time()
         self.enabled = True
         self.version = "1"
         self.settings = Settings()

@@ -49,6 +49,8 @@ def test_prompts_are_those_of_free_slots_that_had_a_request() -> None:
     assert parse_prompts(body([{**BUSY, "n_prompt_tokens": 9}, IDLE, free])) == (
         SlotPrompt(2, 1503),
     )
+    # Restored, and not used since.
+    assert parse_prompts(body([{**IDLE, "id_task": -1, "n_prompt_tokens": 9}])) == ()
     # Earlier builds do not count them.
     assert parse_prompts(body([{**IDLE, "id_task": 3}])) == ()
     assert parse_prompts(b"{}") == ()
