@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -68,11 +69,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama-server", default=os.environ.get("CYBER_TEST_LLAMA_SERVER"))
     parser.add_argument("--tokens", type=int, default=8192, help="of the long prompt")
-    parser.add_argument("--megabytes", type=int, default=200, help="of each model")
+    parser.add_argument("--megabytes", type=int, default=50, help="of each model")
     parser.add_argument("--rounds", type=int, default=5, help="of both models")
     options = parser.parse_args()
     if not options.llama_server:
         parser.error("name a llama-server")
+    # Ended by SIGTERM, it ends what it started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     swaps: list[float] = []
     kept: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory(prefix="cyber-kept-") as name, contextlib.ExitStack() as stack:

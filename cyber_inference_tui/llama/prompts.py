@@ -238,6 +238,7 @@ class ServerPrompts:
         self._bytes_per_token = bytes_per_token
         self._is_serving = False
         self._intact: tuple[KeptPrompt, ...] = ()
+        self._has_restored = False
         self._check = store.run(folder, self._check_files())
 
     async def _check_files(self) -> None:
@@ -270,14 +271,14 @@ class ServerPrompts:
         if problem:
             await self._write(_failed(self._note, problem))
             _logger.warning("%s: no kept prompt is used: %s", self._model_id, problem)
+        self._has_restored = bool(self._intact) and not problem
         self._is_serving = True
 
     def drop(self) -> None:
         """Delete the prompts after a crash of the server: what it restored may be the reason."""
-        if self._is_serving and self._intact:
-            self._store.run(
-                self.folder, self._write(msgspec.structs.replace(self._note, prompts=()))
-            )
+        if self._has_restored:
+            note = _failed(self._note, "its server stopped after it had restored one")
+            self._store.run(self.folder, self._write(note))
 
     async def save(self, server: ServerAddress, limit: float) -> None:
         """Save the prompts that are new, within ``limit`` seconds, before the server stops.
@@ -289,6 +290,8 @@ class ServerPrompts:
         self._is_serving = False
         saved: dict[int, int] = {}
         note, limit, problem = self._note, min(limit, SAVE_LIMIT), ""
+        if self._has_restored:
+            note = msgspec.structs.replace(note, failures=0)
         try:
             async with asyncio.timeout(limit):
                 # The longest first; but a short one proves it as well.
@@ -307,7 +310,7 @@ class ServerPrompts:
             _logger.info("%s: its prompts are not kept: %s", self._model_id, problem)
             if note.works is None:
                 note = _failed(note, problem)
-        if saved or note != self._note:
+        if saved or problem or note != self._note:
             self._store.run(self.folder, self._take_over(note, saved))
 
     async def _save(self, server: ServerAddress, prompt: SlotPrompt, saved: dict[int, int]) -> None:
@@ -330,8 +333,8 @@ class ServerPrompts:
             raise SlotFileError("its file cannot be read")
         share = await share_reused(server, slot, prompt_files.PROOF, tokens[:LEAST_TOKENS])
         if share > _LEAST_REUSED:
-            return msgspec.structs.replace(self._note, works=True, reason="", failures=0)
-        reason = f"it reads {1 - share:.0%} of a restored prompt again"
+            return msgspec.structs.replace(self._note, works=True, reason="")
+        reason = f"it reads {100 * (1 - share):.0f} % of a restored prompt again"
         return msgspec.structs.replace(self._note, works=False, reason=reason)
 
     async def _take_over(self, note: Note, saved: Mapping[int, int]) -> None:

@@ -137,7 +137,7 @@ async def test_a_model_that_reads_a_restored_prompt_again_is_left_alone(desk: De
     assert desk.names() == {"kept.json"}
     record = await desk.record()
     assert record == KeptPromptsRecord(
-        works=False, reason="it reads 100% of a restored prompt again"
+        works=False, reason="it reads 100 % of a restored prompt again"
     )
     assert await desk.open() is None
     # Another build may be able to do it.
@@ -278,7 +278,41 @@ async def test_after_a_crash_nothing_is_restored(desk: Desk) -> None:
         await kept.restore(address)
     kept.drop()
     assert (await desk.session({})).asked == []
-    assert (await desk.record()).works is True
+    record = await desk.record()
+    assert (record.works, record.prompts) == (None, 0)
+    assert "stopped after" in record.reason
+
+
+async def test_what_fails_again_and_again_is_given_up(desk: Desk) -> None:
+    for failures in range(1, 4):
+        await desk.session({0: LONG})
+        assert (await desk.record()).works is True
+        await desk.session({}, refuses={"restore": "no"})
+        assert (await desk.record()).works is (None if failures < 3 else False)
+    assert await desk.open() is None
+
+
+async def test_a_session_that_ends_well_forgives_failures(desk: Desk) -> None:
+    for _ in range(4):
+        await desk.session({0: LONG})
+        await desk.session({})
+        await desk.session({}, refuses={"restore": "no"})
+    assert (await desk.record()).works is None
+
+
+async def test_a_save_that_hangs_leaves_no_part_of_a_file(desk: Desk) -> None:
+    await desk.session({0: LONG})
+    server = SlotServer(desk.folder)
+    server.hangs = {"save"}
+    kept = await desk.open()
+    assert kept is not None
+    async with server.running() as address:
+        await kept.restore(address)
+        server.used = {0}
+        (desk.folder / "slot-0.new").write_bytes(b"half")
+        await kept.save(address, 0.05)
+        await desk.settle()
+    assert desk.names() == {"kept.json", "slot-0"}
 
 
 async def test_a_save_that_hangs_is_given_up(desk: Desk) -> None:

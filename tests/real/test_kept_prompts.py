@@ -132,7 +132,7 @@ def test_a_model_that_cannot_do_it_says_so(
     unload(service, "hybrid")
     record = eventually(lambda: found if (found := kept(service, "hybrid"))["reason"] else None)
     assert record["works"] is False
-    assert record["reason"] == "it reads 100% of a restored prompt again"
+    assert record["reason"] == "it reads 100 % of a restored prompt again"
     assert slot_files(service) == []
     after, cached = ask(service, "hybrid", TEXT[:900])
     assert (after, cached) == (before, 0.0)
