@@ -37,7 +37,7 @@ from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
 from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
-from cyber_inference_tui.llama.prompts import SAVE_OPTION, has_own_folder
+from cyber_inference_tui.llama.prompt_rules import SAVE_OPTION, has_own_folder
 from cyber_inference_tui.peers.peers import Remote
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.settings.schema import RequestRules

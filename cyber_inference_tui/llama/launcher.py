@@ -48,7 +48,8 @@ from cyber_inference_tui.llama.need_estimate import (
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.prompts import SAVE_OPTION, PromptStore, ServerPrompts
+from cyber_inference_tui.llama.prompt_rules import SAVE_OPTION
+from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,

@@ -2,8 +2,8 @@
 
 Everything here blocks and belongs in a thread. A file counts only if the note has its size and its
 SHA-256, and the note only if it is of the server that is started now: same model files, build and
-settings. All else in a folder is deleted when somebody looks. The files hold what people wrote, so
-only this user may read them.
+settings. All else in a folder is deleted when the model's server starts. The files hold what people
+wrote, so only this user may read them.
 """
 
 from __future__ import annotations

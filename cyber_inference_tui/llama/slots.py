@@ -1,4 +1,4 @@
-"""Asks a llama-server's ``/slots`` for its prompts and its tokens generated, for a rate of them."""
+"""Asks a llama-server's ``/slots`` for prompts and generated tokens, and derives a rate."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ import pytest
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama import prompt_files, prompts
 from cyber_inference_tui.llama.binary import LlamaBinary
-from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts, obstacle
+from cyber_inference_tui.llama.prompt_rules import obstacle
+from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts
 from cyber_inference_tui.llama.spec import ServerSpec, resolve
 from cyber_inference_tui.records import KeptPromptsRecord
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
