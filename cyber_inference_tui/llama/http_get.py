@@ -1,4 +1,4 @@
-"""Sends a single HTTP request to a server on this machine."""
+"""Sends a small HTTP request to a server on this machine."""
 
 from __future__ import annotations
 
@@ -28,42 +28,27 @@ class ServerAddress(NamedTuple):
 
 
 async def http_get(
-    server: ServerAddress, path: str, *, timeout: float, most_bytes: int
-) -> tuple[int, bytes]:
-    """Return the status and the body of ``GET path``, over a new connection.
-
-    The status is 0 if the answer is not HTTP. Headers and body are read up to about ``most_bytes``;
-    with 0 they are not awaited. Raises ``OSError``, such as ``TimeoutError`` after ``timeout``
-    seconds.
-    """
-    return await _ask(server, b"GET", path, b"", timeout=timeout, most_bytes=most_bytes)
-
-
-async def http_post(
-    server: ServerAddress, path: str, body: bytes, *, timeout: float, most_bytes: int
-) -> tuple[int, bytes]:
-    """Return the status and the body of ``POST path`` with JSON, as ``http_get`` does."""
-    head = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
-    sent = head + b"\r\n" + body
-    return await _ask(server, b"POST", path, sent, timeout=timeout, most_bytes=most_bytes)
-
-
-async def _ask(
     server: ServerAddress,
-    method: bytes,
     path: str,
-    rest: bytes,
     *,
     timeout: float,
     most_bytes: int,
+    post: bytes | None = None,
 ) -> tuple[int, bytes]:
-    """Send a request; ``rest`` has the headers of its body, an empty line and the body."""
+    """Return the status and the body of ``GET path``, over a new connection.
+
+    With ``post`` it is a POST of this JSON. The status is 0 if the answer is not HTTP. Headers and
+    body are read up to about ``most_bytes``; with 0 they are not awaited. Raises ``OSError``, such
+    as ``TimeoutError`` after ``timeout`` seconds.
+    """
     async with asyncio.timeout(timeout):
         reader, writer = await asyncio.open_connection(*server[:2], limit=_MOST_STATUS_LINE)
         try:
-            request = b"%b %b HTTP/1.1\r\n%bConnection: close\r\n%b"
-            target = path.encode("ascii")
-            writer.write(request % (method, target, server.headers, rest or b"\r\n"))
+            head = b"%b %b HTTP/1.1\r\n%bConnection: close\r\n"
+            head %= (b"GET" if post is None else b"POST", path.encode("ascii"), server.headers)
+            if post is not None:
+                head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(post)
+            writer.write(b"%b\r\n%b" % (head, post or b""))
             try:
                 version, _, rest = (await reader.readline()).partition(b" ")
             except ValueError:

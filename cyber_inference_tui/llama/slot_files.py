@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from cyber_inference_tui.decoding import thread_safe
-from cyber_inference_tui.llama.http_get import ServerAddress, http_post
+from cyber_inference_tui.llama.http_get import ServerAddress, http_get
 from cyber_inference_tui.text import clean_line
 
 _T = TypeVar("_T")
@@ -130,12 +130,12 @@ async def _post(
     server: ServerAddress, path: str, fields: Mapping[str, object], kind: type[_T]
 ) -> _T:
     try:
-        status, body = await http_post(
+        status, body = await http_get(
             server,
             path,
-            msgspec.json.encode(fields),
             timeout=_TIMEOUT,
             most_bytes=_MOST_BYTES,
+            post=msgspec.json.encode(fields),
         )
     except OSError as error:
         why = clean_line(str(error)) or f"no answer within {_TIMEOUT:g} s"
