@@ -37,6 +37,7 @@ from cyber_inference_tui.http.ollama.inference import TRANSLATORS, Translator
 from cyber_inference_tui.http.translation import Translation
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.command import server_alias
+from cyber_inference_tui.llama.prompt_rules import SAVE_OPTION, has_own_folder
 from cyber_inference_tui.peers.peers import Remote
 from cyber_inference_tui.records import KeyLimits
 from cyber_inference_tui.settings.schema import RequestRules
@@ -199,6 +200,8 @@ class TargetFinder:
         is_command = bool(model.settings.command)
         if refusal is not None and not is_command:
             raise refusal
+        if not (is_command or id_there) and "/slots/" in unquote(route.path):
+            self._check_slots(model)
         stream = found.stream
         if found.is_object:
             rules = model.request_rules(name) if route.asks or is_command else _NO_RULES
@@ -270,6 +273,17 @@ class TargetFinder:
                 f"{model.id} is not loaded, and the request says autoload={clean_line(said)}.",
                 hint="Load it with POST /models/load, or leave autoload out.",
                 param="autoload",
+            )
+
+    def _check_slots(self, model: LocalModel) -> None:
+        """Raise ``InvalidRequestError`` unless the user gave clients a folder to save slots in.
+
+        The folder that a server has for its kept prompts is not for them.
+        """
+        if not has_own_folder(self._service.scheduler.spec(model)):
+            raise InvalidRequestError(
+                f"Clients cannot save or restore slots of {model.id}.",
+                hint=f"{SAVE_OPTION} in its args gives them a folder.",
             )
 
     def _with_id(self, query: str, model: LocalModel, asked: str | None, id_there: str) -> str:

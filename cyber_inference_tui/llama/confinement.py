@@ -45,26 +45,43 @@ class Confinement(NamedTuple):
 
 
 def confinement(
-    spec: ServerSpec, binary: LlamaBinary, environment: Mapping[str, str], folder: Path
+    spec: ServerSpec,
+    binary: LlamaBinary,
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    prompts: Path | None = None,
 ) -> Confinement | None:
     """Return the files for a server in this working ``folder``; ``None`` = it is not confined.
 
-    Besides the model's, they are those that the user's arguments and variables name.
+    Besides the model's, they are those that the user's arguments and variables name, and the
+    folder for its ``prompts``.
     """
     if not spec.confined or binary.libraries is None or binary.devices != ():
         return None
     if "--list-devices" not in binary.flags:
         return None
     own = {**binary.env, **spec.environment}
-    named = [folder / part for text in (*spec.arguments, *own.values()) for part in _parts(text)]
+    named = named_files(spec, binary, folder)
     # A draft model in shards is named by its first file.
     named += [path.parent for path in named if "-of-" in path.name]
     files = [*spec.files, *(one for one in (spec.path, spec.projector) if one is not None)]
     files += [*(spec.draft.files if spec.draft else ()), *(one.path for one in spec.adapters)]
     return Confinement(
         (*_SYSTEM, *binary.libraries, *files, *named),
-        (Path("/dev/null"), *_cache(environment), *_written(spec.arguments, own, folder)),
+        (
+            Path("/dev/null"),
+            *_cache(environment),
+            *_written(spec.arguments, own, folder),
+            *(() if prompts is None else (prompts,)),
+        ),
     )
+
+
+def named_files(spec: ServerSpec, binary: LlamaBinary, folder: Path) -> list[Path]:
+    """Return the files that arguments and variables may name, most of which do not exist."""
+    own = {**binary.env, **spec.environment}
+    return [folder / part for text in (*spec.arguments, *own.values()) for part in _parts(text)]
 
 
 def way_out(lines: Iterable[str]) -> str:

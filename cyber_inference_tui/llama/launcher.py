@@ -33,7 +33,7 @@ from cyber_inference_tui.llama.command import (
     custom_argv,
     llama_argv,
 )
-from cyber_inference_tui.llama.confinement import confinement, way_out
+from cyber_inference_tui.llama.confinement import confinement, named_files, way_out
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
@@ -50,6 +50,8 @@ from cyber_inference_tui.llama.need_estimate import (
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.prompt_rules import SAVE_OPTION
+from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
     ForeignListenerError,
@@ -65,7 +67,7 @@ from cyber_inference_tui.llama.worker import (
     worker_argv,
     worker_program,
 )
-from cyber_inference_tui.records import LogLevel
+from cyber_inference_tui.records import KeptPromptsRecord, LogLevel
 from cyber_inference_tui.settings.schema import MASK, Settings
 from cyber_inference_tui.storage import Storages, touch
 
@@ -128,7 +130,7 @@ class Launcher:
     installation takes effect at the next load. ``log_for`` returns a model's log. ``measured``
     returns the memory that a server with a signature was seen to use, if known. ``folder`` is the
     directory of the configuration file: servers run in it, because relative paths in the user's
-    arguments start there.
+    arguments start there. ``prompts`` keeps what is in their slots from one start to the next.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class Launcher:
         proc: Path = PROC,
         folder: Path = Path("/"),
         splitter: Splitter | None = None,
+        prompts: PromptStore | None = None,
     ) -> None:
         self._find_binary = find_binary
         self._log_for = log_for
@@ -151,6 +154,7 @@ class Launcher:
         self._environ = pids.marked(environ)
         self._available_memory = available_memory
         self._folder = folder
+        self._prompts = prompts
         self.processor = read_processor(proc / "cpuinfo")
         """The kind of this machine's processor, for llama.cpp."""
         self._estimator = NeedEstimator(
@@ -236,7 +240,11 @@ class Launcher:
         binary = await self._binary_for(spec)
         if binary is None:
             return custom_argv(spec, host=SERVER_HOST, port=NO_PORT, key=MASK)
-        return self._argv(spec, binary, NO_PORT, measure=measure)
+        argv = self._argv(spec, binary, NO_PORT, measure=measure)
+        kept = await self.kept_prompts(spec)
+        if self._prompts is not None and kept is not None and kept.works is not False:
+            argv += [SAVE_OPTION, str(self._prompts.folder(spec.model_id))]
+        return argv
 
     async def devices(self) -> tuple[str, ...] | None:
         """Return the GPUs that the server would use; none without a llama-server.
@@ -346,14 +354,21 @@ class Launcher:
     ) -> ServerProcess:
         """Start a server as ``launch`` does. It is killed when ``lost`` is done."""
         avoid: set[int] = set()
-        ruleset = await self._ruleset(spec, binary)
+        prompts = await self._open_prompts(spec, binary)
+        ruleset = await self._ruleset(spec, binary, prompts)
         try:
             while True:
                 port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
                 mark = self._log_for(spec.model_id).mark()
                 try:
                     launch = self._plan(
-                        spec, binary, port, measure=measure, ruleset=ruleset, lost=lost
+                        spec,
+                        binary,
+                        port,
+                        measure=measure,
+                        ruleset=ruleset,
+                        prompts=prompts,
+                        lost=lost,
                     )
                     server = await self._start_server(
                         launch,
@@ -382,12 +397,47 @@ class Launcher:
             if ruleset is not None:
                 ruleset.close()
 
-    async def _ruleset(self, spec: ServerSpec, binary: LlamaBinary | None) -> Ruleset | None:
+    async def _open_prompts(
+        self, spec: ServerSpec, binary: LlamaBinary | None
+    ) -> ServerPrompts | None:
+        if binary is None or self._prompts is None or spec.lent_bytes:
+            return None
+        return await self._prompts.open(spec, binary, self._files(spec, binary))
+
+    async def kept_prompts(self, spec: ServerSpec) -> KeptPromptsRecord | None:
+        """Return what the next server finds of its prompts; ``None`` = it is no llama-server."""
+        with contextlib.suppress(NoLlamaServerError):
+            binary = await self._binary_for(spec)
+            if binary is not None and self._prompts is not None:
+                return await self._prompts.record(spec, binary, self._files(spec, binary))
+        return None
+
+    async def forget_prompts(self, model_id: str) -> None:
+        """Delete the prompts that are kept of a model."""
+        if self._prompts is not None:
+            await self._prompts.forget(model_id)
+
+    def _files(self, spec: ServerSpec, binary: LlamaBinary) -> list[Path]:
+        """Return the files that a server reads, and perhaps some that do not exist."""
+        return [*spec.files, *named_files(spec, binary, self._working_directory())]
+
+    async def _ruleset(
+        self,
+        spec: ServerSpec,
+        binary: LlamaBinary | None,
+        prompts: ServerPrompts | None = None,
+    ) -> Ruleset | None:
         """Return the files that the server may use; ``None`` = all, also without Landlock."""
         if binary is None or (spec.path is None and not spec.lent_bytes):
             return None
         environment = child_environment(self._environ, binary.env, spec.environment)
-        files = confinement(spec, binary, environment, self._working_directory())
+        files = confinement(
+            spec,
+            binary,
+            environment,
+            self._working_directory(),
+            prompts=None if prompts is None else prompts.folder,
+        )
         if files is None:
             return None
         try:
@@ -420,6 +470,7 @@ class Launcher:
         *,
         measure: bool,
         ruleset: Ruleset | None,
+        prompts: ServerPrompts | None,
         lost: asyncio.Future[str] | None = None,
     ) -> LaunchPlan:
         address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
@@ -438,6 +489,8 @@ class Launcher:
         if spec.lent_bytes:
             return self._worker_plan(spec, binary, address, ruleset)
         argv = self._argv(spec, binary, port, measure=measure)
+        if prompts is not None:
+            argv += [SAVE_OPTION, str(prompts.folder)]
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
         return LaunchPlan(
             name=spec.model_id,
@@ -457,6 +510,7 @@ class Launcher:
             most_requests=spec.most_requests,
             ruleset=ruleset,
             lost=lost,
+            prompts=prompts,
         )
 
     def _worker_plan(
@@ -549,24 +603,10 @@ class Launcher:
             self._record_strays()
             # Read it now: later lines of the log are not parsed any more.
             server.footprint()
+            if launch.prompts is not None:
+                await launch.prompts.restore(server.address)
         except ServerExitedError as error:
-            lines = mark.lines()
-            if (why := server.killed_because) is not None:
-                raise ModelLoadError(
-                    f"{launch.name} could not be loaded: {why}.",
-                    log_tail=lines[-LOG_TAIL_LINES:],
-                    server_exit=error.returncode,
-                ) from None
-            found = diagnose(error.returncode, lines, left_running=server.left_running)
-            kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
-            raise kind(
-                f"{launch.name} could not be loaded: {found.sentence}.",
-                hint="" if launch.ruleset is None else way_out(lines),
-                log_tail=lines[-LOG_TAIL_LINES:],
-                out_of_memory=found.out_of_memory,
-                needs_person=found.needs_person,
-                server_exit=error.returncode,
-            ) from None
+            raise _exit_error(launch, server, error.returncode, mark.lines()) from None
         except BaseException as error:
             if isinstance(error, ModelLoadError) and not error.log_tail:
                 error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
@@ -644,3 +684,24 @@ class Launcher:
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.address.port)
+
+
+def _exit_error(
+    launch: LaunchPlan, server: ServerProcess, code: int, lines: Sequence[str]
+) -> ModelLoadError:
+    """Return the error of a load whose server has exited; ``lines`` are those of its log."""
+    tail = lines[-LOG_TAIL_LINES:]
+    if (why := server.killed_because) is not None:
+        return ModelLoadError(
+            f"{launch.name} could not be loaded: {why}.", log_tail=tail, server_exit=code
+        )
+    found = diagnose(code, lines, left_running=server.left_running)
+    kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
+    return kind(
+        f"{launch.name} could not be loaded: {found.sentence}.",
+        hint="" if launch.ruleset is None else way_out(lines),
+        log_tail=tail,
+        out_of_memory=found.out_of_memory,
+        needs_person=found.needs_person,
+        server_exit=code,
+    )

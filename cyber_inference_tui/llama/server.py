@@ -50,6 +50,7 @@ from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
+from cyber_inference_tui.llama.prompts import ServerPrompts
 from cyber_inference_tui.llama.props import ask_template
 from cyber_inference_tui.llama.standstill import (
     StandstillLimits,
@@ -109,6 +110,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The memory of a worker of llama.cpp's RPC, which speaks no HTTP; ``None`` = it is none."""
     lost: asyncio.Future[str] | None = None
     """Done with the reason when something is gone without which it hangs: it is killed then."""
+    prompts: ServerPrompts | None = None
+    """Keeps what is in its slots from one start to the next."""
 
     @property
     def shown_argv(self) -> tuple[str, ...]:
@@ -389,8 +392,8 @@ class ServerProcess:
     async def stop(self, timeout: float) -> int:
         """Ask the server to exit, kill its group after ``timeout`` seconds; return the exit code.
 
-        Returns only when the process and its descendants are gone and all output is read. It may be
-        called at any time, and twice.
+        First it saves its prompts, in a part of that time. Returns only when the process and its
+        descendants are gone and all output is read. It may be called at any time, and twice.
         """
         self._stopping = True
         if self._process_gone.done() and self._child is not None:
@@ -399,6 +402,7 @@ class ServerProcess:
             self._watch.cancel()
             await asyncio.wait({self._watch})
         if not self.exited.done():
+            timeout -= await self._save_prompts(timeout)
             self._ask_to_exit()
             first = min(timeout / 2, _INSIST_AFTER)
             await asyncio.wait({self.exited}, timeout=first)
@@ -410,6 +414,15 @@ class ServerProcess:
             _logger.warning("%s did not stop within %g s: killing it", self._launch.name, timeout)
             self.kill()
         return await wait_killed(self.exited, self.pid)
+
+    async def _save_prompts(self, timeout: float) -> float:
+        """Save its prompts, in half of ``timeout`` seconds; return the seconds that it took."""
+        if self._launch.prompts is None or timeout <= 0:
+            return 0.0
+        now = asyncio.get_running_loop().time
+        began = now()
+        await self._launch.prompts.save(self.address, timeout / 2)
+        return min(now() - began, timeout / 2)
 
     def kill(self) -> None:
         """SIGKILL the process group at once. Other descendants follow when the process is gone."""
@@ -469,6 +482,8 @@ class ServerProcess:
             self._take_lines(fd, splitter.flush())
         if self._watch is not None:
             self._watch.cancel()
+        if self._launch.prompts is not None and not self._stopping:
+            self._launch.prompts.drop()
         name = self._launch.name
         self.left_running = bool(descendants.found) and not self._stopping
         if self.left_running:

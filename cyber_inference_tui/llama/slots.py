@@ -1,4 +1,4 @@
-"""Asks a llama-server's ``/slots`` for the tokens generated, and derives a rate from it."""
+"""Asks a llama-server's ``/slots`` for prompts and generated tokens, and derives a rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ class _Slot(msgspec.Struct):
     id: int
     is_processing: bool
     id_task: int = -1
+    n_prompt_tokens: int = 0
     next_token: list[_Next] | _Next | None = None
+
+
+class SlotPrompt(msgspec.Struct, frozen=True):
+    """The prompt with its answer that a free slot holds since its last request."""
+
+    slot: int
+    tokens: int
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -38,19 +46,48 @@ async def ask_slots(server: ServerAddress, timeout: float) -> tuple[Task, ...] |
     The server answers between two steps of its work, so the counts are current. ``timeout`` is in
     seconds. The fields are those of build 11669 (``tools/server/README.md`` of llama.cpp).
     """
+    body = await _ask(server, timeout)
+    return None if body is None else parse_slots(body)
+
+
+async def ask_prompts(server: ServerAddress, timeout: float) -> tuple[SlotPrompt, ...]:
+    """Return the prompts of free slots that had a request since the start, by ``GET /slots``.
+
+    They are unknown without a valid answer in time, and with a build that does not count them.
+    """
+    body = await _ask(server, timeout)
+    return () if body is None else parse_prompts(body)
+
+
+async def _ask(server: ServerAddress, timeout: float) -> bytes | None:
     try:
         status, body = await http_get(server, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
         # TimeoutError is an OSError.
         return None
-    return parse_slots(body) if status == HTTPStatus.OK else None
+    return body if status == HTTPStatus.OK else None
+
+
+def parse_prompts(body: bytes) -> tuple[SlotPrompt, ...]:
+    """Return the prompts in the body of an answer; none if it has another form."""
+    return tuple(
+        SlotPrompt(slot.id, slot.n_prompt_tokens)
+        for slot in _decode(body) or ()
+        if not slot.is_processing and slot.id_task >= 0 and slot.n_prompt_tokens > 0
+    )
+
+
+def _decode(body: bytes) -> list[_Slot] | None:
+    try:
+        return msgspec.json.decode(body, type=thread_safe(list[_Slot]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def parse_slots(body: bytes) -> tuple[Task, ...] | None:
     """Return the tasks in the body of an answer; ``None`` = it has another form."""
-    try:
-        slots = msgspec.json.decode(body, type=thread_safe(list[_Slot]))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    slots = _decode(body)
+    if slots is None:
         return None
     tasks = []
     for slot in slots:

@@ -193,6 +193,19 @@ class MemoryAtContext(msgspec.Struct, frozen=True, kw_only=True):
     """The model is, or would be, started with this size."""
 
 
+class KeptPromptsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's server finds of its prompts after its next load."""
+
+    works: bool | None = None
+    """Whether a restored prompt is used again; ``None`` = not tried yet, or the last try failed."""
+    reason: str = ""
+    """Why not, as a part of a sentence."""
+    prompts: int = 0
+    tokens: int = 0
+    size_bytes: int = 0
+    """Bytes of their files."""
+
+
 class ModelSettingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A key of a model's table ``[models."ID"]``."""
 
@@ -226,6 +239,8 @@ class ModelDetails(msgspec.Struct, frozen=True, kw_only=True):
     ``PORT`` replaces a port that is not chosen yet."""
     command_problem: str | None = None
     """The reason why there is no command."""
+    kept_prompts: KeptPromptsRecord | None = None
+    """``None`` for a ``command``, and without a llama-server."""
     settings: tuple[ModelSettingRecord, ...] = ()
     check: ModelCheck | None = None
     """What was tried with it; ``None`` = nothing, or its files, settings or build have changed."""

@@ -81,6 +81,7 @@ async def details_of(
         memory=await _memory(record, spec, launcher, fit_check),
         command=tuple(command),
         command_problem=problem,
+        kept_prompts=await launcher.kept_prompts(spec),
         settings=settings_of(model, state, spec, loaded),
         check=check,
     )

@@ -478,6 +478,7 @@ class Models:
             partial(self._library.delete, self.catalog, model.id),
             _DELETE_SECONDS,
         )
+        await self._launcher.forget_prompts(model.id)
         await self._audit.note("model_deleted", model=model.id)
         await self.scan()
 

@@ -29,6 +29,7 @@ from cyber_inference_tui.llama.log_files import LogLimits
 from cyber_inference_tui.llama.need_estimate import formula_need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.program import kill_programs
+from cyber_inference_tui.llama.prompts import PromptStore
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.llama.split import Lender, Splitter, plan_split
 from cyber_inference_tui.monitor.memory_reader import MemoryReader
@@ -154,6 +155,9 @@ class Service:
         nvml = Nvml()
         root = loaded.settings.system_root
         self._memory_reader = MemoryReader(root, nvml, environment=environ)
+        self._prompts = PromptStore(
+            data_dir / "prompts", enabled=lambda: self.settings.keep_prompts, now=time.time
+        )
         self._launcher = Launcher(
             find_binary=self._find_binary,
             log_for=self.logs.log,
@@ -165,6 +169,7 @@ class Service:
                 lambda: self.lenders,
                 lambda: self.workers.room(),  # noqa: PLW0108 - they are made later
             ),
+            prompts=self._prompts,
         )
         self.scheduler = Scheduler(
             launcher=self._launcher,
@@ -189,14 +194,6 @@ class Service:
             checked=lambda model: self._checks.of(model, self.scheduler.spec(model), self._build()),
             digest=self.shared_files.digest,
         )
-        self.checker = Checker(
-            self.scheduler,
-            self._checks,
-            resolve=self.models.resolve,
-            build=self._build,
-            changed=self._notifier.detail_changed,
-            now=utc_now,
-        )
         self.monitoring = Monitoring(
             current=current,
             make_sampler=lambda disks: MachineSampler(root, disks, nvml).sample,
@@ -211,21 +208,7 @@ class Service:
             self.scheduler.energy,
             running=lambda: self.scheduler.in_flight,
         )
-        self.measurer = Measurer(
-            self.scheduler,
-            read_machine=self.monitoring.latest,
-            read_energy=self.energy.read,
-        )
-        self.bench = Bench(
-            self.scheduler,
-            self.models,
-            self.measurer,
-            PowerModes(root, environ),
-            build=self._build,
-            keep=self.history.add_bench,
-            publish=partial(self.events.publish, "bench"),
-            now=utc_now,
-        )
+        self._compose_trials(root)
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
@@ -290,6 +273,32 @@ class Service:
         service_log.begin_run(os.getpid(), first=service_log.restored)
         self.logs.adopt(SERVICE_LOG, service_log)
 
+    def _compose_trials(self, root: Path) -> None:
+        """Compose what tries and measures models."""
+        self.checker = Checker(
+            self.scheduler,
+            self._checks,
+            resolve=self.models.resolve,
+            build=self._build,
+            changed=self._notifier.detail_changed,
+            now=utc_now,
+        )
+        self.measurer = Measurer(
+            self.scheduler,
+            read_machine=self.monitoring.latest,
+            read_energy=self.energy.read,
+        )
+        self.bench = Bench(
+            self.scheduler,
+            self.models,
+            self.measurer,
+            PowerModes(root, self._environ),
+            build=self._build,
+            keep=self.history.add_bench,
+            publish=partial(self.events.publish, "bench"),
+            now=utc_now,
+        )
+
     @property
     def settings(self) -> Settings:
         """The settings in force."""
@@ -327,6 +336,7 @@ class Service:
         await self._restore_measurements()
         await self._restore_uses()
         await self._launcher.start()
+        await self._prompts.tidy()
         await self.models.scan(_FIRST_SCAN)
         self.events.begin(self.models.records())
         await self._look_for_binary()
@@ -365,6 +375,7 @@ class Service:
         await self.energy.stop()
         await self.installation.close()
         await self.scheduler.close()
+        await self._prompts.close()
         await self._launcher.close()
         self.finished.flush()
         self.trends.close()
@@ -459,6 +470,7 @@ class Service:
         logging.getLogger("cyber_inference_tui").setLevel(settings.log_level.upper())
         await self.extra_ports.configure(settings)
         await self.models.configure(settings)
+        await self._prompts.tidy()
         self.scheduler.configure(settings)
         await self.peers.configure(settings.peers)
         await self._discover(settings)

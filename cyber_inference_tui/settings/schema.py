@@ -495,6 +495,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             form=LLAMA_ARGUMENTS,
         ),
     ] = ()
+    keep_prompts: Annotated[
+        bool,
+        setting(
+            "Keep the prompts in a llama-server's slots on the disk while it is unloaded.",
+            Group.LLAMA_SERVER,
+        ),
+    ] = True
     confine_servers: Annotated[
         bool,
         setting(

@@ -595,6 +595,27 @@ async def _head_of(world: World, method: str, path: str) -> Answer:
     return Answer(int(first.split()[1]), headers, b"")
 
 
+# Slots
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/slots/0?action=save&model=plain", "/upstream/plain/slots/0", "/upstream/plain/slots/0x"],
+)
+async def test_only_a_folder_of_the_users_own_is_for_clients(target: str) -> None:
+    server = Recorder()
+    own = named("plain", args=("--slot-save-path", "/mine"))
+    async with forwarding(server, PLAIN) as world:
+        for path in (target, target.replace("slots/", "slots%2F"), target.replace("sl", "%73l")):
+            refused = await send(world, "POST", path, b'{"filename": "slot-0"}')
+            assert refused.status in {400, 404}
+        assert refused.status == 400
+        assert b"--slot-save-path" in refused.body
+    assert server.seen == []
+    async with forwarding(server, own) as world:
+        assert (await send(world, "POST", target, b'{"filename": "slot-0"}')).status == 200
+
+
 # The id auto
 
 

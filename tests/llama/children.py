@@ -14,6 +14,7 @@ import uvloop
 
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.log import Log
+from cyber_inference_tui.llama.prompts import ServerPrompts
 from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
 from tests.waiting import LIMIT
 
@@ -86,6 +87,7 @@ async def spawn(
     port: int = 1,
     protocol: bool = True,
     environment: Mapping[str, str] = ENVIRONMENT,
+    prompts: ServerPrompts | None = None,
 ) -> Child:
     """Start a program as a server."""
     child = Child()
@@ -95,6 +97,7 @@ async def spawn(
         environment=environment,
         address=ServerAddress(HOST, port, "server-key"),
         speaks_protocol=protocol,
+        prompts=prompts,
     )
     child.server = await ServerProcess.spawn(launch, log=child.log, progress=child.progress.append)
     return child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from cyber_inference_tui.llama.descendants import KillResult
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
+from cyber_inference_tui.llama.prompts import ServerPrompts
 from cyber_inference_tui.llama.server import LaunchPlan, ServerExitedError, ServerProcess
 from tests.llama.children import (
     ENVIRONMENT,
@@ -296,6 +298,82 @@ def test_a_stop_during_the_load_ends_it_with_sigterm(run: Run) -> None:
         child = await spawn_shell("echo up; exec sleep 1000")
         await child.line_after("up")
         assert await child.server.stop(30) == -signal.SIGTERM
+
+    run(main())
+
+
+class _Prompts(ServerPrompts):
+    """Prompts that are saved when ``done`` says so, or at the end of their time."""
+
+    def __init__(self) -> None:
+        self.server: ServerProcess
+        self.done = asyncio.Event()
+        self.drops = 0
+        self.limits: list[float] = []
+        self.was_alive: list[bool] = []
+
+    def drop(self) -> None:
+        self.drops += 1
+
+    async def save(self, server: ServerAddress, limit: float) -> None:
+        self.limits.append(limit)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.done.wait(), limit)
+        self.was_alive.append(is_alive(self.server.pid))
+
+
+def test_a_server_saves_its_prompts_before_it_stops(run: Run) -> None:
+    async def main() -> None:
+        prompts = _Prompts()
+        child = await spawn("/bin/sh", "-c", f"{READY}; {OBEYS}", prompts=prompts)
+        prompts.server = child.server
+        await child.server.wait_ready()
+        stopping = asyncio.ensure_future(child.server.stop(60))
+        asyncio.get_running_loop().call_soon(prompts.done.set)
+        assert await stopping == 0
+        assert (prompts.limits, prompts.was_alive) == ([30], [True])
+
+    run(main())
+
+
+def test_a_server_that_dies_drops_what_it_restored(run: Run) -> None:
+    async def main() -> None:
+        for script, drops in ((f"{READY}; exit 1", 1), (f"{READY}; {OBEYS}", 0)):
+            prompts = _Prompts()
+            prompts.done.set()
+            child = await spawn("/bin/sh", "-c", script, prompts=prompts)
+            prompts.server = child.server
+            if drops:
+                await child.server.exited
+            else:
+                await child.server.wait_ready()
+            await child.server.stop(60)
+            assert prompts.drops == drops
+
+    run(main())
+
+
+def test_a_save_that_hangs_takes_half_of_the_time_to_stop(run: Run) -> None:
+    async def main() -> None:
+        prompts = _Prompts()
+        deaf = f"trap '' TERM; {READY}; while :; do sleep 1; done"
+        child = await spawn("/bin/sh", "-c", deaf, prompts=prompts)
+        prompts.server = child.server
+        await child.server.wait_ready()
+        assert await child.server.stop(0.1) == -signal.SIGKILL
+        assert prompts.limits == [0.05]
+
+    run(main())
+
+
+def test_a_server_without_time_is_killed_with_its_prompts(run: Run) -> None:
+    async def main() -> None:
+        prompts = _Prompts()
+        child = await spawn("/bin/sh", "-c", f"{READY}; {OBEYS}", prompts=prompts)
+        prompts.server = child.server
+        await child.server.wait_ready()
+        await child.server.stop(0)
+        assert prompts.limits == []
 
     run(main())
 

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.http_get import ServerAddress
-from cyber_inference_tui.llama.slots import Task, TokenRate, ask_slots, parse_slots
+from cyber_inference_tui.llama.slots import (
+    SlotPrompt,
+    Task,
+    TokenRate,
+    ask_prompts,
+    ask_slots,
+    parse_prompts,
+    parse_slots,
+)
 
 IDLE = {"id": 1, "n_ctx": 8192, "speculative": False, "is_processing": False}
 BUSY = {
@@ -34,6 +42,22 @@ def body(value: Any) -> bytes:
 def test_tasks_are_those_of_busy_slots() -> None:
     assert parse_slots(body([BUSY, IDLE])) == (Task(0, 7, 42),)
     assert parse_slots(body([IDLE])) == ()
+
+
+def test_prompts_are_those_of_free_slots_that_had_a_request() -> None:
+    free = {**IDLE, "id": 2, "id_task": 0, "n_prompt_tokens": 1503}
+    assert parse_prompts(body([{**BUSY, "n_prompt_tokens": 9}, IDLE, free])) == (
+        SlotPrompt(2, 1503),
+    )
+    # Restored, and not used since.
+    assert parse_prompts(body([{**IDLE, "id_task": -1, "n_prompt_tokens": 9}])) == ()
+    # Earlier builds do not count them.
+    assert parse_prompts(body([{**IDLE, "id_task": 3}])) == ()
+    assert parse_prompts(b"{}") == ()
+
+
+async def test_a_server_that_is_gone_has_no_prompts() -> None:
+    assert await ask_prompts(address(1), 1.0) == ()
 
 
 def test_other_builds_say_it_a_little_differently() -> None:

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from cyber_inference_tui.records import (
     FileRecord,
     Fit,
+    KeptPromptsRecord,
     MemoryAtContext,
     MemoryPart,
     ModelDetails,
@@ -105,6 +106,28 @@ def test_the_command_has_each_option_on_its_line() -> None:
     ]
     details = ModelDetails(model=model("a"), command=command)
     assert shlex.split(command_line(details)) == list(command)
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (
+            KeptPromptsRecord(works=True, prompts=2, tokens=9120, size_bytes=GIB),
+            "2 prompts, 9,120 tokens, 1.00 GiB on the disk.",
+        ),
+        (KeptPromptsRecord(works=True), "None now. The next unload keeps long ones on the disk."),
+        (KeptPromptsRecord(), "None yet. The first unload with a long prompt tries it."),
+        (
+            KeptPromptsRecord(reason="it answered: no\x1b[1m"),
+            "None: it answered: no. The next unload tries it again.",
+        ),
+        (KeptPromptsRecord(works=False, reason="it writes no text"), "None: it writes no text."),
+    ],
+)
+def test_what_is_kept_of_its_prompts_is_said(kept: KeptPromptsRecord, sentence: str) -> None:
+    details = ModelDetails(model=model("a"), kept_prompts=kept)
+    assert f"KEPT PROMPTS\n{sentence}\n" in text(model("a"), details)
+    assert "KEPT PROMPTS" not in text(model("a"), ModelDetails(model=model("a")))
 
 
 def test_why_there_is_no_command_is_said() -> None:

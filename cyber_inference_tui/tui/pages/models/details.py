@@ -9,7 +9,12 @@ from typing import Any
 
 from textual.content import Content
 
-from cyber_inference_tui.records import MemoryAtContext, ModelDetails, ModelRecord
+from cyber_inference_tui.records import (
+    KeptPromptsRecord,
+    MemoryAtContext,
+    ModelDetails,
+    ModelRecord,
+)
 from cyber_inference_tui.records.checks import ModelCheck
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.text_width import cells, cut, fit, fold, plain
@@ -22,7 +27,7 @@ from cyber_inference_tui.tui.pages.models.sentences import STYLES, description_t
 from cyber_inference_tui.tui.pages.models.table import FIT_TONES, fit_cell
 from cyber_inference_tui.tui.setting_text import with_unit
 from cyber_inference_tui.tui.ways_out import with_keys
-from cyber_inference_tui.units import context_text, size_text
+from cyber_inference_tui.units import context_text, counted, size_text
 
 _SHORT_TITLES = {"compute buffers": "COMPUTE", "KV cache": "KV CACHE", "projector": "PROJECTOR"}
 _VALUE_CHARACTERS = 2000
@@ -57,6 +62,7 @@ def details_content(
     parts += _memory(details.memory, charset, width)
     parts += draft_parts(details, charset, width)
     parts += adapter_parts(details, charset, width, "a changes their strength" if keys else "")
+    parts += _kept_prompts(details.kept_prompts)
     parts += _command(details, record, width)
     parts += _check(details.check, width)
     parts += _settings(details, charset, width, keys)
@@ -144,6 +150,32 @@ def _aligned(
             (f"{line[-1]}\n", style if row is None else STYLES[tone]),
         ]
     return parts
+
+
+# The prompts on the disk
+
+
+def _kept_prompts(kept: KeptPromptsRecord | None) -> Parts:
+    if kept is None:
+        return []
+    return [
+        *heading("KEPT PROMPTS"),
+        (f"{_kept_sentence(kept)}\n", "" if kept.prompts else MUTED),
+    ]
+
+
+def _kept_sentence(kept: KeptPromptsRecord) -> str:
+    reason = clean_line(kept.reason)
+    if kept.works is False:
+        return f"None: {reason}."
+    if kept.prompts:
+        size = size_text(kept.size_bytes)
+        return f"{counted(kept.prompts, 'prompt')}, {kept.tokens:,} tokens, {size} on the disk."
+    if kept.works:
+        return "None now. The next unload keeps long ones on the disk."
+    if reason:
+        return f"None: {reason}. The next unload tries it again."
+    return "None yet. The first unload with a long prompt tries it."
 
 
 # The command
