@@ -687,7 +687,7 @@ class Launcher:
 
 
 def _exit_error(
-    launch: LaunchPlan, server: ServerProcess, code: int, lines: Sequence[str]
+    launch: LaunchPlan, server: ServerProcess, code: int, lines: tuple[str, ...]
 ) -> ModelLoadError:
     """Return the error of a load whose server has exited; ``lines`` are those of its log."""
     tail = lines[-LOG_TAIL_LINES:]
