@@ -11,10 +11,9 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -33,13 +32,19 @@ from cyber_inference_tui.llama.command import (
     custom_argv,
     llama_argv,
 )
-from cyber_inference_tui.llama.confinement import confinement, named_files, way_out
+from cyber_inference_tui.llama.confinement import confinement, named_files
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
-from cyber_inference_tui.llama.failure import Cause, diagnose
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
 from cyber_inference_tui.llama.http_get import ServerAddress
 from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
+from cyber_inference_tui.llama.load_wait import (
+    LOG_TAIL_LINES,
+    LoadActivity,
+    PortTakenError,
+    exit_error,
+    wait_ready,
+)
 from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
@@ -74,7 +79,6 @@ from cyber_inference_tui.storage import Storages, touch
 SERVER_HOST = "127.0.0.1"
 NO_PORT = "PORT"
 """A placeholder for a port that is not chosen yet."""
-LOG_TAIL_LINES = 12
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
 _SHORTAGES = frozenset(
@@ -82,45 +86,8 @@ _SHORTAGES = frozenset(
 )
 """Errors of a start that may succeed a moment later."""
 _REAP_INTERVAL = 4.0
-_PAUSED_AFTER = 1.0
-"""Seconds of delay after which this process counts as having been stopped itself."""
 
 _logger = logging.getLogger(__name__)
-
-
-class _PortTakenError(ModelLoadError):
-    """Another program has the server's port; another port may be free."""
-
-
-class _LoadActivity:
-    """Records the signs of progress of a load, and passes them on."""
-
-    def __init__(self, progress: Callable[[float | None], None]) -> None:
-        self._progress = progress
-        self._now = asyncio.get_running_loop().time
-        self._last = self._now()
-        self._has_progress = False
-
-    def silence(self) -> float:
-        """Return the seconds since the last sign."""
-        return self._now() - self._last
-
-    def reset(self) -> None:
-        """Count the silence from now: nobody was listening for a while."""
-        self._last = self._now()
-
-    def server_progress(self, value: float | None) -> None:
-        """Handle the server's own report of progress."""
-        self._last = self._now()
-        self._has_progress = self._has_progress or value is not None
-        self._progress(value)
-
-    def files_read(self, share: float | None) -> None:
-        """Handle the share of its files that the server was seen to have read."""
-        self._last = self._now()
-        if not self._has_progress:
-            # The server's own report is more precise.
-            self._progress(share)
 
 
 class Launcher:
@@ -379,7 +346,7 @@ class Launcher:
                         measure=measure,
                         watch=watch,
                     )
-                except _PortTakenError:
+                except PortTakenError:
                     # Another program took it between our check and the server's bind.
                     self._ports.give_back(port)
                     avoid.add(port)
@@ -568,7 +535,7 @@ class Launcher:
         log = self._log_for(launch.name)
         first = log.end
         log.add([f"{RUN_MARK}{' '.join(launch.shown_argv)}"], LogLevel.INFO)
-        activity = _LoadActivity(progress)
+        activity = LoadActivity(progress)
         try:
             server = await ServerProcess.spawn(launch, log=log, progress=activity.server_progress)
         except (OSError, ValueError) as error:
@@ -590,9 +557,7 @@ class Launcher:
             reading = follow_load(
                 server.pid, size, activity.files_read, proc=self._proc, interval=interval
             )
-            if not await self._wait_ready(
-                server, activity, settings.load_timeout, reading, watched
-            ):
+            if not await wait_ready(server, activity, settings.load_timeout, reading, watched):
                 raise ModelLoadError(
                     f"{launch.name} showed no progress for {settings.load_timeout:g} s while"
                     " loading.",
@@ -606,7 +571,7 @@ class Launcher:
             if launch.prompts is not None:
                 await launch.prompts.restore(server.address)
         except ServerExitedError as error:
-            raise _exit_error(launch, server, error.returncode, mark.lines()) from None
+            raise exit_error(launch, server, error.returncode, mark.lines()) from None
         except BaseException as error:
             if isinstance(error, ModelLoadError) and not error.log_tail:
                 error.log_tail = mark.lines()[-LOG_TAIL_LINES:]
@@ -624,55 +589,12 @@ class Launcher:
                 raise cancelled from None
             if not isinstance(error, ForeignListenerError):
                 raise
-            raise _PortTakenError(
+            raise PortTakenError(
                 f"{launch.name} could not be loaded: {error}.",
                 hint="Set llama_server_base_port to a free range.",
                 log_tail=mark.lines()[-LOG_TAIL_LINES:],
             ) from None
         return server
-
-    async def _wait_ready(
-        self,
-        server: ServerProcess,
-        activity: _LoadActivity,
-        timeout: float,
-        reading: Coroutine[Any, Any, None],
-        watched: Awaitable[ModelLoadError | None] | None,
-    ) -> bool:
-        """Return whether the server became ready before ``timeout`` seconds without a sign of life.
-
-        Raises ``ServerExitedError`` if it exits instead, and the result of ``watched``.
-        """
-        loop = asyncio.get_running_loop()
-        ready = asyncio.ensure_future(server.wait_ready())
-        following = asyncio.ensure_future(reading)
-        watching = None if watched is None else asyncio.ensure_future(watched)
-        awaited: set[asyncio.Future[Any]] = {ready} if watching is None else {ready, watching}
-        try:
-            while not ready.done():
-                left = timeout - activity.silence()
-                if left <= 0:
-                    return False
-                due = loop.time() + left
-                await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if watching in awaited and watching.done():
-                    awaited.remove(watching)
-                    if (reason := watching.result()) is not None and not ready.done():
-                        # Kill it before memory runs out.
-                        server.kill()
-                        raise reason
-                if loop.time() > due + _PAUSED_AFTER:
-                    # The service was stopped (SIGSTOP, a paused virtual machine). Timers expire
-                    # before the server's reports are read.
-                    activity.reset()
-            ready.result()
-            return True
-        finally:
-            for task in (work := {ready, following, *awaited}):
-                task.cancel()
-            await asyncio.wait(work)
-            if not ready.cancelled():
-                ready.exception()
 
     def _close(self, channel: Channel) -> None:
         closing = asyncio.ensure_future(channel.close())
@@ -684,24 +606,3 @@ class Launcher:
         self.guard.remove(server.pid)
         self._pids.remove(server.pid)
         self._ports.give_back(server.address.port)
-
-
-def _exit_error(
-    launch: LaunchPlan, server: ServerProcess, code: int, lines: tuple[str, ...]
-) -> ModelLoadError:
-    """Return the error of a load whose server has exited; ``lines`` are those of its log."""
-    tail = lines[-LOG_TAIL_LINES:]
-    if (why := server.killed_because) is not None:
-        return ModelLoadError(
-            f"{launch.name} could not be loaded: {why}.", log_tail=tail, server_exit=code
-        )
-    found = diagnose(code, lines, left_running=server.left_running)
-    kind = _PortTakenError if found.cause is Cause.PORT_TAKEN else ModelLoadError
-    return kind(
-        f"{launch.name} could not be loaded: {found.sentence}.",
-        hint="" if launch.ruleset is None else way_out(lines),
-        log_tail=tail,
-        out_of_memory=found.out_of_memory,
-        needs_person=found.needs_person,
-        server_exit=code,
-    )
