@@ -66,7 +66,6 @@ def confinement(
     # A draft model in shards is named by its first file.
     named += [path.parent for path in named if "-of-" in path.name]
     files = [*spec.files, *(one for one in (spec.path, spec.projector) if one is not None)]
-    files += [*(spec.draft.files if spec.draft else ()), *(one.path for one in spec.adapters)]
     return Confinement(
         (*_SYSTEM, *binary.libraries, *files, *named),
         (

@@ -55,7 +55,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     files: tuple[Path, ...] = ()
     """All files that the server reads."""
     size_bytes: int | None = None
-    """The size of these files."""
+    """The size of the model with its projector."""
     problem: str | None = None
     """The reason why the model cannot be used."""
     metadata: ModelMetadata | None = None
@@ -214,6 +214,7 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
     least_context = None
     if own.context_size == "auto" and asked.context_size is None:
         least_context, context_size = _context_range(asked, context_size)
+    draft = None if own.draft == OFF or names_draft(arguments, own.env) else model.draft
     return _complete(
         msgspec.structs.replace(
             spec,
@@ -225,7 +226,12 @@ def resolve(model: LocalModel, settings: Settings) -> ServerSpec:
             slots=slots,
             http_threads=_http_threads(own, settings),
             asked=asked,
-            draft=None if own.draft == OFF or names_draft(arguments, own.env) else model.draft,
+            draft=draft,
+            files=(
+                *spec.files,
+                *(draft.files if draft is not None else ()),
+                *(one.path for one in model.adapters),
+            ),
             adapters=model.adapters,
         )
     )

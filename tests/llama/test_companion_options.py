@@ -81,6 +81,14 @@ def spec(found: Draft | None = SMALL, *adapters: Adapter, **own: Any) -> ServerS
     return resolve(model, Settings())
 
 
+def test_the_files_of_a_server_are_also_those_of_its_draft_and_adapters() -> None:
+    own = Path("/m/m.gguf")
+    assert spec(EAGLE, STYLE, LAW).files == (own, *EAGLE.files, STYLE.path, LAW.path)
+    assert spec(EAGLE, draft="off").files == (own,)
+    assert spec(EAGLE, args=("--model-draft", "/d/x.gguf")).files == (own,)
+    assert spec(None).files == (own,)
+
+
 def argv(one: ServerSpec, flags: frozenset[str] = FLAGS) -> list[str]:
     return llama_argv(one, program="x", flags=flags, host="h", port=1, available_bytes=0)
 
