@@ -112,4 +112,4 @@ class BenchStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     """The reason for its early end, in a sentence or two."""
     results: tuple[BenchResult, ...] = ()
-    """After its end."""
+    """Those that are complete."""

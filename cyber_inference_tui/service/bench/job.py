@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -69,11 +70,15 @@ class Bench:
 
         Raises ``ConflictError`` while a bench or a request is under way, ``ModelNotFoundError``.
         """
+        ids = list(dict.fromkeys(self._models.resolve(name).id for name in request.models))
+        status = BenchStatus(request=request, total=len(ids) * request.rounds)
+        return self._begin(status, partial(self._measure_all, request, ids))
+
+    def _begin(self, status: BenchStatus, work: Callable[[], Awaitable[None]]) -> BenchStatus:
         if self._closed:
             raise ShuttingDownError("The service is stopping.")
         if self._is_running:
             raise ConflictError("A bench is running already.", hint="Wait for it, or stop it.")
-        ids = list(dict.fromkeys(self._models.resolve(name).id for name in request.models))
         if others := self._measurer.others:
             verb = "is" if others == 1 else "are"
             raise ConflictError(
@@ -82,15 +87,9 @@ class Bench:
                 hint="Try again when nobody is served.",
             )
         self._ending = None
-        self._status = BenchStatus(
-            state=BenchState.RUNNING,
-            request=request,
-            step="beginning",
-            total=len(ids) * request.rounds,
-            started_at=self._now(),
-        )
-        self._publish(self._status)
-        self._task = asyncio.create_task(self._run(request, ids), name="bench")
+        self._status = status
+        self._tell(state=BenchState.RUNNING, step="beginning", started_at=self._now())
+        self._task = asyncio.create_task(self._run(work), name="bench")
         return self._status
 
     async def cancel(self) -> BenchStatus:
@@ -124,12 +123,11 @@ class Bench:
                 f"A request came after {self._status.done} of {self._status.total} measurements.",
             )
 
-    async def _run(self, request: BenchRequest, ids: Sequence[str]) -> None:
-        results: list[BenchResult] = []
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         state, reason = BenchState.DONE, None
         try:
             with self._scheduler.watched(self._look):
-                await self._measure_all(request, ids, results)
+                await work()
         except asyncio.CancelledError:
             if self._ending is None:
                 raise
@@ -141,21 +139,12 @@ class Bench:
         except Exception:
             _logger.exception("the bench failed")
             state, reason = BenchState.FAILED, "Something unexpected happened; see the log."
-        for result in results:
-            self._keep(result)
-        self._tell(
-            state=state, step=None, error=reason, ended_at=self._now(), results=tuple(results)
-        )
+        self._tell(state=state, step=None, error=reason, ended_at=self._now())
 
-    async def _measure_all(
-        self, request: BenchRequest, ids: Sequence[str], results: list[BenchResult]
-    ) -> None:
-        """Measure all models in turns, in each power mode if that is asked for.
-
-        ``results`` gets those of a power mode once it is over.
-        """
+    async def _measure_all(self, request: BenchRequest, ids: Sequence[str]) -> None:
+        """Measure all models in turns, in each power mode if that is asked for."""
         if not request.power_modes:
-            results += await self._in_turns(request, ids, None)
+            await self._in_turns(request, ids, None)
             return
         present, names = await self._power.read()
         self._tell(total=self._status.total * len(names))
@@ -167,7 +156,7 @@ class Bench:
                     # A server starts as many threads as there are cores in its mode.
                     await self._scheduler.unload(self._models.resolve(model_id))
                 await to_its_end(self._power.set(number))
-                results += await self._in_turns(request, ids, names[number])
+                await self._in_turns(request, ids, names[number])
 
     @asynccontextmanager
     async def _returning_to(self, mode: int, ids: Sequence[str]) -> AsyncIterator[None]:
@@ -179,9 +168,8 @@ class Bench:
                 for model_id in ids:
                     self._models.begin_unload(model_id)
 
-    async def _in_turns(
-        self, request: BenchRequest, ids: Sequence[str], mode: str | None
-    ) -> list[BenchResult]:
+    async def _in_turns(self, request: BenchRequest, ids: Sequence[str], mode: str | None) -> None:
+        """Measure all models in turns, and keep the results once all rounds are over."""
         workload = Workload(prompt=request.prompt, tokens=request.tokens, parallel=request.parallel)
         samples: dict[str, list[Sample]] = {model_id: [] for model_id in ids}
         where = f", {mode}" if mode else ""
@@ -194,8 +182,8 @@ class Bench:
                 raise ConflictError(f"The settings of {model_id} were changed meanwhile.")
             self._tell(done=self._status.done + 1)
         started = self._status.started_at or self._now()
-        return [
-            result_of(
+        for model_id, taken in samples.items():
+            result = result_of(
                 model_id,
                 taken,
                 workload,
@@ -204,8 +192,8 @@ class Bench:
                 build=self._build(),
                 power_mode=mode,
             )
-            for model_id, taken in samples.items()
-        ]
+            self._keep(result)
+            self._tell(results=(*self._status.results, result))
 
     def _tell(self, **changes: object) -> None:
         self._status = msgspec.structs.replace(self._status, **changes)

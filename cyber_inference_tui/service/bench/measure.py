@@ -122,19 +122,11 @@ class Measurer:
         have other settings than those in force: it is loaded with them. Call ``restore`` then.
         Raises ``CyberError`` if it cannot be loaded or measured.
         """
-        state = self._scheduler.state(model.id)
-        if state is None or state.model.settings != model.settings:
-            self._scheduler.refresh(model)
         async with AsyncExitStack() as places:
-            lease = await places.enter_async_context(self._place(model))
-            state = self._scheduler.state(model.id)
-            if state is None or state.model.settings != model.settings:
-                raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
+            state, lease, client = await places.enter_async_context(self.client(model))
             _check(workload, state, lease.server)
             for _ in range(1, workload.parallel):
                 await places.enter_async_context(self._place(model))
-            silence = lease.stall_seconds(self._scheduler.settings)
-            client = await places.enter_async_context(LlamaClient(lease.address, model.id, silence))
             await places.enter_async_context(asyncio.timeout(_LONGEST))
             if self._warm.get(model.id) != lease.server.pid:
                 await self._run(client, workload)
@@ -153,6 +145,26 @@ class Measurer:
                 context_size=lease.server.context_size,
                 slots=lease.server.slots,
             )
+
+    @asynccontextmanager
+    async def client(
+        self, model: LocalModel
+    ) -> AsyncIterator[tuple[ModelState, Lease, LlamaClient]]:
+        """Load a model with the settings that it has here, and hold a place at its server.
+
+        Raises ``CyberError`` if it cannot be loaded, and ``ConflictError`` if somebody changes its
+        settings.
+        """
+        state = self._scheduler.state(model.id)
+        if state is None or state.model.settings != model.settings:
+            self._scheduler.refresh(model)
+        async with self._place(model) as lease:
+            state = self._scheduler.state(model.id)
+            if state is None or state.model.settings != model.settings:
+                raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
+            silence = lease.stall_seconds(self._scheduler.settings)
+            async with LlamaClient(lease.address, model.id, silence) as client:
+                yield state, lease, client
 
     def restore(self, model: LocalModel) -> None:
         """Return a model to its settings in the catalog; its server restarts if it has others."""
