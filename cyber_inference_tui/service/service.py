@@ -79,6 +79,8 @@ from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.shared_files import SharedFiles
 from cyber_inference_tui.service.trends import Trends
+from cyber_inference_tui.service.tuning.tuned import TunedSettings
+from cyber_inference_tui.service.tuning.tuner import Tuner
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import is_loopback
@@ -177,16 +179,6 @@ class Service:
             on_sample=self.trends.add,
         )
         self.measurer = Measurer(self.scheduler, read_machine=self.monitoring.latest)
-        self.bench = Bench(
-            self.scheduler,
-            self.models,
-            self.measurer,
-            PowerModes(root, environ),
-            build=self._build,
-            keep=self.history.add_bench,
-            publish=partial(self.events.publish, "bench"),
-            now=utc_now,
-        )
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
@@ -204,6 +196,26 @@ class Service:
             publish=partial(self.events.publish, "config"),
             audit=self.audit,
             would_restart=self.scheduler.would_restart,
+        )
+        self.tuned = TunedSettings(data_dir, self.configuration)
+        self.bench = Bench(
+            self.scheduler,
+            self.models,
+            self.measurer,
+            PowerModes(root, environ),
+            Tuner(
+                self.scheduler,
+                self.models,
+                self.measurer,
+                read_machine=self.monitoring.latest,
+                write=self.tuned.write,
+                build=self._build,
+                now=utc_now,
+            ),
+            build=self._build,
+            keep=self.history.add_bench,
+            publish=partial(self.events.publish, "bench"),
+            now=utc_now,
         )
         self.peers = Peers(
             data_dir,

@@ -1,4 +1,4 @@
-"""The bench: measures models in turns while nobody else is served, and keeps the results."""
+"""The bench: measures and tunes models while nobody else is served, and keeps the results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import msgspec
 from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import ConflictError, CyberError, ShuttingDownError
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchState, BenchStatus
+from cyber_inference_tui.records.tuning import TuneRequest
 from cyber_inference_tui.rounds import in_turns
 from cyber_inference_tui.scheduler.scheduler import Scheduler
 from cyber_inference_tui.service.bench.measure import Measurer, Sample
@@ -21,13 +22,14 @@ from cyber_inference_tui.service.bench.power_modes import PowerModes
 from cyber_inference_tui.service.bench.results import result_of
 from cyber_inference_tui.service.bench.workload import Workload
 from cyber_inference_tui.service.models import Models
+from cyber_inference_tui.service.tuning.tuner import Tuner
 from cyber_inference_tui.units import counted
 
 _logger = logging.getLogger(__name__)
 
 
 class Bench:
-    """Runs at most one bench at a time, and keeps the status of the last one.
+    """Runs at most one bench or tuning at a time, and keeps the status of the last one.
 
     It makes way for people: it does not begin while a request runs or waits, and stops when one
     arrives. ``build`` returns the build of llama-server, ``keep`` stores a result, and ``publish``
@@ -40,6 +42,7 @@ class Bench:
         models: Models,
         measurer: Measurer,
         power: PowerModes,
+        tuner: Tuner,
         *,
         build: Callable[[], str | None],
         keep: Callable[[BenchResult], None],
@@ -50,6 +53,7 @@ class Bench:
         self._models = models
         self._measurer = measurer
         self._power = power
+        self._tuner = tuner
         self._build = build
         self._keep = keep
         self._publish = publish
@@ -73,6 +77,11 @@ class Bench:
         ids = list(dict.fromkeys(self._models.resolve(name).id for name in request.models))
         status = BenchStatus(request=request, total=len(ids) * request.rounds)
         return self._begin(status, partial(self._measure_all, request, ids))
+
+    def start_tuning(self, request: TuneRequest) -> BenchStatus:
+        """Begin to tune a model; raises as ``start`` does."""
+        model_id = self._models.resolve(request.model).id
+        return self._begin(BenchStatus(tuning=request), partial(self._tune, request, model_id))
 
     def _begin(self, status: BenchStatus, work: Callable[[], Awaitable[None]]) -> BenchStatus:
         if self._closed:
@@ -120,7 +129,8 @@ class Bench:
         if self._measurer.others > 0:
             self._end(
                 BenchState.STOPPED,
-                f"A request came after {self._status.done} of {self._status.total} measurements.",
+                f"A request came after {self._status.done} of {self._status.total}"
+                f" {'trials' if self._status.tuning else 'measurements'}.",
             )
 
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -140,6 +150,12 @@ class Bench:
             _logger.exception("the bench failed")
             state, reason = BenchState.FAILED, "Something unexpected happened; see the log."
         self._tell(state=state, step=None, error=reason, ended_at=self._now())
+
+    async def _tune(self, request: TuneRequest, model_id: str) -> None:
+        def tell(step: str, done: int, total: int) -> None:
+            self._tell(step=f"{model_id}, {step}", done=done, total=total)
+
+        self._tell(outcome=await self._tuner.tune(request, model_id, tell))
 
     async def _measure_all(self, request: BenchRequest, ids: Sequence[str]) -> None:
         """Measure all models in turns, in each power mode if that is asked for."""

@@ -48,6 +48,10 @@ class Machine(msgspec.Struct, kw_only=True):
     """The most that was seen of the machine while it worked."""
 
     memory_bytes: int | None = None
+    memory_percent: float | None = None
+    """Of the whole main memory …"""
+    gpu_memory_percent: float | None = None
+    """… and of the memory of the fullest GPU that has its own."""
     temperature_c: float | None = None
     throttled: set[str] = set()
     device: str | None = None
@@ -63,6 +67,11 @@ class Machine(msgspec.Struct, kw_only=True):
             self.memory_bytes = (
                 max(self.memory_bytes or 0, sum(part or 0 for part in parts)) or None
             )
+        self.memory_percent = _larger(self.memory_percent, sample.memory.percent)
+        for gpu in sample.gpus:
+            if gpu.memory_total and gpu.memory_used is not None and not gpu.shared_memory:
+                percent = 100 * gpu.memory_used / gpu.memory_total
+                self.gpu_memory_percent = _larger(self.gpu_memory_percent, percent)
         degrees = [*sample.temperatures.values(), *(gpu.temperature_c for gpu in sample.gpus)]
         known = [one for one in (self.temperature_c, *degrees) if one is not None]
         self.temperature_c = max(known, default=None)
@@ -74,6 +83,10 @@ class Machine(msgspec.Struct, kw_only=True):
             # A busy GPU works at its power limit.
             if reason is not ThrottleReason.POWER
         }
+
+
+def _larger(first: float | None, second: float | None) -> float | None:
+    return max((one for one in (first, second) if one is not None), default=None)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

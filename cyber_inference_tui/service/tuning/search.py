@@ -22,8 +22,8 @@ FIRST_ROUNDS = 4
 LEAST_GAIN = 0.03
 """A smaller gain is not worth a setting of its own."""
 _CERTAINTY = 2.0
-"""A gain has to be so many times its noise: a tuning makes many comparisons, and each is a chance
-to be wrong."""
+"""A gain has to be larger than so many times its noise: a tuning makes many comparisons, and each
+is a chance to be wrong."""
 MOST_SLOWDOWN = 0.1
 """So much speed may less energy or memory cost."""
 MOST_DISTANCE = 0.05
@@ -98,7 +98,7 @@ def judge(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> Verdic
     gain = paired([worth(one, goal) for one in before], [worth(one, goal) for one in after])
     if gain is None or gain.change <= 0:
         return Verdict(gain, False, "not better")
-    if gain.change < _CERTAINTY * gain.noise:
+    if not _is_certain(gain):
         return Verdict(gain, False, "within the noise")
     if gain.change < LEAST_GAIN:
         return Verdict(gain, False, "too small a gain")
@@ -106,6 +106,12 @@ def judge(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> Verdic
     if speed is None or speed.change - speed.noise < -MOST_SLOWDOWN:
         return Verdict(gain, False, "slower")
     return Verdict(gain, True, "better")
+
+
+def _is_certain(gain: Difference) -> bool:
+    """Return whether a gain exceeds its noise often enough, as logarithms of ratios."""
+    kept = (1 + gain.change - gain.noise) / (1 + gain.change)
+    return kept > 0 and (1 + gain.change) * kept**_CERTAINTY > 1
 
 
 def is_hopeless(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> bool:
