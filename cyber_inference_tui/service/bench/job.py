@@ -76,7 +76,7 @@ class Bench:
         """
         ids = list(dict.fromkeys(self._models.resolve(name).id for name in request.models))
         status = BenchStatus(request=request, total=len(ids) * request.rounds)
-        return self._begin(status, partial(self._measure_all, request, ids))
+        return self._begin(status, partial(self._bench, request, ids))
 
     def start_tuning(self, request: TuneRequest) -> BenchStatus:
         """Begin to tune a model; raises as ``start`` does."""
@@ -136,8 +136,7 @@ class Bench:
     async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         state, reason = BenchState.DONE, None
         try:
-            with self._scheduler.watched(self._look):
-                await work()
+            await work()
         except asyncio.CancelledError:
             if self._ending is None:
                 raise
@@ -155,7 +154,17 @@ class Bench:
         def tell(step: str, done: int, total: int) -> None:
             self._tell(step=f"{model_id}, {step}", done=done, total=total)
 
-        self._tell(outcome=await self._tuner.tune(request, model_id, tell))
+        try:
+            with self._scheduler.watched(self._look):
+                found = await self._tuner.search(request, model_id, tell)
+            # Better settings restart the model, and its load is no request of somebody.
+            self._tell(outcome=await self._tuner.finish(request, model_id, found))
+        finally:
+            self._measurer.restore(self._models.resolve(model_id))
+
+    async def _bench(self, request: BenchRequest, ids: Sequence[str]) -> None:
+        with self._scheduler.watched(self._look):
+            await self._measure_all(request, ids)
 
     async def _measure_all(self, request: BenchRequest, ids: Sequence[str]) -> None:
         """Measure all models in turns, in each power mode if that is asked for."""

@@ -46,8 +46,8 @@ class Score(NamedTuple):
 class Lab(Protocol):
     """Measures settings."""
 
-    async def measure(self, settings: ModelSettings) -> Score | None:
-        """Measure once; ``None`` = a server with these settings does not fit, or does not run."""
+    async def measure(self, settings: ModelSettings) -> Score | str:
+        """Measure once, or return why a server with these settings does not run here."""
 
     async def distance(self, settings: ModelSettings) -> float | None:
         """Return how much answers differ from those with the settings in force.
@@ -60,6 +60,8 @@ class Lab(Protocol):
 class Found(NamedTuple):
     """The end of a search."""
 
+    present: ModelSettings
+    """The settings in force."""
     settings: ModelSettings | None
     """The better settings; ``None`` = those in force are kept."""
     gain: Difference | None
@@ -142,22 +144,25 @@ async def search(
         trials.append(trial)
         best = candidate if trial.taken else best
     if best == present:
-        return Found(None, None, tuple(trials))
+        return Found(present, None, None, tuple(trials))
     tell("the best settings and those in force", len(changes))
-    before, after = await _measured(lab, present, best, goal)
-    if not after:
-        return Found(None, None, tuple(trials))
+    measured = await _measured(lab, present, best, goal)
+    if isinstance(measured, str):
+        return Found(present, None, None, tuple(trials))
+    before, after = measured
     verdict = judge(before, after, goal)
-    return Found(best if verdict.is_better else None, verdict.gain, tuple(trials), before, after)
+    return Found(
+        present, best if verdict.is_better else None, verdict.gain, tuple(trials), before, after
+    )
 
 
 async def _tried(
     lab: Lab, best: ModelSettings, candidate: ModelSettings, change: Change, goal: Goal
 ) -> TuneTrial:
-    before, after = await _measured(lab, best, candidate, goal)
-    if not after:
-        return TuneTrial(change=change.name, reason="does not fit or does not start")
-    verdict = judge(before, after, goal)
+    measured = await _measured(lab, best, candidate, goal)
+    if isinstance(measured, str):
+        return TuneTrial(change=change.name, reason=measured)
+    verdict = judge(*measured, goal)
     taken, reason = verdict.is_better, verdict.reason
     if taken and change.answers:
         distance = await lab.distance(candidate)
@@ -174,15 +179,17 @@ async def _tried(
 
 async def _measured(
     lab: Lab, before: ModelSettings, after: ModelSettings, goal: Goal
-) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
-    """Measure two settings in turns. Both parts are empty if one of them does not run or fit."""
+) -> tuple[tuple[Score, ...], tuple[Score, ...]] | str:
+    """Measure two settings in turns, or return why one of them does not run or fit."""
     olds: list[Score] = []
     news: list[Score] = []
     for _, is_new in in_turns((False, True), ROUNDS):
         if len(olds) == len(news) == FIRST_ROUNDS and is_hopeless(olds, news, goal):
             break
         score = await lab.measure(after if is_new else before)
-        if score is None or (is_new and score.exceeds):
-            return (), ()
+        if isinstance(score, str):
+            return score
+        if is_new and score.exceeds:
+            return "needs more memory than it may have"
         (news if is_new else olds).append(score)
     return tuple(olds), tuple(news)

@@ -62,27 +62,22 @@ class Tuner:
         self._build = build
         self._now = now
 
-    async def tune(self, request: TuneRequest, model_id: str, tell: Tell) -> TuneOutcome:
-        """Look for better settings, and write them if there are any.
+    async def search(self, request: TuneRequest, model_id: str, tell: Tell) -> Found:
+        """Look for better settings. Afterwards the model may have any that were tried.
 
-        Afterwards the model has its settings of the catalog, however the tuning ends. Raises
-        ``CyberError`` if the present settings cannot be measured, or the machine slows down.
+        Raises ``CyberError`` if the present settings cannot be measured, or the machine slows down.
         """
         model = self._models.resolve(model_id)
         lab = ModelLab(self._measurer, model, request, self._scheduler.settings)
-        try:
-            present = await lab.begin()
-            changes = candidates(await self._facts(present, model), request)
-            found = await search(
-                lab,
-                model.settings,
-                changes,
-                request.goal,
-                lambda step, done: tell(step, done, len(changes) + 1),
-            )
-            return await self._finished(request, model, found)
-        finally:
-            self._measurer.restore(self._models.resolve(model_id))
+        present = await lab.begin()
+        changes = candidates(await self._facts(present, model), request)
+        return await search(
+            lab,
+            model.settings,
+            changes,
+            request.goal,
+            lambda step, done: tell(step, done, len(changes) + 1),
+        )
 
     async def _facts(self, present: Sample, model: LocalModel) -> Facts:
         machine = await self._read_machine()
@@ -102,21 +97,23 @@ class Tuner:
             options=spec.options,
         )
 
-    async def _finished(self, request: TuneRequest, model: LocalModel, found: Found) -> TuneOutcome:
+    async def finish(self, request: TuneRequest, model_id: str, found: Found) -> TuneOutcome:
+        """Write what was found to the model's table, and say it in a sentence."""
         if found.settings is None or found.gain is None:
             return TuneOutcome(
                 trials=found.trials,
                 summary="Nothing was better by more than the noise: it keeps its settings.",
             )
-        if self._models.resolve(model.id).settings != model.settings:
-            raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
-        values = changed_values(model.settings, found.settings)
+        settings = self._models.resolve(model_id).settings
+        if settings != found.present:
+            raise ConflictError(f"The settings of {model_id} were changed meanwhile.")
+        values = changed_values(settings, found.settings)
         before, after = (figure(scores, request.goal) for scores in (found.before, found.after))
         what = f"{request.goal.value}: {gain_text(found.gain, request.goal)}, {after}"
         what += f" instead of {before}"
         build = self._build()
         on = f"{self._now().astimezone():%Y-%m-%d}{f' with {build}' if build else ''}"
-        await self._write(model.id, values, f"{on} for {what}.")
+        await self._write(model_id, values, f"{on} for {what}.")
         return TuneOutcome(
             values=values,
             gain=found.gain.change,
@@ -151,19 +148,17 @@ class ModelLab:
         worth(self._score(self._present), self._goal)
         return self._present
 
-    async def measure(self, settings: ModelSettings) -> Score | None:
-        """Measure once; ``None`` = these settings do not fit, or do not run."""
+    async def measure(self, settings: ModelSettings) -> Score | str:
+        """Measure once, or return why a server with these settings does not run here."""
         try:
             sample = await self._measured(settings)
-        except (InsufficientMemoryError, ModelLoadError, InvalidRequestError):
+        except (InsufficientMemoryError, ModelLoadError, InvalidRequestError) as error:
             if settings == self._model.settings:
                 raise
-            return None
-        # A context that was reduced for lack of memory is no gain.
-        if self._present is not None and (sample.context_size or 0) < (
-            self._present.context_size or 0
-        ):
-            return None
+            return str(error)
+        whole = self._present.context_size if self._present else None
+        if (sample.context_size or 0) < (whole or 0):
+            return f"has a context of {sample.context_size or 0:,} tokens only"
         return self._score(sample)
 
     async def distance(self, settings: ModelSettings) -> float | None:
