@@ -109,8 +109,8 @@ class Tuner:
             raise ConflictError(f"The settings of {model_id} were changed meanwhile.")
         values = changed_values(settings, found.settings)
         before, after = (figure(scores, request.goal) for scores in (found.before, found.after))
-        what = f"{request.goal.value}: {gain_text(found.gain, request.goal)}, {after}"
-        what += f" instead of {before}"
+        gain = gain_text(found.gain, request.goal)
+        what = f"{request.goal.value}: {gain}, {after}, before {before}"
         build = self._build()
         on = f"{self._now().astimezone():%Y-%m-%d}{f' with {build}' if build else ''}"
         await self._write(model_id, values, f"{on} for {what}.")
