@@ -164,7 +164,14 @@ class LlamaClient:
     async def likely(self, prompt: Sequence[int]) -> dict[int, float]:
         """Return the likeliest tokens after a prompt, with the logarithms of their
         probabilities."""
-        body = {"prompt": list(prompt), "n_predict": 1, "n_probs": _LIKELIEST, "temperature": 0}
+        body = {
+            "prompt": list(prompt),
+            "n_predict": 1,
+            "n_probs": _LIKELIEST,
+            "temperature": 0,
+            # A token without text has no probabilities in the answer.
+            "ignore_eos": True,
+        }
         found = (await self._post("/completion", body, _Probabilities)).completion_probabilities
         if not found or not found[0].top_logprobs:
             raise self._failure("it does not tell the probabilities of tokens")

@@ -53,7 +53,7 @@ class Lab(Protocol):
         """Return how much answers differ from those with the settings in force.
 
         That is the mean absolute difference of the logarithms of the probabilities of tokens.
-        ``None`` = not known.
+        ``None`` = they cannot be compared.
         """
 
 
@@ -166,7 +166,9 @@ async def _tried(
     taken, reason = verdict.is_better, verdict.reason
     if taken and change.answers:
         distance = await lab.distance(candidate)
-        if distance is None or distance > MOST_DISTANCE:
+        if distance is None:
+            taken, reason = False, "the answers cannot be compared"
+        elif distance > MOST_DISTANCE:
             taken, reason = False, "changes the answers"
     return TuneTrial(
         change=change.name,

@@ -15,6 +15,7 @@ from cyber_inference_tui.errors import (
     InsufficientMemoryError,
     InvalidRequestError,
     ModelLoadError,
+    UpstreamError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.records import CpuRecord, ResourceSample
@@ -162,12 +163,16 @@ class ModelLab:
         return self._score(sample)
 
     async def distance(self, settings: ModelSettings) -> float | None:
-        """Return how much answers differ from those with the settings in force."""
-        if not self._reference:
-            async with self._measurer.client(self._model) as (state, _, client):
-                self._reference = await written(client, state.spec.request_context)
-        async with self._measurer.client(self._with(settings)) as (_, _, client):
-            return distance(self._reference, await repeated(client, self._reference))
+        """Return how much answers differ from those with the settings in force; ``None`` = they
+        cannot be compared."""
+        try:
+            if not self._reference:
+                async with self._measurer.client(self._model) as (state, _, client):
+                    self._reference = await written(client, state.spec.request_context)
+            async with self._measurer.client(self._with(settings)) as (_, _, client):
+                return distance(self._reference, await repeated(client, self._reference))
+        except UpstreamError:
+            return None
 
     def _with(self, settings: ModelSettings) -> LocalModel:
         return msgspec.structs.replace(self._model, settings=settings)
