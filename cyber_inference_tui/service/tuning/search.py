@@ -16,9 +16,11 @@ from cyber_inference_tui.rounds import Difference, in_turns, paired
 from cyber_inference_tui.service.tuning.candidates import Change
 from cyber_inference_tui.settings.schema import ModelSettings
 
+MOST_ROUNDS = 16
 ROUNDS = 8
+"""After so many rounds a comparison ends unless a gain is hidden by the noise."""
 FIRST_ROUNDS = 4
-"""After so many rounds a trial ends that can hardly be won."""
+"""After so many rounds a comparison ends that can hardly be won."""
 LEAST_GAIN = 0.03
 """A smaller gain is not worth a setting of its own."""
 _CERTAINTY = 2.0
@@ -26,6 +28,7 @@ _CERTAINTY = 2.0
 is a chance to be wrong."""
 MOST_SLOWDOWN = 0.1
 """So much speed may less energy or memory cost."""
+_WITHIN_NOISE = "within the noise"
 MOST_DISTANCE = 0.05
 """How much answers may change; see ``Lab.distance``."""
 
@@ -101,7 +104,7 @@ def judge(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> Verdic
     if gain is None or gain.change <= 0:
         return Verdict(gain, False, "not better")
     if not _is_certain(gain):
-        return Verdict(gain, False, "within the noise")
+        return Verdict(gain, False, _WITHIN_NOISE)
     if gain.change < LEAST_GAIN:
         return Verdict(gain, False, "too small a gain")
     speed = paired([one.speed for one in before], [one.speed for one in after])
@@ -116,10 +119,13 @@ def _is_certain(gain: Difference) -> bool:
     return kept > 0 and (1 + gain.change) * kept**_CERTAINTY > 1
 
 
-def is_hopeless(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> bool:
-    """Return whether more rounds would hardly show a gain."""
-    gain = judge(before, after, goal).gain
-    return gain is None or gain.change <= 0 or gain.change + gain.noise < LEAST_GAIN
+def is_decided(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> bool:
+    """Return whether more rounds would hardly change the verdict. It is looked at only twice,
+    because each look is a chance to stop at a lucky moment."""
+    if len(before) == FIRST_ROUNDS:
+        gain = judge(before, after, goal).gain
+        return gain is None or gain.change <= 0 or gain.change + gain.noise < LEAST_GAIN
+    return len(before) == ROUNDS and judge(before, after, goal).reason != _WITHIN_NOISE
 
 
 async def search(
@@ -185,8 +191,8 @@ async def _measured(
     """Measure two settings in turns, or return why one of them does not run or fit."""
     olds: list[Score] = []
     news: list[Score] = []
-    for _, is_new in in_turns((False, True), ROUNDS):
-        if len(olds) == len(news) == FIRST_ROUNDS and is_hopeless(olds, news, goal):
+    for _, is_new in in_turns((False, True), MOST_ROUNDS):
+        if len(olds) == len(news) and is_decided(olds, news, goal):
             break
         score = await lab.measure(after if is_new else before)
         if isinstance(score, str):

@@ -22,7 +22,7 @@ MUTANTS = {
         "verdict = Verdict(None, True, '')\n    return Found(",
     ),
     "settings do not take turns": (
-        "in_turns((False, True), ROUNDS)",
+        "in_turns((False, True), MOST_ROUNDS)",
         "((0, late) for late in (False, True) for _ in range(ROUNDS))",
     ),
     "the memory limit is ignored": ("is_new and score.exceeds", "False"),
