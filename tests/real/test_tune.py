@@ -134,10 +134,8 @@ def test_a_setting_that_somebody_has_changed_since_is_not_undone(start_fake: Sta
     assert "changed since" in refused.json()["error"]["message"]
 
 
-def test_a_request_stops_the_tuning_and_the_model_has_its_own_settings_again(
-    start_fake: StartFake,
-) -> None:
-    service = start_fake(planted(answer={"interval": 3600.0}), config={"max_loaded_models": 2})
+def test_a_request_stops_the_tuning(start_fake: StartFake) -> None:
+    service = start_fake(planted(answer={"interval": 3600.0}))
     begun = start(service, "a")
     assert begun["tuning"]["model"] == "a"
     eventually(lambda: service.get("/admin/status").json()["requests_in_flight"] > 0)
@@ -146,6 +144,27 @@ def test_a_request_stops_the_tuning_and_the_model_has_its_own_settings_again(
     status = ended(service)
     assert (status["state"], status["outcome"]) == ("stopped", None)
     assert "A request came after" in status["error"]
+
+
+def test_a_tuning_that_is_ended_leaves_the_model_with_its_own_settings(
+    start_fake: StartFake,
+) -> None:
+    service = start_fake(planted(), tables={"a": {"threads": 99}})
+    before = service.config_path.read_text()
+    start(service, "a", prompt=8, tokens=4)
+    other = f"{CORES} threads"
+    eventually(lambda: threads_of(service) == str(CORES), what=f"a server with {other}")
+    with service.client() as client:
+        assert client.delete("/admin/bench").json()["state"] == "cancelled"
+    assert service.config_path.read_text() == before
+    assert service.post("/v1/chat/completions", json=chat_body("a")).status_code == 200
+    eventually(lambda: threads_of(service) == "99", what="a server with its own settings")
+
+
+def threads_of(service: ServiceProcess) -> str | None:
+    """Return the threads of the server that runs, if there is one."""
+    command = service.get("/admin/models/a/details").json()["command"] or []
+    return command[command.index("--threads") + 1] if "--threads" in command else None
 
 
 def test_energy_needs_a_meter(start_fake: StartFake) -> None:

@@ -28,9 +28,9 @@ _CERTAINTY = 2.0
 is a chance to be wrong."""
 MOST_SLOWDOWN = 0.1
 """So much speed may less energy or memory cost."""
-_WITHIN_NOISE = "within the noise"
 MOST_DISTANCE = 0.05
 """How much answers may change; see ``Lab.distance``."""
+_WITHIN_NOISE = "within the noise"
 
 
 class Score(NamedTuple):

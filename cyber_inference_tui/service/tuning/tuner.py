@@ -31,6 +31,9 @@ from cyber_inference_tui.service.tuning.search import Found, Score, search, wort
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from cyber_inference_tui.units import number_text, size_text
 
+# With settings that do not fit, do not start, or end the server.
+_NOT_MEASURED = (InsufficientMemoryError, InvalidRequestError, ModelLoadError, UpstreamError)
+
 Write = Callable[[str, Mapping[str, Any], str], Awaitable[None]]
 """Writes settings of a model, with a comment."""
 Tell = Callable[[str, int, int], None]
@@ -153,7 +156,7 @@ class ModelLab:
         """Measure once, or return why a server with these settings does not run here."""
         try:
             sample = await self._measured(settings)
-        except (InsufficientMemoryError, ModelLoadError, InvalidRequestError) as error:
+        except _NOT_MEASURED as error:
             if settings == self._model.settings:
                 raise
             return str(error)
