@@ -149,16 +149,20 @@ def test_a_request_stops_the_tuning(start_fake: StartFake) -> None:
 def test_a_tuning_that_is_ended_leaves_the_model_with_its_own_settings(
     start_fake: StartFake,
 ) -> None:
-    service = start_fake(planted(), tables={"a": {"threads": 99}})
+    service = start_fake(planted(answer={"interval": 0.2}), tables={"a": {"threads": 99}})
     before = service.config_path.read_text()
     start(service, "a", prompt=8, tokens=4)
-    other = f"{CORES} threads"
-    eventually(lambda: threads_of(service) == str(CORES), what=f"a server with {other}")
+    eventually(
+        lambda: service.model("a")["status"] == "loaded" and threads_of(service) == str(CORES),
+        what="a server with other settings",
+    )
     with service.client() as client:
         assert client.delete("/admin/bench").json()["state"] == "cancelled"
     assert service.config_path.read_text() == before
-    assert service.post("/v1/chat/completions", json=chat_body("a")).status_code == 200
-    eventually(lambda: threads_of(service) == "99", what="a server with its own settings")
+    eventually(
+        lambda: service.model("a")["status"] == "loaded" and threads_of(service) == "99",
+        what="a server with its own settings",
+    )
 
 
 def threads_of(service: ServiceProcess) -> str | None:

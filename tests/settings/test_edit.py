@@ -485,6 +485,7 @@ def test_several_keys_are_set_with_a_comment_that_replaces_the_former_one(config
         'models = { small = { path = "small.gguf" } }\n',
         'models.small.path = "small.gguf"\n',
         '[models]\nsmall.path = "small.gguf"\r\n',
+        '[models.small]\npath = """\n# Tuned on Sunday"""\nthreads = 2\n',
         '[models.small]\n  path = "small.gguf"\n  args = [\n    "-ub", "128",\n  ]\n',
     ],
 )
