@@ -27,7 +27,7 @@ BETTER = TuneOutcome(
     summary="Better for speed: 21.0 % faster (± 2.0 %), 24.2 tokens/s, before 20.0 tokens/s.",
     trials=(
         TuneTrial(change="4 threads", gain=0.2, noise=0.02, taken=True, reason="better"),
-        TuneTrial(change="q8_0 cache", gain=0.01, noise=0.03, reason="within the noise"),
+        TuneTrial(change="q8_0 cache", gain=0.01, noise=0.03, reason="too noisy to tell"),
         TuneTrial(change="batches of 256 tokens", reason="a could not be loaded"),
     ),
 )

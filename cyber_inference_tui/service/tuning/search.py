@@ -30,7 +30,7 @@ MOST_SLOWDOWN = 0.1
 """So much speed may less energy or memory cost."""
 MOST_DISTANCE = 0.05
 """How much answers may change; see ``Lab.distance``."""
-_WITHIN_NOISE = "within the noise"
+_TOO_NOISY = "too noisy to tell"
 
 
 class Score(NamedTuple):
@@ -104,7 +104,7 @@ def judge(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> Verdic
     if gain is None or gain.change <= 0:
         return Verdict(gain, False, "not better")
     if not _is_certain(gain):
-        return Verdict(gain, False, _WITHIN_NOISE)
+        return Verdict(gain, False, _TOO_NOISY)
     if gain.change < LEAST_GAIN:
         return Verdict(gain, False, "too small a gain")
     speed = paired([one.speed for one in before], [one.speed for one in after])
@@ -125,7 +125,7 @@ def is_decided(before: Sequence[Score], after: Sequence[Score], goal: Goal) -> b
     if len(before) == FIRST_ROUNDS:
         gain = judge(before, after, goal).gain
         return gain is None or gain.change <= 0 or gain.change + gain.noise < LEAST_GAIN
-    return len(before) == ROUNDS and judge(before, after, goal).reason != _WITHIN_NOISE
+    return len(before) == ROUNDS and judge(before, after, goal).reason != _TOO_NOISY
 
 
 async def search(

@@ -106,7 +106,7 @@ class Tuner:
         if found.settings is None or found.gain is None:
             return TuneOutcome(
                 trials=found.trials,
-                summary="Nothing was better by more than the noise: it keeps its settings.",
+                summary="Nothing was clearly better: it keeps its settings.",
             )
         settings = self._models.resolve(model_id).settings
         if settings != found.present:
