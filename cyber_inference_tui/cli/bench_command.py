@@ -24,26 +24,33 @@ from cyber_inference_tui.cli.output import (
 from cyber_inference_tui.terminal.stream import Terminal, stderr_terminal, stdout_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from click.shell_completion import CompletionItem
 
     from cyber_inference_tui.client.service_client import ServiceClient
-    from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchStatus
+    from cyber_inference_tui.records.bench import BenchResult, BenchStatus
+
+    Start = Callable[[ServiceClient], Awaitable[BenchStatus]]
 
 _POLL = 0.3
 _CANCEL_LIMIT = 5.0
 _MOST_LISTED = 1000
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_model(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the id of a model."""
     from cyber_inference_tui.cli.completion_values import model_ids
 
     return model_ids(ctx, incomplete)
 
 
 @click.command()
-@click.argument("models", metavar="ID...", nargs=-1, type=FilledText(), shell_complete=_complete)
+@click.argument(
+    "models", metavar="ID...", nargs=-1, type=FilledText(), shell_complete=complete_model
+)
 @click.option(
     "--prompt",
     type=WholeNumber(1, 1 << 20),
@@ -123,32 +130,38 @@ def bench(
         rounds=rounds,
         power_modes=power_modes,
     )
-    status = _measure(options, request)
+    from cyber_inference_tui.records import endpoints
+
+    status = run_bench(options, lambda client: client.call(endpoints.START_BENCH, body=request))
     _print(options, status.results, as_json=as_json, compared=True)
 
 
-def _measure(options: GlobalOptions, request: BenchRequest) -> BenchStatus:
-    """Have the service measure, and return the status at the end of it. Raises ``CyberError``."""
+def run_bench(options: GlobalOptions, start: Start) -> BenchStatus:
+    """Begin a bench or a tuning, show its progress, and return the status at its end.
+
+    Raises ``CyberError``.
+    """
     from cyber_inference_tui.cli.service_calls import with_client
     from cyber_inference_tui.errors import ConflictError
     from cyber_inference_tui.records.bench import BenchState
 
     terminal = stderr_terminal(options.environ)
     with ProgressLine(terminal) as progress:
-        status = with_client(options, lambda client: _follow(client, request, progress, terminal))
+        status = with_client(options, lambda client: _follow(client, start, progress, terminal))
     if status.state is not BenchState.DONE:
-        raise ConflictError(status.error or f"The bench was {status.state.value}.")
+        what = "tuning" if status.tuning else "bench"
+        raise ConflictError(status.error or f"The {what} was {status.state.value}.")
     return status
 
 
 async def _follow(
-    client: ServiceClient, request: BenchRequest, progress: ProgressLine, terminal: Terminal
+    client: ServiceClient, start: Start, progress: ProgressLine, terminal: Terminal
 ) -> BenchStatus:
     from cyber_inference_tui.errors import CyberError
     from cyber_inference_tui.records import endpoints
     from cyber_inference_tui.records.bench import BenchState
 
-    status = await client.call(endpoints.START_BENCH, body=request)
+    status = await start(client)
     started = status.started_at
     try:
         while status.state is BenchState.RUNNING and status.started_at == started:

@@ -63,6 +63,7 @@ SECTIONS: Mapping[str, Mapping[str, CommandEntry]] = {
         "unload": CommandEntry("model_commands", "unload", "Unload a model.", True),
         "check": CommandEntry("model_commands", "check", "Try what a model can do.", True),
         "bench": CommandEntry("bench_command", "bench", "Measure models and compare them.", True),
+        "tune": CommandEntry("tune_command", "tune", "Look for better settings of a model.", True),
         "lora": CommandEntry("lora_command", "lora", "List and scale LoRA adapters.", True),
         "search-models": CommandEntry(
             "hub_commands", "search_models", "Search the hub for models.", True

@@ -77,6 +77,10 @@ def add_admin(table: RouteTable, service: Service) -> None:
     table.answer(endpoints.START_BENCH, lambda call: service.bench.start(call.body))
     table.answer(endpoints.CANCEL_BENCH, lambda call: service.bench.cancel())
     table.answer(endpoints.BENCH_RESULTS, lambda call: service.history.benches(call.query))
+    table.answer(endpoints.START_TUNING, lambda call: service.bench.start_tuning(call.body))
+    table.answer(
+        endpoints.UNDO_TUNING, lambda call: service.tuned.undo(models.resolve(call.name).id)
+    )
 
     table.answer(endpoints.KEYS, lambda call: service.key_records())
     table.answer(endpoints.ADD_KEY, lambda call: service.keys.add(call.body))

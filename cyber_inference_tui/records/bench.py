@@ -9,6 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from cyber_inference_tui.records.tuning import TuneOutcome, TuneRequest
+
 MOST_MODELS = 16
 _MOST_TOKENS = 1 << 20
 
@@ -98,18 +100,22 @@ class BenchState(StrEnum):
 
 
 class BenchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The bench that runs, or the last one (``GET /admin/bench`` and the ``bench`` events)."""
+    """The bench or tuning that runs, or the last one (``GET /admin/bench``, ``bench`` events)."""
 
     state: BenchState = BenchState.IDLE
     request: BenchRequest | None = None
+    tuning: TuneRequest | None = None
+    """In place of ``request``, if it tunes a model."""
     step: str | None = None
     """What it does now, in a few words."""
     done: int = 0
-    """Measurements that are over, with those that do not count."""
+    """Measurements that are over, or trials of a tuning."""
     total: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
     error: str | None = None
     """The reason for its early end, in a sentence or two."""
     results: tuple[BenchResult, ...] = ()
-    """After its end."""
+    """Those that are complete."""
+    outcome: TuneOutcome | None = None
+    """Of a tuning, after its end."""

@@ -93,6 +93,7 @@ from cyber_inference_tui.records.service import (
     StatusRecord,
 )
 from cyber_inference_tui.records.trend import SpeedTotals, Trend
+from cyber_inference_tui.records.tuning import TuneRequest, TuneUndone
 from cyber_inference_tui.records.workers import SplitCheck, SplitQuestion, WorkerQuery
 
 NEXT_CURSOR = "X-Next-Cursor"
@@ -410,7 +411,7 @@ SPEED_TOTALS = _asking(
     list[SpeedTotals],
     "sums and speeds by model, client, key or day",
 )
-BENCH = _plain("GET /admin/bench", BenchStatus, "the bench that runs, or the last one")
+BENCH = _plain("GET /admin/bench", BenchStatus, "the bench or tuning that runs, or the last one")
 START_BENCH = Endpoint(
     "POST /admin/bench",
     Nothing,
@@ -419,12 +420,23 @@ START_BENCH = Endpoint(
     "measures models in turns, unless a request runs; stops when one arrives",
     status=202,
 )
-CANCEL_BENCH = _plain("DELETE /admin/bench", BenchStatus, "ends the bench that runs")
+CANCEL_BENCH = _plain("DELETE /admin/bench", BenchStatus, "ends the bench or tuning that runs")
 BENCH_RESULTS = _asking(
     "GET /admin/bench/results",
     HistoryQuery,
     list[BenchResult],
     "the results of benches, newest first",
+)
+START_TUNING = Endpoint(
+    "POST /admin/tune",
+    Nothing,
+    TuneRequest,
+    BenchStatus,
+    "looks for better settings of a model, as a bench does: `/admin/bench` has the progress",
+    status=202,
+)
+UNDO_TUNING = _plain(
+    "DELETE /admin/tune/{name}", TuneUndone, "returns a model to its settings before the tuning"
 )
 KEYS = _plain("GET /admin/keys", list[KeyRecord], "the API keys with names, and their use")
 ADD_KEY = Endpoint(

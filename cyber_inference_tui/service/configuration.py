@@ -29,10 +29,12 @@ from cyber_inference_tui.settings.edit import (
     key_in,
     set_table,
     set_value,
+    set_values,
     unset_value,
     with_key,
 )
 from cyber_inference_tui.settings.environment import without_settings
+from cyber_inference_tui.settings.example import toml_value
 from cyber_inference_tui.settings.load import (
     CurrentSettings,
     LoadedSettings,
@@ -192,6 +194,21 @@ class Configuration:
             self._check_kept_without(known)
         await to_its_end(self._edit(partial(unset_value, self._path, key)))
         return self.loaded.record(known, table)
+
+    async def set_in_model(
+        self, model_id: str, values: Mapping[str, Any | None], *, comment: str, mark: str
+    ) -> None:
+        """Set keys of a model's table, with a comment above them (``edit.set_values``).
+
+        They are the service's own decisions, so that guarded keys are among them.
+        """
+        keys = {self.model_key(model_id, name): value for name, value in values.items()}
+        edit = partial(set_values, self._path, keys, comment=comment, mark=mark)
+        await to_its_end(self._edit(edit))
+
+    def model_key(self, model_id: str, name: str) -> str:
+        """Return a key of a model's table as the file has it."""
+        return self._named(f"models.{toml_value(model_id)}.{name}")[0]
 
     async def set_table(self, kind: str, name: str, values: Mapping[str, Any] | None) -> None:
         """Replace the table ``[kind."name"]`` in the file, or remove it, and apply the change."""

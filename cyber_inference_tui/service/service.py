@@ -91,6 +91,8 @@ from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.refusals import Refusals
 from cyber_inference_tui.service.shared_files import SharedFiles
 from cyber_inference_tui.service.trends import Trends
+from cyber_inference_tui.service.tuning.tuned import TunedSettings
+from cyber_inference_tui.service.tuning.tuner import Tuner
 from cyber_inference_tui.service.workers import Workers
 from cyber_inference_tui.settings.load import CurrentSettings, LoadedSettings
 from cyber_inference_tui.settings.schema import Settings
@@ -208,7 +210,6 @@ class Service:
             self.scheduler.energy,
             running=lambda: self.scheduler.in_flight,
         )
-        self._compose_trials(root)
         self.installation = Installation(
             InstallContext(current, environ, utc_now),
             guard=self._launcher.guard,
@@ -227,6 +228,7 @@ class Service:
             audit=self.audit,
             would_restart=self.scheduler.would_restart,
         )
+        self._compose_trials(root)
         self.peers = Peers(
             data_dir,
             local=lambda: self.models.catalog.models,
@@ -274,7 +276,7 @@ class Service:
         self.logs.adopt(SERVICE_LOG, service_log)
 
     def _compose_trials(self, root: Path) -> None:
-        """Compose what tries and measures models."""
+        """Compose what tries, measures and tunes models."""
         self.checker = Checker(
             self.scheduler,
             self._checks,
@@ -288,11 +290,21 @@ class Service:
             read_machine=self.monitoring.latest,
             read_energy=self.energy.read,
         )
+        self.tuned = TunedSettings(self.settings.data_dir, self.configuration)
         self.bench = Bench(
             self.scheduler,
             self.models,
             self.measurer,
             PowerModes(root, self._environ),
+            Tuner(
+                self.scheduler,
+                self.models,
+                self.measurer,
+                read_machine=self.monitoring.latest,
+                write=self.tuned.write,
+                build=self._build,
+                now=utc_now,
+            ),
             build=self._build,
             keep=self.history.add_bench,
             publish=partial(self.events.publish, "bench"),

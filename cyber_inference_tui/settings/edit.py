@@ -18,6 +18,7 @@ from typing import Any
 
 from cyber_inference_tui.errors import ConfigError, ConfigWriteError, ConflictError, NotFoundError
 from cyber_inference_tui.files import rewrite_file
+from cyber_inference_tui.settings.comments import with_comment, without_comments
 from cyber_inference_tui.settings.environment import home_of
 from cyber_inference_tui.settings.example import render, toml_key, toml_value
 from cyber_inference_tui.settings.load import MAX_FILE, key_name, load_text, read_config
@@ -110,6 +111,26 @@ def unset_value(path: Path, key: str) -> None:
     """Remove a key from the file, if it is there; raises as ``set_value`` does."""
     split_key(key)
     _rewrite(path, lambda text: without_key(text, path, key))
+
+
+def set_values(path: Path, values: Mapping[str, Any | None], *, comment: str, mark: str) -> None:
+    """Set several keys at once, with a comment above the first of them; ``None`` removes a key.
+
+    Former comments above keys of the same tables go if they begin with ``mark``. Raises as
+    ``set_value`` does.
+    """
+
+    def change(text: str) -> str:
+        tables = {(key_path(key) or ())[:-1] for key in values}
+        text = without_comments(text, tables, mark)
+        for key, value in values.items():
+            text = (
+                without_key(text, path, key) if value is None else with_key(text, path, key, value)
+            )
+        kept = [key_path(key) or () for key, value in values.items() if value is not None]
+        return with_comment(text, kept, comment) if comment else text
+
+    _rewrite(path, change)
 
 
 def set_table(path: Path, kind: str, name: str, values: Mapping[str, Any] | None) -> None:

@@ -22,6 +22,8 @@ _WITH_VALUE = frozenset(
         "--pooling",
         "--fit",
         "--fit-target",
+        "--cache-type-k",
+        "--cache-type-v",
     }
     | {"-fa", "--flash-attn", "-b", "--batch-size", "-ub", "--ubatch-size", "--timeout"}
 )

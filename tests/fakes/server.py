@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 import os
 import re
 import select
@@ -52,6 +53,8 @@ SWITCHES: dict[str, Any] = {
     "state": None,  # a file; one JSON line per start and per end is appended
     "memory_mib": 0,  # that much resident memory
     "speeds": None,  # of /completion: {"prompt": tokens/s, "generation": tokens/s}
+    "factors": {},  # {"threads=4": ratio}: how much faster it is with this option
+    "surprises": {},  # {"cache-type-k=q8_0": nats}: how much less likely its tokens are with it
     "heat": None,  # {"path": file, "each": share}: each answer of all servers slows the next ones
     "answer": {},  # defaults of ANSWER_SWITCHES for every request
 }
@@ -367,8 +370,17 @@ class Fake:
                 warm = file.tell()
                 file.write(b".")
             slower += heat["each"] * warm
+        slower /= math.prod(self.by_options("factors"))
         off = random.Random(warm).uniform(0.998, 1.002)
         return {name: speed / slower * off for name, speed in self.switches["speeds"].items()}
+
+    def by_options(self, switch: str) -> list[float]:
+        """The numbers of a switch for the options that this server has."""
+        return [
+            number
+            for option, number in self.switches[switch].items()
+            if self.options.get(option.partition("=")[0]) == option.partition("=")[2]
+        ]
 
     def report(self) -> dict[str, Any]:
         with self.lock:
@@ -607,6 +619,9 @@ class Answer:
 
     def native(self) -> bool:
         """llama-server's own completion, streamed, with the speeds of the switches."""
+        if self.request.asked.get("n_probs"):
+            likely = {"id": 1, "logprob": -0.1 - sum(self.fake.by_options("surprises"))}
+            return self.whole({"completion_probabilities": [{"top_logprobs": [likely]}]})
         count = self.request.asked["n_predict"]
         prompt = len(self.request.asked["prompt"])
         speeds = self.fake.speeds()

@@ -108,6 +108,7 @@ from cyber_inference_tui.records.queries import (
     SpeedQuery,
     TrendQuery,
 )
+from cyber_inference_tui.records.tuning import TuneRequest, TuneUndone
 from cyber_inference_tui.service.api_keys import ApiKeys
 from cyber_inference_tui.service.audit_log import AuditLog, Caller
 from cyber_inference_tui.service.bench.job import Bench
@@ -128,6 +129,7 @@ from cyber_inference_tui.service.recent_events import RecentEvents
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.service.trend_points import gather, point_of
 from cyber_inference_tui.service.trends import Trends
+from cyber_inference_tui.service.tuning.tuned import TunedSettings
 from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.sockets import listening_socket
 
@@ -568,6 +570,12 @@ class _Bench(Bench):
         self._service.world.bench = running
         return running
 
+    def start_tuning(self, request: TuneRequest) -> BenchStatus:
+        self._service.change("start_tuning", request)
+        running = BenchStatus(state=BenchState.RUNNING, tuning=request, step="beginning")
+        self._service.world.bench = running
+        return running
+
     async def cancel(self) -> BenchStatus:
         self._service.change("cancel_bench")
         before = self._service.world.bench
@@ -589,6 +597,15 @@ class _Checker(Checker):
         details = world.details.get(name) or ModelDetails(model=world.models[name])
         world.details[name] = msgspec.structs.replace(details, check=world.check)
         return world.check
+
+
+class _Tuned(TunedSettings):
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    async def undo(self, model_id: str) -> TuneUndone:
+        self._service.change("undo_tuning", model_id)
+        return TuneUndone(model=model_id, values={})
 
 
 class _Peers(Peers):
@@ -759,6 +776,7 @@ class FakeService(Service):
         self.installation = _Installation(self)
         self.bench = _Bench(self)
         self.checker = _Checker(self)
+        self.tuned = _Tuned(self)
         self.models = _Models(self)
         self.history = _History(self)
         self.keys = _Keys(self)

@@ -22,7 +22,13 @@ from cyber_inference_tui.errors import (
     NotFoundError,
 )
 from cyber_inference_tui.settings import edit
-from cyber_inference_tui.settings.edit import set_value, split_key, unset_value, write_default
+from cyber_inference_tui.settings.edit import (
+    set_value,
+    set_values,
+    split_key,
+    unset_value,
+    write_default,
+)
 from cyber_inference_tui.settings.example import render, toml_key
 from cyber_inference_tui.settings.load import MAX_FILE, load
 from cyber_inference_tui.settings.password_hash import matches
@@ -468,3 +474,55 @@ def test_what_is_not_there_is_taken_out_without_a_trace(config: Path) -> None:
     config.write_text("port = x\n")
     with pytest.raises(ConfigError):
         unset_value(config, "port")
+
+
+MARK = "Tuned on "
+
+
+def test_several_keys_are_set_with_a_comment_that_replaces_the_former_one(config: Path) -> None:
+    config.write_text(OWN)
+    set_values(config, {"models.small.threads": 2}, comment="Tuned on Monday", mark=MARK)
+    values = {"models.small.threads": 4, "models.small.args": ["--no-mmap"]}
+    set_values(config, values, comment="Tuned on Tuesday", mark=MARK)
+    text = config.read_text()
+    table = tomllib.loads(text)["models"]["small"]
+    assert (table["threads"], table["args"]) == (4, ["--no-mmap"])
+    assert "# Tuned on Tuesday\nthreads = 4\n" in text
+    assert "Monday" not in text
+
+    taken_back = dict.fromkeys(values)
+    set_values(config, taken_back, comment="", mark=MARK)
+    # tomlkit may leave a blank line.
+    assert config.read_text().split() == OWN.split()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'models = { small = { path = "small.gguf" } }\n',
+        'models.small.path = "small.gguf"\n',
+        '[models]\nsmall.path = "small.gguf"\r\n',
+        '[models.small]\npath = """\n# Tuned on Sunday"""\nthreads = 2\n',
+        '[models.small]\n  path = "small.gguf"\n  args = [\n    "-ub", "128",\n  ]\n',
+    ],
+)
+def test_a_comment_never_changes_what_the_file_says(config: Path, text: str) -> None:
+    config.write_text(text)
+    values = {"models.small.args": ["-ub", "256"], "models.small.threads": 4}
+    set_values(config, values, comment="Tuned on Monday", mark=MARK)
+    wanted = tomllib.loads(text)
+    wanted["models"]["small"] |= {"args": ["-ub", "256"], "threads": 4}
+    assert tomllib.loads(config.read_text()) == wanted
+    assert "# Tuned on Monday" in config.read_text()
+
+
+def test_a_mistake_in_one_of_several_keys_changes_nothing(config: Path) -> None:
+    config.write_text(OWN)
+    with pytest.raises(ConfigError):
+        set_values(
+            config,
+            {"models.small.threads": 4, "models.small.parallel": -3},
+            comment="Tuned on Monday",
+            mark=MARK,
+        )
+    assert config.read_text() == OWN

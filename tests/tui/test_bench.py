@@ -8,6 +8,7 @@ import msgspec
 
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.records.bench import BenchRequest, BenchState, BenchStatus
+from cyber_inference_tui.records.tuning import TuneOutcome, TuneRequest
 from cyber_inference_tui.tui.dialogs.bench import BenchDialog
 from tests.fakes.service import World
 from tests.tui.driving import running, screen_text, until
@@ -65,6 +66,34 @@ async def test_a_model_is_measured_and_the_end_is_shown() -> None:
         client.fail["start_bench"] = ConflictError("1 request is running.")
         await pilot.press("m")
         await until(pilot, lambda: "1 request is running." in screen_text(app))
+
+
+async def test_a_model_is_tuned_and_the_gain_is_said() -> None:
+    async with running(world(), first_page="models") as (app, client, pilot):
+        await until(pilot, lambda: QWEN in screen_text(app))
+        app.push_screen(BenchDialog((QWEN,)))
+        await until(pilot, lambda: "t tunes" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "beginning" in screen_text(app))
+        request = TuneRequest(model=QWEN)
+        assert client.calls == [("start_tuning", request)]
+        assert "t tunes" not in screen_text(app)
+        outcome = TuneOutcome(summary="Better for speed: 21.0 % faster (± 2.0 %).")
+        client.service.world.bench = BenchStatus(
+            state=BenchState.DONE, tuning=request, outcome=outcome, ended_at=NOW
+        )
+        await until(pilot, lambda: f"{QWEN}: Better for speed: 21.0 % faster" in screen_text(app))
+
+
+async def test_several_models_are_measured_but_not_tuned() -> None:
+    async with running(world(), first_page="models") as (app, client, pilot):
+        await until(pilot, lambda: QWEN in screen_text(app))
+        app.push_screen(BenchDialog((QWEN, GEMMA)))
+        await until(pilot, lambda: "m measures" in screen_text(app))
+        await pilot.press("t")
+        await pilot.pause()
+        assert "t tunes" not in screen_text(app)
+        assert client.calls == []
 
 
 async def test_a_bench_is_stopped_and_says_what_stopped_it() -> None:

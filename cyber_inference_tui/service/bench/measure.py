@@ -31,6 +31,10 @@ class Machine(msgspec.Struct, kw_only=True):
     """The most that was seen of the machine while it worked."""
 
     memory_bytes: int | None = None
+    memory_percent: float | None = None
+    """Of the whole main memory …"""
+    gpu_memory_percent: float | None = None
+    """… and of the memory of the fullest GPU that has its own."""
     temperature_c: float | None = None
     throttled: set[str] = set()
     device: str | None = None
@@ -46,6 +50,11 @@ class Machine(msgspec.Struct, kw_only=True):
             self.memory_bytes = (
                 max(self.memory_bytes or 0, sum(part or 0 for part in parts)) or None
             )
+        self.memory_percent = _larger(self.memory_percent, sample.memory.percent)
+        for gpu in sample.gpus:
+            if gpu.memory_total and gpu.memory_used is not None and not gpu.shared_memory:
+                percent = 100 * gpu.memory_used / gpu.memory_total
+                self.gpu_memory_percent = _larger(self.gpu_memory_percent, percent)
         degrees = [*sample.temperatures.values(), *(gpu.temperature_c for gpu in sample.gpus)]
         known = [one for one in (self.temperature_c, *degrees) if one is not None]
         self.temperature_c = max(known, default=None)
@@ -57,6 +66,10 @@ class Machine(msgspec.Struct, kw_only=True):
             # A busy GPU works at its power limit.
             if reason is not ThrottleReason.POWER
         }
+
+
+def _larger(first: float | None, second: float | None) -> float | None:
+    return max((one for one in (first, second) if one is not None), default=None)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,19 +119,11 @@ class Measurer:
         have other settings than those in force: it is loaded with them. Call ``restore`` then.
         Raises ``CyberError`` if it cannot be loaded or measured.
         """
-        state = self._scheduler.state(model.id)
-        if state is None or state.model.settings != model.settings:
-            self._scheduler.refresh(model)
         async with AsyncExitStack() as places:
-            lease = await places.enter_async_context(self._place(model))
-            state = self._scheduler.state(model.id)
-            if state is None or state.model.settings != model.settings:
-                raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
+            state, lease, client = await places.enter_async_context(self.client(model))
             _check(workload, state, lease.server)
             for _ in range(1, workload.parallel):
                 await places.enter_async_context(self._place(model))
-            silence = lease.stall_seconds(self._scheduler.settings)
-            client = await places.enter_async_context(LlamaClient(lease.address, model.id, silence))
             await places.enter_async_context(asyncio.timeout(_LONGEST))
             if self._warm.get(model.id) != lease.server.pid:
                 await self._run(client, workload)
@@ -137,6 +142,26 @@ class Measurer:
                 context_size=lease.server.context_size,
                 slots=lease.server.slots,
             )
+
+    @asynccontextmanager
+    async def client(
+        self, model: LocalModel
+    ) -> AsyncIterator[tuple[ModelState, Lease, LlamaClient]]:
+        """Load a model with the settings that it has here, and hold a place at its server.
+
+        Raises ``CyberError`` if it cannot be loaded, and ``ConflictError`` if somebody changes its
+        settings.
+        """
+        state = self._scheduler.state(model.id)
+        if state is None or state.model.settings != model.settings:
+            self._scheduler.refresh(model)
+        async with self._place(model) as lease:
+            state = self._scheduler.state(model.id)
+            if state is None or state.model.settings != model.settings:
+                raise ConflictError(f"The settings of {model.id} were changed meanwhile.")
+            silence = lease.stall_seconds(self._scheduler.settings)
+            async with LlamaClient(lease.address, model.id, silence) as client:
+                yield state, lease, client
 
     def restore(self, model: LocalModel) -> None:
         """Return a model to its settings in the catalog; its server restarts if it has others."""

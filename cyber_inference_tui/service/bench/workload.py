@@ -7,7 +7,7 @@ import random
 import string
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
@@ -21,6 +21,10 @@ _CONNECT_SECONDS = 10.0
 _MOST_ERROR = 500
 _LETTERS = 4
 """Letters of a word in a prompt."""
+_LIKELIEST = 20
+"""Tokens whose probabilities are asked for."""
+
+T = TypeVar("T")
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,21 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+class _Likely(msgspec.Struct):
+    id: int
+    logprob: float
+
+
+class _Position(msgspec.Struct):
+    top_logprobs: list[_Likely]
+
+
+class _Probabilities(msgspec.Struct):
+    """An answer with ``n_probs``, by token (``tools/server/README.md`` of llama.cpp)."""
+
+    completion_probabilities: list[_Position]
+
+
 def speeds_of(answers: Sequence[Answer], workload: Workload) -> Speeds:
     """Return the speeds of the answers, which ran at once.
 
@@ -133,16 +152,38 @@ class LlamaClient:
         # A word has one token at least.
         letters = self._random.choices(string.ascii_lowercase, k=_LETTERS * tokens)
         words = ("".join(letters[at : at + _LETTERS]) for at in range(0, len(letters), _LETTERS))
-        text = " ".join(words)
-        try:
-            async with self._session.post("/tokenize", json={"content": text}) as answer:
-                await self._check(answer)
-                found = msgspec.json.decode(await answer.read(), type=thread_safe(_Tokens))
-        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
-            raise self._failure(str(error)) from error
-        if len(found.tokens) < tokens:
+        found = await self.tokens_of(" ".join(words))
+        if len(found) < tokens:
             raise self._failure("its tokenizer makes less than a token of a word")
-        return found.tokens[:tokens]
+        return found[:tokens]
+
+    async def tokens_of(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return (await self._post("/tokenize", {"content": text}, _Tokens)).tokens
+
+    async def likely(self, prompt: Sequence[int]) -> dict[int, float]:
+        """Return the likeliest tokens after a prompt, with the logarithms of their
+        probabilities."""
+        body = {
+            "prompt": list(prompt),
+            "n_predict": 1,
+            "n_probs": _LIKELIEST,
+            "temperature": 0,
+            # A token without text has no probabilities in the answer.
+            "ignore_eos": True,
+        }
+        found = (await self._post("/completion", body, _Probabilities)).completion_probabilities
+        if not found or not found[0].top_logprobs:
+            raise self._failure("it does not tell the probabilities of tokens")
+        return {one.id: one.logprob for one in found[0].top_logprobs}
+
+    async def _post(self, path: str, body: dict[str, Any], kind: type[T]) -> T:
+        try:
+            async with self._session.post(path, json=body) as answer:
+                await self._check(answer)
+                return msgspec.json.decode(await answer.read(), type=thread_safe(kind))
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
+            raise self._failure(str(error) or "it does not answer") from error
 
     async def ask(self, prompt: list[int], tokens: int) -> Answer:
         """Send a prompt, and return the times of its answer of so many tokens."""
@@ -182,6 +223,9 @@ class LlamaClient:
                 first = first or last
                 count += len(event.tokens)
             timings = event.timings or timings
+        if timings is not None:
+            # A token that ends in the middle of a character has no event of its own.
+            count = timings.predicted_n
         if first is None or last is None or count < tokens:
             raise self._failure(f"it ended after {count} of {tokens} tokens")
         return Answer(

@@ -1,4 +1,4 @@
-"""Measures models, and shows the results with their differences from a marked one."""
+"""Measures and tunes models, and shows the results with their differences from a marked one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchState, BenchStatus
 from cyber_inference_tui.records.queries import HistoryQuery
+from cyber_inference_tui.records.tuning import TuneRequest
 from cyber_inference_tui.terminal.benches import (
     change_text,
     difference,
@@ -83,6 +84,7 @@ class BenchDialog(ModalScreen[None]):
     KEYS_TITLE = "Bench"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "measure", "Measure", id="bench.measure", tooltip="while nobody is served"),
+        Binding("t", "tune", "Tune", id="bench.tune", tooltip="look for better settings"),
         Binding("s", "stop", "Stop", id="bench.stop", tooltip="end the measurements"),
         Binding("space", "mark", "Mark", id="bench.mark", tooltip="compare the others with it"),
         Binding("escape,q", "dismiss(None)", "Close", id="bench.close"),
@@ -205,6 +207,7 @@ class BenchDialog(ModalScreen[None]):
         steers, runs = not self.cyber.options.readonly, self._runs
         hints = [
             *([("m", "measures")] if steers and not runs else []),
+            *([("t", "tunes")] if self._can_tune else []),
             *([("s", "stops")] if steers and runs else []),
             *([("space", "compares the others with this")] if len(self._results) > 1 else []),
             ("esc", "closes"),
@@ -226,6 +229,10 @@ class BenchDialog(ModalScreen[None]):
     def _runs(self) -> bool:
         return self._status is not None and self._status.state is BenchState.RUNNING
 
+    @property
+    def _can_tune(self) -> bool:
+        return len(self._models) == 1 and not self._runs and not self.cyber.options.readonly
+
     def _state_text(self) -> str:
         status = self._status
         if self._results and self._problem:
@@ -235,6 +242,9 @@ class BenchDialog(ModalScreen[None]):
         if self._runs:
             bar = self._charset.bar_text(status.done / max(1, status.total), _BAR)
             return f"{bar}  {clean_line(status.step or '', limit=100)}"
+        if status.outcome is not None and status.tuning is not None:
+            said = f"{status.tuning.model}: {status.outcome.summary}"
+            return clean_line(said.replace("±", self._charset.plus_minus), limit=300)
         return clean_line(status.error or "", limit=300)
 
     def _draw_about(self) -> None:
@@ -275,6 +285,8 @@ class BenchDialog(ModalScreen[None]):
         """Return whether an action is available: a read-only app measures nothing."""
         if action in {"measure", "stop"}:
             return not self.cyber.options.readonly and self._runs == (action == "stop")
+        if action == "tune":
+            return self._can_tune
         if action == "mark":
             return bool(self._results)
         return super().check_action(action, parameters)
@@ -283,6 +295,11 @@ class BenchDialog(ModalScreen[None]):
         """Measure the models."""
         request = BenchRequest(models=self._models)
         self.cyber.do(self._change(self.cyber.client.call(endpoints.START_BENCH, body=request)))
+
+    def action_tune(self) -> None:
+        """Look for better settings of the model, and write them to its table."""
+        request = TuneRequest(model=self._models[0])
+        self.cyber.do(self._change(self.cyber.client.call(endpoints.START_TUNING, body=request)))
 
     def action_stop(self) -> None:
         """End the bench that runs."""

@@ -1,0 +1,1 @@
+"""Looks for better settings of a model, by measuring."""
