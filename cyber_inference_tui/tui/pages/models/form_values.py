@@ -156,6 +156,7 @@ _ARGUMENTS = _Kind(_arguments, "arguments as in a shell, separated by spaces", _
 _TABLE = _Kind(_table, 'a JSON table such as {"temperature": 0.7}')
 _VARIABLES = _Kind(_table, 'a JSON table such as {"GGML_CUDA_P2P": "1"}')
 _TEXT = _Kind(str, "text")
+_DRAFT = _Kind(str, "off, auto, or the id of a model")
 
 _KINDS = {
     "path": _TEXT,
@@ -165,8 +166,9 @@ _KINDS = {
     "parallel": _WHOLE,
     "threads": _WHOLE,
     "mmproj": _TEXT,
-    "draft": _TEXT,
+    "draft": _DRAFT,
     "lora": _NAMES,
+    "split": _NAMES,
     "args": _ARGUMENTS,
     "env": _VARIABLES,
     "idle_timeout": _NUMBER,
