@@ -123,18 +123,19 @@ class ImportedService:
         asked = {"arguments": arguments, "environ": dict(environ), "directory": str(Path.cwd())}
         message = json.dumps(asked).encode()
         read, write = os.pipe()
-        _adopt_orphans(True)
+        adopt_orphans(True)
         try:
             with Path(os.devnull).open("rb") as stdin, os.fdopen(write, "wb") as stdout:
                 fds = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
                 socket.send_fds(self._socket, [message], fds)
                 pid = int(self._socket.recv(_MOST_BYTES))
         finally:
-            _adopt_orphans(False)
+            adopt_orphans(False)
         return ForkedService(pid, os.fdopen(read, encoding="utf-8"))
 
 
-def _adopt_orphans(value: bool) -> None:
+def adopt_orphans(value: bool) -> None:
+    """Let this process become the parent of orphaned descendants, or leave them to init."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(value), 0, 0, 0)
 
 

@@ -14,6 +14,7 @@ import pytest
 from cyber_inference_tui.records import PortRecord
 from cyber_inference_tui.service.extra_ports import ExtraPorts, Stop
 from cyber_inference_tui.settings.schema import Settings
+from tests.real.imported_service import adopt_orphans
 
 HOST = "127.0.0.1"
 OWN = 1
@@ -79,6 +80,8 @@ async def test_they_follow_the_setting() -> None:
 
 
 async def test_a_port_in_use_is_reported_and_left_alone() -> None:
+    # A test before may have left this on.
+    adopt_orphans(False)
     with subprocess.Popen(
         [*IN_BACKGROUND, sys.executable, "-c", LISTEN],
         stdin=subprocess.PIPE,
