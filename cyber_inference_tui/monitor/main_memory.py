@@ -8,6 +8,7 @@ number which models fit, so it must mean the same as on Linux.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from cyber_inference_tui.monitor.kernel_files import KeptFile
 
 _FIELD = re.compile(rb"^([A-Za-z0-9_()]{1,64}):[ \t]+([0-9]{1,12}) kB$", re.MULTILINE)
 _ARC_FIELD = re.compile(rb"^(size|c_min)\s+[0-9]+\s+([0-9]{1,18})$", re.MULTILINE)
-
+_PARKED = re.compile(rb"^ +count: +([0-9]{1,15})$", re.MULTILINE)
 
 _PAGE_SIZE = re.compile(r"page size of ([0-9]{1,7}) bytes")
 _PAGES = re.compile(r'^"?([A-Za-z][A-Za-z -]{0,40}?)"?:\s+([0-9]{1,15})\.$', re.MULTILINE)
@@ -43,6 +44,9 @@ class MainMemoryReading(msgspec.Struct, frozen=True, kw_only=True):
 class MainMemory:
     """Reads ``proc/meminfo`` of ``root``, and the group limits of this process in ``container``.
 
+    Each core keeps pages that were freed on it (``proc/zoneinfo``), and ``MemAvailable`` counts
+    them as used: after the end of a large program some hundred MB, and for many seconds.
+
     ZFS keeps its cache (ARC) outside the page cache, so ``MemAvailable`` counts it as used. The
     cache shrinks to its minimum, ``c_min``, when programs need memory (``arcstats`` of OpenZFS).
 
@@ -55,6 +59,10 @@ class MainMemory:
     def __init__(self, root: Path = Path("/"), container: Path = Path("/")) -> None:
         self._is_this_machine = root == Path("/")
         self._meminfo = KeptFile(root / "proc/meminfo")
+        zoneinfo = root / "proc/zoneinfo"
+        # LXCFS puts a file of the container's own over ``meminfo``, and none over ``zoneinfo``.
+        is_of_same_machine = _same_device(root / "proc/meminfo", zoneinfo)
+        self._zoneinfo = KeptFile(zoneinfo) if is_of_same_machine else None
         self._arc = KeptFile(root / "proc/spl/kstat/zfs/arcstats")
         self._cgroup = CgroupMemory(container)
 
@@ -64,11 +72,14 @@ class MainMemory:
         total, available = fields.get("MemTotal"), _available(fields)
         if not total or available is None:
             return read_by_psutil() if self._is_this_machine else None
+        cache = max(0, available - fields.get("MemFree", available))
+        if self._zoneinfo is not None:
+            available = min(available + parked(self._zoneinfo.read() or b""), total)
         zfs_cache = min(_zfs_cache(self._arc.read() or b""), max(0, total - available))
         reading = MainMemoryReading(
             total=total,
             available=min(available + zfs_cache, total),
-            cache=max(0, available - fields.get("MemFree", available)),
+            cache=cache,
             zfs_cache=zfs_cache,
         )
         for bound in self._cgroup.limits(total):
@@ -110,6 +121,18 @@ def vm_stat(output: str, total: int) -> MainMemoryReading | None:
 def meminfo(content: bytes) -> Mapping[str, int]:
     """Return the complete fields of ``/proc/meminfo`` in bytes (``proc_meminfo(5)``)."""
     return {name.decode(): int(size) * 1024 for name, size in _FIELD.findall(content)}
+
+
+def parked(zoneinfo: bytes) -> int:
+    """Return the bytes of free pages that cores keep, by ``/proc/zoneinfo`` (``mm/vmstat.c``)."""
+    return sum(map(int, _PARKED.findall(zoneinfo))) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _same_device(*paths: Path) -> bool:
+    try:
+        return len({path.stat().st_dev for path in paths}) == 1
+    except OSError:
+        return False
 
 
 def _within(reading: MainMemoryReading, bound: MemoryLimit) -> MainMemoryReading:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -254,6 +255,49 @@ def test_caches_that_count_as_available_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "size 4 x\n", "size 4 5\nc_min 4 9\n", "c_min 4 1\n"])
 def test_a_zfs_cache_that_is_small_or_unreadable_adds_nothing(tmp_path: Path, content: str) -> None:
     write(tmp_path, {"proc/meminfo": MEMINFO, "proc/spl/kstat/zfs/arcstats": content})
+    assert reader(tmp_path).read().available == 5_000_000 * KIB
+
+
+ZONEINFO = """\
+Node 0, zone   Normal
+  pages free     4718592
+        min      9001
+        count    7
+        managed  1998848
+  pagesets
+    cpu: 0
+              count:    35490
+              high:     35908
+    cpu: 1
+              count:    510
+              high:     35908
+"""
+
+
+def test_free_pages_that_cores_keep_are_available(tmp_path: Path) -> None:
+    write(tmp_path, {"proc/meminfo": MEMINFO, "proc/zoneinfo": ZONEINFO})
+    reading = reader(tmp_path).read()
+    assert reading.available == 5_000_000 * KIB + 36_000 * os.sysconf("SC_PAGE_SIZE")
+    assert reading.cache == 4_000_000 * KIB
+    # More than there is, in a damaged file.
+    write(tmp_path, {"proc/zoneinfo": "              count:    999999999999\n"})
+    assert reader(tmp_path).read().available == reader(tmp_path).read().total
+
+
+def test_the_pages_of_another_machine_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container, LXCFS replaces the file of the memory, and not that of the zones."""
+    write(tmp_path, {"proc/meminfo": MEMINFO, "proc/zoneinfo": ZONEINFO})
+    real = Path.stat
+
+    def mounted(path: Path, **options: Any) -> os.stat_result:
+        found = real(path, **options)
+        if path.name != "meminfo":
+            return found
+        return os.stat_result([*found[:2], found.st_dev + 1, *found[3:10]])
+
+    monkeypatch.setattr(Path, "stat", mounted)
     assert reader(tmp_path).read().available == 5_000_000 * KIB
 
 
