@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     Start = Callable[[ServiceClient], Awaitable[BenchStatus]]
 
+Decorated = TypeVar("Decorated", bound="Callable[..., object]")
+
 _POLL = 0.3
 _CANCEL_LIMIT = 5.0
 _MOST_LISTED = 1000
@@ -47,34 +49,25 @@ def complete_model(
     return model_ids(ctx, incomplete)
 
 
+def workload_options(command: Decorated) -> Decorated:
+    """Add the options that say what each measurement asks of a model."""
+    options = (
+        ("--prompt", WholeNumber(1, 1 << 20), 512, "Tokens of each prompt."),
+        ("--tokens", WholeNumber(2, 1 << 20), 128, "Tokens of each answer."),
+        ("--parallel", WholeNumber(1, 64), 1, "Requests at once."),
+    )
+    for name, kind, default, text in reversed(options):
+        command = click.option(
+            name, type=kind, default=default, show_default=True, metavar="N", help=text
+        )(command)
+    return command
+
+
 @click.command()
 @click.argument(
     "models", metavar="ID...", nargs=-1, type=FilledText(), shell_complete=complete_model
 )
-@click.option(
-    "--prompt",
-    type=WholeNumber(1, 1 << 20),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens of each prompt.",
-)
-@click.option(
-    "--tokens",
-    type=WholeNumber(2, 1 << 20),
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Tokens of each answer.",
-)
-@click.option(
-    "--parallel",
-    type=WholeNumber(1, 64),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Requests at once.",
-)
+@workload_options
 @click.option(
     "--rounds",
     type=WholeNumber(1, 100),

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cyber_inference_tui.cli.bench_command import complete_model, run_bench
-from cyber_inference_tui.cli.options import FilledText, GlobalOptions, WholeNumber, json_option
+from cyber_inference_tui.cli.bench_command import complete_model, run_bench, workload_options
+from cyber_inference_tui.cli.options import FilledText, GlobalOptions, json_option
 from cyber_inference_tui.cli.output import print_json, print_lines
 from cyber_inference_tui.terminal.stream import Terminal, stdout_terminal
 
@@ -25,30 +25,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to make better.",
 )
-@click.option(
-    "--prompt",
-    type=WholeNumber(1, 1 << 20),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens of each prompt.",
-)
-@click.option(
-    "--tokens",
-    type=WholeNumber(2, 1 << 20),
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Tokens of each answer.",
-)
-@click.option(
-    "--parallel",
-    type=WholeNumber(1, 64),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Requests at once.",
-)
+@workload_options
 @click.option("--undo", is_flag=True, help="Return to the settings before the last tuning.")
 @json_option
 @click.pass_obj

@@ -50,7 +50,7 @@ class KeptPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one model's prompts."""
+    """The kept prompts of a model, and whether they work."""
 
     server: str
     """Identifies the files, the build and the settings that the rest is valid for."""

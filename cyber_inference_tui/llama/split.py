@@ -23,7 +23,7 @@ _ALL_LAYERS = 999
 
 
 class Lender(msgspec.Struct, frozen=True, kw_only=True):
-    """What another box lends."""
+    """The memory that another box lends."""
 
     memory: int
     """Bytes."""

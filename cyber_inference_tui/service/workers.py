@@ -29,7 +29,7 @@ _MOST_WORKERS = 4
 _START_SECONDS = 100.0
 """For a worker to run: idle models may have to be unloaded for it, and busy ones be waited for."""
 _STEP = 64 << 20
-"""Bytes by which the memory that a box is told of grows or shrinks."""
+"""Other boxes get the memory in whole steps of so many bytes."""
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ _BLOCK: Final = 512
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What the survey is told by the settings, the history and the scheduler."""
+    """The facts for a survey that the settings, the history and the scheduler know."""
 
     models_dir: Path
     model_dirs: tuple[Path, ...] = ()

@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for, besides what is always of no use."""
+    """The deletions that are wanted besides those of what is always of no use."""
 
     unused_before: float | None = None
     """Delete models that nobody has used since; in seconds since 1970."""
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to delete, in order; ``others`` comes after ``own`` or not at all."""
+    """The deletions, in order; ``others`` come after ``own`` or not at all."""
 
     own: tuple[Item, ...] = ()
     others: tuple[Item, ...] = ()
