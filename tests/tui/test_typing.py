@@ -17,8 +17,10 @@ from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import queries
 from cyber_inference_tui.tui.app import CyberApp
 from cyber_inference_tui.tui.key_queue import OPENING, KeyQueue
+from cyber_inference_tui.tui.pages.chat.page import ChatPage
 from cyber_inference_tui.tui.pages.logs.pane import LogPane
 from cyber_inference_tui.tui.setting_text import parse
+from cyber_inference_tui.tui.widgets.message_input import MessageInput
 from tests.tui.driving import SMALL, WIDE, running, screen_text, until
 from tests.tui.fake_client import FakeClient
 from tests.tui.world import busy_world, model
@@ -240,6 +242,15 @@ async def test_keys_behind_a_page_wait_for_its_rows() -> None:
         await until(
             pilot, lambda: any(one.source != "service" for one in app.screen.query(LogPane))
         )
+
+
+async def test_keys_behind_a_chat_are_its_message() -> None:
+    async with running(busy_world(), first_page="chat") as (app, _, pilot):
+        await until(pilot, lambda: "Write to try" in screen_text(app))
+        page = app.screen
+        assert isinstance(page, ChatPage)
+        page.choose("phi-4-mini-q4_k_m")
+        assert isinstance(app.focused, MessageInput)  # now, because the next key is near
 
 
 async def test_keys_wait_only_once_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:

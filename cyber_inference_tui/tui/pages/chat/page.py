@@ -180,7 +180,7 @@ class ChatPage(KeepingPage):
         """Choose this model and focus the message field."""
         self.active.chosen = model_id
         self.redraw()
-        self.call_after_refresh(self.action_write)
+        self.action_write()
 
     # Drawing
 
