@@ -172,6 +172,31 @@ def test_memory_that_is_never_freed_is_logged_and_not_awaited_for_ever(
     assert "was not seen to be back after 5 s" in caplog.text
 
 
+def test_memory_that_other_programs_took_is_awaited_once() -> None:
+    async def main() -> None:
+        world = make_world(total=40, max_loaded_models=1)
+        stop, load = world.launcher.stop_seconds, world.launcher.load_seconds
+
+        async def take() -> None:
+            await asyncio.sleep(stop / 2)
+            machine_of(world).others += 3 * GB
+
+        async with world.scheduler:
+            await world.use(A)
+            await asyncio.gather(world.use(B), take())
+            seconds = []
+            for model in (A, B, A):
+                began = now()
+                await world.use(model)
+                seconds.append(now() - began)
+        # The end of B was right after that: its successor waits for the rest of the time.
+        longest = pytest.approx(stop + RETURN_PATIENCE, abs=0.2)
+        swap = pytest.approx(stop + load, abs=0.3)
+        assert seconds == [longest, swap, swap]
+
+    run(main())
+
+
 def test_memory_that_is_not_needed_is_not_awaited() -> None:
     async def main() -> None:
         world = make_world(total=40, back_seconds=1000.0, max_loaded_models=1)
