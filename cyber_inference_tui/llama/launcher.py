@@ -55,7 +55,7 @@ from cyber_inference_tui.llama.need_estimate import (
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.prompt_rules import SAVE_OPTION
+from cyber_inference_tui.llama.prompt_rules import keeping_options
 from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts
 from cyber_inference_tui.llama.server import (
     ROUTER_ENVIRONMENT,
@@ -210,7 +210,7 @@ class Launcher:
         argv = self._argv(spec, binary, NO_PORT, measure=measure)
         kept = await self.kept_prompts(spec)
         if self._prompts is not None and kept is not None and kept.works is not False:
-            argv += [SAVE_OPTION, str(self._prompts.folder(spec.model_id))]
+            argv += keeping_options(self._prompts.folder(spec.model_id))
         return argv
 
     async def devices(self) -> tuple[str, ...] | None:
@@ -457,7 +457,7 @@ class Launcher:
             return self._worker_plan(spec, binary, address, ruleset)
         argv = self._argv(spec, binary, port, measure=measure)
         if prompts is not None:
-            argv += [SAVE_OPTION, str(prompts.folder)]
+            argv += keeping_options(prompts.folder)
         own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
         return LaunchPlan(
             name=spec.model_id,

@@ -17,6 +17,11 @@ _SAVE_VARIABLE: Final = "LLAMA_ARG_SLOT_SAVE_PATH"
 _TEXTLESS: Final = frozenset({"--embedding", "--embeddings", "--rerank", "--reranking"})
 
 
+def keeping_options(folder: Path) -> list[str]:
+    """Return the arguments for a server that saves its slots in ``folder`` and counts tokens."""
+    return [SAVE_OPTION, str(folder), "--metrics"]
+
+
 def has_own_folder(spec: ServerSpec) -> bool:
     """Return whether the user's arguments or variables give clients a folder for slots."""
     return SAVE_OPTION in spec.arguments or _SAVE_VARIABLE in spec.environment

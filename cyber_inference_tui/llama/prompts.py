@@ -34,7 +34,7 @@ from cyber_inference_tui.llama.slot_files import (
     saved_tokens,
     share_reused,
 )
-from cyber_inference_tui.llama.slots import SlotPrompt, ask_prompts
+from cyber_inference_tui.llama.slots import SlotPrompt, ask_prompts, ask_tokens
 from cyber_inference_tui.llama.spec import ServerSpec
 from cyber_inference_tui.records import KeptPromptsRecord
 from cyber_inference_tui.storage import LIMIT, Storages
@@ -42,6 +42,8 @@ from cyber_inference_tui.units import counted
 
 LEAST_TOKENS: Final = 512
 """A shorter prompt is read again faster than it is worth."""
+LEAST_NEW: Final = 64
+"""Fewer new tokens are read again faster than a file is written."""
 SAVE_LIMIT: Final = 5.0
 """Seconds that an unload takes longer at most; never more than half of ``stop_timeout``."""
 RESTORE_LIMIT: Final = 5.0
@@ -254,7 +256,9 @@ class ServerPrompts:
         try:
             async with asyncio.timeout(limit):
                 # The longest first; but a short one proves it as well.
-                prompts = await ask_prompts(server, limit)
+                new = await ask_tokens(server, limit)
+                is_kept = new is not None and new < LEAST_NEW
+                prompts = () if is_kept else await ask_prompts(server, limit)
                 for prompt in sorted(prompts, key=_tokens, reverse=note.works is not None):
                     await self._save(server, prompt, saved)
                     if note.works is None and saved:

@@ -1,7 +1,8 @@
-"""Asks a llama-server's ``/slots`` for prompts and generated tokens, and derives a rate."""
+"""Asks a llama-server for the prompts in its slots and for tokens, and derives a rate."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 
@@ -11,6 +12,10 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.llama.http_get import ServerAddress, http_get
 
 _MOST_BYTES = 1 << 20
+_COUNTER = re.compile(
+    rb"^llamacpp:(prompt_tokens_total|tokens_predicted_total) ([0-9]{1,15})$", re.MULTILINE
+)
+_COUNTERS = 2
 
 
 class _Next(msgspec.Struct):
@@ -46,7 +51,7 @@ async def ask_slots(server: ServerAddress, timeout: float) -> tuple[Task, ...] |
     The server answers between two steps of its work, so the counts are current. ``timeout`` is in
     seconds. The fields are those of build 11669 (``tools/server/README.md`` of llama.cpp).
     """
-    body = await _ask(server, timeout)
+    body = await _ask(server, "/slots", timeout)
     return None if body is None else parse_slots(body)
 
 
@@ -55,13 +60,23 @@ async def ask_prompts(server: ServerAddress, timeout: float) -> tuple[SlotPrompt
 
     They are unknown without a valid answer in time, and with a build that does not count them.
     """
-    body = await _ask(server, timeout)
+    body = await _ask(server, "/slots", timeout)
     return () if body is None else parse_prompts(body)
 
 
-async def _ask(server: ServerAddress, timeout: float) -> bytes | None:
+async def ask_tokens(server: ServerAddress, timeout: float) -> int | None:
+    """Return the tokens that a server has read and written since its start, by ``GET /metrics``.
+
+    Tokens of a prompt that it found in its cache do not count. It needs ``--metrics``; ``None`` =
+    no valid answer in time.
+    """
+    found = dict(_COUNTER.findall(await _ask(server, "/metrics", timeout) or b""))
+    return sum(map(int, found.values())) if len(found) == _COUNTERS else None
+
+
+async def _ask(server: ServerAddress, path: str, timeout: float) -> bytes | None:
     try:
-        status, body = await http_get(server, "/slots", timeout=timeout, most_bytes=_MOST_BYTES)
+        status, body = await http_get(server, path, timeout=timeout, most_bytes=_MOST_BYTES)
     except OSError:
         # TimeoutError is an OSError.
         return None

@@ -13,6 +13,14 @@ from typing import Any
 from cyber_inference_tui.llama.http_get import ServerAddress
 
 HEAD = struct.Struct("<4sII")
+METRICS = """\
+# HELP llamacpp:prompt_tokens_total Number of prompt tokens processed.
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total %d
+llamacpp:prompt_tokens_cached_total 5000
+llamacpp:tokens_predicted_total 4
+"""
+"""As llama-server's."""
 
 
 def slot_file(tokens: list[int], *, packed: bool = True) -> bytes:
@@ -29,6 +37,8 @@ class SlotServer:
         self.prompts = dict(prompts or {})
         self.used = set(self.prompts)
         """Slots that had a request since the start."""
+        self.new_tokens: int | None = None
+        """Tokens read and written since the start; ``None`` = it does not count them."""
         self.asked: list[str] = []
         self.forgets = False
         """It says that it restored a slot, and reads the prompt again."""
@@ -60,7 +70,7 @@ class SlotServer:
                 await reader.read()  # until the client gives up
                 return
             status, body = answer
-            text = json.dumps(body).encode()
+            text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(text)))
             writer.write(text)
             await writer.drain()
@@ -73,6 +83,8 @@ class SlotServer:
         path, _, query = target.partition("?action=")
         if path == "/slots":
             return 200, [self._slot(number) for number in range(4)]
+        if path == "/metrics":
+            return (501, {}) if self.new_tokens is None else (200, METRICS % self.new_tokens)
         slot = fields["id_slot"] if path == "/completion" else int(path.rpartition("/")[2])
         action = query or "ask"
         self.asked.append(f"{action} {slot}")

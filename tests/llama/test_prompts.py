@@ -125,6 +125,17 @@ async def test_a_prompt_that_nobody_used_is_not_written_again(desk: Desk) -> Non
     assert (desk.folder / "slot-0").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("new", "is_saved"), [(0, False), (59, False), (60, True), (None, True)])
+async def test_a_prompt_with_a_few_new_tokens_is_not_written_again(
+    desk: Desk, new: int | None, *, is_saved: bool
+) -> None:
+    await desk.session({0: LONG})
+    longer = [*LONG, *SHORT]
+    server = await desk.session({0: longer}, new_tokens=new)
+    assert server.asked == ["restore 0", *(["save 0"] if is_saved else [])]
+    assert (await desk.session({})).prompts == {0: longer if is_saved else LONG}
+
+
 async def test_only_this_user_can_read_what_people_wrote(desk: Desk) -> None:
     await desk.session({0: LONG})
     for path in (desk.root, desk.folder):

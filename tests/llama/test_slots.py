@@ -15,6 +15,7 @@ from cyber_inference_tui.llama.slots import (
     TokenRate,
     ask_prompts,
     ask_slots,
+    ask_tokens,
     parse_prompts,
     parse_slots,
 )
@@ -58,6 +59,7 @@ def test_prompts_are_those_of_free_slots_that_had_a_request() -> None:
 
 async def test_a_server_that_is_gone_has_no_prompts() -> None:
     assert await ask_prompts(address(1), 1.0) == ()
+    assert await ask_tokens(address(1), 1.0) is None
 
 
 def test_other_builds_say_it_a_little_differently() -> None:
