@@ -86,10 +86,14 @@ class NeedEstimator:
         own_program = bool(spec.command)
         devices = binary.devices if binary is not None and not own_program else ()
         if (measured := self._measured(spec.signature)) is not None:
-            return Need(
+            if own_program:
+                return Need(footprint=measured, source=NeedSource.MEASURED)
+            formula = formula_need(spec, devices=devices, processor=self._processor)
+            return msgspec.structs.replace(
+                formula,
                 footprint=measured,
                 source=NeedSource.MEASURED,
-                spills=not own_program and placement(spec, devices).spills,
+                projector=min(formula.projector, measured.device),
             )
         if own_program:
             return Need()
@@ -118,14 +122,14 @@ class NeedEstimator:
         where = placement(spec, devices)
         found = _estimate(spec, where, self._processor)
         host, device = _beside(found, where)
-        return Need(
+        return msgspec.structs.replace(
+            formula,
             footprint=Footprint(
                 mapped=fitted.mapped,
                 host=fitted.host + found.repacked + host,
                 device=fitted.device + device,
             ),
             source=NeedSource.ENGINE,
-            spills=formula.spills,
         )
 
     async def _ask_engine(self, spec: ServerSpec, binary: LlamaBinary) -> Footprint | None:
@@ -238,6 +242,7 @@ def formula_need(
         ),
         source=NeedSource.UPPER_BOUND if found.upper_bound else NeedSource.FORMULA,
         spills=where.spills,
+        projector=found.projector if where.projector_on_device else 0,
         visible=spec.visible_gpus,
     )
 

@@ -56,6 +56,8 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     source: NeedSource = NeedSource.UNKNOWN
     spills: bool = False
     """Parts that do not fit on the GPUs may go to main memory (llama-server chooses the layers)."""
+    projector: int = 0
+    """The bytes on the GPUs that a load moves to main memory if it cannot fit otherwise."""
     visible: str | None = None
     """The model's own ``CUDA_VISIBLE_DEVICES``; ``None`` = it sees the cards that the service sees.
     """
@@ -63,6 +65,14 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of context, if the service chooses them (``context_size = "auto"``)."""
     smaller: tuple[Need, ...] = ()
     """The needs with the smaller contexts that it may choose, ascending."""
+
+    def with_projector_kept_back(self) -> Need:
+        """Return the need with the projector in main memory instead of on the GPUs."""
+        found = self.footprint
+        moved = msgspec.structs.replace(
+            found, host=found.host + self.projector, device=found.device - self.projector
+        )
+        return msgspec.structs.replace(self, footprint=moved, projector=0)
 
 
 def largest_context(needs: Sequence[Need], fits: Callable[[Need], bool]) -> Need:

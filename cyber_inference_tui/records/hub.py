@@ -59,6 +59,8 @@ class HubFilesRecord(msgspec.Struct, frozen=True, kw_only=True):
     fits: Fit | None = None
     evicts: tuple[str, ...] = ()
     """The loaded models that a load would unload."""
+    projector_kept_back: bool = False
+    """It fits only with its projector in main memory: it sees images, but more slowly."""
     suggested: bool = False
     """The best model of the repository for this machine."""
     local_id: str | None = None

@@ -440,11 +440,9 @@ class ControlLoop:
 
     def _keep_projector_back(self, state: ModelState) -> bool:
         """Keep the projector of the next load off the GPU, if it would go there."""
-        spec, need = state.spec, state.need
-        on_gpu = spec.options.projector_on_gpu and need is not None and need.footprint.device > 0
-        if spec.projector is None or not on_gpu:
+        if state.need is None or not state.need.projector:
             return False
-        state.plan(spec.with_projector_kept_back())
+        state.plan(state.spec.with_projector_kept_back())
         self.estimate(state)
         return True
 

@@ -28,6 +28,8 @@ class Verdict(NamedTuple):
     """One sentence with the numbers."""
     unloads: tuple[str, ...] = ()
     """The ids of the models that would be evicted."""
+    projector_kept_back: bool = False
+    """It fits only with its projector in main memory."""
 
 
 class FitCheck:
@@ -69,6 +71,14 @@ class FitCheck:
             needs_exclusive_memory=model_id in self._need_exclusive_memory,
         )
 
+    def _tried(self, model_id: str, need: Need, plan: MemoryPlan) -> ModelView:
+        """Return the model as a load tries it last: if it cannot fit otherwise, with its projector
+        in main memory."""
+        model = self._candidate(model_id, need)
+        if not need.projector or plan.could_fit(model):
+            return model
+        return self._candidate(model_id, need.with_projector_kept_back())
+
     @cached_property
     def _plan(self) -> MemoryPlan:
         return self._plan_without(())
@@ -84,7 +94,7 @@ class FitCheck:
         """Return the ``fit`` of ``verdict``, without the cost of the sentence."""
         if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
-        model = self._candidate(model_id, need)
+        model = self._tried(model_id, need, self._plan)
         if self._plan.fits(model):
             return Fit.NOW
         return Fit.AFTER_UNLOADING if self._plan.could_fit(model) else Fit.NEVER
@@ -106,7 +116,8 @@ class FitCheck:
         if need is None or need.source is NeedSource.UNKNOWN or self._free is None:
             return None
         plan = self._plan_without((model_id,)) if reload else self._plan
-        model = self._candidate(model_id, need)
+        model = self._tried(model_id, need, plan)
+        kept_back = model.need is not need
         at_most = need.source is NeedSource.UPPER_BOUND
         victims = plan.victims_for(model)
         if victims is None and not plan.could_fit(model):
@@ -121,25 +132,20 @@ class FitCheck:
             return Verdict(Fit.NEVER, error.message)
         cards = self._memory.cards_for(need.visible)
         numbers = (
-            f"It needs {'up to ' if at_most else ''}{in_words(plan.amount(model), cards=cards)},"
-            f" and {in_words(plan.free_for(model) or Amount(), cards=cards)} can be had now"
+            f"It needs {'up to ' if at_most else ''}{in_words(plan.amount(model), cards=cards)}"
+            f"{' with its projector in main memory' if kept_back else ''}"
+            f", and {in_words(plan.free_for(model) or Amount(), cards=cards)} can be had now"
         )
         if victims == ():
-            return Verdict(Fit.NOW, f"{numbers}.")
+            return Verdict(Fit.NOW, f"{numbers}.", (), kept_back)
         if not plan.count_allows():
             most = self._limits.max_loaded_models
             numbers += f", but only {most} may be loaded at once (max_loaded_models)"
-        if victims is None:
-            busy = tuple(model.id for model in plan.busy_victims_for(model))
-            return Verdict(
-                Fit.AFTER_UNLOADING,
-                f"{numbers}: {', '.join(busy)} would be unloaded for it after its requests.",
-                busy,
-            )
-        names = tuple(victim.id for victim in victims)
-        return Verdict(
-            Fit.AFTER_UNLOADING, f"{numbers}: {', '.join(names)} would be unloaded for it.", names
-        )
+        gone = plan.busy_victims_for(model) if victims is None else victims
+        names = tuple(victim.id for victim in gone)
+        when = " after its requests" if victims is None else ""
+        reason = f"{numbers}: {', '.join(names)} would be unloaded for it{when}."
+        return Verdict(Fit.AFTER_UNLOADING, reason, names, kept_back)
 
     def rooms(self) -> list[MemoryPool]:
         """Return the memory for models: of the machine, and of all GPUs that have their own."""

@@ -51,6 +51,7 @@ def offers(
                 evicts=verdict.unloads
                 if verdict is not None and verdict.fit is Fit.AFTER_UNLOADING
                 else (),
+                projector_kept_back=verdict is not None and verdict.projector_kept_back,
                 local_id=local_files.id_of(repository.repo, model),
             )
         )

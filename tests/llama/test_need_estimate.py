@@ -147,6 +147,9 @@ async def test_the_engine_knows_nothing_of_projectors(demo: LocalModel, tmp_path
     assert on_gpu.source is NeedSource.ENGINE
     assert on_gpu.footprint.device > 57 * MIB + mmproj.stat().st_size
     assert on_gpu.footprint.host == MIB
+    kept_back = spec_of(model).with_projector_kept_back()
+    in_memory = await expectations().need(kept_back, build(tmp_path, devices=("CUDA0",)))
+    assert on_gpu.with_projector_kept_back() == in_memory
 
 
 async def test_the_engine_knows_nothing_of_weights_for_the_processor(

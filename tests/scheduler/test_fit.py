@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -99,6 +100,38 @@ def test_a_model_that_would_be_refused_never_fits_for_the_same_reason(pinned: bo
             with pytest.raises(InsufficientMemoryError) as caught:
                 await world.use(refused)
             assert fit.reason == caught.value.message
+
+    run(main())
+
+
+def test_a_vision_model_fits_as_a_load_tries_it_last() -> None:
+    async def main() -> None:
+        needs = {
+            "a": need(1, device=8, projector=2 * GIB),
+            "b": need(1, device=4, projector=2 * GIB),
+            "c": need(1, device=10, projector=2 * GIB),
+        }
+        a, b, c = (msgspec.structs.replace(one, mmproj=Path("mmproj.gguf")) for one in (A, B, C))
+        world = make_world(cards=(8,), needs=needs)  # 7.2 GiB of the card may be used
+        async with world.scheduler:
+            await world.scheduler.refresh_memory()
+            fit = verdict(world, "a")
+            assert (fit.fit, fit.projector_kept_back) == (Fit.NOW, True)
+            assert "6.00 GiB of GPU memory with its projector in main memory" in fit.reason
+            fit = verdict(world, "b")
+            assert (fit.fit, fit.projector_kept_back) == (Fit.NOW, False)
+            # It needs 8 GiB of the card even so.
+            fit = verdict(world, "c")
+            assert (fit.fit, fit.projector_kept_back) == (Fit.NEVER, False)
+            with pytest.raises(InsufficientMemoryError) as caught:
+                await world.use(c)
+            assert fit.reason == caught.value.message
+            await world.use(b)
+            fit = verdict(world, "a")
+            assert (fit.fit, fit.projector_kept_back) == (Fit.AFTER_UNLOADING, True)
+            assert fit.unloads == ("b",)
+            await world.use(a)
+            assert world.launcher.kept_back == [False, True]
 
     run(main())
 

@@ -378,10 +378,10 @@ def test_a_projector_stays_in_main_memory_before_a_vision_model_is_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        sizes = {"a": Need(footprint=Footprint(device=8 * GB), source=NeedSource.FORMULA)}
+        large = Need(footprint=Footprint(device=8 * GB), source=NeedSource.FORMULA)
+        sizes = {"a": msgspec.structs.replace(large, projector=2 * GB)}
         cards = {"machine": VirtualMachine(20 * GB, cards=(8 * GB,))}
         world = make_world(sizes=sizes, launcher=cards)
-        world.launcher.projectors["a"] = 2 * GB
         async with world.scheduler:
             await world.use(SEES)
             assert world.launcher.kept_back == [True]
@@ -390,7 +390,7 @@ def test_a_projector_stays_in_main_memory_before_a_vision_model_is_refused(
             assert state.spec.arguments == ("--no-mmproj-offload",)
             assert state.restart_reason(SEES, state.next_spec) is None
         cards = {"machine": VirtualMachine(20 * GB, cards=(8 * GB,))}
-        world = make_world(sizes=sizes, launcher=cards)
+        world = make_world(sizes={"a": large}, launcher=cards)
         async with world.scheduler as scheduler:
             with pytest.raises(InsufficientMemoryError):
                 await scheduler.acquire(A)
@@ -403,7 +403,8 @@ def test_a_vision_model_that_runs_out_of_shared_memory_is_tried_without_its_proj
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        sizes = {"a": Need(footprint=Footprint(device=2 * GB), source=NeedSource.FORMULA)}
+        footprint = Footprint(device=2 * GB)
+        sizes = {"a": Need(footprint=footprint, source=NeedSource.FORMULA, projector=GB)}
         world = make_world(sizes=sizes)
         short = ModelLoadError("NvMap error 12", out_of_memory=True)
         world.launcher.failures["a"] = [short]

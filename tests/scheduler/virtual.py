@@ -212,8 +212,6 @@ class VirtualLauncher:
         self.slots: dict[str, int] = {}
         """By model: the slots of its server, if it reports them."""
         self.full_contexts: dict[str, int] = {}
-        self.projectors: dict[str, int] = {}
-        """By model: the bytes of its projector, a part of its need on the GPU."""
         self.kept_back: list[bool] = []
         """By launch: whether its projector stays in main memory."""
         self.contexts: list[int | None] = []
@@ -238,20 +236,20 @@ class VirtualLauncher:
     async def need(self, spec: ServerSpec, *, ask_engine: bool = True) -> Need:
         need = self.needs.get(spec.model_id, Need())
         self.full_contexts.setdefault(spec.model_id, spec.context_size or 1)
-        found = msgspec.structs.replace(need, footprint=self._with_context(spec))
+        found = msgspec.structs.replace(
+            need,
+            footprint=self._with_context(spec),
+            projector=0 if spec.projector_kept_back else need.projector,
+        )
         if spec.least_context is None:
             return found
         return with_smaller_contexts(found, spec, self._with_context)
 
     def _with_context(self, spec: ServerSpec) -> Footprint:
-        footprint = self.needs.get(spec.model_id, Need()).footprint
+        need = self.needs.get(spec.model_id, Need())
         if spec.projector_kept_back:
-            projector = self.projectors.get(spec.model_id, 0)
-            footprint = msgspec.structs.replace(
-                footprint,
-                host=footprint.host + projector,
-                device=footprint.device - projector,
-            )
+            need = need.with_projector_kept_back()
+        footprint = need.footprint
         if not spec.limited or spec.context_size is None:
             return footprint
         share = spec.context_size / self.full_contexts[spec.model_id]

@@ -17,7 +17,7 @@ from cyber_inference_tui.records import Fit, HubFilesRecord, ModelStatus
 from cyber_inference_tui.scheduler.fit import FitCheck
 from cyber_inference_tui.scheduler.free_memory import Amount, FreeMemory
 from cyber_inference_tui.scheduler.views import LoadLimits, ModelView
-from cyber_inference_tui.service.offers import offers
+from cyber_inference_tui.service.offers import EstimateNeed, offers
 from cyber_inference_tui.settings.schema import Settings
 
 GB = 10**9
@@ -42,12 +42,12 @@ def repository(**more: int) -> Repository:
     return Repository(repo="owner/tiny", revision="c0ffee", models=models_of(files))
 
 
-def fit_check(free: int, views: Sequence[ModelView] = ()) -> FitCheck:
+def fit_check(free: int, views: Sequence[ModelView] = (), *, card: int = 0) -> FitCheck:
     return FitCheck(
         (),
         views,
         limits=LoadLimits(),
-        memory=FreeMemory(at=100.0, free=Amount(host=free * GB)),
+        memory=FreeMemory(at=100.0, free=Amount(free * GB, card * GB), cards=bool(card)),
         reading=MemoryReading(total=16 * GB, available=free * GB, gpus=()),
         settings=Settings(max_memory_percent=100),
         now=100.0,
@@ -64,6 +64,7 @@ def looked(
     *,
     header: ModelMetadata | None = HEADER,
     local: Sequence[LocalModel] = (),
+    estimate_need: EstimateNeed = estimate_need,
 ) -> dict[str, HubFilesRecord]:
     headers = {model.filename: header for model in repo.models} if header else {}
     found = offers(repo, headers, local=local, estimate_need=estimate_need, fit_check=check)
@@ -113,6 +114,19 @@ def test_the_projector_counts() -> None:
     assert more is not None
     assert less is not None
     assert more - less == GB
+
+
+def test_a_projector_in_main_memory_may_make_a_model_fit() -> None:
+    def on_the_card(model: LocalModel) -> Need:
+        return formula_need(resolve(model, Settings(llama_args=("-ngl", "99"))), devices=("CUDA0",))
+
+    repo = repository(**{"mmproj-F16": 2 * GB})
+    found = looked(repo, fit_check(9, card=7), estimate_need=on_the_card)
+    assert {name: (one.fits, one.projector_kept_back) for name, one in found.items()} == {
+        "Q8_0": (Fit.NEVER, False),
+        "Q4_K_M": (Fit.NOW, True),
+        "Q2_K": (Fit.NOW, False),
+    }
 
 
 def test_a_local_model_has_its_id() -> None:

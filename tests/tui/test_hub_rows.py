@@ -170,6 +170,9 @@ def test_a_file_is_explained_in_sentences() -> None:
         entry("a", "Q4", fits=Fit.AFTER_UNLOADING, evicts=("x", "y"), suggested=True), gated=False
     )
     assert says == "a: fits once x and y are unloaded. Suggested for this machine."
+    kept_back = entry("a", "Q4", fits=Fit.NOW, projector_kept_back=True)
+    says = file_sentence(kept_back, gated=False)
+    assert says == "a: fits in the free memory, with its projector in main memory."
     assert "hf_token" in file_sentence(entry("a", "Q4"), gated=True)
     assert "even with all models unloaded" in file_sentence(
         entry("a", "Q4", fits=Fit.NEVER), gated=False

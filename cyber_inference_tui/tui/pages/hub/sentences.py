@@ -74,12 +74,13 @@ def file_sentence(one: HubFilesRecord | None, *, gated: bool, keys: str = "") ->
 
 
 def _fit_text(one: HubFilesRecord) -> str:
+    how = ", with its projector in main memory" if one.projector_kept_back else ""
     if one.fits is Fit.NOW:
-        return "fits in the free memory."
+        return f"fits in the free memory{how}."
     if one.fits is Fit.AFTER_UNLOADING:
         idle = " and ".join(clean_line(name, limit=200) for name in one.evicts)
         verb = "are" if len(one.evicts) > 1 else "is"
-        return f"fits once {idle or 'an idle model'} {verb} unloaded."
+        return f"fits once {idle or 'an idle model'} {verb} unloaded{how}."
     if one.fits is Fit.NEVER:
         return "too big for this machine, even with all models unloaded."
     return "the memory it needs is unknown."
