@@ -346,7 +346,9 @@ class Library:
         shared = any(other.mmproj == model.mmproj for other in others)
         if model.mmproj is not None and has_projector_beside(model) and not shared:
             doomed.append(model.mmproj)
-        doomed += _its_own_head(model, others)
+        head = head_beside(model)
+        if not any(other.draft and other.draft.files == head for other in others):
+            doomed += head
         for path in doomed:
             if not self._is_inside(path):
                 raise ConflictError(f"{path_text(path)} does not lie in {self._models_dir}.")
@@ -445,11 +447,10 @@ def has_projector_beside(model: LocalModel) -> bool:
     )
 
 
-def _its_own_head(model: LocalModel, others: Sequence[LocalModel]) -> tuple[Path, ...]:
-    """Return the files of the draft head that is the model's, if no other model has it."""
+def head_beside(model: LocalModel) -> tuple[Path, ...]:
+    """Return the files of its draft head if it is near the model, so that it goes with the last
+    model that has it."""
     draft = model.draft
     if draft is None or draft.kind is DraftKind.MODEL or model.path is None:
         return ()
-    near = all(is_near(path, model.path) for path in draft.files)
-    shared = any(other.draft and other.draft.files == draft.files for other in others)
-    return draft.files if near and not shared else ()
+    return draft.files if all(is_near(path, model.path) for path in draft.files) else ()

@@ -17,8 +17,10 @@ from cyber_inference_tui.library.gc.holders import Given
 from cyber_inference_tui.library.gc.plan import Item, Plan, Wish, make_plan
 from cyber_inference_tui.library.gc.survey import survey
 from cyber_inference_tui.library.stores import Stores
-from cyber_inference_tui.settings.schema import ModelSettings
+from cyber_inference_tui.llama.spec import resolve
+from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.library.conftest import Home
+from tests.library.test_companions import QWEN, heads, large
 from tests.library.test_stores import HubCache, Ollama
 
 DAY = 86400.0
@@ -63,6 +65,9 @@ class Disk:
         assert freed == before - self.used() == sum(item.freed for item in items)
         return [item.holder.name for item in items]
 
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.home.models_dir.iterdir() if path.is_file())
+
     def used(self) -> int:
         """Count the bytes of all files on the disk, each once."""
         found = {}
@@ -84,8 +89,8 @@ def carry_out(facts: Facts, items: Iterable[Item]) -> int:
     return freed
 
 
-def _files(model: LocalModel) -> list[Path]:
-    return [path for path in (*model.shards, model.mmproj) if path is not None]
+def _files(model: LocalModel) -> tuple[Path, ...]:
+    return resolve(model, Settings()).files
 
 
 @pytest.fixture
@@ -99,6 +104,39 @@ def test_our_models_go_with_all_their_files_and_empty_folders(disk: Disk) -> Non
     disk.home.model("stays.gguf")
     assert disk.delete(keep={"stays": "it is loaded"}) == ["big"]
     assert [path.name for path in disk.home.models_dir.iterdir()] == ["stays.gguf"]
+
+
+def test_a_projector_and_a_head_go_with_the_last_model_that_has_them(disk: Disk) -> None:
+    for name in ("Qwen-Q4_K_M.gguf", "Qwen-Q8_0.gguf"):
+        large(disk.home, name, QWEN)
+    heads(disk.home)
+    disk.home.projector("mmproj-Qwen.gguf")
+    assert all(one.draft and one.mmproj for one in disk.catalog().models.values())
+    assert disk.delete(keep={"Qwen-Q8_0": "it is loaded"}) == ["Qwen-Q4_K_M"]
+    assert disk.names() == [
+        "Qwen-Q8_0.gguf",
+        "eagle3-Qwen-Q8_0.gguf",
+        "mmproj-Qwen.gguf",
+        "mtp-Qwen-Q8_0.gguf",
+    ]
+    assert disk.delete() == ["Qwen-Q8_0"]
+    assert disk.names() == ["eagle3-Qwen-Q8_0.gguf"], "no model has it"
+
+
+def test_a_head_stays_for_a_model_that_names_it(disk: Disk) -> None:
+    large(disk.home, "Qwen-Q4_K_M.gguf", QWEN)
+    large(disk.home, "elsewhere/Other-Q8_0.gguf", QWEN)
+    heads(disk.home)
+    disk.settings = {"Other-Q8_0": ModelSettings(draft="mtp-Qwen-Q8_0")}
+    assert disk.delete(keep={"Other-Q8_0": "the settings name it"}) == ["Qwen-Q4_K_M"]
+    assert (disk.home.models_dir / "mtp-Qwen-Q8_0.gguf").exists()
+
+
+def test_a_model_that_stays_keeps_its_projector(disk: Disk) -> None:
+    path = disk.home.model("big/big.gguf")
+    disk.home.projector("big/mmproj-big.gguf")
+    (disk.home.models_dir / "notes").symlink_to(path)
+    assert disk.plan() == Plan()
 
 
 def test_the_latest_use_counts_and_a_new_file_is_no_old_one(disk: Disk) -> None:

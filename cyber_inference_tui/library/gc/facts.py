@@ -102,9 +102,16 @@ class Remaining:
         self._removed: dict[tuple[int, int], set[Path]] = defaultdict(set)
 
     def remove(self, holder: Holder) -> Removal:
-        """Remove a holder: return its entries that nothing else needs, and the freed files."""
+        """Remove a holder: return its entries that nothing else needs, and the freed files.
+
+        A model whose first entry something else needs is still there: it loses no part.
+        """
         del self.holders[holder.key]
         self._needed.subtract(holder.needs)
+        if holder.kind is HolderKind.MODEL and any(
+            self._needed[one] > 0 for one in holder.owns[:1]
+        ):
+            return Removal((), frozenset())
         paths = tuple(path for path in holder.owns if self._needed[path] <= 0)
         freed = set()
         for path in paths:

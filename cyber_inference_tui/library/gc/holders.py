@@ -14,7 +14,7 @@ import msgspec
 from cyber_inference_tui.library.catalog import LocalModel, Origin
 from cyber_inference_tui.library.disk import NOWHERE
 from cyber_inference_tui.library.gc.facts import Entry, Holder, HolderKind
-from cyber_inference_tui.library.library import has_projector_beside
+from cyber_inference_tui.library.library import has_projector_beside, head_beside
 from cyber_inference_tui.library.scan import path_text
 from cyber_inference_tui.library.stores import Stores
 
@@ -102,12 +102,13 @@ class Holders:
         shards = self.chains(reversed(model.shards))
         beside = has_projector_beside(model)
         projector = self.chains([model.mmproj] if model.mmproj is not None else [])
-        own = [*shards, *(projector if beside else [])]
+        head = self.chains(head_beside(model))
+        own = [*shards, *(projector if beside else []), *head]
         self.add(
             key=f"{model.origin} {model.id}",
             models=[model],
             owns=[path for chain in own for path in chain if path.is_relative_to(root)],
-            data=[chain[-1] for chain in (*shards, *projector)],
+            data=[chain[-1] for chain in (*shards, *projector, *head)],
             stop=stop,
             other_program=other_program,
         )

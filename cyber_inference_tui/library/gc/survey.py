@@ -16,6 +16,7 @@ from cyber_inference_tui.library.catalog import Catalog, LocalModel, Origin
 from cyber_inference_tui.library.gc.facts import Facts, Holder, HolderKind
 from cyber_inference_tui.library.gc.holders import Given, Holders, real
 from cyber_inference_tui.library.gc.others import add_hub_cache, add_lm_studio, add_ollama
+from cyber_inference_tui.library.library import head_beside
 
 _UNREAD: Final = "a folder that may need it cannot be read"
 
@@ -99,7 +100,8 @@ def _add_ours(holders: Holders, models: Iterable[LocalModel]) -> None:
 
 def _only_read(holders: Holders, model: LocalModel) -> None:
     """Add a model whose files are never deleted: it needs them, and others may be copies."""
-    chains = holders.chains([*model.shards, *([model.mmproj] if model.mmproj else [])])
+    projector = [model.mmproj] if model.mmproj else []
+    chains = holders.chains([*model.shards, *projector, *head_beside(model)])
     needs = holders.chains(holders.files_of(model))
     holders.found.append(
         Holder(
