@@ -389,11 +389,12 @@ class ServerProcess:
         self._log.add([f"--- killed: {reason}"], LogLevel.ERROR)
         self.kill()
 
-    async def stop(self, timeout: float) -> int:
+    async def stop(self, timeout: float, *, keep_prompts: bool = True) -> int:
         """Ask the server to exit, kill its group after ``timeout`` seconds; return the exit code.
 
-        First it saves its prompts, in a part of that time. Returns only when the process and its
-        descendants are gone and all output is read. It may be called at any time, and twice.
+        With ``keep_prompts`` it first saves them, in a part of that time. Returns only when the
+        process and its descendants are gone and all output is read. It may be called at any time,
+        and twice.
         """
         self._stopping = True
         if self._process_gone.done() and self._child is not None:
@@ -402,7 +403,8 @@ class ServerProcess:
             self._watch.cancel()
             await asyncio.wait({self._watch})
         if not self.exited.done():
-            timeout -= await self._save_prompts(timeout)
+            if keep_prompts:
+                timeout -= await self._save_prompts(timeout)
             self._ask_to_exit()
             first = min(timeout / 2, _INSIST_AFTER)
             await asyncio.wait({self.exited}, timeout=first)

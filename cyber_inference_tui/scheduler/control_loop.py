@@ -384,7 +384,13 @@ class ControlLoop:
             state.session.unload_reason = reason.value
         self.set_status(state, ModelStatus.UNLOADING)
         _logger.info("%s: unloading (%s)", state.model.id, reason.value)
-        self._tasks.stop(state, state.server, self.settings.stop_timeout)
+        self._tasks.stop(
+            state,
+            state.server,
+            self.settings.stop_timeout,
+            # A server that is started in another way cannot use them.
+            keep_prompts=state.change(state.model, state.next_spec) is None,
+        )
 
     async def close(self) -> None:
         """Stop all servers, and return when all tasks have ended."""

@@ -38,8 +38,11 @@ class Server(Protocol):
     def footprint(self) -> Footprint | None:
         """Return the memory that the server reports to have allocated, if it does."""
 
-    async def stop(self, timeout: float) -> int:
-        """Stop the process and return its exit code when it has ended."""
+    async def stop(self, timeout: float, *, keep_prompts: bool = True) -> int:
+        """Stop the process and return its exit code when it has ended.
+
+        Without ``keep_prompts`` its prompts are of no use to the next server.
+        """
 
     def declare_hung(self, reason: str) -> None:
         """Kill a server that does not work any more, with ``reason`` as its exit reason."""

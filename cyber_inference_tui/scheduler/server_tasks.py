@@ -193,13 +193,18 @@ class ServerTasks:
 
     # Stops
 
-    def stop(self, state: ModelState, server: Server, timeout: float) -> None:
+    def stop(
+        self, state: ModelState, server: Server, timeout: float, *, keep_prompts: bool = True
+    ) -> None:
         """Stop the server; it is killed after ``timeout`` seconds."""
-        self._run(self._stop(state, server, timeout), f"unload {state.model.id}")
+        stopping = self._stop(state, server, timeout, keep_prompts=keep_prompts)
+        self._run(stopping, f"unload {state.model.id}")
 
-    async def _stop(self, state: ModelState, server: Server, timeout: float) -> None:
+    async def _stop(
+        self, state: ModelState, server: Server, timeout: float, *, keep_prompts: bool
+    ) -> None:
         try:
-            await server.stop(timeout)
+            await server.stop(timeout, keep_prompts=keep_prompts)
         except TimeoutError as error:
             _logger.error("%s: %s", state.model.id, error)
         finally:

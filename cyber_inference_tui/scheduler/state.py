@@ -196,6 +196,10 @@ class ModelState:
         """Return why this model with this spec would be restarted; ``None`` if it would not."""
         if self.status is not ModelStatus.LOADED or self.leaving is not None:
             return None
+        return self.change(model, spec)
+
+    def change(self, model: LocalModel, spec: ServerSpec) -> Reason | None:
+        """Return what differs between its server and one for this model with this spec."""
         if spec.signature != self.spec.signature:
             return Reason.SETTINGS
         if self.session is not None and self.session.modified != model.modified:

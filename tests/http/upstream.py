@@ -123,7 +123,7 @@ class FakeServer:
     def footprint(self) -> Footprint | None:
         return None
 
-    async def stop(self, timeout: float) -> int:
+    async def stop(self, timeout: float, *, keep_prompts: bool = True) -> int:
         if self.lingers is not None:
             await self.lingers.wait()
         if not self.exited.done():

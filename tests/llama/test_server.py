@@ -336,6 +336,19 @@ def test_a_server_saves_its_prompts_before_it_stops(run: Run) -> None:
     run(main())
 
 
+def test_a_server_does_not_save_prompts_that_nobody_can_use(run: Run) -> None:
+    async def main() -> None:
+        prompts = _Prompts()
+        prompts.done.set()
+        child = await spawn("/bin/sh", "-c", f"{READY}; {OBEYS}", prompts=prompts)
+        prompts.server = child.server
+        await child.server.wait_ready()
+        assert await child.server.stop(60, keep_prompts=False) == 0
+        assert prompts.limits == []
+
+    run(main())
+
+
 def test_a_server_that_dies_drops_what_it_restored(run: Run) -> None:
     async def main() -> None:
         for script, drops in ((f"{READY}; exit 1", 1), (f"{READY}; {OBEYS}", 0)):

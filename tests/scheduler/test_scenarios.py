@@ -750,6 +750,23 @@ def test_an_idle_model_is_restarted_and_stays_loaded() -> None:
     run(main())
 
 
+def test_prompts_are_kept_only_for_a_server_that_is_started_in_the_same_way() -> None:
+    async def main() -> None:
+        world = make_world(sizes={"a": need(1)})
+        changed, replaced = model("a", args=("--mlock",)), msgspec.structs.replace(A, modified=2)
+        async with world.scheduler as scheduler:
+            for after, is_kept in ((A, True), (changed, False), (replaced, False)):
+                scheduler.refresh(A)
+                await world.use(A)
+                server = world.server("a")
+                if after is not A:
+                    scheduler.refresh(after)
+                await scheduler.unload(A)
+                assert server.keeps_prompts is is_kept
+
+    run(main())
+
+
 def test_a_server_that_dies_before_its_restart_is_not_loaded_again_after_the_next_unload() -> None:
     async def main() -> None:
         world = make_world(sizes={"a": need(1)})

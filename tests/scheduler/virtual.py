@@ -90,6 +90,8 @@ class VirtualServer:
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.stops: list[float] = []
         """The timeouts in calls of ``stop``."""
+        self.keeps_prompts: bool | None = None
+        """Whether the last call of ``stop`` wanted its prompts kept."""
         self.context_size: int | None = None
         self.argv: tuple[str, ...] = ("llama-server",)
         self.slots: int | None = world.slots.get(model_id)
@@ -98,8 +100,9 @@ class VirtualServer:
         self.most_requests: int | None = world.most_requests.get(model_id)
         self.says: Footprint | None = None
 
-    async def stop(self, timeout: float) -> int:
+    async def stop(self, timeout: float, *, keep_prompts: bool = True) -> int:
         self.stops.append(timeout)
+        self.keeps_prompts = keep_prompts
         if not self.exited.done():
             await asyncio.sleep(min(timeout, self.world.stop_seconds))
         self.end(0)
