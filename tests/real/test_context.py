@@ -105,30 +105,43 @@ def test_the_general_settings_count_alike(
     assert props["default_generation_settings"]["n_ctx"] == expected
 
 
-@pytest.mark.real
-@pytest.mark.skipif(sys.platform != "linux", reason="its machine is a copy of /proc")
-def test_a_chosen_context_fits_and_is_told_before_the_load(
-    start_real: StartReal, tmp_path: Path
-) -> None:
-    meminfo = tmp_path / "machine/proc/meminfo"
-    meminfo.parent.mkdir(parents=True)
+class Choice:
+    """A service that chooses the context of ``demo``, on a machine whose memory is given."""
 
-    def leave(size: int) -> None:
+    def __init__(self, start: StartReal, root: Path) -> None:
+        self._meminfo = root / "proc/meminfo"
+        self._meminfo.parent.mkdir(parents=True)
+        self.leave(1 << 30)
+        self.service = start(
+            {
+                "system_root": str(root),
+                "max_memory_percent": 80,
+                "models": {"demo": {"context_size": "auto"}},
+            }
+        )
+
+    def leave(self, size: int) -> None:
         """Leave so many bytes under the limit."""
         total, free = 16_000_000, size // 1024 + 3_200_000
-        meminfo.write_text(f"MemTotal: {total} kB\nMemAvailable: {free} kB\n")
+        self._meminfo.write_text(f"MemTotal: {total} kB\nMemAvailable: {free} kB\n")
 
-    leave(1 << 30)
-    service = start_real(
-        {
-            "system_root": str(tmp_path / "machine"),
-            "max_memory_percent": 80,
-            "models": {"demo": {"context_size": "auto"}},
-        }
-    )
-    rows = service.get("/admin/models/demo/details").json()["memory"]
-    needs = {row["context_size"]: row["total_bytes"] for row in rows}
-    room = (needs[8192] + needs[TRAINED]) // 2
+    def room(self) -> int:
+        """Return the bytes for a context between the least and the most."""
+        rows = self.service.get("/admin/models/demo/details").json()["memory"]
+        needs = {row["context_size"]: row["total_bytes"] for row in rows}
+        return int(needs[8192] + needs[TRAINED]) // 2
+
+
+@pytest.fixture
+def choice(start_real: StartReal, tmp_path: Path) -> Choice:
+    if sys.platform != "linux":
+        pytest.skip("its machine is a copy of /proc")
+    return Choice(start_real, tmp_path / "machine")
+
+
+@pytest.mark.real
+def test_a_chosen_context_fits_and_is_told_before_the_load(choice: Choice) -> None:
+    service, leave, room = choice.service, choice.leave, choice.room()
     leave(room)
     eventually(lambda: set(told_of(service, "demo")) != {TRAINED})
     (chosen,) = set(told_of(service, "demo"))
@@ -145,6 +158,24 @@ def test_a_chosen_context_fits_and_is_told_before_the_load(
     answer = service.chat("demo")
     assert answer.status_code == 503
     assert "with 8,192 tokens of context, the least" in answer.json()["error"]["message"]
+
+
+@pytest.mark.real
+def test_a_check_is_valid_with_any_chosen_context(choice: Choice) -> None:
+    service, room = choice.service, choice.room()
+    check = service.post("/admin/models/demo/check").json()
+    assert set(told_of(service, "demo")) == {TRAINED}
+    assert service.post("/admin/models/demo/unload", json={}).status_code == 200
+    choice.leave(room)
+    assert service.chat("demo").status_code == 200
+    assert service.upstream("demo", "/props")["default_generation_settings"]["n_ctx"] < TRAINED
+    assert service.get("/admin/models/demo/details").json()["check"] == check
+    assert service.post("/admin/models/demo/check").json()["trials"] == check["trials"]
+    assert service.post("/admin/models/demo/unload", json={}).status_code == 200
+    choice.leave(1 << 30)
+    assert service.chat("demo").status_code == 200
+    assert service.upstream("demo", "/props")["default_generation_settings"]["n_ctx"] == TRAINED
+    assert service.get("/admin/models/demo/details").json()["check"] is not None
 
 
 @pytest.mark.parametrize(
