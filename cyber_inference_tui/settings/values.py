@@ -24,6 +24,7 @@ from cyber_inference_tui.settings.schema import (
     ALIASES,
     FIELDS,
     LLAMA_ARGUMENTS,
+    MODEL_KEYS,
     NETWORK,
     PASSWORD,
     PORTS,
@@ -113,7 +114,7 @@ def convert(key: Key, value: Any, *, folder: Path | None, home: str, is_text: bo
         if key.form == "variable" and isinstance(value, dict):
             name = next((name for name in value if not isinstance(value[name], str)), "")
             raise InvalidValueError(f"{name[:_SHOWN]}: expected a string in quotes") from None
-        near = nearest(str(value), (*key.choices, *key.words))
+        near = nearest(str(value), (*key.choices, *key.words)) or _only_for_a_model(key, given)
         raise InvalidValueError(
             f"expected {key.expected}, found {in_words(given, key)}{near}"
         ) from None
@@ -175,6 +176,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean …?`` if a known name is spelt like ``name``, or an empty text."""
     close = close_names(name, known, 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _only_for_a_model(key: Key, value: Any) -> str:
+    """Return ``; it belongs into …`` for a word that only a model's own setting may be, or an empty
+    text."""
+    for own in MODEL_KEYS.values():
+        if own.general == key.name and value in own.words:
+            return f"; it belongs into a model's own table, as {own.name}"
+    return ""
 
 
 def _item(key: Key, value: Any, number: int, *, folder: Path | None, home: str) -> Any:

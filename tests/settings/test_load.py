@@ -396,7 +396,11 @@ A = 1
 [zzz.table]
 x = 1
 """
-    environ = {**HOME, "CYBER_INFERENCE_MAX_QUEUE": "many"}
+    environ = {
+        **HOME,
+        "CYBER_INFERENCE_MAX_QUEUE": "many",
+        "CYBER_INFERENCE_DEFAULT_CONTEXT_SIZE": "auto",
+    }
     assert mistakes(text, environ, log_level="loud") == [
         "2: prot: unknown setting; did you mean port?",
         "3: port: expected a whole number of at least 0 and at most 65535, found 70000",
@@ -407,6 +411,8 @@ x = 1
         '11: models."a # b".port: unknown setting; it is a setting of the whole service',
         '12: models."plain".env: A: expected a string in quotes',
         "14: zzz: unknown setting",
+        "CYBER_INFERENCE_DEFAULT_CONTEXT_SIZE: expected a whole number of at least 0 and at most"
+        ' 2147483647, found "auto"; it belongs into a model\'s own table, as context_size',
         "CYBER_INFERENCE_MAX_QUEUE: expected a whole number of at least 0 and at most 2147483647,"
         ' found "many"',
         '--log-level: expected a string (debug, info, warning, error), found "loud"',
