@@ -60,6 +60,9 @@ def test_only_results_that_are_alike_stand_beside_each_other(other: dict[str, An
     apart = result("25W", 90.0, **other)
     assert measured_modes([apart, *alike], BOARD) == alike[::-1]
     assert measured_modes([apart, alike[0]], BOARD) == [apart]
+    # Two newer ones are enough.
+    more = [result(mode, 9.0, **other) for mode in BOARD]
+    assert measured_modes([*alike, *more], BOARD) == alike[::-1]
 
 
 def test_a_better_mode_beats_the_present_one_by_more_than_the_noise() -> None:
