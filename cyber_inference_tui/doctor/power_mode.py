@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -29,7 +30,7 @@ def check_power_mode(facts: DeviceFacts, benches: Sequence[BenchResult]) -> list
     by_name = {one.power_mode: one for one in modes}
     present = by_name.get(facts.power_mode)
     faster = _faster_by_name(facts)
-    if faster is None or (present is not None and faster in by_name):
+    if faster is None or _is_compared(present, by_name.get(faster)):
         found = [Finding.ok("jetson", f"The power mode is {facts.power_mode}.")]
     else:
         text = f"The power mode is {facts.power_mode}; the board has {faster}, which is faster."
@@ -41,6 +42,14 @@ def check_power_mode(facts: DeviceFacts, benches: Sequence[BenchResult]) -> list
         better = better_modes(modes, present)
         found += [_comparison(present, one, numbers[one.power_mode or ""]) for one in better]
     return found
+
+
+def _is_compared(present: BenchResult | None, other: BenchResult | None) -> bool:
+    """Return whether the speeds of both were measured often enough to know which is faster."""
+    if present is None or other is None:
+        return False
+    speed = difference(present, other, "tokens_per_second")
+    return speed is not None and speed.noise < math.inf
 
 
 def _faster_by_name(facts: DeviceFacts) -> str | None:

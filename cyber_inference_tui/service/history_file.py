@@ -95,22 +95,19 @@ def open_history(
 
 
 def read_last_uses(path: Path, now: datetime) -> dict[str, datetime]:
-    """Return the last use of every model by its id, as ``_read`` does."""
+    """Return the last use of every model by its id, without writing; nothing if that fails."""
     uses = _read(path, lambda connection: select_last_uses(connection, now))
     return {use.model: use.at for use in uses}
 
 
 def read_benches(path: Path) -> list[BenchResult]:
-    """Return all results of benches, newest first, as ``_read`` does."""
+    """Return all results of benches, newest first, without writing; none if that fails."""
     query = HistoryQuery(limit=STORED_BENCHES)
     return _read(path, lambda connection: select_benches(connection, query))
 
 
 def _read(path: Path, ask: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
-    """Return what the file answers, without writing; nothing if that fails.
-
-    For commands: the history's own thread would repair the file first.
-    """
+    """Ask the file of a history that this process does not keep: that would repair it first."""
     try:
         # Without a log beside it nobody writes the file, but SQLite would make one to read it.
         still = "" if _beside(path, "-wal").exists() else "&immutable=1"

@@ -26,6 +26,7 @@ from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.records import DeviceKind, DeviceRecord
+from cyber_inference_tui.records.bench import BenchFigure
 from tests.tui.world import mode_results
 
 GIB = 1 << 30
@@ -132,6 +133,14 @@ def test_a_mode_that_was_not_measured_is_judged_by_its_name() -> None:
     guess, _, thrifty = check_jetson(facts, benches=there)
     assert "MAXN_SUPER, which is faster" in guess.message
     assert thrifty.message.startswith("15W is")
+    # One round does not say which is faster.
+    once = [
+        msgspec.structs.replace(
+            one, tokens_per_second=BenchFigure(median=9.0, spread=0.0, values=(9.0,))
+        )
+        for one in mode_results()
+    ]
+    assert "MAXN_SUPER, which is faster" in check_jetson(facts, benches=once)[0].message
     # Nothing to compare with.
     guess, figures = check_jetson(facts, benches=[there[-1]])
     assert guess.level is Level.HINT

@@ -23,7 +23,9 @@ def figure(*values: float) -> BenchFigure:
     return BenchFigure(median=sorted(values)[len(values) // 2], spread=0.1, values=values)
 
 
-def result(mode: str | None, speed: float, joules: float | None = None, **fields: Any) -> Any:
+def result(
+    mode: str | None, speed: float, joules: float | None = None, **fields: Any
+) -> BenchResult:
     """A result whose rounds differ by about 1 %."""
 
     def rounds(value: float) -> BenchFigure:

@@ -106,7 +106,7 @@ def rate_text(rate: float) -> str:
 
 
 def mode_rows(modes: Sequence[BenchResult], charset: Charset) -> list[Row]:
-    """Return a row of each measured power mode, below one with the units."""
+    """Return a row of each measured power mode, below a row with the units."""
     speeds = ["tokens/s", *(figure_text(one.tokens_per_second, charset) for one in modes)]
     known = [figure_text(tokens_per_joule(one), charset, decimals=2) for one in modes]
     energies = ["tokens/J", *known]
