@@ -123,7 +123,7 @@ def _lines_of(finding: Finding, terminal: Terminal) -> Iterable[str]:
 
 
 def _wrapped(text: str, indent: int, terminal: Terminal) -> list[str]:
-    text = clean_line(text)
+    text = clean_line(text.replace("±", terminal.charset.plus_minus))
     if terminal.width is None:
         return [text]
     room = max(_LEAST_TEXT, terminal.width - indent)

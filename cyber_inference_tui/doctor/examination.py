@@ -33,6 +33,7 @@ _NAMES = {
     "service": "service",
     "memory": "memory",
     "models": "models",
+    "benches": "directories",
     "hub": "hub",
 }
 """The check that a group of facts belongs to."""
@@ -68,6 +69,7 @@ def examine(
             "directories": partial(gather.directory_facts, settings, container),
             "service": partial(gather_network.service_facts, settings),
             "models": partial(gather.models_facts, settings, environ),
+            "benches": partial(gather.bench_results, settings),
         }
         if not offline:
             groups["hub"] = partial(gather_network.hub_facts, settings, environ)
@@ -110,7 +112,7 @@ def judge(report: MachineReport) -> tuple[Finding, ...]:
     machine, configuration = report.machine, report.configuration
     if machine is not None:
         found += hardware_checks.check_machine(machine)
-        found += hardware_checks.check_jetson(machine, report.memory)
+        found += hardware_checks.check_jetson(machine, report.memory, report.benches or ())
     if report.gpus is not None:
         found += hardware_checks.check_gpus(report.gpus, report.llama)
     if report.memory is not None:

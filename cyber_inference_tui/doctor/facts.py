@@ -11,6 +11,7 @@ from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.records import DeviceRecord, PortRecord
+from cyber_inference_tui.records.bench import BenchResult
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +193,8 @@ class MachineReport(msgspec.Struct, frozen=True, kw_only=True):
     service: ServiceFacts | None = None
     memory: MemoryFacts | None = None
     models: ModelsFacts | None = None
+    benches: tuple[BenchResult, ...] | None = None
+    """Results of benches, newest first."""
     hub: HubFacts | None = None
     late: tuple[str, ...] = ()
     """Groups that took too long, by the name of their field."""

@@ -38,6 +38,9 @@ from cyber_inference_tui.monitor.kernel_files import entries, read_bytes, read_i
 from cyber_inference_tui.monitor.nvml import Nvml, load_pynvml, visible_gpus
 from cyber_inference_tui.monitor.sensors.amd import AmdSensor
 from cyber_inference_tui.monitor.sensors.tegra import power_mode, power_modes
+from cyber_inference_tui.records.bench import BenchResult
+from cyber_inference_tui.service.history import HISTORY_FILE
+from cyber_inference_tui.service.history_file import read_benches
 from cyber_inference_tui.settings.credentials import (
     check_credentials_possible,
     missing_credentials,
@@ -287,3 +290,8 @@ def models_facts(settings: Settings, environ: Mapping[str, str]) -> ModelsFacts:
         ),
         models_dir=settings.models_dir,
     )
+
+
+def bench_results(settings: Settings) -> tuple[BenchResult, ...]:
+    """Return all results of benches in the history, newest first; none if it cannot be read."""
+    return tuple(read_benches(settings.data_dir / HISTORY_FILE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from cyber_inference_tui.doctor.facts import (
@@ -12,11 +11,13 @@ from cyber_inference_tui.doctor.facts import (
     MemoryFacts,
     ModelsFacts,
 )
+from cyber_inference_tui.doctor.power_mode import check_power_mode
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.gpu_memory import is_integrated
 from cyber_inference_tui.monitor.memory_reading import caches_in_words
 from cyber_inference_tui.records import DeviceKind
+from cyber_inference_tui.records.bench import BenchResult
 from cyber_inference_tui.units import size_text
 
 GIB = 1 << 30
@@ -25,7 +26,6 @@ _SMALL_BOARD = 9 * GIB
 _LITTLE_MEMORY = 1 * GIB
 _NVMAP_SINCE = (36, 4, 7)
 """The first L4T whose allocator is reported to fail although memory is free."""
-_WATTS = re.compile(r"([0-9]{1,3})\s*W", re.IGNORECASE)
 
 
 def check_machine(facts: DeviceFacts) -> list[Finding]:
@@ -44,11 +44,13 @@ def check_machine(facts: DeviceFacts) -> list[Finding]:
     return [Finding.ok("machine", f"{name}: {details}.")]
 
 
-def check_jetson(facts: DeviceFacts, memory: MemoryFacts | None = None) -> list[Finding]:
+def check_jetson(
+    facts: DeviceFacts, memory: MemoryFacts | None = None, benches: Sequence[BenchResult] = ()
+) -> list[Finding]:
     """Judge a Jetson's configuration; no findings on other machines."""
     if facts.device.kind is not DeviceKind.JETSON:
         return []
-    found = [_power_mode(facts)]
+    found = check_power_mode(facts, benches)
     if memory is not None and memory.zram:
         found.append(
             Finding.hint(
@@ -78,32 +80,7 @@ def check_jetson(facts: DeviceFacts, memory: MemoryFacts | None = None) -> list[
                 "`sudo sysctl vm.drop_caches=3`, or reboot.",
             )
         )
-    return [one for one in found if one is not None]
-
-
-def _power_mode(facts: DeviceFacts) -> Finding | None:
-    if facts.power_mode is None:
-        return None
-    now = _power(facts.power_mode)
-    powers = {number: _power(name) for number, name in facts.power_modes.items()}
-    known = {number: power for number, power in powers.items() if power is not None}
-    best = max(known, key=lambda number: known[number], default=None)
-    if now is not None and best is not None and known[best] > now:
-        return Finding.hint(
-            "jetson",
-            f"The power mode is {facts.power_mode}; the board has "
-            f"{facts.power_modes[best]}, which is faster.",
-            f"`sudo nvpmodel -m {best}` sets it, if the power supply and the cooling allow.",
-        )
-    return Finding.ok("jetson", f"The power mode is {facts.power_mode}.")
-
-
-def _power(name: str) -> float | None:
-    """Return the watts of a mode from its name; ``MAXN`` and similar modes have no limit."""
-    if name.upper().startswith("MAXN"):
-        return float("inf")
-    found = _WATTS.search(name)
-    return float(found[1]) if found else None
+    return found
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -12,22 +12,29 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
+from cyber_inference_tui.records.bench import BenchResult
+from cyber_inference_tui.records.queries import HistoryQuery
 from cyber_inference_tui.service.history_rows import (
     MAX_ID,
     STEPS,
+    STORED_BENCHES,
     Record,
     delete_older,
     delete_oldest,
     insert,
     last_id,
     samples,
+    select_benches,
     select_last_uses,
 )
 from cyber_inference_tui.text import clean_line
+
+T = TypeVar("T")
 
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
 """Errors of SQLite; the second if the text of an error quotes a damaged name."""
@@ -88,18 +95,29 @@ def open_history(
 
 
 def read_last_uses(path: Path, now: datetime) -> dict[str, datetime]:
-    """Return the last use of every model by its id, without writing; nothing if that fails.
+    """Return the last use of every model by its id, without writing; nothing if that fails."""
+    uses = _read(path, lambda connection: select_last_uses(connection, now))
+    return {use.model: use.at for use in uses}
 
-    For commands beside no service: the history's own thread would repair the file first.
-    """
+
+def read_benches(path: Path) -> list[BenchResult]:
+    """Return all results of benches, newest first, without writing; none if that fails."""
+    query = HistoryQuery(limit=STORED_BENCHES)
+    return _read(path, lambda connection: select_benches(connection, query))
+
+
+def _read(path: Path, ask: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+    """Ask the file of a history that this process does not keep: that would repair it first."""
     try:
+        # Without a log beside it nobody writes the file, but SQLite would make one to read it.
+        still = "" if _beside(path, "-wal").exists() else "&immutable=1"
         with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{still}", uri=True)
         ) as connection:
             connection.row_factory = sqlite3.Row
-            return {use.model: use.at for use in select_last_uses(connection, now)}
-    except FAULTS:
-        return {}
+            return ask(connection)
+    except (OSError, *FAULTS):
+        return []
 
 
 def write(connection: sqlite3.Connection, records: Iterable[Record]) -> None:

@@ -42,7 +42,7 @@ def latest_alike(results: Iterable[BenchResult]) -> list[BenchResult]:
     for result in results:
         workload = workload or workload_of(result)
         if workload_of(result) == workload:
-            found.setdefault(tuple(_facts(result).values()), result)
+            found.setdefault(tuple(facts(result).values()), result)
     return sorted(found.values(), key=lambda one: (one.run, one.id))
 
 
@@ -99,7 +99,7 @@ def _change_words(of: _Compared, found: Difference, charset: Charset) -> str:
 
 def names(reference: BenchResult, other: BenchResult) -> tuple[str, str]:
     """Return names for ``other`` and ``reference`` that say in what they differ."""
-    mine, its = _facts(other), _facts(reference)
+    mine, its = facts(other), facts(reference)
     different = [name for name in mine if mine[name] != its[name]]
     if not different:
         return _when(other), _when(reference)
@@ -115,10 +115,20 @@ def _when(result: BenchResult) -> str:
 
 def settings_text(result: BenchResult) -> str:
     """Return the settings that matter, in a few words: ``8K  4 slots  q8_0``."""
-    facts = _facts(result)
+    return clean_line("  ".join(settings_texts(result)))
+
+
+def settings_texts(result: BenchResult) -> list[str]:
+    """Return the settings that matter, each in a word or two."""
+    known = facts(result)
     shown = ("context", "slots", "cache", "layers", "threads")
-    usual = {"", "f16"}
-    return clean_line("  ".join(facts[name] for name in shown if facts[name] not in usual))
+    return [known[name] for name in shown if known[name] not in {"", "f16"}]
+
+
+def workload_texts(result: BenchResult) -> list[str]:
+    """Return what was asked, in a few words each."""
+    asked = [f"{result.prompt:,} + {result.tokens:,} tokens"]
+    return [*asked, f"{result.parallel} requests at once"] if result.parallel > 1 else asked
 
 
 def change_text(found: Difference | None, charset: Charset) -> str:
@@ -157,8 +167,8 @@ def percent(share: float) -> str:
     return number_text(100 * share, decimals=0 if share >= 0.0995 else 1, unit="%")
 
 
-def _facts(result: BenchResult) -> dict[str, str]:
-    """Return all that makes two results different, in words."""
+def facts(result: BenchResult) -> dict[str, str]:
+    """Return all that makes two results of one workload different, in words."""
     caches = (result.cache_type_k, result.cache_type_v)
     return {
         "model": result.model,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cyber_inference_tui.doctor.examination import examine, gather_all, judge
@@ -14,10 +16,13 @@ from cyber_inference_tui.doctor.gather import file_system_of, gpu_facts, mount_t
 from cyber_inference_tui.doctor.gather_memory import memory_facts
 from cyber_inference_tui.doctor.records import Finding, Level
 from cyber_inference_tui.monitor.nvml import Nvml
+from cyber_inference_tui.service.history import HISTORY_FILE
 from cyber_inference_tui.settings.load import LoadedSettings, load_text
 from tests.fakes.launcher import write_fake_llama
 from tests.monitor import trees
 from tests.monitor.fake_nvml import FakeGpu, FakeNvml
+from tests.service.history_records import open_history
+from tests.tui.world import mode_results
 
 GIB = 1 << 30
 MOUNTS = (
@@ -86,6 +91,26 @@ def test_an_orin_nano_that_saves_power(
     assert build.fix is not None
     assert "llama_server_path to a build with CUDA" in build.fix
     assert any("compressed in memory" in one.message for one in of(findings, "memory"))
+
+
+async def test_an_orin_nano_whose_modes_were_measured(
+    tmp_path: Path, settings: Callable[..., LoadedSettings], environ: Mapping[str, str]
+) -> None:
+    root, loaded = tmp_path / "orin", settings(tmp_path / "orin")
+    trees.orin_nano_jetpack5(root)
+    async with open_history(loaded.settings.data_dir / HISTORY_FILE) as history:
+        for one, name in zip(mode_results(), ("15W", "25W", "7W"), strict=True):
+            history.add_bench(msgspec.structs.replace(one, power_mode=name))
+    before = contents(tmp_path)
+    findings = await asyncio.to_thread(
+        examine, loaded, None, environ=environ, offline=True, container=root
+    )
+    assert contents(tmp_path) == before
+    mode, figures, thrifty, _ = of(findings, "jetson")
+    assert mode.message == "The power mode is 15W."
+    assert "15W 21.4 ± 0.2 tokens/s and 1.92 ± 0.02 tokens per joule" in figures.message
+    assert "25W" not in figures.message, "the board has no such mode"
+    assert thrifty.message.startswith("7W is 17 % slower than 15W")
 
 
 def test_a_bare_container(

@@ -26,6 +26,8 @@ from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.install.hardware import Gpu
 from cyber_inference_tui.monitor.memory_reading import GpuMemory
 from cyber_inference_tui.records import DeviceKind, DeviceRecord
+from cyber_inference_tui.records.bench import BenchFigure
+from tests.tui.world import mode_results
 
 GIB = 1 << 30
 
@@ -106,9 +108,56 @@ def test_a_mode_of_unknown_or_highest_power_is_only_named(mode: str, modes: dict
     assert levels(check_jetson(facts)) == [Level.OK]
 
 
+def test_measured_modes_are_compared_with_the_present_one() -> None:
+    board = {"power_mode": "25W", "power_modes": {0: "15W", 1: "25W", 2: "MAXN_SUPER"}}
+    facts = msgspec.structs.replace(JETSON, **board)
+    now, figures, faster, thrifty = check_jetson(facts, benches=mode_results())
+    assert (now.level, now.message) == (Level.OK, "The power mode is 25W.")
+    assert figures.level is Level.OK
+    assert figures.message.startswith(
+        "Measured with qwen3-4b-q4_k_m, 8K, 2 slots, 512 + 128 tokens, 2026-03-04: "
+        "MAXN_SUPER 24.9 ± 0.2 tokens/s and 1.49 ± 0.01 tokens per joule; 25W "
+    )
+    assert faster.message.startswith("MAXN_SUPER is 16 % faster than 25W (± ")
+    assert (faster.level, "nvpmodel -m 2`" in (faster.fix or "")) == (Level.HINT, True)
+    # It costs speed: nothing is wrong.
+    assert thrifty.level is Level.OK
+    assert thrifty.message.startswith("15W is 17 % slower than 25W (± ")
+    assert "energy 21 % less" in thrifty.message
+
+
+def test_a_mode_that_was_not_measured_is_judged_by_its_name() -> None:
+    board = {"power_mode": "25W", "power_modes": {0: "15W", 1: "25W", 2: "MAXN_SUPER"}}
+    facts = msgspec.structs.replace(JETSON, **board)
+    there = [one for one in mode_results() if one.power_mode != "MAXN_SUPER"]
+    guess, _, thrifty = check_jetson(facts, benches=there)
+    assert "MAXN_SUPER, which is faster" in guess.message
+    assert thrifty.message.startswith("15W is")
+    # One round does not say which is faster.
+    once = [
+        msgspec.structs.replace(
+            one, tokens_per_second=BenchFigure(median=9.0, spread=0.0, values=(9.0,))
+        )
+        for one in mode_results()
+    ]
+    assert "MAXN_SUPER, which is faster" in check_jetson(facts, benches=once)[0].message
+    # Nothing to compare with.
+    guess, figures = check_jetson(facts, benches=[there[-1]])
+    assert guess.level is Level.HINT
+    assert "tokens per joule." in figures.message
+
+
+def test_results_without_a_meter_or_of_a_hot_machine_say_so() -> None:
+    (found, *_) = mode_results()
+    facts = msgspec.structs.replace(JETSON, power_mode="25W", power_modes={1: "25W"})
+    hot = msgspec.structs.replace(found, joules_per_token=None, throttled=("cpu: temperature",))
+    _, figures = check_jetson(facts, benches=[hot])
+    assert figures.message.endswith(": 25W 21.4 ± 0.2 tokens/s while it was slowed down.")
+
+
 def test_an_unknown_jetson_has_no_findings() -> None:
     facts = msgspec.structs.replace(JETSON, power_mode=None, clocks_pinned=None)
-    assert check_jetson(facts) == []
+    assert check_jetson(facts, benches=mode_results()) == []
 
 
 def test_clocks_that_go_down() -> None:

@@ -22,6 +22,7 @@ from cyber_inference_tui.records import ModelTotals, RequestRecord, SessionRecor
 from cyber_inference_tui.records.bench import BenchFigure
 from cyber_inference_tui.records.queries import ClientsQuery, HistoryQuery, RequestQuery
 from cyber_inference_tui.service.history import MAX_PENDING, History
+from cyber_inference_tui.service.history_file import read_benches
 from cyber_inference_tui.service.history_rows import MAX_MEASUREMENTS, MAX_TEXT, STORED_BENCHES
 from tests.waiting import eventually
 
@@ -455,6 +456,19 @@ async def test_benches_come_back_whole_newest_first_and_by_model(path: Path) -> 
         connection.execute("UPDATE benches SET result = '{' WHERE id = 1")
     async with open_history(path) as history:
         assert [one.id for one in await history.benches()] == [2]
+
+
+async def test_a_command_reads_benches_beside_a_service_and_without_one(path: Path) -> None:
+    assert read_benches(path) == []
+    async with open_history(path) as history:
+        history.add_bench(bench(0))
+        await history.flush()
+        assert [one.prompt for one in read_benches(path)] == [0]
+    before = set(path.parent.iterdir())
+    assert [one.prompt for one in read_benches(path)] == [0]
+    assert set(path.parent.iterdir()) == before == {path}
+    path.write_bytes(b"no database")
+    assert read_benches(path) == []
 
 
 async def test_the_queue_is_bounded_and_says_so_once(

@@ -80,6 +80,17 @@ async def test_the_strength_of_an_adapter_is_changed_at_once() -> None:
         await shows(app, pilot, "legal-german-v2", " 1\n")
 
 
+async def test_strengths_are_changed_from_the_list_too() -> None:
+    async with on_models(companions_world(), size=SMALL) as (app, _, pilot):
+        await at(app, pilot, QWEN)
+        await pilot.press("a")
+        await shows(app, pilot, "LoRA adapters until the next load", "legal-german-v2")
+        await pilot.press("escape")
+        await at(app, pilot, "nomic-embed-text-v2")
+        await pilot.press("a")
+        await shows(app, pilot, "nomic-embed-text-v2 has no LoRA")
+
+
 async def test_a_strength_that_the_server_refuses_is_said() -> None:
     async with on_models(companions_world()) as (app, client, pilot):
         await at(app, pilot, QWEN)

@@ -25,6 +25,7 @@ from cyber_inference_tui.tui.pages.dashboard.measures import Measure
 from cyber_inference_tui.tui.pages.machine.commands import all_commands
 from cyber_inference_tui.tui.pages.machine.drawing import Drawing
 from cyber_inference_tui.tui.pages.machine.page import Sheet
+from cyber_inference_tui.tui.pages.machine.rows import mode_rows
 from cyber_inference_tui.tui.pages.machine.sections import sections
 from cyber_inference_tui.tui.pages.machine.slowdowns import slowdowns
 from cyber_inference_tui.tui.snapshot import Snapshot, trend_point
@@ -38,6 +39,7 @@ from tests.tui.world import (
     hot_world,
     jetson_sample,
     measured,
+    mode_results,
     plain_world,
     streaming_world,
 )
@@ -124,6 +126,45 @@ def test_a_processor_with_a_counter_only_has_a_power_section() -> None:
     found = {one.title: one for one in sections(snapshot, UNICODE)}
     assert found["POWER"].notes == (("energy", "720 J of the CPU since the service started"),)
     assert "power" not in dict(found["NOT REPORTED HERE"].notes)
+
+
+async def test_measured_power_modes_are_shown_with_their_conditions() -> None:
+    world = busy_world()
+    world.benches = mode_results()
+    async with running(world, first_page="machine") as (app, client, pilot):
+        await until(pilot, lambda: "POWER MODES  25W now" in screen_text(app))
+        lines = [" ".join(line.split()) for line in screen_text(app).splitlines()]
+        modes = ("MAXN_SUPER 24.9 ± 0.2 1.49 ± 0.01", "15W 17.8 ± 0.2 2.44 ± 0.03")
+        assert all(any(mode in line for line in lines) for mode in modes)
+        assert "qwen3-4b-q4_k_m, 8K, 2 slots, 512 + 128" in screen_text(app)
+        # Newer results are read when the page comes to the front again, or the mode changes.
+        client.service.world.benches = mode_results()[:1]
+        await pilot.press("1", "8")
+        await until(pilot, lambda: "24.9 ± 0.2" not in screen_text(app))
+        client.service.world.benches = mode_results()
+        device = msgspec.structs.replace(jetson_sample().device, power_mode="15W")
+        client.publish("resources", jetson_sample(0, device=device))
+        await until(pilot, lambda: "24.9 ± 0.2" in screen_text(app))
+
+
+async def test_a_machine_without_power_modes_does_not_ask_for_results() -> None:
+    world = plain_world()
+    world.benches = mode_results()
+    async with running(world, first_page="machine") as (app, client, pilot):
+        await until(pilot, lambda: "NOT REPORTED HERE" in screen_text(app))
+        await pilot.pause()
+        assert "benches" not in {name for name, *_ in client.service.reads}
+        assert "POWER MODES" not in screen_text(app)
+
+
+def test_modes_without_a_meter_have_no_column_of_energy() -> None:
+    modes = [msgspec.structs.replace(one, joules_per_token=None) for one in mode_results()]
+    assert [row.figure for row in mode_rows(modes, ASCII)] == [
+        "   tokens/s",
+        "21.4 +- 0.2",
+        "24.9 +- 0.2",
+        "17.8 +- 0.2",
+    ]
 
 
 async def test_throttling_is_said_in_words() -> None:

@@ -66,6 +66,23 @@ async def test_room_is_made_after_a_question_for_each_part() -> None:
         assert client.calls == [("gc", "ours")]
 
 
+async def test_an_item_with_long_names_takes_one_line() -> None:
+    world = busy_world()
+    used = msgspec.structs.replace(ITEM, name="long-" * 20, last_used_at=NOW)
+    copy = msgspec.structs.replace(used, reason="duplicate", copy_of="other-" * 20)
+    own = GcPart(items=(used, copy), freed_bytes=GIB, token="ours")
+    world.gc = msgspec.structs.replace(PLAN, own=own)
+    async with running(world, first_page="models", size=SMALL) as (app, _, pilot):
+        await pilot.press("R")
+        await until(pilot, lambda: "How much should be free?" in screen_text(app))
+        await pilot.press(*"1G", "enter")
+        await until(pilot, lambda: "Delete 2 items" in screen_text(app))
+        lines = [line.strip() for line in screen_text(app).splitlines() if "GiB  long-" in line]
+        assert [len(line) for line in lines] == [66, 66]
+        assert lines[0].endswith("…, used 1 s ago")
+        assert "…, a copy of other-other-other-other" in lines[1]
+
+
 async def test_nothing_is_deleted_without_the_answer() -> None:
     world = busy_world()
     world.gc = PLAN

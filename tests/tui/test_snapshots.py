@@ -50,6 +50,7 @@ from tests.tui.world import (
     empty_world,
     hot_world,
     measured,
+    mode_results,
     plain_world,
     several_boxes_world,
     slow_world,
@@ -585,6 +586,15 @@ def test_too_small(looks: Callable[..., None]) -> None:
 @pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40), (200, 60)])
 def test_machine(looks: Callable[..., None], size: tuple[int, int]) -> None:
     looks(hot_world(), shows("slows down"), size=size, first_page="machine")
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE])
+def test_machine_with_measured_power_modes(
+    looks: Callable[..., None], size: tuple[int, int]
+) -> None:
+    world = busy_world()
+    world.benches = mode_results()
+    looks(world, shows("POWER MODES"), size=size, first_page="machine", theme=LIGHT.name)
 
 
 @pytest.mark.parametrize("size", [WIDE, (200, 60)])

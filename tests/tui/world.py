@@ -854,6 +854,24 @@ def bench_results() -> list[BenchResult]:
     ]
 
 
+def mode_results() -> list[BenchResult]:
+    """A model in each power mode of a Jetson: more watts, more speed, more energy."""
+    at = NOW - timedelta(days=1)
+    figures = {"25W": (21.4, 0.52), "MAXN_SUPER": (24.9, 0.67), "15W": (17.8, 0.41)}
+    return [
+        _bench_result(
+            6 - place,
+            "qwen3-4b-q4_k_m",
+            speed,
+            run=at,
+            at=at,
+            power_mode=mode,
+            joules_per_token=_bench_figure(joules, 0.01),
+        )
+        for place, (mode, (speed, joules)) in enumerate(figures.items())
+    ]
+
+
 def _details(record: ModelRecord) -> ModelDetails:
     trained = record.trained_context_length or 0
     sizes = [size for size in (2048, 8192, 16384, 32768) if size <= trained]

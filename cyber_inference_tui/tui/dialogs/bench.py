@@ -25,6 +25,7 @@ from cyber_inference_tui.terminal.benches import (
     settings_text,
     slow_text,
     verdict,
+    workload_texts,
 )
 from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
@@ -261,10 +262,7 @@ class BenchDialog(ModalScreen[None]):
 
     def _facts_text(self, one: BenchResult) -> str:
         first = figure_text(one.time_to_first_token_seconds, self._charset, decimals=2)
-        facts = [f"{one.prompt:,} + {one.tokens:,} tokens", f"first token after {first} s"]
-        if one.parallel > 1:
-            facts.append(f"{one.parallel} requests at once")
-        facts.append(settings_text(one))
+        facts = [*workload_texts(one), f"first token after {first} s", settings_text(one)]
         if one.peak_temperature_c is not None:
             unit = "°C" if self._charset.unicode else "C"
             facts.append(f"up to {number_text(one.peak_temperature_c, unit=unit)}")

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from cyber_inference_tui.errors import ConflictError, InvalidRequestError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.gc import GcItem, GcOrder, GcPart, GcPlan, GcQuery
+from cyber_inference_tui.terminal.text_width import cut, plain
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.prompt import Prompt
 from cyber_inference_tui.tui.dialogs.question import Answer
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 _GIB: Final = 1 << 30
 _LISTED: Final = 12
 """Items that a question lists."""
-_NAME: Final = 40
+_LINE: Final = 66
+"""Cells of an item: the widest line of the question, beside its scroll bar."""
+_NAME: Final = 24
+"""Cells of the name behind "a copy of"."""
 _POLL: Final = 0.5
 _POLLS: Final = 120
 """Questions while files are compared; then the plan leaves out the duplicates among them."""
@@ -107,22 +111,24 @@ def _ask(app: CyberApp, size: int, plan: GcPlan) -> None:
 def _lines(app: CyberApp, part: GcPart) -> list[str]:
     sizes = [size_text(item.freed_bytes) for item in part.items]
     width = max(map(cell_len, sizes))
-    lines = [
-        f"{size:>{width}}  {clean_line(item.name, limit=_NAME)}, {_why(app, item)}"
-        for size, item in zip(sizes[:_LISTED], part.items, strict=False)
-    ]
+    dots = app.options.charset.ellipsis
+    lines = []
+    for size, item in zip(sizes[:_LISTED], part.items, strict=False):
+        why = f", {_why(app, item)}"
+        name = cut(plain(item.name), _LINE - width - 2 - cell_len(why), dots)
+        lines.append(f"{size:>{width}}  {name}{why}")
     more = len(part.items) - _LISTED
     return [*lines, f"and {more} more"] if more > 0 else lines
 
 
 def _why(app: CyberApp, item: GcItem) -> str:
     if item.copy_of is not None:
-        return f"a copy of {clean_line(item.copy_of, limit=_NAME)}"
+        return f"a copy of {cut(plain(item.copy_of), _NAME, app.options.charset.ellipsis)}"
     if item.reason != "unused":
         return item.reason
     if item.last_used_at is None:
         return "never used"
-    return f"used {age_text(max(0.0, (app.options.now() - item.last_used_at).total_seconds()))} ago"
+    return f"used {age_text(max(1.0, (app.options.now() - item.last_used_at).total_seconds()))} ago"
 
 
 def _rest(plan: GcPlan, *, others: bool) -> list[str]:

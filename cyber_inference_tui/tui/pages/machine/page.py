@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from cyber_inference_tui.records import ModelStatus
+from cyber_inference_tui.errors import CyberError
+from cyber_inference_tui.records import ModelStatus, endpoints
+from cyber_inference_tui.records.bench import BenchResult
+from cyber_inference_tui.records.queries import HistoryQuery
 from cyber_inference_tui.terminal.columns import Column, RenderContext
+from cyber_inference_tui.terminal.power_modes import measured_modes
 from cyber_inference_tui.tui.pages.dashboard.measures import Measure
 from cyber_inference_tui.tui.pages.dashboard.timeline import SPANS, Texts, Timeline
 from cyber_inference_tui.tui.pages.machine.commands import Command, all_commands
@@ -22,6 +27,8 @@ from cyber_inference_tui.tui.snapshot import Snapshot
 from cyber_inference_tui.tui.widgets.area import Plot
 from cyber_inference_tui.tui.widgets.graph import Graph, has_shades
 
+_MOST_RESULTS = 200
+"""Results of benches that are read."""
 _COMMANDS: tuple[Column[Command, RenderContext], ...] = (
     Column("command", "COMMAND", least=20, value=lambda one: one.text),
     Column("about", "CHANGES", 34, value=lambda one: one.about),
@@ -85,6 +92,10 @@ class MachinePage(Page):
     def __init__(self) -> None:
         super().__init__()
         self._seen: object = None
+        self._modes: list[BenchResult] = []
+        """What benches have measured in the power modes."""
+        self._read_in: str | None = ""
+        """The mode in which that was read; empty = it has to be read."""
 
     def body(self) -> ComposeResult:
         """Compose the parts."""
@@ -97,7 +108,8 @@ class MachinePage(Page):
         width, height = parts.scrollable_content_region.size
         size = (width - 1, height)
         colours = has_shades(self)
-        seen = (snapshot.sample, snapshot.trend, size, colours)
+        self._read_modes_once(snapshot)
+        seen = (snapshot.sample, snapshot.trend, self._modes, size, colours)
         if self._seen == seen or width < 2:
             return
         self._seen = seen
@@ -109,9 +121,31 @@ class MachinePage(Page):
             timeline = Timeline.of(SPANS[0].seconds, count, at)
             return timeline.values(snapshot.trend, measure.reading)
 
-        found = sections(snapshot, charset)
+        found = sections(snapshot, charset, self._modes)
         drawing = Drawing(charset, colours, series)
         parts.query_one(Sheet).show_lines(drawing.lines(found, self._head(snapshot, size[0]), size))
+
+    def on_screen_resume(self) -> None:
+        """Read what was measured again: there may be newer results."""
+        self._read_in = ""
+        super().on_screen_resume()
+
+    def _read_modes_once(self, snapshot: Snapshot) -> None:
+        """Read what was measured, on a machine with power modes; again after a change of it."""
+        sample = snapshot.sample
+        if not snapshot.live or sample is None or not sample.device.power_modes:
+            return
+        if self._read_in != sample.device.power_mode:
+            self._read_in = sample.device.power_mode
+            read = self._read_modes(tuple(sample.device.power_modes.values()))
+            self.run_worker(read, group="modes", exclusive=True, exit_on_error=False)
+
+    async def _read_modes(self, names: tuple[str, ...]) -> None:
+        query = HistoryQuery(limit=_MOST_RESULTS)
+        with contextlib.suppress(CyberError):
+            results = await self.client.call(endpoints.BENCH_RESULTS, query=query)
+            self._modes = measured_modes(results, names)
+            self.redraw()
 
     def _head(self, snapshot: Snapshot, width: int) -> list[Texts]:
         """Return the lines above the parts: the machine, and what slows it down."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from cyber_inference_tui.records.bench import BenchResult
+from cyber_inference_tui.terminal.benches import figure_text
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.power_modes import tokens_per_joule
+from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.units import number_text, size_text
 
 _COLD, _END = 20.0, 100.0
@@ -98,3 +103,18 @@ def heat_row(name: str, degrees: float | None, limit: float | None, charset: Cha
 def rate_text(rate: float) -> str:
     """Return a rate in bytes per second as text."""
     return f"{size_text(int(rate))}/s"
+
+
+def mode_rows(modes: Sequence[BenchResult], charset: Charset) -> list[Row]:
+    """Return a row of each measured power mode, below a row with the units."""
+    speeds = ["tokens/s", *(figure_text(one.tokens_per_second, charset) for one in modes)]
+    known = [figure_text(tokens_per_joule(one), charset, decimals=2) for one in modes]
+    energies = ["tokens/J", *known]
+    if set(known) == {charset.missing}:
+        energies = [""] * len(speeds)
+    names = ["", *(plain(one.power_mode or "", limit=40) for one in modes)]
+    widths = [max(map(len, texts)) for texts in (speeds, energies)]
+    return [
+        Row(name=name, figure=f"{speed:>{widths[0]}}   {energy:>{widths[1]}}".rstrip())
+        for name, speed, energy in zip(names, speeds, energies, strict=True)
+    ]

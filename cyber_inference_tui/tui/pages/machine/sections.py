@@ -16,7 +16,9 @@ from cyber_inference_tui.records import (
     ThrottleReason,
     TrendPoint,
 )
+from cyber_inference_tui.records.bench import BenchResult
 from cyber_inference_tui.terminal.charset import Charset
+from cyber_inference_tui.terminal.power_modes import conditions
 from cyber_inference_tui.terminal.text_width import plain
 from cyber_inference_tui.tui.pages.dashboard.measures import Measure, measures
 from cyber_inference_tui.tui.pages.machine.commands import Command, gpu_commands, mode_commands
@@ -25,6 +27,7 @@ from cyber_inference_tui.tui.pages.machine.rows import (
     clock_row,
     clock_text,
     heat_row,
+    mode_rows,
     percent_row,
     rate_text,
     size_row,
@@ -56,8 +59,10 @@ class Section:
     commands: tuple[Command, ...] = ()
 
 
-def sections(snapshot: Snapshot, charset: Charset) -> list[Section]:
-    """Return the parts of the machine, the most important first."""
+def sections(
+    snapshot: Snapshot, charset: Charset, modes: Sequence[BenchResult] = ()
+) -> list[Section]:
+    """Return the parts of the machine, the most important first; ``modes`` as measured."""
     sample = snapshot.sample
     if sample is None:
         return []
@@ -68,6 +73,8 @@ def sections(snapshot: Snapshot, charset: Charset) -> list[Section]:
     is_measured = total_power(sample) is not None or sample.power or sample.energy is not None
     if is_measured or any(mode_commands(sample.device)):
         found.append(_power(sample, known.get("power"), charset))
+    if modes:
+        found.append(_power_modes(modes, sample.device.power_mode, charset))
     if hottest(sample) is not None or sample.fan is not None:
         found.append(_temperatures(sample, known.get("temperature"), charset))
     found += _disks(sample.disks, charset)
@@ -220,6 +227,15 @@ def _power(sample: ResourceSample, measure: Measure | None, charset: Charset) ->
         ),
         notes=() if sample.energy is None else (("energy", _energy_text(sample.energy)),),
         commands=tuple(mode_commands(device)),
+    )
+
+
+def _power_modes(modes: Sequence[BenchResult], present: str | None, charset: Charset) -> Section:
+    return Section(
+        title="POWER MODES",
+        about=plain(f"{present} now", limit=60) if present else "",
+        rows=tuple(mode_rows(modes, charset)),
+        notes=(("measured", conditions(modes)),),
     )
 
 

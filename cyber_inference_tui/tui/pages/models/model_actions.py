@@ -134,12 +134,11 @@ class ModelActions(Page):
             return model.status not in INACTIVE | {ModelStatus.UNLOADING}
         if action == "chat":
             return not model.embedding
+        details = self.chosen_details()
         if action == "copy_command":
-            details = self.chosen_details()
             return details is not None and bool(details.command)
         if action == "adapters":
-            details = self.chosen_details()
-            return details is not None and bool(details.adapters)
+            return details is None or bool(details.adapters)
         return True
 
     def _usable(self) -> ModelRecord | None:
@@ -303,20 +302,27 @@ class ModelActions(Page):
 
     def action_adapters(self) -> None:
         """Change the strengths of the model's LoRA adapters."""
+        if (model := self._usable()) is not None:
+            self.cyber.do(self._adapters(model), group=OPENING)
+
+    async def _adapters(self, model: ModelRecord) -> None:
         from cyber_inference_tui.tui.dialogs.adapters import AdaptersDialog  # noqa: PLC0415 - seldom
 
-        model, details = self.chosen(), self.chosen_details()
-        if model is None or details is None:
+        client, there = self.cyber.at(model.id)
+        details = await client.call(endpoints.DETAILS, there)
+        if not self.is_current:
+            return  # another page or dialog is open by now
+        name = clean_line(model.id, limit=200)
+        if not details.adapters:
+            self.cyber.show_message(f"{name} has no LoRA adapters.", "warning")
             return
         if model.status is not ModelStatus.LOADED:
-            name = clean_line(model.id, limit=200)
             self.cyber.show_message(
                 f"{name} is not loaded. Load it first (l); lora in its settings (e) sets the"
                 " strengths of every start.",
                 "warning",
             )
             return
-        client, there = self.cyber.at(model.id)
 
         def change(number: int, scale: float) -> Awaitable[list[AdapterRecord]]:
             new = queries.NewScale(id=number, scale=scale)

@@ -74,6 +74,7 @@ class ModelsPage(MarkedModels):
             "a",
             "adapters",
             "Adapters",
+            show=False,
             id="models.adapters",
             tooltip="the strengths of its LoRA adapters",
         ),
