@@ -24,7 +24,7 @@ from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.doctor.facts import HubFacts, PortState, ServiceFacts
 from cyber_inference_tui.errors import HubError
 from cyber_inference_tui.hub.endpoint import proxy_for, read_endpoint
-from cyber_inference_tui.llama.launcher import SERVER_HOST
+from cyber_inference_tui.llama.launch_plan import SERVER_HOST
 from cyber_inference_tui.llama.ports import TRIES
 from cyber_inference_tui.records import PortRecord, StatusRecord
 from cyber_inference_tui.service.runtime import RuntimeRecord, read_runtime_file

@@ -251,9 +251,9 @@ def diagnose(returncode: int, lines: Sequence[str], *, left_running: bool = Fals
             for line in reversed(part):
                 if re.search(pattern, line, re.IGNORECASE) and not _TRIED.search(line):
                     text = line.strip()
-                    quoted, way_out = text, ""
+                    quoted, way_out = _words(text), ""
                     if cause is Cause.BAD_TEMPLATE:
-                        quoted, way_out = _template_error(part) or text, _OTHER_TEMPLATE
+                        quoted, way_out = _template_error(part) or quoted, _OTHER_TEMPLATE
                     why = reason.format(file=_file_of(part))
                     sentence = f"{why} ({what}: {quoted}){way_out}"
                     return Diagnosis(cause=cause, sentence=sentence, line=text)
@@ -268,7 +268,7 @@ def diagnose(returncode: int, lines: Sequence[str], *, left_running: bool = Fals
         return _in_background(returncode)
     return Diagnosis(
         cause=Cause.UNKNOWN if _signal_of(returncode) is None else Cause.SIGNAL,
-        sentence=f"{what}: {found}" if found else what,
+        sentence=f"{what}: {_words(found)}" if found else what,
         line=found,
     )
 
@@ -327,6 +327,12 @@ def _template_error(lines: Sequence[str]) -> str | None:
             whole = " ".join(found)
             return whole if len(whole) <= _MOST_QUOTED else found[-1][:_MOST_QUOTED]
     return None
+
+
+def _words(line: str) -> str:
+    """Return a line of the log without its time and level."""
+    entry = _ENTRY.match(line)
+    return " ".join(line[entry.end() :].split()) if entry else line
 
 
 def _last_error(lines: Sequence[str]) -> str | None:

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,22 +19,13 @@ from cyber_inference_tui.cancellation import to_its_end
 from cyber_inference_tui.errors import ModelLoadError, NoLlamaServerError, StorageError
 from cyber_inference_tui.gguf.memory_estimate import MemoryEstimate
 from cyber_inference_tui.gguf.repacking import read_processor
-from cyber_inference_tui.kernel import PROC, Ruleset, has_exited_child
+from cyber_inference_tui.kernel import PROC, has_exited_child
 from cyber_inference_tui.llama.binary import LlamaBinary
 from cyber_inference_tui.llama.child_process import KILL_TIMEOUT
-from cyber_inference_tui.llama.command import (
-    ALIAS_VARIABLE,
-    KEY_VARIABLE,
-    UPSTREAM_KEY_VARIABLE,
-    child_environment,
-    custom_argv,
-    llama_argv,
-)
-from cyber_inference_tui.llama.confinement import confinement, named_files
 from cyber_inference_tui.llama.descendants import adopt_orphans, reap, sweep
 from cyber_inference_tui.llama.guard import ProcessGuard, find_starter
 from cyber_inference_tui.llama.health import DEFAULT_LIMITS, HealthLimits
-from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.launch_plan import SERVER_HOST, LaunchPlan, LaunchPlanner
 from cyber_inference_tui.llama.load_progress import INTERVAL, SLOW_INTERVAL, follow_load
 from cyber_inference_tui.llama.load_wait import (
     LOG_TAIL_LINES,
@@ -49,18 +38,14 @@ from cyber_inference_tui.llama.log import RUN_MARK, Log, LogMark
 from cyber_inference_tui.llama.need_estimate import (
     NeedEstimator,
     formula_need,
-    lent_footprint,
     memory_parts,
 )
 from cyber_inference_tui.llama.needs import Footprint, LoadWatch, Need
 from cyber_inference_tui.llama.orphans import PidRecord
 from cyber_inference_tui.llama.ports import PortPool
-from cyber_inference_tui.llama.prompt_rules import keeping_options
 from cyber_inference_tui.llama.prompts import PromptStore, ServerPrompts
 from cyber_inference_tui.llama.server import (
-    ROUTER_ENVIRONMENT,
     ForeignListenerError,
-    LaunchPlan,
     ServerExitedError,
     ServerProcess,
 )
@@ -69,16 +54,11 @@ from cyber_inference_tui.llama.split import Channel, Splitter
 from cyber_inference_tui.llama.worker import (
     WorkerFacts,
     examine_worker,
-    worker_argv,
-    worker_program,
 )
 from cyber_inference_tui.records import KeptPromptsRecord, LogLevel
-from cyber_inference_tui.settings.schema import MASK, Settings
+from cyber_inference_tui.settings.schema import Settings
 from cyber_inference_tui.storage import Storages, touch
 
-SERVER_HOST = "127.0.0.1"
-NO_PORT = "PORT"
-"""A placeholder for a port that is not chosen yet."""
 _PORT_TRIES = 3
 _SETTLE_TIMEOUT = 0.25
 _SHORTAGES = frozenset(
@@ -95,9 +75,9 @@ class Launcher:
 
     ``find_binary`` (blocking, called in a thread) returns the llama-server to use now, so a new
     installation takes effect at the next load. ``log_for`` returns a model's log. ``measured``
-    returns the memory that a server with a signature was seen to use, if known. ``folder`` is the
-    directory of the configuration file: servers run in it, because relative paths in the user's
-    arguments start there. ``prompts`` keeps what is in their slots from one start to the next.
+    returns the memory that a server with a signature was seen to use, if known. ``prompts`` keeps
+    what is in their slots from one start to the next. ``environ``, ``folder`` and
+    ``available_memory`` are those of ``LaunchPlanner``.
     """
 
     def __init__(
@@ -119,17 +99,22 @@ class Launcher:
         self._log_for = log_for
         self._pids = pids
         self._environ = pids.marked(environ)
-        self._available_memory = available_memory
-        self._folder = folder
+        self._storages = Storages()
+        self._planner = LaunchPlanner(
+            environ=self._environ,
+            folder=folder,
+            available_memory=available_memory,
+            storages=self._storages,
+        )
         self._prompts = prompts
         self.processor = read_processor(proc / "cpuinfo")
         """The kind of this machine's processor, for llama.cpp."""
         self._estimator = NeedEstimator(
             measured=measured,
             environ=self._environ,
-            folder=self._working_directory,
+            folder=self._planner.working_directory,
             processor=self.processor,
-            ruleset=self._ruleset,
+            ruleset=self._planner.ruleset,
         )
         self._splitter = splitter
         self._closing: set[asyncio.Future[None]] = set()
@@ -142,7 +127,6 @@ class Launcher:
         self._servers: dict[int, ServerProcess] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._starter: tuple[str, ...] = ()
-        self._storages = Storages()
         self.guard = ProcessGuard(pids.mark)
         """Kills our children when the service dies, also those of other modules."""
 
@@ -204,14 +188,11 @@ class Launcher:
 
         Raises ``NoLlamaServerError`` if there is no server to start.
         """
-        binary = await self._binary_for(spec)
-        if binary is None:
-            return custom_argv(spec, host=SERVER_HOST, port=NO_PORT, key=MASK)
-        argv = self._argv(spec, binary, NO_PORT, measure=measure)
-        kept = await self.kept_prompts(spec)
+        binary, kept = await self._binary_for(spec), await self.kept_prompts(spec)
+        folder = None
         if self._prompts is not None and kept is not None and kept.works is not False:
-            argv += keeping_options(self._prompts.folder(spec.model_id))
-        return argv
+            folder = self._prompts.folder(spec.model_id)
+        return self._planner.command(spec, binary, prompts=folder, measure=measure)
 
     async def devices(self) -> tuple[str, ...] | None:
         """Return the GPUs that the server would use; none without a llama-server.
@@ -322,17 +303,19 @@ class Launcher:
         """Start a server as ``launch`` does. It is killed when ``lost`` is done."""
         avoid: set[int] = set()
         prompts = await self._open_prompts(spec, binary)
-        ruleset = await self._ruleset(spec, binary, prompts)
+        folder = None if prompts is None else prompts.folder
+        ruleset = await self._planner.ruleset(spec, binary, folder)
         try:
             while True:
                 port = self._ports.take(settings.llama_server_base_port, avoid=frozenset(avoid))
                 mark = self._log_for(spec.model_id).mark()
                 try:
-                    launch = self._plan(
+                    launch = self._planner.plan(
                         spec,
                         binary,
                         port,
                         measure=measure,
+                        starter=self._starter,
                         ruleset=ruleset,
                         prompts=prompts,
                         lost=lost,
@@ -369,50 +352,20 @@ class Launcher:
     ) -> ServerPrompts | None:
         if binary is None or self._prompts is None or spec.lent_bytes:
             return None
-        return await self._prompts.open(spec, binary, self._files(spec, binary))
+        return await self._prompts.open(spec, binary, self._planner.files(spec, binary))
 
     async def kept_prompts(self, spec: ServerSpec) -> KeptPromptsRecord | None:
         """Return what the next server finds of its prompts; ``None`` = it is no llama-server."""
         with contextlib.suppress(NoLlamaServerError):
             binary = await self._binary_for(spec)
             if binary is not None and self._prompts is not None:
-                return await self._prompts.record(spec, binary, self._files(spec, binary))
+                return await self._prompts.record(spec, binary, self._planner.files(spec, binary))
         return None
 
     async def forget_prompts(self, model_id: str) -> None:
         """Delete the prompts that are kept of a model."""
         if self._prompts is not None:
             await self._prompts.forget(model_id)
-
-    def _files(self, spec: ServerSpec, binary: LlamaBinary) -> list[Path]:
-        """Return the files that a server reads, and perhaps some that do not exist."""
-        return [*spec.files, *named_files(spec, binary, self._working_directory())]
-
-    async def _ruleset(
-        self,
-        spec: ServerSpec,
-        binary: LlamaBinary | None,
-        prompts: ServerPrompts | None = None,
-    ) -> Ruleset | None:
-        """Return the files that the server may use; ``None`` = all, also without Landlock."""
-        if binary is None or (spec.path is None and not spec.lent_bytes):
-            return None
-        environment = child_environment(self._environ, binary.env, spec.environment)
-        files = confinement(
-            spec,
-            binary,
-            environment,
-            self._working_directory(),
-            prompts=None if prompts is None else prompts.folder,
-        )
-        if files is None:
-            return None
-        try:
-            folder = (spec.path or binary.path).parent
-            return await self._storages.ask_async(folder, partial(Ruleset, *files))
-        except OSError as error:
-            _logger.debug("servers are not confined: %s", error)
-            return None
 
     async def _binary_for(self, spec: ServerSpec) -> LlamaBinary | None:
         return None if spec.command else await asyncio.to_thread(self._find_binary)
@@ -428,98 +381,6 @@ class Launcher:
             raise ModelLoadError(
                 f"{spec.model_id} cannot be loaded: {error.message}", hint=error.hint
             ) from error
-
-    def _plan(
-        self,
-        spec: ServerSpec,
-        binary: LlamaBinary | None,
-        port: int,
-        *,
-        measure: bool,
-        ruleset: Ruleset | None,
-        prompts: ServerPrompts | None,
-        lost: asyncio.Future[str] | None = None,
-    ) -> LaunchPlan:
-        address = ServerAddress(SERVER_HOST, port, secrets.token_urlsafe())
-        if binary is None:
-            return LaunchPlan(
-                name=spec.model_id,
-                argv=tuple(custom_argv(spec, host=SERVER_HOST, port=port, key=address.key)),
-                environment=child_environment(
-                    self._environ, spec.environment, {UPSTREAM_KEY_VARIABLE: address.key}
-                ),
-                address=address,
-                speaks_protocol=False,
-                by_command=True,
-                working_directory=self._working_directory(),
-            )
-        if spec.lent_bytes:
-            return self._worker_plan(spec, binary, address, ruleset)
-        argv = self._argv(spec, binary, port, measure=measure)
-        if prompts is not None:
-            argv += keeping_options(prompts.folder)
-        own = {name: value for name, value in spec.environment.items() if name != ALIAS_VARIABLE}
-        return LaunchPlan(
-            name=spec.model_id,
-            argv=tuple(argv),
-            environment=child_environment(
-                self._environ,
-                binary.env,
-                own,
-                ROUTER_ENVIRONMENT if binary.router_child else {},
-                {KEY_VARIABLE: address.key},
-            ),
-            address=address,
-            speaks_protocol=binary.router_child,
-            working_directory=self._working_directory(),
-            starter=self._starter,
-            context_size=spec.context_size,
-            most_requests=spec.most_requests,
-            ruleset=ruleset,
-            lost=lost,
-            prompts=prompts,
-        )
-
-    def _worker_plan(
-        self,
-        spec: ServerSpec,
-        binary: LlamaBinary,
-        address: ServerAddress,
-        ruleset: Ruleset | None,
-    ) -> LaunchPlan:
-        """Return what starts a worker. Raises ``ModelLoadError`` if the build has none."""
-        program = worker_program(binary.path)
-        if program is None:
-            raise ModelLoadError("This llama-server comes without ggml-rpc-server.")
-        threads = spec.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        return LaunchPlan(
-            name=spec.model_id,
-            argv=tuple(worker_argv(program, port=address.port, threads=threads)),
-            environment=child_environment(self._environ, binary.env),
-            address=address,
-            speaks_protocol=False,
-            working_directory=self._working_directory(),
-            starter=self._starter,
-            ruleset=ruleset,
-            lent=lent_footprint(spec, binary),
-        )
-
-    def _working_directory(self) -> Path:
-        # Without a configuration file its folder may be missing: then no path is relative to it.
-        return self._folder if os.access(self._folder, os.X_OK) else Path("/")
-
-    def _argv(
-        self, spec: ServerSpec, binary: LlamaBinary, port: int | str, *, measure: bool
-    ) -> list[str]:
-        return llama_argv(
-            spec,
-            program=str(binary.path),
-            flags=binary.flags,
-            host=SERVER_HOST,
-            port=port,
-            available_bytes=self._available_memory(),
-            verbosity=binary.trace_level if measure else None,
-        )
 
     async def _start_server(
         self,

@@ -9,7 +9,8 @@ from typing import Any
 from cyber_inference_tui.errors import ModelLoadError
 from cyber_inference_tui.llama.confinement import way_out
 from cyber_inference_tui.llama.failure import Cause, diagnose
-from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
+from cyber_inference_tui.llama.launch_plan import LaunchPlan
+from cyber_inference_tui.llama.server import ServerProcess
 
 LOG_TAIL_LINES = 12
 _PAUSED_AFTER = 1.0

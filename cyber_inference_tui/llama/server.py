@@ -17,9 +17,8 @@ import contextlib
 import logging
 import re
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +26,6 @@ import psutil
 
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.gguf.chat_template import TemplateFacts
-from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.child_process import ChildProcess, wait_killed
 from cyber_inference_tui.llama.descendants import (
     KillResult,
@@ -45,12 +43,11 @@ from cyber_inference_tui.llama.health import (
     ask_health,
     watch_health,
 )
-from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.launch_plan import LaunchPlan
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.log_lines import LineSplitter, clean_output, without_protocol
 from cyber_inference_tui.llama.needs import Footprint
 from cyber_inference_tui.llama.port_owner import foreign_listener, listens
-from cyber_inference_tui.llama.prompts import ServerPrompts
 from cyber_inference_tui.llama.props import ask_template
 from cyber_inference_tui.llama.standstill import (
     StandstillLimits,
@@ -60,11 +57,7 @@ from cyber_inference_tui.llama.standstill import (
 )
 from cyber_inference_tui.llama.worker import watch_stopped
 from cyber_inference_tui.records import LogLevel
-from cyber_inference_tui.settings.masks import masked_words
 from cyber_inference_tui.settings.schema import MASK
-
-ROUTER_ENVIRONMENT = {"LLAMA_SERVER_ROUTER_PORT": "1"}
-"""Makes llama-server speak the protocol; a child ignores the value."""
 
 _STATE_PREFIX = b"cmd_child_to_router:state:"
 _EXIT_COMMAND = b"cmd_router_to_child:exit\n"
@@ -85,38 +78,6 @@ _DIAGNOSED_LINES = 400
 """A crash may print a long stack trace after the line with the reason."""
 
 _logger = logging.getLogger(__name__)
-
-
-class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is needed to start a server."""
-
-    name: str
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    address: ServerAddress
-    speaks_protocol: bool
-    by_command: bool = False
-    """A user's own command starts it; the server may be another program."""
-    working_directory: Path | None = None
-    starter: Sequence[str] = ()
-    """That of ``start_child``."""
-    context_size: int | None = None
-    """Tokens of context, if known."""
-    most_requests: int | None = None
-    """Requests that the server takes at once; ``None`` = no limit."""
-    ruleset: Ruleset | None = None
-    """The only files that it may use; ``None`` = all of this user's."""
-    lent: Footprint | None = None
-    """The memory of a worker of llama.cpp's RPC, which speaks no HTTP; ``None`` = it is none."""
-    lost: asyncio.Future[str] | None = None
-    """Done with the reason when something is gone without which it hangs: it is killed then."""
-    prompts: ServerPrompts | None = None
-    """Keeps what is in its slots from one start to the next."""
-
-    @property
-    def shown_argv(self) -> tuple[str, ...]:
-        """Return the command line with masks for its secrets, the server's key among them."""
-        return tuple(word.replace(self.address.key, MASK) for word in masked_words(self.argv))
 
 
 class ServerExitedError(Exception):

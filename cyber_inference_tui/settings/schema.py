@@ -749,7 +749,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     theme: Annotated[str, setting("The terminal app's theme.", Group.TERMINAL, form="name")] = ""
     refresh_rate: Annotated[
-        float, setting("The terminal app's updates a second.", Group.TERMINAL, gt=0, le=60)
+        float, setting("The terminal app's updates a second.", Group.TERMINAL, ge=0.1, le=60)
     ] = 4.0
 
     desktop_notices: Annotated[

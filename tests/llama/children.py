@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import uvloop
 
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.launch_plan import LaunchPlan
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.prompts import ServerPrompts
-from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
+from cyber_inference_tui.llama.server import ServerProcess
 from tests.waiting import LIMIT
 
 T = TypeVar("T")

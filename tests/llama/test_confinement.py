@@ -21,8 +21,9 @@ from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.llama.binary import LlamaBinary, examine
 from cyber_inference_tui.llama.confinement import Confinement, confinement
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.launch_plan import LaunchPlan
 from cyber_inference_tui.llama.needs import NeedSource
-from cyber_inference_tui.llama.server import LaunchPlan, ServerProcess
+from cyber_inference_tui.llama.server import ServerProcess
 from cyber_inference_tui.llama.spec import resolve
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from tests.llama.children import ENVIRONMENT, HOST, Child

