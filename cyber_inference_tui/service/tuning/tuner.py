@@ -148,14 +148,15 @@ class ModelLab:
 
         Raises ``CyberError`` if they cannot be measured for this goal.
         """
-        self._present = await self._measured(self._model.settings)
+        self._present = await self._measured(self._model.settings, 0)
         worth(self._score(self._present), self._goal)
         return self._present
 
-    async def measure(self, settings: ModelSettings) -> Score | str:
-        """Measure once, or return why a server with these settings does not run here."""
+    async def measure(self, settings: ModelSettings, number: int) -> Score | str:
+        """Measure once, in the round with this number, or return why a server with these settings
+        does not run here."""
         try:
-            sample = await self._measured(settings)
+            sample = await self._measured(settings, number)
         except _NOT_MEASURED as error:
             if settings == self._model.settings:
                 raise
@@ -180,8 +181,9 @@ class ModelLab:
     def _with(self, settings: ModelSettings) -> LocalModel:
         return msgspec.structs.replace(self._model, settings=settings)
 
-    async def _measured(self, settings: ModelSettings) -> Sample:
-        sample = await self._measurer.measure(self._with(settings), self._workload)
+    async def _measured(self, settings: ModelSettings, number: int) -> Sample:
+        workload = msgspec.structs.replace(self._workload, seed=number)
+        sample = await self._measurer.measure(self._with(settings), workload)
         if sample.machine.throttled:
             raise ConflictError(
                 "The machine slowed down while it was measured:"

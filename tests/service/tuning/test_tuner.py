@@ -54,7 +54,7 @@ async def test_settings_that_fill_the_memory_are_too_much(service: Service) -> N
         for percent, used, exceeds in ((81.0, 200, True), (81.0, 90, False), (79.0, 200, False)):
             other = lab_of(service, sample(percent, used))
             other._present = lab._present
-            score = await other.measure(model.settings)
+            score = await other.measure(model.settings, 0)
             assert isinstance(score, Score)
             assert (score.exceeds, score.memory) == (exceeds, used)
             # 8 tokens at 1000 tokens/s, and 4 at 100.
@@ -69,8 +69,8 @@ async def test_settings_that_do_not_start_are_no_error(
         lab = lab_of(service, SAMPLE)
         await lab.begin()
         wrong = msgspec.structs.replace(model.settings, args=("--no-such-option",))
-        assert "--no-such-option" in str(await lab.measure(wrong))
-        assert isinstance(await lab.measure(model.settings), Score)
+        assert "--no-such-option" in str(await lab.measure(wrong, 0))
+        assert isinstance(await lab.measure(model.settings, 0), Score)
 
 
 def test_the_distance_of_answers_is_that_of_the_chosen_tokens() -> None:

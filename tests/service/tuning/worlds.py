@@ -108,7 +108,7 @@ class Simulation:
             )
         return self._known[key]
 
-    async def measure(self, settings: ModelSettings) -> Score | str:
+    async def measure(self, settings: ModelSettings, number: int) -> Score | str:
         self.count += 1
         drift = self.world.drift * self.count + self.world.warmth * (1 - math.exp(-self.count / 20))
         off = math.exp(self._chance.gauss(drift, self.world.noise))
