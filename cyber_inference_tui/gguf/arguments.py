@@ -58,7 +58,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """llama-server may place fewer layers on GPUs than requested, if memory is short."""
     projector_on_gpu: bool = True
     drafted: int = 3
-    """Tokens of each draft."""
+    """The most tokens of each draft."""
     keeps_parts_back: bool = False
     """Some parts of layers stay in main memory; their size is not computed here."""
 

@@ -118,8 +118,7 @@ class Measurer:
 
         A server that is new gets a workload of the same size before, which does not count.
         ``model`` may have other settings than those in force: it is loaded with them. Call
-        ``restore`` then.
-        Raises ``CyberError`` if it cannot be loaded or measured.
+        ``restore`` then. Raises ``CyberError`` if it cannot be loaded or measured.
         """
         async with AsyncExitStack() as places:
             state, lease, client = await places.enter_async_context(self.client(model))
