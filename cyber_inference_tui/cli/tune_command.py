@@ -42,9 +42,9 @@ def tune(
 ) -> None:
     """Look for better settings of the model ID while nobody else is served.
 
-    Each of up to 12 changes of threads, batches, flash attention, caches, layers and slots takes
-    turns with the best settings until then. The winner is written to the model's table, with a
-    comment, only if it is better by more than twice the noise, and at least 3 %. A request of
+    Each of up to 12 changes of threads, batches, flash attention, caches, layers, slots and drafts
+    takes turns with the best settings until then. The winner is written to the model's table, with
+    a comment, only if it is better by more than twice the noise, and at least 3 %. A request of
     somebody else stops the tuning, and the model keeps its settings.
     """
     if undo:

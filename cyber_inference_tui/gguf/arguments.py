@@ -57,6 +57,8 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     fits_itself: bool = True
     """llama-server may place fewer layers on GPUs than requested, if memory is short."""
     projector_on_gpu: bool = True
+    drafted: int = 3
+    """The most tokens of each draft."""
     keeps_parts_back: bool = False
     """Some parts of layers stay in main memory; their size is not computed here."""
 
@@ -193,6 +195,7 @@ _WITH_VALUE: Final[Mapping[str, tuple[str, Callable[[str], object]]]] = {
     "--device": ("gpus", _uses_gpus),
     "-fit": ("fits_itself", _is_on),
     "--fit": ("fits_itself", _is_on),
+    "--spec-draft-n-max": ("drafted", _size),
     "-ncmoe": ("keeps_parts_back", _yes),
     "--n-cpu-moe": ("keeps_parts_back", _yes),
     "-ncffn": ("keeps_parts_back", _yes),
@@ -239,6 +242,7 @@ _VARIABLES: Final = {
     "LLAMA_ARG_ROPE_SCALE": "--rope-scale",
     "LLAMA_ARG_ROPE_FREQ_SCALE": "--rope-freq-scale",
     "LLAMA_ARG_THREADS_HTTP": "--threads-http",
+    "LLAMA_ARG_SPEC_DRAFT_N_MAX": "--spec-draft-n-max",
 }
 _SWITCH_VARIABLES: Final = {
     "LLAMA_ARG_RERANKING": "--reranking",

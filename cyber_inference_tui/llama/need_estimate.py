@@ -30,8 +30,6 @@ from cyber_inference_tui.llama.spec import ServerSpec, smaller_contexts
 
 _MOST_KEPT = 512
 _F32 = 4
-_DRAFTED = 3
-"""Tokens of a draft: llama-server's default of ``--spec-draft-n-max``."""
 
 
 class NeedEstimator:
@@ -320,7 +318,7 @@ def _draft_bytes(spec: ServerSpec, processor: Processor) -> int:
     if draft.kind is not DraftKind.MODEL:
         states = state_bytes(spec.metadata, options.slots) if spec.metadata else 0
         inputs = 3 * (facts.embedding_length or 0) * options.ubatch_size * _F32
-        beside = _DRAFTED * states + inputs
+        beside = options.drafted * states + inputs
     if draft.kind is DraftKind.MTP and (last := facts.predict_layers):
         # The last layers of the model, which attend to all tokens.
         facts = msgspec.structs.replace(

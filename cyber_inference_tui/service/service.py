@@ -301,6 +301,7 @@ class Service:
                 self.models,
                 self.measurer,
                 read_machine=self.monitoring.latest,
+                flags=self._launcher.flags,
                 write=self.tuned.write,
                 build=self._build,
                 now=utc_now,

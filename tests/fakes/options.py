@@ -24,6 +24,9 @@ _WITH_VALUE = frozenset(
         "--fit-target",
         "--cache-type-k",
         "--cache-type-v",
+        "--model-draft",
+        "--spec-draft-n-max",
+        "--spec-type",
     }
     | {"-fa", "--flash-attn", "-b", "--batch-size", "-ub", "--ubatch-size", "--timeout"}
 )
@@ -38,6 +41,7 @@ def answer_questions(argv: list[str]) -> None:
         sys.stdout.write("----- common params -----\n\n")
         for name in sorted(_NO_VALUE | _WITH_VALUE):
             value = " N" if name in _WITH_VALUE else ""
+            value = " none,draft-simple" if name == "--spec-type" else value
             sys.stdout.write(f"{name}{value}    an option of the stand-in\n")
         sys.exit(0)
     if "--list-devices" in argv:

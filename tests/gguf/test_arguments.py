@@ -35,6 +35,7 @@ from cyber_inference_tui.gguf.arguments import ServerOptions, read_options, word
         ("-fa off -fa -c 9", {"flash_attention": True, "context_size": 9}),
         ("-kvu", {"unified": True}),
         ("-kvu --no-kv-unified", {"unified": False}),
+        ("--spec-draft-n-max 8", {"drafted": 8}),
         ("-nkvo", {"cache_on_device": False}),
         ("--no-mmap", {"mapped": False}),
         ("--no-repack", {"repack": False}),

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cyber_inference_tui.gguf.metadata import ModelMetadata
+from cyber_inference_tui.gguf.memory_estimate import state_bytes
+from cyber_inference_tui.gguf.metadata import ModelMetadata, RecurrentFacts
 from cyber_inference_tui.library.catalog import LocalModel
 from cyber_inference_tui.library.companions import Adapter, Draft, DraftKind
 from cyber_inference_tui.llama.binary import LlamaBinary, examine
@@ -188,6 +189,17 @@ def test_the_memory_of_prediction_layers_is_that_of_one_layer_and_its_inputs() -
     inputs = 3 * 256 * 512 * 4
     cache = plain.kv_cache // 4
     assert cache + inputs < inside.draft <= cache + inputs + plain.compute
+
+
+def test_a_head_keeps_the_states_of_a_recurrent_model_for_each_drafted_token() -> None:
+    states = RecurrentFacts(conv_kernel=4, inner_size=512, state_size=64, group_count=4)
+    facts = msgspec.structs.replace(FACTS, architecture="mamba", recurrent=states)
+
+    def drafts(tokens: int) -> int:
+        found = spec(INSIDE, args=("--parallel", "2", "--spec-draft-n-max", str(tokens)))
+        return memory_parts(msgspec.structs.replace(found, metadata=facts)).draft
+
+    assert drafts(8) - drafts(3) == 5 * state_bytes(facts, 2) > 0
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.real.conftest import StartFake, StartReal
+from tests.gguf.companions import large_demo
+from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, chat_body
 from tests.waiting import eventually
 
@@ -112,6 +114,52 @@ def test_a_smaller_cache_is_only_taken_if_the_answers_stay_the_same(
     assert outcome["values"] == {"args": args}
     with service.client() as client:
         assert client.delete("/admin/tune/a").json()["values"] == {"args": ["--no-mmap"]}
+
+
+def test_drafts_that_gain_are_switched_on_and_off_again(start_fake: StartFake) -> None:
+    gains = {"spec-type=draft-simple": 0.9, "spec-draft-n-max=8": 1.5}
+    switches = planted(factors=gains)
+    service = start_fake({**switches, "small": {}}, start=False)
+    (service.data_dir / "models" / "a.gguf").write_bytes(large_demo())
+    service.start()
+
+    outcome = tuned(service, "a", prompt=8, tokens=4)
+
+    assert reasons(outcome)["drafts of 3 tokens"] == "not better"
+    assert outcome["values"] == {"draft": "auto", "args": ["--spec-draft-n-max", "8"]}
+    assert outcome["gain"] == pytest.approx(0.9 * 1.5 - 1, abs=0.05)
+    assert 'draft = "auto"' in service.config_path.read_text()
+    assert service.get("/admin/models/a/details").json()["draft"]["unused_because"] is None
+    with service.client() as client:
+        undone = client.delete("/admin/tune/a").json()["values"]
+    assert undone == {"draft": None, "args": None}
+
+
+@pytest.mark.timeout(LONG_LIMIT)
+def test_a_small_model_drafts_for_a_large_one_while_that_is_tuned(
+    starter: Starter, llama_server: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "large.gguf").write_bytes(large_demo())
+    config = {
+        "model_dirs": [str(tmp_path / "large")],
+        "llama_server_path": str(llama_server),
+        "llama_server_base_port": 0,
+        "models": {"large": {"context_size": 1024, "threads": CORES}},
+    }
+    service = starter.make(config, ("small",)).start()
+    start(service, "large", prompt=32, tokens=24)
+    accepted = re.compile(r"draft acceptance = \S+ \( *[1-9]\d* accepted")
+    eventually(
+        lambda: accepted.search(service.get("/admin/logs/large?lines=500").text),
+        what="a draft that was accepted",
+        limit=LONG_LIMIT,
+        interval=0.2,
+    )
+    with service.client() as client:
+        assert "drafts of" in service.get("/admin/bench").json()["step"]
+        assert client.delete("/admin/bench").json()["state"] == "cancelled"
+    assert "draft =" not in service.config_path.read_text()
 
 
 def test_without_a_better_setting_it_keeps_its_own(start_fake: StartFake) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,7 +21,8 @@ from cyber_inference_tui.records import (
     ThrottleReason,
 )
 from cyber_inference_tui.service.bench.measure import Machine, Measurer
-from cyber_inference_tui.service.bench.workload import Answer, Workload, speeds_of
+from cyber_inference_tui.service.bench.texts import BEGINNINGS
+from cyber_inference_tui.service.bench.workload import Answer, LlamaClient, Workload, speeds_of
 from cyber_inference_tui.service.service import Service, utc_now
 from cyber_inference_tui.settings.load import load
 from tests.fakes.launcher import write_fake_llama
@@ -107,6 +110,36 @@ async def test_energy_is_divided_by_all_tokens_of_the_measurement(service: Servi
         # Read twice only: the run before, which does not count, is not metered.
         sample = await measurer.measure(service.models.resolve("demo"), WORKLOAD)
     assert sample.joules_per_token == 24.0 / (8 + 4)
+
+
+class Letters(LlamaClient):
+    """The client of a server with one token for each letter."""
+
+    def __init__(self) -> None:
+        """Open no connection."""
+
+    async def tokens_of(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+def text_of(tokens: Sequence[int]) -> str:
+    return "".join(map(chr, tokens))
+
+
+async def test_prompts_end_with_the_beginning_of_a_text_and_begin_in_different_ways() -> None:
+    client, chance = Letters(), random.Random(3)
+    prompts = [text_of(await client.prompt(2000, chance)) for _ in range(32)]
+    assert {len(prompt) for prompt in prompts} == {2000}
+    assert len({prompt[:8] for prompt in prompts}) == 32
+    assert {prompt.partition("\n\n")[2] for prompt in prompts} == set(BEGINNINGS)
+    # All that is measured in one round gets the same prompt.
+    again = random.Random(3)
+    assert [text_of(await client.prompt(2000, again)) for _ in range(32)] == prompts
+    # Half of a short prompt is the end of such a beginning.
+    short = text_of(await client.prompt(9, chance))
+    assert len(short) == 9
+    assert short[-4:] in {text[-4:] for text in BEGINNINGS}
+    assert len(await client.prompt(1, chance)) == 1
 
 
 def test_the_speed_of_requests_at_once_is_that_of_all() -> None:

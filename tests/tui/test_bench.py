@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 
 from cyber_inference_tui.errors import ConflictError
 from cyber_inference_tui.records.bench import BenchRequest, BenchState, BenchStatus
-from cyber_inference_tui.records.tuning import TuneOutcome, TuneRequest
+from cyber_inference_tui.records.tuning import Goal, TuneOutcome, TuneRequest
 from cyber_inference_tui.tui.dialogs.bench import BenchDialog
 from tests.fakes.service import World
 from tests.tui.driving import running, screen_text, until
-from tests.tui.world import NOW, bench_results, busy_world
+from tests.tui.world import NOW, bench_results, busy_world, measured
 
 QWEN, GEMMA = "qwen3-4b-q4_k_m", "gemma-3-4b-it-q4_k_m"
 RESULTS = bench_results()
@@ -74,6 +76,9 @@ async def test_a_model_is_tuned_and_the_gain_is_said() -> None:
         app.push_screen(BenchDialog((QWEN,)))
         await until(pilot, lambda: "t tunes" in screen_text(app))
         await pilot.press("t")
+        await until(pilot, lambda: f"Tune {QWEN} for what?" in screen_text(app))
+        assert client.calls == []
+        await pilot.press("enter")
         await until(pilot, lambda: "beginning" in screen_text(app))
         request = TuneRequest(model=QWEN)
         assert client.calls == [("start_tuning", request)]
@@ -83,6 +88,33 @@ async def test_a_model_is_tuned_and_the_gain_is_said() -> None:
             state=BenchState.DONE, tuning=request, outcome=outcome, ended_at=NOW
         )
         await until(pilot, lambda: f"{QWEN}: Better for speed: 21.0 % faster" in screen_text(app))
+
+
+@pytest.mark.parametrize(
+    ("of", "key", "goal"), [(measured, "e", Goal.ENERGY), (lambda one: one, "m", Goal.MEMORY)]
+)
+async def test_a_model_is_tuned_for_the_chosen_goal(
+    of: Callable[[World], World], key: str, goal: Goal
+) -> None:
+    async with running(of(world())) as (app, client, pilot):
+        app.push_screen(BenchDialog((QWEN,)))
+        await until(pilot, lambda: "t tunes" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "for what?" in screen_text(app))
+        await pilot.press(key)
+        await until(pilot, lambda: bool(client.calls))
+        assert client.calls == [("start_tuning", TuneRequest(model=QWEN, goal=goal))]
+
+
+async def test_energy_is_no_goal_where_nothing_measures_it() -> None:
+    async with running(world()) as (app, client, pilot):
+        app.push_screen(BenchDialog((QWEN,)))
+        await until(pilot, lambda: "t tunes" in screen_text(app))
+        await pilot.press("t")
+        await until(pilot, lambda: "nothing measures it on this machine" in screen_text(app))
+        await pilot.press("e", "escape")
+        await until(pilot, lambda: isinstance(app.screen, BenchDialog))
+        assert client.calls == []
 
 
 async def test_several_models_are_measured_but_not_tuned() -> None:

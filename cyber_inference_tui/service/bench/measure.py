@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -115,9 +116,9 @@ class Measurer:
     async def measure(self, model: LocalModel, workload: Workload) -> Sample:
         """Load a model, and measure it once.
 
-        A server that is new gets the workload once more before, which does not count. ``model`` may
-        have other settings than those in force: it is loaded with them. Call ``restore`` then.
-        Raises ``CyberError`` if it cannot be loaded or measured.
+        A server that is new gets a workload of the same size before, which does not count.
+        ``model`` may have other settings than those in force: it is loaded with them. Call
+        ``restore`` then. Raises ``CyberError`` if it cannot be loaded or measured.
         """
         async with AsyncExitStack() as places:
             state, lease, client = await places.enter_async_context(self.client(model))
@@ -126,7 +127,7 @@ class Measurer:
                 await places.enter_async_context(self._place(model))
             await places.enter_async_context(asyncio.timeout(_LONGEST))
             if self._warm.get(model.id) != lease.server.pid:
-                await self._run(client, workload)
+                await self._run(client, msgspec.structs.replace(workload, seed=None))
                 self._warm[model.id] = lease.server.pid
             machine = Machine()
             before = await self._read_energy()
@@ -179,7 +180,8 @@ class Measurer:
             self._own -= 1
 
     async def _run(self, client: LlamaClient, workload: Workload) -> Speeds:
-        prompts = [await client.prompt(workload.prompt) for _ in range(workload.parallel)]
+        chance = random.Random(workload.seed)  # noqa: S311 - for the words of prompts
+        prompts = [await client.prompt(workload.prompt, chance) for _ in range(workload.parallel)]
         asked = [asyncio.ensure_future(client.ask(prompt, workload.tokens)) for prompt in prompts]
         try:
             return speeds_of(await asyncio.gather(*asked), workload)

@@ -15,6 +15,7 @@ import msgspec
 from cyber_inference_tui.decoding import thread_safe
 from cyber_inference_tui.errors import UpstreamError
 from cyber_inference_tui.llama.http_get import ServerAddress
+from cyber_inference_tui.service.bench.texts import BEGINNINGS
 from cyber_inference_tui.text import clean_line
 
 _CONNECT_SECONDS = 10.0
@@ -33,6 +34,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int
     tokens: int
     parallel: int = 1
+    seed: int | None = None
+    """Measurements with the same seed have the same prompts; ``None`` = new ones."""
 
 
 class Answer(NamedTuple):
@@ -139,7 +142,6 @@ class LlamaClient:
                 total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence or None
             ),
         )
-        self._random = random.Random()  # noqa: S311 - words of a prompt
 
     async def __aenter__(self) -> LlamaClient:
         return self
@@ -147,15 +149,22 @@ class LlamaClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._session.close()
 
-    async def prompt(self, tokens: int) -> list[int]:
-        """Return a new prompt of so many tokens, from words of random letters."""
+    async def prompt(self, tokens: int, chance: random.Random) -> list[int]:
+        """Return a new prompt of so many tokens.
+
+        Words of random letters come first, so that no prompt begins like another one. The second
+        half at most is the beginning of a text, which the model continues.
+        """
+        beginning = await self.tokens_of(f"\n\n{chance.choice(BEGINNINGS)}")
+        beginning = beginning[max(0, len(beginning) - tokens // 2) :]
         # A word has one token at least.
-        letters = self._random.choices(string.ascii_lowercase, k=_LETTERS * tokens)
+        count = tokens - len(beginning)
+        letters = chance.choices(string.ascii_lowercase, k=_LETTERS * count)
         words = ("".join(letters[at : at + _LETTERS]) for at in range(0, len(letters), _LETTERS))
         found = await self.tokens_of(" ".join(words))
-        if len(found) < tokens:
+        if len(found) < count:
             raise self._failure("its tokenizer makes less than a token of a word")
-        return found[:tokens]
+        return found[:count] + beginning
 
     async def tokens_of(self, text: str) -> list[int]:
         """Return the tokens of a text."""

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cyber_inference_tui.service.bench.texts import STORY
 from cyber_inference_tui.service.bench.workload import LlamaClient
 
 STEPS = 32
 """Tokens of the answer whose probabilities are compared."""
 _MOST_PROMPT = 256
-_TEXT = """\
-A small ship left the harbour before sunrise, with four people and food for a week on board. The \
-captain had sailed this coast for thirty years, and she knew that the wind would turn in the \
-afternoon. Until then they could follow the shore to the north, past the lighthouse and the two \
-islands where the seals lie on the rocks. The youngest of the crew wrote down the depth of the \
-water every half hour: 12 m, 15 m, 21 m, 18 m. At noon they ate bread and cheese, and the cook \
-explained how to keep a fire in the rain. When the clouds came, the captain took the map, drew a \
-line across the bay, and said:"""
 
 
 class Step(NamedTuple):
@@ -36,7 +29,7 @@ class Step(NamedTuple):
 async def written(client: LlamaClient, room: int | None) -> list[Step]:
     """Have the model write an answer of its likeliest tokens; ``room`` is its context."""
     most = _MOST_PROMPT if room is None else max(1, min(_MOST_PROMPT, room - STEPS - 1))
-    prompt = tuple((await client.tokens_of(_TEXT))[:most])
+    prompt = tuple((await client.tokens_of(STORY))[:most])
     steps = []
     for _ in range(STEPS):
         step = Step(prompt, await client.likely(prompt))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from cyber_inference_tui.gguf.arguments import ServerOptions
+from cyber_inference_tui.library.drafts import AUTO, OFF
 from cyber_inference_tui.records.tuning import Goal, TuneRequest
 from cyber_inference_tui.settings.schema import ModelSettings
 from cyber_inference_tui.units import counted
@@ -20,6 +21,7 @@ _BATCH = "--batch-size"
 _CACHE_K = "--cache-type-k"
 _CACHE_V = "--cache-type-v"
 _EXPERTS = "--n-cpu-moe"
+DRAFTED = "--spec-draft-n-max"
 _SHORT: Mapping[str, tuple[str, ...]] = {
     _FLASH: ("-fa",),
     _UBATCH: ("-ub",),
@@ -27,7 +29,10 @@ _SHORT: Mapping[str, tuple[str, ...]] = {
     _CACHE_K: ("-ctk",),
     _CACHE_V: ("-ctv",),
     _EXPERTS: ("-ncmoe",),
+    DRAFTED: (),
 }
+_FEW_DRAFTED, _MANY_DRAFTED = 3, 8
+"""Tokens of each draft: llama-server's default, and as many as an easy text gains from."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +40,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """The change in a few words."""
-    settings: Mapping[str, int] = {}
+    settings: Mapping[str, int | str] = {}
     """New values of keys of the model's table."""
     options: Mapping[str, str] = {}
     """New values of options in ``args``."""
@@ -70,6 +75,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """As asked for; -1 = llama-server decides."""
     slots: int = 0
     """Slots of the server that runs."""
+    draft: str | None = None
+    """The model's setting; ``None`` = nothing can draft its answers here, or ``args`` decide."""
+    draft_lengths: bool = False
+    """This build takes the number of tokens of each draft."""
     options: ServerOptions = ServerOptions()
 
 
@@ -89,10 +98,16 @@ def with_options(args: Sequence[str], options: Mapping[str, str]) -> tuple[str, 
 def candidates(facts: Facts, request: TuneRequest) -> tuple[Change, ...]:
     """Return the changes to try, those that usually matter most first; at most ``MOST_TRIALS``."""
     if request.goal is Goal.MEMORY:
-        found = [*_caches(facts, request), *_batches(facts, request), *_slots(facts, request)]
+        found = [
+            *_drafts(facts, request),
+            *_caches(facts, request),
+            *_batches(facts, request),
+            *_slots(facts, request),
+        ]
         return tuple(found[:MOST_TRIALS])
     found = [
         *_placements(facts),
+        *_drafts(facts, request),
         *_threads(facts),
         *_flash(facts),
         *_batches(facts, request),
@@ -121,6 +136,29 @@ def _threads(facts: Facts) -> Iterator[Change]:
     for count in dict.fromkeys(wanted) if works else ():
         if count and count != facts.threads:
             yield Change(name=counted(count, "thread"), settings={"threads": count})
+
+
+def _drafts(facts: Facts, request: TuneRequest) -> Iterator[Change]:
+    """With drafts and without, and shorter or longer ones. They take memory and never save any."""
+    if facts.draft is None:
+        return
+    present, draft = facts.options.drafted, facts.draft
+    if draft != OFF:
+        yield Change(name="no drafts", settings={"draft": OFF})
+    if request.goal is Goal.MEMORY:
+        return
+    if draft == OFF:
+        draft = AUTO
+        yield Change(name=_drafts_of(present), settings={"draft": draft})
+    if facts.draft_lengths:
+        other = _MANY_DRAFTED if present < _MANY_DRAFTED else _FEW_DRAFTED
+        yield Change(
+            name=_drafts_of(other), settings={"draft": draft}, options={DRAFTED: str(other)}
+        )
+
+
+def _drafts_of(tokens: int) -> str:
+    return f"drafts of {counted(tokens, 'token')}"
 
 
 def _flash(facts: Facts) -> Iterator[Change]:
@@ -173,6 +211,6 @@ def changed_values(before: ModelSettings, after: ModelSettings) -> dict[str, obj
     """Return the keys of the table that differ, with their new values."""
     return {
         name: getattr(after, name)
-        for name in ("threads", "gpu_layers", "parallel", "args")
+        for name in ("threads", "gpu_layers", "parallel", "draft", "args")
         if getattr(after, name) != getattr(before, name)
     }

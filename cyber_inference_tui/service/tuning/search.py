@@ -49,8 +49,12 @@ class Score(NamedTuple):
 class Lab(Protocol):
     """Measures settings."""
 
-    async def measure(self, settings: ModelSettings) -> Score | str:
-        """Measure once, or return why a server with these settings does not run here."""
+    async def measure(self, settings: ModelSettings, number: int) -> Score | str:
+        """Measure once, in the round with this number, or return why a server with these settings
+        does not run here.
+
+        All settings get the same prompts in a round.
+        """
 
     async def distance(self, settings: ModelSettings) -> float | None:
         """Return how much answers differ from those with the settings in force.
@@ -191,10 +195,10 @@ async def _measured(
     """Measure two settings in turns, or return why one of them does not run or fit."""
     olds: list[Score] = []
     news: list[Score] = []
-    for _, is_new in in_turns((False, True), MOST_ROUNDS):
+    for number, is_new in in_turns((False, True), MOST_ROUNDS):
         if len(olds) == len(news) and is_decided(olds, news, goal):
             break
-        score = await lab.measure(after if is_new else before)
+        score = await lab.measure(after if is_new else before, number)
         if isinstance(score, str):
             return score
         if is_new and score.exceeds:

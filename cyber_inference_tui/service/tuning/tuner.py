@@ -18,6 +18,7 @@ from cyber_inference_tui.errors import (
     UpstreamError,
 )
 from cyber_inference_tui.library.catalog import LocalModel
+from cyber_inference_tui.llama.companion_options import can_draft, names_draft
 from cyber_inference_tui.records import CpuRecord, ResourceSample
 from cyber_inference_tui.records.tuning import Goal, TuneOutcome, TuneRequest
 from cyber_inference_tui.rounds import Difference
@@ -26,7 +27,12 @@ from cyber_inference_tui.service.bench.measure import Measurer, Sample
 from cyber_inference_tui.service.bench.workload import Workload
 from cyber_inference_tui.service.models import Models
 from cyber_inference_tui.service.tuning.answers import Step, distance, repeated, written
-from cyber_inference_tui.service.tuning.candidates import Facts, candidates, changed_values
+from cyber_inference_tui.service.tuning.candidates import (
+    DRAFTED,
+    Facts,
+    candidates,
+    changed_values,
+)
 from cyber_inference_tui.service.tuning.search import Found, Score, search, worth
 from cyber_inference_tui.settings.schema import ModelSettings, Settings
 from cyber_inference_tui.units import number_text, size_text
@@ -43,8 +49,8 @@ Tell = Callable[[str, int, int], None]
 class Tuner:
     """Tunes models, one at a time.
 
-    ``read_machine`` returns the newest sample of the machine, and ``build`` the build of
-    llama-server.
+    ``read_machine`` returns the newest sample of the machine, ``flags`` the options of
+    llama-server, and ``build`` its build.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Tuner:
         measurer: Measurer,
         *,
         read_machine: Callable[[], Awaitable[ResourceSample]],
+        flags: Callable[[], Awaitable[frozenset[str]]],
         write: Write,
         build: Callable[[], str | None],
         now: Callable[[], datetime],
@@ -62,6 +69,7 @@ class Tuner:
         self._models = models
         self._measurer = measurer
         self._read_machine = read_machine
+        self._flags = flags
         self._write = write
         self._build = build
         self._now = now
@@ -84,9 +92,12 @@ class Tuner:
         )
 
     async def _facts(self, present: Sample, model: LocalModel) -> Facts:
-        machine = await self._read_machine()
+        machine, flags = await self._read_machine(), await self._flags()
         need = self._scheduler.need(model.id)
         spec, metadata = present.spec, model.metadata
+        draft = model.draft
+        drafts = draft is not None and can_draft(draft, flags)
+        decided = names_draft(spec.arguments, model.settings.env)
         on_gpus = need is not None and (need.footprint.device > 0 or need.spills)
         return Facts(
             cores=_cores(),
@@ -98,6 +109,8 @@ class Tuner:
             threads=spec.threads,
             gpu_layers=spec.gpu_layers,
             slots=present.slots or 0,
+            draft=model.settings.draft if drafts and not decided else None,
+            draft_lengths=DRAFTED in flags,
             options=spec.options,
         )
 
@@ -148,14 +161,15 @@ class ModelLab:
 
         Raises ``CyberError`` if they cannot be measured for this goal.
         """
-        self._present = await self._measured(self._model.settings)
+        self._present = await self._measured(self._model.settings, 0)
         worth(self._score(self._present), self._goal)
         return self._present
 
-    async def measure(self, settings: ModelSettings) -> Score | str:
-        """Measure once, or return why a server with these settings does not run here."""
+    async def measure(self, settings: ModelSettings, number: int) -> Score | str:
+        """Measure once, in the round with this number, or return why a server with these settings
+        does not run here."""
         try:
-            sample = await self._measured(settings)
+            sample = await self._measured(settings, number)
         except _NOT_MEASURED as error:
             if settings == self._model.settings:
                 raise
@@ -180,8 +194,9 @@ class ModelLab:
     def _with(self, settings: ModelSettings) -> LocalModel:
         return msgspec.structs.replace(self._model, settings=settings)
 
-    async def _measured(self, settings: ModelSettings) -> Sample:
-        sample = await self._measurer.measure(self._with(settings), self._workload)
+    async def _measured(self, settings: ModelSettings, number: int) -> Sample:
+        workload = msgspec.structs.replace(self._workload, seed=number)
+        sample = await self._measurer.measure(self._with(settings), workload)
         if sample.machine.throttled:
             raise ConflictError(
                 "The machine slowed down while it was measured:"

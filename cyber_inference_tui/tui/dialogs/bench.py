@@ -17,7 +17,7 @@ from cyber_inference_tui.errors import CyberError
 from cyber_inference_tui.records import endpoints
 from cyber_inference_tui.records.bench import BenchRequest, BenchResult, BenchState, BenchStatus
 from cyber_inference_tui.records.queries import HistoryQuery
-from cyber_inference_tui.records.tuning import TuneRequest
+from cyber_inference_tui.records.tuning import Goal, TuneRequest
 from cyber_inference_tui.terminal.benches import (
     change_text,
     difference,
@@ -31,6 +31,7 @@ from cyber_inference_tui.terminal.charset import Charset
 from cyber_inference_tui.terminal.columns import Cell, Column, RenderContext
 from cyber_inference_tui.text import clean_line
 from cyber_inference_tui.tui.dialogs.fit import limit_height
+from cyber_inference_tui.tui.dialogs.tuning import goal_question
 from cyber_inference_tui.tui.key_bar import key_hints
 from cyber_inference_tui.tui.pages.page import update_static
 from cyber_inference_tui.tui.widgets.live_table import LiveTable, row_of
@@ -295,8 +296,14 @@ class BenchDialog(ModalScreen[None]):
         self.cyber.do(self._change(self.cyber.client.call(endpoints.START_BENCH, body=request)))
 
     def action_tune(self) -> None:
-        """Look for better settings of the model, and write them to its table."""
-        request = TuneRequest(model=self._models[0])
+        """Ask for a goal, and look for settings of the model that are better for it."""
+        question = goal_question(self._models[0], self.cyber.snapshot.sample)
+        self.cyber.push_screen(question, self._tune)
+
+    def _tune(self, goal: str | None) -> None:
+        if goal is None:
+            return
+        request = TuneRequest(model=self._models[0], goal=Goal(goal))
         self.cyber.do(self._change(self.cyber.client.call(endpoints.START_TUNING, body=request)))
 
     def action_stop(self) -> None:

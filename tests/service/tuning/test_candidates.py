@@ -18,6 +18,7 @@ from cyber_inference_tui.service.tuning.candidates import (
 from cyber_inference_tui.settings.schema import ModelSettings
 
 BOARD = Facts(cores=8, fast_cores=4, slots=4)
+REQUEST = TuneRequest(model="m")
 
 
 def names(facts: Facts, **request: object) -> list[str]:
@@ -69,6 +70,33 @@ def test_slots_change_only_if_somebody_says_how_many_requests_there_are() -> Non
     assert "2 slots" in names(BOARD, parallel=2)
     assert not any("slot" in name for name in names(BOARD))
     assert not any("slot" in name for name in names(BOARD, parallel=4))
+
+
+def test_drafts_are_tried_and_longer_ones_where_the_build_takes_a_length() -> None:
+    found = msgspec.structs.replace(BOARD, draft="off")
+    assert "drafts of 3 tokens" in names(found)
+    assert not any("draft" in name for name in names(BOARD))
+    # They only take memory.
+    assert not any("draft" in name for name in names(found, goal="memory"))
+    longer = msgspec.structs.replace(found, draft_lengths=True)
+    changes = [one for one in candidates(longer, REQUEST) if "draft" in one.name]
+    after = [one.applied_to(ModelSettings(args=("--spec-draft-n-max", "4"))) for one in changes]
+    assert [(one.draft, one.args) for one in after] == [
+        ("auto", ("--spec-draft-n-max", "4")),
+        ("auto", ("--spec-draft-n-max", "8")),
+    ]
+
+
+def test_a_model_with_drafts_is_tried_without_and_keeps_what_its_table_names() -> None:
+    long = ServerOptions(drafted=16)
+    facts = msgspec.structs.replace(BOARD, draft="small", draft_lengths=True, options=long)
+    changes = [one for one in candidates(facts, REQUEST) if "draft" in one.name]
+    assert [one.name for one in changes] == ["no drafts", "drafts of 3 tokens"]
+    before = ModelSettings(draft="small", args=("--spec-draft-n-max", "16"))
+    off, shorter = (one.applied_to(before) for one in changes)
+    assert changed_values(before, off) == {"draft": "off"}
+    assert changed_values(before, shorter) == {"args": ("--spec-draft-n-max", "3")}
+    assert names(facts, goal="memory")[0] == "no drafts"
 
 
 def test_without_flash_attention_no_cache_is_quantized() -> None:

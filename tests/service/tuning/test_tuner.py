@@ -12,7 +12,9 @@ from cyber_inference_tui.records import CpuRecord, MemoryRecord, ModelUsage, Thr
 from cyber_inference_tui.records.machine import ResourceSample
 from cyber_inference_tui.records.tuning import Goal, TuneRequest
 from cyber_inference_tui.rounds import Difference
+from cyber_inference_tui.service.bench import measure
 from cyber_inference_tui.service.bench.measure import Measurer
+from cyber_inference_tui.service.bench.workload import LlamaClient
 from cyber_inference_tui.service.service import Service
 from cyber_inference_tui.service.tuning.answers import Step, distance
 from cyber_inference_tui.service.tuning.search import Score
@@ -54,7 +56,7 @@ async def test_settings_that_fill_the_memory_are_too_much(service: Service) -> N
         for percent, used, exceeds in ((81.0, 200, True), (81.0, 90, False), (79.0, 200, False)):
             other = lab_of(service, sample(percent, used))
             other._present = lab._present
-            score = await other.measure(model.settings)
+            score = await other.measure(model.settings, 0)
             assert isinstance(score, Score)
             assert (score.exceeds, score.memory) == (exceeds, used)
             # 8 tokens at 1000 tokens/s, and 4 at 100.
@@ -69,8 +71,33 @@ async def test_settings_that_do_not_start_are_no_error(
         lab = lab_of(service, SAMPLE)
         await lab.begin()
         wrong = msgspec.structs.replace(model.settings, args=("--no-such-option",))
-        assert "--no-such-option" in str(await lab.measure(wrong))
-        assert isinstance(await lab.measure(model.settings), Score)
+        assert "--no-such-option" in str(await lab.measure(wrong, 0))
+        assert isinstance(await lab.measure(model.settings, 0), Score)
+
+
+async def test_both_sides_of_a_round_get_the_same_prompts(
+    service: Service,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts: list[str] = []
+
+    class Recording(LlamaClient):
+        async def tokens_of(self, text: str) -> list[int]:
+            texts.append(text)
+            return await super().tokens_of(text)
+
+    monkeypatch.setattr(measure, "LlamaClient", Recording)
+    async with service, asyncio.timeout(LIMIT):
+        lab = lab_of(service, SAMPLE)
+        await lab.begin()
+        model = service.models.resolve("demo")
+        other = msgspec.structs.replace(model.settings, threads=5)
+        sent = []
+        for settings, number in ((model.settings, 1), (other, 1), (model.settings, 2)):
+            await lab.measure(settings, number)
+            # The last prompt; a new server gets another one before, which does not count.
+            sent.append(texts[-2:])
+    assert sent[0] == sent[1] != sent[2]
 
 
 def test_the_distance_of_answers_is_that_of_the_chosen_tokens() -> None:

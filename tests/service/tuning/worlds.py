@@ -7,9 +7,11 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from cyber_inference_tui.gguf.arguments import ServerOptions
 from cyber_inference_tui.records.tuning import Goal, TuneRequest
-from cyber_inference_tui.service.tuning.candidates import Facts, candidates
+from cyber_inference_tui.service.tuning.candidates import Change, Facts, candidates
 from cyber_inference_tui.service.tuning.search import (
     MOST_DISTANCE,
     MOST_SLOWDOWN,
@@ -21,7 +23,7 @@ from cyber_inference_tui.settings.schema import ModelSettings
 
 PRESENT = ModelSettings(threads=3, args=("--ubatch-size", "512"))
 FACTS = Facts(
-    cores=8, threads=3, slots=4, gpus=True, spills=True, is_mixture=True, blocks=32,
+    cores=8, threads=3, slots=4, gpus=True, spills=True, draft="off", draft_lengths=True,
     options=ServerOptions(ubatch_size=512),
 )  # fmt: skip
 GIB = 1 << 30
@@ -86,6 +88,15 @@ class Truth(NamedTuple):
     """How much answers differ."""
 
 
+def _has(settings: ModelSettings, change: Change) -> bool:
+    """Return whether settings have a change already; the order of options does not matter."""
+    after = change.applied_to(settings)
+    ordered = tuple(sorted(after.args))
+    return msgspec.structs.replace(after, args=ordered) == msgspec.structs.replace(
+        settings, args=tuple(sorted(settings.args))
+    )
+
+
 class Simulation:
     """Measures settings in a world."""
 
@@ -98,9 +109,9 @@ class Simulation:
         self._known: dict[object, Truth] = {}
 
     def truth(self, settings: ModelSettings) -> Truth:
-        key = settings.threads, settings.parallel, settings.args
+        key = settings.threads, settings.parallel, settings.draft, settings.args
         if key not in self._known:
-            made = [one for one in self.changes if one.applied_to(settings) == settings]
+            made = [one for one in self.changes if _has(settings, one)]
             self._known[key] = Truth(
                 math.exp(sum(self.world.effects[one.name] for one in made)),
                 math.exp(sum(self.world.sizes[one.name] for one in made)),
@@ -108,7 +119,7 @@ class Simulation:
             )
         return self._known[key]
 
-    async def measure(self, settings: ModelSettings) -> Score | str:
+    async def measure(self, settings: ModelSettings, number: int) -> Score | str:
         self.count += 1
         drift = self.world.drift * self.count + self.world.warmth * (1 - math.exp(-self.count / 20))
         off = math.exp(self._chance.gauss(drift, self.world.noise))
