@@ -8,9 +8,11 @@ and can be made to fail at any byte.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import socket
 import struct
+import termios
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
@@ -27,11 +29,11 @@ _SEND_BUFFER = 32 * 1024
 class Fault:
     """A fault in one response with a file's bytes, after ``after`` of them were sent.
 
-    ``cut`` ends the connection in order, ``reset`` hard; ``stall`` sends no more until ``go`` is
-    set, then the rest; ``corrupt`` changes the byte; ``whole`` ignores the range; ``shift`` answers
-    with another range; ``longer`` sends more bytes than the file has; ``status`` answers with
-    ``status`` and ``headers`` instead, ``expired`` like an expired signed link. ``respond`` makes
-    the answer from the request and the bytes.
+    ``cut`` ends the connection in order, ``reset`` hard; ``stall`` begins when the client's kernel
+    has the bytes so far, and sends the rest when ``go`` is set; ``corrupt`` changes the byte;
+    ``whole`` ignores the range; ``shift`` answers with another range; ``longer`` sends more bytes
+    than the file has; ``status`` answers with ``status`` and ``headers`` instead, ``expired`` like
+    an expired signed link. ``respond`` makes the answer from the request and the bytes.
     """
 
     def __init__(
@@ -368,6 +370,8 @@ class StandInHub:
                     end = stop
                 block = content[at:end]
                 if at == stop and not fault.reached.is_set():
+                    while fault.kind == "stall" and _is_sending(request):
+                        await asyncio.sleep(0.002)
                     fault.reached.set()
                     if fault.kind in {"cut", "reset"}:
                         if fault.kind == "reset":
@@ -396,6 +400,15 @@ class StandInHub:
         finally:
             self.streams -= 1
         return response
+
+
+def _is_sending(request: web.Request) -> bool:
+    """Return whether the kernel still has bytes for the client (``SIOCOUTQ``, tcp(7))."""
+    if request.transport is None:
+        return False
+    wire = request.transport.get_extra_info("socket")
+    (left,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return bool(left)
 
 
 def _token_of(request: web.Request) -> str:
