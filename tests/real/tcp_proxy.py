@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 _RESET = struct.pack("ii", 1, 0)
-_READ = 16 << 10
+_READ = 256 << 10
 _SENT_AGAIN_AFTER = 0.3
 """Seconds until TCP sends a lost piece again, about."""
 _HEADS = (b"GET ", b"POST ")
@@ -57,7 +57,7 @@ class TcpProxy:
         self._open.set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._do(asyncio.start_server(self._serve, host, 0))
+        self._server = self._do(asyncio.start_server(self._serve, host, 0, limit=_READ))
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://{host}:{port}"
 
@@ -108,7 +108,7 @@ class TcpProxy:
             self._connections.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._target)
+        there, back = await asyncio.open_connection(*self._target, limit=_READ)
         sent = 0
         """Bytes of the present answer that were passed on."""
         is_request = False
