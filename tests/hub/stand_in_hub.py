@@ -21,6 +21,8 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from tests.waiting import LIMIT
+
 _CHUNK = 16 * 1024
 # Bytes in the kernel's buffers count as sent, so the buffers have to be small.
 _SEND_BUFFER = 32 * 1024
@@ -148,7 +150,7 @@ class StandInHub:
         self._loop.run_forever()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
 
     async def _start(self) -> None:
         hub = web.Application(middlewares=[self._token])

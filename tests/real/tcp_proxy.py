@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from tests.waiting import LIMIT
+
 _RESET = struct.pack("ii", 1, 0)
 _READ = 256 << 10
 _SENT_AGAIN_AFTER = 0.3
@@ -67,11 +69,11 @@ class TcpProxy:
     def __exit__(self, *_: object) -> None:
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LIMIT)
         self._loop.close()
 
     def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
 
     async def _close(self) -> None:
         self._server.close()
