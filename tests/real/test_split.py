@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.llama.worker import worker_program
+from tests.real import any_link
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess, descendants
 from tests.real.tcp_proxy import TcpProxy
@@ -54,7 +56,9 @@ class Boxes:
             "default_context_size": 2048,
             "stop_timeout": 5,
         }
-        return self._starter.make(config, (), arguments).start()
+        service = self._starter.make(config, (), arguments)
+        service.wrapper = (sys.executable, any_link.__file__)
+        return service.start()
 
     def unload(self) -> None:
         with self.here.owner() as owner:
