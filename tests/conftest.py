@@ -10,7 +10,8 @@ import sys
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A loaded machine takes any time for an example. `--hypothesis-profile=thorough` looks for longer.
+# A loaded machine takes any time for an example; tests that suppress other checks have to name
+# `too_slow`, too. `--hypothesis-profile=thorough` looks for longer.
 _NO_CLOCK = settings(
     settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

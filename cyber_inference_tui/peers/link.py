@@ -17,9 +17,9 @@ LEAST_GBIT = 0.9
 """Gigabits of data a second: a link of 1 Gbit/s carries so much beside the headers of Ethernet, IP,
 TCP and TLS."""
 _ECHOES = 20
-_ROUNDS = 4
-_ROUND_SECONDS = 0.5
-_ROUND_BYTES = 16 << 20
+_ROUNDS = 16
+_ROUND_SECONDS = 0.125
+_ROUND_BYTES = 4 << 20
 _PIECE = bytes(256 << 10)
 _LONGEST_WAIT = 10.0
 
@@ -85,7 +85,7 @@ def expected_speed(
 async def measure(socket: aiohttp.ClientWebSocketResponse) -> Link:
     """Measure the link by a WebSocket whose other end answers each message with an empty one.
 
-    The best of some tries counts, because other work on the boxes delays single ones. Raises
+    The best of many short tries counts, because other work on the boxes delays most. Raises
     ``TimeoutError`` and ``ConnectionError``.
     """
     trips = []

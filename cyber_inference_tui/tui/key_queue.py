@@ -83,8 +83,7 @@ class KeyQueue:
                         await _processed(pump)
                     for worker in self._opening():
                         before = None
-                        with contextlib.suppress(WorkerError):
-                            await worker.wait()
+                        await ended(worker)
         except TimeoutError:
             app.log.warning("a key was not carried out in time")
             self._late.update(self._opening())
@@ -94,6 +93,19 @@ class KeyQueue:
 
     def _opening(self) -> list[Worker[Any]]:
         return [one for one in self._app.workers if one.group == OPENING and one not in self._late]
+
+
+async def ended(worker: Worker[Any]) -> None:
+    """Wait for a worker's end; whoever stops waiting does not cancel it, as ``wait`` alone would.
+
+    An error is handled where the worker was started.
+    """
+
+    async def wait() -> None:
+        with contextlib.suppress(WorkerError):
+            await worker.wait()
+
+    await asyncio.shield(wait())
 
 
 def _from_focus_to_app(app: App[Any]) -> list[MessagePump]:

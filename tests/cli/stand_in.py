@@ -27,6 +27,7 @@ from cyber_inference_tui.records import (
 )
 from cyber_inference_tui.records.endpoints import LOG_POSITION
 from cyber_inference_tui.settings.schema import Settings
+from tests.waiting import LIMIT
 
 
 class StandIn:
@@ -226,12 +227,12 @@ class StandIn:
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready, stop)))
         thread.start()
         try:
-            assert ready.wait(10)
+            assert ready.wait(LIMIT)
             yield self
         finally:
             assert self._loop is not None
             self._loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
+            thread.join(LIMIT)
 
 
 def as_json(value: Any) -> web.Response:

@@ -38,7 +38,7 @@ from cyber_inference_tui.service.runtime import (
 from cyber_inference_tui.settings.schema import Settings
 from tests.cli.conftest import CommandLine, Spawn
 from tests.cli.stand_in import StandIn
-from tests.waiting import is_alive
+from tests.waiting import LIMIT, is_alive
 
 STARTER = """
 import os, sys
@@ -162,7 +162,7 @@ def test_one_in_the_foreground_is_stopped_but_not_restarted(
     assert outcome.code == 1
     assert "does not run in the background" in outcome.err
     assert call("service", "stop").code == 0
-    assert service.wait(10) == 0
+    assert service.wait(LIMIT) == 0
 
 
 def test_its_output_is_kept_apart_and_small(find: Find, data_dir: Path) -> None:

@@ -146,7 +146,7 @@ def demo() -> bytes:
     return demo_bytes()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, 40_000), st.binary(min_size=1, max_size=9)), min_size=1, max_size=5
@@ -164,7 +164,7 @@ def test_a_damaged_real_header_is_read_or_refused(
         assert error.message
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     counts=st.tuples(
         st.integers(0, 2**64 - 1) | st.integers(0, 5), st.integers(0, 2**64 - 1) | st.integers(0, 5)
@@ -195,7 +195,7 @@ values = st.deferred(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.binary(max_size=30), values, max_size=8))
 def test_any_well_formed_header_is_read_whole(
     tmp_path: Path, entries: dict[bytes, tuple[int, bytes]]

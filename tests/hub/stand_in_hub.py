@@ -8,9 +8,11 @@ and can be made to fail at any byte.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import socket
 import struct
+import termios
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine
@@ -18,6 +20,8 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
+
+from tests.waiting import LIMIT
 
 _CHUNK = 16 * 1024
 # Bytes in the kernel's buffers count as sent, so the buffers have to be small.
@@ -27,11 +31,11 @@ _SEND_BUFFER = 32 * 1024
 class Fault:
     """A fault in one response with a file's bytes, after ``after`` of them were sent.
 
-    ``cut`` ends the connection in order, ``reset`` hard; ``stall`` sends no more until ``go`` is
-    set, then the rest; ``corrupt`` changes the byte; ``whole`` ignores the range; ``shift`` answers
-    with another range; ``longer`` sends more bytes than the file has; ``status`` answers with
-    ``status`` and ``headers`` instead, ``expired`` like an expired signed link. ``respond`` makes
-    the answer from the request and the bytes.
+    ``cut`` ends the connection in order, ``reset`` hard; ``stall`` begins when the client's kernel
+    has the bytes so far, and sends the rest when ``go`` is set; ``corrupt`` changes the byte;
+    ``whole`` ignores the range; ``shift`` answers with another range; ``longer`` sends more bytes
+    than the file has; ``status`` answers with ``status`` and ``headers`` instead, ``expired`` like
+    an expired signed link. ``respond`` makes the answer from the request and the bytes.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class StandInHub:
         self._loop.run_forever()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
 
     async def _start(self) -> None:
         hub = web.Application(middlewares=[self._token])
@@ -368,6 +372,8 @@ class StandInHub:
                     end = stop
                 block = content[at:end]
                 if at == stop and not fault.reached.is_set():
+                    while fault.kind == "stall" and _is_sending(request):
+                        await asyncio.sleep(0.002)
                     fault.reached.set()
                     if fault.kind in {"cut", "reset"}:
                         if fault.kind == "reset":
@@ -396,6 +402,15 @@ class StandInHub:
         finally:
             self.streams -= 1
         return response
+
+
+def _is_sending(request: web.Request) -> bool:
+    """Return whether the kernel still has bytes for the client (``SIOCOUTQ``, tcp(7))."""
+    if request.transport is None:
+        return False
+    wire = request.transport.get_extra_info("socket")
+    (left,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.TIOCOUTQ, bytes(4)))
+    return bool(left)
 
 
 def _token_of(request: web.Request) -> str:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from cyber_inference_tui.hub.partial import NOTE as NOTE_ENDING
 from cyber_inference_tui.records import DownloadStatus as Status
+from tests.waiting import LIMIT, eventually
 
 from .program import Task
 from .queue import REPO, SHARDS, RunningQueue, expected, models, plan_of, queue, sharded
@@ -207,10 +208,12 @@ def test_killed_by_others(kills: list[tuple[str, float]]) -> None:
                         break
                     if process.poll() is not None:
                         break  # that file existed already
+            # What it sends into the closing connections counts, too.
+            eventually(lambda: hub.streams == 0, what="the end of the answers")
             allowed += sent(hub) - looked
             hub.faults.clear()
         with reaped(spawn(hub, folder)) as process:
-            assert process.wait(60) == 0
+            assert process.wait(LIMIT) == 0
         assert models(folder) == expected(hub)
         assert sent(hub) <= allowed
 

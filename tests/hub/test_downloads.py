@@ -186,13 +186,13 @@ async def test_cancel_is_quick_and_keeps_the_bytes_only_on_request(
     stall = Fault("stall", 400_000)
     hub.faults[SHARDS[0]].append(stall)
     staging = folder / "models" / ".downloads"
-    async with queue(hub, folder) as world:
+    pace = msgspec.structs.replace(QUICK, stall_timeout=2 * LIMIT)
+    async with queue(hub, folder, pace=pace) as world:
         added = await world.downloads.add(REPO)
         await arrived(world, added.id, 300_000)
-        began = time.monotonic()
-        cancelled = await world.downloads.cancel(added.id, keep=keep)
-        # It does not wait for a hub that sends nothing; the limit leaves time for a busy machine.
-        assert time.monotonic() - began < QUICK.stall_timeout / 2
+        # It does not wait for a hub that sends nothing.
+        async with asyncio.timeout(LIMIT):
+            cancelled = await world.downloads.cancel(added.id, keep=keep)
         assert cancelled.status is Status.CANCELLED
         async with asyncio.timeout(LIMIT):
             # A slow removal does not delay the answer to a cancellation.

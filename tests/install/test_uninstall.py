@@ -10,6 +10,7 @@ import pytest
 
 from tests.install.checkout import Checkout, said_on
 from tests.install.test_update import running_service
+from tests.waiting import LIMIT
 
 UNIT = "# Written by `cyber-inference-tui service install`; …\n[Service]\nExecStart={} serve\n"
 
@@ -78,7 +79,7 @@ def test_uninstalling_stops_the_service_and_removes_its_unit(
     unit.write_text(UNIT.format(f'"{installed.app}/bin/cyber-inference-tui"'))
     with running_service(installed) as service:
         done = installed.run("--uninstall")
-        assert service.wait(10) == 0
+        assert service.wait(LIMIT) == 0
     assert f"removing the systemd unit {unit}" in done.stderr
     assert f"stopping the service (pid {service.pid})" in done.stderr
     assert not unit.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cyber_inference_tui.settings.schema import ModelSettings
 from cyber_inference_tui.storage import SILENT
 from tests.gguf.headers import write_gguf
 from tests.library.conftest import Home
+from tests.waiting import eventually
 
 
 class HangingDisk(Disk):
@@ -74,9 +74,10 @@ def nas(home: Home) -> Path:
 
 def scanned_until(library: Library, wanted: list[str]) -> None:
     """Scan until the models are these: the hanging attempt may be about to end."""
-    end = time.monotonic() + 20
-    while list(library.scan().models) != wanted or library.scan().problems:
-        assert time.monotonic() < end, library.scan().problems
+    eventually(
+        lambda: list(library.scan().models) == wanted and not library.scan().problems,
+        what=f"{wanted} without a problem",
+    )
 
 
 def test_a_folder_that_hangs_from_the_start(home: Home, nas: Path, disk: HangingDisk) -> None:

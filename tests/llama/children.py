@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import uvloop
 
 from cyber_inference_tui.llama.http_get import ServerAddress
@@ -17,7 +20,7 @@ from cyber_inference_tui.llama.launch_plan import LaunchPlan
 from cyber_inference_tui.llama.log import Log
 from cyber_inference_tui.llama.prompts import ServerPrompts
 from cyber_inference_tui.llama.server import ServerProcess
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, is_alive
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -55,6 +58,16 @@ def wait_gone(pid: int, seconds: float = LIMIT) -> bool:
         return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
+
+
+def named(folder: Path) -> list[psutil.Process]:
+    """Return the processes that have a folder in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in " ".join(process.cmdline()) and is_alive(process):
+                found.append(process)
+    return found
 
 
 class Child:

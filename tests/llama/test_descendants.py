@@ -38,15 +38,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it tries what L
 
 ROOT = Path(__file__).parents[2]
 LOST = "no mark, no session, no parent"
+# Those in the foreground continue when the parent of the stray program has exited.
 ESCAPES = {
     "background job": "STRAY &",
     "nohup": "nohup STRAY > /dev/null 2>&1 &",
     "session": "setsid STRAY &",
     "job control": "bash -c 'set -m; STRAY & wait' &",
-    "daemon": "setsid sh -c 'STRAY > /dev/null 2>&1 < /dev/null & exit' &",
+    "daemon": "setsid sh -c 'STRAY > /dev/null 2>&1 < /dev/null & exit'",
     "deaf": "setsid sh -c \"trap '' TERM INT HUP; STRAY\" &",
     "no mark": "env -i setsid STRAY &",
-    LOST: "env -i setsid sh -c 'STRAY > /dev/null 2>&1 & exit' &",
+    LOST: "env -i setsid sh -c 'STRAY > /dev/null 2>&1 & exit'",
 }
 
 
@@ -63,10 +64,9 @@ class Stray:
         self._program.chmod(0o755)
 
     def script(self, escape: str) -> str:
-        """Return shell commands that start it in this way, and continue when its parent has
-        exited."""
+        """Return shell commands that start it in this way, and continue when it runs."""
         started = ESCAPES[escape].replace("STRAY", str(self._program))
-        return f"{started}\nwhile [ ! -s {self._note} ]; do sleep 0.02; done; sleep 0.05"
+        return f"{started}\nwhile [ ! -s {self._note} ]; do sleep 0.02; done"
 
     @property
     def pid(self) -> int:

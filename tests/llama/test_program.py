@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from cyber_inference_tui.kernel import Ruleset
 from cyber_inference_tui.llama.program import kill_programs, last_line, read_output, run_program
-from tests.llama.children import wait_gone
+from tests.llama.children import named, wait_gone
 from tests.llama.test_confinement import SYSTEM, needs_landlock
 
 ENVIRON = {"PATH": os.defpath}
@@ -40,16 +39,16 @@ def test_output_is_cut_after_a_mebibyte() -> None:
 
 
 def test_a_descendant_that_holds_the_output_is_not_awaited(tmp_path: Path) -> None:
-    began = time.monotonic()
+    # Within its time limit, which is an error.
     assert shell(f"sleep 1000 & echo $! > {tmp_path}/child; echo done") == (0, "done\n")
-    assert time.monotonic() - began < 30
     assert wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_the_time_limit_is_an_error_of_its_own(tmp_path: Path) -> None:
+    # By its words: a busy machine may end it before it has done anything.
     with pytest.raises(TimeoutError, match=r"did not end within 0\.3 s"):
-        shell(f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 1000; sleep 1000", time_limit=0.3)
-    assert wait_gone(pid_in(tmp_path / "pid"))
+        shell(f"trap '' TERM; sleep 1000; : {tmp_path}", time_limit=0.3)
+    assert not named(tmp_path)
 
 
 def test_a_program_that_cannot_be_run(tmp_path: Path) -> None:

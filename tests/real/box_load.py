@@ -129,11 +129,15 @@ class Load:
         texts = (one.errors_path.read_text(errors="replace") for one in self.entries.values())
         return {found for text in texts for found in _ASKED_ELSEWHERE.findall(text)}
 
+    def served_elsewhere(self) -> int:
+        """Count the whole answers that came from elsewhere because a box failed."""
+        rerouted = self.rerouted()
+        return sum(one.kind == "right" and one.request_id in rerouted for one in self.outcomes)
+
     def check(self, *, least: int, least_rerouted: int) -> None:
         """Print the counts, and check that no answer is wrong and enough were served elsewhere."""
         kinds = Counter(one.kind for one in self.outcomes)
-        rerouted = self.rerouted()
-        served = sum(one.kind == "right" and one.request_id in rerouted for one in self.outcomes)
+        served = self.served_elsewhere()
         unserved = [one for one in self.outcomes if one.kind == "unserved"]
         rate = served / max(1, served + len(unserved))
         sys.stdout.write(

@@ -191,6 +191,7 @@ class ServiceProcess:
     def upstream(self, model_id: str, path: str) -> Any:
         """What the model's server itself says (JSON), asked past the service."""
         record = self.model(model_id)
+        assert record["pid"] is not None, f"{model_id} is not loaded here"
         # Only this user can read the key.
         environ = psutil.Process(record["pid"]).environ()
         key = environ.get("LLAMA_API_KEY") or environ["CYBER_INFERENCE_UPSTREAM_KEY"]

@@ -15,8 +15,10 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from tests.waiting import LIMIT
+
 _RESET = struct.pack("ii", 1, 0)
-_READ = 16 << 10
+_READ = 256 << 10
 _SENT_AGAIN_AFTER = 0.3
 """Seconds until TCP sends a lost piece again, about."""
 _HEADS = (b"GET ", b"POST ")
@@ -57,7 +59,7 @@ class TcpProxy:
         self._open.set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._do(asyncio.start_server(self._serve, host, 0))
+        self._server = self._do(asyncio.start_server(self._serve, host, 0, limit=_READ))
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://{host}:{port}"
 
@@ -67,11 +69,11 @@ class TcpProxy:
     def __exit__(self, *_: object) -> None:
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LIMIT)
         self._loop.close()
 
     def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
 
     async def _close(self) -> None:
         self._server.close()
@@ -108,7 +110,7 @@ class TcpProxy:
             self._connections.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._target)
+        there, back = await asyncio.open_connection(*self._target, limit=_READ)
         sent = 0
         """Bytes of the present answer that were passed on."""
         is_request = False

@@ -187,7 +187,6 @@ def test_two_boxes_behind_a_network_with_faults(starter: Starter) -> None:
     here = box(starter, "127.0.0.1", "one")
     load = Load({"here": here}, clients=16, seed=load_seed, asked_most="here")
     faults = [Link.parted, Link.held_back, Link.cut, Link.broken, Link.broken_later]
-    rng.shuffle(faults)
     links = []
     with ExitStack() as stack:
         for number, host in enumerate(HOSTS[1:]):
@@ -196,14 +195,17 @@ def test_two_boxes_behind_a_network_with_faults(starter: Starter) -> None:
             links.append(Link(here, proxy))
             pair(here, there, url=proxy.url)
         stack.enter_context(load.running())
-        for fault in faults:
-            for link in links:
-                link.proxy.delay, link.proxy.loss = rng.choice([(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])
-            link = rng.choice(links)
-            load.more(rng.randint(5, 25))
-            link.has_requests()
-            with fault(link):
+        # How many requests a fault meets before their first byte is chance.
+        while load.served_elsewhere() < 10:
+            for fault in rng.sample(faults, len(faults)):
+                for link in links:
+                    conditions = [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)]
+                    link.proxy.delay, link.proxy.loss = rng.choice(conditions)
+                link = rng.choice(links)
                 load.more(rng.randint(5, 25))
-            # The next fault may be that of the other box.
-            link.seen_as("connected")
+                link.has_requests()
+                with fault(link):
+                    load.more(rng.randint(5, 25))
+                # The next fault may be that of the other box.
+                link.seen_as("connected")
     load.check(least=200, least_rerouted=10)

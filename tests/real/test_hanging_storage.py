@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tests.fakes.launcher import write_fake_llama
 from tests.real.imported_service import ImportedService
 from tests.real.service_process import ServiceProcess, chat_body, plain_environ
 from tests.tools import tool
-from tests.waiting import eventually
+from tests.waiting import LIMIT, eventually
 
 SOURCE = Path(__file__).parent.parent / "fakes/hang.c"
 SILENT = "does not answer"
@@ -99,7 +100,7 @@ class Place:
 
     def poll_and_give_up(self, times: int) -> None:
         for _ in range(times):
-            with self.client() as client:
+            with self.client() as client, contextlib.suppress(httpx.TimeoutException):
                 client.get("/v1/models", timeout=0.4)
 
     def chat(self, model: str) -> httpx.Response:
@@ -192,7 +193,7 @@ def test_signals_end_it_while_a_folder_hangs(place: Place, signals: int) -> None
     for _ in range(signals - 1):
         time.sleep(0.1)
         place.service.process.send_signal(signal.SIGTERM)
-    assert place.service.wait(10) == 0, place.service.errors()
+    assert place.service.wait(LIMIT) == 0, place.service.errors()
     place.service.assert_none_left()
     assert not (place.service.data_dir / "service.json").exists()
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.real.conftest import Starter, StartFake, StartReal
 from tests.real.service_process import ServiceProcess, free_low_port, sse_data
-from tests.waiting import eventually, is_alive
+from tests.waiting import LIMIT, eventually, is_alive
 
 STUBBORN = {"ignore_sigterm": True, "ignore_stdin": True, "outlive_parent": 60.0}
 
@@ -321,7 +321,7 @@ def test_sigterm_during_the_start_ends_it_in_order(
     process = service.spawn()
     eventually((service.folder / sign).exists, interval=0.001, what="a sign of the start")
     service.terminate()
-    assert process.wait(10) == 0, service.errors()
+    assert process.wait(LIMIT) == 0, service.errors()
     service.assert_none_left()
     assert not (service.data_dir / "service.json").exists()
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from cyber_inference_tui.llama.worker import worker_program
+from tests.real import any_link
 from tests.real.conftest import Starter
 from tests.real.service_process import ServiceProcess, descendants
 from tests.real.tcp_proxy import TcpProxy
@@ -24,16 +25,6 @@ from tests.real.test_peers import answering, command, in_flight, pair, peer
 from tests.waiting import eventually, is_alive
 
 MODEL = "demo"
-_WITH_ANY_LINK = (
-    sys.executable,
-    "-c",
-    "import runpy, sys\n"
-    "from cyber_inference_tui.peers import link\n"
-    "link.LEAST_GBIT, link.MOST_ROUND_TRIP = 0.0, 1e9\n"
-    "del sys.argv[:3]\n"
-    "runpy.run_module('cyber_inference_tui', run_name='__main__', alter_sys=True)",
-)
-"""Starts a service that takes any link: busy cores make that of the tests slower than it may be."""
 QUESTION = {"temperature": 0, "seed": 1, "max_tokens": 48}
 
 
@@ -66,7 +57,7 @@ class Boxes:
             "stop_timeout": 5,
         }
         service = self._starter.make(config, (), arguments)
-        service.wrapper = _WITH_ANY_LINK
+        service.wrapper = (sys.executable, any_link.__file__)
         return service.start()
 
     def unload(self) -> None:

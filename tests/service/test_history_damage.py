@@ -23,6 +23,7 @@ from cyber_inference_tui.service import history as history_module
 from cyber_inference_tui.service import history_file
 from cyber_inference_tui.service.history_file import KEEP_DAMAGED
 from cyber_inference_tui.service.history_rows import STEPS
+from tests.waiting import LIMIT
 
 from .history_records import (
     NOW,
@@ -48,6 +49,9 @@ async def fill(path: Path, count: int = 300) -> None:
             history.add(request(number, model=f"model {number % 7}", error="e" * 50))
             history.add(session(number))
             history.add(measurement(f"signature {number % 50}"))
+    # On a busy disk the history gives up its stop before its thread has closed the file.
+    await asyncio.to_thread(history._thread.join, LIMIT)
+    assert not history._thread.is_alive()
 
 
 def execute(path: Path, *statements: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
-from cyber_inference_tui.records import ModelStatus
+import pytest
+
+from cyber_inference_tui.records import ModelStatus, endpoints
 from cyber_inference_tui.tui.chrome import PAGES
 from cyber_inference_tui.tui.commands import Command, matching, other_page_commands, page_commands
 from cyber_inference_tui.tui.dialogs.palette import Palette
@@ -53,6 +57,49 @@ async def test_the_palette_finds_models_settings_and_themes() -> None:
         await until(pilot, lambda: isinstance(app.screen, Palette))
         rows = app.screen.query_one(LiveTable).rows
         assert rows[0].key == "Setting model_idle_timeout"
+
+
+class LateSettings(FakeClient):
+    """A service that says its settings only when ``told`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(busy_world())
+        self.told = asyncio.Event()
+
+    async def call(self, endpoint: Any, *args: Any, **options: Any) -> Any:
+        if endpoint is endpoints.CONFIG:
+            await self.told.wait()
+        return await super().call(endpoint, *args, **options)
+
+
+async def test_the_cursor_is_on_the_best_command_when_it_comes_late() -> None:
+    client = LateSettings()
+    async with running(client) as (app, _, pilot):
+        await pilot.press("ctrl+p", *keys("setting idle"))
+        await until(pilot, lambda: "Settings: Edit file" in screen_text(app))
+        table = app.screen.query_one(LiveTable)
+        client.told.set()
+        await until(pilot, lambda: "Setting model_idle_timeout" in screen_text(app))
+        assert table.cursor_key == table.rows[0].key == "Setting model_idle_timeout"
+
+
+async def test_a_setting_is_under_the_cursor_when_the_settings_come_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = LateSettings()
+    client.told.set()
+    async with running(client) as (app, _, pilot):
+        await pilot.press("ctrl+p", *keys("setting idle"))
+        await until(pilot, lambda: "Setting model_idle_timeout" in screen_text(app))
+        client.told.clear()
+        # Keys do not wait for them so long.
+        monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 0.5)
+        await pilot.press("enter")
+        await until(pilot, lambda: "Waiting for the service." in screen_text(app))
+        await until(pilot, lambda: app._keys._task is None)
+        client.told.set()
+        await until(pilot, lambda: "model_idle_timeout" in screen_text(app))
+        assert app.screen.query_one("#table", LiveTable).cursor_key == "model_idle_timeout"
 
 
 async def test_a_theme_is_shown_while_it_is_chosen() -> None:

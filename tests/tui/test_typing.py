@@ -12,6 +12,7 @@ import pytest
 from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, Static, TextArea
+from textual.worker import WorkerState
 
 from cyber_inference_tui.errors import InvalidRequestError
 from cyber_inference_tui.records import queries
@@ -255,13 +256,17 @@ async def test_keys_behind_a_chat_are_its_message() -> None:
 
 async def test_keys_wait_only_once_for_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(busy_world()) as (app, _, pilot):
-        app.run_worker(asyncio.Event().wait(), group=OPENING)
-        monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 0.01)
+        go_on = asyncio.Event()
+        slow = app.run_worker(go_on.wait(), group=OPENING)
+        monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 0.5)
         await pilot.press("2")
         await until(pilot, lambda: app.current_mode == "models" and app._keys._task is None)
         monkeypatch.setattr("cyber_inference_tui.tui.key_queue._LIMIT", 1000.0)
         press_at_once(app, "3", "1")
         await until(pilot, lambda: app.current_mode == "dashboard")
+        # It goes on, and ends.
+        go_on.set()
+        await until(pilot, lambda: slow.state is WorkerState.SUCCESS)
 
 
 async def saving(app: CyberApp, pilot: Pilot[Any], path: str) -> None:

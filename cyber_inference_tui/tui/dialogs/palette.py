@@ -106,6 +106,8 @@ class Palette(ModalScreen[Command | None]):
     def on_mount(self) -> None:
         """Show the commands, and add those that take a moment to find."""
         self.query_one(TextLine).focus()
+        # Enter runs the best command, also if that one is found after others.
+        self.query_one(LiveTable).keeps_top = True
         self._show()
         self.run_worker(self._add_others(), exit_on_error=True)
 

@@ -20,7 +20,7 @@ from cyber_inference_tui.records import ModelRecord
 from cyber_inference_tui.tui.chrome import PageTabs, StatusBar, TooSmall, is_old
 from cyber_inference_tui.tui.kept_view import Value
 from cyber_inference_tui.tui.key_bar import KeyBar
-from cyber_inference_tui.tui.key_queue import OPENING
+from cyber_inference_tui.tui.key_queue import OPENING, ended
 from cyber_inference_tui.tui.pages.no_service import NoService
 from cyber_inference_tui.tui.snapshot import Snapshot
 
@@ -192,7 +192,7 @@ class Page(Screen[None]):
     def keep_keys(self, worker: Worker[Any] | None) -> None:
         """Keep the next keys until ``worker`` has ended: they are for what it shows."""
         if worker is not None:
-            self.run_worker(worker.wait(), group=OPENING, exit_on_error=False)
+            self.run_worker(ended(worker), group=OPENING, exit_on_error=False)
 
     def on_screen_resume(self) -> None:
         """Draw the newest snapshot when the page comes to the front."""

@@ -219,12 +219,13 @@ class SettingsPage(Page):
 
     @on(LiveTable.RowHighlighted)
     def _highlighted(self, event: LiveTable.RowHighlighted) -> None:
-        keys = [row.key for row in event.table.rows]
-        if event.key is None or not event.key.startswith(GROUP):
-            self._at = keys.index(event.key) if event.key in keys else 0
+        # The cursor may have moved on since: `select` moves it right after the rows have come.
+        keys, key = [row.key for row in event.table.rows], event.table.cursor_key
+        if key is None or not key.startswith(GROUP):
+            self._at = keys.index(key) if key in keys else 0
         else:
             # Skip a title in the direction of the last move.
-            here = keys.index(event.key)
+            here = keys.index(key)
             step = -1 if here < self._at and here > 0 else 1
             event.table.move_to(keys[here + step])
             return
