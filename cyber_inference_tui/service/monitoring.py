@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
@@ -117,13 +118,15 @@ class Monitoring:
         """The latest sample, however old. Reading it does not count as watching."""
         return self._latest
 
-    async def latest(self) -> ResourceSample:
+    async def latest(self, max_age: float = math.inf) -> ResourceSample:
         """Return the latest sample, or a new one if that is older than two intervals.
 
-        Raises ``CyberError`` if there is no sample yet and none is made in ``ANSWER_TIMEOUT``.
+        ``max_age`` is another limit, in seconds. Raises ``CyberError`` if there is no sample yet
+        and none is made in ``ANSWER_TIMEOUT``.
         """
         self._asked_at = self._clock()
-        if not self._stopped and self._clock() - self._taken_at > 2 * self._interval:
+        age = self._clock() - self._taken_at
+        if not self._stopped and age > min(2 * self._interval, max_age):
             await self._take(ANSWER_TIMEOUT)
         if self._latest is None:
             raise CyberError("The machine has not been read yet.", hint="Try again.")

@@ -651,7 +651,7 @@ class _Monitoring(Monitoring):
     def __init__(self, service: FakeService) -> None:
         self._service = service
 
-    async def latest(self) -> ResourceSample:
+    async def latest(self, max_age: float = 0.0) -> ResourceSample:
         self._service.read("resources", None)
         return self._service.world.samples[-1]
 

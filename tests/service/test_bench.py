@@ -18,6 +18,7 @@ from cyber_inference_tui.records import (
     GpuRecord,
     ModelStatus,
     ModelUsage,
+    ResourceSample,
     ThrottleReason,
 )
 from cyber_inference_tui.service.bench.measure import Machine, Measurer
@@ -112,6 +113,24 @@ async def test_energy_is_divided_by_all_tokens_of_the_measurement(service: Servi
     assert sample.joules_per_token == 24.0 / (8 + 4)
 
 
+async def test_a_short_measurement_has_a_sample_of_its_server(service: Service) -> None:
+    """The samples before are older than the server, which was started for it."""
+
+    async def read(max_age: float) -> ResourceSample:
+        state = service.scheduler.state("demo")
+        assert state is not None
+        assert state.server is not None
+        pid = state.server.pid if max_age == 0 else 1
+        used = 70 if max_age == 0 else 900
+        usage = ModelUsage(id="demo", pid=pid, memory_private_bytes=used)
+        return msgspec.structs.replace(SAMPLE, models=(usage,))
+
+    async with service, asyncio.timeout(LIMIT):
+        measurer = Measurer(service.scheduler, read_machine=read, read_energy=service.energy.read)
+        sample = await measurer.measure(service.models.resolve("demo"), WORKLOAD)
+    assert sample.machine.memory_bytes == 70
+
+
 class Letters(LlamaClient):
     """The client of a server with one token for each letter."""
 
@@ -167,12 +186,15 @@ def test_the_most_that_was_seen_of_the_machine_counts() -> None:
             temperatures={"cpu": degrees},
             gpus=(GpuRecord(name="g", temperature_c=gpu_degrees),),
         )
-        machine.look(sample, "m")
+        machine.look(sample, 1)
     assert (machine.memory_bytes, machine.temperature_c) == (307, 71.0)
     assert machine.throttled == set()
     hot = ThrottleReason.TEMPERATURE
     slow = msgspec.structs.replace(
-        SAMPLE, throttling={"cpu": (hot,)}, gpus=(GpuRecord(name="g", throttled_by=(hot,)),)
+        sample, throttling={"cpu": (hot,)}, gpus=(GpuRecord(name="g", throttled_by=(hot,)),)
     )
-    machine.look(slow, "m")
+    # A sample of the model's former server.
+    machine.look(slow, 3)
+    assert machine.throttled == set()
+    machine.look(slow, 1)
     assert machine.throttled == {"cpu: temperature", "g: temperature"}

@@ -181,6 +181,9 @@ async def test_a_fresh_answer_is_the_one_there_is_and_an_old_one_is_replaced() -
         assert (await world.monitoring.latest()).at == START + timedelta(seconds=9)
         world.now += 0.5
         assert (await world.monitoring.latest()).at == START + timedelta(seconds=11.5)
+        world.now += 0.5
+        assert (await world.monitoring.latest(0.5)).at == START + timedelta(seconds=11.5)
+        assert (await world.monitoring.latest(0.4)).at == START + timedelta(seconds=12)
 
 
 async def test_samples_that_last_long_never_pile_up() -> None:

@@ -41,16 +41,15 @@ class Machine(msgspec.Struct, kw_only=True):
     device: str | None = None
     power_mode: str | None = None
 
-    def look(self, sample: ResourceSample, model_id: str) -> None:
-        """Take a sample into account."""
+    def look(self, sample: ResourceSample, pid: int) -> None:
+        """Take a sample into account, unless it is older than the server with this ``pid``."""
         self.device = sample.device.name or self.device
         self.power_mode = sample.device.power_mode or self.power_mode
-        usage = next((model for model in sample.models if model.id == model_id), None)
-        if usage is not None:
-            parts = usage.memory_private_bytes, usage.memory_mapped_bytes, usage.gpu_memory_bytes
-            self.memory_bytes = (
-                max(self.memory_bytes or 0, sum(part or 0 for part in parts)) or None
-            )
+        usage = next((model for model in sample.models if model.pid == pid), None)
+        if usage is None:
+            return
+        parts = usage.memory_private_bytes, usage.memory_mapped_bytes, usage.gpu_memory_bytes
+        self.memory_bytes = max(self.memory_bytes or 0, sum(part or 0 for part in parts)) or None
         self.memory_percent = _larger(self.memory_percent, sample.memory.percent)
         for gpu in sample.gpus:
             if gpu.memory_total and gpu.memory_used is not None and not gpu.shared_memory:
@@ -90,15 +89,15 @@ class Measurer:
 
     Requests take places at the scheduler as all others do, so that nothing is unloaded under them,
     but go straight to the model's server: rules for requests and other boxes do not change them,
-    and no client has sent them. ``read_machine`` returns the newest sample of the machine,
-    ``read_energy`` the energy up to now.
+    and no client has sent them. ``read_machine`` returns a sample of the machine that is at most so
+    many seconds old, ``read_energy`` the energy up to now.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         *,
-        read_machine: Callable[[], Awaitable[ResourceSample]],
+        read_machine: Callable[[float], Awaitable[ResourceSample]],
         read_energy: Callable[[], Awaitable[EnergyRecord | None]],
     ) -> None:
         self._scheduler = scheduler
@@ -131,7 +130,7 @@ class Measurer:
                 self._warm[model.id] = lease.server.pid
             machine = Machine()
             before = await self._read_energy()
-            async with self._looking(machine, model.id):
+            async with self._looking(machine, lease.server.pid):
                 speeds = await self._run(client, workload)
             joules = energy_between(before, await self._read_energy())
             tokens = workload.parallel * (workload.prompt + workload.tokens)
@@ -191,13 +190,13 @@ class Measurer:
                 task.cancel()
 
     @asynccontextmanager
-    async def _looking(self, machine: Machine, model_id: str) -> AsyncIterator[None]:
+    async def _looking(self, machine: Machine, pid: int) -> AsyncIterator[None]:
         """Look at the machine now and then within this block, and at its end."""
 
-        async def look() -> None:
+        async def look(max_age: float = math.inf) -> None:
             # A machine that cannot be read is measured without it.
             with contextlib.suppress(CyberError):
-                machine.look(await self._read_machine(), model_id)
+                machine.look(await self._read_machine(max_age), pid)
 
         async def look_again() -> None:
             while True:
@@ -207,7 +206,8 @@ class Measurer:
         task = asyncio.create_task(look_again(), name="look at the machine")
         try:
             yield
-            await look()
+            # In a short block there may be no sample with the server.
+            await look(math.inf if machine.memory_bytes else 0.0)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

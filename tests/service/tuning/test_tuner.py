@@ -27,8 +27,14 @@ REQUEST = TuneRequest(model="demo", prompt=8, tokens=4)
 
 
 def lab_of(found: Service, sample: ResourceSample) -> ModelLab:
-    async def read() -> ResourceSample:
-        return sample
+    async def read(_: float) -> ResourceSample:
+        state = found.scheduler.state("demo")
+        assert state is not None
+        assert state.server is not None
+        pid = state.server.pid
+        usages = sample.models or (ModelUsage(id="demo", pid=pid),)
+        models = tuple(msgspec.structs.replace(usage, pid=pid) for usage in usages)
+        return msgspec.structs.replace(sample, models=models)
 
     measurer = Measurer(found.scheduler, read_machine=read, read_energy=found.energy.read)
     model = found.models.resolve("demo")
