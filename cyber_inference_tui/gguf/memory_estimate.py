@@ -65,7 +65,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True, kw_only=True):
     repacked: int = 0
     """The bytes of repacked weights: allocated, not mapped from the file."""
     draft: int = 0
-    """What drafts the answers: its weights, cache and buffers."""
+    """The draft model or head: its weights, cache and buffers."""
     adapters: int = 0
     """The weights of LoRA adapters."""
 

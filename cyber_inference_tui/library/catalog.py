@@ -56,8 +56,8 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     """The size of the projector."""
     projector_facts: ProjectorFacts | None = None
     draft: Draft | None = None
-    """What drafts its answers, or could if its table said so: what the table names, else what is
-    found."""
+    """The model or head that drafts its answers, or could: the one in its table, else the one that
+    was found. The table decides whether it is used."""
     adapters: tuple[Adapter, ...] = ()
     """The LoRA adapters that are loaded with it, in the order of their numbers in requests."""
     modified: int | None = None

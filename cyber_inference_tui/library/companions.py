@@ -24,7 +24,7 @@ class DraftKind(StrEnum):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What drafts the answers of a model."""
+    """A small model or a head that drafts the answers of a model."""
 
     kind: DraftKind
     name: str

@@ -188,7 +188,8 @@ class Launcher:
 
         Raises ``NoLlamaServerError`` if there is no server to start.
         """
-        binary, kept = await self._binary_for(spec), await self.kept_prompts(spec)
+        binary = await self._binary_for(spec)
+        kept = await self._kept_prompts(spec, binary)
         folder = None
         if self._prompts is not None and kept is not None and kept.works is not False:
             folder = self._prompts.folder(spec.model_id)
@@ -357,10 +358,15 @@ class Launcher:
     async def kept_prompts(self, spec: ServerSpec) -> KeptPromptsRecord | None:
         """Return what the next server finds of its prompts; ``None`` = it is no llama-server."""
         with contextlib.suppress(NoLlamaServerError):
-            binary = await self._binary_for(spec)
-            if binary is not None and self._prompts is not None:
-                return await self._prompts.record(spec, binary, self._planner.files(spec, binary))
+            return await self._kept_prompts(spec, await self._binary_for(spec))
         return None
+
+    async def _kept_prompts(
+        self, spec: ServerSpec, binary: LlamaBinary | None
+    ) -> KeptPromptsRecord | None:
+        if binary is None or self._prompts is None:
+            return None
+        return await self._prompts.record(spec, binary, self._planner.files(spec, binary))
 
     async def forget_prompts(self, model_id: str) -> None:
         """Delete the prompts that are kept of a model."""

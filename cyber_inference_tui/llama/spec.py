@@ -63,7 +63,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     projector_bytes: int = 0
     projector_facts: ProjectorFacts | None = None
     draft: Draft | None = None
-    """What drafts its answers; ``None`` = nothing, or what the user's arguments say."""
+    """The model or head that drafts its answers; ``None`` = none, or as the arguments say."""
     adapters: tuple[Adapter, ...] = ()
 
     command: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ class EnergyMeter:
     def __init__(self) -> None:
         self.joules = 0.0
         self.gaps = 0
-        """How often the energy between two readings was not known."""
+        """The number of times that the energy between two readings was unknown."""
         self._seconds = self._longest_gap = 0.0
         self._last: tuple[float, Sequence[Part]] | None = None
 

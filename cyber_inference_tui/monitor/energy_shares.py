@@ -49,13 +49,13 @@ class EnergyShares:
         self._marks: list[float] = []
         """The values of ``mark`` up to which seconds have prices, oldest first …"""
         self._sums: list[float] = []
-        """… and what the shares up to each of them cost, in J."""
+        """… and the price of the shares up to each of them, in J."""
         self._priced_at = self._priced_j = 0.0
         """The time and the energy of the meter that the last of them belong to."""
         self._read_at = self._joules = 0.0
         """The time and the energy of the last reading of the meter."""
         self._last_price = 0.0
-        """What a second up to the last of ``_marks`` costs, in J."""
+        """The price of a second up to the last of ``_marks``, in J."""
         self._watts: float | None = None
         """The mean power before it."""
 

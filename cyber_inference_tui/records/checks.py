@@ -1,4 +1,4 @@
-"""What a model can do, tried on its server."""
+"""Results of trying a model's abilities on its server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     ability: Ability
     outcome: Outcome
     evidence: str
-    """What the server answered, or why nothing was asked, in a line."""
+    """The server's answer, or the reason why nothing was asked, in a line."""
 
 
 class ModelCheck(msgspec.Struct, frozen=True, kw_only=True):

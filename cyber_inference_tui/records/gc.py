@@ -1,4 +1,4 @@
-"""What can be deleted to free the disk."""
+"""Records of what can be deleted to free the disk."""
 
 from __future__ import annotations
 

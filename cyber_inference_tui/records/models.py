@@ -136,7 +136,7 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DraftRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What drafts a model's answers, or could."""
+    """The model or head that drafts a model's answers, or could."""
 
     kind: str
     """As in llama-server's ``--spec-type``: ``draft-mtp``, ``draft-eagle3``, ``draft-dflash`` (all

@@ -205,9 +205,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     draft: Annotated[
         str,
         setting(
-            'What drafts its answers to speed them up: "off", "auto" (what certainly fits: '
-            "prediction layers in its file, a head beside it, or a small model with the same "
-            "tokens), or the id of a model.",
+            'Drafts for its answers, which speed them up: "off", "auto" (by prediction layers in '
+            "its file, a head beside it, or a small model with the same tokens), or the id of a "
+            "model.",
             form="name",
             example="auto",
         ),

@@ -1,1 +1,1 @@
-"""What can be deleted to free the disk: the facts, the plan, and the deletion."""
+"""Frees the disk: gathers the facts, makes the plan, and deletes."""

@@ -1,4 +1,4 @@
-"""What drafts a model's answers, and its LoRA adapters: the sections of its details."""
+"""The sections of a model's details for its draft and its LoRA adapters."""
 
 from __future__ import annotations
 
